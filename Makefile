@@ -1,0 +1,84 @@
+# Works with GNU make 3.81, which macOS has.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first of these that is new enough; `make setup PYTHON=…` names another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& command -v $$python && break; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+CHROMIUM := chromium chromium-browser google-chrome google-chrome-stable \
+	"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+LOCK := uv pip compile pyproject.toml --quiet --no-header --universal --python-version 3.11 \
+	--fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links
+
+.PHONY: help setup run setup-dev test check lint bench lock clean chromium
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.setup ## Build .venv; does nothing when it is up to date
+
+run: setup ## Start worker, server and page; Ctrl-C stops them
+	@exec $(BIN)/reckeeper up
+
+setup-dev: $(VENV)/.setup-dev ## Add what tests, types and lint need
+
+test: setup-dev chromium ## Run every test, in a real browser too
+	$(BIN)/python -m pytest
+
+check: setup-dev ## Lint, types and unit tests, in under two minutes
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest tests/unit
+
+lint: setup-dev ## Lint, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: setup-dev ## Measure; see benchmarks/
+	$(BIN)/python -m benchmarks
+
+lock: ## Pin requirements anew from pyproject.toml (needs uv); FLAGS=--upgrade takes newer releases
+	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/"; exit 1; }
+	$(LOCK) $(FLAGS) --group build -o requirements.txt
+	$(LOCK) $(FLAGS) --group build --group dev -c requirements.txt -o requirements-dev.txt
+
+clean: ## Remove .venv and caches, never data or models
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src server kafka_worker frontend tests benchmarks -name __pycache__ -prune \
+		-exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+		echo "Reckeeper needs Python 3.11 or newer; found $$(python3 --version 2>&1 || true)."; \
+		echo "Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Reckeeper needs Python 3.11 or newer; $(PYTHON) is not."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) lacks its venv module. On Debian and Ubuntu: apt install python3-venv"; \
+		exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+
+# A Python that was upgraded is newer than the stamp; one that was removed leaves a dangling link.
+$(VENV)/.setup: pyproject.toml requirements.txt $(BIN)/python
+	@echo "Installing into $(VENV) (the first time takes about a minute) …"
+	@$(PIP) --require-hashes -r requirements.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.setup-dev: requirements-dev.txt $(VENV)/.setup
+	@echo "Installing what tests need …"
+	@$(PIP) --require-hashes -r requirements-dev.txt
+	@touch $@
+
+# Browser tests need Chromium or Chrome; Debian's is installed where the user may.
+chromium:
+	@for browser in $(CHROMIUM); do command -v "$$browser" >/dev/null && exit 0; done; \
+	if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then sudo=; \
+	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo=sudo; \
+	else echo "No Chromium or Chrome found: browser tests will be skipped."; exit 0; fi; \
+	echo "Installing chromium …"; \
+	{ $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+	|| echo "Chromium could not be installed: browser tests will be skipped."
