@@ -1,0 +1,150 @@
+"""Every error that Reckeeper raises on purpose.
+
+::
+
+    ReckeeperError
+    ├── ConfigError            invalid_setting      a setting cannot be used
+    ├── DataError              invalid_data         input that is wrong as it stands
+    │   ├── TooLargeError      too_large            input over a limit
+    │   └── NotEnoughDataError not_enough_data      too little to train on
+    ├── NotFoundError          not_found            no such thing
+    ├── ConflictError          conflict             not now: something else stands in the way
+    │   └── JobRunningError    job_running          a training job runs already
+    ├── StorageError           storage_failed       the database did not do what was asked
+    │   └── SchemaError        schema_mismatch      the database has another schema
+    ├── ArtifactError          damaged_artifact     a model file is missing or not sound
+    ├── TrainingError          training_failed      a training job did not succeed
+    │   └── JobInterruptedError interrupted         its worker ended before it was done
+    ├── NoModelError           no_model             no version serves
+    └── UnavailableError       unavailable          a process that is needed does not answer
+
+Codes are part of the API and never change. The library knows no HTTP: each
+entry file maps these classes to statuses in one table.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class ReckeeperError(Exception):
+    """Root of all deliberate errors.
+
+    Parameters
+    ----------
+    message : str
+        What was wrong, with the value, and what to do next.
+    details : mapping, optional
+        Machine-readable facts, made of JSON values.
+    """
+
+    code = "error"
+
+    def __init__(self, message: str, *, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = dict(details) if details else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the body with which every process answers this error."""
+        body: dict[str, Any] = {"status": "error", "code": self.code, "message": self.message}
+        if self.details is not None:
+            body["details"] = self.details
+        return body
+
+
+class ConfigError(ReckeeperError):
+    """A setting cannot be used; the message names it."""
+
+    code = "invalid_setting"
+
+
+class DataError(ReckeeperError):
+    """Input is wrong as it stands; nothing of it was written."""
+
+    code = "invalid_data"
+
+
+class TooLargeError(DataError):
+    """Input is over a limit; nothing of it was written."""
+
+    code = "too_large"
+
+
+class NotEnoughDataError(DataError):
+    """There is too little to train on; the active model stays as it was."""
+
+    code = "not_enough_data"
+
+
+class NotFoundError(ReckeeperError):
+    """There is no such thing."""
+
+    code = "not_found"
+
+
+class ConflictError(ReckeeperError):
+    """Something else stands in the way at the moment."""
+
+    code = "conflict"
+
+
+class JobRunningError(ConflictError):
+    """A training job runs already; `details` has its ``job_id``."""
+
+    code = "job_running"
+
+
+class StorageError(ReckeeperError):
+    """The database did not do what was asked; nothing was written."""
+
+    code = "storage_failed"
+
+
+class SchemaError(StorageError):
+    """The database has a schema that this release does not know."""
+
+    code = "schema_mismatch"
+
+
+class ArtifactError(ReckeeperError):
+    """A model file is missing or not sound."""
+
+    code = "damaged_artifact"
+
+
+class TrainingError(ReckeeperError):
+    """A training job did not succeed; the active model stays as it was."""
+
+    code = "training_failed"
+
+
+class JobInterruptedError(TrainingError):
+    """The worker ended before the training job was done; another one may be started."""
+
+    code = "interrupted"
+
+
+class NoModelError(ReckeeperError):
+    """No version serves."""
+
+    code = "no_model"
+
+
+class UnavailableError(ReckeeperError):
+    """A process that is needed does not answer."""
+
+    code = "unavailable"
+
+
+def error_of(
+    code: str, message: str, *, details: Mapping[str, Any] | None = None
+) -> ReckeeperError:
+    """Make the error again that another process told of; an unknown code gives the root."""
+
+    def tree(root: type[ReckeeperError]) -> Iterator[type[ReckeeperError]]:
+        yield root
+        for child in root.__subclasses__():
+            yield from tree(child)
+
+    matching = (error for error in tree(ReckeeperError) if error.code == code)
+    return next(matching, ReckeeperError)(message, details=details)

@@ -1,0 +1,83 @@
+"""Logs and metrics, the same in every process."""
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+
+HTTP_REQUESTS = Counter(
+    "reckeeper_http_requests_total", "Requests answered.", ["method", "route", "status"]
+)
+HTTP_SECONDS = Histogram(
+    "reckeeper_http_request_seconds", "Time from a request to its answer.", ["method", "route"]
+)
+INTERACTIONS = Counter(
+    "reckeeper_interactions_total", "Interactions offered, by what became of them.", ["outcome"]
+)
+RECOMMENDATIONS = Counter(
+    "reckeeper_recommendations_total", "Recommendation lists answered.", ["strategy"]
+)
+TRAINING_JOBS = Counter("reckeeper_training_jobs_total", "Training jobs ended.", ["status"])
+TRAINING_SECONDS = Histogram(
+    "reckeeper_training_seconds",
+    "Time from the start of a training job to its end.",
+    buckets=(1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
+)
+SERVED_VERSION = Gauge("reckeeper_served_version", "Model version in memory; 0 when there is none.")
+MODEL_SWAPS = Counter("reckeeper_model_swaps_total", "Times a model was taken into service.")
+
+METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+def render_metrics() -> bytes:
+    """Return the process's metrics in Prometheus' text format."""
+    return generate_latest()
+
+
+def configure_logging(process: str, *, stream: TextIO | None = None) -> None:
+    """Send this process's log lines, the libraries' too, to `stream` (stderr).
+
+    One JSON object a line, or coloured text where `stream` is a terminal;
+    every line carries `process`.
+    """
+    stream = sys.stderr if stream is None else stream
+
+    def add_process(_logger: Any, _method: str, event: Any) -> Any:
+        event["process"] = process
+        return event
+
+    shared: list[structlog.types.Processor] = [
+        add_process,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: list[structlog.types.Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if stream.isatty()
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    for quiet in ("httpx", "alembic", "apscheduler"):
+        logging.getLogger(quiet).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def get_logger(name: str) -> Any:
+    """Return a structlog logger: a constant event name, then fields."""
+    return structlog.get_logger(name)
