@@ -1,0 +1,210 @@
+"""The database: opening it, its transactions, its schema."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+
+from reckeeper.config import Settings
+from reckeeper.errors import ConfigError, SchemaError, StorageError
+
+SCHEMA_REVISION = "0001"
+"""The migration that this release needs; a test holds it against the scripts."""
+
+BUSY_TIMEOUT_SECONDS = 60
+
+
+def now() -> int:
+    """Return the present time in microseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1000
+
+
+class Database:
+    """A database with the schema of this release.
+
+    Safe to share between threads. Several processes may open the same one:
+    readers see a snapshot and never wait, writers wait for each other.
+
+    Parameters
+    ----------
+    engine : sqlalchemy.Engine
+        As `open_database` makes it.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._writer = engine.execution_options(reckeeper_writes=True)
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Give a connection on which all reads see one moment."""
+        with _translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Give a connection whose writes are on disk when the block has ended.
+
+        An exception in the block takes all of them back.
+
+        Raises
+        ------
+        StorageError
+            The database refused, or stayed locked for a minute.
+        """
+        with _translated(), self._writer.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections; a later use opens them again."""
+        self._engine.dispose()
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DBAPIError as exc:
+        raise StorageError(
+            f"The database did not answer as it should: {exc.orig}. Nothing was written; "
+            "see that its disk is there, writable and not full, then try again."
+        ) from exc
+
+
+def open_database(settings: Settings) -> Database:
+    """Open the database that `settings` name.
+
+    Raises
+    ------
+    SchemaError
+        It has no schema yet, an older one, or one of a later release.
+    ConfigError
+        Its URL names a kind of database that is not supported.
+    """
+    database = Database(_engine(settings))
+    revision = _revision(database)
+    if revision != SCHEMA_REVISION:
+        database.close()
+        shown = settings.masked_database_url or str(_embedded_file(settings))
+        if revision is None or revision < SCHEMA_REVISION:
+            found = "no schema yet" if revision is None else "an older schema"
+            raise SchemaError(
+                f"The database {shown} has {found}: run `reckeeper migrate` with the same "
+                "settings, then start again."
+            )
+        raise SchemaError(
+            f"The database {shown} has schema {revision}, made by a later release of Reckeeper "
+            f"(this one knows {SCHEMA_REVISION}): upgrade Reckeeper."
+        )
+    return database
+
+
+def migrate(settings: Settings) -> str | None:
+    """Bring the database to the schema of this release; make it if need be.
+
+    The whole runs in one transaction under the writers' lock: of two that
+    migrate at once, the second finds nothing left to do.
+
+    Returns
+    -------
+    str or None
+        The revision that was there before.
+
+    Raises
+    ------
+    SchemaError
+        The schema is of a later release.
+    """
+    if settings.is_embedded:
+        try:
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ConfigError(
+                f"RECKEEPER_DATA_DIR={str(settings.data_dir)!r} cannot be made: {exc.strerror}. "
+                "Name a folder that this user may write to."
+            ) from exc
+    database = Database(_engine(settings))
+    try:
+        with _translated(), database._engine.connect() as connection:
+            raw = connection.connection.dbapi_connection
+            if raw is not None:
+                raw.cursor().execute("PRAGMA journal_mode=WAL")
+        with database.write() as connection:
+            before = MigrationContext.configure(connection).get_current_revision()
+            if before is not None and before > SCHEMA_REVISION:
+                raise SchemaError(
+                    f"The database has schema {before}, made by a later release of Reckeeper "
+                    f"(this one knows {SCHEMA_REVISION}): upgrade Reckeeper."
+                )
+            if before != SCHEMA_REVISION:
+                config = Config()
+                config.set_main_option("script_location", "reckeeper.storage:migrations")
+                config.attributes["connection"] = connection
+                command.upgrade(config, SCHEMA_REVISION)
+        return before
+    finally:
+        database.close()
+
+
+def _embedded_file(settings: Settings) -> Path:
+    return settings.data_dir / "reckeeper.sqlite3"
+
+
+def _revision(database: Database) -> str | None:
+    with database.read() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def _engine(settings: Settings) -> sa.Engine:
+    if settings.database_url is None:
+        url = sa.URL.create("sqlite", database=str(_embedded_file(settings)))
+    else:
+        try:
+            url = sa.make_url(settings.database_url)
+        except sa.exc.ArgumentError as exc:
+            raise ConfigError(
+                f"DATABASE_URL={settings.masked_database_url!r} is not a database URL. "
+                "Write it as sqlite:////path/to/file.db, or unset it."
+            ) from exc
+    is_sqlite = url.drivername in {"sqlite", "sqlite+pysqlite"}
+    if not is_sqlite or not url.database or url.database == ":memory:":
+        raise ConfigError(
+            f"DATABASE_URL={settings.masked_database_url!r} cannot be used: this release keeps "
+            "its data in an SQLite file. Write it as sqlite:////path/to/file.db, or unset it."
+        )
+    if not Path(url.database).parent.is_dir() and not settings.is_embedded:
+        raise ConfigError(
+            f"DATABASE_URL={settings.masked_database_url!r} names a file in a folder that does "
+            "not exist: make the folder, or correct the path."
+        )
+    if settings.is_embedded and not settings.data_dir.is_dir():
+        raise SchemaError(
+            f"There is no database in {settings.data_dir} yet: run `reckeeper migrate` with the "
+            "same settings (RECKEEPER_DATA_DIR names the folder), then start again."
+        )
+    engine = sa.create_engine(
+        url, pool_size=20, max_overflow=40, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
+    )
+    sa.event.listen(engine, "connect", _on_connect)
+    sa.event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def _on_connect(dbapi_connection: Any, _record: Any) -> None:
+    dbapi_connection.isolation_level = None  # sqlite3 begins no transaction by itself
+    cursor = dbapi_connection.cursor()
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA cache_size=-65536")
+    cursor.close()
+
+
+def _on_begin(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("reckeeper_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

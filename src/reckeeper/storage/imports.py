@@ -1,0 +1,96 @@
+"""`imports`: files and demo data that were taken in, and can be taken out again."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from reckeeper.storage import interactions
+from reckeeper.storage.engine import now
+from reckeeper.storage.tables import imports, items
+
+RUNNING, COMPLETE, UNDOING, UNDONE = "running", "complete", "undoing", "undone"
+
+
+def begin(
+    connection: sa.Connection, *, source: str, fingerprint: str, is_demo: bool = False
+) -> int:
+    """Record that an import starts, and return its number."""
+    import_id = connection.execute(
+        sa.insert(imports)
+        .values(
+            source=source,
+            fingerprint=fingerprint,
+            is_demo=is_demo,
+            status=RUNNING,
+            accepted=0,
+            duplicates=0,
+            refused=0,
+            started_at=now(),
+        )
+        .returning(imports.c.import_id)
+    )
+    return int(import_id.scalar_one())
+
+
+def append(
+    connection: sa.Connection,
+    import_id: int,
+    rows: list[tuple[Any, ...]],
+    *,
+    refused: int = 0,
+) -> int:
+    """Append a batch of an import's interactions; return how many were new.
+
+    `rows` are as `interactions.append` takes them; `refused` counts those of
+    the batch that were not valid.
+    """
+    before = interactions.last_id(connection)
+    accepted = interactions.append(connection, rows, import_id=import_id)
+    columns = imports.c
+    connection.execute(
+        sa.update(imports)
+        .where(columns.import_id == import_id)
+        .values(
+            accepted=columns.accepted + accepted,
+            duplicates=columns.duplicates + len(rows) - accepted,
+            refused=columns.refused + refused,
+            first_id=sa.func.coalesce(columns.first_id, before + 1),
+            last_id=interactions.last_id(connection),
+        )
+    )
+    return accepted
+
+
+def set_status(connection: sa.Connection, import_id: int, status: str) -> None:
+    """Set the status of an import; `COMPLETE` and `UNDONE` also end it."""
+    values: dict[str, Any] = {"status": status}
+    if status in (COMPLETE, UNDONE):
+        values["finished_at"] = now()
+    connection.execute(sa.update(imports).where(imports.c.import_id == import_id).values(values))
+
+
+def all_imports(connection: sa.Connection) -> list[dict[str, Any]]:
+    """Return every import's row, the latest first."""
+    rows = connection.execute(sa.select(imports).order_by(imports.c.import_id.desc()))
+    return [dict(row) for row in rows.mappings()]
+
+
+def get(connection: sa.Connection, import_id: int) -> dict[str, Any] | None:
+    """Return the row of one import, or None."""
+    row = connection.execute(sa.select(imports).where(imports.c.import_id == import_id)).mappings()
+    found = row.first()
+    return None if found is None else dict(found)
+
+
+def demo(connection: sa.Connection) -> dict[str, Any] | None:
+    """Return the import row of the demo data that is in the database, or None."""
+    rows = connection.execute(
+        sa.select(imports).where(imports.c.is_demo, imports.c.status != UNDONE)
+    ).mappings()
+    found = rows.first()
+    return None if found is None else dict(found)
+
+
+def delete_items(connection: sa.Connection, import_id: int) -> int:
+    """Delete the catalogue items that an import brought; return how many."""
+    return connection.execute(sa.delete(items).where(items.c.import_id == import_id)).rowcount

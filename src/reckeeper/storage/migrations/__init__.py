@@ -1,0 +1,1 @@
+"""Alembic's scripts: the one history of the schema."""

@@ -1,0 +1,153 @@
+"""The tables. Times are microseconds since 1970-01-01 UTC."""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# SQLite numbers only a column of type INTEGER by itself.
+_Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+imports = Table(
+    "imports",
+    metadata,
+    Column("import_id", _Serial, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("is_demo", Boolean, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("accepted", BigInteger, nullable=False),
+    Column("duplicates", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+    Column("first_id", BigInteger),
+    Column("last_id", BigInteger),
+    Column("started_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    sqlite_autoincrement=True,
+)
+
+# AUTOINCREMENT: a number that an undone import has freed must not come again,
+# or it would lie below the watermark of a model that has not seen it.
+user_interactions = Table(
+    "user_interactions",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("event_id", String(256), nullable=False, unique=True),
+    Column("user_id", String(256), nullable=False, index=True),
+    Column("item_id", String(256), nullable=False),
+    Column("interaction_type", String(64), nullable=False),
+    Column("weight", Float, nullable=False),
+    Column("occurred_at", BigInteger, nullable=False),
+    Column("import_id", BigInteger),
+    sqlite_autoincrement=True,
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("item_id", String(256), primary_key=True),
+    Column("title", Text),
+    Column("attributes", JSON, nullable=False),
+    Column("import_id", BigInteger),
+)
+
+# A pair that was taken off stays as a row, so that a late addition with an
+# earlier time does not bring it back.
+watchlist = Table(
+    "watchlist",
+    metadata,
+    Column("user_id", String(256), primary_key=True),
+    Column("item_id", String(256), primary_key=True),
+    Column("is_listed", Boolean, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+training_jobs = Table(
+    "training_jobs",
+    metadata,
+    Column("job_id", _Serial, primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("trigger", String(64), nullable=False),
+    Column("stage", String(32), nullable=False),
+    Column("fraction", Float, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("heartbeat_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("version", Integer),
+    Column("peak_memory_bytes", BigInteger),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("traceback", Text),
+    sqlite_autoincrement=True,
+)
+Index(
+    "uq_training_jobs_one_running",
+    training_jobs.c.status,
+    unique=True,
+    sqlite_where=text("status = 'running'"),
+    postgresql_where=text("status = 'running'"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("is_active", Boolean, nullable=False),
+    Column("recipe", String(64), nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("n_users", BigInteger, nullable=False),
+    Column("n_items", BigInteger, nullable=False),
+    Column("training_samples", BigInteger, nullable=False),
+    Column("explained_variance", Float, nullable=False),
+    Column("watermark", BigInteger, nullable=False),
+    Column("trained_at", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("trigger", String(64), nullable=False),
+    Column("job_id", BigInteger, ForeignKey("training_jobs.job_id")),
+    Column("is_demo", Boolean, nullable=False),
+    Column("native_bytes", BigInteger, nullable=False),
+    Column("native_sha256", String(64), nullable=False),
+    Column("pickle_bytes", BigInteger, nullable=False),
+    Column("pickle_sha256", String(64), nullable=False),
+    Column("deleted_at", BigInteger),
+)
+Index(
+    "uq_models_one_active",
+    models.c.is_active,
+    unique=True,
+    sqlite_where=text("is_active"),
+    postgresql_where=text("is_active"),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("entry_id", _Serial, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("details", JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
