@@ -1,0 +1,350 @@
+"""The active model in memory: hot swap and recommendations."""
+
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from scipy import sparse
+
+from reckeeper import linalg, matrix, storage
+from reckeeper.errors import ArtifactError, NoModelError, NotFoundError, StorageError
+from reckeeper.registry import ActiveModel, Registry
+from reckeeper.telemetry import MODEL_SWAPS, RECOMMENDATIONS, SERVED_VERSION, get_logger
+
+POLL_SECONDS = 0.25
+"""How often a process looks whether another version has become active."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One item of a list; `title` and `attributes` come from the catalogue."""
+
+    rank: int
+    item_id: str
+    score: float
+    title: str | None
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """A list for a user.
+
+    Attributes
+    ----------
+    user_id : str
+    model_version : int
+    strategy : str
+        ``model``: from the user's row as it was trained. ``fold_in``: from
+        that row and interactions that are newer than the model. ``popular``:
+        nothing is known of the user, so the most popular items.
+    items : list of Recommendation
+        Best first, without the items of the user's history.
+    request_id : str
+        Names this answer.
+    generated_at : int
+        Microseconds since 1970-01-01 UTC.
+    """
+
+    user_id: str
+    model_version: int
+    strategy: str
+    items: list[Recommendation]
+    request_id: str
+    generated_at: int
+
+
+class Serving:
+    """The active model of this process.
+
+    A thread looks for a new active row and swaps by one assignment; a request
+    takes the model once and sees that one throughout.
+
+    Parameters
+    ----------
+    database : storage.Database
+    registry : Registry
+    type_weights : mapping of str to float
+        Weight of each interaction type, for histories newer than the model.
+    """
+
+    def __init__(
+        self, database: storage.Database, registry: Registry, *, type_weights: Mapping[str, float]
+    ) -> None:
+        self._database = database
+        self._registry = registry
+        self._type_weights = type_weights
+        self._loaded: _Loaded | None = None
+        self._problem: Problem | None = None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._refreshing = threading.Lock()
+
+    @property
+    def version(self) -> int | None:
+        """The version in memory, or None."""
+        loaded = self._loaded
+        return None if loaded is None else loaded.model.version
+
+    @property
+    def problem(self) -> "Problem | None":
+        """Why the active version is not the one in memory, or None if it is."""
+        return self._problem
+
+    def readiness(self) -> "Readiness":
+        """Say whether this process can answer, from its memory and a look at the database."""
+        problem = self._problem
+        try:
+            self._registry.active_version()
+        except StorageError as exc:
+            return Readiness("unavailable", [exc.message], self.version, None)
+        if problem is None:
+            return Readiness("ok", [], self.version, None)
+        status = "unavailable" if self._loaded is None else "degraded"
+        return Readiness(status, [problem.sentence], self.version, problem.offer)
+
+    def start(self) -> None:
+        """Load the active version and follow every later one, until `stop`."""
+        self.refresh()
+        self._thread = threading.Thread(target=self._follow, name="serving", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread that `start` began."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def refresh(self) -> None:
+        """Take the active version into memory, if another is there.
+
+        A version that cannot be loaded becomes the `problem`; the one in
+        memory goes on serving, and each later call tries again.
+        """
+        with self._refreshing:
+            active = self._registry.active_version()
+            if active == self.version:
+                self._problem = None
+                return
+            if active is None:
+                self._loaded = None
+                self._problem = None
+                SERVED_VERSION.set(0)
+                return
+            try:
+                loaded = _Loaded.of(self._registry.load(active))
+            except (ArtifactError, NotFoundError) as exc:
+                if self._problem is None or self._problem.version != active:
+                    offer = self._registry.newest_sound(besides=active)
+                    self._problem = Problem(active, exc.message, offer)
+                    _log.error(
+                        "active_model_not_loaded", version=active, error=exc.message, offer=offer
+                    )
+                return
+            self._loaded = loaded
+            self._problem = None
+        SERVED_VERSION.set(active)
+        MODEL_SWAPS.inc()
+        _log.info("model_loaded", version=active)
+
+    def recommend(self, user_id: str, *, n: int) -> Recommendations:
+        """Recommend items to a user.
+
+        Parameters
+        ----------
+        user_id : str
+            Known or not.
+        n : int
+            Length of the list, at least 1; fewer when the catalogue of the
+            model has no more that the user has not seen.
+
+        Raises
+        ------
+        NoModelError
+            No version is in memory.
+        """
+        loaded = self._loaded
+        if loaded is None:
+            if self._problem is not None:
+                raise NoModelError(self._problem.sentence)
+            raise NoModelError(
+                "No model is active yet. Train one: POST /retrain, or the button on the page."
+            )
+        with self._database.read() as connection:
+            seen, strategy = self._history(connection, loaded, user_id)
+            chosen, scores, strategy = loaded.rank(seen, n=n, strategy=strategy)
+            item_ids = [loaded.items.ids[index] for index in chosen]
+            catalogue = storage.items.get_many(connection, item_ids)
+        RECOMMENDATIONS.labels(strategy).inc()
+        nothing = storage.Item("", None, {})
+        described = [catalogue.get(item_id, nothing) for item_id in item_ids]
+        return Recommendations(
+            user_id=user_id,
+            model_version=loaded.model.version,
+            strategy=strategy,
+            items=[
+                Recommendation(rank, item_id, score, item.title, item.attributes)
+                for rank, (item_id, score, item) in enumerate(
+                    zip(item_ids, scores, described, strict=True), start=1
+                )
+            ],
+            request_id=str(uuid.uuid4()),
+            generated_at=storage.now(),
+        )
+
+    def _history(
+        self, connection: storage.Connection, loaded: "_Loaded", user_id: str
+    ) -> tuple[dict[int, float], str]:
+        """Return a user's weights by dense item index, and where they come from."""
+        seen = loaded.trained_row(user_id)
+        newer = storage.interactions.of_user(connection, user_id, after=loaded.model.watermark)
+        if not newer.num_rows:
+            return seen, "model"
+        added = matrix.row_of_history(newer, items=loaded.items, type_weights=self._type_weights)
+        history = {
+            index: seen.get(index, 0.0) + added.get(index, 0.0) for index in seen.keys() | added
+        }
+        removals = pc.equal(newer.column("interaction_type"), matrix.WATCHLIST_REMOVE)
+        if pc.any(removals).as_py():
+            # What is taken back may have gone into the trained row: sum these items again.
+            whole = matrix.row_of_history(
+                storage.interactions.of_user(connection, user_id),
+                items=loaded.items,
+                type_weights=self._type_weights,
+            )
+            removed = newer.filter(removals).column("item_id").unique().to_pylist()
+            for index in (loaded.items.find(item_id) for item_id in removed):
+                if index is not None:
+                    history[index] = whole[index]
+        return history, "fold_in"
+
+    def _follow(self) -> None:
+        while not self._stopping.wait(POLL_SECONDS):
+            try:
+                self.refresh()
+            except StorageError as exc:
+                _log.warning("active_version_not_read", error=exc.message)
+            except Exception:  # noqa: BLE001
+                # This thread must not die: without it the process would never swap again.
+                _log.exception("refresh_failed")
+
+
+def trial(model: ActiveModel) -> None:
+    """Answer a request from a model that is to serve, for the first user it knows.
+
+    Raises
+    ------
+    ArtifactError
+        The answer is not a list of finite scores.
+    """
+    loaded = _Loaded.of(model)
+    seen = loaded.trained_row(model.artifact.matrix.users.ids[0])
+    _, scores, _ = loaded.rank(seen, n=10, strategy="model")
+    if not np.isfinite(scores).all():
+        raise ArtifactError(f"Version {model.version} answers with scores that are no numbers.")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a version is active and not in memory, and what would serve instead.
+
+    Attributes
+    ----------
+    version : int
+        The active version.
+    reason : str
+    offer : int or None
+        The newest other version whose file is sound.
+    """
+
+    version: int
+    reason: str
+    offer: int | None
+
+    @property
+    def sentence(self) -> str:
+        """The whole in words, with what to do."""
+        what_to_do = (
+            f"Version {self.offer} is sound: POST /models/{self.offer}/activate, or retrain."
+            if self.offer is not None
+            else "No other version is sound: retrain."
+        )
+        return f"The active version {self.version} cannot be loaded: {self.reason} {what_to_do}"
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a process can do its work.
+
+    Attributes
+    ----------
+    status : str
+        ``ok``; ``degraded``: it serves, but not the active version;
+        ``unavailable``: it does not serve.
+    problems : list of str
+        Sentences that say what is wrong and what to do.
+    model_version : int or None
+        The version in memory.
+    offer_version : int or None
+        A sound version that could be activated instead of the active one.
+    """
+
+    status: str
+    problems: list[str]
+    model_version: int | None
+    offer_version: int | None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    model: ActiveModel
+    popularity: np.ndarray
+
+    @classmethod
+    def of(cls, model: ActiveModel) -> "_Loaded":
+        weights = model.artifact.matrix.weights
+        users_per_item = np.bincount(
+            weights.indices[weights.data > 0], minlength=len(model.artifact.matrix.items)
+        )
+        return cls(model, users_per_item.astype(np.float64))
+
+    @property
+    def items(self) -> matrix.IdIndex:
+        return self.model.artifact.matrix.items
+
+    def trained_row(self, user_id: str) -> dict[int, float]:
+        trained = self.model.artifact.matrix
+        user_index = trained.users.find(user_id)
+        if user_index is None:
+            return {}
+        start, stop = trained.weights.indptr[user_index : user_index + 2]
+        row = slice(int(start), int(stop))
+        return dict(
+            zip(
+                trained.weights.indices[row].tolist(),
+                trained.weights.data[row].tolist(),
+                strict=True,
+            )
+        )
+
+    def rank(
+        self, seen: dict[int, float], *, n: int, strategy: str
+    ) -> tuple[list[int], list[float], str]:
+        """Return the best items that were not seen, their scores, and the strategy."""
+        exclude = np.fromiter(seen.keys(), dtype=np.int64, count=len(seen))
+        weights = np.fromiter(seen.values(), dtype=np.float64, count=len(seen))
+        if weights.any():
+            row = sparse.csr_array(
+                (weights, exclude, np.array([0, len(seen)])), shape=(1, len(self.items))
+            )
+            scores = self.model.artifact.model.score(row)[0]
+        else:
+            scores, strategy = self.popularity, "popular"
+        chosen = linalg.top_k(scores, n, exclude=exclude)
+        return chosen.tolist(), scores[chosen].tolist(), strategy

@@ -1,0 +1,101 @@
+"""The process of one training run: ``python -m reckeeper.training.child JOB_ID``.
+
+Started by `JobRunner`, which holds the other end of its standard input: when
+that closes, the worker is gone, and this process ends at once.
+"""
+
+import os
+import resource
+import sys
+import threading
+import time
+import traceback
+
+from reckeeper import storage
+from reckeeper.config import Settings
+from reckeeper.errors import ReckeeperError
+from reckeeper.telemetry import configure_logging, get_logger
+from reckeeper.training import pipeline
+
+_log = get_logger(__name__)
+_REPORT_SECONDS = 0.2
+
+
+class _NotOursError(Exception):
+    """The job's row says that it does not run any more."""
+
+
+def main(job_id: int) -> int:
+    """Run a job's pipeline and leave its outcome in the job's row; return the exit status."""
+    configure_logging("training")
+    threading.Thread(target=_end_with_the_worker, daemon=True).start()
+    settings = Settings.from_env()
+    database = storage.open_database(settings)
+    progress = _Progress(database, job_id)
+    try:
+        with database.read() as connection:
+            job = storage.jobs.get(connection, job_id)
+        if job is None:
+            raise _NotOursError
+        version = pipeline.run(database, settings, job=job, report=progress.report)
+    except _NotOursError:
+        _log.warning("job_ended_by_others", job_id=job_id)
+        return 1
+    except ReckeeperError as exc:
+        progress.save(error_code=exc.code, error_message=exc.message)
+        return 1
+    except MemoryError:
+        progress.save(
+            error_code="training_failed",
+            error_message="The training ran out of memory. Give the worker more, or train on less.",
+            traceback=traceback.format_exc(),
+        )
+        return 1
+    except Exception as exc:  # noqa: BLE001
+        # The row is where people look: whatever it was, it must say so.
+        _log.exception("training_failed", job_id=job_id)
+        progress.save(
+            error_code="training_failed",
+            error_message=f"The training failed: {type(exc).__name__}: {exc}. "
+            "The worker's log has the details.",
+            traceback=traceback.format_exc(),
+        )
+        return 1
+    progress.save(stage="loading", fraction=0.97, version=version)
+    return 0
+
+
+class _Progress:
+    """Writes stage and fraction into the job's row, a few times a second at most."""
+
+    def __init__(self, database: storage.Database, job_id: int) -> None:
+        self._database = database
+        self._job_id = job_id
+        self._stage = ""
+        self._written = 0.0
+
+    def report(self, stage: str, fraction: float) -> None:
+        if stage == self._stage and time.monotonic() - self._written < _REPORT_SECONDS:
+            return
+        self._stage, self._written = stage, time.monotonic()
+        self.save(stage=stage, fraction=fraction)
+
+    def save(self, **values: str | float | int) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak_bytes = peak if sys.platform == "darwin" else peak * 1024
+        with self._database.write() as connection:
+            still_ours = storage.jobs.update(
+                connection, self._job_id, peak_memory_bytes=peak_bytes, **values
+            )
+        if not still_ours:
+            raise _NotOursError
+
+
+def _end_with_the_worker() -> None:
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))
