@@ -1,0 +1,417 @@
+"""The way in for files: CSV and Parquet of any size, in bounded memory."""
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from reckeeper import audit, storage
+from reckeeper.config import Settings
+from reckeeper.errors import ConflictError, DataError, NotFoundError
+from reckeeper.events.formats import (
+    MOVIELENS,
+    CatalogueFormat,
+    FileFormat,
+    Judged,
+    Preset,
+    check_catalogue,
+    find_columns,
+    judge,
+    judge_items,
+)
+from reckeeper.events.reading import RefusedLine, Source, open_source
+
+__all__ = [
+    "MOVIELENS",
+    "CatalogueFormat",
+    "FileFormat",
+    "ImportReport",
+    "Preset",
+    "Progress",
+    "RefusedLine",
+    "Undone",
+    "fingerprint",
+    "import_file",
+    "undo",
+]
+
+_UNDO_ROWS = 20_000
+_CATALOGUE_ROWS = 5_000
+_REFUSED_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an import has come."""
+
+    rows: int
+    bytes_done: int
+    bytes_total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """What became of the rows of a file.
+
+    Attributes
+    ----------
+    import_id : int
+    accepted : int
+        New interactions.
+    duplicates : int
+        Rows that an earlier import of the same file has brought.
+    skipped : int
+        Rows with a rating under the least.
+    refused : int
+        Rows that are not valid, of the catalogue too.
+    items : int
+        Catalogue items that are new or changed.
+    first_refused : list of RefusedLine
+        A few of them.
+    refused_report : Path or None
+        The CSV file that lists them all, where there are any.
+    """
+
+    import_id: int
+    accepted: int
+    duplicates: int
+    skipped: int
+    refused: int
+    items: int
+    first_refused: list[RefusedLine]
+    refused_report: Path | None
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def import_file(
+    database: storage.Database,
+    path: Path,
+    *,
+    format: FileFormat,
+    settings: Settings,
+    actor: str,
+    catalogue: Path | None = None,
+    catalogue_format: CatalogueFormat | None = None,
+    refused_report: Path | None = None,
+    before_first_row: Callable[[], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ImportReport:
+    """Read a CSV (plain or gzip) or Parquet file into `user_interactions`.
+
+    Rows are judged one by one by the rules of the message; bad ones are left
+    out and reported. A row's event id comes from the file's content and the
+    row's line, so a second import of a file, or one after a crash, adds only
+    what is not there yet. Memory is bounded by the batch, not by the file.
+
+    Parameters
+    ----------
+    database : storage.Database
+    path : Path
+    format : FileFormat
+    settings : Settings
+        Says which interaction types have a weight, and where reports go.
+    actor : str
+        Who imports, for the trail.
+    catalogue : Path, optional
+        A file of items, which are added or replaced.
+    catalogue_format : CatalogueFormat, optional
+    refused_report : Path, optional
+        Where refused rows are listed; by default, and only if there are any,
+        ``<data_dir>/imports/<import_id>-refused.csv``.
+    before_first_row : callable, optional
+        Called once, when a first sound row was found and before anything of
+        it is written; the place to remove demo data.
+    on_progress : callable, optional
+        Called after each batch.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read, is empty, or lacks a column; the message lists
+        those that it has. If that shows only in the middle of the file, the
+        message names the import that holds the rows before it.
+    ConflictError
+        The import was undone while it ran.
+    """
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(open_source(path, delimiter=format.delimiter))
+        columns = find_columns(source, format, types=settings.interaction_weights)
+        catalogue_format = catalogue_format or CatalogueFormat()
+        items_source = None
+        if catalogue is not None:
+            items_source = stack.enter_context(
+                open_source(catalogue, delimiter=catalogue_format.delimiter)
+            )
+            check_catalogue(items_source, catalogue_format)
+        chunks = source.chunks(list(dict.fromkeys(columns.values())))
+        first = next(chunks, None)
+        if first is None:
+            raise DataError(f"{path} has column names but no rows: there is nothing to import.")
+        content = fingerprint(path)
+        with database.write() as connection:
+            import_id = storage.imports.begin(connection, source=str(path), fingerprint=content)
+        folder = settings.data_dir / "imports"
+        refused = stack.enter_context(
+            _RefusedRows(
+                refused_report or folder / f"{import_id}-refused.csv",
+                even_if_none=refused_report is not None,
+            )
+        )
+        run = _Import(
+            database=database,
+            import_id=import_id,
+            refused=refused,
+            before_first_row=before_first_row,
+        )
+        try:
+            for chunk in itertools.chain([first], chunks):
+                run.write(
+                    judge(
+                        chunk,
+                        columns=columns,
+                        format=format,
+                        types=settings.interaction_weights,
+                        event_prefix=f"import-{content[:16]}-",
+                        arrived_at=run.started_at,
+                        file=path.name,
+                    )
+                )
+                if on_progress is not None:
+                    on_progress(Progress(run.rows, source.bytes_done, source.bytes_total))
+            if items_source is not None:
+                run.write_catalogue(items_source, catalogue_format)
+        except DataError as exc:
+            raise DataError(
+                f"{exc.message} What was read before that is import {import_id}: "
+                f"`reckeeper imports undo {import_id}` takes it out again.",
+                details={"import_id": import_id},
+            ) from exc
+        return run.finish(source=str(path), actor=actor)
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What an undo took out."""
+
+    interactions: int
+    items: int
+
+
+def undo(
+    database: storage.Database,
+    import_id: int,
+    *,
+    actor: str,
+    on_progress: Callable[[int], None] | None = None,
+) -> Undone:
+    """Take out the interactions and catalogue items that an import brought.
+
+    In several transactions, so that others write in between; after a crash
+    the same call takes out the rest. Models that were trained on the rows
+    keep what they learned until the next retrain.
+
+    Parameters
+    ----------
+    database : storage.Database
+    import_id : int
+    actor : str
+        Who undoes, for the trail.
+    on_progress : callable, optional
+        Called with the number of interactions taken out so far.
+
+    Raises
+    ------
+    NotFoundError
+        There is no import of this number.
+    ConflictError
+        It has been undone already.
+    """
+    with database.write() as connection:
+        row = storage.imports.get(connection, import_id)
+        if row is None:
+            raise NotFoundError(
+                f"There is no import {import_id}: `reckeeper imports list` shows those there are."
+            )
+        if row["status"] == storage.imports.UNDONE:
+            raise ConflictError(f"Import {import_id} has been undone already.")
+        storage.imports.set_status(connection, import_id, storage.imports.UNDOING)
+    interactions = 0
+    while True:
+        with database.write() as connection:
+            deleted = storage.interactions.delete_imported(connection, import_id, limit=_UNDO_ROWS)
+        interactions += deleted
+        if not deleted:
+            break
+        if on_progress is not None:
+            on_progress(interactions)
+    with database.write() as connection:
+        items = storage.imports.delete_items(connection, import_id)
+        now = storage.imports.get(connection, import_id)
+        if now is not None and now["status"] != storage.imports.UNDONE:
+            storage.imports.set_status(connection, import_id, storage.imports.UNDONE)
+            audit.record(
+                connection,
+                actor=actor,
+                action="undo_import",
+                subject=f"import {import_id}",
+                source=row["source"],
+                interactions=interactions,
+                items=items,
+            )
+    return Undone(interactions, items)
+
+
+class _Import:
+    """One import while it runs: writes batches and counts."""
+
+    def __init__(
+        self,
+        *,
+        database: storage.Database,
+        import_id: int,
+        refused: "_RefusedRows",
+        before_first_row: Callable[[], None] | None,
+    ) -> None:
+        self._database = database
+        self._import_id = import_id
+        self._refused = refused
+        self._before_first_row = before_first_row
+        self.started_at = storage.now()
+        self.rows = 0
+        self._accepted = 0
+        self._duplicates = 0
+        self._skipped = 0
+        self._items = 0
+
+    def write(self, batch: "Judged") -> None:
+        if batch.interactions:
+            self._about_to_write()
+        with self._database.write() as connection:
+            self._see_that_it_runs(connection)
+            accepted = storage.imports.append(
+                connection, self._import_id, batch.interactions, refused=len(batch.refused)
+            )
+        self._refused.add(batch.refused)
+        self._accepted += accepted
+        self._duplicates += len(batch.interactions) - accepted
+        self._skipped += batch.skipped
+        self.rows += len(batch.interactions) + batch.skipped + len(batch.refused)
+
+    def write_catalogue(self, source: "Source", format: CatalogueFormat) -> None:
+        for chunk in source.chunks(source.columns):
+            items, refused = judge_items(chunk, format=format, file=source.path.name)
+            for start in range(0, len(items), _CATALOGUE_ROWS):
+                part = items[start : start + _CATALOGUE_ROWS]
+                self._about_to_write()
+                with self._database.write() as connection:
+                    self._see_that_it_runs(connection)
+                    # What is there already stays with the import that brought it,
+                    # so that undoing a repeat does not take it out.
+                    there = storage.items.get_many(connection, [item.item_id for item in part])
+                    self._items += storage.items.put(
+                        connection,
+                        [item for item in part if there.get(item.item_id) != item],
+                        import_id=self._import_id,
+                    )
+            with self._database.write() as connection:
+                storage.imports.append(connection, self._import_id, [], refused=len(refused))
+            self._refused.add(refused)
+
+    def finish(self, *, source: str, actor: str) -> ImportReport:
+        counts = {
+            "accepted": self._accepted,
+            "duplicates": self._duplicates,
+            "skipped": self._skipped,
+            "refused": self._refused.count,
+            "items": self._items,
+        }
+        with self._database.write() as connection:
+            self._see_that_it_runs(connection)
+            storage.imports.set_status(connection, self._import_id, storage.imports.COMPLETE)
+            audit.record(
+                connection,
+                actor=actor,
+                action="import",
+                subject=f"import {self._import_id}",
+                source=source,
+                **counts,
+            )
+        return ImportReport(
+            import_id=self._import_id,
+            **counts,
+            first_refused=self._refused.first,
+            refused_report=self._refused.path if self._refused.is_written else None,
+        )
+
+    def _about_to_write(self) -> None:
+        if self._before_first_row is not None:
+            self._before_first_row()
+            self._before_first_row = None
+
+    def _see_that_it_runs(self, connection: storage.Connection) -> None:
+        row = storage.imports.get(connection, self._import_id)
+        if row is None or row["status"] != storage.imports.RUNNING:
+            raise ConflictError(
+                f"Import {self._import_id} was undone while it ran, and has stopped. "
+                "Import the file again if you want it."
+            )
+
+
+class _RefusedRows:
+    """The report of refused rows, written as they come."""
+
+    def __init__(self, path: Path, *, even_if_none: bool) -> None:
+        self.path = path
+        self.count = 0
+        self.first: list[RefusedLine] = []
+        self.is_written = False
+        self._even_if_none = even_if_none
+        self._stack = contextlib.ExitStack()
+        self._writer: Any = None
+
+    def __enter__(self) -> Self:
+        if self._even_if_none:
+            self._begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def add(self, lines: Sequence[RefusedLine]) -> None:
+        if not lines:
+            return
+        if self._writer is None:
+            self._begin()
+        self._writer.writerows(dataclasses.astuple(line) for line in lines)
+        self.first.extend(lines[: _REFUSED_SHOWN - len(self.first)])
+        self.count += len(lines)
+
+    def _begin(self) -> None:
+        try:
+            if not self._even_if_none:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._stack.enter_context(self.path.open("w", newline="", encoding="utf-8"))
+        except OSError as exc:
+            raise DataError(
+                f"The report of refused rows cannot be written to {self.path}: {exc.strerror}. "
+                "Name another file."
+            ) from exc
+        self.is_written = True
+        self._writer = csv.writer(file)
+        self._writer.writerow(field.name for field in dataclasses.fields(RefusedLine))

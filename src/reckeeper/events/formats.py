@@ -1,0 +1,546 @@
+"""What the columns of a file mean, and the rules of the message, a column at a time."""
+
+import contextlib
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from reckeeper import storage
+from reckeeper.errors import DataError
+from reckeeper.events.message import (
+    CONTROL_CHARACTERS,
+    MAX_CLOCK_SKEW,
+    MAX_ID_CHARACTERS,
+    MAX_WEIGHT,
+)
+from reckeeper.events.reading import VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
+from reckeeper.storage import Item
+
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_YEAR_10000 = 253_402_300_800
+_NUMBER = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?\s*$"
+_WHOLE = r"^[+-]?\d{1,18}$"
+# The forms that the message takes, and with the offset or the time of day left out.
+_TIME = (
+    r"^(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})"
+    r"(?:[Tt _](?P<hour>\d{2}):(?P<minute>\d{2})"
+    r"(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
+    r"(?:[Zz]|(?P<sign>[+-])(?P<offset_hour>\d{2}):?(?P<offset_minute>\d{2}))?)?$"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFormat:
+    """What the columns of a file of interactions mean.
+
+    A column whose name is None is looked for under its usual name, and the
+    default applies where there is none; a column that is named must be there.
+
+    Attributes
+    ----------
+    user_column, item_column : str
+    type_column : str or None
+        Usually ``interaction_type``; default `interaction_type`.
+    interaction_type : str
+        Type of all rows of a file without such a column.
+    weight_column : str or None
+        Usually ``weight``; default, also of an empty value, 1.
+    time_column : str or None
+        Usually ``occurred_at``: a number in `time_unit` since 1970, or RFC 3339,
+        read as UTC where it has no offset. Default, also of an empty value,
+        the time of the import.
+    time_unit : {"s", "ms", "us"}
+    rating_column : str or None
+        Looked at only if `min_rating` is set; usually ``rating``.
+    min_rating : float or None
+        Rows with a lower rating are no interactions, and skipped.
+    delimiter : str
+        Of CSV: one character.
+    """
+
+    user_column: str = "user_id"
+    item_column: str = "item_id"
+    type_column: str | None = None
+    interaction_type: str = "click"
+    weight_column: str | None = None
+    time_column: str | None = None
+    time_unit: str = "s"
+    rating_column: str | None = None
+    min_rating: float | None = None
+    delimiter: str = ","
+
+    def __post_init__(self) -> None:
+        if self.time_unit not in ("s", "ms", "us"):
+            raise DataError(f"The time unit {self.time_unit!r} is not known: use s, ms or us.")
+        if self.min_rating is None and self.rating_column is not None:
+            raise DataError(
+                f"The rating column {self.rating_column!r} is of use only with a least rating: "
+                "give one (min_rating), or leave the column out."
+            )
+        if self.min_rating is not None and not math.isfinite(self.min_rating):
+            raise DataError(f"The least rating {self.min_rating} is not a number.")
+        if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
+            raise DataError(f"The delimiter {self.delimiter!r} is not one character, such as ; .")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueFormat:
+    """What the columns of a catalogue mean; every other column is an attribute.
+
+    Attributes
+    ----------
+    item_column, title_column : str
+    list_column : str or None
+        A column that holds several values, separated by ``|``.
+    empty_list : str
+        What stands in `list_column` where there is none.
+    delimiter : str
+        Of CSV: one character.
+    """
+
+    item_column: str = "item_id"
+    title_column: str = "title"
+    list_column: str | None = None
+    empty_list: str = ""
+    delimiter: str = ","
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """The formats of a known data set, and the name of its catalogue."""
+
+    interactions: FileFormat
+    catalogue: CatalogueFormat
+    catalogue_name: str
+
+
+MOVIELENS = Preset(
+    interactions=FileFormat(
+        user_column="userId",
+        item_column="movieId",
+        time_column="timestamp",
+        rating_column="rating",
+        min_rating=4.0,
+    ),
+    catalogue=CatalogueFormat(
+        item_column="movieId", list_column="genres", empty_list="(no genres listed)"
+    ),
+    catalogue_name="movies.csv",
+)
+"""MovieLens: ``ratings.csv`` with ``movies.csv``; a rating of 4 or more is an interaction."""
+
+
+class Judged(NamedTuple):
+    """A chunk's rows as `imports.append` takes them, those refused, and how many were skipped."""
+
+    interactions: list[tuple[Any, ...]]
+    refused: list[RefusedLine]
+    skipped: int
+
+
+def find_columns(
+    source: Source, format: FileFormat, *, types: Mapping[str, float]
+) -> dict[str, str]:
+    """Return the file's column for each of its parts: user, item and what else there is."""
+    columns = {"user_id": format.user_column, "item_id": format.item_column}
+    optional = {
+        "interaction_type": format.type_column,
+        "weight": format.weight_column,
+        "occurred_at": format.time_column,
+    }
+    for part, name in optional.items():
+        if name is not None:
+            columns[part] = name
+        elif part in source.columns:
+            columns[part] = part
+    if format.min_rating is not None:
+        columns["rating"] = format.rating_column or "rating"
+    _see_that_there_are(columns.values(), source)
+    accepted = _accepted_types(types)
+    if "interaction_type" not in columns and format.interaction_type not in accepted:
+        raise DataError(f"The interaction type {format.interaction_type!r} {_no_weight(accepted)}.")
+    return columns
+
+
+def _see_that_there_are(names: Any, source: Source) -> None:
+    there = ", ".join(repr(name) for name in source.columns)
+    for name in names:
+        if name not in source.columns:
+            raise DataError(
+                f"{source.path} has no column {name!r}. Its columns are {there}: say which of "
+                "them it is."
+            )
+        if source.columns.count(name) > 1:
+            raise DataError(
+                f"{source.path} has {source.columns.count(name)} columns named {name!r} (its "
+                f"columns are {there}): rename all but one."
+            )
+
+
+def _accepted_types(types: Mapping[str, float]) -> list[str]:
+    return sorted({*types, storage.interactions.WATCHLIST_REMOVE})
+
+
+def _no_weight(accepted: Sequence[str]) -> str:
+    return (
+        f"has no weight: use one of {', '.join(accepted)}, or give it one with "
+        "RECKEEPER_INTERACTION_WEIGHTS"
+    )
+
+
+class _Verdict:
+    """Which rows of a chunk are good, and the first thing wrong with each of the others."""
+
+    def __init__(self, chunk: Chunk, *, file: str) -> None:
+        self.is_good = np.ones(len(chunk.lines), dtype=bool)
+        self._chunk = chunk
+        self._file = file
+        self._reasons: dict[int, RefusedLine] = {}
+
+    def refuse(self, bad: Any, column: str, reason: str) -> None:
+        """Refuse the rows where `bad`, a mask, is true."""
+        bad = bad.to_numpy(zero_copy_only=False) if isinstance(bad, pa.Array) else bad
+        values = self._chunk.columns[column]
+        for row in np.flatnonzero(bad & self.is_good).tolist():
+            self._reasons[row] = RefusedLine(
+                self._file, int(self._chunk.lines[row]), column, _shown(values[row]), reason
+            )
+        self.is_good &= ~bad
+
+    def refused(self) -> list[RefusedLine]:
+        found = [*self._chunk.broken, *self._reasons.values()]
+        return sorted(found, key=lambda line: line.line)
+
+
+def _shown(value: pa.Scalar) -> str:
+    plain = value.as_py() if not pa.types.is_temporal(value.type) else str(value)
+    if isinstance(plain, bytes):
+        plain = plain.decode(errors="backslashreplace")
+    return "" if plain is None else str(plain)[:VALUE_SHOWN]
+
+
+def judge(
+    chunk: Chunk,
+    *,
+    columns: Mapping[str, str],
+    format: FileFormat,
+    types: Mapping[str, float],
+    event_prefix: str,
+    arrived_at: int,
+    file: str,
+) -> Judged:
+    """Sort rows into interactions and refused ones, by the rules of `events.parse`."""
+    verdict = _Verdict(chunk, file=file)
+    n_rows = len(chunk.lines)
+    users = _ids(chunk, columns["user_id"], verdict)
+    items = _ids(chunk, columns["item_id"], verdict)
+    kinds: Any = None
+    if "interaction_type" in columns:
+        name = columns["interaction_type"]
+        kinds = _texts(chunk.columns[name], name, verdict)
+        verdict.refuse(pc.equal(pc.fill_null(kinds, ""), ""), name, "is empty")
+        accepted = _accepted_types(types)
+        known = pc.is_in(kinds, value_set=pa.array(accepted))
+        verdict.refuse(pc.invert(known), name, _no_weight(accepted))
+    weights = np.ones(n_rows)
+    if "weight" in columns:
+        weights = _weights(chunk, columns["weight"], verdict)
+    times = np.full(n_rows, arrived_at)
+    if "occurred_at" in columns:
+        times = _occurred_at(
+            chunk, columns["occurred_at"], verdict, unit=format.time_unit, arrived_at=arrived_at
+        )
+    is_interaction = verdict.is_good
+    if "rating" in columns:
+        name = columns["rating"]
+        ratings, is_empty = _numbers(chunk, name, verdict)
+        verdict.refuse(is_empty, name, "is empty")
+        is_interaction = verdict.is_good & (ratings >= format.min_rating)
+    chosen = np.flatnonzero(is_interaction)
+    # In the order of the index on user_id: fewer of its pages are touched.
+    chosen = chosen[pc.sort_indices(users.take(pa.array(chosen))).to_numpy()]
+    numbers_of_rows = pc.utf8_lpad(pa.array(chunk.lines[chosen]).cast(pa.string()), 12, "0")
+    interactions = zip(
+        pc.binary_join_element_wise(event_prefix, numbers_of_rows, "").to_pylist(),
+        users.take(pa.array(chosen)).to_pylist(),
+        items.take(pa.array(chosen)).to_pylist(),
+        itertools.repeat(format.interaction_type, len(chosen))
+        if kinds is None
+        else kinds.take(pa.array(chosen)).to_pylist(),
+        weights[chosen].tolist(),
+        times[chosen].tolist(),
+        strict=True,
+    )
+    skipped = int(verdict.is_good.sum()) - len(chosen)
+    return Judged(list(interactions), verdict.refused(), skipped)
+
+
+def _texts(values: pa.Array, column: str, verdict: _Verdict) -> pa.Array:
+    """Return text as valid UTF-8; what is not is refused, and null."""
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = [_decoded(value) for value in values.to_pylist()]
+        decoded = pa.array(texts, pa.string())
+        broken = pc.and_(pc.is_null(decoded), pc.is_valid(values))
+        verdict.refuse(broken, column, "is not text in UTF-8")
+        return decoded
+    except pa.ArrowNotImplementedError as exc:
+        raise DataError(
+            f"The column {column!r} has the type {values.type}, which is no text: convert it."
+        ) from exc
+
+
+def _decoded(value: bytes | None) -> str | None:
+    with contextlib.suppress(UnicodeDecodeError):
+        return None if value is None else value.decode()
+    return None
+
+
+def _is_textual(kind: pa.DataType) -> bool:
+    tests = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_null,
+    )
+    return any(test(kind) for test in tests)
+
+
+def _ids(chunk: Chunk, column: str, verdict: _Verdict) -> pa.Array:
+    """Return ids in their stored form: text as it is, whole numbers in decimal."""
+    values = chunk.columns[column]
+    if pa.types.is_floating(values.type):
+        numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        verdict.refuse(np.isnan(numbers), column, "is empty")
+        verdict.refuse(numbers != np.trunc(numbers), column, "is not a whole number")
+        verdict.refuse(np.abs(numbers) > 2**53, column, "is too large to be an exact number")
+        values = pa.array(np.where(verdict.is_good, numbers, 0).astype(np.int64))
+    if pa.types.is_integer(values.type):
+        ids = values.cast(pa.string())
+    elif _is_textual(values.type):
+        ids = _texts(values, column, verdict)
+    else:
+        raise DataError(
+            f"The column {column!r} has the type {values.type}: ids are text or whole numbers. "
+            "Convert it."
+        )
+    n_characters = pc.fill_null(pc.utf8_length(ids), 0)
+    verdict.refuse(pc.equal(n_characters, 0), column, "is empty")
+    too_long = pc.greater(n_characters, MAX_ID_CHARACTERS)
+    verdict.refuse(too_long, column, f"must have 1 to {MAX_ID_CHARACTERS} characters")
+    control = pc.fill_null(pc.match_substring_regex(ids, CONTROL_CHARACTERS), False)
+    verdict.refuse(control, column, "must have no control characters")
+    return ids
+
+
+def _weights(chunk: Chunk, column: str, verdict: _Verdict) -> np.ndarray:
+    numbers, is_empty = _numbers(chunk, column, verdict)
+    weights = np.where(is_empty, 1.0, numbers)
+    verdict.refuse(weights <= 0, column, "must be greater than 0")
+    verdict.refuse(weights > MAX_WEIGHT, column, f"must be at most {MAX_WEIGHT:.0f}")
+    return weights
+
+
+def _occurred_at(
+    chunk: Chunk, column: str, verdict: _Verdict, *, unit: str, arrived_at: int
+) -> np.ndarray:
+    given, is_empty, is_number = _times(chunk, column, verdict, unit=unit)
+    times = np.where(is_empty, arrived_at, given)
+    verdict.refuse(times < 0, column, "lies before 1970")
+    latest = arrived_at + MAX_CLOCK_SKEW // timedelta(microseconds=1)
+    reason = "lies more than a day in the future: see that the clock is right"
+    verdict.refuse(
+        (times > latest) & is_number,
+        column,
+        f"{reason}, and that the time unit is: numbers are read in {unit} since 1970",
+    )
+    verdict.refuse(times > latest, column, reason)
+    return times
+
+
+def _numbers(chunk: Chunk, column: str, verdict: _Verdict) -> tuple[np.ndarray, np.ndarray]:
+    """Return finite numbers, 0 where one was refused, and a mask of the empty values."""
+    values = chunk.columns[column]
+    if _is_textual(values.type):
+        texts = _texts(values, column, verdict)
+        is_empty = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), "")
+        texts = pc.if_else(pc.or_kleene(is_empty, pc.is_null(texts)), "0", texts)
+        is_number = pc.match_substring_regex(texts, _NUMBER)
+        verdict.refuse(pc.invert(is_number), column, "is not a number")
+        digits = pc.utf8_trim_whitespace(pc.if_else(is_number, texts, "0"))
+        numbers = digits.cast(pa.float64()).to_numpy()
+    elif (
+        pa.types.is_integer(values.type)
+        or pa.types.is_floating(values.type)
+        or pa.types.is_decimal(values.type)
+    ):
+        is_empty = values.is_null(nan_is_null=True)
+        numbers = pc.fill_null(values.cast(pa.float64(), safe=False), 0.0).to_numpy()
+    else:
+        raise DataError(
+            f"The column {column!r} has the type {values.type}, not numbers: convert it."
+        )
+    empty = is_empty.to_numpy(zero_copy_only=False)
+    is_finite = np.isfinite(numbers)
+    verdict.refuse(~is_finite & ~empty, column, "is not a finite number")
+    return np.where(is_finite, numbers, 0.0), empty
+
+
+def _times(
+    chunk: Chunk, column: str, verdict: _Verdict, *, unit: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return microseconds since 1970 UTC, a mask of the empty values, and one of numbers."""
+    values = chunk.columns[column]
+    none = np.zeros(len(values), dtype=bool)
+    if _is_textual(values.type):
+        return _times_of_text(_texts(values, column, verdict), column, verdict, unit=unit)
+    if pa.types.is_date(values.type):
+        values = values.cast(pa.timestamp("us"))
+    if pa.types.is_timestamp(values.type):
+        numbers = pc.fill_null(values.cast(pa.int64()), 0).to_numpy()
+        return _micros(numbers, values.type.unit), _mask(values.is_null()), none
+    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+        is_empty = _mask(values.is_null(nan_is_null=True))
+        numbers = pc.fill_null(values, 0).to_numpy()
+        return _micros(np.where(is_empty, 0, numbers), unit), is_empty, ~is_empty
+    raise DataError(f"The column {column!r} has the type {values.type}, not times: convert it.")
+
+
+def _times_of_text(
+    texts: pa.Array, column: str, verdict: _Verdict, *, unit: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    texts = pc.utf8_trim_whitespace(pc.fill_null(texts, ""))
+    is_empty = _mask(pc.equal(texts, ""))
+    times = np.zeros(len(texts), dtype=np.int64)
+    is_whole = _mask(pc.match_substring_regex(texts, _WHOLE))
+    times[is_whole] = _micros(rows_at(texts, is_whole).cast(pa.int64()).to_numpy(), unit)
+    rest = ~is_whole & ~is_empty
+    is_number = is_whole.copy()
+    if rest.any():
+        is_number[rest] = _mask(pc.match_substring_regex(rows_at(texts, rest), _NUMBER))
+        fractional = is_number & ~is_whole
+        times[fractional] = _micros(rows_at(texts, fractional).cast(pa.float64()).to_numpy(), unit)
+        written = rest & ~is_number
+        times[written], is_time = _parse_times(rows_at(texts, written))
+        wrong = np.zeros(len(texts), dtype=bool)
+        wrong[written] = ~is_time
+        verdict.refuse(
+            wrong,
+            column,
+            "is not a time: write 2025-12-04T23:42:15Z, or a number of seconds since 1970",
+        )
+    return times, is_empty, is_number
+
+
+def _parse_times(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return microseconds, UTC where no offset stands, and a mask of what is a time."""
+    parts = pc.extract_regex(texts, _TIME)
+    is_time = _mask(pc.is_valid(parts))
+
+    def number(name: str) -> np.ndarray:
+        digits = pc.fill_null(pc.struct_field(parts, name), "")
+        numbers: np.ndarray = (
+            pc.if_else(pc.equal(digits, ""), "0", digits).cast(pa.int64()).to_numpy()
+        )
+        return numbers
+
+    year, month, day = number("year"), number("month"), number("day")
+    hour, minute, second = number("hour"), number("minute"), number("second")
+    offset_hour, offset_minute = number("offset_hour"), number("offset_minute")
+    months = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    first_day = months.astype("datetime64[D]").astype(np.int64)
+    next_month = (months + 1).astype("datetime64[D]").astype(np.int64)
+    is_time = is_time & (year >= 1) & (month >= 1) & (month <= 12)
+    is_time &= (day >= 1) & (first_day + day <= next_month)
+    is_time &= (hour <= 23) & (minute <= 59) & (second <= 59)
+    is_time &= (offset_hour <= 23) & (offset_minute <= 59)
+    digits = pc.fill_null(pc.struct_field(parts, "fraction"), "")
+    fraction = pc.utf8_rpad(pc.utf8_slice_codeunits(digits, 0, 6), 6, "0")
+    sign = pc.fill_null(pc.struct_field(parts, "sign"), "")
+    east = np.where(_mask(pc.equal(sign, "+")), 1, -1) * (offset_hour * 60 + offset_minute)
+    seconds = ((first_day + day - 1) * 24 + hour) * 3600 + (minute - east) * 60 + second
+    micros: np.ndarray = seconds * 1_000_000 + fraction.cast(pa.int64()).to_numpy()
+    return micros, is_time
+
+
+def _micros(numbers: np.ndarray, unit: str) -> np.ndarray:
+    """Convert times in a unit to microseconds; what lies beyond year 9999 stays beyond it."""
+    per_second = _PER_SECOND[unit]
+    if numbers.dtype.kind == "f":
+        bounded = np.clip(numbers, -per_second, _YEAR_10000 * per_second)
+        return np.asarray(np.rint(bounded * (1_000_000 / per_second)), dtype=np.int64)
+    if numbers.dtype == np.uint64:
+        numbers = np.minimum(numbers, np.uint64(2**63 - 1))
+    latest = min(_YEAR_10000 * per_second, 2**63 - 1)
+    bounded = np.clip(numbers.astype(np.int64), -per_second, latest)
+    if per_second > 1_000_000:
+        return bounded // (per_second // 1_000_000)
+    return bounded * (1_000_000 // per_second)
+
+
+def _mask(values: pa.Array) -> np.ndarray:
+    mask: np.ndarray = values.to_numpy(zero_copy_only=False)
+    return mask
+
+
+def check_catalogue(source: Source, format: CatalogueFormat) -> None:
+    """See that a catalogue has the columns that its format names.
+
+    Raises
+    ------
+    DataError
+        One is missing, or two have one name.
+    """
+    wanted = [format.item_column, format.title_column]
+    _see_that_there_are([*wanted, *([format.list_column] if format.list_column else [])], source)
+    # Attributes have names, so no two of them may share one.
+    _see_that_there_are(source.columns, source)
+
+
+def judge_items(
+    chunk: Chunk, *, format: CatalogueFormat, file: str
+) -> tuple[list[Item], list[RefusedLine]]:
+    """Sort a catalogue's rows into items and refused ones."""
+    verdict = _Verdict(chunk, file=file)
+    item_ids = _ids(chunk, format.item_column, verdict).to_pylist()
+    values: dict[str, list[Any]] = {}
+    for name, column in chunk.columns.items():
+        if name not in ("", format.item_column):
+            textual = _is_textual(column.type)
+            values[name] = (_texts(column, name, verdict) if textual else column).to_pylist()
+    titles = values.pop(format.title_column)
+    items = []
+    for row in np.flatnonzero(verdict.is_good).tolist():
+        attributes = {
+            name: _listed(column[row], format) if name == format.list_column else _json(column[row])
+            for name, column in values.items()
+        }
+        present = {name: value for name, value in attributes.items() if value not in ("", None)}
+        title = titles[row]
+        items.append(Item(item_ids[row], None if title in ("", None) else str(title), present))
+    return items, verdict.refused()
+
+
+def _listed(value: Any, format: CatalogueFormat) -> list[Any]:
+    if isinstance(value, list):
+        return [_json(one) for one in value]
+    return [] if value in ("", None, format.empty_list) else str(value).split("|")
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_json(one) for one in value]
+    return value if value is None or isinstance(value, str | int | bool) else str(value)

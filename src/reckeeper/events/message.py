@@ -1,0 +1,261 @@
+"""The message of an interaction, and the rules that it must keep."""
+
+import os
+import re
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError, from_json
+
+from reckeeper.errors import DataError, TooLargeError
+from reckeeper.storage import Interaction
+
+MAX_ROWS = 10_000
+"""Interactions in one request."""
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""Size of one request's body."""
+
+MAX_ID_CHARACTERS = 256
+CONTROL_CHARACTERS = "[\x00-\x1f\x7f-\x9f]"
+MAX_WEIGHT = 1e6
+MAX_CLOCK_SKEW = timedelta(days=1)
+"""How far in the future a time may lie, for clocks that go wrong."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CONTROL = re.compile(CONTROL_CHARACTERS)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def valid_id(value: Any) -> str:
+    """Return an id in its stored form: a string as it is, an integer in decimal.
+
+    Raises
+    ------
+    PydanticCustomError
+        A ``ValueError``: neither string nor integer, empty, over 256
+        characters, with control characters, or not valid Unicode.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise PydanticCustomError("id_type", "must be a string or an integer")
+    if not 1 <= len(value) <= MAX_ID_CHARACTERS:
+        raise PydanticCustomError("id_length", "must have 1 to 256 characters")
+    if _CONTROL.search(value):
+        raise PydanticCustomError("id_control", "must have no control characters")
+    if _SURROGATE.search(value):
+        raise PydanticCustomError("id_surrogate", "must be valid Unicode")
+    return value
+
+
+def checked_id(field: str, value: Any) -> str:
+    """Return an id in its stored form, for ids that come outside a message.
+
+    Raises
+    ------
+    DataError
+        It is not valid; the message begins with `field`.
+    """
+    try:
+        return valid_id(value)
+    except ValueError as exc:
+        raise DataError(f"{field} {exc}.") from exc
+
+
+def _only_text(value: Any) -> Any:
+    # Pydantic would read a text of digits alone as seconds or milliseconds, by its size.
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d", value):
+        raise PydanticCustomError(
+            "time_type", "must be an RFC 3339 time such as 2025-12-04T23:42:15Z"
+        )
+    return value
+
+
+_Id = Annotated[str, BeforeValidator(valid_id)]
+
+
+class Message(BaseModel):
+    """One interaction, as it is sent."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        json_schema_extra={
+            "examples": [
+                {
+                    "event_id": "0b5f8e1c-visit-17",
+                    "user_id": "u1",
+                    "item_id": "i7",
+                    "interaction_type": "click",
+                    "occurred_at": "2025-12-04T23:42:15Z",
+                }
+            ]
+        },
+    )
+
+    event_id: _Id | None = Field(
+        None, description="Names the event; the same id again is a duplicate. Default: a new one."
+    )
+    user_id: _Id = Field(description="String of 1 to 256 characters, or an integer.")
+    item_id: _Id = Field(description="String of 1 to 256 characters, or an integer.")
+    interaction_type: str = Field(description="A type that has a weight, or watchlist_remove.")
+    weight: Annotated[float, Field(gt=0, le=MAX_WEIGHT, strict=True)] = Field(
+        1.0, description="Multiplies the type's weight."
+    )
+    occurred_at: Annotated[AwareDatetime, BeforeValidator(_only_text)] | None = Field(
+        None, description="RFC 3339 with an offset. Default: the time of arrival."
+    )
+
+
+_rows_adapter = TypeAdapter(list[Message])
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """Why a row of a request was refused."""
+
+    index: int
+    field: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A request's rows, sorted into good and refused."""
+
+    interactions: list[Interaction]
+    refused: list[RefusedRow]
+
+
+def parse(body: bytes, *, types: Collection[str], skip_refused: bool = False) -> Parsed:
+    """Parse and validate a request's body: one message, or a list of them.
+
+    Parameters
+    ----------
+    body : bytes
+        JSON, at most `MAX_BODY_BYTES` and `MAX_ROWS`.
+    types : collection of str
+        Interaction types that are taken in.
+    skip_refused : bool
+        Sort bad rows out instead of refusing the whole.
+
+    Raises
+    ------
+    TooLargeError
+        The body is over a limit.
+    DataError
+        It is no JSON, or a row is bad and `skip_refused` is false; `details`
+        has ``refused``, a list of index, field and message.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        raise TooLargeError(f"The body has {len(body)} bytes; at most {MAX_BODY_BYTES} are taken.")
+    try:
+        decoded = from_json(body)
+    except ValueError as exc:
+        raise DataError(f"The body is not JSON: {exc}. Send an interaction or a list.") from exc
+    rows = decoded if isinstance(decoded, list) else [decoded]
+    if len(rows) > MAX_ROWS:
+        raise TooLargeError(
+            f"The request has {len(rows)} interactions; at most {MAX_ROWS} are taken. "
+            "Split it into several requests."
+        )
+    if not rows:
+        raise DataError("The list has no interaction. Send at least one.")
+    parsed = validate(rows, types=types)
+    if parsed.refused and not skip_refused:
+        first = parsed.refused[0]
+        raise DataError(
+            f"Row {first.index}: {first.field} {first.message}. Nothing of this request was "
+            "stored; correct it, or store the good rows with ?on_error=skip.",
+            details={"refused": [vars(row) for row in parsed.refused[:100]]},
+        )
+    return parsed
+
+
+def validate(rows: list[Any], *, types: Collection[str]) -> Parsed:
+    """Validate decoded rows, each by itself; see `parse`."""
+    refused: dict[int, RefusedRow] = {}
+    try:
+        messages: list[tuple[int, Message]] = list(enumerate(_rows_adapter.validate_python(rows)))
+    except ValidationError as exc:
+        for error in exc.errors(include_url=False, include_context=False, include_input=False):
+            index, *path = error["loc"]
+            field = str(path[0])[:64] if path else "interaction"
+            refused.setdefault(int(index), RefusedRow(int(index), field, _sentence(error)))
+        messages = [
+            (index, Message.model_validate(row))
+            for index, row in enumerate(rows)
+            if index not in refused
+        ]
+    now = time.time_ns() // 1000
+    latest = now + MAX_CLOCK_SKEW // timedelta(microseconds=1)
+    accepted_types = {*types, "watchlist_remove"}
+    interactions = []
+    for index, message in messages:
+        occurred_at = (
+            now
+            if message.occurred_at is None
+            else (message.occurred_at - _EPOCH) // timedelta(microseconds=1)
+        )
+        if message.interaction_type not in accepted_types:
+            refused[index] = RefusedRow(
+                index,
+                "interaction_type",
+                f"{message.interaction_type[:64]!r} has no weight: use one of "
+                f"{', '.join(sorted(accepted_types))}, or give it one with "
+                "RECKEEPER_INTERACTION_WEIGHTS",
+            )
+        elif occurred_at > latest:
+            refused[index] = RefusedRow(
+                index,
+                "occurred_at",
+                "lies more than a day in the future: see that the clock is right",
+            )
+        elif occurred_at < 0:
+            refused[index] = RefusedRow(index, "occurred_at", "lies before 1970")
+        else:
+            interactions.append(
+                Interaction(
+                    message.event_id or new_event_id(now),
+                    message.user_id,
+                    message.item_id,
+                    message.interaction_type,
+                    message.weight,
+                    occurred_at,
+                )
+            )
+    return Parsed(interactions, [refused[index] for index in sorted(refused)])
+
+
+def new_event_id(now: int) -> str:
+    """Return a fresh event id that begins with the time, so that an index grows at its end.
+
+    The layout of a version 7 UUID (RFC 9562), which Python has from 3.14 on.
+    """
+    moment, chance = f"{now // 1000:012x}", os.urandom(9).hex()
+    return f"{moment[:8]}-{moment[8:]}-7{chance[:3]}-8{chance[3:6]}-{chance[6:]}"
+
+
+def _sentence(error: Any) -> str:
+    if error["type"] == "missing":
+        return "is missing"
+    if error["type"] == "model_type":
+        return "must be an object with user_id, item_id and interaction_type"
+    if error["type"] == "extra_forbidden":
+        return "is not a field of an interaction"
+    message = str(error["msg"])
+    return message[0].lower() + message[1:]

@@ -1,0 +1,306 @@
+"""Reading tables from files: CSV (plain or gzip) and Parquet, in chunks of columns."""
+
+import collections
+import contextlib
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from reckeeper.errors import DataError
+
+CHUNK_ROWS = 50_000
+"""Most rows in a chunk."""
+
+VALUE_SHOWN = 100
+"""Characters of a bad value that are shown."""
+
+_BLOCK_BYTES = 4 * 1024 * 1024
+_HEADER_BYTES = 1024 * 1024
+_MOST_BROKEN = 100_000
+
+
+@dataclass(frozen=True)
+class RefusedLine:
+    """Why a row of a file was refused; `line` counts rows in Parquet, which has no lines."""
+
+    file: str
+    line: int
+    column: str
+    value: str
+    reason: str
+
+
+class Chunk(NamedTuple):
+    """Some rows, each with its line, and those that could not even be split into columns."""
+
+    columns: dict[str, pa.Array]
+    lines: np.ndarray
+    broken: list[RefusedLine]
+
+
+class Source:
+    """A file that is open: its column names, and its rows in chunks."""
+
+    path: Path
+    columns: list[str]
+    bytes_total: int
+
+    @property
+    def bytes_done(self) -> int:
+        """How much of the file has been read, of `bytes_total`."""
+        raise NotImplementedError
+
+    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
+        """Give the rows, at most `CHUNK_ROWS` at a time; `wanted` columns must be there."""
+        raise NotImplementedError
+
+
+@contextlib.contextmanager
+def open_source(path: Path, *, delimiter: str) -> Iterator[Source]:
+    """Open a file by what it begins with: Parquet, gzip, else CSV.
+
+    Raises
+    ------
+    DataError
+        It cannot be read, is empty, or does not begin with column names.
+    """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no regular file: an import reads one twice. Save it as one.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as exc:
+        raise DataError(f"{path} cannot be read: {exc.strerror}.") from exc
+    if not start:
+        raise DataError(f"{path} is empty: it has no column names and no rows.")
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path} is text in UTF-16: save it as UTF-8 and import it again.")
+    if start.startswith(b"PK\x03\x04"):
+        raise DataError(f"{path} is a ZIP archive: unpack it and import the file in it.")
+    if start == b"PAR1":
+        source = _ParquetSource(path)
+        try:
+            yield source
+        finally:
+            source.close()
+        return
+    with pa.OSFile(str(path)) as raw:
+        yield _CsvSource(path, raw, delimiter=delimiter, gzipped=start.startswith(b"\x1f\x8b"))
+
+
+class _Broken(NamedTuple):
+    record: int
+    n_lines: int
+    reason: str
+    text: str
+
+
+class _CsvSource(Source):
+    def __init__(self, path: Path, raw: Any, *, delimiter: str, gzipped: bool) -> None:
+        self.path = path
+        self.bytes_total = path.stat().st_size
+        self._raw = raw
+        self._delimiter = delimiter
+        self._gzipped = gzipped
+        self._broken: collections.deque[_Broken] = collections.deque()
+        self._stream = raw
+        self.columns, self._header_lines = self._header()
+
+    @property
+    def bytes_done(self) -> int:
+        return int(self._raw.tell())
+
+    def _header(self) -> tuple[list[str], int]:
+        try:
+            with gzip.open(self.path) if self._gzipped else self.path.open("rb") as file:
+                start = file.read(_HEADER_BYTES)
+        except (OSError, EOFError, zlib.error) as exc:
+            raise DataError(f"{self.path} cannot be unpacked: {exc}.") from exc
+        text = start.decode("utf-8-sig", errors="surrogateescape")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter)
+        try:
+            names = next(reader, [])
+            n_lines = reader.line_num
+            "".join(names).encode()
+            self._is_header_alone = len(start) < _HEADER_BYTES and next(reader, None) is None
+        except (csv.Error, UnicodeEncodeError) as exc:
+            raise DataError(
+                f"{self.path} does not begin with a line of column names in UTF-8: it is neither "
+                "CSV nor Parquet. Export it as one of these."
+            ) from exc
+        if not any(names):
+            raise DataError(
+                f"{self.path} begins with an empty line: column names must stand there."
+            )
+        return names, n_lines
+
+    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
+        if self._is_header_alone:
+            return
+        places = {name: self.columns.index(name) for name in wanted}
+        record, line = 2, 1 + self._header_lines
+        try:
+            for batch in self._batches():
+                n_rows = batch.num_rows
+                broken: list[_Broken] = []
+                while self._broken and self._broken[0].record < record + n_rows + len(broken):
+                    broken.append(self._broken.popleft())
+                n_lines = np.ones(n_rows + len(broken), dtype=np.int64)
+                is_broken = np.zeros(len(n_lines), dtype=bool)
+                is_broken[[one.record - record for one in broken]] = True
+                n_lines[is_broken] = [one.n_lines for one in broken]
+                n_lines[~is_broken] += _line_breaks(batch)
+                lines = line + np.cumsum(n_lines) - n_lines
+                record += len(n_lines)
+                line += int(n_lines.sum())
+                is_filled = _is_filled(batch)
+                columns = {
+                    name: rows_at(batch.column(at), is_filled) for name, at in places.items()
+                }
+                refused = [
+                    self._refused(one, at)
+                    for one, at in zip(broken, lines[is_broken].tolist(), strict=True)
+                ]
+                yield from _slices(Chunk(columns, lines[~is_broken][is_filled], refused))
+        except (pa.ArrowInvalid, OSError) as exc:
+            what = str(exc).splitlines()[0].rstrip(".")
+            if "straddling" in what:
+                what = (
+                    f"a row is longer than {_BLOCK_BYTES} bytes, or a quotation mark that begins "
+                    "a value has no other that ends it"
+                )
+            raise DataError(f"{self.path} cannot be read beyond line {line - 1}: {what}.") from exc
+        # Nothing follows these, so their records need no counting.
+        while self._broken:
+            part = [self._broken.popleft() for _ in range(min(CHUNK_ROWS, len(self._broken)))]
+            refused = []
+            for one in part:
+                refused.append(self._refused(one, line))
+                line += one.n_lines
+            yield Chunk({name: pa.array([], pa.binary()) for name in places}, np.array([]), refused)
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        # Names are places, since two columns may have one name; everything is
+        # bytes, since a value that is not UTF-8 must cost its row alone.
+        names = [str(place) for place in range(len(self.columns))]
+        self._raw.seek(0)
+        self._stream = pa.CompressedInputStream(self._raw, "gzip") if self._gzipped else self._raw
+        reader = pa.csv.open_csv(
+            self._stream,
+            # One thread: records are numbered only then, and decoding is not what takes time.
+            read_options=pa.csv.ReadOptions(
+                use_threads=False,
+                block_size=_BLOCK_BYTES,
+                column_names=names,
+                skip_rows_after_names=1,
+            ),
+            parse_options=pa.csv.ParseOptions(
+                delimiter=self._delimiter,
+                newlines_in_values=True,
+                ignore_empty_lines=False,
+                invalid_row_handler=self._on_broken,
+            ),
+            convert_options=pa.csv.ConvertOptions(
+                check_utf8=False, column_types=dict.fromkeys(names, pa.binary())
+            ),
+        )
+        yield from reader
+
+    def _on_broken(self, row: Any) -> str:
+        if len(self._broken) >= _MOST_BROKEN:
+            return "error"
+        n_lines = 1 + row.text.rstrip("\r\n").count("\n")
+        reason = f"has {row.actual_columns} values, but there are {row.expected_columns} columns"
+        if n_lines > 1:
+            reason += f"; it reaches over {n_lines} lines: is a quotation mark not closed?"
+        self._broken.append(_Broken(row.number, n_lines, reason, row.text[:VALUE_SHOWN]))
+        return "skip"
+
+    def _refused(self, broken: _Broken, line: int) -> RefusedLine:
+        return RefusedLine(self.path.name, line, "", broken.text, broken.reason)
+
+
+class _ParquetSource(Source):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bytes_total = path.stat().st_size
+        self._rows_done = 0
+        try:
+            # A buffer: without one, whole column chunks are read at once.
+            self._file = pa.parquet.ParquetFile(path, buffer_size=1024 * 1024, pre_buffer=False)
+        except (pa.ArrowException, OSError) as exc:
+            raise DataError(f"{path} is not a sound Parquet file: {exc}.") from exc
+        self.columns = list(self._file.schema_arrow.names)
+
+    @property
+    def bytes_done(self) -> int:
+        n_rows = int(self._file.metadata.num_rows)
+        return self.bytes_total * self._rows_done // max(1, n_rows)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
+        try:
+            for batch in self._file.iter_batches(batch_size=CHUNK_ROWS, columns=list(wanted)):
+                lines = np.arange(self._rows_done, self._rows_done + batch.num_rows) + 1
+                self._rows_done += batch.num_rows
+                if batch.num_rows:
+                    yield Chunk({name: _plain(batch.column(name)) for name in wanted}, lines, [])
+        except (pa.ArrowException, OSError) as exc:
+            raise DataError(
+                f"{self.path} cannot be read beyond row {self._rows_done}: {exc}."
+            ) from exc
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _slices(chunk: Chunk) -> Iterator[Chunk]:
+    """Cut rows into equal parts of at most `CHUNK_ROWS`; the broken ones go with the first."""
+    n_rows = len(chunk.lines)
+    n_parts = max(-(-n_rows // CHUNK_ROWS), 1 if chunk.broken else 0)
+    for number in range(n_parts):
+        start, stop = n_rows * number // n_parts, n_rows * (number + 1) // n_parts
+        yield Chunk(
+            {name: values.slice(start, stop - start) for name, values in chunk.columns.items()},
+            chunk.lines[start:stop],
+            chunk.broken if number == 0 else [],
+        )
+
+
+def _line_breaks(batch: pa.RecordBatch) -> Any:
+    """Count the line breaks inside the values of each row."""
+    total: Any = 0
+    for column in batch.columns:
+        content = column.buffers()[2]
+        if content is not None and (np.frombuffer(content, np.uint8) == ord("\n")).any():
+            total = total + pc.count_substring(column, "\n").to_numpy()
+    return total
+
+
+def _is_filled(batch: pa.RecordBatch) -> np.ndarray:
+    """Return which rows are more than an empty line, or one of delimiters alone."""
+    is_filled = np.zeros(batch.num_rows, dtype=bool)
+    for column in batch.columns:
+        is_filled |= pc.binary_length(column).to_numpy() > 0
+        if is_filled.all():
+            break
+    return is_filled
+
+
+def rows_at(values: pa.Array, mask: np.ndarray) -> pa.Array:
+    """Return the values where a mask is true."""
+    return values if mask.all() else values.filter(pa.array(mask))
