@@ -1,0 +1,181 @@
+"""The worker: runs training jobs, keeps the schedule, answers the contract's two routes.
+
+Start it with ``python kafka_worker/kafka_worker.py``. Settings come from the environment.
+"""
+
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+from flask import Flask, Response, g, jsonify, request
+from waitress.server import create_server
+from werkzeug.exceptions import HTTPException
+
+from reckeeper import errors, registry, serving, storage, telemetry, training
+from reckeeper.config import Settings
+from reckeeper.events import demo
+from reckeeper.training.jobs import job_error
+
+STATUS: Mapping[type[errors.ReckeeperError], int] = {
+    errors.NotEnoughDataError: 409,
+    errors.DataError: 422,
+    errors.NotFoundError: 404,
+    errors.ConflictError: 409,
+    errors.StorageError: 503,
+    errors.ReckeeperError: 500,
+}
+
+_log = telemetry.get_logger("worker")
+
+
+class Worker:
+    """What the worker process holds between its start and its stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = storage.open_database(settings)
+        self.registry = registry.Registry(self.database, settings.model_dir)
+        self.serving = serving.Serving(
+            self.database, self.registry, type_weights=settings.interaction_weights
+        )
+        self.jobs = training.JobRunner(self.database, self.registry, settings)
+        self.schedule = training.Schedule(settings, self._retrain_on_schedule)
+
+    def start(self) -> None:
+        """Load the active model, start the schedule, and load the demo into an empty database."""
+        self.registry.rebuild()
+        self.registry.repair_link()
+        training.expire_silent(self.database)
+        self.serving.start()
+        self.schedule.start()
+        if demo.load_if_empty(self.database, self.settings):
+            _log.info("demo_loaded")
+            self.jobs.start(trigger="demo", actor="start")
+        _log.info("worker_started", version=self.serving.version)
+
+    def stop(self) -> None:
+        """Stop the schedule and a running job."""
+        self.schedule.stop()
+        self.jobs.stop()
+        self.serving.stop()
+        self.database.close()
+
+    def _retrain_on_schedule(self) -> None:
+        try:
+            self.jobs.start(trigger="schedule", actor="schedule")
+        except errors.ReckeeperError as exc:
+            _log.warning("scheduled_retrain_not_started", error=exc.message)
+
+
+def create_app(worker: Worker) -> Flask:
+    """Make the routes of a worker."""
+    app = Flask("kafka_worker")
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+
+    @app.get("/models")
+    def get_models() -> Response:
+        return jsonify({"status": "ok", "models": worker.registry.versions()})
+
+    @app.post("/retrain")
+    def retrain() -> tuple[Response, int]:
+        wait = request.args.get("wait", "true").lower()
+        if wait not in {"true", "false"}:
+            raise errors.DataError(f"wait={wait!r} must be true or false.")
+        job_id = worker.jobs.start(trigger="manual", actor="api")
+        if wait == "true":
+            worker.jobs.wait(job_id)
+        with worker.database.read() as connection:
+            row = storage.jobs.get(connection, job_id)
+        assert row is not None
+        if wait == "false":
+            return jsonify({"status": "ok", "job": training.describe_job(row)}), 202
+        if row["status"] != storage.jobs.SUCCEEDED:
+            raise job_error(row)
+        worker.serving.refresh()
+        return jsonify(worker.registry.retrain_answer(row["version"], job_id=job_id)), 200
+
+    @app.get("/health/live")
+    def live() -> Response:
+        return jsonify({"status": "ok"})
+
+    @app.get("/health/ready")
+    def ready() -> tuple[Response, int]:
+        readiness = worker.serving.readiness()
+        status = 503 if readiness.status == "unavailable" else 200
+        return jsonify(dataclasses.asdict(readiness)), status
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(telemetry.render_metrics(), content_type=telemetry.METRICS_CONTENT_TYPE)
+
+    @app.before_request
+    def begin() -> None:
+        g.began = time.perf_counter()
+
+    @app.after_request
+    def count(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule is not None else "unknown"
+        telemetry.HTTP_REQUESTS.labels(request.method, route, response.status_code).inc()
+        seconds = time.perf_counter() - g.began
+        telemetry.HTTP_SECONDS.labels(request.method, route).observe(seconds)
+        return response
+
+    @app.errorhandler(errors.ReckeeperError)
+    def on_reckeeper_error(exc: errors.ReckeeperError) -> tuple[Response, int]:
+        status = next(STATUS[kind] for kind in type(exc).__mro__ if kind in STATUS)
+        return jsonify(exc.to_json()), status
+
+    @app.errorhandler(HTTPException)
+    def on_http_exception(exc: HTTPException) -> tuple[Response, int]:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(exc.code or 500, "http_error")
+        return _failure(
+            code, f"{request.method} {request.path}: {exc.description}"
+        ), exc.code or 500
+
+    @app.errorhandler(Exception)
+    def on_unexpected(exc: Exception) -> tuple[Response, int]:
+        _log.error("request_failed", method=request.method, path=request.path, exc_info=exc)
+        return _failure(
+            "internal", "The worker failed on this request; its log has the details."
+        ), 500
+
+    return app
+
+
+def _failure(code: str, message: str) -> Response:
+    body: dict[str, Any] = {"status": "error", "code": code, "message": message}
+    return jsonify(body)
+
+
+def main() -> None:
+    """Work until a signal ends the process."""
+    telemetry.configure_logging("worker")
+    try:
+        settings = Settings.from_env()
+        worker = Worker(settings)
+    except errors.ReckeeperError as exc:
+        _log.error("worker_not_started", error=exc.message)
+        sys.exit(2)
+    server = create_server(
+        create_app(worker), host=settings.host, port=settings.worker_port, threads=16
+    )
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        # Ends the server's loop; `close` would wait for idle connections.
+        raise SystemExit
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    worker.start()
+    try:
+        server.run()
+    finally:
+        worker.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,331 @@
+"""`reckeeper import`, `imports` and `demo`: data in and out, straight at the database."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from reckeeper import storage, telemetry
+from reckeeper.config import Settings
+from reckeeper.errors import DataError
+from reckeeper.events import demo, files
+from reckeeper.registry import Registry
+
+_NEXT = "Now retrain: `reckeeper retrain`, or the button on the page."
+
+
+class PresetName(StrEnum):
+    """Data sets whose columns are known."""
+
+    MOVIELENS = "movielens"
+
+
+_PRESETS = {PresetName.MOVIELENS: files.MOVIELENS}
+
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands `import`, `imports list|undo` and `demo status|clear`."""
+    app.command("import")(import_command)
+    imports = typer.Typer(no_args_is_help=True, help="What was imported.")
+    imports.command("list")(list_command)
+    imports.command("undo")(undo_command)
+    app.add_typer(imports, name="imports")
+    demo_app = typer.Typer(no_args_is_help=True, help="The invented data of a new installation.")
+    demo_app.command("status")(demo_status_command)
+    demo_app.command("clear")(demo_clear_command)
+    app.add_typer(demo_app, name="demo")
+
+
+def import_command(
+    file: Annotated[Path, typer.Argument(help="CSV, CSV packed with gzip, or Parquet.")],
+    preset: Annotated[
+        PresetName | None,
+        typer.Option(help="Columns of a known data set: movielens takes ratings.csv."),
+    ] = None,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of items: id, title, and attributes in its other columns. "
+            "With a preset, the one beside FILE."
+        ),
+    ] = None,
+    user_column: Annotated[str | None, typer.Option(help="Default: user_id.")] = None,
+    item_column: Annotated[
+        str | None, typer.Option(help="Default: item_id. Of the catalogue too.")
+    ] = None,
+    title_column: Annotated[
+        str | None, typer.Option(help="Of the catalogue. Default: title.")
+    ] = None,
+    type_column: Annotated[
+        str | None, typer.Option(help="Default: interaction_type, where there is one.")
+    ] = None,
+    interaction_type: Annotated[
+        str | None, typer.Option(help="Type of all rows without such a column. Default: click.")
+    ] = None,
+    weight_column: Annotated[
+        str | None, typer.Option(help="Default: weight, where there is one; else 1.")
+    ] = None,
+    time_column: Annotated[
+        str | None, typer.Option(help="Default: occurred_at, where there is one; else now.")
+    ] = None,
+    time_unit: Annotated[
+        str | None, typer.Option(help="Of times that are numbers: s, ms or us. Default: s.")
+    ] = None,
+    rating_column: Annotated[
+        str | None, typer.Option(help="For --min-rating. Default: rating.")
+    ] = None,
+    min_rating: Annotated[
+        float | None, typer.Option(help="Rows with a lower rating are no interactions.")
+    ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="Of CSV, also of the catalogue. Default: a comma.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Where to list refused rows. Default: the data folder's imports/."),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Import interactions from a file of any size; a repeat adds only what is missing."""
+    chosen = _PRESETS[preset] if preset else None
+    catalogue_format = chosen.catalogue if chosen else files.CatalogueFormat()
+    if chosen and catalogue is None and file.with_name(chosen.catalogue_name).is_file():
+        catalogue = file.with_name(chosen.catalogue_name)
+    interactions_format = _with(
+        chosen.interactions if chosen else files.FileFormat(),
+        user_column=user_column,
+        item_column=item_column,
+        type_column=type_column,
+        interaction_type=interaction_type,
+        weight_column=weight_column,
+        time_column=time_column,
+        time_unit=time_unit,
+        rating_column=rating_column,
+        min_rating=min_rating,
+        delimiter=delimiter,
+    )
+    catalogue_format = _with(
+        catalogue_format, item_column=item_column, title_column=title_column, delimiter=delimiter
+    )
+    console = Console(stderr=True)
+    settings, database = _open()
+    removed: list[int] = []
+    with contextlib.closing(database), _progress_bar(console, f"Importing {file.name}") as advance:
+        done = files.import_file(
+            database,
+            file,
+            format=interactions_format,
+            settings=settings,
+            actor="cli",
+            catalogue=catalogue,
+            catalogue_format=catalogue_format,
+            refused_report=report,
+            before_first_row=lambda: removed.append(_remove_demo(settings, database)),
+            on_progress=lambda progress: advance(
+                progress.bytes_done, progress.bytes_total, progress.rows
+            ),
+        )
+    demo_removed = sum(removed)
+    if as_json:
+        _print_json({**dataclasses.asdict(done), "demo_removed": demo_removed})
+    else:
+        _print_report(Console(), done, source=file, demo_removed=demo_removed)
+    if not done.accepted + done.duplicates + done.skipped:
+        first = done.first_refused[0]
+        raise DataError(
+            f"No row of {file} could be used. Line {first.line}: {first.column} "
+            f"{first.value!r} {first.reason}."
+        )
+
+
+def list_command(as_json: _Json = False) -> None:
+    """List the imports, the latest first."""
+    _, database = _open()
+    with contextlib.closing(database), database.read() as connection:
+        rows = storage.imports.all_imports(connection)
+    if as_json:
+        shown = ("started_at", "finished_at")
+        _print_json([{**row, **{name: _iso(row[name]) for name in shown}} for row in rows])
+        return
+    console = Console()
+    if not rows:
+        console.print("Nothing was imported yet: `reckeeper import FILE` does.")
+        return
+    table = Table(
+        "import", "source", "status", "accepted", "duplicates", "refused", "started (UTC)"
+    )
+    for row in rows:
+        table.add_row(
+            str(row["import_id"]),
+            row["source"],
+            row["status"],
+            f"{row['accepted']:,}",
+            f"{row['duplicates']:,}",
+            f"{row['refused']:,}",
+            (_iso(row["started_at"]) or "")[:19].replace("T", " "),
+        )
+    console.print(table)
+
+
+def undo_command(
+    import_id: Annotated[int, typer.Argument(help="As `reckeeper imports list` shows it.")],
+    as_json: _Json = False,
+) -> None:
+    """Take out what an import brought: its interactions and its catalogue items."""
+    settings, database = _open()
+    with contextlib.closing(database):
+        with database.read() as connection:
+            row = storage.imports.get(connection, import_id)
+        total = row["accepted"] if row else 0
+        console = Console(stderr=True)
+        with _progress_bar(console, f"Undoing import {import_id}") as advance:
+            undone = files.undo(
+                database,
+                import_id,
+                actor="cli",
+                on_progress=lambda n_rows: advance(n_rows, total, n_rows),
+            )
+        if row and row["is_demo"]:
+            _remove_demo(settings, database)
+    if as_json:
+        _print_json({"import_id": import_id, **dataclasses.asdict(undone)})
+        return
+    Console().print(
+        f"Import {import_id} is undone: {undone.interactions:,} interactions and "
+        f"{undone.items:,} catalogue items were taken out.\n"
+        f"Models keep what they learned from them until the next retrain. {_NEXT}",
+        highlight=False,
+    )
+
+
+def demo_status_command(as_json: _Json = False) -> None:
+    """Tell whether the demo data is loaded."""
+    _, database = _open()
+    with contextlib.closing(database):
+        info = demo.info(database)
+    if as_json:
+        _print_json(dataclasses.asdict(info))
+    elif info.is_loaded:
+        Console().print(
+            f"The demo data is loaded: {info.n_interactions:,} interactions. Users to try: "
+            f"{', '.join(info.sample_users)}.\n`reckeeper demo clear` removes it.",
+            highlight=False,
+        )
+    else:
+        Console().print("The demo data is not loaded.")
+
+
+def demo_clear_command(as_json: _Json = False) -> None:
+    """Remove the demo data, and the models that it went into."""
+    settings, database = _open()
+    with contextlib.closing(database):
+        interactions = demo.clear(database, actor="cli")
+        versions = Registry(database, settings.model_dir).delete_demo(actor="cli")
+    if as_json:
+        _print_json({"interactions": interactions, "versions": versions})
+    elif interactions or versions:
+        Console().print(
+            f"The demo data is removed: {interactions:,} interactions, and "
+            f"{len(versions)} model version(s) that it went into.",
+            highlight=False,
+        )
+    else:
+        Console().print("There is no demo data.")
+
+
+def _open() -> tuple[Settings, storage.Database]:
+    telemetry.configure_logging("cli")
+    settings = Settings.from_env()
+    storage.migrate(settings)
+    return settings, storage.open_database(settings)
+
+
+def _remove_demo(settings: Settings, database: storage.Database) -> int:
+    interactions = demo.clear(database, actor="cli")
+    Registry(database, settings.model_dir).delete_demo(actor="cli")
+    return interactions
+
+
+def _with(format: Any, **given: Any) -> Any:
+    return dataclasses.replace(
+        format, **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+@contextlib.contextmanager
+def _progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, int], None]]:
+    """Show a bar; the function that it gives takes what is done, of how much, and rows."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TextColumn("{task.fields[rate]:,.0f} rows/s"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        task = progress.add_task(title, total=None, rows=0, rate=0.0)
+        started = progress.get_time()
+
+        def advance(done: int, total: int, rows: int) -> None:
+            seconds = max(progress.get_time() - started, 1e-3)
+            progress.update(task, completed=done, total=total, rows=rows, rate=rows / seconds)
+
+        yield advance
+
+
+def _print_report(
+    console: Console, report: files.ImportReport, *, source: Path, demo_removed: int
+) -> None:
+    if demo_removed:
+        console.print(
+            f"The demo data ({demo_removed:,} interactions) and its models were removed: "
+            "your own data replaces them.",
+            highlight=False,
+        )
+    table = Table(title=f"Import {report.import_id}", show_header=False)
+    table.add_row("accepted", f"{report.accepted:,}")
+    table.add_row("duplicates", f"{report.duplicates:,}")
+    table.add_row("skipped (rating too low)", f"{report.skipped:,}")
+    table.add_row("refused", f"{report.refused:,}")
+    table.add_row("catalogue items new or changed", f"{report.items:,}")
+    console.print(table)
+    for line in report.first_refused:
+        console.print(
+            f"Refused: {line.file}, line {line.line}: {line.column} {line.value!r} {line.reason}.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    if report.refused_report is not None:
+        console.print(
+            f"All refused rows are in {report.refused_report}", highlight=False, soft_wrap=True
+        )
+    if report.duplicates and not report.accepted:
+        console.print(
+            f"{source.name} was imported before. To read it in another way, undo that import "
+            "first: `reckeeper imports list`.",
+            markup=False,
+            highlight=False,
+        )
+    elif report.accepted:
+        console.print(_NEXT, highlight=False)
+
+
+def _iso(at: int | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at / 1e6, UTC).isoformat()
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, default=str))  # noqa: T201

@@ -1,0 +1,494 @@
+"""`reckeeper up`: the three processes under supervisord, started and stopped as one."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+import reckeeper
+from reckeeper.config import Settings
+from reckeeper.errors import ConfigError
+
+START_SECONDS = 120.0
+"""How long the processes may take until all of them answer."""
+
+PROBLEM_SECONDS = 10.0
+"""How long a process that answers may report problems before `up` goes on regardless."""
+
+DEATHS_AT_START = 3
+"""A process that ended this often before it answered will not come up."""
+
+_PROBE_SECONDS = 2.0
+_POLL_SECONDS = 0.2
+_LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class _Process:
+    name: str
+    address: str
+    health_path: str
+    arguments: tuple[str, ...]
+    """What Python runs, with the checkout as current folder."""
+
+
+@dataclass(frozen=True)
+class _Health:
+    is_up: bool
+    problems: tuple[str, ...] = ()
+
+
+def up(settings: Settings, *, console: Console, explicit_worker_port: bool) -> int:
+    """Run worker, server and page until a signal comes, then stop all of them.
+
+    supervisord does the supervising: it starts a process that died again,
+    waiting a second longer after each failed try, and writes a line into
+    ``supervisor.log``. Its configuration and all logs lie in the data folder.
+    SIGINT, SIGTERM and SIGHUP stop the three processes, by force after ten
+    seconds; so does the end of this process, however it comes about. Must be
+    called from the main thread. The database must have been migrated.
+
+    Parameters
+    ----------
+    settings : Settings
+        Handed to the three processes through their environment.
+    console : rich.console.Console
+        Where progress, warnings and addresses are printed.
+    explicit_worker_port : bool
+        Whether the user chose the worker's port: if not, the worker moves to
+        a free one when its own is in use.
+
+    Returns
+    -------
+    int
+        0 after a signal; 1 when a process did not come up or supervisord
+        itself ended, with the reason printed.
+
+    Raises
+    ------
+    ConfigError
+        A port is in use or cannot be listened on, or there is no checkout
+        around the package. Nothing was started.
+    """
+    checkout = _checkout()
+    settings = _with_free_ports(
+        settings, console=console, explicit_worker_port=explicit_worker_port
+    )
+    processes = _processes(settings)
+    logs = settings.data_dir / "logs"
+    supervisor_log = logs / "supervisor.log"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        config = settings.data_dir / "supervisord.conf"
+        config.write_text(_supervisord_conf(processes), encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(
+            f"RECKEEPER_DATA_DIR={str(settings.data_dir)!r} cannot be written: {exc.strerror}. "
+            "Make the folder writable or name another one."
+        ) from exc
+    log_start = supervisor_log.stat().st_size if supervisor_log.exists() else 0
+
+    with _stop_requests() as requests, _supervisord(config, checkout, settings) as supervisord:
+        failure = _wait_until_healthy(
+            processes,
+            supervisord=supervisord,
+            supervisor_log=supervisor_log,
+            log_start=log_start,
+            requests=requests,
+            console=console,
+        )
+        if failure is not None:
+            _print_failure(failure, logs=logs, console=console)
+        elif not requests:
+            _print_addresses(settings, logs=logs, console=console)
+            while not requests and supervisord.poll() is None:
+                time.sleep(_POLL_SECONDS)
+        has_ended = supervisord.poll() is not None
+        if not has_ended:
+            console.print("Stopping page, server and worker …")
+    if failure is not None:
+        return 1
+    if has_ended and not requests:
+        console.print(
+            f"supervisord ended by itself (status {supervisord.returncode}). "
+            f"Its last words are in {supervisor_log}.",
+            style="red",
+            soft_wrap=True,
+        )
+        return 1
+    console.print("All stopped.")
+    return 0
+
+
+def _checkout() -> Path:
+    checkout = Path(reckeeper.__file__).parents[2]
+    if not (checkout / "server" / "server.py").is_file():
+        raise ConfigError(
+            f"`reckeeper up` finds no server/server.py in {str(checkout)!r}. Run it from a clone "
+            "of the repository: clone it, then `make run`."
+        )
+    return checkout
+
+
+# Ports
+
+
+def _with_free_ports(
+    settings: Settings, *, console: Console, explicit_worker_port: bool
+) -> Settings:
+    """Return `settings`, the worker's port changed where it was in the way and free to move."""
+    taken: dict[int, str] = {}
+    for env, port in (
+        ("RECKEEPER_SERVER_PORT", settings.server_port),
+        ("RECKEEPER_UI_PORT", settings.ui_port),
+        ("RECKEEPER_WORKER_PORT", settings.worker_port),
+    ):
+        if port in taken:
+            reason = f"{taken[port]} asks for it too"
+        elif _is_in_use(settings.host, port, env=env):
+            reason = f"another program listens there on {settings.host}"
+        else:
+            taken[port] = env
+            continue
+        if env == "RECKEEPER_WORKER_PORT" and not explicit_worker_port:
+            moved = _move_worker(settings, _free_port(settings.host, besides=taken))
+            console.print(
+                f"Port {port} is in use ({reason}): the worker takes {moved.worker_port} instead. "
+                "RECKEEPER_WORKER_PORT chooses one that stays.",
+                style="yellow",
+                soft_wrap=True,
+                highlight=False,
+            )
+            return moved
+        raise ConfigError(
+            f"Port {port} is in use: {reason}. Set {env} to a free port, or free this one."
+        )
+    return settings
+
+
+def _is_in_use(host: str, port: int, *, env: str) -> bool:
+    # Binding alone does not tell on macOS, where a listener on all addresses
+    # leaves the single ones free; connecting alone misses a backlog that is full.
+    try:
+        socket.create_connection((_reachable(host), port), timeout=0.5).close()
+    except OSError:
+        pass
+    else:
+        return True
+    try:
+        _bind(host, port).close()
+    except PermissionError as exc:
+        raise ConfigError(
+            f"{env}={port} cannot be used: this user may not listen on it. "
+            "Choose a port of 1024 or above."
+        ) from exc
+    except OSError as exc:
+        if _is_bindable(host):
+            return True
+        raise ConfigError(
+            f"RECKEEPER_HOST={host!r} cannot be listened on: {exc.strerror}. "
+            "Use an address of this machine, such as 127.0.0.1."
+        ) from exc
+    return False
+
+
+def _is_bindable(host: str) -> bool:
+    try:
+        _bind(host, 0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _free_port(host: str, *, besides: Container[int]) -> int:
+    while True:
+        with _bind(host, 0) as listener:
+            port: int = listener.getsockname()[1]
+        if port not in besides:
+            return port
+
+
+def _move_worker(settings: Settings, port: int) -> Settings:
+    environ = settings.to_env()
+    del environ["RECKEEPER_WORKER_URL"]
+    if Settings.from_env(environ).worker_url != settings.worker_url:
+        return dataclasses.replace(settings, worker_port=port)
+    return Settings.from_env(environ | {"RECKEEPER_WORKER_PORT": str(port)})
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _address(host: str, port: int) -> str:
+    host = _reachable(host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+# supervisord
+
+
+def _processes(settings: Settings) -> tuple[_Process, ...]:
+    return (
+        _Process(
+            "worker",
+            _address(settings.host, settings.worker_port),
+            "/health/ready",
+            ("kafka_worker/kafka_worker.py",),
+        ),
+        _Process(
+            "server",
+            _address(settings.host, settings.server_port),
+            "/health/ready",
+            ("server/server.py",),
+        ),
+        _Process(
+            "ui",
+            _address(settings.host, settings.ui_port),
+            "/_stcore/health",
+            (
+                *("-m", "streamlit", "run", "frontend/Home.py"),
+                "--server.headless=true",
+                f"--server.address={settings.host}",
+                f"--server.port={settings.ui_port}",
+                "--browser.gatherUsageStats=false",
+            ),
+        ),
+    )
+
+
+def _supervisord_conf(processes: tuple[_Process, ...]) -> str:
+    # Paths come in through the current folder (the data folder) and through the
+    # environment: neither is parsed, so no character in them can break this.
+    lines = [
+        "; Written by `reckeeper up` at every start.",
+        "[supervisord]",
+        "nodaemon=true",
+        "silent=true",
+        "nocleanup=true",
+        "logfile=logs/supervisor.log",
+        "logfile_maxbytes=10MB",
+        "logfile_backups=3",
+        "pidfile=supervisord.pid",
+    ]
+    if os.getuid() == 0:
+        lines.append("user=root")
+    for process in processes:
+        lines += [
+            "",
+            f"[program:{process.name}]",
+            f"command=%(ENV_RECKEEPER_UP_PYTHON)s {' '.join(process.arguments)}",
+            "directory=%(ENV_RECKEEPER_UP_CHECKOUT)s",
+            "autorestart=true",
+            # What dies within startsecs is tried again after 1, 2, 3, … seconds:
+            # 100 tries take an hour and a half.
+            "startsecs=5",
+            "startretries=100",
+            "stopwaitsecs=10",
+            "stopasgroup=true",
+            "killasgroup=true",
+            "redirect_stderr=true",
+            f"stdout_logfile=logs/{process.name}.log",
+            "stdout_logfile_maxbytes=10MB",
+            "stdout_logfile_backups=3",
+        ]
+    # One group is stopped all at once, three would be stopped one after the other.
+    names = ",".join(process.name for process in processes)
+    lines += ["", "[group:reckeeper]", f"programs={names}", ""]
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _supervisord(
+    config: Path, checkout: Path, settings: Settings
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run supervisord, and on leaving stop it and wait until all its children are gone."""
+    # A session of its own: Ctrl-C reaches `up` alone, which stops it in order.
+    supervisord = subprocess.Popen(
+        [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)],
+        cwd=settings.data_dir,
+        env=os.environ
+        | settings.to_env()
+        | {
+            "PYTHONUNBUFFERED": "1",
+            "RECKEEPER_UP_CHECKOUT": str(checkout),
+            "RECKEEPER_UP_PYTHON": shlex.quote(sys.executable),
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    with supervisord:  # which on leaving waits for its end
+        try:
+            with _leash(supervisord.pid):
+                yield supervisord
+        finally:
+            supervisord.terminate()
+
+
+@contextlib.contextmanager
+def _leash(pid: int) -> Iterator[None]:
+    """See to it that the process `pid` is asked to stop even when this one is killed."""
+    # The shell waits for its input to close, which happens at this process's
+    # end, however it comes about; a signal to our group does not reach it.
+    shell = subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r _; kill -TERM "$0"', str(pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        shell.kill()
+        shell.communicate()
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect the signals that ask for a stop, in the order of their coming."""
+    requests: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda received, _: requests.append(received))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield requests
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+# The start
+
+
+def _wait_until_healthy(
+    processes: tuple[_Process, ...],
+    *,
+    supervisord: subprocess.Popen[bytes],
+    supervisor_log: Path,
+    log_start: int,
+    requests: list[int],
+    console: Console,
+) -> tuple[str, str] | None:
+    """Return None when all answer or a stop was asked for, else the failed log's name and why."""
+    began = time.monotonic()
+    problems_since: dict[str, float] = {}
+    waiting = {process.name: process for process in processes}
+    with console.status(_waiting_for(waiting)) as status:
+        while waiting and not requests:
+            if supervisord.poll() is not None:
+                return "supervisor", f"supervisord ended (status {supervisord.returncode})"
+            for process in list(waiting.values()):
+                health = _probe(process)
+                now = time.monotonic()
+                if health.is_up and health.problems:
+                    since = problems_since.setdefault(process.name, now)
+                    if now - since < PROBLEM_SECONDS:
+                        continue
+                    for problem in health.problems:
+                        console.print(
+                            Text(f"Warning: {process.name}: {problem}", style="yellow"),
+                            soft_wrap=True,
+                        )
+                elif not health.is_up:
+                    n_deaths = _n_deaths(process.name, supervisor_log, log_start)
+                    if n_deaths >= DEATHS_AT_START:
+                        return process.name, f"{process.name} ended {n_deaths} times while starting"
+                    continue
+                del waiting[process.name]
+                console.print(f"{process.name} is up ({now - began:.1f} s)", highlight=False)
+                if waiting:
+                    status.update(_waiting_for(waiting))
+            if waiting and time.monotonic() - began > START_SECONDS:
+                name = next(iter(waiting))
+                return name, f"{name} did not answer within {START_SECONDS:.0f} s"
+            if waiting:
+                time.sleep(_POLL_SECONDS)
+    return None
+
+
+def _waiting_for(waiting: dict[str, _Process]) -> str:
+    return f"Waiting for {', '.join(waiting)} …"
+
+
+def _probe(process: _Process) -> _Health:
+    # No proxy: the three processes stand on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(process.address + process.health_path, timeout=_PROBE_SECONDS).close()
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return _Health(is_up=exc.code == 503, problems=_problems(exc))
+    except (OSError, ValueError):
+        return _Health(is_up=False)
+    return _Health(is_up=True)
+
+
+def _problems(answer: urllib.error.HTTPError) -> tuple[str, ...]:
+    try:
+        problems = tuple(str(problem) for problem in json.load(answer)["problems"])
+    except (OSError, ValueError, KeyError, TypeError):
+        problems = ()
+    return problems or (f"answers with status {answer.code}",)
+
+
+def _n_deaths(name: str, supervisor_log: Path, log_start: int) -> int:
+    with contextlib.suppress(FileNotFoundError), supervisor_log.open("rb") as log:
+        log.seek(log_start)
+        return log.read().count(f" exited: {name} (".encode())
+    return 0
+
+
+def _print_failure(failure: tuple[str, str], *, logs: Path, console: Console) -> None:
+    name, why = failure
+    log = logs / f"{name}.log"
+    console.print(Text(f"{why}. The end of {log}:", style="red"), soft_wrap=True)
+    with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 100_000))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+        console.print(Text("\n".join(lines[-_LOG_LINES:])), soft_wrap=True)
+
+
+def _print_addresses(settings: Settings, *, logs: Path, console: Console) -> None:
+    text = Text(
+        f"Page    {_address(settings.host, settings.ui_port)}\n"
+        f"API     {_address(settings.host, settings.server_port)}/docs\n"
+        f"Worker  {_address(settings.host, settings.worker_port)}\n"
+        f"Logs    {logs}\n"
+        "Ctrl-C stops all"
+    )
+    if console.is_terminal:
+        console.print(Panel.fit(text, title="Reckeeper", border_style="green"))
+    else:
+        console.print(text, soft_wrap=True)

@@ -1,0 +1,397 @@
+"""The HTTP client of the server, for the page, the command line and users.
+
+::
+
+    from reckeeper.client import Client
+
+    with Client("http://localhost:8000") as client:
+        client.send([{"user_id": "u1", "item_id": "i7", "interaction_type": "click"}])
+        print(client.retrain()["message"])
+        print(client.recommendations("u1", n=5)["items"])
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Literal, NotRequired, Self, TypedDict, cast
+from urllib.parse import quote
+
+import httpx
+import tenacity
+
+from reckeeper import errors
+
+__all__ = [
+    "Client",
+    "Demo",
+    "Interaction",
+    "Job",
+    "JobPage",
+    "Model",
+    "Readiness",
+    "RecommendationList",
+    "RecommendedItem",
+    "Refused",
+    "RetrainAnswer",
+    "RetrainDetails",
+    "SendAnswer",
+    "StoredInteraction",
+    "WatchlistItem",
+]
+
+
+class Model(TypedDict):
+    """A version, as ``GET /models`` lists it."""
+
+    name: str
+    path: str
+    type: str
+    status: Literal["active", "inactive"]
+    n_users: int
+    n_items: int
+    explained_variance: str
+    trained_on: str
+    version: int
+    recipe: str
+    settings: dict[str, Any]
+    training_samples: int
+    seconds: float
+    trigger: str
+    job_id: int | None
+    is_demo: bool
+
+
+class RetrainDetails(TypedDict):
+    """What a retrain made."""
+
+    training_samples: int
+    n_users: int
+    n_items: int
+    explained_variance: float
+
+
+class RetrainAnswer(TypedDict):
+    """The answer to a ``POST /retrain`` that waited."""
+
+    status: str
+    message: str
+    details: RetrainDetails
+    version: int
+    job_id: int
+
+
+class JobError(TypedDict):
+    """Why a job did not succeed."""
+
+    code: str
+    message: str
+
+
+class Job(TypedDict):
+    """A training job; times are RFC 3339, `fraction` lies in [0, 1]."""
+
+    job_id: int
+    status: Literal["running", "succeeded", "failed", "interrupted"]
+    trigger: str
+    stage: str
+    fraction: float
+    seconds_elapsed: float
+    seconds_left: float | None
+    started_at: str
+    finished_at: str | None
+    version: int | None
+    peak_memory_bytes: int | None
+    error: JobError | None
+
+
+class JobPage(TypedDict):
+    """Jobs, the latest first, and when the schedule starts the next one."""
+
+    status: str
+    jobs: list[Job]
+    schedule: str | None
+    next_scheduled_at: str | None
+
+
+class Interaction(TypedDict):
+    """An interaction to send; ids may be integers."""
+
+    event_id: NotRequired[str | int]
+    user_id: str | int
+    item_id: str | int
+    interaction_type: str
+    weight: NotRequired[float]
+    occurred_at: NotRequired[str]
+
+
+class Refused(TypedDict):
+    """A row that was not stored."""
+
+    index: int
+    field: str
+    message: str
+
+
+class SendAnswer(TypedDict):
+    """What became of interactions that were sent."""
+
+    status: str
+    accepted: int
+    duplicates: int
+    refused: NotRequired[list[Refused]]
+
+
+class StoredInteraction(TypedDict):
+    """An interaction of a user, with the item's title."""
+
+    event_id: str
+    item_id: str
+    title: str | None
+    interaction_type: str
+    weight: float
+    occurred_at: str
+
+
+class WatchlistItem(TypedDict):
+    """An item on a watchlist."""
+
+    item_id: str
+    title: str | None
+    attributes: dict[str, Any]
+    added_at: str
+
+
+class RecommendedItem(TypedDict):
+    """An item of a recommendation list."""
+
+    rank: int
+    item_id: str
+    score: float
+    title: str | None
+    attributes: dict[str, Any]
+
+
+class RecommendationList(TypedDict):
+    """Recommendations for a user; `strategy` says how they were made."""
+
+    status: str
+    user_id: str
+    model_version: int
+    strategy: Literal["model", "fold_in", "popular"]
+    items: list[RecommendedItem]
+    request_id: str
+    generated_at: str
+
+
+class Demo(TypedDict):
+    """The demo data, if it is loaded."""
+
+    status: str
+    loaded: bool
+    interactions: int
+    sample_users: list[str]
+
+
+class Readiness(TypedDict):
+    """Whether a process can do its work, and what stands in the way.
+
+    `offer_version` is a sound version to activate when the active one is not.
+    """
+
+    status: Literal["ok", "degraded", "unavailable"]
+    problems: list[str]
+    model_version: int | None
+    offer_version: int | None
+
+
+class Client:
+    """A connection to a Reckeeper server; safe to share between threads.
+
+    Calls that are safe to repeat are tried again, with growing pauses, while
+    the server does not answer. Every error is a `reckeeper.errors.ReckeeperError`:
+    what the server answered, as the class of its code, or `UnavailableError`
+    when it did not answer.
+
+    Parameters
+    ----------
+    url : str
+        Of the server. The worker answers `models` and `retrain` too.
+    timeout_seconds : float
+        For one try; a retrain that waits has no limit.
+    retry_seconds : float
+        How long to go on trying.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        timeout_seconds: float = 30.0,
+        retry_seconds: float = 5.0,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(errors.UnavailableError),
+            wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0),
+            stop=tenacity.stop_after_delay(retry_seconds),
+            reraise=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def models(self) -> list[Model]:
+        """List the versions, the newest first."""
+        return cast(list[Model], self._get("/models")["models"])
+
+    def model(self, version: int) -> Model:
+        """Describe one version."""
+        return cast(Model, self._get(f"/models/{version}")["model"])
+
+    def activate(self, version: int, *, reason: str | None = None) -> Model:
+        """Let a version serve."""
+        body = {} if reason is None else {"reason": reason}
+        answer = self._call("POST", f"/models/{version}/activate", json=body, repeat=True)
+        return cast(Model, answer["model"])
+
+    def retrain(self) -> RetrainAnswer:
+        """Train a new version, wait until it serves, and say what was made."""
+        return cast(RetrainAnswer, self._call("POST", "/retrain", waits=True))
+
+    def start_retrain(self) -> Job:
+        """Start training a new version and return its job at once."""
+        return cast(Job, self._call("POST", "/retrain", params={"wait": "false"})["job"])
+
+    def jobs(self, *, limit: int = 20, before: int | None = None) -> JobPage:
+        """List jobs, the latest first, with numbers below `before`."""
+        params = {"limit": limit} if before is None else {"limit": limit, "before": before}
+        return cast(JobPage, self._get("/jobs", params=params))
+
+    def job(self, job_id: int) -> Job:
+        """Describe one job."""
+        return cast(Job, self._get(f"/jobs/{job_id}")["job"])
+
+    def send(
+        self, interactions: Iterable[Interaction], *, on_error: Literal["refuse", "skip"] = "refuse"
+    ) -> SendAnswer:
+        """Store up to 10,000 interactions.
+
+        One without an ``event_id`` gets one here, so that a repeated try
+        stores nothing twice.
+
+        Parameters
+        ----------
+        interactions : iterable of Interaction
+        on_error : str
+            ``refuse``: a bad row raises `DataError` and nothing is stored.
+            ``skip``: good rows are stored, the answer lists the others.
+        """
+        rows = [{"event_id": str(uuid.uuid4()), **interaction} for interaction in interactions]
+        answer = self._call(
+            "POST", "/user_interactions", params={"on_error": on_error}, json=rows, repeat=True
+        )
+        return cast(SendAnswer, answer)
+
+    def interactions(self, user_id: str, *, n: int = 20) -> list[StoredInteraction]:
+        """List a user's latest interactions."""
+        answer = self._get(f"/user_interactions/{_segment(user_id)}", params={"n": n})
+        return cast(list[StoredInteraction], answer["interactions"])
+
+    def watchlist(self, user_id: str) -> list[WatchlistItem]:
+        """List a user's watchlist, the latest addition first."""
+        return cast(list[WatchlistItem], self._get(f"/watchlist/{_segment(user_id)}")["items"])
+
+    def add_to_watchlist(self, user_id: str, item_id: str) -> SendAnswer:
+        """Put an item on a user's watchlist; nothing changes if it is there."""
+        path = f"/watchlist/{_segment(user_id)}/{_segment(item_id)}"
+        return cast(SendAnswer, self._call("POST", path, repeat=True))
+
+    def remove_from_watchlist(self, user_id: str, item_id: str) -> SendAnswer:
+        """Take an item off a user's watchlist; nothing changes if it is not there."""
+        path = f"/watchlist/{_segment(user_id)}/{_segment(item_id)}"
+        return cast(SendAnswer, self._call("DELETE", path, repeat=True))
+
+    def recommendations(self, user_id: str, *, n: int = 10) -> RecommendationList:
+        """Recommend up to `n` items that the user has not seen."""
+        answer = self._get(f"/recommendations/{_segment(user_id)}", params={"n": n})
+        return cast(RecommendationList, answer)
+
+    def demo(self) -> Demo:
+        """Say whether the demo data is loaded."""
+        return cast(Demo, self._get("/demo"))
+
+    def clear_demo(self) -> dict[str, Any]:
+        """Remove the demo data, and the versions that were trained on it."""
+        return self._call("DELETE", "/demo", repeat=True, waits=True)
+
+    def ready(self) -> Readiness:
+        """Say whether the server can do its work; one that answers so never raises."""
+        try:
+            return cast(Readiness, self._get("/health/ready"))
+        except errors.UnavailableError as exc:
+            if exc.details is None or "problems" not in exc.details:
+                raise
+            return cast(Readiness, exc.details)
+
+    def _get(self, path: str, *, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return self._call("GET", path, params=params, repeat=True)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        repeat: bool = False,
+        waits: bool = False,
+    ) -> dict[str, Any]:
+        timeout = None if waits else httpx.USE_CLIENT_DEFAULT
+
+        def once() -> dict[str, Any]:
+            try:
+                response = self._http.request(
+                    method, path, params=params, json=json, timeout=timeout
+                )
+            except httpx.HTTPError as exc:
+                raise errors.UnavailableError(
+                    f"{self.url} does not answer ({exc or type(exc).__name__}). See that it runs "
+                    "there (`reckeeper up` starts all), then try again."
+                ) from exc
+            return _decoded(response)
+
+        return self._retrying(once) if repeat else once()
+
+
+def _segment(external_id: str) -> str:
+    return quote(str(external_id), safe="")
+
+
+def _decoded(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if isinstance(body, dict) and response.is_success:
+        return body
+    if not isinstance(body, dict) or "code" not in body:
+        if isinstance(body, dict) and "problems" in body:
+            raise errors.UnavailableError(" ".join(body["problems"]), details=body)
+        raise errors.UnavailableError(
+            f"{response.url} answered {response.status_code} and not as Reckeeper does. "
+            "See that the address is that of a Reckeeper server."
+        )
+    raise errors.error_of(str(body["code"]), str(body.get("message")), details=body.get("details"))
