@@ -233,7 +233,7 @@ class Client:
         self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(errors.UnavailableError),
-            wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0),
             stop=tenacity.stop_after_delay(retry_seconds),
             reraise=True,
         )
@@ -377,7 +377,8 @@ class Client:
 
 
 def _segment(external_id: str) -> str:
-    return quote(str(external_id), safe="")
+    # As they stand, "." and ".." would be taken out of the path on its way.
+    return quote(str(external_id), safe="").replace(".", "%2E")
 
 
 def _decoded(response: httpx.Response) -> dict[str, Any]:

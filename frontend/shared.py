@@ -1,0 +1,231 @@
+"""What the pages share: the frame around each, the client, words and times."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import pandas as pd
+import streamlit as st
+
+from reckeeper.client import Client, Demo, JobPage
+from reckeeper.config import Settings
+from reckeeper.errors import NotEnoughDataError, ReckeeperError, StorageError, UnavailableError
+
+RETRY_SECONDS = 3.0
+"""How often a page looks whether a server that did not answer does again."""
+
+WATCH_SECONDS = 3.0
+"""How often a page looks for a training job that it does not know of."""
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+TRIGGERS = {"manual": "by hand", "schedule": "by schedule", "demo": "demo data"}
+
+
+# The frame
+
+
+def page(title: str, icon: str, body: Callable[[Client, Demo], None]) -> None:
+    """Show a page, and in its place a sentence where the server cannot answer it."""
+    st.set_page_config(page_title=title, page_icon=icon, layout="wide")
+    if st.session_state.get("page") != title:
+        st.session_state["page"] = title
+        st.session_state.pop("notice", None)
+    st.title(title, anchor=False)
+    try:
+        client = _client(Settings.from_env().server_url)
+        try:
+            demo = client.demo()
+            _demo_banner(client, demo)
+            body(client, demo)
+        except (UnavailableError, StorageError) as exc:
+            st.error(sentence(exc.message), icon="🔌")
+            st.button("Try again", on_click=_forget_notice)
+            st.caption("This page also tries again by itself every few seconds.")
+            _rerun_when_back(client, itertools.count())
+    except ReckeeperError as exc:
+        st.error(sentence(exc.message))
+
+
+@st.cache_resource(on_release=Client.close)
+def _client(url: str) -> Client:
+    # One retry mends a connection that the server closed meanwhile; a server that
+    # is down should be said soon, and `_rerun_when_back` goes on trying.
+    return Client(url, retry_seconds=0.2)
+
+
+@st.fragment(run_every=RETRY_SECONDS)
+def _rerun_when_back(client: Client, runs: Iterator[int]) -> None:
+    if next(runs) == 0:
+        return  # part of the run that has just failed
+    try:
+        client.ready()
+    except ReckeeperError:
+        return
+    st.rerun()
+
+
+def watch(client: Client, page: JobPage) -> None:
+    """Run this page again by itself when a job starts or ends after those in `page`."""
+    _rerun_when_changed(client, _newest(page), itertools.count())
+
+
+@st.fragment(run_every=WATCH_SECONDS)
+def _rerun_when_changed(client: Client, known: tuple[int, str] | None, runs: Iterator[int]) -> None:
+    if next(runs) == 0:
+        return  # part of the run that has just asked
+    try:
+        found = _newest(client.jobs(limit=1))
+    except ReckeeperError:
+        return
+    if found != known:
+        st.rerun()
+
+
+def _newest(page: JobPage) -> tuple[int, str] | None:
+    return next(((job["job_id"], job["status"]) for job in page["jobs"]), None)
+
+
+def _demo_banner(client: Client, demo: Demo) -> None:
+    if not demo["loaded"]:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", border=True):
+        st.badge("Demo data", icon="🧪", color="violet")
+        st.markdown(
+            f"You are looking at {demo['interactions']:,} generated interactions.", width="stretch"
+        )
+        with st.popover("Remove demo data"):
+            st.markdown(
+                "The generated interactions and every model version that was trained on them "
+                "will be deleted. What you sent or imported yourself stays."
+            )
+            st.button(
+                "Yes, remove it",
+                type="primary",
+                on_click=attempt,
+                args=(client.clear_demo, "The demo data is removed."),
+            )
+
+
+# Actions and what is said about them
+
+
+def attempt(action: Callable[[], object], done: str | None = None) -> None:
+    """Do what a button asks for; what went wrong becomes the notice."""
+    _forget_notice()
+    try:
+        action()
+    except ReckeeperError as exc:
+        notify_error(exc.code, exc.message)
+    else:
+        if done is not None:
+            st.toast(done, icon="✅")
+
+
+def notify(kind: str, text: str) -> None:
+    """Keep words for `show_notice`, until the next action or another page."""
+    st.session_state["notice"] = (kind, text)
+
+
+def notify_error(code: str, message: str) -> None:
+    """Keep an error's words; too little data to train on is no failure of anything."""
+    notify("warning" if code == NotEnoughDataError.code else "error", sentence(message))
+
+
+def show_notice() -> None:
+    """Show what was kept."""
+    if "notice" in st.session_state:
+        kind, text = st.session_state["notice"]
+        shown = {"success": st.success, "info": st.info, "warning": st.warning, "error": st.error}
+        shown[kind](text)
+
+
+def _forget_notice() -> None:
+    st.session_state.pop("notice", None)
+
+
+# Words, numbers and times
+
+
+def table(
+    rows: Sequence[Mapping[str, object]],
+    *,
+    alt: str,
+    formats: dict[str, str | Callable[[Any], str] | None] | None = None,
+    wrapped: str | None = None,
+) -> None:
+    """Show a real HTML table, whose cells are Markdown; only the column `wrapped` breaks lines."""
+    cells = [
+        {
+            name: value.replace(" ", NO_BREAK)
+            if isinstance(value, str) and name != wrapped
+            else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+    styled = pd.DataFrame(cells).style.format(formats)
+    st.table(styled, border="horizontal", hide_index=True, alt=alt)
+
+
+def escape(text: str) -> str:
+    """Let Markdown show a text as it is."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", re.sub(r"\s+", " ", text))
+
+
+def sentence(message: str) -> str:
+    """Let Markdown show an error's message as it is, with what stands in backticks as code."""
+    parts = re.split(r"(`[^`]+`)", message)
+    return "".join(part if part.startswith("`") else escape(part) for part in parts)
+
+
+def local_time(time: str, *, seconds: bool = False) -> str:
+    """Return an API's time, UTC where it names no zone, as the reader's clock shows it."""
+    moment = datetime.fromisoformat(time)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    moment = moment.astimezone(timezone())
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if seconds else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def timezone() -> ZoneInfo:
+    """Return the reader's time zone, or UTC where the browser names none that is known here."""
+    try:
+        return ZoneInfo(st.context.timezone or "UTC")
+    except (ZoneInfoNotFoundError, ValueError):
+        return ZoneInfo("UTC")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it."""
+    if seconds < 60:
+        return f"{seconds:.1f}{NO_BREAK}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def trigger(name: str) -> str:
+    """Return what started a job, in words."""
+    return TRIGGERS.get(name, name.replace("_", " "))
+
+
+def reachable_url(url: str) -> str:
+    """Return the server's address as the reader's browser reaches it.
+
+    The page may know the server by a name that counts only where the page
+    runs: loopback, or a container's name. Then the reader finds it on the
+    host on which this page was found.
+    """
+    server, here = urlsplit(url), urlsplit(st.context.url or "")
+    is_private = server.hostname and (
+        server.hostname in {"127.0.0.1", "::1"} or not set(".:") & set(server.hostname)
+    )
+    if not is_private or not here.hostname:
+        return url
+    host = f"[{here.hostname}]" if ":" in here.hostname else here.hostname
+    port = f":{server.port}" if server.port else ""
+    return f"{server.scheme}://{host}{port}{server.path}"

@@ -1,0 +1,657 @@
+"""The pages, run by Streamlit's own test runner against a server that speaks the API."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from reckeeper.client import Demo, Job, Model, Readiness, RecommendationList, StoredInteraction
+
+HOME = Path(__file__).parents[2] / "frontend" / "Home.py"
+RETRAIN = "🚀 Retrain Model"
+ODD_ID = "films/🎬 100%?#1"
+TITLES = {"i1": "The *Quiet* Harbour", "i2": "Nine $5 Days", "i3": "Salt & Iron"}
+
+
+class Api(ThreadingHTTPServer):
+    """The API's answers, from state that a test sets."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.models: list[dict[str, Any]] = []
+        self.jobs: list[dict[str, Any]] = []
+        self.schedule: tuple[str, str] | None = None
+        self.problems: list[str] = []
+        self.offer_version: int | None = None
+        self.has_worker = True
+        self.has_data = True
+        self.demo: dict[str, Any] = {"loaded": False, "interactions": 0, "sample_users": []}
+        self.interactions: dict[str, list[dict[str, Any]]] = {}
+        self.item_ids = ["i1", "i2", "i3", ODD_ID]
+        self.seen_by_model: set[str] = set()
+        self.calls: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def add_model(self, **fields: Any) -> dict[str, Any]:
+        for other in self.models:
+            other["status"] = "inactive"
+        version = len(self.models) + 1
+        model = {
+            "name": "Retrained SVD Model",
+            "path": "/app/models/retrained_svd_model.pkl",
+            "type": "SVD",
+            "status": "active",
+            "n_users": 6,
+            "n_items": 12,
+            "explained_variance": "98.90%",
+            "trained_on": "2025-12-04 23:42:15",
+            "version": version,
+            "recipe": "svd",
+            "settings": {"n_components": 10},
+            "training_samples": 56193,
+            "seconds": 2.3,
+            "trigger": "manual",
+            "job_id": None,
+            "is_demo": False,
+        } | fields
+        self.models.insert(0, model)
+        return model
+
+    def add_job(self, **fields: Any) -> dict[str, Any]:
+        job = {
+            "job_id": len(self.jobs) + 1,
+            "status": "running",
+            "trigger": "manual",
+            "stage": "reading",
+            "fraction": 0.25,
+            "seconds_elapsed": 1.0,
+            "seconds_left": 3.0,
+            "started_at": "2025-12-04T23:42:13.000000Z",
+            "finished_at": None,
+            "version": None,
+            "peak_memory_bytes": None,
+            "error": None,
+        } | fields
+        self.jobs.insert(0, job)
+        return job
+
+    def finish_job(self) -> None:
+        job = self.jobs[0]
+        model = self.add_model(job_id=job["job_id"], trigger=job["trigger"])
+        job |= {
+            "status": "succeeded",
+            "stage": "done",
+            "fraction": 1.0,
+            "seconds_left": None,
+            "finished_at": "2025-12-04T23:42:15.300000Z",
+            "version": model["version"],
+        }
+
+    def fail_job(self, code: str, message: str) -> None:
+        self.jobs[0] |= {
+            "status": "failed",
+            "finished_at": "2025-12-04T23:42:15.300000Z",
+            "error": {"code": code, "message": message},
+        }
+
+    def answer(self, method: str, target: str, body: Any) -> tuple[int, dict[str, Any]]:
+        self.calls.append(f"{method} {target}")
+        parts = urlsplit(target)
+        path = [unquote(segment) for segment in parts.path.strip("/").split("/")]
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        match method, *path:
+            case "GET", "demo":
+                return 200, {"status": "ok", **self.demo}
+            case "DELETE", "demo":
+                cleared = self.demo["interactions"]
+                self.demo = {"loaded": False, "interactions": 0, "sample_users": []}
+                self.models = [model for model in self.models if not model["is_demo"]]
+                return 200, {"status": "ok", "interactions": cleared, "versions": [1]}
+            case "GET", "health", "ready":
+                return self._ready()
+            case "GET", "models":
+                return 200, {"status": "ok", "models": self.models}
+            case "POST", "models", version, "activate":
+                for model in self.models:
+                    is_active = model["version"] == int(version)
+                    model["status"] = "active" if is_active else "inactive"
+                self.problems, self.offer_version = [], None
+                return 200, {"status": "ok", "model": self._active()}
+            case "POST", "retrain" if query == {"wait": "false"}:
+                return self._retrain()
+            case "GET", "jobs":
+                schedule, next_at = self.schedule or (None, None)
+                return 200, {
+                    "status": "ok",
+                    "jobs": self.jobs[: int(query["limit"])],
+                    "schedule": schedule,
+                    "next_scheduled_at": next_at,
+                }
+            case "GET", "jobs", job_id:
+                job = next(job for job in self.jobs if job["job_id"] == int(job_id))
+                return 200, {"status": "ok", "job": job}
+            case "POST", "user_interactions":
+                for row in body:
+                    self._append(row["user_id"], row["item_id"], row["interaction_type"])
+                return 200, {"status": "ok", "accepted": len(body), "duplicates": 0}
+            case "GET", "user_interactions", user_id:
+                rows = self.interactions.get(user_id, [])[: int(query["n"])]
+                return 200, {"status": "ok", "user_id": user_id, "interactions": rows}
+            case "GET", "watchlist", user_id:
+                return 200, {"status": "ok", "user_id": user_id, "items": self._watchlist(user_id)}
+            case (("POST" | "DELETE"), "watchlist", user_id, item_id):
+                kind = "watchlist_add" if method == "POST" else "watchlist_remove"
+                self._append(user_id, item_id, kind)
+                return 200, {"status": "ok", "accepted": 1, "duplicates": 0}
+            case "GET", "recommendations", user_id:
+                return self._recommend(user_id, n=int(query["n"]))
+        return _error(404, "not_found", f"{method} {target}: Not Found. /docs lists the routes.")
+
+    def _active(self) -> dict[str, Any] | None:
+        return next((model for model in self.models if model["status"] == "active"), None)
+
+    def _ready(self) -> tuple[int, dict[str, Any]]:
+        active = self._active()
+        return (503 if self.problems else 200), {
+            "status": "unavailable" if self.problems else "ok",
+            "problems": self.problems,
+            "model_version": None if self.problems or active is None else active["version"],
+            "offer_version": self.offer_version,
+        }
+
+    def _retrain(self) -> tuple[int, dict[str, Any]]:
+        running = next((job for job in self.jobs if job["status"] == "running"), None)
+        if not self.has_worker:
+            return _error(503, "unavailable", "The worker does not answer: nothing was trained.")
+        if running is not None:
+            return _error(
+                409, "job_running", "A job runs already.", details={"job_id": running["job_id"]}
+            )
+        if not self.has_data:
+            return _error(409, "not_enough_data", "There are no interactions to train on.")
+        return 202, {"status": "ok", "job": self.add_job()}
+
+    def _append(self, user_id: str, item_id: str, interaction_type: str) -> None:
+        rows = self.interactions.setdefault(user_id, [])
+        rows.insert(
+            0,
+            {
+                "event_id": f"e{len(rows)}",
+                "item_id": item_id,
+                "title": TITLES.get(item_id),
+                "interaction_type": interaction_type,
+                "weight": 1.0,
+                "occurred_at": "2025-12-04T23:42:15.000000Z",
+            },
+        )
+
+    def _watchlist(self, user_id: str) -> list[dict[str, Any]]:
+        listed: dict[str, dict[str, Any]] = {}
+        for row in reversed(self.interactions.get(user_id, [])):
+            listed.pop(row["item_id"], None)
+            if row["interaction_type"] == "watchlist_add":
+                listed[row["item_id"]] = {
+                    "item_id": row["item_id"],
+                    "title": row["title"],
+                    "attributes": {},
+                    "added_at": row["occurred_at"],
+                }
+        return list(reversed(listed.values()))
+
+    def _recommend(self, user_id: str, *, n: int) -> tuple[int, dict[str, Any]]:
+        active = self._active()
+        if active is None:
+            return _error(503, "no_model", "No model is active yet. Train one: POST /retrain.")
+        history = self.interactions.get(user_id, [])
+        in_model = user_id in self.seen_by_model
+        strategy = "fold_in" if history else "model" if in_model else "popular"
+        seen = {row["item_id"] for row in history}
+        unseen = [item_id for item_id in self.item_ids if item_id not in seen][:n]
+        return 200, {
+            "status": "ok",
+            "user_id": user_id,
+            "model_version": active["version"],
+            "strategy": strategy,
+            "items": [
+                {
+                    "rank": rank,
+                    "item_id": item_id,
+                    "score": 10.0 / rank,
+                    "title": TITLES.get(item_id),
+                    "attributes": {"genres": "Comedy|Drama"} if item_id in TITLES else {},
+                }
+                for rank, item_id in enumerate(unseen, start=1)
+            ],
+            "request_id": "6d1b4f0e-5a53-4f8b-9d53-0d5f3fd0b7c1",
+            "generated_at": "2025-12-04T23:42:15.000000Z",
+        }
+
+
+def _error(status: int, code: str, message: str, **more: Any) -> tuple[int, dict[str, Any]]:
+    return status, {"status": "error", "code": code, "message": message, **more}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Api
+
+    def _handle(self) -> None:
+        text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status, body = self.server.answer(
+            self.command, self.path, json.loads(text) if text else None
+        )
+        answer = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_POST = do_DELETE = _handle
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(api: Api) -> Iterator[Api]:
+    thread = threading.Thread(target=api.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield api
+    finally:
+        api.shutdown()
+        thread.join()
+        api.server_close()
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    with serving(Api()) as api:
+        monkeypatch.setenv("RECKEEPER_SERVER_URL", api.url)
+        yield api
+    st.cache_resource.clear()
+
+
+def opened(page: str = "Home.py", **context: str) -> AppTest:
+    """Run a page as Streamlit does: by Home.py, whose folder the pages import from."""
+    at = AppTest.from_file(HOME, default_timeout=30)
+    at.context = {"timezone": "Europe/Berlin", **context}
+    return run(at.switch_page(page) if page != "Home.py" else at)
+
+
+def model_management() -> AppTest:
+    return opened("pages/2_Model_Management.py")
+
+
+def recommendations(user_id: str = "") -> AppTest:
+    at = opened("pages/1_Recommendations.py")
+    return run(at.text_input(key="user_id").set_value(user_id)) if user_id else at
+
+
+def run(runnable: Any) -> AppTest:
+    at: AppTest = runnable.run()
+    assert [exception.value for exception in at.exception] == []
+    return at
+
+
+def press(at: AppTest, label: str) -> AppTest:
+    [button] = [button for button in at.button if button.label == label]
+    assert not button.disabled
+    return run(button.click())
+
+
+def read(elements: Any) -> list[str]:
+    """Return texts as a reader sees them, without Markdown's escapes."""
+    return [plain(element.value) for element in elements]
+
+
+def plain(text: str) -> str:
+    return text.replace("\\", "").replace("\N{NO-BREAK SPACE}", " ")
+
+
+def metrics(at: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in at.metric}
+
+
+def rows(at: AppTest, number: int = 0) -> list[dict[str, Any]]:
+    frame = at.table[number].value
+    return [
+        {
+            str(name): plain(value) if isinstance(value, str) else value
+            for name, value in row.items()
+        }
+        for row in frame.to_dict("records")
+    ]
+
+
+def test_the_stand_in_speaks_as_the_client_is_typed(api: Api) -> None:
+    def body(target: str) -> dict[str, Any]:
+        return api.answer("GET", target, None)[1]
+
+    assert api.add_model().keys() == Model.__annotations__.keys()
+    assert api.add_job().keys() == Job.__annotations__.keys()
+    assert body("/demo").keys() == Demo.__annotations__.keys()
+    assert body("/health/ready").keys() == Readiness.__annotations__.keys()
+    assert body("/recommendations/u1?n=1").keys() == RecommendationList.__annotations__.keys()
+    api._append("u1", "i1", "click")
+    assert api.interactions["u1"][0].keys() == StoredInteraction.__annotations__.keys()
+
+
+# Model Management
+
+
+def test_models_are_listed_with_the_statistics_of_the_active_one(api: Api) -> None:
+    api.add_model(n_users=2000, explained_variance="31.07%", trigger="schedule")
+    api.add_model()
+    at = model_management()
+    assert at.title[0].value == "Model Management"
+    assert metrics(at) == {
+        "Users": "6",
+        "Items": "12",
+        "Explained variance": "98.90%",
+        "Trained on": "2025-12-05 00:42",
+    }
+    assert "Version 2 · recipe svd (n_components=10) · times are in Europe/Berlin" in read(
+        at.caption
+    )
+    assert rows(at)[0] == {
+        "Version": 2,
+        "Status": ":green-badge[🟢 active]",
+        "Users": 6,
+        "Items": 12,
+        "Explained variance": 98.9,
+        "Interactions": 56193,
+        "Trained on": "2025-12-05 00:42:15",
+        "Trigger": "by hand",
+        "Took": 2.3,
+    }
+    inactive = rows(at)[1]
+    assert (inactive["Version"], inactive["Status"]) == (1, ":gray-badge[⚪ inactive]")
+    assert (inactive["Users"], inactive["Trigger"]) == (2000, "by schedule")
+
+
+@pytest.mark.parametrize("timezone", ["Etc/Unknown", "../nonsense"])
+def test_a_time_zone_that_is_not_known_is_utc(api: Api, timezone: str) -> None:
+    api.add_model()
+    at = opened("pages/2_Model_Management.py", timezone=timezone)
+    assert metrics(at)["Trained on"] == "2025-12-04 23:42"
+    assert any("times are in UTC" in text for text in read(at.caption))
+
+
+def test_a_retrain_shows_its_progress_then_its_outcome_until_the_next_action(api: Api) -> None:
+    api.add_model()
+    at = press(model_management(), RETRAIN)
+    [progress] = at.progress
+    assert progress.value == 25
+    assert plain(progress.text) == (
+        "**Reading interactions** · 25% · 1.0 s elapsed · about 3.0 s left · job 1, by hand"
+    )
+    [button] = [button for button in at.button if button.label == RETRAIN]
+    assert button.disabled
+
+    api.jobs[0] |= {"stage": "some_later_stage", "fraction": 0.6, "seconds_left": None}
+    [progress] = run(at).progress
+    assert plain(progress.text) == ("**Some later stage** · 60% · 1.0 s elapsed · job 1, by hand")
+
+    api.finish_job()
+    at = run(at)
+    assert not at.progress
+    message, details = at.success[0].value.split("\n\n")
+    assert message == "Model retrained in 2.3s - 56193 samples, 98.90% variance explained"
+    assert details == (
+        "Version **2** · **56,193** samples · **6** users · **12** items · "
+        "**98.90%** explained variance"
+    )
+    assert [row["Version"] for row in rows(at)] == [2, 1]
+    assert run(at).success, "the outcome survives a rerun"
+    assert not press(at, RETRAIN).success
+
+
+def test_the_outcome_does_not_follow_to_another_page_and_back(api: Api) -> None:
+    at = press(model_management(), RETRAIN)
+    api.finish_job()
+    assert run(at).success
+    at = run(at.switch_page("pages/1_Recommendations.py"))
+    assert not at.success
+    assert not run(at.switch_page("pages/2_Model_Management.py")).success
+
+
+def test_a_running_job_of_another_is_joined_when_the_page_opens(api: Api) -> None:
+    api.add_job(trigger="schedule")
+    at = model_management()
+    assert "job 1, by schedule" in at.progress[0].text
+    api.finish_job()
+    assert "Model retrained in 2.3s" in run(at).success[0].value
+
+
+def test_a_job_that_another_started_meanwhile_is_joined_by_the_button(api: Api) -> None:
+    at = model_management()
+    api.add_job(trigger="schedule")
+    at = press(at, RETRAIN)
+    assert read(at.info)[-1] == "A retrain was already running: this is its progress."
+    assert at.progress[0].value == 25
+    api.finish_job()
+    at = run(at)
+    assert at.success
+    assert not at.info
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("training_failed", "error"), ("not_enough_data", "warning")]
+)
+def test_a_failed_job_says_why(api: Api, code: str, kind: str) -> None:
+    at = press(model_management(), RETRAIN)
+    api.fail_job(code, "Signal 9. Give it `more` memory_now.")
+    at = run(at)
+    assert read(at.get(kind)) == ["Signal 9. Give it `more` memory_now."]
+    assert not at.success
+    [job] = rows(at)
+    assert job["Outcome"] == "Signal 9. Give it `more` memory_now."
+
+
+def test_too_little_data_is_said_plainly(api: Api) -> None:
+    api.has_data = False
+    at = press(model_management(), RETRAIN)
+    assert read(at.warning) == ["There are no interactions to train on."]
+
+
+def test_without_a_worker_the_list_stays(api: Api) -> None:
+    api.add_model()
+    api.has_worker = False
+    at = press(model_management(), RETRAIN)
+    assert read(at.error) == ["The worker does not answer: nothing was trained."]
+    assert [row["Version"] for row in rows(at)] == [1]
+
+
+def test_the_next_scheduled_retrain_is_told_in_local_time(api: Api) -> None:
+    assert any("RECKEEPER_RETRAIN_SCHEDULE" in text for text in read(model_management().caption))
+    api.schedule = ("0 3 * * 0", "2025-12-07T03:00:00.000000Z")
+    assert "Next scheduled retrain: **2025-12-07 04:00** (Europe/Berlin), by `0 3 * * 0`" in read(
+        model_management().caption
+    )
+
+
+def test_a_damaged_active_version_can_be_replaced_by_the_offered_one(api: Api) -> None:
+    api.add_model()
+    api.add_model()
+    api.problems = ["The active version 2 cannot be loaded. Version 1 is sound."]
+    api.offer_version = 1
+    at = model_management()
+    assert read(at.warning) == api.problems
+    at = press(at, "Activate version 1")
+    assert not at.warning
+    assert rows(at)[1]["Status"] == ":green-badge[🟢 active]"
+    assert read(at.toast) == ["Version 1 is active."]
+
+
+def test_recent_jobs_are_listed(api: Api) -> None:
+    api.add_job()
+    api.finish_job()
+    api.add_job()
+    at = model_management()
+    assert [(job["Job"], job["Status"], job["Outcome"]) for job in rows(at, 1)] == [
+        (2, ":blue-badge[🔵 running]", ""),
+        (1, ":green-badge[🟢 succeeded]", "Version 1"),
+    ]
+
+
+# Every page
+
+
+PAGES = ["Home.py", "pages/1_Recommendations.py", "pages/2_Model_Management.py"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_server_is_one_sentence_until_it_is_back(
+    page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(Api()) as gone:
+        monkeypatch.setenv("RECKEEPER_SERVER_URL", gone.url)
+    at = opened(page)
+    [sentence] = read(at.error)
+    assert gone.url in sentence
+    assert "`reckeeper up`" in sentence
+    with serving(Api(gone.server_port)):
+        assert not press(at, "Try again").error
+    st.cache_resource.clear()
+
+
+def test_a_setting_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECKEEPER_SERVER_URL", "nonsense")
+    [sentence] = read(opened().error)
+    assert "RECKEEPER_SERVER_URL='nonsense'" in sentence
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_demo_badge_offers_to_remove_the_demo_data(api: Api, page: str) -> None:
+    api.demo = {"loaded": True, "interactions": 60000, "sample_users": ["user-0001"]}
+    api.add_model(is_demo=True)
+    at = opened(page)
+    assert any("Demo data" in text for text in read(at.markdown))
+    assert any("60,000 generated interactions" in text for text in read(at.markdown))
+    at = press(at, "Yes, remove it")
+    assert "DELETE /demo" in api.calls
+    assert not any("Demo data" in text for text in read(at.markdown))
+    assert read(at.toast) == ["The demo data is removed."]
+
+
+# Home
+
+
+def test_home_shows_the_installation_at_a_glance(api: Api) -> None:
+    api.add_job()
+    api.finish_job()
+    at = opened(url="http://reckeeper.example:8501/")
+    assert metrics(at) == {
+        "Server": "🟢 Ready",
+        "Active model": "Version 1",
+        "Last retrain": "🟢 Succeeded",
+    }
+    assert "6 users · 12 items · 98.90% explained" in read(at.caption)
+    assert [link.label for link in at.page_link] == [
+        "See recommendations for a user",
+        "Manage and retrain models",
+    ]
+    # The page knows the server by loopback; the reader's browser found the page elsewhere.
+    assert f"curl http://reckeeper.example:{api.server_port}/user_interactions" in at.code[0].value
+    assert f"http://reckeeper.example:{api.server_port}/docs" in at.markdown[-1].value
+
+
+def test_without_a_model_each_page_says_what_to_do(api: Api) -> None:
+    assert metrics(opened())["Active model"] == "None yet"
+    [words] = read(model_management().info)
+    assert words == "No model has been trained yet. Press the button to train one."
+    api.add_job(trigger="demo")
+    assert "One is being trained." in read(opened().caption)
+    [words] = read(model_management().info)
+    assert words == "No model has been trained yet. One is being trained."
+    at = recommendations("u1")
+    assert read(at.info) == ["No model is active yet. Train one: POST /retrain."]
+    assert [link.label for link in at.page_link] == ["Go to Model Management"]
+
+
+# Recommendations
+
+
+def test_each_strategy_is_explained(api: Api) -> None:
+    api.add_model()
+    api.seen_by_model = {"known"}
+    api._append("active", "i1", "click")
+    words = {
+        user_id: next(text for text in read(recommendations(user_id).markdown) if "badge" in text)
+        for user_id in ("known", "active", "stranger")
+    }
+    assert words["known"].startswith(":blue-badge[model] :small[From what **known** had done")
+    assert words["active"].startswith(":blue-badge[fold_in] :small[From version 1 and what")
+    assert words["stranger"].startswith(":blue-badge[popular] :small[Version 1 knows nothing")
+
+
+def test_items_show_title_categories_and_score_as_they_are(api: Api) -> None:
+    api.add_model()
+    at = recommendations("u1")
+    shown = [element.value for element in at.markdown]
+    assert (
+        "**The \\*Quiet\\* Harbour**  \n:gray-badge[Comedy] :gray-badge[Drama] "
+        ":small[:gray[score\N{NO-BREAK SPACE}10]]"
+    ) in shown
+    assert f"**{ODD_ID}**  \n :small[:gray[score 2]]" in read(at.markdown)
+    at = run(at.number_input(key="n").set_value(2))
+    assert len([button for button in at.button if button.label == "👆 Click"]) == 2
+
+
+@pytest.mark.parametrize("item_id", ["i1", ODD_ID])
+def test_a_click_counts_at_once(api: Api, item_id: str) -> None:
+    api.add_model()
+    at = recommendations("u/1 🎬")
+    at = run(at.button(key=f"click {item_id}").click())
+    [stored] = api.interactions["u/1 🎬"]
+    assert (stored["item_id"], stored["interaction_type"]) == (item_id, "click")
+    title = TITLES.get(item_id, item_id)
+    assert read(at.toast) == [f"Recorded a click on {title}."]
+    assert f"click {item_id}" not in {button.key for button in at.button}
+    assert f"{title}  \n:small[:gray[👆 clicked · 2025-12-05 00:42]]" in read(at.markdown)
+    assert any(text.startswith(":blue-badge[fold_in]") for text in read(at.markdown))
+
+
+@pytest.mark.parametrize("item_id", ["i1", ODD_ID])
+def test_the_watchlist_takes_items_in_and_lets_them_go(api: Api, item_id: str) -> None:
+    api.add_model()
+    at = recommendations("u1")
+    assert "Empty." in read(at.caption)
+    at = run(at.button(key=f"add {item_id}").click())
+    assert "Empty." not in read(at.caption)
+    at = run(at.button(key=f"remove {item_id}").click())
+    assert "Empty." in read(at.caption)
+    kinds = [row["interaction_type"] for row in api.interactions["u1"]]
+    assert kinds == ["watchlist_remove", "watchlist_add"]
+
+
+def test_nobody_is_asked_for_first(api: Api) -> None:
+    at = recommendations()
+    assert read(at.info) == ["Enter the id of a user to see what is recommended to them."]
+
+
+def test_demo_users_are_one_press_away(api: Api) -> None:
+    api.add_model(is_demo=True)
+    users = ["user-0001", "user-0042"]
+    api.demo = {"loaded": True, "interactions": 60000, "sample_users": users}
+    at = recommendations()
+    assert at.text_input(key="user_id").value == "user-0001"
+    assert at.pills(key="sample_user").value == "user-0001"
+    at = run(at.pills(key="sample_user").set_value("user-0042"))
+    assert at.text_input(key="user_id").value == "user-0042"
+    at = run(at.text_input(key="user_id").set_value("somebody"))
+    assert at.pills(key="sample_user").value is None
