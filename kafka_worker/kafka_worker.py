@@ -25,6 +25,7 @@ STATUS: Mapping[type[errors.ReckeeperError], int] = {
     errors.DataError: 422,
     errors.NotFoundError: 404,
     errors.ConflictError: 409,
+    errors.ArtifactError: 409,
     errors.StorageError: 503,
     errors.ReckeeperError: 500,
 }
@@ -165,16 +166,19 @@ def main() -> None:
     )
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        # Ends the server's loop; `close` would wait for idle connections.
-        raise SystemExit
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        worker.jobs.stop(wait=False)  # a request that waits for a job gets its answer
+        raise SystemExit  # ends the loop of `server.run`
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    worker.start()
     try:
+        worker.start()
         server.run()
     finally:
         worker.stop()
+        server.close()
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ STATUS: Mapping[type[errors.ReckeeperError], int] = {
 }
 
 _JOB_POLL_SECONDS = 0.1
+_MOST = 2**63 - 1  # the largest number that a database knows
 _LARGE_BODY_BYTES = 16 * 1024
 _log = telemetry.get_logger("server")
 
@@ -172,6 +173,8 @@ async def _on_bad_request(_request: Request, exc: RequestValidationError) -> JSO
 
 @app.exception_handler(HTTPException)
 async def _on_http_exception(request: Request, exc: HTTPException) -> JSONResponse:
+    if exc.status_code == 400:
+        return _error(errors.DataError(f"{exc.detail}. /docs shows what the route takes."))
     code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status_code, "http_error")
     body = {
         "status": "error",
@@ -255,7 +258,7 @@ def _answers(example: Any, *statuses: int, status: int = 200) -> dict[int | str,
 
 _Needs = Annotated[Runtime, Depends(_runtime)]
 _UserId = Annotated[str, Path(description="Percent-encode slashes, spaces and emoji.")]
-_Version = Annotated[int, Path(ge=1, description="Number of the version.")]
+_Version = Annotated[int, Path(ge=1, le=_MOST, description="Number of the version.")]
 
 
 # Versions
@@ -267,7 +270,7 @@ def get_models(runtime: _Needs) -> JSONResponse:
     return JSONResponse({"status": "ok", "models": runtime.registry.versions()})
 
 
-@app.get("/models/{version}", responses=_answers({"status": "ok", "model": _MODEL}, 404))
+@app.get("/models/{version}", responses=_answers({"status": "ok", "model": _MODEL}, 404, 422))
 def get_model(runtime: _Needs, version: _Version) -> JSONResponse:
     """Describe one version."""
     return JSONResponse({"status": "ok", "model": runtime.registry.version(version)})
@@ -281,7 +284,8 @@ class Activation(BaseModel):
 
 
 @app.post(
-    "/models/{version}/activate", responses=_answers({"status": "ok", "model": _MODEL}, 404, 409)
+    "/models/{version}/activate",
+    responses=_answers({"status": "ok", "model": _MODEL}, 404, 409, 422),
 )
 def activate(
     runtime: _Needs, version: _Version, activation: Activation | None = None
@@ -313,7 +317,7 @@ _RETRAINED = {
 
 @app.post(
     "/retrain",
-    responses=_answers(_RETRAINED, 409, 500, 503)
+    responses=_answers(_RETRAINED, 409, 422, 500, 503)
     | _answers({"status": "ok", "job": _JOB}, status=202),
 )
 async def retrain(
@@ -362,13 +366,16 @@ def _job_row(runtime: Runtime, job_id: int) -> dict[str, Any]:
             "jobs": [_JOB],
             "schedule": "0 3 * * 0",
             "next_scheduled_at": "2025-12-07T03:00:00.000000Z",
-        }
+        },
+        422,
     ),
 )
 def get_jobs(
     runtime: _Needs,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-    before: Annotated[int | None, Query(ge=1, description="numbers below this one")] = None,
+    before: Annotated[
+        int | None, Query(ge=1, le=_MOST, description="numbers below this one")
+    ] = None,
 ) -> JSONResponse:
     """List training jobs, the latest first, and when the schedule starts the next one."""
     training.expire_silent(runtime.database)
@@ -387,8 +394,8 @@ def get_jobs(
     )
 
 
-@app.get("/jobs/{job_id}", responses=_answers({"status": "ok", "job": _JOB}, 404))
-def get_job(runtime: _Needs, job_id: Annotated[int, Path(ge=1)]) -> JSONResponse:
+@app.get("/jobs/{job_id}", responses=_answers({"status": "ok", "job": _JOB}, 404, 422))
+def get_job(runtime: _Needs, job_id: Annotated[int, Path(ge=1, le=_MOST)]) -> JSONResponse:
     """Describe a training job: its stage, how far it is, and the time left."""
     return JSONResponse({"status": "ok", "job": training.describe_job(_job_row(runtime, job_id))})
 
@@ -498,7 +505,8 @@ async def _store(runtime: Runtime, interactions: list[storage.Interaction]) -> d
                     "occurred_at": "2025-12-04T23:42:15.000000Z",
                 }
             ],
-        }
+        },
+        422,
     ),
 )
 def get_interactions(
@@ -530,7 +538,8 @@ def get_interactions(
                     "added_at": "2025-12-04T23:42:15.000000Z",
                 }
             ],
-        }
+        },
+        422,
     ),
 )
 def get_watchlist(runtime: _Needs, user_id: _UserId) -> JSONResponse:

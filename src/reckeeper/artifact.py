@@ -9,6 +9,8 @@ import itertools
 import json
 import os
 import pickle
+import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +34,8 @@ ACTIVE_LINK = "retrained_svd_model.pkl"
 """Name in the model folder under which the pickle of the active version stands."""
 
 _FORMAT = "reckeeper-1"
+_LARGEST = 2**53
+"""Bound of every number in the metadata; as a time the year 2255."""
 
 
 def native_name(version: int) -> str:
@@ -206,7 +210,15 @@ def read(path: Path, *, n_bytes: int | None = None, sha256: str | None = None) -
         return _artifact(header, arrays)
     except FileNotFoundError as exc:
         raise ArtifactError(f"{path.name} is missing from {path.parent}.") from exc
-    except (OSError, SafetensorError, DataError, KeyError, TypeError, ValueError) as exc:
+    except (
+        OSError,
+        SafetensorError,
+        DataError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as exc:
         raise ArtifactError(f"{path.name} is not a sound model file: {exc}") from exc
 
 
@@ -219,8 +231,7 @@ def point_link(folder: Path, version: int | None) -> None:
     if version is None:
         link.unlink(missing_ok=True)
     elif not link.is_symlink() or os.readlink(link) != pickle_name(version):
-        temporary = folder / f".{ACTIVE_LINK}.{os.getpid()}"
-        temporary.unlink(missing_ok=True)
+        temporary = folder / f".{ACTIVE_LINK}.{secrets.token_hex(8)}"
         temporary.symlink_to(pickle_name(version))
         os.replace(temporary, link)
     sync_folder(folder)
@@ -238,9 +249,9 @@ def version_of(name: str) -> int | None:
     """Return the version whose file has this name, or None if it is no such file."""
     stem, _, ending = name.partition(".")
     number = stem.removeprefix("model-")
-    if ending in {"safetensors", "pkl"} and stem != number and number.isdecimal():
-        return int(number)
-    return None
+    if ending not in {"safetensors", "pkl"} or not re.fullmatch("[0-9]{6,9}", number):
+        return None
+    return int(number) if stem != number else None
 
 
 def delete(folder: Path, version: int) -> None:
@@ -278,7 +289,7 @@ def sync_folder(folder: Path) -> None:
 def _new_file(path: Path) -> Iterator[Path]:
     if path.exists():
         raise ArtifactError(f"{path.name} is there already; versions are never overwritten.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         temporary.chmod(0o644)
@@ -324,7 +335,7 @@ def _arrays(artifact: Artifact) -> dict[str, np.ndarray]:
 def _artifact(header: dict[str, str], arrays: dict[str, np.ndarray]) -> Artifact:
     if header.get("format") != _FORMAT:
         raise DataError(f"its format is {header.get('format')!r}, expected {_FORMAT!r}")
-    metadata = Metadata(**json.loads(header["reckeeper"]))
+    metadata = _metadata(json.loads(header["reckeeper"]))
     if metadata.recipe not in RECIPES:
         raise DataError(f"its recipe {metadata.recipe!r} is not known to this release")
     users, items = (_ids(arrays, name) for name in ("users", "items"))
@@ -342,6 +353,22 @@ def _artifact(header: dict[str, str], arrays: dict[str, np.ndarray]) -> Artifact
     weights = _csr(arrays, shape=(len(users), len(items)))
     matrix = InteractionMatrix(users, items, weights, metadata.training_samples)
     return Artifact(metadata, matrix, model)
+
+
+def _metadata(fields: dict[str, Any]) -> Metadata:
+    metadata = Metadata(**fields)
+    kinds = {"recipe": str, "settings": dict, "trigger": str, "is_demo": bool}
+    ranges = {"explained_variance": 1.0, "seconds": float(_LARGEST)}
+    for name, value in asdict(metadata).items():
+        if name in kinds:
+            is_sound = type(value) is kinds[name]
+        elif name in ranges:
+            is_sound = type(value) in (int, float) and abs(value) <= ranges[name]
+        else:
+            is_sound = type(value) is int and 0 <= value <= _LARGEST
+        if not is_sound:
+            raise DataError(f"its metadata tell {value!r} as {name}")
+    return metadata
 
 
 def _ids(arrays: dict[str, np.ndarray], name: str) -> IdIndex:

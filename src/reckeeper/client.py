@@ -230,10 +230,12 @@ class Client:
         retry_seconds: float = 5.0,
     ) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds)
+        # A proxy of the environment leads out of this machine, never back to it.
+        is_here = httpx.URL(self.url).host in {"127.0.0.1", "::1", "localhost"}
+        self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds, trust_env=not is_here)
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(errors.UnavailableError),
-            wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1),
             stop=tenacity.stop_after_delay(retry_seconds),
             reraise=True,
         )
@@ -299,7 +301,10 @@ class Client:
             ``refuse``: a bad row raises `DataError` and nothing is stored.
             ``skip``: good rows are stored, the answer lists the others.
         """
-        rows = [{"event_id": str(uuid.uuid4()), **interaction} for interaction in interactions]
+        rows = [dict(interaction) for interaction in interactions]
+        for row in rows:
+            if row.get("event_id") is None:
+                row["event_id"] = str(uuid.uuid4())
         answer = self._call(
             "POST", "/user_interactions", params={"on_error": on_error}, json=rows, repeat=True
         )

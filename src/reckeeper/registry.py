@@ -191,9 +191,13 @@ class Registry:
         """Delete the oldest inactive versions beyond `n_versions`; return their numbers."""
         inactive = [row["version"] for row in self.versions() if row["status"] == "inactive"]
         surplus = inactive[max(0, n_versions - 1) :]
+        deleted = []
         for version in surplus:
-            self.delete(version, actor=actor, reason=f"beyond the {n_versions} versions kept")
-        return surplus
+            # Somebody may have activated or deleted it meanwhile.
+            with contextlib.suppress(ConflictError, NotFoundError):
+                self.delete(version, actor=actor, reason=f"beyond the {n_versions} versions kept")
+                deleted.append(version)
+        return deleted
 
     def delete_demo(self, *, actor: str) -> list[int]:
         """Delete every version that demo data went into, an active one too."""

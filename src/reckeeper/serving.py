@@ -1,12 +1,14 @@
 """The active model in memory: hot swap and recommendations."""
 
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
@@ -14,6 +16,9 @@ from reckeeper import linalg, matrix, storage
 from reckeeper.errors import ArtifactError, NoModelError, NotFoundError, StorageError
 from reckeeper.registry import ActiveModel, Registry
 from reckeeper.telemetry import MODEL_SWAPS, RECOMMENDATIONS, SERVED_VERSION, get_logger
+
+RETRY_SECONDS = 5.0
+"""How long after a failed load the same version is tried again."""
 
 POLL_SECONDS = 0.25
 """How often a process looks whether another version has become active."""
@@ -82,6 +87,7 @@ class Serving:
         self._type_weights = type_weights
         self._loaded: _Loaded | None = None
         self._problem: Problem | None = None
+        self._retry_at = 0.0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._refreshing = threading.Lock()
@@ -125,10 +131,14 @@ class Serving:
         """Take the active version into memory, if another is there.
 
         A version that cannot be loaded becomes the `problem`; the one in
-        memory goes on serving, and each later call tries again.
+        memory goes on serving, and the load is tried again every few seconds.
         """
         with self._refreshing:
             active = self._registry.active_version()
+            problem = self._problem
+            is_known = problem is not None and problem.version == active
+            if is_known and time.monotonic() < self._retry_at:
+                return
             if active == self.version:
                 self._problem = None
                 return
@@ -140,7 +150,8 @@ class Serving:
             try:
                 loaded = _Loaded.of(self._registry.load(active))
             except (ArtifactError, NotFoundError) as exc:
-                if self._problem is None or self._problem.version != active:
+                self._retry_at = time.monotonic() + RETRY_SECONDS
+                if not is_known:
                     offer = self._registry.newest_sound(besides=active)
                     self._problem = Problem(active, exc.message, offer)
                     _log.error(
@@ -210,16 +221,20 @@ class Serving:
         history = {
             index: seen.get(index, 0.0) + added.get(index, 0.0) for index in seen.keys() | added
         }
-        removals = pc.equal(newer.column("interaction_type"), matrix.WATCHLIST_REMOVE)
-        if pc.any(removals).as_py():
-            # What is taken back may have gone into the trained row: sum these items again.
+        # A removal takes back what was trained, or a late addition; a sum is clipped at zero
+        # only when all is added. Where one or the other may be, these items are summed again.
+        listings = pa.array([matrix.WATCHLIST_ADD, matrix.WATCHLIST_REMOVE])
+        intertwined = pc.is_in(newer.column("interaction_type"), listings)
+        if min(self._type_weights.values(), default=0.0) < 0:
+            intertwined = pa.array([True] * newer.num_rows)
+        if pc.any(intertwined).as_py():
             whole = matrix.row_of_history(
                 storage.interactions.of_user(connection, user_id),
                 items=loaded.items,
                 type_weights=self._type_weights,
             )
-            removed = newer.filter(removals).column("item_id").unique().to_pylist()
-            for index in (loaded.items.find(item_id) for item_id in removed):
+            summed_again = newer.filter(intertwined).column("item_id").unique().to_pylist()
+            for index in (loaded.items.find(item_id) for item_id in summed_again):
                 if index is not None:
                     history[index] = whole[index]
         return history, "fold_in"

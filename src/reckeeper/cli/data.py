@@ -328,4 +328,4 @@ def _iso(at: int | None) -> str | None:
 
 
 def _print_json(content: Any) -> None:
-    print(json.dumps(content, default=str))  # noqa: T201
+    typer.echo(json.dumps(content, default=str))

@@ -103,7 +103,6 @@ class DatabaseWriter:
             INTERACTIONS.labels("duplicate").inc(duplicates)
             request.future.set_result(Accepted(accepted, duplicates))
 
-
     def _append_together(self, requests: "list[_Request]") -> list[int]:
         rows = [row for request in requests for row in request.interactions]
         with self._database.write() as connection:

@@ -5,7 +5,8 @@ import csv
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -175,18 +176,20 @@ def import_file(
             before_first_row=before_first_row,
         )
         try:
-            for chunk in itertools.chain([first], chunks):
-                run.write(
-                    judge(
-                        chunk,
-                        columns=columns,
-                        format=format,
-                        types=settings.interaction_weights,
-                        event_prefix=f"import-{content[:16]}-",
-                        arrived_at=run.started_at,
-                        file=path.name,
-                    )
+            judged = (
+                judge(
+                    chunk,
+                    columns=columns,
+                    format=format,
+                    types=settings.interaction_weights,
+                    event_prefix=f"import-{content[:16]}-",
+                    arrived_at=run.started_at,
+                    file=path.name,
                 )
+                for chunk in itertools.chain([first], chunks)
+            )
+            for batch in stack.enter_context(contextlib.closing(_ahead(judged))):
+                run.write(batch)
                 if on_progress is not None:
                     on_progress(Progress(run.rows, source.bytes_done, source.bytes_total))
             if items_source is not None:
@@ -198,6 +201,15 @@ def import_file(
                 details={"import_id": import_id},
             ) from exc
         return run.finish(source=str(path), actor=actor)
+
+
+def _ahead(batches: Iterator[Judged]) -> Generator[Judged, None, None]:
+    """Give the batches, each made in another thread while the one before it is written."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="import-reader") as reader:
+        upcoming = reader.submit(next, batches, None)
+        while (batch := upcoming.result()) is not None:
+            upcoming = reader.submit(next, batches, None)
+            yield batch
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,8 @@ class _Verdict:
 
 
 def _shown(value: pa.Scalar) -> str:
-    plain = value.as_py() if not pa.types.is_temporal(value.type) else str(value)
+    # Python's own times cannot hold all that Arrow's can.
+    plain = (value.cast(pa.string()) if pa.types.is_temporal(value.type) else value).as_py()
     if isinstance(plain, bytes):
         plain = plain.decode(errors="backslashreplace")
     return "" if plain is None else str(plain)[:VALUE_SHOWN]

@@ -19,13 +19,14 @@ import pyarrow.parquet
 
 from reckeeper.errors import DataError
 
-CHUNK_ROWS = 50_000
-"""Most rows in a chunk."""
+CHUNK_ROWS = 80_000
+"""Most rows in a chunk, and so in one transaction: other writers wait about half a second."""
 
 VALUE_SHOWN = 100
 """Characters of a bad value that are shown."""
 
-_BLOCK_BYTES = 4 * 1024 * 1024
+# Arrow reads up to 32 of them ahead.
+_BLOCK_BYTES = 1024 * 1024
 _HEADER_BYTES = 1024 * 1024
 _MOST_BROKEN = 100_000
 
@@ -146,8 +147,10 @@ class _CsvSource(Source):
         return names, n_lines
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        if self._is_header_alone:
-            return
+        if not self._is_header_alone:
+            yield from _regrouped(self._blocks(wanted))
+
+    def _blocks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
         places = {name: self.columns.index(name) for name in wanted}
         record, line = 2, 1 + self._header_lines
         try:
@@ -172,9 +175,9 @@ class _CsvSource(Source):
                     self._refused(one, at)
                     for one, at in zip(broken, lines[is_broken].tolist(), strict=True)
                 ]
-                yield from _slices(Chunk(columns, lines[~is_broken][is_filled], refused))
+                yield Chunk(columns, lines[~is_broken][is_filled], refused)
         except (pa.ArrowInvalid, OSError) as exc:
-            what = str(exc).splitlines()[0].rstrip(".")
+            what = _one_line(exc)
             if "straddling" in what:
                 what = (
                     f"a row is longer than {_BLOCK_BYTES} bytes, or a quotation mark that begins "
@@ -188,7 +191,9 @@ class _CsvSource(Source):
             for one in part:
                 refused.append(self._refused(one, line))
                 line += one.n_lines
-            yield Chunk({name: pa.array([], pa.binary()) for name in places}, np.array([]), refused)
+            yield Chunk(
+                {name: pa.array([], pa.binary()) for name in places}, np.empty(0, np.int64), refused
+            )
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         # Names are places, since two columns may have one name; everything is
@@ -240,7 +245,7 @@ class _ParquetSource(Source):
             # A buffer: without one, whole column chunks are read at once.
             self._file = pa.parquet.ParquetFile(path, buffer_size=1024 * 1024, pre_buffer=False)
         except (pa.ArrowException, OSError) as exc:
-            raise DataError(f"{path} is not a sound Parquet file: {exc}.") from exc
+            raise DataError(f"{path} is not a sound Parquet file: {_one_line(exc)}.") from exc
         self.columns = list(self._file.schema_arrow.names)
 
     @property
@@ -260,12 +265,39 @@ class _ParquetSource(Source):
                     yield Chunk({name: _plain(batch.column(name)) for name in wanted}, lines, [])
         except (pa.ArrowException, OSError) as exc:
             raise DataError(
-                f"{self.path} cannot be read beyond row {self._rows_done}: {exc}."
+                f"{self.path} cannot be read beyond row {self._rows_done}: {_one_line(exc)}."
             ) from exc
+
+
+def _one_line(exc: Exception) -> str:
+    return str(exc).splitlines()[0].rstrip(".")
 
 
 def _plain(values: pa.Array) -> pa.Array:
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _regrouped(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Join small chunks and cut large ones, so that they have most of `CHUNK_ROWS`."""
+    held: list[Chunk] = []
+    for chunk in chunks:
+        held.append(chunk)
+        if sum(len(one.lines) + len(one.broken) for one in held) > 0.7 * CHUNK_ROWS:
+            yield from _slices(_joined(held))
+            held = []
+    if held:
+        yield from _slices(_joined(held))
+
+
+def _joined(chunks: list[Chunk]) -> Chunk:
+    return Chunk(
+        {
+            name: pa.concat_arrays([one.columns[name] for one in chunks])
+            for name in chunks[0].columns
+        },
+        np.concatenate([one.lines for one in chunks]),
+        [line for one in chunks for line in one.broken],
+    )
 
 
 def _slices(chunk: Chunk) -> Iterator[Chunk]:

@@ -70,6 +70,11 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except sa.exc.TimeoutError as exc:
+        raise StorageError(
+            "All connections to the database are in use: there are too many requests at once. "
+            "Try again in a moment."
+        ) from exc
     except sa.exc.DBAPIError as exc:
         raise StorageError(
             f"The database did not answer as it should: {exc.orig}. Nothing was written; "

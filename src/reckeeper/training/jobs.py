@@ -9,7 +9,7 @@ from typing import Any
 
 from reckeeper import artifact, audit, serving, storage
 from reckeeper.config import Settings
-from reckeeper.errors import ReckeeperError, TrainingError, error_of
+from reckeeper.errors import JobInterruptedError, ReckeeperError, TrainingError, error_of
 from reckeeper.registry import Registry
 from reckeeper.telemetry import TRAINING_JOBS, TRAINING_SECONDS, get_logger
 
@@ -52,12 +52,26 @@ class JobRunner:
             audit.record(
                 connection, actor=actor, action="retrain", subject=f"job {job_id}", trigger=trigger
             )
-        artifact.remove_unfinished(self._settings.model_dir)
-        child = subprocess.Popen(
-            [sys.executable, "-m", "reckeeper.training.child", str(job_id)],
-            stdin=subprocess.PIPE,
-            env={**os.environ, **self._settings.to_env()},
-        )
+        try:
+            artifact.remove_unfinished(self._settings.model_dir)
+            child = subprocess.Popen(
+                [sys.executable, "-m", "reckeeper.training.child", str(job_id)],
+                stdin=subprocess.PIPE,
+                env={**os.environ, **self._settings.to_env()},
+            )
+        except OSError as exc:
+            failure = TrainingError(
+                f"The training process could not be started: {exc}. See what the machine is short "
+                "of, then retrain.",
+                details={"job_id": job_id},
+            )
+            self._end(
+                job_id,
+                storage.jobs.FAILED,
+                error_code=failure.code,
+                error_message=failure.message,
+            )
+            raise failure from exc
         _log.info("job_started", job_id=job_id, trigger=trigger, pid=child.pid)
         watcher = threading.Thread(
             target=self._watch, args=(job_id, child), name=f"job-{job_id}", daemon=True
@@ -70,10 +84,10 @@ class JobRunner:
         """Wait until a job of this process has ended, whatever way."""
         self._watchers[job_id].join()
 
-    def stop(self) -> None:
+    def stop(self, *, wait: bool = True) -> None:
         """End a running child; its job becomes interrupted."""
         self._stopping.set()
-        for watcher in list(self._watchers.values()):
+        for watcher in list(self._watchers.values()) if wait else ():
             watcher.join()
 
     def _watch(self, job_id: int, child: "subprocess.Popen[bytes]") -> None:
@@ -104,7 +118,10 @@ class JobRunner:
         with self._database.read() as connection:
             job = storage.jobs.get(connection, job_id)
         assert job is not None
-        if self._stopping.is_set():
+        if job["status"] != storage.jobs.RUNNING:
+            # Found silent, and given up: another job may have run since.
+            _log.warning("job_ended_by_others", job_id=job_id)
+        elif self._stopping.is_set():
             self._end(
                 job_id,
                 storage.jobs.INTERRUPTED,
@@ -162,7 +179,13 @@ class JobRunner:
     ) -> None:
         if status == storage.jobs.SUCCEEDED:
             values |= {"stage": "done", "fraction": 1.0}
-        storage.jobs.update(connection, job_id, status=status, finished_at=storage.now(), **values)
+        if not storage.jobs.update(
+            connection, job_id, status=status, finished_at=storage.now(), **values
+        ):
+            raise JobInterruptedError(
+                f"Training job {job_id} was silent for too long and is given up: its version does "
+                "not serve. Start another one."
+            )
 
     def _count(self, job_id: int, status: str) -> None:
         with self._database.read() as connection:

@@ -70,8 +70,12 @@ def next_run(settings: Settings, *, after: datetime | None = None) -> datetime |
 def _trigger(settings: Settings) -> BaseTrigger | None:
     if settings.retrain_schedule is None:
         return None
+    timezone = ZoneInfo(settings.timezone)
     try:
-        return _parse(settings.retrain_schedule, ZoneInfo(settings.timezone))
+        trigger = _parse(settings.retrain_schedule, timezone)
+        if trigger.get_next_fire_time(None, datetime.now(timezone)) is None:
+            raise ValueError("it names no date that ever comes")
+        return trigger
     except ValueError as exc:
         raise ConfigError(
             f"RECKEEPER_RETRAIN_SCHEDULE={settings.retrain_schedule!r} is not a cron expression: "
