@@ -1,0 +1,157 @@
+"""What every test may ask for: an installation of its own, in a temporary folder."""
+
+import dataclasses
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from reckeeper import storage
+from reckeeper.config import Settings
+from reckeeper.registry import Registry
+from reckeeper.training import pipeline
+
+ROOT = Path(__file__).parents[1]
+
+# Examples read and write databases: how long one takes says nothing.
+hypothesis.settings.register_profile(
+    "reckeeper",
+    deadline=None,
+    database=None,
+    max_examples=60,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("reckeeper")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Return settings whose folders are in the test's temporary folder."""
+    return Settings.from_env(
+        {
+            "RECKEEPER_DATA_DIR": str(tmp_path / "data"),
+            "RECKEEPER_MODEL_DIR": str(tmp_path / "models"),
+            "RECKEEPER_DEMO": "0",
+        }
+    )
+
+
+@pytest.fixture
+def database(settings):
+    """Return the migrated, empty database of `settings`."""
+    storage.migrate(settings)
+    database = storage.open_database(settings)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def registry(database, settings):
+    """Return the registry of `settings`."""
+    return Registry(database, settings.model_dir)
+
+
+@pytest.fixture
+def add(database):
+    """Return a function that appends interactions and says how many were new.
+
+    Each is a tuple ``(user_id, item_id[, type[, weight[, occurred_at[, event_id]]]])``.
+    """
+    numbers = itertools.count(1)
+
+    def append(*rows, import_id=None):
+        whole = [full(row) for row in rows]
+        with database.write() as connection:
+            if import_id is not None:
+                return storage.imports.append(connection, import_id, whole)
+            return storage.interactions.append(connection, whole)
+
+    def full(row):
+        number = next(numbers)
+        defaults = (None, None, "click", 1.0, 1_700_000_000_000_000 + number, f"test-{number}")
+        user_id, item_id, kind, weight, occurred_at, event_id = (*row, *defaults[len(row) :])
+        return storage.Interaction(event_id, user_id, item_id, kind, weight, occurred_at)
+
+    return append
+
+
+@pytest.fixture
+def taste(add):
+    """Append the clicks of 12 users, half of whom like the first 4 of 9 items."""
+    rows = [
+        (f"u{user:02}", f"i{item}")
+        for user in range(12)
+        for item in range(9)
+        for _ in range((user * 7 + item * 3) % 4 + (2 if (item < 4) == (user < 6) else 0))
+        if (user + item) % 3
+    ]
+    add(*rows)
+    return rows
+
+
+@pytest.fixture
+def train(database, settings):
+    """Return a function that trains in this process and returns the inactive new version."""
+
+    def run(*, trigger="manual", **changed):
+        with database.write() as connection:
+            job_id = storage.jobs.insert(connection, trigger=trigger)
+            job = storage.jobs.get(connection, job_id)
+        values = {"status": storage.jobs.FAILED}
+        try:
+            version = pipeline.run(
+                database,
+                dataclasses.replace(settings, **changed),
+                job=job,
+                report=lambda stage, fraction: None,
+            )
+            values = {"status": storage.jobs.SUCCEEDED, "version": version}
+        finally:
+            with database.write() as connection:
+                storage.jobs.update(connection, job_id, finished_at=storage.now(), **values)
+        return version
+
+    return run
+
+
+@pytest.fixture
+def start_python(settings):
+    """Return a function that starts a Python process with `settings` in its environment."""
+    started = []
+
+    def start(code, *arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=ROOT,
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "src"), **settings.to_env()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """Return a function that waits for a condition and fails after `seconds`."""
+
+    def wait(condition, *, seconds=20.0):
+        deadline = time.monotonic() + seconds
+        pause = threading.Event()
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {seconds} seconds"
+            pause.wait(0.01)
+
+    return wait

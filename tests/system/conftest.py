@@ -1,0 +1,62 @@
+"""What system tests share: a trained installation to copy, and a browser."""
+
+import shutil
+
+import pytest
+from tests.system.installation import Installation, clicks, require
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+CHROMIUM = (
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
+
+
+@pytest.fixture
+def installation(tmp_path):
+    """Give an installation with an empty database; nothing runs yet."""
+    with Installation(tmp_path) as made:
+        made.run("migrate")
+        yield made
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    """Give a stopped installation with two versions of 8 users and 12 items, to copy."""
+    with Installation(tmp_path_factory.mktemp("trained")) as made:
+        made.run("migrate")
+        made.start_worker()
+        made.start_server()
+        made.send(clicks(8, 12))
+        assert [made.retrain(), made.retrain()] == [1, 2]
+        made.stop_all()
+        yield made
+
+
+@pytest.fixture
+def trained(tmp_path, trained_once):
+    """Give a stopped installation of its own with two versions; the second is active."""
+    with Installation(tmp_path) as made:
+        made.take_over(trained_once)
+        yield made
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Give a real browser."""
+    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    require(found, "no Chromium or Chrome is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=found, args=CHROMIUM_FLAGS)
+        yield launched
+        launched.close()

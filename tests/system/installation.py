@@ -1,0 +1,402 @@
+"""An installation in a folder of its own, and the real processes that run on it."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+MOVIELENS = ROOT.parent / "shared" / "data" / "ml-latest-small"
+
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+
+T = TypeVar("T")
+
+_ports_given: set[int] = set()
+
+
+def require(condition: object, reason: str) -> None:
+    """Skip aloud what this machine cannot run; in CI, which must run everything, fail."""
+    if not condition:
+        if os.environ.get("CI", "").lower() in {"1", "true"}:
+            pytest.fail(f"CI must have what this test needs: {reason}")
+        pytest.skip(reason)
+
+
+def wait_until(condition: Callable[[], T], what: str, *, seconds: float = 30.0) -> T:
+    """Wait for a condition and return what it gave; `what` says what did not come."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        pause.wait(0.05)
+    return found
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on, and that no connection takes by chance."""
+    while True:
+        # Below the ports that systems give to outgoing connections.
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in _ports_given:
+            _ports_given.add(port)
+            return port
+
+
+def is_listening(port: int) -> bool:
+    """Return whether something takes connections on a port of this machine."""
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; one that ended and was not collected does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return not Path("/proc/self").exists()
+
+
+def clean_environ() -> dict[str, str]:
+    """Return this process's environment without settings and proxies."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RECKEEPER_")
+        and name != "DATABASE_URL"
+        and not name.lower().endswith("_proxy")
+    }
+
+
+def clicks(n_users: int, n_items: int, *, prefix: str = "") -> list[dict[str, Any]]:
+    """Return interactions of all these users with most of these items, the same each time."""
+    rows = [
+        {
+            "user_id": f"{prefix}u{user}",
+            "item_id": f"{prefix}i{item}",
+            "interaction_type": "click" if (user + item) % 5 else "watchlist_add",
+            "weight": 1 + (user * 7 + item * 3) % 4,
+        }
+        for user in range(n_users)
+        for item in range(n_items)
+        if (user * item + user + item) % 3
+    ]
+    assert len({row["user_id"] for row in rows}) == n_users
+    assert len({row["item_id"] for row in rows}) == n_items
+    return rows
+
+
+class Process:
+    """A started process whose output goes to a file."""
+
+    def __init__(
+        self, name: str, command: list[str], *, folder: Path, cwd: Path, environ: dict[str, str]
+    ) -> None:
+        self.name = name
+        self.log = folder / f"{name}-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as stream:
+            # A group of its own, as a terminal gives to what is started on it.
+            self._popen = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._popen.pid
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, or None while it runs."""
+        return self._popen.poll()
+
+    def text(self) -> str:
+        """Return what it has written so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """Return the lines of its structured log with this event."""
+        lines = [line for line in self.text().splitlines() if line.startswith("{")]
+        return [found for line in lines if (found := json.loads(line)).get("event") == event]
+
+    def wait(self, *, seconds: float = START_SECONDS) -> int:
+        """Wait for its end and return the exit status."""
+        return self._popen.wait(seconds)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to end, wait until it has, and return the exit status."""
+        self._popen.send_signal(number)
+        try:
+            return self._popen.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C: the whole group gets the signal."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        self._popen.kill()
+        self._popen.wait()
+
+
+class Installation:
+    """Folders, ports and settings of their own, and the processes started on them.
+
+    Leaving its ``with`` block ends whatever still runs.
+    """
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.model_dir = folder / "models"
+        self.server_port, self.worker_port, self.page_port = (free_port() for _ in range(3))
+        self.environ = clean_environ() | {
+            "RECKEEPER_DATA_DIR": str(self.data_dir),
+            "RECKEEPER_MODEL_DIR": str(self.model_dir),
+            "RECKEEPER_SERVER_PORT": str(self.server_port),
+            "RECKEEPER_WORKER_PORT": str(self.worker_port),
+            "RECKEEPER_UI_PORT": str(self.page_port),
+            "RECKEEPER_DEMO": "0",
+            **settings,
+        }
+        self.page_url = f"http://127.0.0.1:{self.page_port}"
+        # No retries, no proxy, none of our own client: what a stranger would use.
+        self.server = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.server_port}", timeout=60, trust_env=False
+        )
+        self.worker = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.worker_port}", timeout=60, trust_env=False
+        )
+        self._processes: list[Process] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop_all()
+        self.server.close()
+        self.worker.close()
+
+    # Processes
+
+    def start(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        health_url: str | None = None,
+        cwd: Path = ROOT,
+        **environ: str,
+    ) -> Process:
+        """Start a process, and wait until its health route answers, whatever it says."""
+        process = Process(
+            name, command, folder=self.folder, cwd=cwd, environ=self.environ | environ
+        )
+        self._processes.append(process)
+        if health_url is not None:
+            wait_until(
+                lambda: _is_up(process, health_url),
+                f"{name} answers at {health_url}; its log: {process.log}",
+                seconds=START_SECONDS,
+            )
+        return process
+
+    def start_server(self, **environ: str) -> Process:
+        """Start a server and wait until it answers; `environ` goes to this process alone."""
+        port = environ.get("RECKEEPER_SERVER_PORT", self.server_port)
+        return self.start(
+            "server",
+            [sys.executable, "server/server.py"],
+            health_url=f"http://127.0.0.1:{port}/health/ready",
+            **environ,
+        )
+
+    def start_worker(self, **environ: str) -> Process:
+        """Start the worker and wait until it answers."""
+        return self.start(
+            "worker",
+            [sys.executable, "kafka_worker/kafka_worker.py"],
+            health_url=f"http://127.0.0.1:{self.worker_port}/health/ready",
+            **environ,
+        )
+
+    def start_page(self) -> Process:
+        """Start the page and wait until it answers."""
+        return self.start(
+            "page",
+            [
+                *(sys.executable, "-m", "streamlit", "run", "frontend/Home.py"),
+                "--server.headless=true",
+                "--server.address=127.0.0.1",
+                f"--server.port={self.page_port}",
+                "--browser.gatherUsageStats=false",
+            ],
+            health_url=f"{self.page_url}/_stcore/health",
+        )
+
+    def start_up(self) -> Process:
+        """Run `reckeeper up` and wait until it has printed the addresses."""
+        process = self.start("up", [str(BIN / "reckeeper"), "up"])
+        wait_until(
+            lambda: "Ctrl-C stops all" in process.text() or process.status is not None,
+            f"`reckeeper up` is healthy; its log: {process.log}",
+            seconds=150,
+        )
+        assert process.status is None, f"`reckeeper up` ended:\n{process.text()}"
+        return process
+
+    def stop_all(self) -> None:
+        """End all processes, the started ones first in good order."""
+        running = [process for process in self._processes if process.status is None]
+        for process in running:
+            os.kill(process.pid, signal.SIGTERM)
+        for process in running:
+            try:
+                process.wait(seconds=STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def pids(self) -> list[int]:
+        """Return the processes that carry this installation's data folder in their settings."""
+        mark = f"RECKEEPER_DATA_DIR={self.data_dir}".encode()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):  # none on macOS
+            with contextlib.suppress(OSError):
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+        return found
+
+    # What is done with it
+
+    def run(
+        self, *arguments: str | Path, check: bool = True, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `reckeeper …` to its end."""
+        done = subprocess.run(
+            [BIN / "reckeeper", *arguments],
+            cwd=self.folder,
+            env=self.environ | environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, f"{done.args}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def send(self, rows: list[dict[str, Any]]) -> None:
+        """Send interactions through the server, and see that all are new."""
+        for first in range(0, len(rows), 10_000):
+            batch = rows[first : first + 10_000]
+            answer = self.server.post("/user_interactions", json=batch)
+            assert answer.status_code == 200, answer.text
+            assert answer.json() == {"status": "ok", "accepted": len(batch), "duplicates": 0}
+
+    def retrain(self) -> int:
+        """Retrain through the server and return the new version."""
+        answer = self.server.post("/retrain")
+        assert answer.status_code == 200, answer.text
+        version: int = answer.json()["version"]
+        return version
+
+    def active(self) -> dict[str, Any] | None:
+        """Return the active version as the server lists it."""
+        models = self.server.get("/models").json()["models"]
+        return next((model for model in models if model["status"] == "active"), None)
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[sqlite3.Connection]:
+        """Open the database file itself; what is written is committed at the end."""
+        with (
+            contextlib.closing(sqlite3.connect(self.data_dir / "reckeeper.sqlite3")) as connection,
+            connection,
+        ):
+            yield connection
+
+    def take_over(self, other: "Installation") -> None:
+        """Copy data and models of an installation that is stopped."""
+        shutil.copytree(other.data_dir, self.data_dir)
+        shutil.copytree(other.model_dir, self.model_dir, symlinks=True)
+
+    @contextlib.contextmanager
+    def held_training(self, worker: Process) -> Iterator[dict[str, Any]]:
+        """Start a training and hold its process still inside the block; gives the job."""
+        answer = self.server.post("/retrain", params={"wait": "false"})
+        assert answer.status_code == 202, answer.text
+        job: dict[str, Any] = answer.json()["job"]
+        pid = training_pid(worker, job["job_id"])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield job
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def wait_for_job(self, job_id: int, *, seconds: float = 60.0) -> dict[str, Any]:
+        """Wait until a job has ended, and return it."""
+
+        def ended() -> dict[str, Any] | None:
+            job: dict[str, Any] = self.server.get(f"/jobs/{job_id}").json()["job"]
+            return job if job["status"] != "running" else None
+
+        return wait_until(ended, f"job {job_id} ends", seconds=seconds)
+
+
+def training_pid(worker: Process, job_id: int) -> int:
+    """Return the process of a training job, from the worker's log."""
+    started = wait_until(
+        lambda: [row for row in worker.events("job_started") if row["job_id"] == job_id],
+        f"the worker logs the start of job {job_id}",
+    )
+    pid: int = started[0]["pid"]
+    return pid
+
+
+def _is_up(process: Process, url: str) -> bool:
+    assert process.status is None, f"{process.name} ended:\n{process.text()}"
+    try:
+        httpx.get(url, trust_env=False, timeout=5)
+    except httpx.HTTPError:
+        return False
+    return True

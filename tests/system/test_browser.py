@@ -1,0 +1,362 @@
+"""The page in a real browser, on real data where it is at hand."""
+
+import contextlib
+import csv
+import os
+import re
+import signal
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+from playwright.sync_api import expect
+from tests.system.installation import (
+    MOVIELENS,
+    Installation,
+    training_pid,
+    wait_until,
+)
+
+TIMEZONE = "Asia/Tokyo"
+RETRAIN = "🚀 Retrain Model"
+STAGES = re.compile(
+    "Starting the training process|Reading interactions|Fitting the model|"
+    "Writing the model files|Registering the new version"
+)
+
+
+class Site(Installation):
+    """An installation whose processes a test stops and starts."""
+
+    def start_all(self):
+        self.worker_process = self.start_worker()
+        self.server_process = self.start_server()
+        self.page_process = self.start_page()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, browser):
+    """Give a running installation with films, and no model if the films are real."""
+    is_real = MOVIELENS.is_dir()
+    folder = tmp_path_factory.mktemp("site")
+    with Site(folder, RECKEEPER_DEMO="0" if is_real else "1") as made:
+        made.run("migrate")
+        if is_real:
+            made.run("import", MOVIELENS / "ratings.csv", "--preset", "movielens")
+        made.start_all()
+        made.user_id = "15" if is_real else "user-0001"
+        if not is_real:
+            wait_until(made.active, "the demo data has its model")
+        yield made
+
+
+@pytest.fixture
+def page(site, browser, tmp_path):
+    """Give a browser's page, for a reader in Tokyo; a picture of its end is kept."""
+    with opened(site, browser, tmp_path) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(made, browser, folder):
+    """Open the site in a window of its own, and see at the end that no page broke."""
+    context = browser.new_context(
+        timezone_id=TIMEZONE, locale="en-GB", viewport={"width": 1280, "height": 1100}
+    )
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    expect.set_options(timeout=20_000)
+    try:
+        page.goto(made.page_url)
+        yield page
+        expect(page.get_by_test_id("stException")).to_have_count(0)
+    finally:
+        page.screenshot(path=folder / "end.png", full_page=True)
+        context.close()
+
+
+@pytest.fixture
+def model(site):
+    """Give the active version, trained now if there is none."""
+    if site.active() is None:
+        site.retrain()
+    return site.active()
+
+
+def go_to(page, name):
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+    expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
+
+
+def metric(page, name):
+    return (
+        page.get_by_test_id("stMetric")
+        .filter(has=page.get_by_text(name, exact=True))
+        .get_by_test_id("stMetricValue")
+    )
+
+
+def expect_statistics(page, model):
+    expect(metric(page, "Users")).to_have_text(f"{model['n_users']:,}")
+    expect(metric(page, "Items")).to_have_text(f"{model['n_items']:,}")
+    expect(metric(page, "Explained variance")).to_have_text(model["explained_variance"])
+    expect(metric(page, "Trained on")).to_have_text(local_time(model["trained_on"])[:16])
+
+
+def local_time(trained_on):
+    moment = datetime.fromisoformat(trained_on).replace(tzinfo=UTC)
+    return f"{moment.astimezone(ZoneInfo(TIMEZONE)):%Y-%m-%d %H:%M:%S}"
+
+
+def expect_row(page, model):
+    """See a version's row in the table: status, counts, time."""
+    table = page.get_by_role("table", name="Model versions")
+    row = table.get_by_role("row").filter(
+        has=page.get_by_role("cell", name=str(model["version"]), exact=True).first
+    )
+    row = row.filter(has_text=local_time(model["trained_on"]).replace(" ", "\N{NO-BREAK SPACE}"))
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("🟢" if model["status"] == "active" else "⚪")
+    expect(row).to_contain_text(f"{model['n_users']:,}")
+    expect(row).to_contain_text(model["explained_variance"])
+
+
+@contextlib.contextmanager
+def held(site):
+    """Hold the running training still inside the block."""
+    job = wait_until(
+        lambda: next(
+            (job for job in site.server.get("/jobs").json()["jobs"] if job["status"] == "running"),
+            None,
+        ),
+        "a job runs",
+    )
+    pid = training_pid(site.worker_process, job["job_id"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield job
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def recommended(page):
+    """Return the text under the heading "Recommended"."""
+    text = page.get_by_test_id("stMain").inner_text()
+    return text.partition("\nRecommended\n")[2]
+
+
+def titles(site, user_id):
+    answer = site.server.get(f"/recommendations/{user_id}").json()
+    return [item["title"] for item in answer["items"]]
+
+
+def liked_films():
+    """Return the pairs of user and film that the preset takes: ratings of 4 and more."""
+    with (MOVIELENS / "ratings.csv").open(newline="") as stream:
+        return [
+            (row["userId"], row["movieId"])
+            for row in csv.DictReader(stream)
+            if float(row["rating"]) >= 4
+        ]
+
+
+def test_the_films_are_real():
+    if not MOVIELENS.is_dir():
+        pytest.skip(f"no {MOVIELENS.name} beside the checkout: the page is tried on demo data")
+
+
+def test_retrain_from_the_page(site, browser, page, tmp_path):
+    before = site.active()
+
+    go_to(page, "Model Management")
+    if before is None:
+        expect(page.get_by_text("No model has been trained yet")).to_be_visible()
+    else:
+        expect_statistics(page, before)
+    page.get_by_role("button", name=RETRAIN).click()
+
+    with opened(site, browser, tmp_path) as later:
+        with held(site) as job:
+            expect(page.get_by_role("progressbar")).to_be_visible()
+            expect(page.get_by_test_id("stProgress")).to_contain_text(STAGES)
+            expect(page.get_by_test_id("stProgress")).to_contain_text(f"job {job['job_id']}")
+            expect(page.get_by_role("button", name=RETRAIN)).to_be_disabled()
+            page.screenshot(path=tmp_path / "progress.png")
+            # Who comes later sees the same job's progress.
+            go_to(later, "Model Management")
+            expect(later.get_by_test_id("stProgress")).to_contain_text(f"job {job['job_id']}")
+        for reader in (page, later):
+            said = reader.get_by_test_id("stAlertContentSuccess")
+            expect(said).to_contain_text("Model retrained in")
+    after = site.active()
+    assert before is None or after["version"] > before["version"]
+    said = page.get_by_test_id("stAlertContentSuccess")
+    expect(said).to_contain_text(
+        re.compile(
+            rf"Model retrained in \d+\.\ds - {after['training_samples']} samples, "
+            rf"{re.escape(after['explained_variance'])} variance explained"
+        )
+    )
+    expect(said).to_contain_text(f"{after['n_users']:,} users")
+    expect(said).to_contain_text(f"{after['n_items']:,} items")
+    expect(page.get_by_role("progressbar")).to_have_count(0)
+    expect_statistics(page, after)
+    for listed in site.server.get("/models").json()["models"]:
+        expect_row(page, listed)
+    expect(page.get_by_role("button", name=RETRAIN)).to_be_enabled()
+    page.screenshot(path=tmp_path / "retrained.png", full_page=True)
+    if MOVIELENS.is_dir():
+        liked = liked_films()
+        assert after["training_samples"] == len(liked)
+        assert after["n_users"] == len({user for user, _ in liked})
+        assert after["n_items"] == len({film for _, film in liked})
+
+
+def test_recommendations_are_films_and_follow_what_a_user_does(site, model, page, tmp_path):
+    before = titles(site, site.user_id)
+    assert len(before) == 10
+    assert all(before)
+
+    go_to(page, "Recommendations")
+    page.get_by_label("User id").fill(site.user_id)
+    page.get_by_label("User id").press("Enter")
+    wait_until(lambda: before[0] in recommended(page), f"{before[0]!r} is recommended")
+    shown = recommended(page)
+    assert [title for title in before if title in shown] == before
+    assert sorted(before, key=shown.index) == before
+    page.screenshot(path=tmp_path / "recommended.png", full_page=True)
+
+    # A click on the page counts at once …
+    page.get_by_role("button", name="👆 Click").first.click()
+    wait_until(
+        lambda: before[0] not in recommended(page) and titles(site, site.user_id)[0] != before[0],
+        f"{before[0]!r} is not recommended to one who clicked it",
+    )
+    folded = site.server.get(f"/recommendations/{site.user_id}").json()
+    assert folded["strategy"] == "fold_in"
+    (clicked, *_) = site.server.get(f"/user_interactions/{site.user_id}").json()["interactions"]
+    assert (clicked["title"], clicked["interaction_type"]) == (before[0], "click")
+
+    # … and so do those that another system sends.
+    others = [item["item_id"] for item in folded["items"][3:8]]
+    site.send(
+        [
+            {"user_id": site.user_id, "item_id": item_id, "interaction_type": "click"}
+            for item_id in others
+        ]
+        * 3
+    )
+    go_to(page, "Model Management")
+    page.get_by_role("button", name=RETRAIN).click()
+    expect(page.get_by_test_id("stAlertContentSuccess")).to_contain_text("Model retrained in")
+    after = site.active()
+    assert after["version"] == model["version"] + 1
+    assert after["training_samples"] == model["training_samples"] + 16
+    expect_row(page, after)
+
+    go_to(page, "Recommendations")
+    page.get_by_label("User id").fill(site.user_id)
+    page.get_by_label("User id").press("Enter")
+    changed = titles(site, site.user_id)
+    assert changed != before
+    assert not {before[0], *(item["title"] for item in folded["items"][3:8])} & set(changed)
+    wait_until(lambda: changed[0] in recommended(page), f"{changed[0]!r} is recommended")
+    assert all(title in recommended(page) for title in changed)
+    assert site.server.get(f"/recommendations/{site.user_id}").json()["strategy"] == "model"
+
+
+def test_a_film_goes_on_the_watchlist_and_off_it(site, model, page):
+    go_to(page, "Recommendations")
+    page.get_by_label("User id").fill("watcher")
+    page.get_by_label("User id").press("Enter")
+    first = titles(site, "watcher")[0]
+    wait_until(lambda: first in recommended(page), f"{first!r} is recommended")
+
+    page.get_by_role("button", name="Watchlist").first.click()
+
+    expect(page.get_by_role("button", name="Remove", exact=True)).to_have_count(1)
+    (item,) = site.server.get("/watchlist/watcher").json()["items"]
+    assert item["title"] == first
+    page.get_by_role("button", name="Remove", exact=True).click()
+    expect(page.get_by_role("button", name="Remove", exact=True)).to_have_count(0)
+    assert site.server.get("/watchlist/watcher").json()["items"] == []
+
+
+def test_after_a_restart_of_everything_the_same_version_is_active(site, model, page):
+    site.stop_all()
+    assert not site.pids()
+    site.start_all()
+
+    assert site.active() == model
+    page.goto(site.page_url)
+    go_to(page, "Model Management")
+    expect_statistics(page, model)
+    expect(page.get_by_text(f"Version {model['version']} ·").first).to_be_visible()
+    for listed in site.server.get("/models").json()["models"]:
+        expect_row(page, listed)
+
+
+def test_without_the_worker_a_retrain_is_refused_in_words(site, model, page):
+    go_to(page, "Model Management")
+    expect_statistics(page, model)
+    site.worker_process.stop()
+    try:
+        page.get_by_role("button", name=RETRAIN).click()
+
+        said = page.get_by_test_id("stAlertContentError")
+        expect(said).to_contain_text("worker")
+        expect(said).to_contain_text("does not answer")
+        expect(said).not_to_contain_text("Traceback")
+        expect_statistics(page, model)
+        expect_row(page, model)
+    finally:
+        site.worker_process = site.start_worker()
+
+
+def test_without_the_server_every_page_says_so_and_comes_back(site, model, page):
+    site.server_process.stop()
+    try:
+        for name in ("Model Management", "Recommendations"):
+            go_to(page, name)
+            said = page.get_by_test_id("stAlertContentError")
+            expect(said).to_have_count(1)
+            expect(said).to_contain_text("does not answer")
+            expect(said).not_to_contain_text("Traceback")
+            expect(page.get_by_test_id("stException")).to_have_count(0)
+        go_to(page, "Model Management")
+        expect(page.get_by_test_id("stAlertContentError")).to_be_visible()
+    finally:
+        site.server_process = site.start_server()
+
+    # By itself, without a click.
+    expect(page.get_by_test_id("stAlertContentError")).to_have_count(0)
+    expect_statistics(page, model)
+
+
+def test_demo_data_is_marked_and_can_be_removed(browser, tmp_path):
+    with Site(tmp_path, RECKEEPER_DEMO="1") as made:
+        made.run("migrate")
+        made.start_all()
+        wait_until(made.active, "the demo data has its model")
+        with opened(made, browser, tmp_path) as page:
+            for name in ("Recommendations", "Model Management"):
+                go_to(page, name)
+                expect(page.get_by_text("🧪 Demo data")).to_be_visible()
+            page.screenshot(path=tmp_path / "demo.png", full_page=True)
+
+            page.get_by_role("button", name="Remove demo data").click()
+            page.get_by_role("button", name="Yes, remove it").click()
+
+            expect(page.get_by_text("🧪 Demo data")).to_have_count(0)
+            expect(page.get_by_text("No model has been trained yet")).to_be_visible()
+            assert made.server.get("/demo").json()["loaded"] is False
+            assert made.server.get("/models").json()["models"] == []
+
+            # Without data a retrain says what is missing.
+            page.get_by_role("button", name=RETRAIN).click()
+            expect(page.get_by_test_id("stAlertContentWarning")).to_contain_text(
+                "no interactions to train on"
+            )
+            expect(page.get_by_text("No model has been trained yet")).to_be_visible()

@@ -1,0 +1,265 @@
+"""`reckeeper up`: everything at one command, on free ports."""
+
+import os
+import re
+import signal
+import socket
+
+import httpx
+import pytest
+from tests.system.installation import Installation, clicks, is_listening, wait_until
+
+EVERY_MINUTE = "* * * * *"
+
+
+@pytest.fixture(scope="module")
+def scheduled(tmp_path_factory):
+    """Give an installation that retrains every minute; what it did is looked at late."""
+    with Installation(
+        tmp_path_factory.mktemp("scheduled"), RECKEEPER_RETRAIN_SCHEDULE=EVERY_MINUTE
+    ) as made:
+        made.start_up()
+        made.send(clicks(5, 6))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, scheduled):
+    """Give an installation as a new user has it, beside another one."""
+    with Installation(tmp_path_factory.mktemp("demo"), RECKEEPER_DEMO="1") as made:
+        made.up = made.start_up()
+        wait_until(
+            lambda: made.server.get("/recommendations/user-0001").is_success,
+            "the first model serves",
+            seconds=60,
+        )
+        yield made
+
+
+def pid_of(made, program):
+    """Return the process that runs a program, from the supervisor's log."""
+    log = (made.data_dir / "logs" / "supervisor.log").read_text()
+    return int(re.findall(rf"spawned: '{program}' with pid (\d+)", log)[-1])
+
+
+def test_all_is_healthy_and_the_addresses_are_printed(demo):
+    said = demo.up.text()
+
+    assert demo.page_url in said
+    assert f"{demo.server.base_url}/docs" in said
+    assert str(demo.worker.base_url) in said
+    assert str(demo.data_dir / "logs") in said
+    assert "Traceback" not in said
+    assert httpx.get(f"{demo.page_url}/_stcore/health", trust_env=False).text == "ok"
+    for caller in (demo.server, demo.worker):
+        assert caller.get("/health/ready").json()["status"] == "ok"
+
+
+def test_an_empty_database_has_demo_data_and_a_first_model(demo):
+    active = demo.active()
+    loaded = demo.server.get("/demo").json()
+
+    assert loaded["loaded"] is True
+    assert 50_000 < loaded["interactions"] < 70_000
+    assert (active["version"], active["trigger"], active["is_demo"]) == (1, "demo", True)
+    assert 1_500 < active["n_users"] < 2_500
+    assert 400 < active["n_items"] <= 500
+    assert active["training_samples"] == loaded["interactions"]
+    for user_id in loaded["sample_users"]:
+        answer = demo.server.get(f"/recommendations/{user_id}").json()
+        assert answer["strategy"] == "model"
+        assert len(answer["items"]) == 10
+        assert all(item["title"] for item in answer["items"])
+        seen = demo.server.get(f"/user_interactions/{user_id}").json()["interactions"]
+        assert seen
+        assert all(row["title"] for row in seen)
+
+
+def test_two_installations_stand_side_by_side(demo, scheduled):
+    row = {"user_id": "only there", "item_id": "i1", "interaction_type": "click"}
+    scheduled.send([row])
+
+    assert demo.server.get("/user_interactions/only there").json()["interactions"] == []
+    assert scheduled.server.get("/user_interactions/only there").json()["interactions"]
+    assert scheduled.server.get("/demo").json()["loaded"] is False
+
+
+def test_a_process_that_dies_is_started_again(demo):
+    for program, caller in (("server", demo.server), ("worker", demo.worker)):
+        killed = pid_of(demo, program)
+        os.kill(killed, signal.SIGKILL)
+
+        def is_back(program=program, caller=caller, killed=killed):
+            try:
+                return (
+                    pid_of(demo, program) != killed
+                    and caller.get("/health/ready").json()["status"] == "ok"
+                )
+            except httpx.HTTPError:
+                return False
+
+        wait_until(is_back, f"the {program} is back")
+        log = (demo.data_dir / "logs" / "supervisor.log").read_text()
+        assert f"exited: {program} (terminated by SIGKILL" in log
+    assert demo.active()["version"] == 1
+    assert demo.up.status is None
+
+
+def test_ctrl_c_stops_all_and_the_next_start_finds_all_again(demo):
+    version = demo.retrain()
+    before = demo.server.get("/models").json()
+    interactions = demo.server.get("/demo").json()["interactions"]
+    pids = demo.pids()
+
+    demo.up.interrupt()
+    assert demo.up.wait() == 0
+
+    assert demo.up.text().rstrip().endswith("All stopped.")
+    assert "Traceback" not in demo.up.text()
+    assert not demo.pids(), f"of {pids} some still run"
+    for port in (demo.server_port, demo.worker_port, demo.page_port):
+        assert not is_listening(port)
+
+    demo.up = demo.start_up()
+
+    assert demo.server.get("/models").json() == before
+    assert demo.active()["version"] == version
+    assert demo.server.get("/demo").json()["interactions"] == interactions
+    with demo.database() as connection:
+        (n_interactions,) = connection.execute("SELECT count(*) FROM user_interactions").fetchone()
+        (n_imports,) = connection.execute("SELECT count(*) FROM imports").fetchone()
+    assert (n_interactions, n_imports) == (interactions, 1)
+    recommended = demo.server.get("/recommendations/user-0001").json()
+    assert recommended["model_version"] == version
+
+
+def test_demo_data_that_was_cleared_does_not_come_back(demo):
+    row = {"user_id": "real", "item_id": "i1", "interaction_type": "click"}
+    demo.send([row])
+
+    said = demo.run("demo", "clear").stdout
+
+    assert said.strip()
+    assert demo.server.get("/demo").json() == {
+        "status": "ok",
+        "loaded": False,
+        "interactions": 0,
+        "sample_users": [],
+    }
+    assert demo.server.get("/models").json()["models"] == []
+    assert not list(demo.model_dir.glob("*.pkl"))
+    assert not list(demo.model_dir.glob("*.safetensors"))
+    assert demo.server.get("/user_interactions/user-0001").json()["interactions"] == []
+    assert len(demo.server.get("/user_interactions/real").json()["interactions"]) == 1
+    with demo.database() as connection:
+        assert connection.execute("SELECT count(*) FROM items").fetchone() == (0,)
+        connection.execute("DELETE FROM user_interactions")
+    demo.run("demo", "clear")  # nothing is left to clear, and that is no error
+
+    demo.up.stop(signal.SIGTERM)
+    assert not demo.pids()
+    demo.up = demo.start_up()
+
+    assert demo.server.get("/demo").json()["loaded"] is False
+    assert demo.server.get("/jobs").json()["jobs"][0]["trigger"] == "manual"
+    with demo.database() as connection:
+        assert connection.execute("SELECT count(*) FROM user_interactions").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "name", ["RECKEEPER_SERVER_PORT", "RECKEEPER_WORKER_PORT", "RECKEEPER_UI_PORT"]
+)
+def test_a_port_in_use_is_named_with_its_setting(tmp_path, name):
+    with Installation(tmp_path) as made, socket.socket() as listener:
+        port = int(made.environ[name])
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+
+        refused = made.run("up", check=False)
+
+        assert refused.returncode == 2
+        said = refused.stdout + refused.stderr
+        assert f"Port {port} is in use" in said
+        assert f"Set {name}" in said
+        assert "Traceback" not in said
+        assert not made.pids()
+
+
+def test_the_same_port_twice_is_named(tmp_path):
+    with Installation(tmp_path) as made:
+        refused = made.run(
+            "up", check=False, RECKEEPER_UI_PORT=made.environ["RECKEEPER_SERVER_PORT"]
+        )
+
+        assert refused.returncode == 2
+        assert "RECKEEPER_SERVER_PORT" in refused.stderr
+        assert "RECKEEPER_UI_PORT" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RECKEEPER_SERVER_PORT", "eighty"),
+        ("RECKEEPER_SERVER_PORT", "70000"),
+        ("RECKEEPER_DEMO", "perhaps"),
+        ("RECKEEPER_TIMEZONE", "Europe/Atlantis"),
+        ("RECKEEPER_RETRAIN_SCHEDULE", "every Sunday"),
+        ("RECKEEPER_INTERACTION_WEIGHTS", "click"),
+        ("RECKEEPER_SERVER_URL", "localhost:8000"),
+        ("RECKEEPER_VERSIONS_KEPT", "1"),
+        ("DATABASE_URL", "oracle://db"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_one_clear_line(tmp_path, name, value):
+    with Installation(tmp_path) as made:
+        refused = made.run("up", check=False, **{name: value})
+
+        assert refused.returncode == 2
+        (line,) = refused.stderr.strip().splitlines()
+        assert name in line
+        assert value in line
+        assert not made.pids()
+
+
+def test_the_schedule_retrains(scheduled):
+    body = scheduled.server.get("/jobs").json()
+    assert body["schedule"] == EVERY_MINUTE
+    assert body["next_scheduled_at"]
+
+    def by_schedule():
+        jobs = scheduled.server.get("/jobs").json()["jobs"]
+        return [job for job in jobs if job["trigger"] == "schedule" and job["version"]]
+
+    jobs = wait_until(by_schedule, "a scheduled job made a version", seconds=75)
+
+    done = scheduled.wait_for_job(jobs[0]["job_id"])
+    assert done["status"] == "succeeded"
+    assert scheduled.server.get(f"/models/{done['version']}").json()["model"]["trigger"] == (
+        "schedule"
+    )
+    wait_until(
+        lambda: (
+            scheduled.server.get("/recommendations/u1").json()["model_version"] >= done["version"]
+        ),
+        "the server serves what the schedule made",
+    )
+
+
+def test_an_import_of_real_data_replaces_the_demo_data_and_says_so(tmp_path):
+    with Installation(tmp_path, RECKEEPER_DEMO="1") as made:
+        made.run("migrate")
+        made.start_worker()
+        made.start_server()
+        wait_until(made.active, "the first model is there", seconds=60)
+        file = tmp_path / "events.csv"
+        file.write_text("user_id,item_id\n" + "".join(f"u{n % 5},i{n % 7}\n" for n in range(70)))
+
+        done = made.run("import", file)
+
+        assert "demo data" in (done.stdout + done.stderr).lower()
+        assert made.server.get("/demo").json()["loaded"] is False
+        assert not [row for row in made.server.get("/models").json()["models"] if row["is_demo"]]
+        version = made.retrain()
+        active = made.active()
+        assert (active["version"], active["is_demo"]) == (version, False)
+        assert (active["n_users"], active["n_items"], active["training_samples"]) == (5, 7, 70)

@@ -1,0 +1,249 @@
+"""The rules that hold the library's shape, checked on its syntax trees."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "reckeeper"
+
+# DESIGN.md, "The library, and who may import whom".
+EVERYWHERE = {"errors", "telemetry", "config"}
+MAY_IMPORT = {
+    "__init__": set(),
+    "errors": set(),
+    "config": {"errors"},
+    "telemetry": {"config", "errors"},
+    "linalg": {"errors"},
+    "matrix": EVERYWHERE,
+    "recipes": EVERYWHERE | {"matrix", "linalg"},
+    "artifact": EVERYWHERE | {"recipes", "matrix"},
+    "evaluation": EVERYWHERE | {"matrix", "recipes", "linalg"},
+    "storage": EVERYWHERE,
+    "audit": EVERYWHERE | {"storage"},
+    "registry": EVERYWHERE | {"storage", "artifact", "audit"},
+    "serving": EVERYWHERE
+    | {"registry", "storage", "recipes", "artifact", "matrix", "linalg"},
+    "training": EVERYWHERE
+    | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
+    | {"serving"},
+    "events": EVERYWHERE | {"storage", "audit"},
+    "security": EVERYWHERE | {"storage", "audit"},
+    "client": EVERYWHERE,
+}  # fmt: skip
+MAY_IMPORT["cli"] = EVERYWHERE | set(MAY_IMPORT) - {"__init__"}
+
+EXCLUSIVE = {
+    "sqlalchemy": {"storage"},
+    "alembic": {"storage"},
+    "sqlite3": {"storage"},
+    "psycopg": {"storage"},
+    "adbc_driver_manager": {"storage"},
+    "adbc_driver_postgresql": {"storage"},
+    "adbc_driver_sqlite": set(),
+    "confluent_kafka": {"events"},
+    "apscheduler": {"training"},
+    "sklearn": {"recipes", "artifact"},
+    "pandas": {"artifact", "frontend"},
+    "safetensors": {"artifact"},
+    "pickle": {"artifact"},
+    "structlog": {"telemetry"},
+    "prometheus_client": {"telemetry"},
+    "httpx": {"client"},
+    "tenacity": {"client"},
+    "fastapi": {"server"},
+    "starlette": {"server"},
+    "uvicorn": {"server"},
+    "flask": {"kafka_worker"},
+    "werkzeug": {"kafka_worker"},
+    "waitress": {"kafka_worker"},
+    "streamlit": {"frontend"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "supervisor": {"cli"},
+    # Whatever reads these runs what is in the file.
+    "joblib": set(),
+    "torch": set(),
+    "dill": set(),
+    "cloudpickle": set(),
+    "shelve": set(),
+    "marshal": set(),
+}
+UNPICKLES = {"load", "loads", "Unpickler", "_Unpickler", "read_pickle"}
+
+
+def modules():
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def entry_files():
+    return [
+        path
+        for folder in ("server", "kafka_worker", "frontend")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    ]
+
+
+def owner(path):
+    """Return the row of DESIGN.md's table, or the entry folder, that a file belongs to."""
+    if path.is_relative_to(SOURCE):
+        return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    return path.relative_to(ROOT).parts[0]
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(path):
+    """Yield every imported name, with dots, local imports too."""
+    package = ["reckeeper", *path.relative_to(SOURCE).parts[:-1]] if SOURCE in path.parents else []
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def ours(path):
+    """Yield (row of the table, name in it) for every import of the library."""
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "reckeeper" and len(parts) > 1:
+            yield parts[1], ".".join(parts[2:])
+
+
+def test_every_module_has_a_row_in_the_table():
+    assert {owner(path) for path in modules()} <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_are_those_of_the_table(path):
+    row = owner(path)
+    others = {module for module, _ in ours(path)} - {row, "__version__"}
+    assert others <= MAY_IMPORT[row]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in modules() if owner(path) not in {"cli", "config"}], ids=name_of
+)
+def test_of_config_only_the_settings_type_is_imported(path):
+    assert {name for module, name in ours(path) if module == "config"} <= {"Settings"}
+
+
+@pytest.mark.parametrize("path", [*modules(), *entry_files()], ids=name_of)
+def test_third_parties_stay_where_they_belong(path):
+    strays = {
+        package
+        for package in (name.split(".")[0] for name in imports(path))
+        if package in EXCLUSIVE and owner(path) not in EXCLUSIVE[package]
+    }
+    assert not strays
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in entry_files() if owner(path) == "frontend"], ids=name_of
+)
+def test_the_page_speaks_http_alone(path):
+    assert {module for module, _ in ours(path)} <= {"client", "config", "errors"}
+
+
+@pytest.mark.parametrize("path", [*modules(), *entry_files()], ids=name_of)
+def test_nothing_is_imported_by_a_computed_name(path):
+    calls = [node.func for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
+    names = {call.id for call in calls if isinstance(call, ast.Name)}
+    names |= {call.attr for call in calls if isinstance(call, ast.Attribute)}
+    assert not names & {"__import__", "import_module", "exec", "eval"}
+
+
+@pytest.mark.parametrize("path", [*modules(), *entry_files()], ids=name_of)
+def test_nothing_unpickles(path):
+    assert not {
+        name
+        for name in imports(path)
+        if name.split(".")[0] in {"pickle", "_pickle", "pandas"}
+        and name.split(".")[-1] in UNPICKLES
+    }
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Attribute):
+            of_pickle = isinstance(node.value, ast.Name) and node.value.id in {"pickle", "joblib"}
+            assert not (of_pickle and node.attr in UNPICKLES), ast.unparse(node)
+            assert node.attr != "read_pickle", ast.unparse(node)
+        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert ast.unparse(node.value) == "False"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_nothing_prints(path):
+    assert not [
+        node.lineno
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in [*modules(), *entry_files()] if owner(path) != "config"], ids=name_of
+)
+def test_only_config_reads_the_environment(path):
+    tree = tree_of(path)
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv"}:
+            assert name_of(path) in {
+                "src/reckeeper/cli/up.py",
+                "src/reckeeper/training/jobs.py",
+            }
+            # Handed on whole to a child, never looked into.
+            parent = parents[node]
+            inherits = isinstance(parent, ast.Dict) or (
+                isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.BitOr)
+            )
+            assert inherits, ast.unparse(parent)
+    assert not {name for name in imports(path) if name in {"os.environ", "os.getenv"}}
+
+
+def test_importing_the_library_connects_opens_and_starts_nothing():
+    code = """
+import importlib, pkgutil, sys, threading
+
+seen = []
+
+def hook(event, arguments):
+    if event in {"socket.connect", "socket.bind", "sqlite3.connect"}:
+        seen.append((event, str(arguments[-1])))
+    elif event in {"open", "subprocess.Popen"}:
+        frame = sys._getframe(1)
+        while frame is not None and "importlib" not in frame.f_code.co_filename:
+            if sys.argv[1] in frame.f_code.co_filename:
+                seen.append((event, str(arguments[0])))
+            frame = frame.f_back
+
+sys.addaudithook(hook)
+import reckeeper
+
+for module in pkgutil.walk_packages(reckeeper.__path__, "reckeeper."):
+    if module.name != "reckeeper.storage.migrations.env":  # a script, run by Alembic
+        importlib.import_module(module.name)
+assert not seen, seen
+assert threading.active_count() == 1, threading.enumerate()
+assert len([name for name in sys.modules if name.startswith("reckeeper.")]) > 20
+"""
+    run = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", code, str(SOURCE)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr

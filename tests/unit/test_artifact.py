@@ -1,0 +1,527 @@
+"""The two files of a version: sound when written, refused when they are not."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import pickle
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+
+from reckeeper import artifact
+from reckeeper.artifact import Artifact, Metadata
+from reckeeper.errors import ArtifactError
+from reckeeper.matrix import IdIndex, InteractionMatrix
+from reckeeper.recipes.svd import Svd
+
+ROOT = Path(__file__).parents[2]
+N_USERS, N_ITEMS = 30, 20
+
+
+def make(version=1, *, n_users=N_USERS, n_items=N_ITEMS):
+    random = np.random.default_rng(7)
+    dense = np.where(random.random((n_users, n_items)) < 0.4, random.integers(0, 5, 1), 0.0)
+    dense += np.where(random.random((n_users, n_items)) < 0.3, 1.5, 0.0)
+    weights = sparse.csr_array(dense)
+    users = IdIndex(sorted(f"ü/{number} 🎬" for number in range(n_users)))
+    items = IdIndex(sorted(["", *(f"item {number}" for number in range(n_items - 1))]))
+    model = Svd.fit(weights, settings={})
+    metadata = Metadata(
+        version=version,
+        recipe="svd",
+        settings=model.settings,
+        n_users=n_users,
+        n_items=n_items,
+        training_samples=321,
+        explained_variance=model.explained_variance,
+        watermark=99,
+        trained_at=1_764_891_735_123_456,
+        seconds=2.3,
+        trigger="schedule",
+    )
+    return Artifact(metadata, InteractionMatrix(users, items, weights, 321), model)
+
+
+@pytest.fixture(scope="module")
+def made():
+    return make()
+
+
+@pytest.fixture
+def written(made, tmp_path):
+    native, _ = artifact.write(made, tmp_path, cell_limit=10**6)
+    return tmp_path / native.name
+
+
+# The native file
+
+
+def test_the_native_file_gives_identical_numbers(made, written):
+    again = artifact.read(written)
+    assert again.metadata == made.metadata
+    assert again.matrix.users.ids == made.matrix.users.ids
+    assert again.matrix.items.ids == made.matrix.items.ids
+    assert again.matrix.n_interactions == made.matrix.n_interactions
+    for name in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(
+            getattr(again.matrix.weights, name), getattr(made.matrix.weights, name)
+        )
+    assert again.predicted_ratings().equals(made.predicted_ratings())
+    assert again.model.explained_variance == made.metadata.explained_variance
+
+
+def test_both_files_are_described(made, tmp_path):
+    files = artifact.write(made, tmp_path / "new" / "folder", cell_limit=10**6)
+    names = ["model-000001.safetensors", "model-000001.pkl"]
+    assert [file.name for file in files] == names
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(names)
+    for file in files:
+        content = (tmp_path / "new" / "folder" / file.name).read_bytes()
+        assert file.n_bytes == len(content)
+        assert file.sha256 == hashlib.sha256(content).hexdigest()
+        assert file.sha256 not in repr(file)
+    assert artifact.describe_files(tmp_path / "new" / "folder", 1) == files
+
+
+def test_files_can_be_read_by_others(written):
+    assert written.stat().st_mode & 0o777 == 0o644
+    assert written.with_suffix(".pkl").stat().st_mode & 0o777 == 0o644
+
+
+def test_what_was_registered_is_what_is_read(made, written):
+    native, _ = artifact.describe_files(written.parent, 1)
+    artifact.read(written, n_bytes=native.n_bytes, sha256=native.sha256)
+    with pytest.raises(ArtifactError, match=rf"has {native.n_bytes} bytes and not the 17 that"):
+        artifact.read(written, n_bytes=17)
+    with pytest.raises(ArtifactError, match="its content changed"):
+        artifact.read(written, sha256="0" * 64)
+
+
+def test_a_file_whose_bit_flipped_is_refused(written):
+    native, _ = artifact.describe_files(written.parent, 1)
+    content = bytearray(written.read_bytes())
+    content[-100] ^= 1
+    written.write_bytes(content)
+    with pytest.raises(ArtifactError, match="its content changed"):
+        artifact.read(written, n_bytes=native.n_bytes, sha256=native.sha256)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=r"model-000003.safetensors is missing from "):
+        artifact.read(tmp_path / artifact.native_name(3))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.999])
+def test_a_truncated_file_is_refused(written, share):
+    content = written.read_bytes()
+    written.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ArtifactError, match="is not a sound model file"):
+        artifact.read(written)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"garbage" * 1000,
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 2**40) + b"{" * 1000,
+        struct.pack("<Q", 2) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        pickle.dumps({"rating_matrix": [1, 2, 3]}),
+        bytes(10_000),
+    ],
+    ids=["garbage", "huge header", "large header", "empty", "list", "pickle", "zeros"],
+)
+def test_what_is_no_model_file_is_refused(tmp_path, content):
+    path = tmp_path / artifact.native_name(1)
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="is not a sound model file"):
+        artifact.read(path)
+
+
+def test_nothing_in_a_file_can_run(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (Path(tmp_path / "harm").write_text, ("done",))
+
+    path = tmp_path / artifact.native_name(1)
+    path.write_bytes(pickle.dumps(Harm()))
+    with pytest.raises(ArtifactError):
+        artifact.read(path)
+    assert not (tmp_path / "harm").exists()
+
+
+def drop(name):
+    return lambda arrays, header: arrays.pop(name)
+
+
+def change(name, function):
+    def edit(arrays, header):
+        arrays[name] = np.ascontiguousarray(function(arrays[name].copy()))
+
+    return edit
+
+
+def set_to(index, value):
+    def function(array):
+        array[index] = value
+        return array
+
+    return function
+
+
+def say(**fields):
+    def edit(arrays, header):
+        header["reckeeper"] = json.dumps({**json.loads(header["reckeeper"]), **fields})
+
+    return edit
+
+
+def header_of(**fields):
+    return lambda arrays, header: header.update(fields)
+
+
+UNSOUND = {
+    "factors not a number": change("model.components", set_to((0, 0), np.nan)),
+    "factors infinite": change("model.components", set_to((0, 0), np.inf)),
+    "factors too few": change("model.components", lambda array: array[:-1]),
+    "factors too narrow": change("model.components", lambda array: array[:, :-1]),
+    "factors in single precision": change("model.components", np.float32),
+    "values not a number": change("model.singular_values", set_to(0, np.nan)),
+    "ratios not a number": change("model.explained_variance_ratio", set_to(0, np.nan)),
+    "no factors": drop("model.components"),
+    "no weights": drop("weights.data"),
+    "no users": drop("users.bytes"),
+    "weights negative": change("weights.data", set_to(0, -1.0)),
+    "weights not a number": change("weights.data", set_to(0, np.nan)),
+    "weights too few": change("weights.data", lambda array: array[:-1]),
+    "column out of range": change("weights.indices", set_to(5, N_ITEMS)),
+    "column far out of range": change("weights.indices", set_to(5, 2**31 - 1)),
+    "column negative": change("weights.indices", set_to(5, -1)),
+    "rows that go back": change("weights.indptr", set_to(3, 0)),
+    "rows that begin late": change("weights.indptr", set_to(0, 1)),
+    "rows that end beyond": change("weights.indptr", set_to(-1, 10**6)),
+    "a row too few": change("weights.indptr", lambda array: array[:-1]),
+    "rows of another type": change("weights.indptr", np.float64),
+    "columns of another type": change("weights.indices", np.int64),
+    "ids that end before they begin": change("users.ends", set_to(0, -5)),
+    "ids that end beyond": change("users.ends", set_to(-1, 10**6)),
+    "ids that go back": change("users.ends", set_to(3, 1)),
+    "ids of another type": change("users.ends", np.int32),
+    "ids that are no text": change("users.bytes", set_to(0, 255)),
+    "ids out of order": change("items.bytes", set_to(4, 255 - 128)),
+    "an id too few": change("users.ends", lambda array: array[1:]),
+    "ids in a square": change("users.ends", lambda array: array.reshape(2, -1)),
+    "another number of users": say(n_users=N_USERS + 1),
+    "another number of items": say(n_items=N_ITEMS - 1),
+    "an unknown recipe": say(recipe="magic"),
+    "a recipe that is no name": say(recipe=["svd"]),
+    "an unknown setting": say(settings={"temperature": 1}),
+    "settings that are none": say(settings=5),
+    "an unknown field": say(colour="red"),
+    "variance that is no number": say(explained_variance=float("nan")),
+    "variance as text": say(explained_variance="98.90%"),
+    "a time that is none": say(trained_at="yesterday"),
+    "a time out of range": say(trained_at=2**62),
+    "a count that is none": say(training_samples=None),
+    "a negative watermark": say(watermark=-1),
+    "another format": header_of(format="reckeeper-0"),
+    "a header that is no JSON": header_of(reckeeper="{"),
+    "a header that is no object": header_of(reckeeper="[1]"),
+    "a header too deep": header_of(reckeeper="[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("edit", UNSOUND.values(), ids=UNSOUND)
+def test_an_unsound_file_is_refused(written, edit):
+    with artifact.safe_open(written, framework="np") as stream:
+        header = dict(stream.metadata())
+    arrays = load_file(written)
+    edit(arrays, header)
+    save_file(arrays, written, metadata=header)
+    with pytest.raises(ArtifactError, match=r"model-000001\.safetensors is not a sound model file"):
+        artifact.read(written)
+
+
+# Writing
+
+
+def test_versions_are_never_overwritten(made, written):
+    before = written.read_bytes()
+    with pytest.raises(ArtifactError, match="is there already; versions are never overwritten"):
+        artifact.write(made, written.parent, cell_limit=10**6)
+    assert written.read_bytes() == before
+    assert len(list(written.parent.iterdir())) == 2
+
+
+def test_a_disk_that_is_full_leaves_nothing(made, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(ArtifactError, match=r"could not be written to .*RECKEEPER_MODEL_DIR"):
+            artifact.write(made, tmp_path / "models", cell_limit=10**6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(made, tmp_path):
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(ArtifactError, match=f"could not be written to {tmp_path}/models"):
+        artifact.write(made, tmp_path / "models", cell_limit=10**6)
+
+
+def test_what_writers_left_behind_is_removed(written):
+    folder = written.parent
+    (folder / ".model-000002.pkl.4711.tmp").write_text("half")
+    (folder / "notes.tmp").write_text("somebody's")
+    artifact.remove_unfinished(folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "notes.tmp", "model-000001.pkl", "model-000001.safetensors",
+    }  # fmt: skip
+    artifact.remove_unfinished(folder / "missing")
+
+
+def test_delete(written):
+    (written.parent / "notes.txt").write_text("somebody's")
+    artifact.delete(written.parent, 1)
+    artifact.delete(written.parent, 1)
+    assert [path.name for path in written.parent.iterdir()] == ["notes.txt"]
+
+
+# Names and the link
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("model-000001.safetensors", 1),
+        ("model-000012.pkl", 12),
+        ("model-1234567.pkl", 1234567),
+        ("model-000001.pkl.tmp", None),
+        (".model-000001.pkl.12.tmp", None),
+        ("model-.pkl", None),
+        ("model--00001.pkl", None),
+        ("000001.pkl", None),
+        ("model-000001", None),
+        ("model-00000a.pkl", None),
+        ("retrained_svd_model.pkl", None),
+        ("", None),
+    ],
+)
+def test_version_of(name, version):
+    assert artifact.version_of(name) == version
+
+
+def test_names():
+    assert artifact.native_name(7) == "model-000007.safetensors"
+    assert artifact.pickle_name(7) == "model-000007.pkl"
+
+
+def test_the_link_is_relative_and_follows_the_version(tmp_path):
+    link = tmp_path / "retrained_svd_model.pkl"
+    assert artifact.linked_version(tmp_path) is None
+    for version in (1, 2, 2, 1):
+        artifact.point_link(tmp_path, version)
+        assert os.readlink(link) == f"model-00000{version}.pkl"
+        assert artifact.linked_version(tmp_path) == version
+    artifact.point_link(tmp_path, None)
+    artifact.point_link(tmp_path, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_link_still_holds_when_the_folder_moves(written, tmp_path):
+    artifact.point_link(written.parent, 1)
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert (moved / "retrained_svd_model.pkl").read_bytes() == (
+        moved / "model-000001.pkl"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("wrong", ["file", "absolute", "dangling"])
+def test_a_wrong_link_is_repaired(written, wrong):
+    link = written.parent / "retrained_svd_model.pkl"
+    if wrong == "file":
+        link.write_text("a copy")
+    else:
+        link.symlink_to(written.with_suffix(".pkl") if wrong == "absolute" else "nowhere")
+    artifact.point_link(written.parent, 1)
+    assert os.readlink(link) == "model-000001.pkl"
+
+
+POINT = """
+import sys
+from pathlib import Path
+from reckeeper import artifact
+
+folder, removed = Path(sys.argv[1]), []
+sys.addaudithook(lambda event, args: removed.append(str(args[0])) if event == "os.remove" else None)
+for version in (1, 2, 1):
+    artifact.point_link(folder, version)
+assert str(folder / artifact.ACTIVE_LINK) not in removed, removed
+"""
+
+
+def test_the_link_is_replaced_and_never_taken_away(tmp_path):
+    subprocess.run([sys.executable, "-c", POINT, tmp_path], check=True)
+
+
+# The pickle, as a user opens it
+
+
+def pinned(names):
+    """Return the lines of requirements.txt for these packages and all that they need."""
+    text = (ROOT / "requirements.txt").read_text().replace("\\\n", " ")
+    lines = {line.split("==")[0]: line for line in text.splitlines() if re.match(r"\w", line)}
+    needed, waiting = {}, list(names)
+    while waiting:
+        name = re.match(r"[\w.-]+", waiting.pop())[0].lower().replace("_", "-")
+        if name in lines and name not in needed:
+            needed[name] = lines[name]
+            waiting += [
+                requirement
+                for requirement in importlib.metadata.requires(name) or []
+                if "extra ==" not in requirement
+            ]
+    return "\n".join(sorted(needed.values())) + "\n"
+
+
+@pytest.fixture(scope="session")
+def plain_python():
+    """Return a Python that has pandas, scipy and scikit-learn, and nothing of ours."""
+    requirements = pinned(["pandas", "scipy", "scikit-learn"])
+    assert "pyarrow" not in requirements
+    fingerprint = hashlib.sha256((sys.executable + requirements).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"reckeeper-plain-{os.getuid()}-{fingerprint}"
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        venv.create(folder, clear=True)
+        (folder / "requirements.txt").write_text(requirements)
+        install = subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python),
+                *("install", "--quiet", "--no-deps", "--require-hashes"),
+                *("-r", folder / "requirements.txt"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if install.returncode:
+            reason = f"packages could not be installed: {install.stderr[-300:]}"
+            pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+        (folder / "complete").touch()
+    return python
+
+
+OPEN = """
+import json, pickle, sys
+
+with open(sys.argv[1], "rb") as stream:
+    parts = pickle.load(stream)
+strays = [n for n in sys.modules if n.split(".")[0] in ("reckeeper", "pyarrow", "safetensors")]
+
+import numpy as np
+
+ratings = parts["rating_matrix"].toarray()
+left, values, right = np.linalg.svd(ratings, full_matrices=False)
+rank = len(parts["svd_model"].singular_values_)
+expected = (left[:, :rank] * values[:rank]) @ right[:rank]
+scale = np.abs(expected).max()
+block = parts["svd_model"].inverse_transform(
+    parts["svd_model"].transform(parts["rating_matrix"][5:9])
+)
+predicted = parts["predicted_ratings"]
+print(json.dumps({
+    "strays": strays,
+    "names": sorted(parts),
+    "types": {name: type(part).__name__ for name, part in parts.items()},
+    "block error": np.abs(block - expected[5:9]).max() / scale,
+    "error": None if predicted is None else np.abs(predicted.to_numpy() - expected).max() / scale,
+    "users": None if predicted is None else predicted.index.tolist(),
+    "items": None if predicted is None else predicted.columns.tolist(),
+    "dtypes": None if predicted is None else [str(a.dtype) for a in predicted.axes],
+    "explained": float(parts["svd_model"].explained_variance_ratio_.sum()),
+    "components": list(parts["svd_model"].components_.shape),
+    "ratings": ratings.tolist(),
+    "metadata": parts["metadata"],
+}))
+"""
+
+
+def open_plain(python, path):
+    run = subprocess.run(
+        [python, "-I", "-W", "error", "-c", OPEN, path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("missing", ["reckeeper", "pyarrow"])
+def test_the_plain_python_is_plain(plain_python, missing):
+    run = subprocess.run([plain_python, "-I", "-c", f"import {missing}"], capture_output=True)
+    assert b"ModuleNotFoundError" in run.stderr
+
+
+def test_the_pickle_opens_with_pandas_scipy_and_scikit_learn_alone(made, written, plain_python):
+    found = open_plain(plain_python, written.with_suffix(".pkl"))
+    assert found["strays"] == []
+    assert found["types"] == {
+        "rating_matrix": "csr_matrix",
+        "svd_model": "TruncatedSVD",
+        "predicted_ratings": "DataFrame",
+        "metadata": "dict",
+    }
+    assert found["error"] <= 1e-8
+    assert found["block error"] <= 1e-8
+    assert found["users"] == found["metadata"]["users"] == made.matrix.users.ids
+    assert found["items"] == found["metadata"]["items"] == made.matrix.items.ids
+    assert found["dtypes"] == ["object", "object"]
+    assert found["ratings"] == made.matrix.weights.toarray().tolist()
+    assert found["components"] == [10, N_ITEMS]
+    assert found["explained"] == pytest.approx(made.metadata.explained_variance, rel=1e-12)
+
+
+def test_the_pickles_metadata(made, written, plain_python):
+    metadata = open_plain(plain_python, written.with_suffix(".pkl"))["metadata"]
+    assert metadata["timestamp"] == "2025-12-04 23:42:15"
+    assert {name: metadata[name] for name in dataclasses.asdict(made.metadata)} == (
+        dataclasses.asdict(made.metadata)
+    )
+
+
+@pytest.mark.parametrize(("over", "has_table"), [(0, True), (1, False)])
+def test_above_the_cell_limit_any_block_comes_from_the_factors(
+    made, tmp_path, plain_python, over, has_table
+):
+    _, exported = artifact.write(made, tmp_path, cell_limit=N_USERS * N_ITEMS - over)
+    found = open_plain(plain_python, tmp_path / exported.name)
+    assert (found["error"] is not None) is has_table
+    assert found["block error"] <= 1e-8
+    assert found["names"] == ["metadata", "predicted_ratings", "rating_matrix", "svd_model"]
+
+
+def test_predicted_ratings_of_a_block(made):
+    whole = made.predicted_ratings()
+    assert whole.shape == (N_USERS, N_ITEMS)
+    block = made.predicted_ratings(start=5, stop=9)
+    assert block.index.tolist() == made.matrix.users.ids[5:9]
+    np.testing.assert_allclose(block, whole.iloc[5:9], rtol=1e-12, atol=1e-14)

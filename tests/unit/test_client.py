@@ -1,0 +1,269 @@
+"""The client, against a real HTTP server that answers what a test tells it."""
+
+import http.server
+import json
+import socket
+import threading
+from types import SimpleNamespace
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from reckeeper.client import Client
+from reckeeper.errors import (
+    DataError,
+    JobRunningError,
+    NotEnoughDataError,
+    NotFoundError,
+    ReckeeperError,
+    UnavailableError,
+)
+
+OK = {"status": "ok"}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self):
+        length = int(self.headers.get("Content-Length", 0))
+        raw = self.rfile.read(length)
+        parts = urlsplit(self.path)
+        self.server.requests.append(
+            SimpleNamespace(
+                method=self.command,
+                path=parts.path,
+                query=dict(parse_qsl(parts.query)),
+                json=json.loads(raw) if raw else None,
+            )
+        )
+        status, body = (
+            self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
+        )
+        if status is None:  # the connection breaks
+            self.close_connection = True
+            return
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_DELETE = answer
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.requests, server.answers = [], [(200, OK)]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def client(server):
+    with Client(f"http://127.0.0.1:{server.server_port}/", retry_seconds=0.1) as client:
+        yield client
+
+
+@pytest.fixture
+def patient_client(server):
+    with Client(f"http://127.0.0.1:{server.server_port}", retry_seconds=10.0) as client:
+        yield client
+
+
+ODD = "films/🎬 100%?#1"
+ODD_PATH = "films%2F%F0%9F%8E%AC%20100%25%3F%231"
+
+
+@pytest.mark.parametrize(
+    ("call", "request_line", "body", "key"),
+    [
+        (lambda c: c.models(), ("GET", "/models", {}), None, "models"),
+        (lambda c: c.model(3), ("GET", "/models/3", {}), None, "model"),
+        (lambda c: c.activate(3), ("POST", "/models/3/activate", {}), {}, "model"),
+        (
+            lambda c: c.activate(3, reason="worse"),
+            ("POST", "/models/3/activate", {}),
+            {"reason": "worse"},
+            "model",
+        ),
+        (lambda c: c.retrain(), ("POST", "/retrain", {}), None, None),
+        (lambda c: c.start_retrain(), ("POST", "/retrain", {"wait": "false"}), None, "job"),
+        (lambda c: c.jobs(), ("GET", "/jobs", {"limit": "20"}), None, None),
+        (
+            lambda c: c.jobs(limit=5, before=9),
+            ("GET", "/jobs", {"limit": "5", "before": "9"}),
+            None,
+            None,
+        ),
+        (lambda c: c.job(4), ("GET", "/jobs/4", {}), None, "job"),
+        (
+            lambda c: c.interactions(ODD, n=7),
+            ("GET", f"/user_interactions/{ODD_PATH}", {"n": "7"}),
+            None,
+            "interactions",
+        ),
+        (lambda c: c.watchlist(ODD), ("GET", f"/watchlist/{ODD_PATH}", {}), None, "items"),
+        (
+            lambda c: c.add_to_watchlist(ODD, "a/b"),
+            ("POST", f"/watchlist/{ODD_PATH}/a%2Fb", {}),
+            None,
+            None,
+        ),
+        (
+            lambda c: c.remove_from_watchlist(ODD, "a/b"),
+            ("DELETE", f"/watchlist/{ODD_PATH}/a%2Fb", {}),
+            None,
+            None,
+        ),
+        (
+            lambda c: c.recommendations(ODD, n=3),
+            ("GET", f"/recommendations/{ODD_PATH}", {"n": "3"}),
+            None,
+            None,
+        ),
+        (lambda c: c.demo(), ("GET", "/demo", {}), None, None),
+        (lambda c: c.clear_demo(), ("DELETE", "/demo", {}), None, None),
+        (lambda c: c.ready(), ("GET", "/health/ready", {}), None, None),
+    ],
+)
+def test_calls(client, server, call, request_line, body, key):
+    answer = {"status": "ok", "told": 1}
+    server.answers = [(200, answer if key is None else {"status": "ok", key: answer})]
+    assert call(client) == answer
+    (request,) = server.requests
+    assert (request.method, request.path, request.query) == request_line
+    assert request.json == body
+
+
+def test_every_interaction_gets_an_event_id_that_stays_when_it_is_repeated(patient_client, server):
+    server.answers = [(None, None), (200, OK)]
+    patient_client.send(
+        [
+            {"user_id": "u", "item_id": 7, "interaction_type": "click"},
+            {"event_id": "own", "user_id": "u", "item_id": "j", "interaction_type": "click"},
+            {"user_id": "u", "item_id": 7, "interaction_type": "click"},
+        ],
+        on_error="skip",
+    )
+    first, second = server.requests
+    assert (first.method, first.path, first.query) == (
+        "POST", "/user_interactions", {"on_error": "skip"},
+    )  # fmt: skip
+    assert first.json == second.json
+    ids = [row.pop("event_id") for row in first.json]
+    assert ids[1] == "own"
+    assert len(set(ids)) == 3
+    assert first.json[0] == {"user_id": "u", "item_id": 7, "interaction_type": "click"}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (404, "not_found", NotFoundError),
+        (409, "job_running", JobRunningError),
+        (409, "not_enough_data", NotEnoughDataError),
+        (422, "invalid_data", DataError),
+        (500, "of_a_later_release", ReckeeperError),
+    ],
+)
+def test_errors_come_back_as_their_classes(client, server, status, code, kind):
+    body = {"status": "error", "code": code, "message": "No.", "details": {"job_id": 3}}
+    server.answers = [(status, body)]
+    with pytest.raises(ReckeeperError) as caught:
+        client.models()
+    assert type(caught.value) is kind
+    assert (caught.value.message, caught.value.details) == ("No.", {"job_id": 3})
+    assert len(server.requests) == 1
+
+
+UNAVAILABLE = {"status": "error", "code": "unavailable", "message": "The worker is down."}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [(None, None), (503, UNAVAILABLE), (502, b"<html>Bad gateway</html>")],
+    ids=["broken", "503", "502"],
+)
+def test_what_is_safe_is_tried_again(patient_client, server, failure):
+    server.answers = [failure, failure, (200, {"status": "ok", "models": []})]
+    assert patient_client.models() == []
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("call", [Client.retrain, Client.start_retrain])
+def test_a_retrain_is_not_tried_again(client, server, call):
+    server.answers = [(503, UNAVAILABLE)]
+    with pytest.raises(UnavailableError, match="The worker is down"):
+        call(client)
+    assert len(server.requests) == 1
+
+
+def test_tries_come_to_an_end(server):
+    server.answers = [(503, UNAVAILABLE)]
+    with (
+        Client(f"http://127.0.0.1:{server.server_port}", retry_seconds=1.5) as client,
+        pytest.raises(UnavailableError, match="The worker is down"),
+    ):
+        client.models()
+    assert len(server.requests) > 1
+
+
+def test_a_server_that_is_not_there(server):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with (
+            Client(url, retry_seconds=0.1) as client,
+            pytest.raises(UnavailableError, match=f"^{url} does not answer"),
+        ):
+            client.models()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"<html>Something else</html>"),
+        (200, b"[1, 2]"),
+        (404, {"detail": "Not Found"}),
+        (500, b""),
+    ],
+    ids=str,
+)
+def test_another_program_at_the_address_is_named(client, server, status, body):
+    server.answers = [(status, body)]
+    with pytest.raises(UnavailableError, match=f"answered {status} and not as Reckeeper does"):
+        client.models()
+
+
+def test_a_server_that_is_not_ready_says_so_without_an_error(client, server):
+    body = {
+        "status": "unavailable",
+        "problems": ["The active version 3 cannot be loaded."],
+        "model_version": None,
+        "offer_version": 2,
+    }
+    server.answers = [(503, body)]
+    assert client.ready() == body
+    server.answers = [(503, UNAVAILABLE)]
+    with pytest.raises(UnavailableError, match="The worker is down"):
+        client.ready()
+
+
+def test_a_slow_server_is_given_up(server):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            Client(url, timeout_seconds=0.05, retry_seconds=0.1) as client,
+            pytest.raises(UnavailableError, match="does not answer"),
+        ):
+            client.models()

@@ -1,0 +1,188 @@
+"""Settings: each field from one variable, refused by name, given back whole."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from reckeeper.config import Settings
+from reckeeper.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+FIELDS = dataclasses.fields(Settings)
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_field_has_variable_help_and_default(field):
+    assert re.fullmatch(r"(RECKEEPER_[A-Z_]+|DATABASE_URL)", field.metadata["env"])
+    assert field.metadata["help"].endswith(".")
+    assert "default" in field.metadata
+    assert field.metadata["shown"]
+
+
+def test_variables_are_unique():
+    assert len({field.metadata["env"] for field in FIELDS}) == len(FIELDS)
+
+
+def test_readme_lists_the_settings_with_their_defaults():
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \| ([^|]+) \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert {name: shown.strip().strip("`") for name, shown in rows} == {
+        field.metadata["env"]: field.metadata["shown"].strip("`") for field in FIELDS
+    }
+
+
+def test_defaults(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.from_env({})
+    assert settings.data_dir == tmp_path / "data"
+    assert settings.model_dir == tmp_path / "kafka_worker" / "models"
+    assert settings.host == "127.0.0.1"
+    assert (settings.server_port, settings.worker_port, settings.ui_port) == (8000, 5000, 8501)
+    assert settings.server_url == "http://127.0.0.1:8000"
+    assert settings.worker_url == "http://127.0.0.1:5000"
+    assert settings.database_url is None
+    assert settings.is_embedded
+    assert settings.demo is True
+    assert settings.retrain_schedule is None
+    assert settings.timezone == "UTC"
+    assert settings.interaction_weights == {"click": 1.0, "watchlist_add": 2.0}
+    assert settings.prediction_cell_limit == 5_000_000
+    assert settings.versions_kept == 10
+
+
+def test_reads_the_environment_of_the_process(monkeypatch):
+    monkeypatch.setenv("RECKEEPER_VERSIONS_KEPT", "7")
+    assert Settings.from_env().versions_kept == 7
+
+
+def test_an_empty_variable_counts_as_unset():
+    assert Settings.from_env({"RECKEEPER_SERVER_PORT": " "}).server_port == 8000
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings.from_env({}).host = "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RECKEEPER_SERVER_PORT", "http"),
+        ("RECKEEPER_SERVER_PORT", "0"),
+        ("RECKEEPER_WORKER_PORT", "65536"),
+        ("RECKEEPER_UI_PORT", "-1"),
+        ("RECKEEPER_UI_PORT", "1.5"),
+        ("RECKEEPER_UI_PORT", "9" * 5000),
+        ("RECKEEPER_SERVER_URL", "localhost:8000"),
+        ("RECKEEPER_SERVER_URL", "ftp://localhost"),
+        ("RECKEEPER_WORKER_URL", "http://"),
+        ("RECKEEPER_DEMO", "maybe"),
+        ("RECKEEPER_TIMEZONE", "Europe/Atlantis"),
+        ("RECKEEPER_TIMEZONE", "../etc/passwd"),
+        ("RECKEEPER_INTERACTION_WEIGHTS", "click"),
+        ("RECKEEPER_INTERACTION_WEIGHTS", "click="),
+        ("RECKEEPER_INTERACTION_WEIGHTS", "click=much"),
+        ("RECKEEPER_INTERACTION_WEIGHTS", "click=nan"),
+        ("RECKEEPER_INTERACTION_WEIGHTS", "click=inf"),
+        ("RECKEEPER_INTERACTION_WEIGHTS", "click=1e7"),
+        ("RECKEEPER_INTERACTION_WEIGHTS", "Click=1"),
+        ("RECKEEPER_INTERACTION_WEIGHTS", "click=1,"),
+        ("RECKEEPER_INTERACTION_WEIGHTS", "watchlist_remove=1"),
+        ("RECKEEPER_PREDICTION_CELL_LIMIT", "-1"),
+        ("RECKEEPER_VERSIONS_KEPT", "1"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(variable, value):
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({variable: value})
+    assert caught.value.message.startswith(f"{variable}={value!r} cannot be used: ")
+
+
+@pytest.mark.parametrize("text", ["1", "true", "YES", "on"])
+def test_flag_is_on(text):
+    assert Settings.from_env({"RECKEEPER_DEMO": text}).demo is True
+
+
+@pytest.mark.parametrize("text", ["0", "False", "no", "OFF"])
+def test_flag_is_off(text):
+    assert Settings.from_env({"RECKEEPER_DEMO": text}).demo is False
+
+
+def test_weights_are_parsed():
+    text = "click=1, rating=0.5,dislike=-2"
+    weights = Settings.from_env({"RECKEEPER_INTERACTION_WEIGHTS": text}).interaction_weights
+    assert weights == {"click": 1.0, "rating": 0.5, "dislike": -2.0}
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("10.0.0.7", "http://10.0.0.7:8000"),
+    ],
+)
+def test_urls_follow_the_host(host, url):
+    assert Settings.from_env({"RECKEEPER_HOST": host}).server_url == url
+
+
+def test_a_url_that_is_set_stands():
+    settings = Settings.from_env({"RECKEEPER_SERVER_URL": "https://example.org/reckeeper/"})
+    assert settings.server_url == "https://example.org/reckeeper"
+
+
+OTHER_VALUES = {
+    "RECKEEPER_DATA_DIR": "/tmp/some where/data",
+    "RECKEEPER_MODEL_DIR": "/tmp/ä/models",
+    "RECKEEPER_HOST": "0.0.0.0",
+    "RECKEEPER_SERVER_PORT": "18000",
+    "RECKEEPER_WORKER_PORT": "15000",
+    "RECKEEPER_UI_PORT": "18501",
+    "RECKEEPER_SERVER_URL": "http://example.org:1",
+    "RECKEEPER_WORKER_URL": "http://example.org:2",
+    "DATABASE_URL": "sqlite:////tmp/x.db",
+    "RECKEEPER_DEMO": "0",
+    "RECKEEPER_RETRAIN_SCHEDULE": "0 3 * * 0",
+    "RECKEEPER_TIMEZONE": "Europe/Berlin",
+    "RECKEEPER_INTERACTION_WEIGHTS": "click=0.1,rating=-3.25",
+    "RECKEEPER_PREDICTION_CELL_LIMIT": "0",
+    "RECKEEPER_VERSIONS_KEPT": "3",
+}
+
+
+def test_every_field_takes_another_value():
+    standard, other = Settings.from_env({}), Settings.from_env(OTHER_VALUES)
+    assert set(OTHER_VALUES) == {field.metadata["env"] for field in FIELDS}
+    for field in FIELDS:
+        assert getattr(standard, field.name) != getattr(other, field.name), field.name
+
+
+@pytest.mark.parametrize("environ", [{}, OTHER_VALUES], ids=["defaults", "others"])
+def test_round_trip(environ):
+    settings = Settings.from_env(environ)
+    assert Settings.from_env(settings.to_env()) == settings
+
+
+def test_settings_hold_when_put_over_another_environment():
+    settings = Settings.from_env({})
+    assert Settings.from_env({**OTHER_VALUES, **settings.to_env()}) == settings
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("postgresql://anna:secret@db/shop", "postgresql://anna:***@db/shop"),
+        ("postgresql://anna:sec@ret@db/shop", "postgresql://anna:***@db/shop"),
+        ("postgresql://:sec:ret@db/shop", "postgresql://:***@db/shop"),
+        ("sqlite:////data/a:b@c.db", "sqlite:////data/a:b@c.db"),
+    ],
+)
+def test_passwords_are_masked(url, masked):
+    settings = Settings.from_env({"DATABASE_URL": url})
+    assert settings.masked_database_url == masked
+    assert "sec" not in repr(settings)
+    assert masked in repr(settings)

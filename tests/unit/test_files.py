@@ -1,0 +1,1117 @@
+"""The importer of files, on real databases and real files."""
+
+import csv
+import gzip
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from reckeeper import storage
+from reckeeper.config import Settings
+from reckeeper.errors import ConflictError, DataError, NotFoundError
+from reckeeper.events import demo, files, parse, reading
+from reckeeper.events.files import MOVIELENS, CatalogueFormat, FileFormat
+from reckeeper.storage import Interaction, Item
+
+ROOT = Path(__file__).parents[2]
+MOVIELENS_FOLDER = ROOT.parent / "shared" / "data" / "ml-latest-small"
+DAY = 86_400_000_000
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = Settings.from_env(
+        {
+            "RECKEEPER_DATA_DIR": str(tmp_path / "data"),
+            "RECKEEPER_MODEL_DIR": str(tmp_path / "models"),
+        }
+    )
+    storage.migrate(settings)
+    return settings
+
+
+@pytest.fixture
+def database(settings: Settings) -> Any:
+    database = storage.open_database(settings)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def take(database: storage.Database, settings: Settings) -> Callable[..., files.ImportReport]:
+    def take(path: Path, format: FileFormat | None = None, **more: Any) -> files.ImportReport:
+        return files.import_file(
+            database, path, format=format or FileFormat(), settings=settings, actor="test", **more
+        )
+
+    return take
+
+
+def stored(database: storage.Database, *names: str) -> list[Any]:
+    """Return the interactions, in the order of their event ids."""
+    columns = ", ".join(names or ("user_id", "item_id"))
+    with database.read() as connection:
+        rows = connection.exec_driver_sql(
+            f"SELECT {columns} FROM user_interactions ORDER BY event_id"
+        )
+        return [row[0] if len(names) == 1 else tuple(row) for row in rows]
+
+
+def one_import(database: storage.Database, import_id: int) -> dict[str, Any]:
+    with database.read() as connection:
+        row = storage.imports.get(connection, import_id)
+    assert row is not None
+    return row
+
+
+def audit_actions(database: storage.Database) -> list[str]:
+    with database.read() as connection:
+        return [entry["action"] for entry in storage.audit_log.latest(connection, limit=100)]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+# --- What is read -------------------------------------------------------------------------------
+
+
+def test_columns_under_their_usual_names_are_found(tmp_path, database, take):
+    path = write(
+        tmp_path / "a.csv",
+        "weight,occurred_at,user_id,other,interaction_type,item_id\n"
+        "2.5,2025-12-04T23:42:15Z,u1,x,click,i1\n"
+        ",,u2,x,watchlist_add,i2\n",
+    )
+    before = storage.now()
+    report = take(path)
+    assert (report.accepted, report.duplicates, report.skipped, report.refused) == (2, 0, 0, 0)
+    first, second = stored(
+        database, "user_id", "item_id", "interaction_type", "weight", "occurred_at", "import_id"
+    )
+    at = int(datetime(2025, 12, 4, 23, 42, 15, tzinfo=UTC).timestamp()) * 1_000_000
+    assert first == ("u1", "i1", "click", 2.5, at, report.import_id)
+    assert second[:4] == ("u2", "i2", "watchlist_add", 1.0)
+    assert before <= second[4] <= storage.now()
+    assert report.refused_report is None
+    with database.read() as connection:
+        assert storage.interactions.is_on_watchlist(connection, "u2", "i2")
+
+
+def test_without_optional_columns_the_defaults_apply(tmp_path, database, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu1,i1\n")
+    take(path, FileFormat(interaction_type="watchlist_add"))
+    assert stored(database, "interaction_type", "weight") == [("watchlist_add", 1.0)]
+
+
+def test_columns_can_be_named(tmp_path, database, take):
+    path = write(tmp_path / "a.csv", "who;what;how;when;much\nu1;i1;click;86400000;3\n")
+    take(
+        path,
+        FileFormat(
+            user_column="who",
+            item_column="what",
+            type_column="how",
+            time_column="when",
+            time_unit="ms",
+            weight_column="much",
+            delimiter=";",
+        ),
+    )
+    assert stored(database, "user_id", "item_id", "interaction_type", "weight", "occurred_at") == [
+        ("u1", "i1", "click", 3.0, DAY)
+    ]
+
+
+@pytest.mark.parametrize("part", ["user", "item", "type", "weight", "time"])
+def test_a_named_column_that_is_missing_lists_those_there_are(tmp_path, take, part, database):
+    path = write(tmp_path / "a.csv", "user_id,item_id,when\nu1,i1,1\n")
+    with pytest.raises(DataError, match=r"no column 'nope'.*'user_id', 'item_id', 'when'"):
+        take(path, FileFormat(**{f"{part}_column": "nope"}))
+    with database.read() as connection:
+        assert storage.imports.all_imports(connection) == []
+
+
+def test_a_column_that_is_there_twice_is_refused_only_if_it_is_used(tmp_path, take):
+    with pytest.raises(DataError, match="2 columns named 'item_id'"):
+        take(write(tmp_path / "a.csv", "user_id,item_id,item_id\nu,i,j\n"))
+    assert take(write(tmp_path / "b.csv", "user_id,x,item_id,x\nu,1,i,2\n")).accepted == 1
+
+
+def test_a_default_type_without_a_weight_is_refused(tmp_path, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu1,i1\n")
+    with pytest.raises(DataError, match="'purchase' has no weight: use one of click"):
+        take(path, FileFormat(interaction_type="purchase"))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"time_unit": "minutes"}, "'minutes'"),
+        ({"rating_column": "stars"}, "least rating"),
+        ({"min_rating": float("nan")}, "nan"),
+        ({"delimiter": "::"}, "'::'"),
+    ],
+)
+def test_formats_that_make_no_sense_are_refused(given, words):
+    with pytest.raises(DataError, match=words):
+        FileFormat(**given)
+
+
+def test_low_ratings_are_skipped_and_missing_ones_refused(tmp_path, database, take):
+    path = write(
+        tmp_path / "a.csv", "user_id,item_id,rating\nu1,a,4\nu1,b,3.9\nu1,c,\nu1,d,x\nu1,e, 5 \n"
+    )
+    report = take(path, FileFormat(min_rating=4))
+    assert stored(database, "item_id") == ["a", "e"]
+    assert (report.accepted, report.skipped, report.refused) == (2, 1, 2)
+    assert [(line.line, line.reason) for line in report.first_refused] == [
+        (4, "is empty"),
+        (5, "is not a number"),
+    ]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+def test_csv_in_all_its_dresses(tmp_path, database, take, ending, bom, last, packed):
+    lines = [
+        '"user_id",item_id',
+        '"a ""b"", c",i1',
+        "",
+        '"😀 é",i2',
+        ",",
+        " x ,i3",
+    ]
+    content = bom + (ending.join(lines) + ending * last).encode()
+    path = write(tmp_path / "a.csv", gzip.compress(content) if packed else content)
+    report = take(path)
+    assert stored(database, "user_id") == ['a "b", c', "😀 é", " x "]
+    assert report.refused == 0
+
+
+def test_gzip_of_several_parts(tmp_path, take):
+    parts = [b"user_id,item_id\nu1,i1\n", b"u2,i2\n"]
+    path = write(tmp_path / "a.csv.gz", b"".join(gzip.compress(part) for part in parts))
+    assert take(path).accepted == 2
+
+
+def test_lines_are_those_of_the_file(tmp_path, take, monkeypatch):
+    """Also after line breaks in values, blank lines, broken rows, and over block borders."""
+    monkeypatch.setattr(reading, "_BLOCK_BYTES", 64)
+    lines = ['"user\n_id",item_id,note']
+    expected = []
+    line = 3
+    for number in range(60):
+        kind = number % 6
+        rows = {
+            0: f"u{number},i{number},fine",
+            1: f'u{number},i{number},"two\nlines"',
+            2: f"u{number},",
+            3: "",
+            4: f",i{number},no user",
+            5: f'u{number},i{number},"three\r\n\nlines",too,many',
+        }
+        lines.append(rows[kind])
+        if kind in (2, 4, 5):
+            expected.append((line, kind))
+        line += 1 + rows[kind].count("\n")
+    path = write(tmp_path / "a.csv", "\n".join(lines))
+    target = tmp_path / "report.csv"
+    report = take(path, FileFormat(user_column="user\n_id"), refused_report=target)
+    assert report.accepted == 20
+    assert report.refused_report == target
+    with target.open(newline="", encoding="utf-8") as file:
+        refused = list(csv.DictReader(file))
+    reasons = {
+        2: "has 2 values, but there are 3 columns",
+        4: "is empty",
+        5: "has 5 values, but there are 3 columns; it reaches over 3 lines: is a quotation mark "
+        "not closed?",
+    }
+    found = [(int(row["line"]), row["reason"]) for row in refused]
+    assert found == [(line, reasons[kind]) for line, kind in expected]
+    assert {row["file"] for row in refused} == {"a.csv"}
+    assert report.first_refused[0].line == expected[0][0]
+    assert len(report.first_refused) == 5
+
+
+def test_a_quotation_mark_that_is_not_closed_is_named(tmp_path, take):
+    path = write(tmp_path / "a.csv", 'user_id,item_id\nu,i\n"v,i\nw,i\nx,i\n')
+    report = take(path)
+    assert report.accepted == 1
+    (line,) = report.first_refused
+    assert line.line == 3
+    assert "reaches over 3 lines: is a quotation mark not closed?" in line.reason
+
+
+def test_broken_rows_alone_at_the_end_have_their_lines(tmp_path, database, take, monkeypatch):
+    monkeypatch.setattr(reading, "_BLOCK_BYTES", 32)
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n" + "x,y,z\n" * 20)
+    target = tmp_path / "report.csv"
+    report = take(path, refused_report=target)
+    assert (report.accepted, report.refused) == (1, 20)
+    assert stored(database, "event_id")[0].endswith("-000000000002")
+    with target.open(newline="") as file:
+        assert [int(row["line"]) for row in csv.DictReader(file)] == list(range(3, 23))
+
+
+def test_a_file_of_broken_rows_alone_is_not_collected_in_memory(tmp_path, take, monkeypatch):
+    monkeypatch.setattr(reading, "_MOST_BROKEN", 10)
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n" + "x,y,z\n" * 20)
+    with pytest.raises(DataError, match="cannot be read beyond line"):
+        take(path)
+
+
+def test_a_row_that_is_not_utf8_costs_itself_alone(tmp_path, database, take):
+    path = write(
+        tmp_path / "a.csv", b"user_id,item_id,note\nu1,i1,\xff\nu\xe9,i2,\nu3,i3,\xc3\xa9\n"
+    )
+    report = take(path)
+    assert stored(database, "user_id") == ["u1", "u3"]
+    (line,) = report.first_refused
+    assert (line.line, line.column, line.value) == (3, "user_id", "u\\xe9")
+    assert "UTF-8" in line.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"user_id,item_id\n", "no rows"),
+        (b"user_id,item_id", "no rows"),
+        (b"user_id,item_id\n\n\n,\n", "no rows"),
+        (b"\nuser_id,item_id\nu,i\n", "empty line"),
+        ("user_id,item_id\nu,i\n".encode("utf-16"), "UTF-16"),
+        (b"PK\x03\x04abcdef", "ZIP"),
+        (b"\x1f\x8babcdefghij", "cannot be unpacked"),
+        (gzip.compress(b"user_id,item_id\n" + b"u,i\n" * 1000)[:30], "cannot be unpacked"),
+        (b"\x89\xff\xfe,\x00\n", "neither CSV nor Parquet"),
+        (b"PAR1 but nothing else", "not a sound Parquet file"),
+    ],
+)
+def test_files_that_hold_nothing_are_refused_and_leave_nothing(
+    tmp_path, database, settings, take, content, words
+):
+    called = []
+    with pytest.raises(DataError, match=words):
+        take(write(tmp_path / "a", content), before_first_row=lambda: called.append(1))
+    with database.read() as connection:
+        assert storage.imports.all_imports(connection) == []
+    assert not called
+    assert not (settings.data_dir / "imports").exists()
+
+
+def test_what_is_no_file_is_refused(tmp_path, take):
+    with pytest.raises(DataError, match="No such file"):
+        take(tmp_path / "nope.csv")
+    with pytest.raises(DataError, match="no regular file"):
+        take(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["quote", "gzip", "parquet"])
+def test_damage_in_the_middle_says_what_was_stored(tmp_path, database, take, damage):
+    rows = "".join(f"user-{number * 7919},item-{number * 104729}\n" for number in range(400_000))
+    path = tmp_path / "a"
+    if damage == "quote":
+        before = rows[: rows.index("\n", len(rows) // 2) + 1]
+        write(path, f'user_id,item_id\n{before}"never closed,i\n{rows}')
+    elif damage == "gzip":
+        packed = gzip.compress(f"user_id,item_id\n{rows}".encode(), compresslevel=1)
+        write(path, packed[: len(packed) * 3 // 4])
+    else:
+        users = pa.array([f"u{number}" for number in range(400_000)])
+        pq.write_table(
+            pa.table({"user_id": users, "item_id": users}),
+            path,
+            row_group_size=100_000,
+            use_dictionary=False,
+        )
+        content = bytearray(path.read_bytes())
+        middle = len(content) * 3 // 4
+        content[middle : middle + 20_000] = b"\xff" * 20_000
+        write(path, bytes(content))
+    with pytest.raises(DataError, match=r"cannot be read beyond .*imports undo 1`") as caught:
+        take(path)
+    n_stored = len(stored(database, "user_id"))
+    assert 0 < n_stored < 400_000
+    assert caught.value.details == {"import_id": 1}
+    assert one_import(database, 1)["status"] == storage.imports.RUNNING
+    assert files.undo(database, 1, actor="test").interactions == n_stored
+
+
+# --- Times and numbers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "micros"),
+    [
+        ("0", "s", 0),
+        ("1260759144", "s", 1_260_759_144_000_000),
+        ("1260759144.25", "s", 1_260_759_144_250_000),
+        ("1.260759144e9", "s", 1_260_759_144_000_000),
+        ("1260759144123", "ms", 1_260_759_144_123_000),
+        ("1260759144123456", "us", 1_260_759_144_123_456),
+        (" 60 ", "s", 60_000_000),
+        ("2000-02-29", "s", 951_782_400_000_000),
+        ("2000-02-29 12:30", "s", 951_827_400_000_000),
+        ("2000-02-29T12:30:15", "s", 951_827_415_000_000),
+        ("2000-02-29T12:30:15.123456789", "s", 951_827_415_123_456),
+        ("2000-02-29t12:30:15.5z", "s", 951_827_415_500_000),
+        ("2000-02-29T12:30:15+02:30", "s", 951_818_415_000_000),
+        ("2000-02-29T12:30:15-0230", "s", 951_836_415_000_000),
+        ("1970-01-01T00:59:59+01:00", "s", None),
+        ("-1", "s", None),
+        ("99999999999", "s", None),
+        ("999999999999999999", "us", None),
+        ("9" * 30, "s", None),
+        ("2001-02-29", "s", None),
+        ("2000-13-01", "s", None),
+        ("2000-00-01", "s", None),
+        ("2000-01-00", "s", None),
+        ("2000-04-31", "s", None),
+        ("2000-01-01T24:00:00", "s", None),
+        ("2000-01-01T00:60:00", "s", None),
+        ("2000-01-01T00:00:60", "s", None),
+        ("2000-01-01T00:00:00+24:00", "s", None),
+        ("2000-01-01T00:00:00 UTC", "s", None),
+        ("9999-12-31T23:59:59Z", "s", None),
+        ("0000-01-01", "s", None),
+        ("04/12/2025", "s", None),
+        ("yesterday", "s", None),
+        ("nan", "s", None),
+    ],
+)
+def test_times(tmp_path, database, take, text, unit, micros):
+    # A good row stands beside it: one bad value must not spoil the column.
+    path = write(tmp_path / "a.csv", f"user_id,item_id,occurred_at\nu,i,{text}\nv,i,1970-01-02\n")
+    report = take(path, FileFormat(time_unit=unit))
+    expected = [("v", DAY)] if micros is None else [("u", micros), ("v", DAY)]
+    assert stored(database, "user_id", "occurred_at") == expected
+    assert report.refused == (micros is None)
+    if micros is None:
+        assert report.first_refused[0].column == "occurred_at"
+        assert report.first_refused[0].value.strip() == text.strip()
+
+
+def test_a_wrong_time_unit_is_named(tmp_path, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id,occurred_at\nu,i,1260759144123\n")
+    (line,) = take(path).first_refused
+    assert "in the future" in line.reason
+    assert "numbers are read in s since 1970" in line.reason
+
+
+def test_times_may_be_a_day_ahead_and_no_more(tmp_path, database, take):
+    now = datetime.now(UTC)
+    near, far = (now + timedelta(hours=hours) for hours in (23, 25))
+    path = write(
+        tmp_path / "a.csv",
+        f"user_id,item_id,occurred_at\nnear,i,{near.isoformat()}\nfar,i,{far.isoformat()}\n"
+        f"near,i,{near.timestamp()}\nfar,i,{far.timestamp()}\n",
+    )
+    assert take(path).refused == 2
+    assert stored(database, "user_id") == ["near", "near"]
+
+
+# --- Parquet ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        pa.array(["1", "22", None]),
+        pa.array(["1", "22", None], pa.large_string()),
+        pa.array(["1", "22", None], pa.string_view()),
+        pa.array(["1", "22", None]).dictionary_encode(),
+        pa.array([b"1", b"22", None]),
+        pa.array([1, 22, None], pa.int8()),
+        pa.array([1, 22, None], pa.uint64()),
+        pa.array([1, 22, None]).dictionary_encode(),
+        pa.array([1.0, 22.0, None]),
+        pa.array([1.0, 22.0, float("nan")], pa.float32()),
+    ],
+)
+def test_parquet_ids_of_every_type(tmp_path, database, take, users):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"user_id": users, "item_id": users}), path)
+    report = take(path)
+    assert stored(database, "user_id", "item_id") == [("1", "1"), ("22", "22")]
+    (line,) = report.first_refused
+    assert (line.line, line.column, line.reason) == (3, "user_id", "is empty")
+
+
+def test_parquet_fractions_are_no_ids(tmp_path, database, take):
+    values = pa.array([1.5, 2.0, float("inf"), 1e17, -3.0])
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"user_id": values, "item_id": values}), path)
+    report = take(path)
+    assert stored(database, "user_id") == ["2", "-3"]
+    assert [(line.line, line.value, line.reason) for line in report.first_refused] == [
+        (1, "1.5", "is not a whole number"),
+        (3, "inf", "is too large to be an exact number"),
+        (4, "1e+17", "is too large to be an exact number"),
+    ]
+
+
+MOMENT = datetime(2020, 5, 17, 12, 30, 15, 250_000, tzinfo=UTC)
+MICROS = 1_589_718_615_250_000
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "micros"),
+    [
+        (pa.array([MOMENT], pa.timestamp("us", tz="UTC")), "s", MICROS),
+        (pa.array([MOMENT], pa.timestamp("us", tz="Europe/Berlin")), "s", MICROS),
+        (pa.array([MOMENT.replace(tzinfo=None)], pa.timestamp("ns")), "s", MICROS),
+        (pa.array([MOMENT.replace(tzinfo=None)], pa.timestamp("ms")), "s", MICROS),
+        (pa.array([date(2020, 5, 17)]), "s", MICROS // DAY * DAY),
+        (pa.array([date(2020, 5, 17)], pa.date64()), "s", MICROS // DAY * DAY),
+        (pa.array([MICROS // 1000], pa.uint64()), "ms", MICROS),
+        (pa.array([MICROS // 1_000_000], pa.int32()), "s", MICROS // 1_000_000 * 1_000_000),
+        (pa.array([MICROS / 1e6]), "s", MICROS),
+        (pa.array([MOMENT.isoformat()]), "s", MICROS),
+        (pa.array([2**64 - 1], pa.uint64()), "s", None),
+        (pa.array([float("inf")]), "s", None),
+        (pa.array([2**50], pa.timestamp("s")), "s", None),
+        (pa.array([datetime(1969, 1, 1)], pa.timestamp("ns")), "s", None),
+    ],
+)
+def test_parquet_times_of_every_type(tmp_path, database, take, times, unit, micros):
+    nothing = pa.nulls(1, times.type)
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table(
+            {
+                "user_id": ["u", "v"],
+                "item_id": ["i", "i"],
+                "occurred_at": pa.concat_arrays([times, nothing]),
+            }
+        ),
+        path,
+        store_schema=True,
+    )
+    before = storage.now()
+    report = take(path, FileFormat(time_unit=unit))
+    found = dict(stored(database, "user_id", "occurred_at"))
+    assert before <= found.pop("v") <= storage.now()
+    assert found == ({} if micros is None else {"u": micros})
+    assert report.refused == (micros is None)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pa.array([2, 0, None]),
+        pa.array([2.0, -1.0, None]),
+        pa.array([Decimal("2.0"), Decimal("-0.5"), None]),
+        pa.array(["2", "many", None]),
+        pa.array([2.0, float("inf"), float("nan")]),
+    ],
+)
+def test_parquet_weights_of_every_type(tmp_path, database, take, weights):
+    path = tmp_path / "a.parquet"
+    ids = pa.array(["a", "b", "c"])
+    pq.write_table(pa.table({"user_id": ids, "item_id": ids, "weight": weights}), path)
+    assert [line.line for line in take(path).first_refused] == [2]
+    assert stored(database, "user_id", "weight") == [("a", 2.0), ("c", 1.0)]
+
+
+@pytest.mark.parametrize(
+    "column", ["user_id", "item_id", "interaction_type", "weight", "occurred_at"]
+)
+def test_parquet_columns_of_impossible_types_are_refused(tmp_path, take, column):
+    table = {"user_id": ["u"], "item_id": ["i"], column: pa.array([[True]])}
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(table), path)
+    with pytest.raises(DataError, match=rf"{column!r} has the type list"):
+        take(path)
+
+
+def test_parquet_reads_only_what_it_needs_and_all_row_groups(tmp_path, database, take):
+    path = tmp_path / "a.parquet"
+    ids = pa.array(range(120_000))
+    pq.write_table(
+        pa.table({"user_id": ids, "x": [[1]] * 120_000, "item_id": ids}), path, row_group_size=7_000
+    )
+    steps: list[files.Progress] = []
+    assert take(path, on_progress=steps.append).accepted == 120_000
+    assert len(set(stored(database, "user_id"))) == 120_000
+    assert steps[-1].rows == 120_000
+    assert steps[-1].bytes_done == steps[-1].bytes_total == path.stat().st_size
+
+
+# --- One set of rules ----------------------------------------------------------------------------
+
+GOOD: list[dict[str, Any]] = [
+    {},
+    {"user_id": "a b/c,d\"e'f"},
+    {"user_id": "😀" * 256},
+    {"user_id": "é" * 256, "item_id": "\u200b"},
+    {"user_id": "\u00a0"},
+    {"interaction_type": "watchlist_add"},
+    {"interaction_type": "watchlist_remove"},
+    {"weight": 0.001},
+    {"weight": 1e6},
+    {"weight": 1e-300},
+    {"occurred_at": "1970-01-01T00:00:00Z"},
+    {"occurred_at": "2024-02-29T23:59:59.999999+05:45"},
+    {"occurred_at": "2024-02-29t23:59:59z"},
+    {"occurred_at": "2024-02-29 23:59:59-0130"},
+    {"occurred_at": "2024-02-29T23:59Z"},
+    {"occurred_at": "2024-02-29T23:59:59.1234567Z"},
+]
+BAD: list[tuple[str, dict[str, Any]]] = [
+    ("user_id", {"user_id": ""}),
+    ("user_id", {"user_id": "x" * 257}),
+    ("user_id", {"user_id": "😀" * 257}),
+    ("user_id", {"user_id": "a\x00b"}),
+    ("user_id", {"user_id": "a\tb"}),
+    ("user_id", {"user_id": "a\nb"}),
+    ("user_id", {"user_id": "\x7f"}),
+    ("user_id", {"user_id": "\x85"}),
+    ("user_id", {"user_id": "a\x9f"}),
+    ("item_id", {"item_id": ""}),
+    ("item_id", {"item_id": "\x1f"}),
+    ("interaction_type", {"interaction_type": "purchase"}),
+    ("interaction_type", {"interaction_type": "Click"}),
+    ("interaction_type", {"interaction_type": ""}),
+    ("weight", {"weight": 0}),
+    ("weight", {"weight": -1}),
+    ("weight", {"weight": 1_000_001}),
+    ("weight", {"weight": "many"}),
+    ("weight", {"weight": "1,5"}),
+    ("weight", {"weight": "0x10"}),
+    ("occurred_at", {"occurred_at": "1969-12-31T23:59:59Z"}),
+    ("occurred_at", {"occurred_at": "1970-01-01T00:00:00+00:01"}),
+    ("occurred_at", {"occurred_at": "2999-01-01T00:00:00Z"}),
+    ("occurred_at", {"occurred_at": "2023-02-29T00:00:00Z"}),
+    ("occurred_at", {"occurred_at": "2023-01-01T25:00:00Z"}),
+    ("occurred_at", {"occurred_at": "2023-01-01T00:00:60Z"}),
+    ("occurred_at", {"occurred_at": "2023-01-01T00:00:00 Z"}),
+    ("occurred_at", {"occurred_at": "2023-01-01T00:00:00+25:00"}),
+    ("occurred_at", {"occurred_at": "soon"}),
+]
+PLAIN = {
+    "user_id": "u",
+    "item_id": "i",
+    "interaction_type": "click",
+    "weight": 2.5,
+    "occurred_at": "2025-12-04T23:42:15Z",
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_files_and_messages_have_one_set_of_rules(tmp_path, database, settings, take, kind):
+    rows = [PLAIN | row for row in GOOD] + [PLAIN | row for _, row in BAD]
+    parsed = parse(json.dumps(rows).encode(), types=settings.interaction_weights, skip_refused=True)
+    assert [(row.index - len(GOOD), row.field) for row in parsed.refused] == [
+        (index, field) for index, (field, _) in enumerate(BAD)
+    ]
+    path = tmp_path / "rows"
+    if kind == "csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(PLAIN))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        columns = {name: [str(row[name]) for row in rows] for name in PLAIN}
+        pq.write_table(pa.table(columns), path)
+    target = tmp_path / "refused.csv"
+    report = take(path, refused_report=target)
+    expected = [row[1:] for row in parsed.interactions]
+    assert stored(database, *Interaction._fields[1:]) == expected
+    assert report.refused == len(BAD)
+    with target.open(newline="", encoding="utf-8") as file:
+        refused = list(csv.DictReader(file))
+    assert [row["column"] for row in refused] == [field for field, _ in BAD]
+
+
+def test_a_message_takes_no_time_that_is_digits_alone():
+    row = {"user_id": "u", "item_id": "i", "interaction_type": "click", "occurred_at": "1700000000"}
+    with pytest.raises(DataError, match="occurred_at must be an RFC 3339 time"):
+        parse(json.dumps(row).encode(), types=["click"])
+
+
+# --- Repeats, crashes, undo ----------------------------------------------------------------------
+
+
+def test_a_repeat_is_harmless(tmp_path, database, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 5)
+    first, second = take(path), take(path)
+    assert (first.accepted, first.duplicates) == (5, 0)
+    assert (second.accepted, second.duplicates) == (0, 5)
+    assert len(stored(database)) == 5
+    content = files.fingerprint(path)
+    assert stored(database, "event_id") == [
+        f"import-{content[:16]}-{line:012d}" for line in range(2, 7)
+    ]
+    assert one_import(database, 2)["fingerprint"] == content
+    files.undo(database, 2, actor="test")
+    assert len(stored(database)) == 5
+    files.undo(database, 1, actor="test")
+    assert stored(database) == []
+    assert take(path).accepted == 5
+
+
+def test_rows_of_other_files_are_no_duplicates(tmp_path, take):
+    take(write(tmp_path / "a.csv", "user_id,item_id\nu,i\n"))
+    assert take(write(tmp_path / "b.csv", "user_id,item_id\nu,i\nv,i\n")).accepted == 2
+
+
+def test_a_crash_leaves_what_a_repeat_takes_up(tmp_path, database, settings):
+    path = write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 120_000)
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from reckeeper import storage\n"
+        "from reckeeper.config import Settings\n"
+        "from reckeeper.events import files\n"
+        "settings = Settings.from_env()\n"
+        "files.import_file(storage.open_database(settings), Path(sys.argv[1]),\n"
+        "    format=files.FileFormat(), settings=settings, actor='test',\n"
+        "    on_progress=lambda progress: os.kill(os.getpid(), 9))\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(path)],
+        env={**settings.to_env(), "PYTHONPATH": str(ROOT / "src")},
+        check=False,
+    )
+    assert killed.returncode == -9
+    n_before = len(stored(database, "id"))
+    assert 0 < n_before < 120_000
+    assert one_import(database, 1)["status"] == storage.imports.RUNNING
+    assert one_import(database, 1)["accepted"] == n_before
+    report = files.import_file(database, path, format=FileFormat(), settings=settings, actor="test")
+    assert (report.accepted, report.duplicates) == (120_000 - n_before, n_before)
+    assert len(stored(database, "id")) == 120_000
+    # The half that the crash left can be taken out by itself.
+    assert files.undo(database, 1, actor="test").interactions == n_before
+    assert files.undo(database, 2, actor="test").interactions == 120_000 - n_before
+
+
+def test_undo_takes_out_its_own_rows_alone(tmp_path, database, take):
+    with database.write() as connection:
+        storage.interactions.append(
+            connection, [Interaction("mine", "u", "kept", "watchlist_add", 1.0, 5)]
+        )
+        storage.items.put(connection, [Item("kept", "Kept", {})])
+    path = write(
+        tmp_path / "a.csv",
+        "user_id,item_id,interaction_type,occurred_at\nu,kept,watchlist_remove,9\n"
+        "u,gone,watchlist_add,9\n",
+    )
+    catalogue = write(tmp_path / "items.csv", "item_id,title\ngone,Gone\n")
+    report = take(path, catalogue=catalogue)
+    with database.read() as connection:
+        assert not storage.interactions.is_on_watchlist(connection, "u", "kept")
+        assert storage.interactions.is_on_watchlist(connection, "u", "gone")
+    assert files.undo(database, report.import_id, actor="test") == files.Undone(2, 1)
+    assert stored(database, "event_id") == ["mine"]
+    with database.read() as connection:
+        assert storage.interactions.is_on_watchlist(connection, "u", "kept")
+        assert not storage.interactions.is_on_watchlist(connection, "u", "gone")
+        assert set(storage.items.get_many(connection, ["kept", "gone"])) == {"kept"}
+    assert one_import(database, report.import_id)["status"] == storage.imports.UNDONE
+    assert audit_actions(database) == ["undo_import", "import"]
+
+
+def test_undo_goes_in_steps_and_can_be_taken_up(tmp_path, database, take, monkeypatch):
+    monkeypatch.setattr(files, "_UNDO_ROWS", 10)
+    report = take(write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 25))
+
+    class Crash(Exception):
+        pass
+
+    def crash(n_rows: int) -> None:
+        raise Crash
+
+    with pytest.raises(Crash):
+        files.undo(database, report.import_id, actor="test", on_progress=crash)
+    assert len(stored(database)) == 15
+    assert one_import(database, report.import_id)["status"] == storage.imports.UNDOING
+    steps: list[int] = []
+    files.undo(database, report.import_id, actor="test", on_progress=steps.append)
+    assert steps == [10, 15]
+    assert stored(database) == []
+
+
+def test_undo_twice_and_of_nothing_says_so(tmp_path, database, take):
+    report = take(write(tmp_path / "a.csv", "user_id,item_id\nu,i\n"))
+    files.undo(database, report.import_id, actor="test")
+    with pytest.raises(ConflictError, match="Import 1 has been undone already"):
+        files.undo(database, report.import_id, actor="test")
+    with pytest.raises(NotFoundError, match=r"no import 7: `reckeeper imports list`"):
+        files.undo(database, 7, actor="test")
+
+
+def test_an_import_that_is_undone_while_it_runs_stops(tmp_path, database, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 120_000)
+    with pytest.raises(ConflictError, match="undone while it ran"):
+        take(path, on_progress=lambda progress: files.undo(database, 1, actor="other"))
+    assert stored(database) == []
+    assert one_import(database, 1)["status"] == storage.imports.UNDONE
+
+
+def test_others_write_while_a_file_is_imported(tmp_path, database, settings, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 200_000)
+    other = storage.open_database(settings)
+    between: list[int] = []
+
+    def post(progress: files.Progress) -> None:
+        def append() -> None:
+            with other.write() as connection:
+                row = Interaction(f"post-{progress.rows}", "p", "i", "click", 1.0, 5)
+                storage.interactions.append(connection, [row])
+            between.append(progress.rows)
+
+        thread = threading.Thread(target=append)
+        thread.start()
+        thread.join(timeout=60)
+
+    report = take(path, on_progress=post)
+    other.close()
+    assert len(between) >= 3
+    assert files.undo(database, report.import_id, actor="test").interactions == 200_000
+    assert set(stored(database, "user_id")) == {"p"}
+    assert len(stored(database, "user_id")) == len(between)
+
+
+def test_a_batch_is_sorted_by_user_and_users_keep_their_order(tmp_path, database, take):
+    rows = "".join(f"u{number * 7 % 5},{number}\n" for number in range(50))
+    take(write(tmp_path / "a.csv", "user_id,item_id\n" + rows))
+    with database.read() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT user_id, CAST(item_id AS INTEGER) FROM user_interactions ORDER BY id"
+        ).all()
+    assert [tuple(row) for row in found] == sorted(tuple(row) for row in found)
+
+
+# --- The report, progress, first row --------------------------------------------------------------
+
+
+def test_the_report_of_refused_rows_has_its_place(tmp_path, settings, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n,i\n")
+    report = take(path)
+    assert report.refused_report == settings.data_dir / "imports" / "1-refused.csv"
+    assert report.refused_report.read_text().splitlines() == [
+        "file,line,column,value,reason",
+        "a.csv,3,user_id,,is empty",
+    ]
+
+
+def test_a_report_that_was_asked_for_is_written_anew(tmp_path, take):
+    target = write(tmp_path / "report.csv", "of yesterday")
+    report = take(write(tmp_path / "a.csv", "user_id,item_id\nu,i\n"), refused_report=target)
+    assert report.refused_report == target
+    assert target.read_text() == "file,line,column,value,reason\n"
+    with pytest.raises(DataError, match="cannot be written"):
+        take(tmp_path / "a.csv", refused_report=tmp_path / "no" / "folder.csv")
+
+
+def test_progress_counts_rows_and_bytes(tmp_path, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id,rating\n" + "u,i,5\nu,i,1\n,i,5\n" * 40_000)
+    steps: list[files.Progress] = []
+    take(path, FileFormat(min_rating=4), on_progress=steps.append)
+    assert [step.rows for step in steps] == sorted({step.rows for step in steps})
+    assert steps[-1] == files.Progress(120_000, path.stat().st_size, path.stat().st_size)
+
+
+def test_before_the_first_sound_row_the_caller_is_told_once(tmp_path, database, take):
+    found: list[int] = []
+
+    def look() -> None:
+        found.append(len(stored(database)))
+
+    take(write(tmp_path / "bad.csv", "user_id,item_id\n,i\n"), before_first_row=look)
+    assert found == []
+    good = write(tmp_path / "good.csv", "user_id,item_id\n" + "u,i\n" * 120_000)
+    take(good, before_first_row=look)
+    assert found == [0]
+
+
+def test_the_row_of_an_import_tells_of_it(tmp_path, database, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n,i\nv,i\n")
+    take(path)
+    row = one_import(database, 1)
+    assert (row["accepted"], row["duplicates"], row["refused"]) == (2, 0, 1)
+    assert (row["source"], row["status"], row["is_demo"]) == (str(path), "complete", False)
+    assert row["finished_at"] >= row["started_at"]
+    with database.read() as connection:
+        (entry,) = storage.audit_log.latest(connection, limit=10)
+    assert (entry["actor"], entry["action"], entry["subject"]) == ("test", "import", "import 1")
+    assert entry["details"]["accepted"] == 2
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path, settings):
+    """Twenty times the file takes about the same memory."""
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from reckeeper import storage\n"
+        "from reckeeper.config import Settings\n"
+        "from reckeeper.events import files\n"
+        "settings = Settings.from_env()\n"
+        "files.import_file(storage.open_database(settings), Path(sys.argv[1]),\n"
+        "    format=files.FileFormat(min_rating=4), settings=settings, actor='test')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    peaks = []
+    for n_rows in (400_000, 8_000_000):
+        path = tmp_path / f"{n_rows}.csv"
+        with path.open("w") as file:
+            file.write("user_id,item_id,rating\n")
+            for _ in range(n_rows // 100_000):
+                # Mostly ratings that are too low: reading is measured, not SQLite.
+                file.write("some-user,some-item,1\n" * 99_999 + "some-user,some-item,5\n")
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(path)],
+            env={**settings.to_env(), "PYTHONPATH": str(ROOT / "src")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peaks.append(int(done.stdout) * (1 if sys.platform == "darwin" else 1024))
+    assert peaks[1] - peaks[0] < 60e6, f"{peaks} bytes for a file of 176 MB"
+
+
+# --- Catalogues ----------------------------------------------------------------------------------
+
+
+def test_a_catalogue_comes_with_the_interactions(tmp_path, database, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n")
+    catalogue = write(
+        tmp_path / "items.csv",
+        'item_id,title,genres,year,\ni1,"Film, one",a|b,1999,0\ni2,,(none),,1\n,no id,,,2\n',
+    )
+    report = take(
+        path,
+        catalogue=catalogue,
+        catalogue_format=CatalogueFormat(list_column="genres", empty_list="(none)"),
+    )
+    with database.read() as connection:
+        assert storage.items.get_many(connection, ["i1", "i2"]) == {
+            "i1": Item("i1", "Film, one", {"genres": ["a", "b"], "year": "1999"}),
+            "i2": Item("i2", None, {"genres": []}),
+        }
+    assert (report.items, report.refused, report.accepted) == (2, 1, 1)
+    (line,) = report.first_refused
+    assert (line.file, line.line, line.column) == ("items.csv", 4, "item_id")
+
+
+def test_a_parquet_catalogue_keeps_its_types(tmp_path, database, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu,7\n")
+    catalogue = tmp_path / "items.parquet"
+    pq.write_table(
+        pa.table(
+            {
+                "item_id": [7],
+                "title": ["Film"],
+                "year": [1999],
+                "genres": [["a", "b"]],
+                "score": [float("nan")],
+                "seen": [True],
+                "released": [date(1999, 5, 1)],
+            }
+        ),
+        catalogue,
+    )
+    take(path, catalogue=catalogue, catalogue_format=CatalogueFormat(list_column="genres"))
+    with database.read() as connection:
+        assert storage.items.get_many(connection, ["7"])["7"].attributes == {
+            "year": 1999,
+            "genres": ["a", "b"],
+            "seen": True,
+            "released": "1999-05-01",
+        }
+
+
+def test_undoing_a_repeat_leaves_the_catalogue(tmp_path, database, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n")
+    catalogue = write(tmp_path / "items.csv", "item_id,title\ni,Film\n")
+    assert take(path, catalogue=catalogue).items == 1
+    assert take(path, catalogue=catalogue).items == 0
+    files.undo(database, 2, actor="test")
+    with database.read() as connection:
+        assert storage.items.get_many(connection, ["i"])["i"].title == "Film"
+
+
+def test_a_catalogue_without_its_columns_is_refused_before_anything_is_written(
+    tmp_path, database, take
+):
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n")
+    with pytest.raises(DataError, match=r"items.csv has no column 'title'.*'item_id', 'name'"):
+        take(path, catalogue=write(tmp_path / "items.csv", "item_id,name\ni,x\n"))
+    with pytest.raises(DataError, match="2 columns named 'x'"):
+        take(path, catalogue=write(tmp_path / "items.csv", "item_id,title,x,x\ni,a,b,c\n"))
+    with database.read() as connection:
+        assert storage.imports.all_imports(connection) == []
+
+
+@pytest.fixture(scope="module")
+def movielens() -> Path:
+    if not (MOVIELENS_FOLDER / "ratings.csv").is_file():
+        pytest.skip(f"MovieLens is not in {MOVIELENS_FOLDER}")
+    return MOVIELENS_FOLDER
+
+
+def test_movielens(movielens, database, take):
+    with (movielens / "ratings.csv").open(newline="") as file:
+        ratings = list(csv.DictReader(file))
+    liked = [row for row in ratings if float(row["rating"]) >= 4]
+    assert (len(ratings), len(liked)) == (100_004, 51_568)
+    report = take(
+        movielens / "ratings.csv",
+        MOVIELENS.interactions,
+        catalogue=movielens / MOVIELENS.catalogue_name,
+        catalogue_format=MOVIELENS.catalogue,
+    )
+    assert (report.accepted, report.skipped, report.refused) == (51_568, 48_436, 0)
+    assert report.items == 9_125
+    assert stored(database, "user_id", "item_id", "occurred_at") == [
+        (row["userId"], row["movieId"], int(row["timestamp"]) * 1_000_000) for row in liked
+    ]
+    with database.read() as connection:
+        items = storage.items.get_many(connection, ["1", "11", "83829"])
+    assert items["1"].title == "Toy Story (1995)"
+    assert items["1"].attributes == {
+        "genres": ["Adventure", "Animation", "Children", "Comedy", "Fantasy"]
+    }
+    assert items["11"].title == "American President, The (1995)"
+    assert items["83829"].attributes == {"genres": []}
+
+
+# --- The command line ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    script = (
+        "import sys, typer\n"
+        "from reckeeper.cli import data\n"
+        "from reckeeper.errors import ReckeeperError\n"
+        "app = typer.Typer()\n"
+        "data.register(app)\n"
+        "try:\n"
+        "    app()\n"
+        "except ReckeeperError as exc:\n"
+        "    print(exc.message, file=sys.stderr)\n"
+        "    sys.exit(2)\n"
+    )
+
+    def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
+            env={
+                "RECKEEPER_DATA_DIR": str(tmp_path / "data"),
+                "RECKEEPER_MODEL_DIR": str(tmp_path / "models"),
+                "PYTHONPATH": str(ROOT / "src"),
+                "COLUMNS": "200",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+def test_the_command_imports_before_the_first_start(tmp_path, cli):
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n,i\nv,i\n")
+    done = cli("import", path)
+    assert "accepted" in done.stdout
+    assert "a.csv, line 3: user_id '' is empty" in done.stdout
+    assert "1-refused.csv" in done.stdout
+    assert "reckeeper retrain" in done.stdout
+    assert "Importing a.csv" in done.stderr
+    again = json.loads(cli("import", path, "--json").stdout)
+    assert (again["accepted"], again["duplicates"], again["refused"]) == (0, 2, 1)
+    assert "was imported before" in cli("import", path).stdout
+
+
+def test_the_command_takes_every_option(tmp_path, cli, database):
+    path = write(
+        tmp_path / "a.csv", "who;what;how;when;much;stars\nu;i;click;1000;3;5\nu;j;click;1;1;1\n"
+    )
+    catalogue = write(tmp_path / "c.csv", "what;name\ni;Film\n")
+    target = tmp_path / "refused.csv"
+    done = cli(
+        "import", path, "--user-column", "who", "--item-column", "what", "--type-column", "how",
+        "--time-column", "when", "--time-unit", "ms", "--weight-column", "much",
+        "--rating-column", "stars", "--min-rating", "2", "--delimiter", ";",
+        "--catalogue", catalogue, "--title-column", "name", "--report", target, "--json",
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    assert (report["accepted"], report["skipped"], report["items"]) == (1, 1, 1)
+    assert report["refused_report"] == str(target)
+    assert stored(database, *Interaction._fields[1:]) == [("u", "i", "click", 3.0, 1_000_000)]
+
+
+def test_the_movielens_preset_finds_its_catalogue(movielens, cli):
+    report = json.loads(
+        cli("import", movielens / "ratings.csv", "--preset", "movielens", "--json").stdout
+    )
+    assert (report["accepted"], report["items"]) == (51_568, 9_125)
+    more = cli(
+        "import", movielens / "ratings.csv", "--preset", "movielens", "--min-rating", "3", "--json"
+    )
+    report = json.loads(more.stdout)
+    assert report["duplicates"] == 51_568
+    assert report["accepted"] > 20_000
+
+
+def test_the_command_fails_in_words(tmp_path, cli):
+    assert "No such file" in cli("import", tmp_path / "nope.csv", status=2).stderr
+    path = write(tmp_path / "a.csv", "user,item\nu,i\n")
+    assert "no column 'user_id'" in cli("import", path, status=2).stderr
+    bad = write(tmp_path / "b.csv", "user_id,item_id\n,i\n")
+    assert "No row of" in cli("import", bad, status=2).stderr
+    assert "no import 9" in cli("imports", "undo", "9", status=2).stderr
+
+
+def test_imports_are_listed_and_undone(tmp_path, cli):
+    assert "Nothing was imported yet" in cli("imports", "list").stdout
+    cli("import", write(tmp_path / "a.csv", "user_id,item_id\nu,i\n"))
+    (row,) = json.loads(cli("imports", "list", "--json").stdout)
+    assert (row["import_id"], row["accepted"], row["status"]) == (1, 1, "complete")
+    assert datetime.fromisoformat(row["started_at"]).tzinfo is not None
+    assert "a.csv" in cli("imports", "list").stdout
+    assert "1 interactions" in cli("imports", "undo", "1").stdout
+    assert "undone already" in cli("imports", "undo", "1", status=2).stderr
+
+
+def test_an_import_replaces_the_demo_and_says_so(tmp_path, cli, database, settings):
+    assert demo.load_if_empty(database, settings)
+    wrong = write(tmp_path / "wrong.csv", "user,item\nu,i\n")
+    cli("import", wrong, status=2)
+    cli("import", write(tmp_path / "bad.csv", "user_id,item_id\n,i\n"), status=2)
+    assert demo.info(database).is_loaded
+    done = cli("import", write(tmp_path / "a.csv", "user_id,item_id\nu,i\n"))
+    assert "demo data (60,105 interactions) and its models were removed" in done.stdout
+    assert stored(database) == [("u", "i")]
+    assert not demo.info(database).is_loaded
+
+
+def test_the_demo_commands(cli, database, settings):
+    assert "not loaded" in cli("demo", "status").stdout
+    assert "There is no demo data" in cli("demo", "clear").stdout
+    demo.load_if_empty(database, settings)
+    status = json.loads(cli("demo", "status", "--json").stdout)
+    assert status["is_loaded"]
+    assert status["n_interactions"] == 60_105
+    assert "user-0001" in cli("demo", "status").stdout
+    assert "60,105 interactions" in cli("demo", "clear").stdout
+    assert stored(database) == []

@@ -1,0 +1,373 @@
+"""The active model in memory: swapped whole, scored as training would."""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from reckeeper import matrix, storage
+from reckeeper.errors import ArtifactError, NoModelError
+from reckeeper.registry import Registry
+from reckeeper.serving import Serving, trial
+from reckeeper.storage import Item
+
+ADD, REMOVE = "watchlist_add", "watchlist_remove"
+WEIGHTS = {"click": 1.0, ADD: 2.0}
+
+
+@pytest.fixture
+def make_serving(database, registry):
+    """Return a function that starts a `Serving`, stopped when the test ends."""
+    started = []
+
+    def make(*, weights=WEIGHTS):
+        serving = Serving(database, registry, type_weights=weights)
+        serving.start()
+        started.append(serving)
+        return serving
+
+    yield make
+    for serving in started:
+        serving.stop()
+
+
+@pytest.fixture
+def activate(registry):
+    def act(version):
+        registry.activate(registry.load(version), actor="test")
+        return version
+
+    return act
+
+
+@pytest.fixture
+def serving(taste, train, activate, make_serving):
+    """Return the serving of a model that was trained on `taste`."""
+    activate(train())
+    return make_serving()
+
+
+def answer(serving, user_id, *, n=100):
+    found = serving.recommend(user_id, n=n)
+    return found.strategy, {item.item_id: item.score for item in found.items}
+
+
+def expected(database, registry, user_id, *, weights=WEIGHTS):
+    """Score the whole history of a user by the active model, as training would sum it."""
+    with database.read() as connection:
+        built = matrix.build(storage.interactions.read_batches(connection), type_weights=weights)
+    model = registry.load(registry.active_version()).artifact
+    row = np.zeros(len(model.matrix.items))
+    seen = set()
+    user_index = built.users.find(user_id)
+    if user_index is not None:
+        coordinates = built.weights[[user_index]].tocoo()
+        for column, weight in zip(coordinates.coords[-1], coordinates.data, strict=True):
+            index = model.matrix.items.find(built.items.ids[column])
+            if index is not None:
+                row[index] = weight
+                seen.add(index)
+    scores = row @ model.model.components.T @ model.model.components
+    return {
+        model.matrix.items.ids[index]: score
+        for index, score in enumerate(scores)
+        if index not in seen
+    }
+
+
+# Answers
+
+
+def test_a_known_user_is_scored_by_the_model(serving, database, registry):
+    strategy, scores = answer(serving, "u03")
+    assert strategy == "model"
+    assert scores == pytest.approx(expected(database, registry, "u03"))
+    assert 0 < len(scores) < 9
+
+
+def test_items_are_ranked_and_cut(serving, taste):
+    whole = serving.recommend("u03", n=100)
+    assert [item.rank for item in whole.items] == list(range(1, len(whole.items) + 1))
+    scores = [item.score for item in whole.items]
+    assert scores == sorted(scores, reverse=True)
+    assert serving.recommend("u03", n=2).items == whole.items[:2]
+    seen = {item for user, item in taste if user == "u03"}
+    assert {item.item_id for item in whole.items} == {f"i{n}" for n in range(9)} - seen
+
+
+def test_an_answer_says_what_it_is(serving):
+    before = storage.now()
+    first, second = (serving.recommend("u03", n=1) for _ in range(2))
+    assert (first.user_id, first.model_version) == ("u03", 1)
+    assert before <= first.generated_at <= storage.now()
+    assert first.request_id != second.request_id
+
+
+def test_titles_come_from_the_catalogue(serving, database):
+    with database.write() as connection:
+        best = serving.recommend("u03", n=1).items[0].item_id
+        storage.items.put(connection, [Item(best, "The Quiet Harbour", {"year": 1999})])
+    found = serving.recommend("u03", n=2).items
+    assert (found[0].title, found[0].attributes) == ("The Quiet Harbour", {"year": 1999})
+    assert (found[1].title, found[1].attributes) == (None, {})
+
+
+def test_an_unknown_user_gets_what_most_users_have(serving, taste):
+    strategy, scores = answer(serving, "nobody")
+    assert strategy == "popular"
+    users_of = {item: len({user for user, it in taste if it == item}) for _, item in taste}
+    assert scores == users_of
+    assert list(scores) == sorted(users_of, key=lambda item: (-users_of[item], item))
+
+
+def test_a_new_user_is_folded_in(serving, add, database, registry):
+    add(("new/🎬", "i0"), ("new/🎬", "i1"), ("new/🎬", "i1"))
+    strategy, scores = answer(serving, "new/🎬")
+    assert strategy == "fold_in"
+    assert scores == pytest.approx(expected(database, registry, "new/🎬"))
+    assert not {"i0", "i1"} & set(scores)
+
+
+def test_newer_interactions_of_a_known_user_count_at_once(serving, add, database, registry):
+    _, before = answer(serving, "u03")
+    best = max(before, key=before.get)
+    add(("u03", best), ("u03", best, ADD))
+    strategy, after = answer(serving, "u03")
+    assert strategy == "fold_in"
+    assert after == pytest.approx(expected(database, registry, "u03"))
+    assert best not in after
+    assert any(abs(after[item] - before[item]) > 1e-6 for item in after)
+
+
+def test_items_that_the_model_does_not_know_are_passed_over(serving, add):
+    _, before = answer(serving, "u03")
+    add(("u03", "brand new"), ("stranger", "brand new"))
+    strategy, after = answer(serving, "u03")
+    assert after == pytest.approx(before)
+    strategy, scores = answer(serving, "stranger")
+    assert strategy == "popular"
+    assert len(scores) == 9
+
+
+def test_a_removal_takes_back_an_addition_that_the_model_has_seen(
+    add, taste, train, activate, make_serving, database, registry
+):
+    add(("anna", "i0", ADD), ("anna", "i1"), ("ben", "i0", ADD))
+    activate(train())
+    serving = make_serving()
+    _, before = answer(serving, "anna")
+    add(("anna", "i0", REMOVE), ("ben", "i0", REMOVE))
+    strategy, after = answer(serving, "anna")
+    assert strategy == "fold_in"
+    assert after == pytest.approx(expected(database, registry, "anna"))
+    assert after != pytest.approx(before)
+    # Nothing that weighs is left of ben's history; what he had is still seen.
+    strategy, scores = answer(serving, "ben")
+    assert strategy == "popular"
+    assert set(scores) == {f"i{n}" for n in range(1, 9)}
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, {**WEIGHTS, "dislike": -1.5}], ids=len)
+@pytest.mark.parametrize("seed", range(6))
+def test_fold_in_is_what_the_model_gives_for_the_whole_history(
+    weights, seed, add, train, activate, make_serving, database, registry
+):
+    """Additions, removals and dislikes, before and after training, in any order of time."""
+    random_ = random.Random(seed)
+    numbers = itertools.count()
+
+    def some(count):
+        return [
+            (
+                f"u{random_.randrange(5)}",
+                f"i{random_.randrange(12)}",
+                random_.choice(["click", ADD, ADD, REMOVE, "dislike"]),
+                random_.choice([0.5, 1.0, 2.0]),
+                random_.randrange(50),
+                f"{seed}-{next(numbers)}",
+            )
+            for _ in range(count)
+        ]
+
+    add(*[(f"u{n}", f"i{n}", "click", 1.0, n) for n in range(5)], *some(60))
+    activate(train(interaction_weights=weights))
+    serving = make_serving(weights=weights)
+    add(*some(25))
+    for user_id in [f"u{n}" for n in range(5)]:
+        wanted = expected(database, registry, user_id, weights=weights)
+        strategy, scores = answer(serving, user_id)
+        assert set(scores) == set(wanted)
+        if strategy != "popular":
+            assert scores == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+# Swaps
+
+
+def test_without_a_model_there_is_no_answer(make_serving):
+    serving = make_serving()
+    assert serving.version is None
+    assert serving.problem is None
+    with pytest.raises(NoModelError, match=r"No model is active yet\. Train one: POST /retrain"):
+        serving.recommend("u", n=5)
+    readiness = serving.readiness()
+    assert (readiness.status, readiness.model_version) == ("ok", None)
+
+
+def test_another_registrys_activation_is_taken_up(serving, database, settings, train, wait_until):
+    assert serving.version == 1
+    others = storage.open_database(settings)
+    other = Registry(others, settings.model_dir)
+    train()
+    other.activate(other.load(2), actor="another process")
+    wait_until(lambda: serving.version == 2)
+    assert serving.recommend("u03", n=1).model_version == 2
+    assert serving.readiness().status == "ok"
+    others.close()
+
+
+def test_a_deactivated_model_is_let_go(serving, database, wait_until):
+    with database.write() as connection:
+        storage.models.set_active(connection, None)
+    wait_until(lambda: serving.version is None)
+    with pytest.raises(NoModelError):
+        serving.recommend("u03", n=1)
+
+
+def test_a_request_sees_one_model_throughout(
+    database, train, activate, registry, make_serving, wait_until
+):
+    """Two models that share no item: no answer mixes them while they swap."""
+    for name in "ab":
+        with database.write() as connection:
+            import_id = storage.imports.begin(connection, source=name, fingerprint=name)
+            rows = [
+                storage.Interaction(f"{name}{u}{i}", f"u{u}", f"{name}{i}", "click", 1.0 + u, 1)
+                for u in range(4)
+                for i in range(30)
+                if (u + i) % 4
+            ]
+            storage.imports.append(connection, import_id, rows)
+        train()
+        with database.write() as connection:
+            storage.interactions.delete_imported(connection, import_id, limit=10_000)
+    activate(1)
+    serving = make_serving()
+    models = {version: registry.load(version) for version in (1, 2)}
+    done = False
+
+    def ask(user_id):
+        seen = set()
+        while not done:
+            found = serving.recommend(user_id, n=30)
+            prefix = {1: "a", 2: "b"}[found.model_version]
+            assert {item.item_id[0] for item in found.items} == {prefix}
+            seen.add(found.model_version)
+        return seen
+
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        asking = [threads.submit(ask, user) for user in ("u1", "u2", "nobody")]
+        try:
+            for swap in range(30):
+                version = 2 - swap % 2
+                registry.activate(models[version], actor="test")
+                serving.refresh()
+                assert serving.version == version
+        finally:
+            done = True
+        assert all(future.result() <= {1, 2} for future in asking)
+
+
+def damage(settings, version):
+    path = settings.model_dir / f"model-{version:06}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_version_is_reported_while_the_old_one_serves(
+    serving, registry, settings, train, activate, wait_until
+):
+    train()
+    train()
+    model = registry.load(3)
+    damage(settings, 3)
+    registry.activate(model, actor="test")
+    wait_until(lambda: serving.problem is not None)
+    assert serving.version == 1
+    assert serving.recommend("u03", n=1).model_version == 1
+    assert (serving.problem.version, serving.problem.offer) == (3, 2)
+    readiness = serving.readiness()
+    assert (readiness.status, readiness.model_version, readiness.offer_version) == (
+        "degraded", 1, 2,
+    )  # fmt: skip
+    (sentence,) = readiness.problems
+    assert "The active version 3 cannot be loaded" in sentence
+    assert "its content changed" in sentence
+    assert "Version 2 is sound: POST /models/2/activate" in sentence
+    activate(2)
+    wait_until(lambda: serving.version == 2)
+    assert serving.problem is None
+    assert serving.readiness().status == "ok"
+
+
+def test_a_damaged_version_at_the_start_is_no_crash(
+    taste, train, registry, settings, make_serving, activate, wait_until
+):
+    train()
+    activate(train())
+    damage(settings, 2)
+    serving = make_serving()
+    assert serving.version is None
+    assert serving.problem.offer == 1
+    assert serving.readiness().status == "unavailable"
+    with pytest.raises(NoModelError, match="Version 1 is sound"):
+        serving.recommend("u03", n=1)
+    activate(1)
+    wait_until(lambda: serving.version == 1)
+
+
+def test_without_a_sound_version_a_retrain_is_asked_for(
+    taste, train, settings, make_serving, activate, wait_until
+):
+    activate(train())
+    path = settings.model_dir / "model-000001.safetensors"
+    whole = path.read_bytes()
+    path.unlink()
+    serving = make_serving()
+    (sentence,) = serving.readiness().problems
+    assert sentence.endswith("No other version is sound: retrain.")
+    assert "model-000001.safetensors is missing" in sentence
+    path.write_bytes(whole)
+    wait_until(lambda: serving.version == 1)
+
+
+def test_a_database_that_does_not_answer_is_reported_and_the_model_serves_on(
+    serving, database, wait_until
+):
+    with database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE models RENAME TO away")
+    readiness = serving.readiness()
+    assert (readiness.status, readiness.model_version) == ("unavailable", 1)
+    assert "no such table: models" in readiness.problems[0]
+    assert serving.recommend("u03", n=1).model_version == 1
+    with database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE away RENAME TO models")
+    assert serving.readiness().status == "ok"
+
+
+# The trial of a new version
+
+
+def test_a_trial_answers_as_serving_does(taste, train, registry):
+    trial(registry.load(train()))
+
+
+def test_a_trial_refuses_a_model_whose_scores_are_no_numbers(taste, train, registry):
+    model = registry.load(train())
+    model.artifact.model.components[:] = np.nan
+    with pytest.raises(ArtifactError, match="Version 1 answers with scores that are no numbers"):
+        trial(dataclasses.replace(model))

@@ -1,0 +1,192 @@
+"""The schema and the SQLite file: what only they must do."""
+
+import dataclasses
+import sqlite3
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from reckeeper import storage
+from reckeeper.errors import ConfigError, SchemaError, StorageError
+from reckeeper.storage.tables import metadata
+
+
+def file_of(settings):
+    return settings.data_dir / "reckeeper.sqlite3"
+
+
+def with_url(settings, url):
+    return dataclasses.replace(settings, database_url=url)
+
+
+def test_the_migrations_make_the_tables_that_the_code_knows(database):
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_migrations_make_the_same_indexes(database):
+    fresh = sa.create_engine("sqlite://")
+    metadata.create_all(fresh)
+
+    def statements(connection):
+        rows = connection.exec_driver_sql(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+        )
+        return {name: " ".join(sql.split()) for name, sql in rows}
+
+    with database.read() as connection, fresh.connect() as plain:
+        assert statements(connection) == statements(plain)
+        assert "uq_models_one_active" in statements(plain)
+    fresh.dispose()
+
+
+def test_the_schema_of_this_release_is_the_last_migration():
+    config = Config()
+    config.set_main_option("script_location", "reckeeper.storage:migrations")
+    assert ScriptDirectory.from_config(config).get_heads() == [storage.SCHEMA_REVISION]
+
+
+def test_migrating_again_changes_nothing(settings):
+    assert storage.migrate(settings) is None
+    assert storage.migrate(settings) == storage.SCHEMA_REVISION
+
+
+MIGRATE = """
+import sys
+from reckeeper import storage
+from reckeeper.config import Settings
+
+settings = Settings.from_env()
+print("ready", flush=True)
+sys.stdin.readline()
+print(storage.migrate(settings))
+"""
+
+
+def test_processes_that_migrate_at_once_all_succeed(settings, start_python):
+    processes = [start_python(MIGRATE) for _ in range(4)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = []
+    for process in processes:
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        answers.append(output.strip())
+    assert sorted(answers) == ["0001", "0001", "0001", "None"]
+    storage.open_database(settings).close()
+
+
+def test_a_missing_database_is_refused(settings):
+    with pytest.raises(SchemaError, match="run `reckeeper migrate`"):
+        storage.open_database(settings)
+
+
+def test_a_database_without_a_schema_is_refused(settings):
+    settings.data_dir.mkdir()
+    with pytest.raises(SchemaError, match="has no schema yet: run `reckeeper migrate`"):
+        storage.open_database(settings)
+
+
+def set_revision(settings, revision):
+    with sqlite3.connect(file_of(settings)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", [revision])
+    connection.close()
+
+
+@pytest.mark.parametrize("act", [storage.open_database, storage.migrate])
+def test_the_schema_of_a_later_release_is_refused(settings, act):
+    storage.migrate(settings)
+    set_revision(settings, "0999")
+    with pytest.raises(SchemaError, match="has schema 0999, made by a later release"):
+        act(settings)
+
+
+def test_an_older_schema_is_refused(settings):
+    storage.migrate(settings)
+    set_revision(settings, "0000")
+    with pytest.raises(SchemaError, match="an older schema: run `reckeeper migrate`"):
+        storage.open_database(settings)
+
+
+def test_a_file_that_is_no_database_is_refused(settings):
+    settings.data_dir.mkdir()
+    file_of(settings).write_bytes(b"no database at all" * 1000)
+    with pytest.raises(StorageError, match="file is not a database"):
+        storage.open_database(settings)
+    assert file_of(settings).read_bytes() == b"no database at all" * 1000
+
+
+def test_every_connection_writes_through_to_the_disk(database):
+    for transaction in (database.read, database.write):
+        with transaction() as connection:
+            pragmas = {
+                name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+                for name in ("synchronous", "journal_mode", "foreign_keys", "busy_timeout")
+            }
+        assert pragmas == {
+            "synchronous": 2,  # FULL
+            "journal_mode": "wal",
+            "foreign_keys": 1,
+            "busy_timeout": 60_000,
+        }
+
+
+def test_a_write_takes_the_writers_lock_at_its_beginning(settings, database):
+    with database.write():
+        other = sqlite3.connect(file_of(settings), timeout=0, isolation_level=None)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        other.close()
+
+
+def test_a_read_does_not_keep_writers_waiting(settings, database):
+    with database.read() as connection:
+        assert storage.interactions.is_empty(connection)
+        other = sqlite3.connect(file_of(settings), timeout=0, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        other.close()
+
+
+def test_errors_of_the_driver_are_translated(database):
+    with (
+        pytest.raises(StorageError, match="no such table: missing") as caught,
+        database.read() as connection,
+    ):
+        connection.exec_driver_sql("SELECT * FROM missing")
+    assert isinstance(caught.value.__cause__, sa.exc.OperationalError)
+
+
+def test_a_database_of_the_users_own(settings, tmp_path):
+    own = with_url(settings, f"sqlite:///{tmp_path}/own file.db")
+    assert not own.is_embedded
+    storage.migrate(own)
+    storage.open_database(own).close()
+    assert (tmp_path / "own file.db").is_file()
+    assert not settings.data_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "is not a database URL"),
+        ("mysql://anna:secret@db/shop", "this release keeps its data in an SQLite file"),
+        ("sqlite://", "cannot be used"),
+        ("sqlite:///:memory:", "cannot be used"),
+        ("sqlite+aiosqlite:////tmp/x.db", "cannot be used"),
+        ("sqlite:////there/is/no/such/folder/x.db", "names a file in a folder that does not exist"),
+    ],
+)
+@pytest.mark.parametrize("act", [storage.open_database, storage.migrate])
+def test_urls_that_cannot_be_used_are_refused(settings, url, message, act):
+    with pytest.raises(ConfigError, match=message) as caught:
+        act(with_url(settings, url))
+    assert "DATABASE_URL" in caught.value.message
+    assert "secret" not in caught.value.message

@@ -1,0 +1,154 @@
+"""The SVD, held against dense LAPACK, scikit-learn's definitions and planted factors."""
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
+
+from reckeeper.errors import DataError
+from reckeeper.recipes.svd import Svd
+
+
+def random_counts(shape, *, seed, density=0.3):
+    random = np.random.default_rng(seed)
+    return np.where(random.random(shape) < density, random.integers(1, 9, shape), 0).astype(float)
+
+
+def planted(n_users, n_items, values, *, seed=3):
+    """Return a dense matrix with these singular values and its right vectors."""
+    random = np.random.default_rng(seed)
+    left, _ = np.linalg.qr(random.normal(size=(n_users, len(values))))
+    right, _ = np.linalg.qr(random.normal(size=(n_items, len(values))))
+    return left * values @ right.T, right.T
+
+
+def fit(dense, **settings):
+    return Svd.fit(sparse.csr_array(dense), settings=settings)
+
+
+def truncated(dense, rank):
+    left, values, right = np.linalg.svd(dense, full_matrices=False)
+    return (left[:, :rank] * values[:rank]) @ right[:rank], values[:rank]
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60), (200, 30), (30, 200), (11, 12)], ids=str)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_predicted_ratings_are_those_of_dense_lapack(shape, seed):
+    dense = random_counts(shape, seed=seed)
+    model = fit(dense)
+    expected, values = truncated(dense, 10)
+    np.testing.assert_allclose(model.singular_values, values, rtol=1e-10)
+    predicted = model.score(sparse.csr_array(dense))
+    assert np.abs(predicted - expected).max() <= 1e-8 * np.abs(expected).max()
+
+
+def test_planted_factors_are_found():
+    values = np.array([50.0, 30.0, 20.0, 10.0, 5.0])
+    dense, right = planted(80, 30, values)
+    model = fit(dense, n_components=5)
+    np.testing.assert_allclose(model.singular_values, values, rtol=1e-10)
+    np.testing.assert_allclose(np.abs((model.components * right).sum(axis=1)), 1.0, rtol=1e-10)
+    np.testing.assert_allclose(model.score(sparse.csr_array(dense)), dense, atol=1e-10)
+    assert model.explained_variance == pytest.approx(1.0, rel=1e-12)
+
+
+def test_values_that_are_equal_or_many_magnitudes_apart():
+    for values in ([7.0, 7.0, 7.0, 1.0], [1e6, 1.0, 1e-3]):
+        dense, _ = planted(40, 30, np.array(values))
+        model = fit(dense, n_components=len(values))
+        np.testing.assert_allclose(model.singular_values, values, rtol=1e-6)
+        np.testing.assert_allclose(model.score(sparse.csr_array(dense)), dense, atol=1e-7)
+
+
+def test_explained_variance_is_scikit_learns():
+    dense = random_counts((60, 40), seed=5)
+    model = fit(dense)
+    theirs = TruncatedSVD(n_components=10, algorithm="arpack").fit(sparse.csr_matrix(dense))
+    np.testing.assert_allclose(
+        model.explained_variance_ratio, theirs.explained_variance_ratio_, rtol=1e-9
+    )
+    left, values, _ = np.linalg.svd(dense, full_matrices=False)
+    projected = left[:, :10] * values[:10]
+    by_hand = projected.var(axis=0).sum() / dense.var(axis=0).sum()
+    assert model.explained_variance == pytest.approx(by_hand, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank"),
+    [
+        ((2, 2), 1),
+        ((2, 50), 1),
+        ((50, 2), 1),
+        ((3, 9), 2),
+        ((10, 10), 9),
+        ((10, 99), 9),
+        ((11, 11), 10),
+        ((99, 11), 10),
+        ((12, 12), 10),
+        ((6, 12), 5),
+    ],
+    ids=str,
+)
+def test_small_matrices_have_the_largest_rank_that_is_left(shape, rank):
+    dense = random_counts(shape, seed=1, density=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = fit(dense)
+    assert model.components.shape == (rank, shape[1])
+    assert model.settings == {"n_components": 10}
+    expected, _ = truncated(dense, rank)
+    predicted = model.score(sparse.csr_array(dense))
+    assert np.abs(predicted - expected).max() <= 1e-8 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 50), (20, 30)], ids=str)
+def test_a_matrix_of_zeros(shape):
+    zeros = sparse.csr_array((np.zeros(1), np.array([0]), np.r_[0, np.ones(shape[0], int)]), shape)
+    model = Svd.fit(zeros, settings={})
+    assert model.explained_variance == 0.0
+    assert not model.singular_values.any()
+    assert not model.score(zeros).any()
+    identity = model.components @ model.components.T
+    np.testing.assert_array_equal(identity, np.eye(len(identity)))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (5, 4), (20, 30)], ids=str)
+@pytest.mark.parametrize("value", [3.0, 0.1, 1 / 3])
+def test_a_matrix_without_variance(shape, value):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = fit(np.full(shape, value), n_components=1)
+    assert model.explained_variance == 0.0
+    np.testing.assert_allclose(model.score(sparse.csr_array(np.full(shape, value))), value)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (12, 12), (20, 30)], ids=str)
+def test_more_components_than_the_matrix_has(shape):
+    """Users who are all alike: rank 1, and the default asks for 10."""
+    dense = np.full(shape, 3.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = fit(dense)
+    assert model.explained_variance == 0.0
+    assert np.isfinite(model.components).all()
+    np.testing.assert_allclose(model.score(sparse.csr_array(dense)), 3.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_components", [0, -1, 1.0, "10", True, None])
+def test_bad_settings_are_refused(n_components):
+    with pytest.raises(DataError, match=f"n_components .*not {n_components!r}"):
+        fit(np.ones((3, 3)), n_components=n_components)
+
+
+def test_the_exported_model_transforms_as_scikit_learn_does():
+    dense = random_counts((40, 30), seed=2)
+    model = fit(dense, n_components=7)
+    exported = model.to_sklearn()
+    ratings = sparse.csr_matrix(dense)
+    np.testing.assert_allclose(
+        exported.inverse_transform(exported.transform(ratings)), model.score(ratings), rtol=1e-12
+    )
+    assert exported.get_params()["n_components"] == 7
+    assert exported.explained_variance_ratio_.sum() == pytest.approx(model.explained_variance)
