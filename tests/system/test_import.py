@@ -1,0 +1,134 @@
+"""`reckeeper import`, `imports` and `demo`: the command itself, before anything else runs."""
+
+import json
+from datetime import datetime
+
+import pytest
+from tests.system.installation import ROOT, Installation
+
+from reckeeper import storage
+from reckeeper.config import Settings
+from reckeeper.events import demo
+
+MOVIELENS = ROOT.parent / "shared" / "data" / "ml-latest-small"
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Give an installation of which nothing exists yet, wide enough for tables."""
+    with Installation(tmp_path, COLUMNS="200", PYTHONWARNINGS="error") as made:
+        yield made
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Give a function that writes a file into the test's folder."""
+
+    def write(name, content):
+        path = tmp_path / name
+        path.write_text(content)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def database(made):
+    """Give the database of an installation that may have demo data."""
+    settings = Settings.from_env(made.environ | {"RECKEEPER_DEMO": "1"})
+    storage.migrate(settings)
+    database = storage.open_database(settings)
+    demo.load_if_empty(database, settings)
+    yield database
+    database.close()
+
+
+def fails(made, *arguments):
+    done = made.run(*arguments, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_it_imports_before_the_first_start(made, write):
+    path = write("a.csv", "user_id,item_id\nu,i\n,i\nv,i\n")
+    done = made.run("import", path)
+    assert "accepted" in done.stdout
+    assert "a.csv, line 3: user_id '' is empty" in done.stdout
+    assert "1-refused.csv" in done.stdout
+    assert "reckeeper retrain" in done.stdout
+    assert "Importing a.csv" in done.stderr
+    again = json.loads(made.run("import", path, "--json").stdout)
+    assert (again["accepted"], again["duplicates"], again["refused"]) == (0, 2, 1)
+    assert "was imported before" in made.run("import", path).stdout
+
+
+def test_it_takes_every_option(made, write):
+    path = write("a.csv", "who;what;how;when;much;stars\nu;i;click;1000;3;5\nu;j;click;1;1;1\n")
+    catalogue = write("c.csv", "what;name\ni;Film\n")
+    target = made.folder / "refused.csv"
+    done = made.run(
+        "import", path, "--user-column", "who", "--item-column", "what", "--type-column", "how",
+        "--time-column", "when", "--time-unit", "ms", "--weight-column", "much",
+        "--rating-column", "stars", "--min-rating", "2", "--delimiter", ";",
+        "--catalogue", catalogue, "--title-column", "name", "--report", target, "--json",
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    assert (report["accepted"], report["skipped"], report["items"]) == (1, 1, 1)
+    assert report["refused_report"] == str(target)
+    with made.database() as connection:
+        rows = connection.execute(
+            "SELECT user_id, item_id, interaction_type, weight, occurred_at FROM user_interactions"
+        ).fetchall()
+    assert rows == [("u", "i", "click", 3.0, 1_000_000)]
+
+
+def test_the_movielens_preset_finds_its_catalogue(made):
+    if not MOVIELENS.is_dir():
+        pytest.skip(f"MovieLens is not in {MOVIELENS}")
+    ratings = ("import", MOVIELENS / "ratings.csv", "--preset", "movielens", "--json")
+    report = json.loads(made.run(*ratings).stdout)
+    assert (report["accepted"], report["items"]) == (51_568, 9_125)
+    report = json.loads(made.run(*ratings, "--min-rating", "3").stdout)
+    assert report["duplicates"] == 51_568
+    assert report["accepted"] > 20_000
+
+
+def test_it_fails_in_words(made, write):
+    assert "No such file" in fails(made, "import", "nope.csv")
+    assert "no column 'user_id'" in fails(made, "import", write("a.csv", "user,item\nu,i\n"))
+    assert "No row of" in fails(made, "import", write("b.csv", "user_id,item_id\n,i\n"))
+    assert "no import 9" in fails(made, "imports", "undo", "9")
+
+
+def test_imports_are_listed_and_undone(made, write):
+    assert "Nothing was imported yet" in made.run("imports", "list").stdout
+    made.run("import", write("a.csv", "user_id,item_id\nu,i\n"))
+    (row,) = json.loads(made.run("imports", "list", "--json").stdout)
+    assert (row["import_id"], row["accepted"], row["status"]) == (1, 1, "complete")
+    assert datetime.fromisoformat(row["started_at"]).tzinfo is not None
+    assert "a.csv" in made.run("imports", "list").stdout
+    assert "1 interactions" in made.run("imports", "undo", "1").stdout
+    assert "undone already" in fails(made, "imports", "undo", "1")
+
+
+def test_only_an_import_that_brings_something_replaces_the_demo(made, write, database):
+    fails(made, "import", write("wrong.csv", "user,item\nu,i\n"))
+    fails(made, "import", write("bad.csv", "user_id,item_id\n,i\n"))
+    assert demo.info(database).is_loaded
+    done = made.run("import", write("a.csv", "user_id,item_id\nu,i\n"))
+    assert "demo data (60,105 interactions) and its models were removed" in done.stdout
+    assert not demo.info(database).is_loaded
+    with database.read() as connection:
+        assert storage.interactions.count(connection) == 1
+
+
+def test_the_demo_commands(made, database):
+    status = json.loads(made.run("demo", "status", "--json").stdout)
+    assert (status["is_loaded"], status["n_interactions"]) == (True, 60_105)
+    assert "user-0001" in made.run("demo", "status").stdout
+    assert "60,105 interactions" in made.run("demo", "clear").stdout
+    assert "There is no demo data" in made.run("demo", "clear").stdout
+    assert "not loaded" in made.run("demo", "status").stdout
+    with database.read() as connection:
+        assert storage.interactions.is_empty(connection)
