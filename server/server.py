@@ -264,13 +264,17 @@ _Version = Annotated[int, Path(ge=1, le=_MOST, description="Number of the versio
 # Versions
 
 
-@app.get("/models", responses=_answers({"status": "ok", "models": [_MODEL]}))
+@app.get("/models", tags=["versions"], responses=_answers({"status": "ok", "models": [_MODEL]}))
 def get_models(runtime: _Needs) -> JSONResponse:
     """List all versions with their metadata, the newest first."""
     return JSONResponse({"status": "ok", "models": runtime.registry.versions()})
 
 
-@app.get("/models/{version}", responses=_answers({"status": "ok", "model": _MODEL}, 404, 422))
+@app.get(
+    "/models/{version}",
+    tags=["versions"],
+    responses=_answers({"status": "ok", "model": _MODEL}, 404, 422),
+)
 def get_model(runtime: _Needs, version: _Version) -> JSONResponse:
     """Describe one version."""
     return JSONResponse({"status": "ok", "model": runtime.registry.version(version)})
@@ -285,6 +289,7 @@ class Activation(BaseModel):
 
 @app.post(
     "/models/{version}/activate",
+    tags=["versions"],
     responses=_answers({"status": "ok", "model": _MODEL}, 404, 409, 422),
 )
 def activate(
@@ -317,6 +322,7 @@ _RETRAINED = {
 
 @app.post(
     "/retrain",
+    tags=["training"],
     responses=_answers(_RETRAINED, 409, 422, 500, 503)
     | _answers({"status": "ok", "job": _JOB}, status=202),
 )
@@ -360,6 +366,7 @@ def _job_row(runtime: Runtime, job_id: int) -> dict[str, Any]:
 
 @app.get(
     "/jobs",
+    tags=["training"],
     responses=_answers(
         {
             "status": "ok",
@@ -394,7 +401,9 @@ def get_jobs(
     )
 
 
-@app.get("/jobs/{job_id}", responses=_answers({"status": "ok", "job": _JOB}, 404, 422))
+@app.get(
+    "/jobs/{job_id}", tags=["training"], responses=_answers({"status": "ok", "job": _JOB}, 404, 422)
+)
 def get_job(runtime: _Needs, job_id: Annotated[int, Path(ge=1, le=_MOST)]) -> JSONResponse:
     """Describe a training job: its stage, how far it is, and the time left."""
     return JSONResponse({"status": "ok", "job": training.describe_job(_job_row(runtime, job_id))})
@@ -426,6 +435,7 @@ _MESSAGE_SCHEMA = events.Message.model_json_schema()
 
 @app.post(
     "/user_interactions",
+    tags=["interactions"],
     responses=_answers(_ACCEPTED, 413, 422, 503),
     openapi_extra={
         "requestBody": {
@@ -491,6 +501,7 @@ async def _store(runtime: Runtime, interactions: list[storage.Interaction]) -> d
 
 @app.get(
     "/user_interactions/{user_id:id}",
+    tags=["interactions"],
     responses=_answers(
         {
             "status": "ok",
@@ -526,6 +537,7 @@ def get_interactions(
 
 @app.get(
     "/watchlist/{user_id:id}",
+    tags=["interactions"],
     responses=_answers(
         {
             "status": "ok",
@@ -555,13 +567,21 @@ def get_watchlist(runtime: _Needs, user_id: _UserId) -> JSONResponse:
     return JSONResponse({"status": "ok", "user_id": user_id, "items": items})
 
 
-@app.post("/watchlist/{user_id:id}/{item_id:id}", responses=_answers(_ACCEPTED, 422, 503))
+@app.post(
+    "/watchlist/{user_id:id}/{item_id:id}",
+    tags=["interactions"],
+    responses=_answers(_ACCEPTED, 422, 503),
+)
 async def add_to_watchlist(runtime: _Needs, user_id: _UserId, item_id: _UserId) -> JSONResponse:
     """Put an item on a user's watchlist; one that is there already is a duplicate."""
     return await _change_watchlist(runtime, user_id, item_id, "watchlist_add")
 
 
-@app.delete("/watchlist/{user_id:id}/{item_id:id}", responses=_answers(_ACCEPTED, 422, 503))
+@app.delete(
+    "/watchlist/{user_id:id}/{item_id:id}",
+    tags=["interactions"],
+    responses=_answers(_ACCEPTED, 422, 503),
+)
 async def remove_from_watchlist(
     runtime: _Needs, user_id: _UserId, item_id: _UserId
 ) -> JSONResponse:
@@ -595,6 +615,7 @@ def _is_listed(runtime: Runtime, user_id: str, item_id: str) -> bool:
 
 @app.get(
     "/recommendations/{user_id:id}",
+    tags=["recommendations"],
     responses=_answers(
         {
             "status": "ok",
@@ -638,7 +659,7 @@ def get_recommendations(
 _DEMO = {"status": "ok", "loaded": True, "interactions": 60000, "sample_users": ["user-0001"]}
 
 
-@app.get("/demo", responses=_answers(_DEMO))
+@app.get("/demo", tags=["demo data"], responses=_answers(_DEMO))
 def get_demo(runtime: _Needs) -> JSONResponse:
     """Say whether the demo data is in the database."""
     info = demo.info(runtime.database)
@@ -653,7 +674,9 @@ def get_demo(runtime: _Needs) -> JSONResponse:
 
 
 @app.delete(
-    "/demo", responses=_answers({"status": "ok", "interactions": 60000, "versions": [1]}, 503)
+    "/demo",
+    tags=["demo data"],
+    responses=_answers({"status": "ok", "interactions": 60000, "versions": [1]}, 503),
 )
 def delete_demo(runtime: _Needs) -> JSONResponse:
     """Remove the demo data, and the versions that were trained on it."""
@@ -666,7 +689,7 @@ def delete_demo(runtime: _Needs) -> JSONResponse:
 # Operation
 
 
-@app.get("/health/live", responses=_answers({"status": "ok"}))
+@app.get("/health/live", tags=["operation"], responses=_answers({"status": "ok"}))
 async def live() -> JSONResponse:
     """Say that the process runs."""
     return JSONResponse({"status": "ok"})
@@ -674,6 +697,7 @@ async def live() -> JSONResponse:
 
 @app.get(
     "/health/ready",
+    tags=["operation"],
     responses=_answers(
         {"status": "ok", "problems": [], "model_version": 1, "offer_version": None}, 503
     ),
@@ -685,7 +709,7 @@ def ready(runtime: _Needs) -> JSONResponse:
     return JSONResponse(dataclasses.asdict(readiness), status)
 
 
-@app.get("/metrics", response_class=Response)
+@app.get("/metrics", tags=["operation"], response_class=Response)
 async def metrics() -> Response:
     """Return this process's metrics in Prometheus' text format."""
     return Response(telemetry.render_metrics(), media_type=telemetry.METRICS_CONTENT_TYPE)

@@ -53,7 +53,7 @@ EXCLUSIVE = {
     "structlog": {"telemetry"},
     "prometheus_client": {"telemetry"},
     "httpx": {"client"},
-    "tenacity": {"client"},
+    "tenacity": {"client", "storage"},
     "fastapi": {"server"},
     "starlette": {"server"},
     "uvicorn": {"server"},

@@ -1,12 +1,14 @@
 """The database: opening it, its transactions, its schema."""
 
 import contextlib
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import tenacity
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -136,10 +138,7 @@ def migrate(settings: Settings) -> str | None:
             ) from exc
     database = Database(_engine(settings))
     try:
-        with _translated(), database._engine.connect() as connection:
-            raw = connection.connection.dbapi_connection
-            if raw is not None:
-                raw.cursor().execute("PRAGMA journal_mode=WAL")
+        _keep_log(database._engine)
         with database.write() as connection:
             before = MigrationContext.configure(connection).get_current_revision()
             if before is not None and before > SCHEMA_REVISION:
@@ -155,6 +154,22 @@ def migrate(settings: Settings) -> str | None:
         return before
     finally:
         database.close()
+
+
+# SQLite does not wait for its lock here, as it does elsewhere.
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(StorageError),
+    wait=tenacity.wait_random(0.01, 0.1),
+    stop=tenacity.stop_after_delay(BUSY_TIMEOUT_SECONDS),
+    reraise=True,
+)
+def _keep_log(engine: sa.Engine) -> None:
+    """Let the database keep a write-ahead log from now on; it remembers that."""
+    with _translated(), contextlib.closing(engine.raw_connection()) as connection:
+        try:
+            connection.cursor().execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as exc:
+            raise StorageError(f"The database's log cannot be set up: {exc}. Try again.") from exc
 
 
 def _embedded_file(settings: Settings) -> Path:
