@@ -1,0 +1,160 @@
+"""Import of a large CSV file: ``python -m benchmarks.import_rows [--rows 5000000]``.
+
+Generates a file with long-tailed users and items and imports it with the real
+command in a child process. The limit beside it, in the same run: rows made
+beforehand, inserted into the same table with the same indexes by a bare
+`sqlite3.executemany`.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from reckeeper import storage
+from reckeeper.config import Settings
+
+N_USERS = 200_000
+N_ITEMS = 50_000
+BATCH_ROWS = 80_000
+FIRST_TIME = 1_700_000_000
+
+
+def run(n_rows: int = 5_000_000) -> dict[str, Any]:
+    """Measure rows per second of both, and the command's peak memory."""
+    with tempfile.TemporaryDirectory(prefix="reckeeper-bench-") as name:
+        folder = Path(name)
+        file = folder / "interactions.csv"
+        _write_file(file, n_rows)
+        imported = _import_by_command(file, folder / "imported", n_rows=n_rows)
+        bare = _insert_bare(folder / "bare", n_rows=n_rows)
+        return {
+            "benchmark": "import_rows",
+            "rows": n_rows,
+            "file_bytes": file.stat().st_size,
+            "command": imported,
+            "bare_executemany": bare,
+            "share_of_bare": round(imported["rows_per_second"] / bare["rows_per_second"], 3),
+        }
+
+
+def _columns(n_rows: int) -> Iterator[pa.RecordBatch]:
+    """Give the rows in parts: users and items log-uniform over their ranks, times ascending."""
+    draw = np.random.default_rng(0)
+    user_of_rank = draw.permutation(N_USERS)
+    item_of_rank = draw.permutation(N_ITEMS)
+    for start in range(0, n_rows, BATCH_ROWS):
+        n = min(BATCH_ROWS, n_rows - start)
+        users = user_of_rank[(N_USERS ** draw.random(n)).astype(int) - 1]
+        items = item_of_rank[(N_ITEMS ** draw.random(n)).astype(int) - 1]
+        yield pa.RecordBatch.from_arrays(
+            [
+                pa.array([f"user-{user}" for user in users.tolist()]),
+                pa.array([f"item-{item}" for item in items.tolist()]),
+                pa.array(["click"] * n),
+                pa.array(FIRST_TIME + np.arange(start, start + n)),
+            ],
+            names=["user_id", "item_id", "interaction_type", "occurred_at"],
+        )
+
+
+def _write_file(path: Path, n_rows: int) -> None:
+    batches = _columns(n_rows)
+    first = next(batches)
+    with pa.csv.CSVWriter(path, first.schema) as writer:
+        writer.write_batch(first)
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _import_by_command(path: Path, folder: Path, *, n_rows: int) -> dict[str, Any]:
+    environment = {
+        **os.environ,
+        "RECKEEPER_DATA_DIR": str(folder),
+        "RECKEEPER_MODEL_DIR": str(folder / "models"),
+    }
+    command = [sys.executable, "-c", "from reckeeper.cli import main; main()"]
+    started = time.perf_counter()
+    done = subprocess.run(
+        [*command, "import", str(path), "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    peak_bytes = peak if sys.platform == "darwin" else peak * 1024
+    accepted = json.loads(done.stdout)["accepted"]
+    if accepted != n_rows:
+        raise SystemExit(f"{accepted} of {n_rows} rows were accepted.")
+    return {
+        "seconds": round(seconds, 2),
+        "rows_per_second": round(n_rows / seconds),
+        "peak_memory_mb": round(peak_bytes / 1e6),
+        "database_bytes": (folder / "reckeeper.sqlite3").stat().st_size,
+    }
+
+
+def _insert_bare(folder: Path, *, n_rows: int) -> dict[str, Any]:
+    """Insert the same rows in the order of the file; making the tuples is not timed."""
+    settings = Settings.from_env(
+        {"RECKEEPER_DATA_DIR": str(folder), "RECKEEPER_MODEL_DIR": str(folder / "models")}
+    )
+    storage.migrate(settings)
+    connection = sqlite3.connect(folder / "reckeeper.sqlite3", isolation_level=None)
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA cache_size=-65536")
+    seconds = 0.0
+    number = 0
+    for batch in _columns(n_rows):
+        users, items, kinds, times = (column.to_pylist() for column in batch.columns)
+        rows = [
+            (f"import-0123456789abcdef-{number + row:012d}", *values, 1.0, at * 1_000_000, 1)
+            for row, (*values, at) in enumerate(zip(users, items, kinds, times, strict=True))
+        ]
+        number += len(rows)
+        started = time.perf_counter()
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(
+            "INSERT INTO user_interactions (event_id, user_id, item_id, interaction_type, weight, "
+            "occurred_at, import_id) VALUES (?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (event_id) DO NOTHING",
+            rows,
+        )
+        connection.execute("COMMIT")
+        seconds += time.perf_counter() - started
+    indexes = connection.execute(
+        "SELECT name FROM pragma_index_list('user_interactions') ORDER BY seq"
+    ).fetchall()
+    connection.close()
+    return {
+        "seconds": round(seconds, 2),
+        "rows_per_second": round(n_rows / seconds),
+        "indexes": ["rowid", *(name for (name,) in indexes)],
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    measured = run(parser.parse_args().rows)
+    print(json.dumps(measured))  # noqa: T201
+    command, limit = measured["command"], measured["bare_executemany"]
+    print(  # noqa: T201
+        f"{measured['rows']:,} rows by `reckeeper import`: {command['seconds']} s, "
+        f"{command['rows_per_second']:,} rows/s, peak memory {command['peak_memory_mb']} MB; "
+        f"bare executemany: {limit['rows_per_second']:,} rows/s. "
+        f"Both fill {', '.join(limit['indexes'])}."
+    )
