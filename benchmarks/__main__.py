@@ -5,4 +5,4 @@ import json
 from benchmarks import first_run, import_rows, list_models, single_posts
 
 for benchmark in (import_rows, single_posts, list_models, first_run):
-    print(json.dumps(benchmark.run()), flush=True)  # noqa: T201
+    print(json.dumps(benchmark.run()), flush=True)

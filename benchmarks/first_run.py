@@ -68,4 +68,4 @@ def run() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run()))  # noqa: T201
+    print(json.dumps(run()))

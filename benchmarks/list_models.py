@@ -71,4 +71,4 @@ def run(n_versions: int = 100, n_requests: int = 500) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run()))  # noqa: T201
+    print(json.dumps(run()))

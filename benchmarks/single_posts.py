@@ -99,4 +99,4 @@ def run(n_requests: int = 20_000, n_runs: int = 3) -> dict[str, object]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=int, default=20_000)
-    print(json.dumps(run(parser.parse_args().requests)))  # noqa: T201
+    print(json.dumps(run(parser.parse_args().requests)))

@@ -5,7 +5,6 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,22 +22,8 @@ NOW = 1_764_891_735_000_000  # 2025-12-04 23:42:15 UTC
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    settings = Settings.from_env(
-        {
-            "RECKEEPER_DATA_DIR": str(tmp_path / "data"),
-            "RECKEEPER_MODEL_DIR": str(tmp_path / "models"),
-        }
-    )
-    storage.migrate(settings)
-    return settings
-
-
-@pytest.fixture
-def database(settings: Settings) -> Any:
-    database = storage.open_database(settings)
-    yield database
-    database.close()
+def settings(settings: Settings) -> Settings:
+    return replace(settings, demo=True)
 
 
 @pytest.fixture(scope="module")

@@ -29,25 +29,6 @@ DAY = 86_400_000_000
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    settings = Settings.from_env(
-        {
-            "RECKEEPER_DATA_DIR": str(tmp_path / "data"),
-            "RECKEEPER_MODEL_DIR": str(tmp_path / "models"),
-        }
-    )
-    storage.migrate(settings)
-    return settings
-
-
-@pytest.fixture
-def database(settings: Settings) -> Any:
-    database = storage.open_database(settings)
-    yield database
-    database.close()
-
-
-@pytest.fixture
 def take(database: storage.Database, settings: Settings) -> Callable[..., files.ImportReport]:
     def take(path: Path, format: FileFormat | None = None, **more: Any) -> files.ImportReport:
         return files.import_file(
@@ -854,7 +835,7 @@ def test_the_row_of_an_import_tells_of_it(tmp_path, database, take):
     assert entry["details"]["accepted"] == 2
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path, settings):
+def test_memory_does_not_grow_with_the_file(tmp_path, settings, database):
     """Twenty times the file takes about the same memory."""
     script = (
         "import resource, sys\n"

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +50,7 @@ class Chunk(NamedTuple):
     broken: list[RefusedLine]
 
 
-class Source:
+class Source(Protocol):
     """A file that is open: its column names, and its rows in chunks."""
 
     path: Path
@@ -60,11 +60,11 @@ class Source:
     @property
     def bytes_done(self) -> int:
         """How much of the file has been read, of `bytes_total`."""
-        raise NotImplementedError
+        ...
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
         """Give the rows, at most `CHUNK_ROWS` at a time; `wanted` columns must be there."""
-        raise NotImplementedError
+        ...
 
 
 @contextlib.contextmanager
@@ -107,7 +107,7 @@ class _Broken(NamedTuple):
     text: str
 
 
-class _CsvSource(Source):
+class _CsvSource:
     def __init__(self, path: Path, raw: Any, *, delimiter: str, gzipped: bool) -> None:
         self.path = path
         self.bytes_total = path.stat().st_size
@@ -236,7 +236,7 @@ class _CsvSource(Source):
         return RefusedLine(self.path.name, line, "", broken.text, broken.reason)
 
 
-class _ParquetSource(Source):
+class _ParquetSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.bytes_total = path.stat().st_size
