@@ -24,8 +24,7 @@ from scipy import sparse
 
 from reckeeper.errors import ArtifactError, DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
-from reckeeper.recipes import RECIPES, recipe_named
-from reckeeper.recipes.svd import Svd
+from reckeeper.recipes import RECIPES, Recipe, recipe_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +107,7 @@ class Artifact:
 
     metadata: Metadata
     matrix: InteractionMatrix
-    model: Svd
+    model: Recipe
 
     def predicted_ratings(self, *, start: int = 0, stop: int | None = None) -> "pd.DataFrame":
         """Return the predicted ratings of a block of users for all items.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 
 import pytest
@@ -205,8 +206,9 @@ def test_the_process_of_a_job_ends_with_its_worker(
     database, taste, start_python, wait_until, settings
 ):
     worker = start_python(WORKER)
-    pids = [line for line in iter(worker.stdout.readline, "started\n") if "pid=" in line]
-    pid = int(pids[0].split("pid=")[1].split()[0].strip("\x1b[0m"))
+    said = "".join(iter(worker.stdout.readline, "started\n"))
+    without_colours = re.sub(r"\x1b\[\d*m", "", said)
+    pid = int(re.search(r"pid=(\d+)", without_colours)[1])
     os.kill(pid, 0)
     worker.kill()
 

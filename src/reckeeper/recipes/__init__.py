@@ -1,13 +1,16 @@
 """How a model is fitted and how it scores: one file a recipe, one protocol."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 from scipy import sparse
 
 from reckeeper.errors import DataError
 from reckeeper.recipes.svd import Svd
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import TruncatedSVD
 
 
 class Recipe(Protocol):
@@ -19,17 +22,19 @@ class Recipe(Protocol):
         The recipe's name in the registry and the API.
     decomposes : bool
         Whether it is a singular value decomposition.
-    explained_variance : float
-        Share of the variance of the matrix, in [0, 1].
     """
 
     name: ClassVar[str]
     decomposes: ClassVar[bool]
-    explained_variance: float
 
     @classmethod
     def fit(cls, weights: sparse.csr_array, *, settings: Mapping[str, Any]) -> Self:
         """Fit to a users × items matrix; see `InteractionMatrix.weights`."""
+        ...
+
+    @property
+    def explained_variance(self) -> float:
+        """Share of the variance of the matrix, in [0, 1]."""
         ...
 
     @property
@@ -39,6 +44,10 @@ class Recipe(Protocol):
 
     def score(self, rows: sparse.csr_array) -> np.ndarray:
         """Score all items for rows of weights, shape (n, n_items) → the same, dense."""
+        ...
+
+    def to_sklearn(self) -> "TruncatedSVD":
+        """Return the decomposition as scikit-learn's, for the pickle."""
         ...
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -53,10 +62,10 @@ class Recipe(Protocol):
         ...
 
 
-RECIPES: dict[str, type[Svd]] = {Svd.name: Svd}
+RECIPES: dict[str, type[Recipe]] = {Svd.name: Svd}
 
 
-def recipe_named(name: str) -> type[Svd]:
+def recipe_named(name: str) -> type[Recipe]:
     """Return the recipe of a name.
 
     Raises
