@@ -346,8 +346,10 @@ async def retrain(
         row = await run_in_threadpool(_job_row, runtime, job_id)
         if row["status"] == storage.jobs.SUCCEEDED:
             await run_in_threadpool(runtime.serving.refresh)
-            answer = runtime.registry.retrain_answer(row["version"], job_id=job_id)
-            return JSONResponse(answer)
+            answer = functools.partial(
+                runtime.registry.retrain_answer, row["version"], job_id=job_id
+            )
+            return JSONResponse(await run_in_threadpool(answer))
         if row["status"] != storage.jobs.RUNNING:
             raise job_error(row)
         await asyncio.sleep(_JOB_POLL_SECONDS)
