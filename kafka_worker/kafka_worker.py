@@ -30,6 +30,7 @@ STATUS: Mapping[type[errors.ReckeeperError], int] = {
     errors.ReckeeperError: 500,
 }
 
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _log = telemetry.get_logger("worker")
 
 
@@ -51,10 +52,10 @@ class Worker:
         self.registry.rebuild()
         self.registry.repair_link()
         training.expire_silent(self.database)
+        self.registry.set_aside_unknown()
         self.serving.start()
         self.schedule.start()
         if demo.load_if_empty(self.database, self.settings):
-            _log.info("demo_loaded")
             self.jobs.start(trigger="demo", actor="start")
         _log.info("worker_started", version=self.serving.version)
 
@@ -85,7 +86,7 @@ def create_app(worker: Worker) -> Flask:
     def retrain() -> tuple[Response, int]:
         wait = request.args.get("wait", "true").lower()
         if wait not in {"true", "false"}:
-            raise errors.DataError(f"wait={wait!r} must be true or false.")
+            raise errors.DataError(f"wait={wait!r} must be true or false: send ?wait=false.")
         job_id = worker.jobs.start(trigger="manual", actor="api")
         if wait == "true":
             worker.jobs.wait(job_id)
@@ -120,9 +121,11 @@ def create_app(worker: Worker) -> Flask:
     @app.after_request
     def count(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule is not None else "unknown"
-        telemetry.HTTP_REQUESTS.labels(request.method, route, response.status_code).inc()
+        # A method may be any word; each would be a series of its own.
+        method = request.method if request.method in _METHODS else "other"
+        telemetry.HTTP_REQUESTS.labels(method, route, response.status_code).inc()
         seconds = time.perf_counter() - g.began
-        telemetry.HTTP_SECONDS.labels(request.method, route).observe(seconds)
+        telemetry.HTTP_SECONDS.labels(method, route).observe(seconds)
         return response
 
     @app.errorhandler(errors.ReckeeperError)
@@ -134,7 +137,9 @@ def create_app(worker: Worker) -> Flask:
     def on_http_exception(exc: HTTPException) -> tuple[Response, int]:
         code = {404: "not_found", 405: "method_not_allowed"}.get(exc.code or 500, "http_error")
         return _failure(
-            code, f"{request.method} {request.path}: {exc.description}"
+            code,
+            f"{request.method} {request.path}: {exc.name}. The worker answers GET /models, POST "
+            "/retrain, health and metrics; the server (RECKEEPER_SERVER_URL) everything else.",
         ), exc.code or 500
 
     @app.errorhandler(Exception)

@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -94,7 +96,8 @@ class _IdConvertor(Convertor[str]):
     regex = "[^/]+"
 
     def convert(self, value: str) -> str:
-        return unquote(value)
+        # Bytes that are not UTF-8 become what `checked_id` refuses, and never another's id.
+        return unquote(value, errors="surrogateescape")
 
     def to_string(self, value: str) -> str:
         return value
@@ -257,8 +260,13 @@ def _answers(example: Any, *statuses: int, status: int = 200) -> dict[int | str,
 
 
 _Needs = Annotated[Runtime, Depends(_runtime)]
-_UserId = Annotated[str, Path(description="Percent-encode slashes, spaces and emoji.")]
-_Version = Annotated[int, Path(ge=1, le=_MOST, description="Number of the version.")]
+_UserId = Annotated[
+    str, Path(description="Percent-encode slashes, spaces and emoji.", examples=["u1"])
+]
+_ItemId = Annotated[
+    str, Path(description="Percent-encode slashes, spaces and emoji.", examples=["i9"])
+]
+_Version = Annotated[int, Path(ge=1, le=_MOST, description="Number of the version.", examples=[1])]
 
 
 # Versions
@@ -283,7 +291,9 @@ def get_model(runtime: _Needs, version: _Version) -> JSONResponse:
 class Activation(BaseModel):
     """Why a version is activated; the reason may be left out."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"reason": "version 2 lost coverage"}]}
+    )
     reason: str | None = None
 
 
@@ -296,8 +306,13 @@ def activate(
     runtime: _Needs, version: _Version, activation: Activation | None = None
 ) -> JSONResponse:
     """Let a version serve; every process takes it up within half a second."""
-    model = runtime.registry.load(version)
-    serving.trial(model)
+    try:
+        model = runtime.registry.load(version)
+        serving.trial(model)
+    except errors.ArtifactError as exc:
+        raise errors.ArtifactError(
+            f"Version {version} cannot serve: {exc.message} Activate another version, or retrain."
+        ) from exc
     reason = activation.reason if activation is not None else None
     runtime.registry.activate(model, actor="api", reason=reason)
     runtime.serving.refresh()
@@ -328,16 +343,17 @@ _RETRAINED = {
 )
 async def retrain(
     runtime: _Needs,
-    wait: Annotated[bool, Query(description="false: answer 202 with the job at once")] = True,
+    wait: Annotated[
+        bool, Query(description="false: answer 202 with the job at once", examples=[False])
+    ] = True,
 ) -> JSONResponse:
     """Train on the latest interactions, and answer when the new version serves."""
     try:
         job = await run_in_threadpool(runtime.worker.start_retrain)
     except errors.UnavailableError as exc:
         raise errors.UnavailableError(
-            f"The worker at {runtime.settings.worker_url} does not answer, so nothing was trained "
-            "and the active model goes on serving. Start the worker (`reckeeper up` starts all; "
-            "RECKEEPER_WORKER_URL names its address), then retrain."
+            f"The worker could not be asked to train: {exc.message} RECKEEPER_WORKER_URL names "
+            "its address; GET /jobs shows whether a job has started."
         ) from exc
     if not wait:
         return JSONResponse({"status": "ok", "job": job}, 202)
@@ -381,9 +397,9 @@ def _job_row(runtime: Runtime, job_id: int) -> dict[str, Any]:
 )
 def get_jobs(
     runtime: _Needs,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    limit: Annotated[int, Query(ge=1, le=1000, examples=[20])] = 20,
     before: Annotated[
-        int | None, Query(ge=1, le=_MOST, description="numbers below this one")
+        int | None, Query(ge=1, le=_MOST, description="numbers below this one", examples=[40])
     ] = None,
 ) -> JSONResponse:
     """List training jobs, the latest first, and when the schedule starts the next one."""
@@ -406,7 +422,9 @@ def get_jobs(
 @app.get(
     "/jobs/{job_id}", tags=["training"], responses=_answers({"status": "ok", "job": _JOB}, 404, 422)
 )
-def get_job(runtime: _Needs, job_id: Annotated[int, Path(ge=1, le=_MOST)]) -> JSONResponse:
+def get_job(
+    runtime: _Needs, job_id: Annotated[int, Path(ge=1, le=_MOST, examples=[2])]
+) -> JSONResponse:
     """Describe a training job: its stage, how far it is, and the time left."""
     return JSONResponse({"status": "ok", "job": training.describe_job(_job_row(runtime, job_id))})
 
@@ -476,7 +494,7 @@ async def post_interactions(
     request: Request,
     on_error: Annotated[
         Literal["refuse", "skip"],
-        Query(description="skip: store the good rows and list the refused"),
+        Query(description="skip: store the good rows and list the refused", examples=["skip"]),
     ] = "refuse",
 ) -> JSONResponse:
     """Store one interaction, or a list of up to 10,000; what is answered is on disk."""
@@ -523,7 +541,7 @@ async def _store(runtime: Runtime, interactions: list[storage.Interaction]) -> d
     ),
 )
 def get_interactions(
-    runtime: _Needs, user_id: _UserId, n: Annotated[int, Query(ge=1, le=1000)] = 20
+    runtime: _Needs, user_id: _UserId, n: Annotated[int, Query(ge=1, le=1000, examples=[20])] = 20
 ) -> JSONResponse:
     """List a user's latest interactions, with titles."""
     user_id = events.checked_id("user_id", user_id)
@@ -574,7 +592,7 @@ def get_watchlist(runtime: _Needs, user_id: _UserId) -> JSONResponse:
     tags=["interactions"],
     responses=_answers(_ACCEPTED, 422, 503),
 )
-async def add_to_watchlist(runtime: _Needs, user_id: _UserId, item_id: _UserId) -> JSONResponse:
+async def add_to_watchlist(runtime: _Needs, user_id: _UserId, item_id: _ItemId) -> JSONResponse:
     """Put an item on a user's watchlist; one that is there already is a duplicate."""
     return await _change_watchlist(runtime, user_id, item_id, "watchlist_add")
 
@@ -585,7 +603,7 @@ async def add_to_watchlist(runtime: _Needs, user_id: _UserId, item_id: _UserId) 
     responses=_answers(_ACCEPTED, 422, 503),
 )
 async def remove_from_watchlist(
-    runtime: _Needs, user_id: _UserId, item_id: _UserId
+    runtime: _Needs, user_id: _UserId, item_id: _ItemId
 ) -> JSONResponse:
     """Take an item off a user's watchlist; one that is not there is a duplicate."""
     return await _change_watchlist(runtime, user_id, item_id, "watchlist_remove")
@@ -596,20 +614,27 @@ async def _change_watchlist(
 ) -> JSONResponse:
     user_id = events.checked_id("user_id", user_id)
     item_id = events.checked_id("item_id", item_id)
-    message = {"user_id": user_id, "item_id": item_id, "interaction_type": interaction_type}
-    parsed = events.validate([message], types=runtime.settings.interaction_weights)
+    row = {"user_id": user_id, "item_id": item_id, "interaction_type": interaction_type}
+    parsed = events.validate([row], types=runtime.settings.interaction_weights)
     if parsed.refused:
         raise errors.DataError(f"{parsed.refused[0].field} {parsed.refused[0].message}.")
-    if await run_in_threadpool(_is_listed, runtime, user_id, item_id) == (
-        interaction_type == "watchlist_add"
-    ):
+    state = await run_in_threadpool(_watchlist_state, runtime, user_id, item_id)
+    is_listed, changed_at = state or (False, 0)
+    if is_listed == (interaction_type == "watchlist_add"):
         return JSONResponse({"status": "ok", "accepted": 0, "duplicates": 1})
-    return JSONResponse(await _store(runtime, parsed.interactions))
+    # Of several such requests at once, each makes the same event, and one is stored. It
+    # comes after the change that it answers, even one that was dated ahead.
+    change = json.dumps([user_id, item_id, interaction_type, changed_at]).encode()
+    interaction = parsed.interactions[0]._replace(
+        event_id=f"watchlist-{hashlib.sha256(change).hexdigest()[:32]}",
+        occurred_at=max(parsed.interactions[0].occurred_at, changed_at),
+    )
+    return JSONResponse(await _store(runtime, [interaction]))
 
 
-def _is_listed(runtime: Runtime, user_id: str, item_id: str) -> bool:
+def _watchlist_state(runtime: Runtime, user_id: str, item_id: str) -> tuple[bool, int] | None:
     with runtime.database.read() as connection:
-        return storage.interactions.is_on_watchlist(connection, user_id, item_id)
+        return storage.interactions.watchlist_state(connection, user_id, item_id)
 
 
 # Answers
@@ -643,7 +668,7 @@ def _is_listed(runtime: Runtime, user_id: str, item_id: str) -> bool:
 def get_recommendations(
     runtime: _Needs,
     user_id: _UserId,
-    n: Annotated[int, Query(ge=1, le=1000, description="Length of the list")] = 10,
+    n: Annotated[int, Query(ge=1, le=1000, description="Length of the list", examples=[10])] = 10,
 ) -> JSONResponse:
     """Recommend items that a user has not seen; `strategy` says how the list was made.
 
@@ -651,9 +676,14 @@ def get_recommendations(
     and what the user has done since. ``popular``: nothing is known of the user.
     """
     answer = runtime.serving.recommend(events.checked_id("user_id", user_id), n=n)
-    body = dataclasses.asdict(answer)
-    body["generated_at"] = rfc3339(answer.generated_at)
-    return JSONResponse({"status": "ok", **body})
+    return JSONResponse(
+        {
+            "status": "ok",
+            **vars(answer),
+            "items": [vars(item) for item in answer.items],
+            "generated_at": rfc3339(answer.generated_at),
+        }
+    )
 
 
 # The demo data
@@ -668,7 +698,9 @@ def get_demo(runtime: _Needs) -> JSONResponse:
     return JSONResponse(
         {
             "status": "ok",
-            "loaded": info.is_loaded,
+            # A version that demo data went into outlives a database that was lost.
+            "loaded": info.is_loaded
+            or any(version["is_demo"] for version in runtime.registry.versions()),
             "interactions": info.n_interactions,
             "sample_users": info.sample_users,
         }
@@ -697,12 +729,28 @@ async def live() -> JSONResponse:
     return JSONResponse({"status": "ok"})
 
 
+_READY = {"status": "ok", "problems": [], "model_version": 2, "offer_version": None}
+_NOT_READY = {
+    "status": "unavailable",
+    "problems": [
+        "The active version 2 cannot be loaded: model-000002.safetensors is missing from "
+        "/app/models. Version 1 is sound: POST /models/1/activate, or retrain."
+    ],
+    "model_version": None,
+    "offer_version": 1,
+}
+
+
 @app.get(
     "/health/ready",
     tags=["operation"],
-    responses=_answers(
-        {"status": "ok", "problems": [], "model_version": 1, "offer_version": None}, 503
-    ),
+    responses=_answers(_READY)
+    | {
+        503: {
+            "description": "Not ready",
+            "content": {"application/json": {"example": _NOT_READY}},
+        }
+    },
 )
 def ready(runtime: _Needs) -> JSONResponse:
     """Say whether the process can do its work; 503 while it cannot."""
@@ -711,7 +759,18 @@ def ready(runtime: _Needs) -> JSONResponse:
     return JSONResponse(dataclasses.asdict(readiness), status)
 
 
-@app.get("/metrics", tags=["operation"], response_class=Response)
+_METRICS = """# HELP reckeeper_served_version Model version in memory; 0 when there is none.
+# TYPE reckeeper_served_version gauge
+reckeeper_served_version 2.0
+"""
+
+
+@app.get(
+    "/metrics",
+    tags=["operation"],
+    response_class=Response,
+    responses={200: {"description": "Done", "content": {"text/plain": {"example": _METRICS}}}},
+)
 async def metrics() -> Response:
     """Return this process's metrics in Prometheus' text format."""
     return Response(telemetry.render_metrics(), media_type=telemetry.METRICS_CONTENT_TYPE)

@@ -4,6 +4,7 @@ pandas is imported where the pickle is made: a process that only serves needs no
 """
 
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import json
@@ -11,6 +12,7 @@ import os
 import pickle
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -144,8 +146,8 @@ class WrittenFile:
 def write(artifact: Artifact, folder: Path, *, cell_limit: int) -> tuple[WrittenFile, WrittenFile]:
     """Write both files of a version.
 
-    Each is written under a temporary name, synced, renamed, and the folder
-    synced: a reader sees the whole file or none, whenever the power fails.
+    Each is written under a temporary name, synced, linked to its own, and the
+    folder synced: a reader sees the whole file or none, whenever the power fails.
 
     Parameters
     ----------
@@ -209,8 +211,12 @@ def read(path: Path, *, n_bytes: int | None = None, sha256: str | None = None) -
         return _artifact(header, arrays)
     except FileNotFoundError as exc:
         raise ArtifactError(f"{path.name} is missing from {path.parent}.") from exc
+    except OSError as exc:
+        raise ArtifactError(
+            f"{path.name} cannot be read in {path.parent}: {exc.strerror or exc}. See that the "
+            "folder (RECKEEPER_MODEL_DIR) is right and may be read."
+        ) from exc
     except (
-        OSError,
         SafetensorError,
         DataError,
         KeyError,
@@ -266,6 +272,18 @@ def remove_unfinished(folder: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def set_aside(folder: Path, version: int) -> None:
+    """Move both files of a version into the folder ``unknown/``, where nothing reads them."""
+    aside = folder / "unknown"
+    aside.mkdir(exist_ok=True)
+    for name in (native_name(version), pickle_name(version)):
+        if (folder / name).exists():
+            # The same number may have been set aside before.
+            os.rename(folder / name, aside / f"{secrets.token_hex(4)}-{name}")
+    sync_folder(aside)
+    sync_folder(folder)
+
+
 def describe_files(folder: Path, version: int) -> tuple[WrittenFile, WrittenFile | None]:
     """Return the native file and, if it is there, the pickle of a version."""
     exported = folder / pickle_name(version)
@@ -279,25 +297,35 @@ def sync_folder(folder: Path) -> None:
     """Make new and renamed entries of a folder survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
 
 
+def _sync(descriptor: int) -> None:
+    if sys.platform == "darwin":  # where a sync alone stops at the drive's cache
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
-    if path.exists():
-        raise ArtifactError(f"{path.name} is there already; versions are never overwritten.")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         temporary.chmod(0o644)
         with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.rename(temporary, path)
-        sync_folder(path.parent)
+            _sync(stream.fileno())
+        os.link(temporary, path)  # unlike a rename it never replaces what is there
+    except FileExistsError as exc:
+        raise ArtifactError(
+            f"{path.name} is there already; versions are never overwritten. Another training has "
+            "written it: retrain."
+        ) from exc
     finally:
         temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def _describe(path: Path) -> WrittenFile:

@@ -351,6 +351,18 @@ class Client:
                 raise
             return cast(Readiness, exc.details)
 
+    def is_live(self) -> bool:
+        """Say whether the server runs, at the first try."""
+        try:
+            self._call("GET", "/health/live")
+        except errors.UnavailableError:
+            return False
+        return True
+
+    def metrics(self) -> str:
+        """Return the server's metrics in Prometheus' text format."""
+        return self._retrying(lambda: self._request("GET", "/metrics")).text
+
     def _get(self, path: str, *, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return self._call("GET", path, params=params, repeat=True)
 
@@ -367,18 +379,18 @@ class Client:
         timeout = None if waits else httpx.USE_CLIENT_DEFAULT
 
         def once() -> dict[str, Any]:
-            try:
-                response = self._http.request(
-                    method, path, params=params, json=json, timeout=timeout
-                )
-            except httpx.HTTPError as exc:
-                raise errors.UnavailableError(
-                    f"{self.url} does not answer ({exc or type(exc).__name__}). See that it runs "
-                    "there (`reckeeper up` starts all), then try again."
-                ) from exc
-            return _decoded(response)
+            return _decoded(self._request(method, path, params=params, json=json, timeout=timeout))
 
         return self._retrying(once) if repeat else once()
+
+    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **more)
+        except httpx.HTTPError as exc:
+            raise errors.UnavailableError(
+                f"{self.url} does not answer ({exc or type(exc).__name__}). See that it runs "
+                "there (`reckeeper up` starts all), then try again."
+            ) from exc
 
 
 def _segment(external_id: str) -> str:

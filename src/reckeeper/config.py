@@ -67,7 +67,10 @@ def _weights(text: str) -> dict[str, float]:
             raise ValueError("must look like click=1,watchlist_add=2")
         if name == "watchlist_remove":
             raise ValueError("watchlist_remove takes back an addition and has no weight")
-        weights[name] = float(number)
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            raise ValueError(f"the weight of {name} must be a number, not {number!r}") from None
         if not math.isfinite(weights[name]) or abs(weights[name]) > 1e6:
             raise ValueError(f"the weight of {name} must lie between -1e6 and 1e6")
     return weights

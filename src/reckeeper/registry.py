@@ -212,13 +212,18 @@ class Registry:
 
     def repair_link(self) -> None:
         """Let the folder's link name the active version's pickle."""
-        active = self.active_version()
-        if self._folder.is_dir():
+        if not self._folder.is_dir():
+            return
+        pointed_at: int | None = -1
+        # Another process may activate another version between the look and the link.
+        while (active := self.active_version()) != pointed_at:
             try:
                 artifact.point_link(self._folder, active)
             except OSError as exc:
                 # The row is what counts; the next start or activation tries again.
                 _log.error("model_link_not_written", version=active, error=str(exc))
+                return
+            pointed_at = active
 
     def rebuild(self) -> list[int]:
         """Take in the versions of a folder that a new, empty database does not know.
@@ -270,6 +275,34 @@ class Registry:
         self.repair_link()
         _log.warning("models_rebuilt_from_files", versions=taken_in, active=active)
         return taken_in
+
+    def set_aside_unknown(self) -> list[int]:
+        """Move the files of versions that the database does not know into ``unknown/``.
+
+        A process that was killed between writing and registering leaves such
+        files. Those of deleted versions are deleted. For the start, while no
+        job runs: a running one may not have registered its version yet.
+
+        Returns
+        -------
+        list of int
+            The versions set aside.
+        """
+        with self._database.read() as connection:
+            if storage.jobs.running(connection) is not None:
+                return []
+            known = {row["version"] for row in storage.models.all_versions(connection)}
+            deleted = storage.models.deleted_versions(connection)
+        unknown = sorted(self._numbered_files() - known)
+        for version in unknown:
+            if version in deleted:
+                artifact.delete(self._folder, version)
+            else:
+                artifact.set_aside(self._folder, version)
+        set_aside = [version for version in unknown if version not in deleted]
+        if set_aside:
+            _log.warning("model_files_set_aside", versions=set_aside)
+        return set_aside
 
     def _numbered_files(self) -> set[int]:
         if not self._folder.is_dir():

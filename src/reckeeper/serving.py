@@ -359,7 +359,12 @@ class _Loaded:
                 (weights, exclude, np.array([0, len(seen)])), shape=(1, len(self.items))
             )
             scores = self.model.artifact.model.score(row)[0]
+            # Items that nobody else has lie outside what the model has learned: of their
+            # user it knows no more than of a stranger, and what it says is rounding.
+            is_stranger = bool(np.abs(scores).max() <= 1e-10 * weights.max())
         else:
+            is_stranger = True
+        if is_stranger:
             scores, strategy = self.popularity, "popular"
         chosen = linalg.top_k(scores, n, exclude=exclude)
         return chosen.tolist(), scores[chosen].tolist(), strategy

@@ -213,7 +213,7 @@ def test_the_watchlist_is_what_the_latest_changes_say(database, events, cuts):
     assert dict(watchlist(database, user_id)) == expected
     with database.read() as connection:
         for item_id in ("i", "j"):
-            listed = interactions.is_on_watchlist(connection, user_id, item_id)
+            listed = item_id in dict(interactions.watchlist_of(connection, user_id))
             assert listed == (item_id in expected)
 
 

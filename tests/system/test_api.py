@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
@@ -346,6 +347,30 @@ def test_the_watchlist_shows_what_is_on_it(site):
     assert listed() == ["i2"]
     assert change("POST", "i1") == (1, 0)
     assert listed() == ["i1", "i2"]
+
+
+def test_of_several_additions_at_once_one_is_stored(site):
+    with ThreadPoolExecutor(10) as clients:
+        answers = list(
+            clients.map(lambda _: site.server.post("/watchlist/many/i1").json(), range(10))
+        )
+    assert sum(answer["accepted"] for answer in answers) == 1
+    assert sum(answer["duplicates"] for answer in answers) == 9
+
+
+def test_a_removal_takes_back_an_addition_that_was_dated_ahead(site):
+    ahead = (datetime.now(UTC) + timedelta(hours=20)).isoformat()
+    sent = {"user_id": "ahead", "item_id": "i1", "interaction_type": "watchlist_add"}
+    site.server.post("/user_interactions", json={**sent, "occurred_at": ahead})
+    assert site.server.delete("/watchlist/ahead/i1").json()["accepted"] == 1
+    assert site.server.get("/watchlist/ahead").json()["items"] == []
+
+
+def test_bytes_that_are_no_text_are_nobodys_id(site):
+    for path in ("/watchlist/%ff/i1", "/watchlist/u/%fe"):
+        answer = site.server.post(path)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_data")
+    assert site.server.get("/recommendations/%ff").status_code == 422
 
 
 def test_an_interaction_that_is_sent_changes_the_watchlist_too(site):

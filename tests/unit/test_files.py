@@ -87,7 +87,7 @@ def test_columns_under_their_usual_names_are_found(tmp_path, database, take):
     assert before <= second[4] <= storage.now()
     assert report.refused_report is None
     with database.read() as connection:
-        assert storage.interactions.is_on_watchlist(connection, "u2", "i2")
+        assert "i2" in dict(storage.interactions.watchlist_of(connection, "u2"))
 
 
 def test_without_optional_columns_the_defaults_apply(tmp_path, database, take):
@@ -696,13 +696,13 @@ def test_undo_takes_out_its_own_rows_alone(tmp_path, database, take):
     catalogue = write(tmp_path / "items.csv", "item_id,title\ngone,Gone\n")
     report = take(path, catalogue=catalogue)
     with database.read() as connection:
-        assert not storage.interactions.is_on_watchlist(connection, "u", "kept")
-        assert storage.interactions.is_on_watchlist(connection, "u", "gone")
+        assert "kept" not in dict(storage.interactions.watchlist_of(connection, "u"))
+        assert "gone" in dict(storage.interactions.watchlist_of(connection, "u"))
     assert files.undo(database, report.import_id, actor="test") == files.Undone(2, 1)
     assert stored(database, "event_id") == ["mine"]
     with database.read() as connection:
-        assert storage.interactions.is_on_watchlist(connection, "u", "kept")
-        assert not storage.interactions.is_on_watchlist(connection, "u", "gone")
+        assert "kept" in dict(storage.interactions.watchlist_of(connection, "u"))
+        assert "gone" not in dict(storage.interactions.watchlist_of(connection, "u"))
         assert set(storage.items.get_many(connection, ["kept", "gone"])) == {"kept"}
     assert one_import(database, report.import_id)["status"] == storage.imports.UNDONE
     assert audit_actions(database) == ["undo_import", "import"]
@@ -926,6 +926,19 @@ def test_undoing_a_repeat_leaves_the_catalogue(tmp_path, database, take):
     files.undo(database, 2, actor="test")
     with database.read() as connection:
         assert storage.items.get_many(connection, ["i"])["i"].title == "Film"
+
+
+def test_undoing_a_change_of_the_catalogue_takes_no_item_of_another_import(
+    tmp_path, database, take
+):
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n")
+    take(path, catalogue=write(tmp_path / "old.csv", "item_id,title\ni,Film\n"))
+    changed = write(tmp_path / "new.csv", "item_id,title\ni,Film (restored)\nj,Other\n")
+    assert take(path, catalogue=changed).items == 2
+    assert files.undo(database, 2, actor="test").items == 1
+    with database.read() as connection:
+        left = storage.items.get_many(connection, ["i", "j"])
+    assert {item_id: item.title for item_id, item in left.items()} == {"i": "Film (restored)"}
 
 
 def test_a_catalogue_without_its_columns_is_refused_before_anything_is_written(

@@ -9,7 +9,12 @@ import pytest
 import structlog
 
 from reckeeper import storage
-from reckeeper.errors import JobInterruptedError, JobRunningError, NotEnoughDataError
+from reckeeper.errors import (
+    JobInterruptedError,
+    JobRunningError,
+    NotEnoughDataError,
+    StorageError,
+)
 from reckeeper.training import JobRunner, describe_job, expire_silent, jobs
 
 
@@ -248,3 +253,35 @@ def test_time_left_is_estimated():
 def test_times_are_rfc_3339():
     assert jobs.rfc3339(1_764_891_735_000_042) == "2025-12-04T23:42:15.000042Z"
     assert jobs.rfc3339(0) == "1970-01-01T00:00:00.000000Z"
+
+
+def test_a_heartbeat_that_cannot_be_written_ends_nothing(
+    runner, job_of, taste, monkeypatch, database
+):
+    update = storage.jobs.update
+    missed = []
+
+    def fail_once(connection, job_id, **values):
+        if "heartbeat_at" in values and not missed:
+            missed.append(job_id)
+            raise StorageError("The database is locked.")
+        return update(connection, job_id, **values)
+
+    monkeypatch.setattr(storage.jobs, "update", fail_once)
+    monkeypatch.setattr(jobs, "HEARTBEAT_SECONDS", 0.05)
+    job_id, _ = start(runner)
+    runner.wait(job_id)
+    assert missed == [job_id]
+    assert job_of(job_id)["status"] == "succeeded"
+
+
+def test_a_worker_that_fails_on_a_job_says_so(runner, job_of, taste, monkeypatch):
+    def fail(version):
+        raise MemoryError
+
+    monkeypatch.setattr(runner._registry, "load", fail)
+    job_id, _ = start(runner)
+    runner.wait(job_id)
+    job = job_of(job_id)
+    assert (job["status"], job["error_code"]) == ("failed", "training_failed")
+    assert "its log has the details" in job["error_message"]

@@ -319,3 +319,52 @@ def test_a_rebuild_is_in_the_trail(train, activate, lost):
     (entry,) = trail(lost._database, action="rebuild")
     assert entry["details"]["versions"] == [1]
     assert entry["details"]["after"] == 1
+
+
+def test_files_that_the_database_does_not_know_are_set_aside(registry, train, activate, settings):
+    activate(train())
+    train()
+    train()
+    registry.delete(2, actor="test")
+    for name in ("model-000002.pkl", "model-000007.safetensors"):
+        (settings.model_dir / name).write_bytes(b"left behind")
+    assert registry.set_aside_unknown() == [7]
+    assert registry.set_aside_unknown() == []
+    assert sorted(files(settings)) == [
+        "model-000001.pkl",
+        "model-000001.safetensors",
+        "model-000003.pkl",
+        "model-000003.safetensors",
+        "retrained_svd_model.pkl",
+        "unknown",
+    ]
+    (aside,) = (settings.model_dir / "unknown").iterdir()
+    assert aside.name.endswith("model-000007.safetensors")
+    assert aside.read_bytes() == b"left behind"
+
+
+def test_nothing_is_set_aside_while_a_job_runs(registry, database, settings):
+    settings.model_dir.mkdir()
+    (settings.model_dir / "model-000001.safetensors").write_bytes(b"not registered yet")
+    with database.write() as connection:
+        storage.jobs.insert(connection, trigger="manual")
+    assert registry.set_aside_unknown() == []
+    assert files(settings) == ["model-000001.safetensors"]
+
+
+def test_the_link_follows_an_activation_that_comes_between(
+    registry, train, activate, settings, database, monkeypatch
+):
+    activate(train())
+    train()
+    point_link = artifact.point_link
+
+    def slow(folder, version):
+        if version == 1:
+            with database.write() as connection:
+                storage.models.set_active(connection, 2)
+        point_link(folder, version)
+
+    monkeypatch.setattr(artifact, "point_link", slow)
+    registry.repair_link()
+    assert artifact.linked_version(settings.model_dir) == 2

@@ -371,3 +371,17 @@ def test_a_trial_refuses_a_model_whose_scores_are_no_numbers(taste, train, regis
     model.artifact.model.components[:] = np.nan
     with pytest.raises(ArtifactError, match="Version 1 answers with scores that are no numbers"):
         trial(dataclasses.replace(model))
+
+
+def test_a_user_of_whom_the_model_knows_nothing_gets_what_most_users_have(
+    taste, train, activate, make_serving, add
+):
+    # Ten components cannot hold a single click on an item that nobody else has.
+    add(*[(f"big{user}", f"other{item}") for user in range(40) for item in range(user % 12 + 2)])
+    add(("hermit", "cave"))
+    activate(train())
+    serving = make_serving()
+    serving.refresh()
+    answer = serving.recommend("hermit", n=3)
+    assert answer.strategy == "popular"
+    assert all(item.score >= 1 for item in answer.items)

@@ -190,3 +190,14 @@ def test_urls_that_cannot_be_used_are_refused(settings, url, message, act):
         act(with_url(settings, url))
     assert "DATABASE_URL" in caught.value.message
     assert "secret" not in caught.value.message
+
+
+def test_what_is_no_database_is_said_in_words(settings, tmp_path):
+    settings.data_dir.mkdir()
+    file_of(settings).write_bytes(b"neither SQLite nor empty " * 100)
+    named = dataclasses.replace(settings, database_url=f"sqlite:///{tmp_path}")
+    for broken in (settings, named):
+        with pytest.raises(StorageError, match="RECKEEPER_DATA_DIR, or DATABASE_URL"):
+            storage.migrate(broken)
+        with pytest.raises(StorageError, match="RECKEEPER_DATA_DIR, or DATABASE_URL"):
+            storage.open_database(broken)

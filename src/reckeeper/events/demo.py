@@ -6,6 +6,7 @@ import numpy as np
 
 from reckeeper import audit, storage
 from reckeeper.config import Settings
+from reckeeper.errors import ConflictError
 from reckeeper.events.files import undo
 from reckeeper.storage import Interaction, Item
 from reckeeper.telemetry import get_logger
@@ -189,7 +190,12 @@ def clear(database: storage.Database, *, actor: str) -> int:
     """
     with database.read() as connection:
         row = storage.imports.demo(connection)
-    return 0 if row is None else undo(database, row["import_id"], actor=actor).interactions
+    if row is None:
+        return 0
+    try:
+        return undo(database, row["import_id"], actor=actor).interactions
+    except ConflictError:  # somebody else was quicker
+        return 0
 
 
 def info(database: storage.Database) -> DemoInfo:

@@ -77,10 +77,12 @@ def _translated() -> Iterator[None]:
             "All connections to the database are in use: there are too many requests at once. "
             "Try again in a moment."
         ) from exc
-    except sa.exc.DBAPIError as exc:
+    except (sa.exc.DBAPIError, sqlite3.Error) as exc:
+        reason = exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc
         raise StorageError(
-            f"The database did not answer as it should: {exc.orig}. Nothing was written; "
-            "see that its disk is there, writable and not full, then try again."
+            f"The database did not answer as it should: {reason}. Nothing was written; see that "
+            "its file (in RECKEEPER_DATA_DIR, or DATABASE_URL) is a database, and that file and "
+            "folder are there, writable and on a disk that is not full; then try again."
         ) from exc
 
 
@@ -158,7 +160,7 @@ def migrate(settings: Settings) -> str | None:
 
 # SQLite does not wait for its lock here, as it does elsewhere.
 @tenacity.retry(
-    retry=tenacity.retry_if_exception_type(StorageError),
+    retry=tenacity.retry_if_exception(lambda exc: _is_locked(exc.__cause__)),
     wait=tenacity.wait_random(0.01, 0.1),
     stop=tenacity.stop_after_delay(BUSY_TIMEOUT_SECONDS),
     reraise=True,
@@ -166,10 +168,12 @@ def migrate(settings: Settings) -> str | None:
 def _keep_log(engine: sa.Engine) -> None:
     """Let the database keep a write-ahead log from now on; it remembers that."""
     with _translated(), contextlib.closing(engine.raw_connection()) as connection:
-        try:
-            connection.cursor().execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as exc:
-            raise StorageError(f"The database's log cannot be set up: {exc}. Try again.") from exc
+        connection.cursor().execute("PRAGMA journal_mode=WAL")
+
+
+def _is_locked(exc: BaseException | None) -> bool:
+    locked = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode in locked
 
 
 def _embedded_file(settings: Settings) -> Path:
@@ -220,6 +224,7 @@ def _on_connect(dbapi_connection: Any, _record: Any) -> None:
     dbapi_connection.isolation_level = None  # sqlite3 begins no transaction by itself
     cursor = dbapi_connection.cursor()
     cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA fullfsync=ON")  # on macOS a sync alone stops at the drive's cache
     cursor.execute("PRAGMA foreign_keys=ON")
     # 64 MiB of log before it is worked in: index pages that many rows touch are written once.
     cursor.execute("PRAGMA wal_autocheckpoint=16384")

@@ -159,14 +159,19 @@ def watchlist_of(connection: sa.Connection, user_id: str) -> list[tuple[str, int
     return [(row.item_id, row.changed_at) for row in rows]
 
 
-def is_on_watchlist(connection: sa.Connection, user_id: str, item_id: str) -> bool:
-    """Return whether an item is on a user's watchlist."""
-    listed = connection.execute(
-        sa.select(watchlist.c.is_listed).where(
+def watchlist_state(
+    connection: sa.Connection, user_id: str, item_id: str
+) -> tuple[bool, int] | None:
+    """Return whether an item is on a user's watchlist and since when that is so.
+
+    None if it never was.
+    """
+    row = connection.execute(
+        sa.select(watchlist.c.is_listed, watchlist.c.changed_at).where(
             watchlist.c.user_id == user_id, watchlist.c.item_id == item_id
         )
-    ).scalar()
-    return bool(listed)
+    ).first()
+    return None if row is None else (row.is_listed, row.changed_at)
 
 
 def delete_imported(connection: sa.Connection, import_id: int, *, limit: int) -> int:
@@ -211,8 +216,13 @@ def delete_imported(connection: sa.Connection, import_id: int, *, limit: int) ->
     return deleted
 
 
+_NONE = pa.RecordBatch.from_pylist([], schema=SCHEMA)
+
+
 def _batch(rows: Sequence[Any]) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True) if rows else ([] for _ in SCHEMA)
+    if not rows:
+        return _NONE
+    columns = zip(*rows, strict=True)
     return pa.RecordBatch.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)],
         schema=SCHEMA,

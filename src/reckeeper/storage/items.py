@@ -20,16 +20,18 @@ class Item(NamedTuple):
 def put(
     connection: sa.Connection, catalogue: Iterable[Item], *, import_id: int | None = None
 ) -> int:
-    """Add items, or replace those with the same id; return how many."""
+    """Add items, or replace those with the same id; return how many.
+
+    An item that is replaced stays with the import that first brought it, so
+    that undoing the later one does not take it away.
+    """
     rows = [{**item._asdict(), "import_id": import_id} for item in catalogue]
     if rows:
         statement = sqlite.insert(items)
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=["item_id"],
-                set_={
-                    name: statement.excluded[name] for name in ("title", "attributes", "import_id")
-                },
+                set_={name: statement.excluded[name] for name in ("title", "attributes")},
             ),
             rows,
         )

@@ -47,13 +47,19 @@ def last_version(connection: sa.Connection) -> int:
     return int(connection.execute(sa.select(sa.func.max(models.c.version))).scalar() or 0)
 
 
+def deleted_versions(connection: sa.Connection) -> set[int]:
+    """Return the numbers of the deleted versions."""
+    return set(
+        connection.execute(
+            sa.select(models.c.version).where(models.c.deleted_at.is_not(None))
+        ).scalars()
+    )
+
+
 def set_active(connection: sa.Connection, version: int | None) -> None:
     """Make one version the active one, or none."""
     connection.execute(sa.update(models).where(models.c.is_active).values(is_active=False))
-    if version is not None:
-        connection.execute(
-            sa.update(models).where(models.c.version == version).values(is_active=True)
-        )
+    connection.execute(sa.update(models).where(models.c.version == version).values(is_active=True))
 
 
 def mark_deleted(connection: sa.Connection, version: int) -> None:

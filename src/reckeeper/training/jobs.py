@@ -1,5 +1,6 @@
 """Training jobs: a row, a child process, and what becomes of its version."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,13 @@ from typing import Any
 
 from reckeeper import artifact, audit, serving, storage
 from reckeeper.config import Settings
-from reckeeper.errors import JobInterruptedError, ReckeeperError, TrainingError, error_of
+from reckeeper.errors import (
+    JobInterruptedError,
+    ReckeeperError,
+    StorageError,
+    TrainingError,
+    error_of,
+)
 from reckeeper.registry import Registry
 from reckeeper.telemetry import TRAINING_JOBS, TRAINING_SECONDS, get_logger
 
@@ -82,7 +89,9 @@ class JobRunner:
 
     def wait(self, job_id: int) -> None:
         """Wait until a job of this process has ended, whatever way."""
-        self._watchers[job_id].join()
+        watcher = self._watchers.get(job_id)
+        if watcher is not None:
+            watcher.join()
 
     def stop(self, *, wait: bool = True) -> None:
         """End a running child; its job becomes interrupted."""
@@ -101,18 +110,32 @@ class JobRunner:
                         child.kill()
             self._finish(job_id, status)
         except Exception:  # noqa: BLE001
-            # Without an end in its row the job would block every later one until it is
-            # found silent; there is no one above to tell.
+            # There is no one above to tell, and without an end in its row the job would
+            # block every later one until it is found silent.
             _log.exception("job_not_finished", job_id=job_id)
+            with contextlib.suppress(ReckeeperError):
+                self._end(
+                    job_id,
+                    storage.jobs.FAILED,
+                    error_code=TrainingError.code,
+                    error_message="The worker failed on this job; its log has the details. "
+                    "Retrain.",
+                )
         finally:
+            self._watchers.pop(job_id, None)
             child.kill()
             child.wait()
             if child.stdin is not None:
                 child.stdin.close()
 
     def _beat(self, job_id: int) -> bool:
-        with self._database.write() as connection:
-            return storage.jobs.update(connection, job_id, heartbeat_at=storage.now())
+        """Tell that the job is alive; return whether it is still this worker's."""
+        try:
+            with self._database.write() as connection:
+                return storage.jobs.update(connection, job_id, heartbeat_at=storage.now())
+        except StorageError as exc:
+            _log.warning("heartbeat_not_written", job_id=job_id, error=exc.message)
+            return True
 
     def _finish(self, job_id: int, status: int) -> None:
         with self._database.read() as connection:
