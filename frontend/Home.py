@@ -35,7 +35,7 @@ def status(client: Client) -> None:
 
 def show_server(ready: Readiness, url: str) -> None:
     st.metric("Server", SERVER_STATUS[ready["status"]])
-    st.caption(f"`{url}`")
+    st.markdown(f":small[`{url}`]")  # a caption fades code until it is hard to read
 
 
 def show_model(model: Model | None, job: Job | None) -> None:

@@ -163,10 +163,14 @@ def describe(title: str, attributes: Mapping[str, Any]) -> str:
 
 
 def categories(attributes: Mapping[str, Any]) -> list[str]:
-    """Return an item's categories, kept as a list or as text such as ``Comedy|Drama``."""
-    found = (attributes.get(name) for name in CATEGORIES)
-    lists = (value.split("|") if isinstance(value, str) else value for value in found if value)
-    return [str(name) for values in lists for name in values]
+    """Return an item's categories: of a list, of text such as ``Comedy|Drama``, or one value."""
+    found: list[str] = []
+    for value in (attributes.get(name) for name in CATEGORIES):
+        if isinstance(value, str):
+            found += filter(None, value.split("|"))
+        elif value is not None:
+            found += map(str, value if isinstance(value, list) else [value])
+    return found
 
 
 def recommendations(client: Client, demo: Demo) -> None:

@@ -92,7 +92,8 @@ def show_retrain(client: Client, models: list[Model], page: JobPage, running: Jo
             on_click=shared.attempt,
             args=(lambda: start_retrain(client),),
         )
-        st.caption(schedule(page), width="stretch")
+        # A caption fades code until it is hard to read.
+        st.markdown(f":small[{schedule(page)}]", width="stretch")
     shared.show_notice()
     if running is not None:
         show_progress(client, running["job_id"])

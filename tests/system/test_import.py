@@ -57,6 +57,7 @@ def test_it_imports_before_the_first_start(made, write):
     assert "a.csv, line 3: user_id '' is empty" in done.stdout
     assert "1-refused.csv" in done.stdout
     assert "reckeeper retrain" in done.stdout
+    assert str(made.data_dir / "reckeeper.sqlite3") in done.stdout
     assert "Importing a.csv" in done.stderr
     again = json.loads(made.run("import", path, "--json").stdout)
     assert (again["accepted"], again["duplicates"], again["refused"]) == (0, 2, 1)
@@ -94,22 +95,59 @@ def test_the_movielens_preset_finds_its_catalogue(made):
     assert report["accepted"] > 20_000
 
 
+def test_the_id_of_the_catalogue_may_have_a_name_of_its_own(made, write):
+    path = write("a.csv", "user_id,item_id\nu,i\n")
+    catalogue = write("c.csv", "film,title\ni,Film\n")
+    told = fails(made, "import", path, "--catalogue", catalogue)
+    assert "no column 'item_id'" in told
+    assert "--catalogue-item-column" in told
+    done = made.run(
+        "import", path, "--catalogue", catalogue, "--catalogue-item-column", "film", "--json"
+    )
+    assert json.loads(done.stdout)["items"] == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("imports", "list"), ("imports", "undo", "1"), ("demo", "status"), ("demo", "clear")],
+)
+def test_only_an_import_makes_a_database(made, arguments):
+    assert "reckeeper migrate" in fails(made, *arguments)
+    assert not made.data_dir.exists()
+
+
 def test_it_fails_in_words(made, write):
     assert "No such file" in fails(made, "import", "nope.csv")
-    assert "no column 'user_id'" in fails(made, "import", write("a.csv", "user,item\nu,i\n"))
+    told = fails(made, "import", write("a.csv", "user,item\nu,i\n"))
+    assert "no column 'user_id'" in told
+    assert "--user-column" in told
+    assert "Importing" not in told
     assert "No row of" in fails(made, "import", write("b.csv", "user_id,item_id\n,i\n"))
-    assert "no import 9" in fails(made, "imports", "undo", "9")
+    told = fails(made, "imports", "undo", "9")
+    assert "no import 9" in told
+    assert "Undoing" not in told
 
 
 def test_imports_are_listed_and_undone(made, write):
+    made.run("migrate")
     assert "Nothing was imported yet" in made.run("imports", "list").stdout
     made.run("import", write("a.csv", "user_id,item_id\nu,i\n"))
     (row,) = json.loads(made.run("imports", "list", "--json").stdout)
     assert (row["import_id"], row["accepted"], row["status"]) == (1, 1, "complete")
     assert datetime.fromisoformat(row["started_at"]).tzinfo is not None
     assert "a.csv" in made.run("imports", "list").stdout
-    assert "1 interactions" in made.run("imports", "undo", "1").stdout
+    undone = made.run("imports", "undo", "1").stdout
+    assert "1 interactions" in undone
+    assert "Now retrain" in undone
     assert "undone already" in fails(made, "imports", "undo", "1")
+
+
+def test_an_import_that_brought_nothing_is_undone_without_a_retrain(made, write):
+    fails(made, "import", write("a.csv", "user_id,item_id\n,i\n"))
+    undone = made.run("imports", "undo", "1")
+    assert "0 interactions" in undone.stdout
+    assert "Now retrain" not in undone.stdout
+    assert not undone.stderr
 
 
 def test_only_an_import_that_brings_something_replaces_the_demo(made, write, database):

@@ -7,7 +7,13 @@ import socket
 
 import httpx
 import pytest
-from tests.system.installation import Installation, clicks, is_listening, wait_until
+from tests.system.installation import (
+    Installation,
+    clicks,
+    free_port,
+    is_listening,
+    wait_until,
+)
 
 EVERY_MINUTE = "* * * * *"
 
@@ -82,6 +88,20 @@ def test_two_installations_stand_side_by_side(demo, scheduled):
     assert demo.server.get("/user_interactions/only there").json()["interactions"] == []
     assert scheduled.server.get("/user_interactions/only there").json()["interactions"]
     assert scheduled.server.get("/demo").json()["loaded"] is False
+
+
+def test_a_second_one_on_the_same_data_is_refused(demo):
+    ports = (f"RECKEEPER_{name}_PORT" for name in ("SERVER", "WORKER", "UI"))
+    refused = demo.run("up", check=False, **{name: str(free_port()) for name in ports})
+    assert refused.returncode == 2
+    assert "Another `reckeeper up`" in refused.stderr
+    assert "RECKEEPER_DATA_DIR" in refused.stderr
+    assert demo.up.status is None
+
+
+def test_jobs_fit_a_terminal(demo):
+    said = demo.run("jobs", COLUMNS="110").stdout
+    assert re.search(r" \d{4}-\d\d-\d\d \d\d:\d\d ", said), said
 
 
 def test_a_process_that_dies_is_started_again(demo):
@@ -194,6 +214,19 @@ def test_the_same_port_twice_is_named(tmp_path):
         assert refused.returncode == 2
         assert "RECKEEPER_SERVER_PORT" in refused.stderr
         assert "RECKEEPER_UI_PORT" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["RECKEEPER_DATA_DIR", "RECKEEPER_MODEL_DIR"])
+def test_a_folder_that_is_a_file_is_named_with_its_setting(tmp_path, name):
+    file = tmp_path / "file"
+    file.touch()
+    with Installation(tmp_path) as made:
+        refused = made.run("up", check=False, **{name: str(file)})
+
+        assert refused.returncode == 2
+        (line,) = refused.stderr.strip().splitlines()
+        assert f"{name}={str(file)!r}" in line
+        assert not made.pids()
 
 
 @pytest.mark.parametrize(

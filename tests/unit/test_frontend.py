@@ -1,6 +1,7 @@
 """The pages, run by Streamlit's own test runner against a server that speaks the API."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ class Api(ThreadingHTTPServer):
         self.has_data = True
         self.demo: dict[str, Any] = {"loaded": False, "interactions": 0, "sample_users": []}
         self.interactions: dict[str, list[dict[str, Any]]] = {}
+        self.attributes: dict[str, Any] = {"genres": "Comedy|Drama"}
         self.item_ids = ["i1", "i2", "i3", ODD_ID]
         self.seen_by_model: set[str] = set()
         self.calls: list[str] = []
@@ -231,7 +233,7 @@ class Api(ThreadingHTTPServer):
                     "item_id": item_id,
                     "score": 10.0 / rank,
                     "title": TITLES.get(item_id),
-                    "attributes": {"genres": "Comedy|Drama"} if item_id in TITLES else {},
+                    "attributes": self.attributes if item_id in TITLES else {},
                 }
                 for rank, item_id in enumerate(unseen, start=1)
             ],
@@ -477,11 +479,10 @@ def test_without_a_worker_the_list_stays(api: Api) -> None:
 
 
 def test_the_next_scheduled_retrain_is_told_in_local_time(api: Api) -> None:
-    assert any("RECKEEPER_RETRAIN_SCHEDULE" in text for text in read(model_management().caption))
+    assert any("RECKEEPER_RETRAIN_SCHEDULE" in text for text in read(model_management().markdown))
     api.schedule = ("0 3 * * 0", "2025-12-07T03:00:00.000000Z")
-    assert "Next scheduled retrain: **2025-12-07 04:00** (Europe/Berlin), by `0 3 * * 0`" in read(
-        model_management().caption
-    )
+    words = "Next scheduled retrain: **2025-12-07 04:00** (Europe/Berlin), by `0 3 * * 0`"
+    assert f":small[{words}]" in read(model_management().markdown)
 
 
 def test_a_damaged_active_version_can_be_replaced_by_the_offered_one(api: Api) -> None:
@@ -584,6 +585,25 @@ def test_without_a_model_each_page_says_what_to_do(api: Api) -> None:
 
 
 # Recommendations
+
+
+@pytest.mark.parametrize(
+    ("value", "badges"),
+    [
+        ("Comedy|Drama", ["Comedy", "Drama"]),
+        (["Comedy", 7], ["Comedy", "7"]),
+        ([], []),
+        ("", []),
+        (7, ["7"]),
+        (True, ["True"]),
+        (None, []),
+    ],
+)
+def test_a_category_may_be_of_any_kind(api: Api, value: Any, badges: list[str]) -> None:
+    api.add_model()
+    api.attributes = {"category": value}
+    [shown] = [text for text in read(recommendations("u").markdown) if TITLES["i3"] in text]
+    assert re.findall(r":gray-badge\[(\w+)\]", shown) == badges
 
 
 def test_each_strategy_is_explained(api: Api) -> None:

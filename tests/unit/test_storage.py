@@ -84,13 +84,17 @@ def test_processes_that_migrate_at_once_all_succeed(settings, start_python):
     storage.open_database(settings).close()
 
 
-def test_a_missing_database_is_refused(settings):
-    with pytest.raises(SchemaError, match="run `reckeeper migrate`"):
-        storage.open_database(settings)
+def test_a_missing_database_is_refused_and_not_made(settings):
+    for _ in range(2):
+        with pytest.raises(SchemaError, match="no database .* yet: run `reckeeper migrate`"):
+            storage.open_database(settings)
+        settings.data_dir.mkdir(exist_ok=True)
+        assert list(settings.data_dir.iterdir()) == []
 
 
 def test_a_database_without_a_schema_is_refused(settings):
     settings.data_dir.mkdir()
+    file_of(settings).touch()
     with pytest.raises(SchemaError, match="has no schema yet: run `reckeeper migrate`"):
         storage.open_database(settings)
 

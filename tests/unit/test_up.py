@@ -1,12 +1,16 @@
-"""The ports of `reckeeper up`; what it starts and stops is in tests/system/test_up.py."""
+"""What `reckeeper up` sees to first; what it starts and stops is in tests/system/test_up.py."""
 
+import configparser
 import io
+import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
 
-from reckeeper.cli.up import _with_free_ports
+from reckeeper.cli.up import _locked, _processes, _supervisord_conf, _with_free_ports
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError
 
@@ -80,3 +84,36 @@ def test_a_port_that_was_chosen_is_named_with_its_setting(free, taken, place, se
 def test_one_port_for_two_is_refused(free):
     with pytest.raises(ConfigError, match="RECKEEPER_SERVER_PORT asks for it too"):
         choose(settings(free[0], free[1], free[0]), explicit=True)
+
+
+def test_a_data_folder_is_held_by_one_until_its_end(tmp_path):
+    with _locked(tmp_path):
+        told = pytest.raises(ConfigError, match=r"Another `reckeeper up`.*RECKEEPER_DATA_DIR")
+        with told, _locked(tmp_path):
+            pass
+    with _locked(tmp_path):
+        pass
+
+
+def test_the_page_is_not_waited_for_as_long_as_those_that_keep_something(free):
+    config = configparser.ConfigParser(interpolation=None)
+    config.read_string(_supervisord_conf(_processes(settings(*free))))
+    waits = {name: config[f"program:{name}"]["stopwaitsecs"] for name in ("worker", "server", "ui")}
+    assert waits == {"worker": "10", "server": "10", "ui": "2"}
+
+
+def test_ctrl_c_while_the_command_line_is_imported_ends_it_without_a_traceback():
+    code = """
+import signal, sys
+
+class PressesCtrlC:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, PressesCtrlC())
+from reckeeper.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

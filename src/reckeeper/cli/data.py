@@ -61,8 +61,9 @@ def import_command(
         ),
     ] = None,
     user_column: Annotated[str | None, typer.Option(help="Default: user_id.")] = None,
-    item_column: Annotated[
-        str | None, typer.Option(help="Default: item_id. Of the catalogue too.")
+    item_column: Annotated[str | None, typer.Option(help="Default: item_id.")] = None,
+    catalogue_item_column: Annotated[
+        str | None, typer.Option(help="Of the catalogue. Default: as --item-column.")
     ] = None,
     title_column: Annotated[
         str | None, typer.Option(help="Of the catalogue. Default: title.")
@@ -116,10 +117,14 @@ def import_command(
         delimiter=delimiter,
     )
     catalogue_format = _with(
-        catalogue_format, item_column=item_column, title_column=title_column, delimiter=delimiter
+        catalogue_format,
+        item_column=catalogue_item_column or item_column,
+        title_column=title_column,
+        delimiter=delimiter,
     )
     console = Console(stderr=True)
-    settings, database = _open()
+    settings, database = _open(make=True)
+    written_to = settings.masked_database_url or str(settings.data_dir / "reckeeper.sqlite3")
     removed: list[int] = []
     with contextlib.closing(database), _progress_bar(console, f"Importing {file.name}") as advance:
         done = files.import_file(
@@ -138,9 +143,11 @@ def import_command(
         )
     demo_removed = sum(removed)
     if as_json:
-        _print_json({**dataclasses.asdict(done), "demo_removed": demo_removed})
+        _print_json(
+            {**dataclasses.asdict(done), "demo_removed": demo_removed, "database": written_to}
+        )
     else:
-        _print_report(Console(), done, source=file, demo_removed=demo_removed)
+        _print_report(Console(), done, source=file, demo_removed=demo_removed, database=written_to)
     if not done.accepted + done.duplicates + done.skipped:
         first = done.first_refused[0]
         raise DataError(
@@ -203,10 +210,14 @@ def undo_command(
         return
     Console().print(
         f"Import {import_id} is undone: {undone.interactions:,} interactions and "
-        f"{undone.items:,} catalogue items were taken out.\n"
-        f"Models keep what they learned from them until the next retrain. {_NEXT}",
+        f"{undone.items:,} catalogue items were taken out.",
         highlight=False,
     )
+    if undone.interactions:
+        Console().print(
+            f"Models keep what they learned from them until the next retrain. {_NEXT}",
+            highlight=False,
+        )
 
 
 def demo_status_command(as_json: _Json = False) -> None:
@@ -244,10 +255,11 @@ def demo_clear_command(as_json: _Json = False) -> None:
         Console().print("There is no demo data.")
 
 
-def _open() -> tuple[Settings, storage.Database]:
+def _open(*, make: bool = False) -> tuple[Settings, storage.Database]:
     telemetry.configure_logging("cli")
     settings = Settings.from_env()
-    storage.migrate(settings)
+    if make:
+        storage.migrate(settings)
     return settings, storage.open_database(settings)
 
 
@@ -265,8 +277,8 @@ def _with(format: Any, **given: Any) -> Any:
 
 @contextlib.contextmanager
 def _progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, int], None]]:
-    """Show a bar; the function that it gives takes what is done, of how much, and rows."""
-    with Progress(
+    """Give a function that takes what is done, of how much, and rows, and shows it in a bar."""
+    progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
@@ -274,11 +286,14 @@ def _progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, 
         TextColumn("{task.fields[rate]:,.0f} rows/s"),
         TimeRemainingColumn(),
         console=console,
-    ) as progress:
-        task = progress.add_task(title, total=None, rows=0, rate=0.0)
-        started = progress.get_time()
+    )
+    task = progress.add_task(title, total=None, rows=0, rate=0.0)
+    started = progress.get_time()
+    with contextlib.ExitStack() as shown:
 
         def advance(done: int, total: int, rows: int) -> None:
+            if not progress.live.is_started:
+                shown.enter_context(progress)
             seconds = max(progress.get_time() - started, 1e-3)
             progress.update(task, completed=done, total=total, rows=rows, rate=rows / seconds)
 
@@ -286,7 +301,12 @@ def _progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, 
 
 
 def _print_report(
-    console: Console, report: files.ImportReport, *, source: Path, demo_removed: int
+    console: Console,
+    report: files.ImportReport,
+    *,
+    source: Path,
+    demo_removed: int,
+    database: str,
 ) -> None:
     if demo_removed:
         console.print(
@@ -301,6 +321,7 @@ def _print_report(
     table.add_row("refused", f"{report.refused:,}")
     table.add_row("catalogue items new or changed", f"{report.items:,}")
     console.print(table)
+    console.print(f"Written to {database}", markup=False, highlight=False, soft_wrap=True)
     for line in report.first_refused:
         console.print(
             f"Refused: {line.file}, line {line.line}: {line.column} {line.value!r} {line.reason}.",

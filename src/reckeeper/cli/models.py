@@ -59,9 +59,15 @@ def list_jobs(
         typer.echo(json.dumps(page))
         return
     rows = [
-        {**job, "error": job["error"]["message"] if job["error"] else ""} for job in page["jobs"]
+        {
+            **job,
+            "started (UTC)": job["started_at"][:16].replace("T", " "),
+            "seconds": f"{job['seconds_elapsed']:.1f}",
+            "error": job["error"]["message"] if job["error"] else "",
+        }
+        for job in page["jobs"]
     ]
-    columns = ("status", "trigger", "stage", "started_at", "seconds_elapsed", "version", "error")
+    columns = ("status", "trigger", "stage", "started (UTC)", "seconds", "version", "error")
     _print_table("job_id", columns, rows)
     if page["next_scheduled_at"]:
         typer.echo(f"Next scheduled: {page['next_scheduled_at']} ({page['schedule']})")

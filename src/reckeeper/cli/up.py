@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -45,6 +47,8 @@ class _Process:
     health_path: str
     arguments: tuple[str, ...]
     """What Python runs, with the checkout as current folder."""
+    stop_seconds: int = 10
+    """How long it may take to stop before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,9 @@ def up(settings: Settings, *, console: Console, explicit_worker_port: bool) -> i
     waiting a second longer after each failed try, and writes a line into
     ``supervisor.log``. Its configuration and all logs lie in the data folder.
     SIGINT, SIGTERM and SIGHUP stop the three processes, by force after ten
-    seconds; so does the end of this process, however it comes about. Must be
-    called from the main thread. The database must have been migrated.
+    seconds (the page, which keeps nothing, after two); so does the end of this
+    process, however it comes about. Must be called from the main thread. The
+    database must have been migrated.
 
     Parameters
     ----------
@@ -82,25 +87,30 @@ def up(settings: Settings, *, console: Console, explicit_worker_port: bool) -> i
     Raises
     ------
     ConfigError
-        A port is in use or cannot be listened on, or there is no checkout
-        around the package. Nothing was started.
+        A port is in use or cannot be listened on, a folder cannot be written,
+        another `up` holds the data folder, or there is no checkout around the
+        package. Nothing was started.
     """
     checkout = _checkout()
+    _see_that_writable("RECKEEPER_DATA_DIR", settings.data_dir)
+    _see_that_writable("RECKEEPER_MODEL_DIR", settings.model_dir)
+    with _locked(settings.data_dir):
+        return _run(settings, checkout, console=console, explicit_worker_port=explicit_worker_port)
+
+
+def _run(
+    settings: Settings, checkout: Path, *, console: Console, explicit_worker_port: bool
+) -> int:
     settings = _with_free_ports(
         settings, console=console, explicit_worker_port=explicit_worker_port
     )
     processes = _processes(settings)
     logs = settings.data_dir / "logs"
     supervisor_log = logs / "supervisor.log"
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-        config = settings.data_dir / "supervisord.conf"
+    config = settings.data_dir / "supervisord.conf"
+    with _refusals("RECKEEPER_DATA_DIR", settings.data_dir):
+        logs.mkdir(exist_ok=True)
         config.write_text(_supervisord_conf(processes), encoding="utf-8")
-    except OSError as exc:
-        raise ConfigError(
-            f"RECKEEPER_DATA_DIR={str(settings.data_dir)!r} cannot be written: {exc.strerror}. "
-            "Make the folder writable or name another one."
-        ) from exc
     log_start = supervisor_log.stat().st_size if supervisor_log.exists() else 0
 
     with _stop_requests() as requests, _supervisord(config, checkout, settings) as supervisord:
@@ -143,6 +153,43 @@ def _checkout() -> Path:
             "of the repository: clone it, then `make run`."
         )
     return checkout
+
+
+# Folders
+
+
+def _see_that_writable(env: str, folder: Path) -> None:
+    with _refusals(env, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextlib.contextmanager
+def _refusals(env: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        reason = "it is not a folder" if isinstance(exc, FileExistsError) else exc.strerror
+        raise ConfigError(
+            f"{env}={str(folder)!r} cannot be written: {reason}. "
+            "Make the folder writable or name another one."
+        ) from exc
+
+
+@contextlib.contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Keep other calls of `up` from a data folder; the end of this process lets go of it."""
+    with contextlib.ExitStack() as stack:
+        with _refusals("RECKEEPER_DATA_DIR", data_dir):
+            file = stack.enter_context((data_dir / "up.lock").open("a"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise ConfigError(
+                f"Another `reckeeper up` runs on the data folder {str(data_dir)!r}: stop that one, "
+                "or set RECKEEPER_DATA_DIR to another folder."
+            ) from exc
+        yield
 
 
 # Ports
@@ -282,6 +329,8 @@ def _processes(settings: Settings) -> tuple[_Process, ...]:
                 f"--server.port={settings.ui_port}",
                 "--browser.gatherUsageStats=false",
             ),
+            # It keeps nothing, and does not listen to SIGTERM while it starts.
+            stop_seconds=2,
         ),
     )
 
@@ -313,7 +362,7 @@ def _supervisord_conf(processes: tuple[_Process, ...]) -> str:
             # 100 tries take an hour and a half.
             "startsecs=5",
             "startretries=100",
-            "stopwaitsecs=10",
+            f"stopwaitsecs={process.stop_seconds}",
             "stopasgroup=true",
             "killasgroup=true",
             "redirect_stderr=true",

@@ -162,20 +162,31 @@ def find_columns(
             columns[part] = part
     if format.min_rating is not None:
         columns["rating"] = format.rating_column or "rating"
-    _see_that_there_are(columns.values(), source)
+    _see_that_there_are({_OPTIONS[part]: name for part, name in columns.items()}, source)
     accepted = _accepted_types(types)
     if "interaction_type" not in columns and format.interaction_type not in accepted:
         raise DataError(f"The interaction type {format.interaction_type!r} {_no_weight(accepted)}.")
     return columns
 
 
-def _see_that_there_are(names: Any, source: Source) -> None:
+_OPTIONS = {
+    "user_id": "--user-column",
+    "item_id": "--item-column",
+    "interaction_type": "--type-column",
+    "weight": "--weight-column",
+    "occurred_at": "--time-column",
+    "rating": "--rating-column",
+}
+
+
+def _see_that_there_are(names: Mapping[str, str], source: Source) -> None:
+    """See that there is one column of each name; the keys are the options that give the names."""
     there = ", ".join(repr(name) for name in source.columns)
-    for name in names:
+    for option, name in names.items():
         if name not in source.columns:
+            which = f"say which of them it is, with {option}" if option else "it is needed"
             raise DataError(
-                f"{source.path} has no column {name!r}. Its columns are {there}: say which of "
-                "them it is."
+                f"{source.path} has no column {name!r}. Its columns are {there}: {which}."
             )
         if source.columns.count(name) > 1:
             raise DataError(
@@ -503,10 +514,12 @@ def check_catalogue(source: Source, format: CatalogueFormat) -> None:
     DataError
         One is missing, or two have one name.
     """
-    wanted = [format.item_column, format.title_column]
-    _see_that_there_are([*wanted, *([format.list_column] if format.list_column else [])], source)
+    wanted = {"--catalogue-item-column": format.item_column, "--title-column": format.title_column}
+    if format.list_column:
+        wanted[""] = format.list_column  # a preset's, which no option changes
+    _see_that_there_are(wanted, source)
     # Attributes have names, so no two of them may share one.
-    _see_that_there_are(source.columns, source)
+    _see_that_there_are({name: name for name in source.columns}, source)
 
 
 def judge_items(

@@ -96,7 +96,14 @@ def open_database(settings: Settings) -> Database:
     ConfigError
         Its URL names a kind of database that is not supported.
     """
-    database = Database(_engine(settings))
+    engine = _engine(settings)
+    file = Path(str(engine.url.database))
+    if not file.exists():  # SQLite would make it
+        raise SchemaError(
+            f"There is no database {file} yet: run `reckeeper migrate` with the same settings "
+            "(RECKEEPER_DATA_DIR or DATABASE_URL names the place), then start again."
+        )
+    database = Database(engine)
     revision = _revision(database)
     if revision != SCHEMA_REVISION:
         database.close()
@@ -206,11 +213,6 @@ def _engine(settings: Settings) -> sa.Engine:
         raise ConfigError(
             f"DATABASE_URL={settings.masked_database_url!r} names a file in a folder that does "
             "not exist: make the folder, or correct the path."
-        )
-    if settings.is_embedded and not settings.data_dir.is_dir():
-        raise SchemaError(
-            f"There is no database in {settings.data_dir} yet: run `reckeeper migrate` with the "
-            "same settings (RECKEEPER_DATA_DIR names the folder), then start again."
         )
     engine = sa.create_engine(
         url, pool_size=20, max_overflow=40, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
