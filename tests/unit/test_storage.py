@@ -86,7 +86,7 @@ def test_processes_that_migrate_at_once_all_succeed(settings, start_python):
 
 def test_a_missing_database_is_refused_and_not_made(settings):
     for _ in range(2):
-        with pytest.raises(SchemaError, match="no database .* yet: run `reckeeper migrate`"):
+        with pytest.raises(SchemaError, match=r"no database .* yet: run `reckeeper migrate`"):
             storage.open_database(settings)
         settings.data_dir.mkdir(exist_ok=True)
         assert list(settings.data_dir.iterdir()) == []
