@@ -10,6 +10,7 @@
         print(client.recommendations("u1", n=5)["items"])
 """
 
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -387,9 +388,10 @@ class Client:
         try:
             return self._http.request(method, path, **more)
         except httpx.HTTPError as exc:
+            reason = re.sub(r"\[Errno -?\d+\] ", "", str(exc)) or type(exc).__name__
             raise errors.UnavailableError(
-                f"{self.url} does not answer ({exc or type(exc).__name__}). See that it runs "
-                "there (`reckeeper up` starts all), then try again."
+                f"{self.url} does not answer ({reason}). See that it runs there (`reckeeper up` "
+                "starts all), then try again."
             ) from exc
 
 

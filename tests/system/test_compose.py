@@ -196,10 +196,12 @@ def test_the_contract_holds(compose):
             "/app/models/retrained_svd_model.pkl"
         )
         assert Path(active["path"]).resolve().is_file()
-    recommended = made.server.get("/recommendations/compose u1").json()
-    assert recommended["model_version"] == body["version"]
-    assert recommended["strategy"] == "model"
-    assert recommended["items"]
+    # Six users with items of their own are no part of ten components of the demo data.
+    for user_id, strategy in (("user-0001", "model"), ("compose u1", "popular")):
+        recommended = made.server.get(f"/recommendations/{user_id}").json()
+        assert recommended["model_version"] == body["version"]
+        assert recommended["strategy"] == strategy
+        assert recommended["items"]
     # Nothing was written beside the two volumes.
     written = {
         path.relative_to(compose.image)
