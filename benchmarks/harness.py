@@ -1,21 +1,26 @@
 """What the benchmarks share: an installation in a temporary folder, and its processes."""
 
 import contextlib
+import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from reckeeper import storage
 from reckeeper.config import Settings
 
 CHECKOUT = Path(__file__).parents[1]
+DATA = CHECKOUT.parent / "shared" / "data"
+"""Folder of the data sets, if they lie beside the checkout; ``--data`` names another."""
 
 
 @contextlib.contextmanager
@@ -83,3 +88,34 @@ def memory_bytes(pid: int) -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"process {pid} tells no VmHWM")
+
+
+def require_data(folder: Path) -> None:
+    """End with a word of what to do, if the data sets are not in a folder."""
+    for name in ("gowalla", "ml-latest-small"):
+        if not (folder / name).is_dir():
+            raise SystemExit(f"{folder} has no folder {name}: name the one that has, with --data.")
+
+
+def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module as a script in a process of its own; return the JSON object it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def median_seconds(work: Callable[[], Any], *, n_runs: int) -> tuple[float, Any]:
+    """Do a piece of work several times; return the median time and the last result."""
+    seconds = []
+    result = None
+    for _ in range(n_runs):
+        result = None  # what the last run made is given back before the next
+        began = time.perf_counter()
+        result = work()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds), result

@@ -18,8 +18,8 @@ JOB_STATUS = {
 
 def status(client: Client) -> None:
     ready, models = client.ready(), client.models()
-    page = client.jobs(limit=1)
-    job = next(iter(page["jobs"]), None)
+    page = client.jobs(limit=20)
+    job = next((job for job in page["jobs"] if job["kind"] == "retrain"), None)
     active = next((model for model in models if model["status"] == "active"), None)
     server_card, model_card, job_card = st.columns(3, border=True)
     with server_card:

@@ -1,10 +1,11 @@
 """What the pages share: the frame around each, the client, words and times."""
 
 import itertools
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -20,6 +21,9 @@ RETRY_SECONDS = 3.0
 
 WATCH_SECONDS = 3.0
 """How often a page looks for a training job that it does not know of."""
+
+MAIN = "main"
+"""The place of a page where its words go, unless they belong elsewhere."""
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 TRIGGERS = {"manual": "by hand", "schedule": "by schedule", "demo": "demo data"}
@@ -113,32 +117,33 @@ def _demo_banner(client: Client, demo: Demo) -> None:
 # Actions and what is said about them
 
 
-def attempt(action: Callable[[], object], done: str | None = None) -> None:
-    """Do what a button asks for; what went wrong becomes the notice."""
+def attempt(action: Callable[[], object], done: str | None = None, *, place: str = MAIN) -> None:
+    """Do what a button asks for; what went wrong becomes the notice, near the button."""
     _forget_notice()
     try:
         action()
     except ReckeeperError as exc:
-        notify_error(exc.code, exc.message)
+        notify_error(exc.code, exc.message, place=place)
     else:
         if done is not None:
             st.toast(done, icon="✅")
 
 
-def notify(kind: str, text: str) -> None:
-    """Keep words for `show_notice`, until the next action or another page."""
-    st.session_state["notice"] = (kind, text)
+def notify(kind: str, text: str, *, place: str = MAIN) -> None:
+    """Keep words for the `show_notice` of a place, until the next action or another page."""
+    st.session_state["notice"] = (place, kind, text)
 
 
-def notify_error(code: str, message: str) -> None:
+def notify_error(code: str, message: str, *, place: str = MAIN) -> None:
     """Keep an error's words; too little data to train on is no failure of anything."""
-    notify("warning" if code == NotEnoughDataError.code else "error", sentence(message))
+    kind = "warning" if code == NotEnoughDataError.code else "error"
+    notify(kind, sentence(message), place=place)
 
 
-def show_notice() -> None:
-    """Show what was kept."""
-    if "notice" in st.session_state:
-        kind, text = st.session_state["notice"]
+def show_notice(place: str = MAIN) -> None:
+    """Show what was kept for a place of the page."""
+    kept_for, kind, text = st.session_state.get("notice", (MAIN, "", ""))
+    if kind and kept_for == place:
         shown = {"success": st.success, "info": st.info, "warning": st.warning, "error": st.error}
         shown[kind](text)
 
@@ -155,20 +160,21 @@ def table(
     *,
     alt: str,
     formats: dict[str, str | Callable[[Any], str] | None] | None = None,
-    wrapped: str | None = None,
+    wrapped: Collection[str] = (),
+    width: Literal["stretch", "content"] = "stretch",
 ) -> None:
-    """Show a real HTML table, whose cells are Markdown; only the column `wrapped` breaks lines."""
+    """Show a real HTML table, whose cells are Markdown; only columns in `wrapped` break lines."""
     cells = [
         {
             name: value.replace(" ", NO_BREAK)
-            if isinstance(value, str) and name != wrapped
+            if isinstance(value, str) and name not in wrapped
             else value
             for name, value in row.items()
         }
         for row in rows
     ]
     styled = pd.DataFrame(cells).style.format(formats)
-    st.table(styled, border="horizontal", hide_index=True, alt=alt)
+    st.table(styled, border="horizontal", hide_index=True, width=width, alt=alt)
 
 
 def escape(text: str) -> str:
@@ -205,7 +211,19 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f}{NO_BREAK}s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    words = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return words.replace(" ", NO_BREAK)
+
+
+def settings_in_words(settings: Mapping[str, Any]) -> str:
+    """Return a recipe's settings as Markdown shows them in a line."""
+    return ", ".join(f"{escape(name)}={_setting(value)}" for name, value in settings.items())
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return escape(value if isinstance(value, str) else json.dumps(value))
 
 
 def trigger(name: str) -> str:

@@ -1,15 +1,16 @@
-"""The worker: runs training jobs, keeps the schedule, answers the contract's two routes.
+"""The worker: runs jobs, keeps the schedule, answers the contract's two routes.
 
 Start it with ``python kafka_worker/kafka_worker.py``. Settings come from the environment.
 """
 
 import dataclasses
+import json
 import signal
 import sys
 import time
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from flask import Flask, Response, g, jsonify, request
 from waitress.server import create_server
@@ -84,21 +85,32 @@ def create_app(worker: Worker) -> Flask:
 
     @app.post("/retrain")
     def retrain() -> tuple[Response, int]:
+        row, waited = run_job("retrain", _json_object(request.get_data()))
+        if not waited:
+            return jsonify({"status": "ok", "job": training.describe_job(row)}), 202
+        worker.serving.refresh()
+        return jsonify(worker.registry.retrain_answer(row["version"], job_id=row["job_id"])), 200
+
+    @app.post("/evaluations")
+    def evaluate() -> tuple[Response, int]:
+        row, waited = run_job("evaluate", {})
+        answer = {"status": "ok", "job": training.describe_job(row)}
+        return jsonify(answer), 200 if waited else 202
+
+    def run_job(
+        kind: Literal["retrain", "evaluate"], asked: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], bool]:
+        """Start a job; return its row, and whether its end was waited for, and it succeeded."""
         wait = request.args.get("wait", "true").lower()
         if wait not in {"true", "false"}:
             raise errors.DataError(f"wait={wait!r} must be true or false: send ?wait=false.")
-        job_id = worker.jobs.start(trigger="manual", actor="api")
+        job_id = worker.jobs.start(trigger="manual", actor="api", kind=kind, request=asked)
         if wait == "true":
             worker.jobs.wait(job_id)
-        with worker.database.read() as connection:
-            row = storage.jobs.get(connection, job_id)
-        assert row is not None
-        if wait == "false":
-            return jsonify({"status": "ok", "job": training.describe_job(row)}), 202
-        if row["status"] != storage.jobs.SUCCEEDED:
+        row = training.find_job(worker.database, job_id)
+        if wait == "true" and row["status"] != storage.jobs.SUCCEEDED:
             raise job_error(row)
-        worker.serving.refresh()
-        return jsonify(worker.registry.retrain_answer(row["version"], job_id=job_id)), 200
+        return row, wait == "true"
 
     @app.get("/health/live")
     def live() -> Response:
@@ -139,7 +151,8 @@ def create_app(worker: Worker) -> Flask:
         return _failure(
             code,
             f"{request.method} {request.path}: {exc.name}. The worker answers GET /models, POST "
-            "/retrain, health and metrics; the server (RECKEEPER_SERVER_URL) everything else.",
+            "/retrain and /evaluations, health and metrics; the server (RECKEEPER_SERVER_URL) "
+            "everything else.",
         ), exc.code or 500
 
     @app.errorhandler(Exception)
@@ -150,6 +163,23 @@ def create_app(worker: Worker) -> Flask:
         ), 500
 
     return app
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    """Return what a body holds; no body is an empty object."""
+    if not body.strip():
+        return {}
+    try:
+        decoded = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise errors.DataError(f"The body is not JSON: {exc}. Send an object, or nothing.") from exc
+    if decoded is None:
+        return {}
+    if not isinstance(decoded, dict):
+        raise errors.DataError(
+            f"The body is {type(decoded).__name__} and not an object. Send an object, or nothing."
+        )
+    return decoded
 
 
 def _failure(code: str, message: str) -> Response:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
@@ -27,8 +27,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import reckeeper
-from reckeeper import errors, events, registry, serving, storage, telemetry, training
-from reckeeper.client import Client
+from reckeeper import errors, events, recipes, registry, serving, storage, telemetry, training
+from reckeeper.client import Client, Job
 from reckeeper.config import Settings
 from reckeeper.events import demo
 from reckeeper.training.jobs import job_error, rfc3339
@@ -219,19 +219,64 @@ _MODEL = {
     "job_id": 1,
     "is_demo": False,
 }
-_JOB = {
+_SPECTRAL = {"n_components": 256}
+_LISTED_JOB = {
     "job_id": 2,
+    "kind": "retrain",
+    "request": {"recipe": "spectral", "tune": True},
     "status": "running",
     "trigger": "manual",
-    "stage": "fitting",
+    "stage": "tuning",
     "fraction": 0.6,
-    "seconds_elapsed": 1.4,
-    "seconds_left": 0.9,
+    "seconds_elapsed": 14.2,
+    "seconds_left": 9.1,
+    "progress": {"n_tried": 17, "ndcg": 0.214, "settings": _SPECTRAL, "seconds_left": 9.1},
+    "finish_requested": False,
     "started_at": "2025-12-04T23:42:12.911034Z",
     "finished_at": None,
     "version": None,
     "peak_memory_bytes": 201326592,
     "error": None,
+}
+_JOB = {**_LISTED_JOB, "result": None}
+_RESULT = {
+    "split": "user_time",
+    "k": 20,
+    "n_users": 1873,
+    "recipes": [
+        {
+            "recipe": "spectral",
+            "settings": _SPECTRAL,
+            "tuned": True,
+            "fit_seconds": 1.9,
+            "tune_seconds": 9.4,
+            "metrics": {
+                "recall@20": {"mean": 0.31, "low": 0.29, "high": 0.33},
+                "ndcg@20": {"mean": 0.21, "low": 0.2, "high": 0.22},
+                "hit_rate@20": {"mean": 0.62, "low": 0.6, "high": 0.64},
+                "map@20": {"mean": 0.12, "low": 0.11, "high": 0.13},
+                "coverage@20": {"mean": 0.41},
+                "novelty@20": {"mean": 6.2},
+            },
+            "versus_popularity": {
+                "recall@20": {"difference": 0.12, "low": 0.1, "high": 0.14},
+                "ndcg@20": {"difference": 0.09, "low": 0.08, "high": 0.1},
+                "hit_rate@20": {"difference": 0.15, "low": 0.13, "high": 0.17},
+                "map@20": {"difference": 0.05, "low": 0.04, "high": 0.06},
+            },
+        }
+    ],
+}
+_EVALUATED = {
+    **_JOB,
+    "kind": "evaluate",
+    "request": {},
+    "status": "succeeded",
+    "stage": "done",
+    "fraction": 1.0,
+    "seconds_left": None,
+    "finished_at": "2025-12-04T23:42:36.145920Z",
+    "result": _RESULT,
 }
 _ACCEPTED = {"status": "ok", "accepted": 3, "duplicates": 0}
 _WHY = {
@@ -265,6 +310,10 @@ _UserId = Annotated[
 ]
 _ItemId = Annotated[
     str, Path(description="Percent-encode slashes, spaces and emoji.", examples=["i9"])
+]
+_JobId = Annotated[int, Path(ge=1, le=_MOST, description="Number of the job.", examples=[2])]
+_Wait = Annotated[
+    bool, Query(description="false: answer 202 with the job at once", examples=[False])
 ]
 _Version = Annotated[int, Path(ge=1, le=_MOST, description="Number of the version.", examples=[1])]
 
@@ -342,44 +391,72 @@ _RETRAINED = {
     | _answers({"status": "ok", "job": _JOB}, status=202),
 )
 async def retrain(
-    runtime: _Needs,
-    wait: Annotated[
-        bool, Query(description="false: answer 202 with the job at once", examples=[False])
-    ] = True,
+    runtime: _Needs, asked: training.RetrainRequest | None = None, wait: _Wait = True
 ) -> JSONResponse:
-    """Train on the latest interactions, and answer when the new version serves."""
+    """Train on the latest interactions, and answer when the new version serves.
+
+    Without a body recipe and settings are those of the active version. A body names others, or
+    lets them be found: `tune`.
+    """
+    request = {} if asked is None else asked.model_dump(exclude_defaults=True)
+    if request:
+        await run_in_threadpool(_check, runtime, request)
+    job = await _start(functools.partial(runtime.worker.start_retrain, **request))
+    if not wait:
+        return JSONResponse({"status": "ok", "job": job}, 202)
+    row = await _success(runtime, job["job_id"])
+    await run_in_threadpool(runtime.serving.refresh)
+    answer = functools.partial(
+        runtime.registry.retrain_answer, row["version"], job_id=row["job_id"]
+    )
+    return JSONResponse(await run_in_threadpool(answer))
+
+
+@app.post(
+    "/evaluations",
+    tags=["training"],
+    responses=_answers({"status": "ok", "job": _EVALUATED}, 409, 422, 500, 503)
+    | _answers({"status": "ok", "job": _JOB | {"kind": "evaluate", "request": {}}}, status=202),
+)
+async def evaluate(runtime: _Needs, wait: _Wait = True) -> JSONResponse:
+    """Measure which recipe suits the data, and answer when that is done; nothing else changes.
+
+    The last part of each user's interactions is held out, and `popularity`, `svd` and a tuned
+    `spectral` fitted on the rest. The result grows while the job runs: `GET /jobs/{id}` shows it.
+    """
+    job = await _start(runtime.worker.start_evaluation)
+    if not wait:
+        return JSONResponse({"status": "ok", "job": job}, 202)
+    row = await _success(runtime, job["job_id"])
+    return JSONResponse({"status": "ok", "job": training.describe_job(row)})
+
+
+def _check(runtime: Runtime, request: Mapping[str, Any]) -> None:
+    """Refuse here what the worker would refuse, and cannot while it is down."""
+    with runtime.database.read() as connection:
+        active = storage.models.active(connection)
+    training.checked_request(request, active=active)
+
+
+async def _start(start: Callable[[], Job]) -> Job:
     try:
-        job = await run_in_threadpool(runtime.worker.start_retrain)
+        return await run_in_threadpool(start)
     except errors.UnavailableError as exc:
         raise errors.UnavailableError(
             f"The worker could not be asked to train: {exc.message} RECKEEPER_WORKER_URL names "
             "its address; GET /jobs shows whether a job has started."
         ) from exc
-    if not wait:
-        return JSONResponse({"status": "ok", "job": job}, 202)
-    job_id = job["job_id"]
+
+
+async def _success(runtime: Runtime, job_id: int) -> dict[str, Any]:
+    """Wait for a job to succeed, and return its row."""
     while True:
-        row = await run_in_threadpool(_job_row, runtime, job_id)
+        row = await run_in_threadpool(training.find_job, runtime.database, job_id)
         if row["status"] == storage.jobs.SUCCEEDED:
-            await run_in_threadpool(runtime.serving.refresh)
-            answer = functools.partial(
-                runtime.registry.retrain_answer, row["version"], job_id=job_id
-            )
-            return JSONResponse(await run_in_threadpool(answer))
+            return row
         if row["status"] != storage.jobs.RUNNING:
             raise job_error(row)
         await asyncio.sleep(_JOB_POLL_SECONDS)
-
-
-def _job_row(runtime: Runtime, job_id: int) -> dict[str, Any]:
-    training.expire_silent(runtime.database)
-    with runtime.database.read() as connection:
-        row = storage.jobs.get(connection, job_id)
-    if row is None:
-        raise errors.NotFoundError(
-            f"There is no job {job_id}: GET /jobs lists those that there are."
-        )
-    return row
 
 
 @app.get(
@@ -388,7 +465,7 @@ def _job_row(runtime: Runtime, job_id: int) -> dict[str, Any]:
     responses=_answers(
         {
             "status": "ok",
-            "jobs": [_JOB],
+            "jobs": [_LISTED_JOB],
             "schedule": "0 3 * * 0",
             "next_scheduled_at": "2025-12-07T03:00:00.000000Z",
         },
@@ -402,7 +479,7 @@ def get_jobs(
         int | None, Query(ge=1, le=_MOST, description="numbers below this one", examples=[40])
     ] = None,
 ) -> JSONResponse:
-    """List training jobs, the latest first, and when the schedule starts the next one."""
+    """List jobs, the latest first, and when the schedule starts the next one."""
     training.expire_silent(runtime.database)
     with runtime.database.read() as connection:
         rows = storage.jobs.page(connection, limit=limit, before=before)
@@ -422,11 +499,35 @@ def get_jobs(
 @app.get(
     "/jobs/{job_id}", tags=["training"], responses=_answers({"status": "ok", "job": _JOB}, 404, 422)
 )
-def get_job(
-    runtime: _Needs, job_id: Annotated[int, Path(ge=1, le=_MOST, examples=[2])]
-) -> JSONResponse:
-    """Describe a training job: its stage, how far it is, and the time left."""
-    return JSONResponse({"status": "ok", "job": training.describe_job(_job_row(runtime, job_id))})
+def get_job(runtime: _Needs, job_id: _JobId) -> JSONResponse:
+    """Describe a job: its stage, how far it is, the time left, and what it has found so far."""
+    row = training.find_job(runtime.database, job_id)
+    return JSONResponse({"status": "ok", "job": training.describe_job(row)})
+
+
+@app.post(
+    "/jobs/{job_id}/finish",
+    tags=["training"],
+    responses=_answers({"status": "ok", "job": _JOB | {"finish_requested": True}}, 404, 409, 422),
+)
+def finish_job(runtime: _Needs, job_id: _JobId) -> JSONResponse:
+    """Let tuning end now, with the best settings that it has; the job goes on with them."""
+    row = training.request_finish(runtime.database, job_id, actor="api")
+    return JSONResponse({"status": "ok", "job": training.describe_job(row)})
+
+
+_RECIPE = {
+    "name": "svd",
+    "summary": "The plain singular value decomposition of the interaction counts.",
+    "decomposes": True,
+    "settings": [{"name": "n_components", "default": 10, "help": "Singular vectors asked for."}],
+}
+
+
+@app.get("/recipes", tags=["training"], responses=_answers({"status": "ok", "recipes": [_RECIPE]}))
+async def get_recipes() -> JSONResponse:
+    """List the recipes that a version can be trained with, and the settings that each has."""
+    return JSONResponse({"status": "ok", "recipes": recipes.describe_recipes()})
 
 
 # Events in

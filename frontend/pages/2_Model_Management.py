@@ -1,28 +1,34 @@
 """The versions, which one serves, and a retrain at the press of a button."""
 
+import json
+from collections.abc import Callable
+from typing import Any
+
+import comparison
+import jobs
 import shared
 import streamlit as st
 
-from reckeeper.client import Client, Demo, Job, JobPage, Model
-from reckeeper.errors import JobRunningError, ReckeeperError
+from reckeeper.client import (
+    Client,
+    Demo,
+    Job,
+    JobPage,
+    Model,
+    RecipeSetting,
+    RetrainRequest,
+)
 
-PROGRESS_SECONDS = 0.5
-
+JOBS_ASKED = 200  # among these is the last comparison looked for
+JOBS_SHOWN = 20
 MODEL_STATUS = {"active": ":green-badge[🟢 active]", "inactive": ":gray-badge[⚪ inactive]"}
-JOB_STATUS = {
-    "running": ":blue-badge[🔵 running]",
-    "succeeded": ":green-badge[🟢 succeeded]",
-    "failed": ":red-badge[🔴 failed]",
-    "interrupted": ":orange-badge[🟠 interrupted]",
-}
-STAGES = {
-    "starting": "Starting the training process",
-    "reading": "Reading interactions",
-    "fitting": "Fitting the model",
-    "writing": "Writing the model files",
-    "registering": "Registering the new version",
-    "done": "Done",
-}
+BY_HAND, TUNE = "Set by hand", "Tune"
+NO_VARIANCE = "This model is not made of singular vectors, whose share of the variance this is."
+TUNING = (
+    "Tuning tries settings on a part of your data that it holds out. The best are kept with the "
+    "new version, and later retrains use them."
+)
+LONGEST_TUNING_SECONDS = 86_400
 
 
 # The active model
@@ -43,7 +49,7 @@ def show_problems(client: Client) -> None:
 
 def show_active(models: list[Model], *, is_training: bool) -> None:
     st.subheader("Active model", anchor=False)
-    active = next((model for model in models if model["status"] == "active"), None)
+    active = active_of(models)
     if active is None:
         missing = "No version is active." if models else "No model has been trained yet."
         what_next = "One is being trained." if is_training else "Press the button to train one."
@@ -52,53 +58,41 @@ def show_active(models: list[Model], *, is_training: bool) -> None:
     users, items, variance, trained_on = st.columns([1, 1, 1.25, 1.75], border=True)
     users.metric("Users", f"{active['n_users']:,}")
     items.metric("Items", f"{active['n_items']:,}")
-    variance.metric("Explained variance", active["explained_variance"])
+    variance.metric(
+        "Explained variance",
+        active["explained_variance"],
+        help=NO_VARIANCE if active["explained_variance"] == "0.00%" else None,
+    )
     trained_on.metric("Trained on", shared.local_time(active["trained_on"]))
+    settings = shared.settings_in_words(active["settings"])
+    recipe = shared.escape(active["recipe"]) + (f" ({settings})" if settings else "")
     st.caption(
-        f"Version {active['version']} · recipe {shared.escape(recipe(active))} · "
+        f"Version {active['version']} · recipe {recipe} · "
         f"times are in {shared.escape(shared.timezone().key)}"
     )
 
 
-def recipe(model: Model) -> str:
-    settings = ", ".join(f"{name}={value}" for name, value in model["settings"].items())
-    return f"{model['recipe']} ({settings})" if settings else model["recipe"]
+def active_of(models: list[Model]) -> Model | None:
+    return next((model for model in models if model["status"] == "active"), None)
 
 
 # Retraining
 
 
-def start_retrain(client: Client) -> None:
-    try:
-        job = client.start_retrain()
-    except JobRunningError as exc:
-        shared.notify("info", "A retrain was already running: this is its progress.")
-        st.session_state["watched_job"] = (exc.details or {}).get("job_id")
-    else:
-        st.session_state["watched_job"] = job["job_id"]
-
-
-def show_retrain(client: Client, models: list[Model], page: JobPage, running: Job | None) -> None:
+def show_retrain(client: Client, page: JobPage, running: Job | None) -> None:
     st.subheader("Retrain", anchor=False)
-    if running is not None:
-        st.session_state["watched_job"] = running["job_id"]
-    else:
-        conclude(models, page["jobs"])
     with st.container(horizontal=True, vertical_alignment="center", wrap=False):
         st.button(
             "🚀 Retrain Model",
             type="primary",
             disabled=running is not None,
             on_click=shared.attempt,
-            args=(lambda: start_retrain(client),),
+            args=(lambda: jobs.start_retrain(client, {}),),
         )
         # A caption fades code until it is hard to read.
         st.markdown(f":small[{schedule(page)}]", width="stretch")
     shared.show_notice()
-    if running is not None:
-        show_progress(client, running["job_id"])
-    else:
-        shared.watch(client, page)
+    jobs.show_running(client, running, place=shared.MAIN)
 
 
 def schedule(page: JobPage) -> str:
@@ -112,53 +106,95 @@ def schedule(page: JobPage) -> str:
     return f"Next scheduled retrain: **{next_at}** ({zone}), by `{page['schedule']}`"
 
 
-@st.fragment(run_every=PROGRESS_SECONDS)
-def show_progress(client: Client, job_id: int) -> None:
-    try:
-        job = client.job(job_id)
-    except ReckeeperError as exc:
-        st.warning(shared.sentence(exc.message), icon="⏳")
-        return
-    if job["status"] != "running":
-        st.rerun()
-    st.progress(min(max(job["fraction"], 0.0), 1.0), text=progress(job))
+def show_panel(client: Client, active: Model | None, running: Job | None) -> None:
+    with st.expander("Retrain with another recipe or settings", icon="🎛️", key="panel"):
+        recipes = {recipe["name"]: recipe for recipe in client.recipes()}
+        names = list(recipes)
+        served = active["recipe"] if active is not None else None
+        choice, how = st.columns(2)
+        name = choice.selectbox(
+            "Recipe", names, index=names.index(served) if served in names else 0, key="recipe"
+        )
+        way = how.radio("Settings", [BY_HAND, TUNE], horizontal=True, key="way")
+        summary = shared.escape(recipes[name]["summary"])
+        if way == TUNE:
+            st.caption(f"{summary} {TUNING}")
+            request = ask_tuning(name)
+        else:
+            base = active if active is not None and active["recipe"] == name else None
+            origin = "the defaults" if base is None else f"those of version {base['version']}"
+            st.caption(f"{summary} The fields start from {origin}.")
+            request = ask_settings(name, recipes[name]["settings"], base)
+        st.button(
+            "Tune and train" if way == TUNE else "Train with these settings",
+            disabled=running is not None,
+            on_click=shared.attempt,
+            args=(lambda: jobs.start_retrain(client, request()),),
+            key="train",
+        )
 
 
-def progress(job: Job) -> str:
-    stage = STAGES.get(job["stage"], job["stage"].replace("_", " ").capitalize())
-    words = [f"**{shared.escape(stage)}**", f"{job['fraction']:.0%}"]
-    words.append(f"{shared.duration(job['seconds_elapsed'])} elapsed")
-    if job["seconds_left"] is not None:
-        words.append(f"about {shared.duration(job['seconds_left'])} left")
-    words.append(f"job {job['job_id']}, {shared.escape(shared.trigger(job['trigger']))}")
-    return " · ".join(words)
+# Both return what reads the fields when the button is pressed: what was typed last before the
+# press would not yet be in a value that is read here.
 
 
-def conclude(models: list[Model], jobs: list[Job]) -> None:
-    """Keep the outcome of the job that was watched as the notice."""
-    job_id = st.session_state.pop("watched_job", None)
-    job = next((job for job in jobs if job["job_id"] == job_id), None)
-    if job is None:
-        return
-    if job["error"] is not None:
-        shared.notify_error(job["error"]["code"], job["error"]["message"])
-        return
-    model = next((model for model in models if model["version"] == job["version"]), None)
-    if model is not None:
-        shared.notify("success", outcome(model))
-
-
-def outcome(model: Model) -> str:
-    return (
-        f"Model retrained in {model['seconds']:.1f}s - {model['training_samples']} samples, "
-        f"{model['explained_variance']} variance explained\n\n"
-        f"Version **{model['version']}** · **{model['training_samples']:,}** samples · "
-        f"**{model['n_users']:,}** users · **{model['n_items']:,}** items · "
-        f"**{model['explained_variance']}** explained variance"
+def ask_tuning(recipe: str) -> Callable[[], RetrainRequest]:
+    st.columns(2)[0].number_input(
+        "Time budget in seconds (optional)",
+        min_value=1,
+        max_value=LONGEST_TUNING_SECONDS,
+        value=None,
+        placeholder="about five times what one fit takes",
+        key="tune_seconds",
     )
 
+    def request() -> RetrainRequest:
+        asked: RetrainRequest = {"recipe": recipe, "tune": True}
+        if st.session_state["tune_seconds"] is not None:
+            asked["tune_seconds"] = st.session_state["tune_seconds"]
+        return asked
 
-# Tables
+    return request
+
+
+def ask_settings(
+    recipe: str, known: list[RecipeSetting], base: Model | None
+) -> Callable[[], RetrainRequest]:
+    """Show a field for each setting, filled from the version if there is one."""
+    reads: dict[str, Callable[[], Any]] = {}
+    columns = st.columns(3)
+    for number, setting in enumerate(known):
+        name, value = setting["name"], setting["default"]
+        if base is not None:
+            value = base["settings"].get(name, value)
+        key = f"setting {recipe} {name} {None if base is None else base['version']}"
+        with columns[number % len(columns)]:
+            reads[name] = ask_setting(name, value, key=key, help=shared.escape(setting["help"]))
+    return lambda: {"recipe": recipe, "settings": {name: read() for name, read in reads.items()}}
+
+
+def ask_setting(label: str, value: Any, *, key: str, help: str) -> Callable[[], Any]:
+    if isinstance(value, bool):
+        st.checkbox(label, value, key=key, help=help)
+    elif isinstance(value, int):
+        st.number_input(label, value=value, step=1, key=key, help=help)
+    elif isinstance(value, float):
+        st.number_input(label, value=value, step=0.01, format="%g", key=key, help=help)
+    else:
+        st.text_input(label, value or "", key=key, help=help, placeholder="null")
+        return lambda: typed(st.session_state[key])
+    return lambda: st.session_state[key]
+
+
+def typed(text: str) -> Any:
+    """Return the value that a text stands for: null, a number, or the text itself."""
+    try:
+        return json.loads(text) if text.strip() else None
+    except ValueError:
+        return text.strip()
+
+
+# Versions
 
 
 def show_versions(models: list[Model]) -> None:
@@ -170,13 +206,12 @@ def show_versions(models: list[Model]) -> None:
         {
             "Version": model["version"],
             "Status": MODEL_STATUS[model["status"]],
+            "Recipe": shared.escape(model["recipe"]),
             "Users": model["n_users"],
             "Items": model["n_items"],
             "Explained variance": float(model["explained_variance"].rstrip("%")),
             "Interactions": model["training_samples"],
             "Trained on": shared.local_time(model["trained_on"], seconds=True),
-            "Trigger": shared.escape(shared.trigger(model["trigger"])),
-            "Took": model["seconds"],
         }
         for model in models
     ]
@@ -188,53 +223,45 @@ def show_versions(models: list[Model]) -> None:
             "Items": "{:,}",
             "Interactions": "{:,}",
             "Explained variance": "{:.2f}%",
-            "Took": shared.duration,
         },
     )
+    show_details(models)
 
 
-def show_jobs(jobs: list[Job]) -> None:
-    with st.expander("Recent jobs", icon="🕘", key="recent_jobs"):
-        if not jobs:
-            st.caption("None yet.")
-            return
+def show_details(models: list[Model]) -> None:
+    with st.expander("Details of the versions", icon="📋", key="details"):
         rows = [
             {
-                "Job": job["job_id"],
-                "Status": JOB_STATUS[job["status"]],
-                "Started": shared.local_time(job["started_at"], seconds=True).replace(
-                    "-", "\N{NON-BREAKING HYPHEN}"
-                ),
-                "Duration": job["seconds_elapsed"],
-                "Trigger": shared.escape(shared.trigger(job["trigger"])),
-                "Outcome": job_outcome(job),
+                "Version": model["version"],
+                "Recipe": shared.escape(model["recipe"]),
+                "Trigger": shared.escape(shared.trigger(model["trigger"])),
+                "Took": model["seconds"],
+                "Settings": shared.settings_in_words(model["settings"]) or "none",
             }
-            for job in jobs
+            for model in models
         ]
         shared.table(
             rows,
-            alt="Recent training jobs",
-            formats={"Duration": shared.duration},
-            wrapped="Outcome",
+            alt="Details of the versions",
+            formats={"Took": shared.duration},
+            wrapped=["Settings"],
+            width="content",
         )
-
-
-def job_outcome(job: Job) -> str:
-    if job["error"] is not None:
-        return shared.sentence(job["error"]["message"])
-    return "" if job["version"] is None else f"Version {job['version']}"
 
 
 def model_management(client: Client, _demo: Demo) -> None:
     # In this order: a job that has succeeded has its version among the models.
-    page = client.jobs(limit=20)
+    page = client.jobs(limit=JOBS_ASKED)
     models = client.models()
-    running = next((job for job in page["jobs"] if job["status"] == "running"), None)
+    running = jobs.find_running(page)
     show_problems(client)
-    show_active(models, is_training=running is not None)
-    show_retrain(client, models, page, running)
+    show_active(models, is_training=running is not None and running["kind"] == "retrain")
+    jobs.follow(client, models, page)
+    show_retrain(client, page, running)
+    show_panel(client, active_of(models), running)
     show_versions(models)
-    show_jobs(page["jobs"])
+    comparison.show(client, page["jobs"], running)
+    jobs.show_recent(page["jobs"][:JOBS_SHOWN])
 
 
 shared.page("Model Management", "🚀", model_management)

@@ -128,7 +128,7 @@ class Artifact:
         import pandas as pd
 
         return pd.DataFrame(
-            self.model.score(self.matrix.weights[start:stop]),
+            self.model.score(self.matrix.weights[start:stop]).astype(np.float64, copy=False),
             index=pd.Index(self.matrix.users.ids[start:stop], dtype=object),
             columns=pd.Index(self.matrix.items.ids, dtype=object),
         )
@@ -157,7 +157,9 @@ def write(artifact: Artifact, folder: Path, *, cell_limit: int) -> tuple[Written
     cell_limit : int
         Users × items up to which the pickle carries the predicted ratings;
         above, their place holds None, and the other parts give the same
-        numbers: ``svd.inverse_transform(svd.transform(rating_matrix[a:b]))``.
+        numbers: ``svd.inverse_transform(svd.transform(rating_matrix[a:b]))``
+        for the recipe ``svd``; any other puts beside them what it takes, as
+        its `to_export` says.
 
     Returns
     -------
@@ -433,4 +435,5 @@ def _export(artifact: Artifact, cell_limit: int) -> dict[str, Any]:
             "users": artifact.matrix.users.ids,
             "items": artifact.matrix.items.ids,
         },
+        **artifact.model.to_export(),
     }

@@ -25,18 +25,26 @@ from reckeeper import errors
 __all__ = [
     "Client",
     "Demo",
+    "Difference",
+    "Evaluation",
     "Interaction",
     "Job",
     "JobPage",
+    "MeasuredRecipe",
+    "Metric",
     "Model",
     "Readiness",
+    "Recipe",
+    "RecipeSetting",
     "RecommendationList",
     "RecommendedItem",
     "Refused",
     "RetrainAnswer",
     "RetrainDetails",
+    "RetrainRequest",
     "SendAnswer",
     "StoredInteraction",
+    "TuningProgress",
     "WatchlistItem",
 ]
 
@@ -60,6 +68,32 @@ class Model(TypedDict):
     trigger: str
     job_id: int | None
     is_demo: bool
+
+
+class RecipeSetting(TypedDict):
+    """A setting of a recipe."""
+
+    name: str
+    default: Any
+    help: str
+
+
+class Recipe(TypedDict):
+    """A recipe that a version can be trained with."""
+
+    name: str
+    summary: str
+    decomposes: bool
+    settings: list[RecipeSetting]
+
+
+class RetrainRequest(TypedDict, total=False):
+    """What a retrain was asked to do otherwise than the active version was trained."""
+
+    recipe: str
+    settings: dict[str, Any]
+    tune: bool
+    tune_seconds: float
 
 
 class RetrainDetails(TypedDict):
@@ -88,21 +122,82 @@ class JobError(TypedDict):
     message: str
 
 
+class TuningProgress(TypedDict):
+    """What tuning has found so far; `ndcg` and `settings` are the best's, None before the first."""
+
+    n_tried: int
+    ndcg: float | None
+    settings: dict[str, Any] | None
+    seconds_left: float | None
+
+
+class Metric(TypedDict):
+    """A metric; one that is a mean over users has the bounds of its confidence interval."""
+
+    mean: float
+    low: NotRequired[float]
+    high: NotRequired[float]
+
+
+class Difference(TypedDict):
+    """The difference of two means over the same users, and its confidence interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+class MeasuredRecipe(TypedDict):
+    """How well a recipe did on what was held out.
+
+    `metrics` has ``recall@20``, ``ndcg@20``, ``hit_rate@20`` and ``map@20``,
+    and, of all lists together, ``coverage@20`` and ``novelty@20``.
+    `versus_popularity` has the first four as differences to the recipe
+    ``popularity`` on the same users.
+    """
+
+    recipe: str
+    settings: dict[str, Any]
+    tuned: bool
+    fit_seconds: float
+    tune_seconds: float
+    metrics: dict[str, Metric]
+    versus_popularity: dict[str, Difference]
+
+
+class Evaluation(TypedDict):
+    """Recipes measured on one split of the stored interactions, a row as soon as it is there."""
+
+    split: str
+    k: int
+    n_users: int
+    recipes: list[MeasuredRecipe]
+
+
 class Job(TypedDict):
-    """A training job; times are RFC 3339, `fraction` lies in [0, 1]."""
+    """A job; times are RFC 3339, `fraction` lies in [0, 1].
+
+    One of the kind ``retrain`` makes a version; one of the kind ``evaluate``
+    has a `result`, which a list of jobs leaves out.
+    """
 
     job_id: int
+    kind: Literal["retrain", "evaluate"]
+    request: RetrainRequest
     status: Literal["running", "succeeded", "failed", "interrupted"]
     trigger: str
     stage: str
     fraction: float
     seconds_elapsed: float
     seconds_left: float | None
+    progress: TuningProgress | None
+    finish_requested: bool
     started_at: str
     finished_at: str | None
     version: int | None
     peak_memory_bytes: int | None
     error: JobError | None
+    result: NotRequired[Evaluation | None]
 
 
 class JobPage(TypedDict):
@@ -270,13 +365,59 @@ class Client:
         answer = self._call("POST", f"/models/{version}/activate", json=body, repeat=True)
         return cast(Model, answer["model"])
 
-    def retrain(self) -> RetrainAnswer:
-        """Train a new version, wait until it serves, and say what was made."""
-        return cast(RetrainAnswer, self._call("POST", "/retrain", waits=True))
+    def recipes(self) -> list[Recipe]:
+        """List the recipes, and the settings that each has."""
+        return cast(list[Recipe], self._get("/recipes")["recipes"])
 
-    def start_retrain(self) -> Job:
-        """Start training a new version and return its job at once."""
-        return cast(Job, self._call("POST", "/retrain", params={"wait": "false"})["job"])
+    def retrain(
+        self,
+        *,
+        recipe: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        tune: bool = False,
+        tune_seconds: float | None = None,
+    ) -> RetrainAnswer:
+        """Train a new version, wait until it serves, and say what was made.
+
+        Parameters
+        ----------
+        recipe : str, optional
+            Default: that of the active version; ``spectral`` where tuning is asked for.
+        settings : mapping, optional
+            Of the recipe; those left out have its defaults. Default: those of the active
+            version, where it has the same recipe, else the defaults.
+        tune : bool
+            Find the settings on a part of the data that is held out.
+        tune_seconds : float, optional
+            How long to look for them, above 0 and at most 86,400; only with `tune`. Default:
+            about five times what one fit takes.
+        """
+        request = _retrain_request(recipe, settings, tune=tune, tune_seconds=tune_seconds)
+        return cast(RetrainAnswer, self._call("POST", "/retrain", json=request, waits=True))
+
+    def start_retrain(
+        self,
+        *,
+        recipe: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        tune: bool = False,
+        tune_seconds: float | None = None,
+    ) -> Job:
+        """Start training a new version and return its job at once; see `retrain`."""
+        request = _retrain_request(recipe, settings, tune=tune, tune_seconds=tune_seconds)
+        answer = self._call("POST", "/retrain", params={"wait": "false"}, json=request)
+        return cast(Job, answer["job"])
+
+    def start_evaluation(self) -> Job:
+        """Start measuring which recipe suits the stored interactions; return the job at once.
+
+        Its `result` grows while it runs: `job` shows it.
+        """
+        return cast(Job, self._call("POST", "/evaluations", params={"wait": "false"})["job"])
+
+    def finish_job(self, job_id: int) -> Job:
+        """Let the tuning of a job end now, with the best that it has; the job goes on."""
+        return cast(Job, self._call("POST", f"/jobs/{job_id}/finish", repeat=True)["job"])
 
     def jobs(self, *, limit: int = 20, before: int | None = None) -> JobPage:
         """List jobs, the latest first, with numbers below `before`."""
@@ -393,6 +534,26 @@ class Client:
                 f"{self.url} does not answer ({reason}). See that it runs there (`reckeeper up` "
                 "starts all), then try again."
             ) from exc
+
+
+def _retrain_request(
+    recipe: str | None,
+    settings: Mapping[str, Any] | None,
+    *,
+    tune: bool,
+    tune_seconds: float | None,
+) -> RetrainRequest | None:
+    """Return the body that says what was given; None, and so no body, if nothing was."""
+    request: RetrainRequest = {}
+    if recipe is not None:
+        request["recipe"] = recipe
+    if settings is not None:
+        request["settings"] = dict(settings)
+    if tune:
+        request["tune"] = True
+    if tune_seconds is not None:
+        request["tune_seconds"] = tune_seconds
+    return request or None
 
 
 def _segment(external_id: str) -> str:

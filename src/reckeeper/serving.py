@@ -23,6 +23,9 @@ RETRY_SECONDS = 5.0
 POLL_SECONDS = 0.25
 """How often a process looks whether another version has become active."""
 
+_ROUNDING = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
+"""What share of a row's largest score may be a rounding error, sums of many included."""
+
 _log = get_logger(__name__)
 
 
@@ -48,7 +51,8 @@ class Recommendations:
     strategy : str
         ``model``: from the user's row as it was trained. ``fold_in``: from
         that row and interactions that are newer than the model. ``popular``:
-        nothing is known of the user, so the most popular items.
+        the most popular items, as nothing is known of the user, or as the
+        model is of a recipe that gives all users the same.
     items : list of Recommendation
         Best first, without the items of the user's history.
     request_id : str
@@ -250,6 +254,31 @@ class Serving:
                 _log.exception("refresh_failed")
 
 
+def is_noise(scores: np.ndarray, *, seen: np.ndarray) -> bool:
+    """Say whether a user's scores tell nothing of the items that the user has not seen.
+
+    Of who has nothing that weighs, or only items that nobody else has, a
+    model knows no more than of a stranger: what it says of other items is
+    zero or rounding.
+
+    Parameters
+    ----------
+    scores : ndarray of float32 or float64, shape (n_items,)
+    seen : ndarray of int, shape (m,)
+        Dense indices of the user's items.
+
+    Returns
+    -------
+    bool
+        Whether no score of an unseen item is larger than the rounding error
+        of the row's largest. False where there is no such item.
+    """
+    unseen = np.delete(scores, seen)
+    if not unseen.size:
+        return False
+    return bool(np.abs(unseen).max() <= _ROUNDING[scores.dtype] * np.abs(scores).max())
+
+
 def trial(model: ActiveModel) -> None:
     """Answer a request from a model that is to serve, for the first user it knows.
 
@@ -354,17 +383,14 @@ class _Loaded:
         """Return the best items that were not seen, their scores, and the strategy."""
         exclude = np.fromiter(seen.keys(), dtype=np.int64, count=len(seen))
         weights = np.fromiter(seen.values(), dtype=np.float64, count=len(seen))
-        if weights.any():
-            row = sparse.csr_array(
-                (weights, exclude, np.array([0, len(seen)])), shape=(1, len(self.items))
-            )
-            scores = self.model.artifact.model.score(row)[0]
-            # Items that nobody else has lie outside what the model has learned: of their
-            # user it knows no more than of a stranger, and what it says is rounding.
-            is_stranger = bool(np.abs(scores).max() <= 1e-10 * weights.max())
-        else:
-            is_stranger = True
-        if is_stranger:
+        model = self.model.artifact.model
+        row = sparse.csr_array(
+            (weights, exclude, np.array([0, len(seen)])), shape=(1, len(self.items))
+        )
+        scores = model.score(row)[0]
+        if not model.is_personal:
+            strategy = "popular"
+        elif is_noise(scores, seen=exclude):
             scores, strategy = self.popularity, "popular"
         chosen = linalg.top_k(scores, n, exclude=exclude)
         return chosen.tolist(), scores[chosen].tolist(), strategy

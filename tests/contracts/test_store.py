@@ -410,7 +410,7 @@ def test_one_job_runs_at_a_time(database):
     job_id = start(database, trigger="schedule")
     with pytest.raises(JobRunningError) as caught:
         start(database)
-    assert caught.value.details == {"job_id": job_id}
+    assert caught.value.details == {"job_id": job_id, "kind": "retrain"}
     with database.read() as connection:
         job = jobs.running(connection)
     assert (job["job_id"], job["trigger"], job["stage"]) == (job_id, "schedule", "starting")
@@ -418,6 +418,30 @@ def test_one_job_runs_at_a_time(database):
     with database.read() as connection:
         assert jobs.running(connection) is None
     assert start(database) > job_id
+
+
+def test_a_job_keeps_what_was_asked_and_what_was_found(database):
+    request = {"recipe": "spectral", "settings": {"power": 0.5}, "tune_seconds": 1.5}
+    with database.write() as connection:
+        job_id = jobs.insert(connection, trigger="manual", kind=jobs.EVALUATE, request=request)
+        job = jobs.get(connection, job_id)
+        assert (job["kind"], job["request"]) == ("evaluate", request)
+        assert (job["progress"], job["result"], job["finish_requested"]) == (None, None, False)
+        with pytest.raises(JobRunningError, match="compares the recipes") as caught:
+            jobs.insert(connection, trigger="manual")
+        assert caught.value.details == {"job_id": job_id, "kind": "evaluate"}
+
+    found = {"progress": {"n_tried": 3, "ndcg": 0.25}, "result": {"recipes": [{"a": [1, None]}]}}
+    with database.write() as connection:
+        assert jobs.update(connection, job_id, finish_requested=True, **found)
+
+    with database.read() as connection:
+        job = jobs.get(connection, job_id)
+        (listed,) = jobs.page(connection, limit=1, before=None)
+    assert {name: job[name] for name in found} == found
+    assert job["finish_requested"] is True
+    assert job.keys() - listed.keys() == {"result"}  # a list stays small
+    assert listed == {name: job[name] for name in listed}
 
 
 def test_the_database_itself_lets_one_job_run(database):

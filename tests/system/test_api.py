@@ -25,8 +25,11 @@ ROUTES = {
     "/models/{version}": {"get"},
     "/models/{version}/activate": {"post"},
     "/retrain": {"post"},
+    "/evaluations": {"post"},
     "/jobs": {"get"},
     "/jobs/{job_id}": {"get"},
+    "/jobs/{job_id}/finish": {"post"},
+    "/recipes": {"get"},
     "/user_interactions": {"post"},
     "/user_interactions/{user_id}": {"get"},
     "/watchlist/{user_id}": {"get"},
@@ -110,6 +113,7 @@ def test_what_is_not_there_is_named(site):
     assert "99" in assert_error(site.server.get("/models/99"), 404, "not_found")
     assert "99" in assert_error(site.server.post("/models/99/activate"), 404, "not_found")
     assert "99" in assert_error(site.server.get("/jobs/99"), 404, "not_found")
+    assert "99" in assert_error(site.server.post("/jobs/99/finish"), 404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -148,11 +152,11 @@ def test_a_wrong_wait_is_refused_and_trains_nothing(site, api):
 
 @pytest.mark.parametrize(
     "path",
-    ["/models/{}", "/jobs/{}", "/jobs?before={}", "/models/{}/activate"],
+    ["/models/{}", "/jobs/{}", "/jobs?before={}", "/models/{}/activate", "/jobs/{}/finish"],
 )
 def test_a_number_beyond_all_numbers_is_no_failure_of_the_server(site, path):
     for number in (2**63, 10**40):
-        method = "POST" if path.endswith("activate") else "GET"
+        method = "POST" if path.endswith(("activate", "finish")) else "GET"
         answer = site.server.request(method, path.format(number))
         assert answer.status_code in {200, 404, 422}, answer.text
 
@@ -479,8 +483,11 @@ def test_jobs_are_paged_from_the_latest_on(site):
 
     assert first == whole[:2]
     assert second == whole[2:4]
-    assert site.server.get(f"/jobs/{numbers[0]}").json() == {"status": "ok", "job": whole[0]}
     job = whole[0]
+    alone = {**job, "result": None}  # which lists leave out
+    assert site.server.get(f"/jobs/{numbers[0]}").json() == {"status": "ok", "job": alone}
+    assert (job["kind"], job["request"], job["progress"]) == ("retrain", {}, None)
+    assert job["finish_requested"] is False
     assert (job["status"], job["stage"], job["fraction"]) == ("succeeded", "done", 1.0)
     assert job["version"] == site.active()["version"]
     assert job["error"] is None
@@ -490,6 +497,228 @@ def test_jobs_are_paged_from_the_latest_on(site):
     )
     assert started < finished
     assert job["seconds_elapsed"] == pytest.approx((finished - started).total_seconds(), abs=0.06)
+
+
+# What to train with
+
+
+@pytest.mark.parametrize("api", ["server", "worker"])
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"recipe": "magic"}, "recipe"),
+        ({"recipe": 7}, "recipe"),
+        ({"recipe": "\ud800"}, "recipe"),
+        ({"recipe": "svd", "settings": {"rank": 3}}, "settings"),
+        ({"settings": {"n_components": "\ud800"}}, "settings"),
+        ({"settings": {"n_components": 0}}, "settings"),
+        ({"settings": "n_components=3"}, "settings"),
+        ({"tune": "yes"}, "tune"),
+        ({"tune": True, "settings": {}}, "settings"),
+        ({"tune": True, "tune_seconds": 0}, "tune_seconds"),
+        ({"tune": True, "tune_seconds": 86_401}, "tune_seconds"),
+        ({"tune_seconds": 10}, "tune_seconds"),
+        ({"tuna": True}, "tuna"),
+        ({"\ud800": True}, ""),
+        ([], ""),
+        (7, ""),
+    ],
+    ids=ascii,
+)
+def test_a_retrain_that_cannot_be_is_refused_and_nothing_written(site, api, body, field):
+    before = site.server.get("/jobs").json()["jobs"]
+
+    # Their own encoder refuses what is no text.
+    answer = getattr(site, api).post(
+        "/retrain", content=json.dumps(body), headers={"content-type": "application/json"}
+    )
+
+    assert assert_error(answer, 422, "invalid_data").startswith(field)
+    assert site.server.get("/jobs").json()["jobs"] == before
+
+
+@pytest.mark.parametrize("api", ["server", "worker"])
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 100_000, b"recipe=svd"], ids=repr)
+def test_a_body_that_is_no_json_trains_nothing(site, api, body):
+    before = site.server.get("/jobs").json()["jobs"]
+
+    answer = getattr(site, api).post(
+        "/retrain", content=body, headers={"content-type": "application/json"}
+    )
+
+    assert_error(answer, 422, "invalid_data")
+    assert site.server.get("/jobs").json()["jobs"] == before
+
+
+@pytest.mark.parametrize("api", ["server", "worker"])
+def test_a_body_without_wishes_is_a_plain_retrain(site, api):
+    for kind, body in (
+        ("x-www-form-urlencoded", ""),
+        ("json", '{"recipe": null, "settings": null, "tune": false}'),
+    ):
+        answer = getattr(site, api).post(
+            "/retrain", content=body, headers={"content-type": f"application/{kind}"}
+        )
+        assert answer.status_code == 200, answer.text
+        job = site.server.get(f"/jobs/{answer.json()['job_id']}").json()["job"]
+        assert (job["kind"], job["request"]) == ("retrain", {})
+
+
+def test_a_retrain_takes_recipe_and_settings_and_the_next_keeps_them(trained):
+    trained.start_worker()
+    trained.start_server()
+    with Client(str(trained.server.base_url)) as client:
+        assert client.retrain(recipe="popularity")["details"]["explained_variance"] == 0
+        active = trained.active()
+        assert (active["recipe"], active["type"]) == ("popularity", "popularity")
+        assert trained.server.get("/recommendations/u1").json()["items"]
+
+        client.retrain(recipe="svd", settings={"n_components": 3})
+        assert trained.active()["settings"] == {"n_components": 3}
+        trained.retrain()
+        assert (trained.active()["recipe"], trained.active()["settings"]) == (
+            "svd", {"n_components": 3},
+        )  # fmt: skip
+
+        job = client.start_retrain(settings={"n_components": 2})
+        assert job["request"] == {"recipe": "svd", "settings": {"n_components": 2}}
+        assert trained.wait_for_job(job["job_id"])["status"] == "succeeded"
+        assert trained.active()["settings"] == {"n_components": 2}
+
+        with pytest.raises(errors.ConflictError, match="tunes nothing"):
+            client.finish_job(job["job_id"])
+        assert {"svd", "popularity"} <= {recipe["name"] for recipe in client.recipes()}
+
+
+def test_without_the_worker_no_evaluation_starts(trained):
+    trained.start_server()
+
+    message = assert_error(trained.server.post("/evaluations"), 503, "unavailable")
+
+    assert "RECKEEPER_WORKER_URL" in message
+    assert_error(trained.server.post("/retrain", json={"recipe": "magic"}), 422, "invalid_data")
+
+
+def test_too_few_users_are_not_compared(trained):
+    trained.start_worker()
+    trained.start_server()
+    for api in (trained.server, trained.worker):
+        message = assert_error(api.post("/evaluations"), 409, "not_enough_data")
+        assert "at least 10 users" in message
+        assert "of the 8 there are 8" in message
+    assert trained.active()["version"] == 2
+
+
+# Tuning and comparing, on data of the demo's size
+
+
+@pytest.fixture(scope="module")
+def demo_site(tmp_path_factory):
+    """Give a running installation with the demo data and the model of its first start."""
+    with Installation(tmp_path_factory.mktemp("demo"), RECKEEPER_DEMO="1") as made:
+        made.run("migrate")
+        made.start_worker()
+        made.start_server()
+        assert made.wait_for_job(1)["status"] == "succeeded"
+        yield made
+
+
+def wait_for(site, job_id, condition, what):
+    """Wait until a job is as a condition says, and return it; it must not end before."""
+
+    def there():
+        job = site.server.get(f"/jobs/{job_id}").json()["job"]
+        found = condition(job)
+        assert found or job["status"] == "running", job
+        return job if found else None
+
+    return wait_until(there, what, seconds=120)
+
+
+@pytest.mark.timeout(600)
+def test_what_tuning_finds_serves_and_is_kept_by_the_next_retrain(demo_site):
+    started = demo_site.server.post(
+        "/retrain", params={"wait": "false"}, json={"tune": True, "tune_seconds": 10}
+    )
+    assert started.status_code == 202, started.text
+    job = started.json()["job"]
+    assert job["request"] == {"recipe": "spectral", "tune": True, "tune_seconds": 10.0}
+
+    tuning = wait_for(
+        demo_site,
+        job["job_id"],
+        lambda job: (job["progress"] or {}).get("settings"),
+        "tuning has found something",
+    )
+    assert tuning["progress"]["n_tried"] > 0
+    assert 0 < tuning["progress"]["ndcg"] <= 1
+    other = demo_site.server.post("/evaluations")
+    assert_error(other, 409, "job_running")
+    assert other.json()["details"] == {"job_id": job["job_id"], "kind": "retrain"}
+
+    done = demo_site.wait_for_job(job["job_id"], seconds=300)
+    assert done["status"] == "succeeded", done
+    active = demo_site.active()
+    assert (active["version"], active["recipe"]) == (done["version"], "spectral")
+    assert active["settings"] == done["progress"]["settings"]
+    assert demo_site.server.get("/recommendations/user-0001").json()["items"]
+
+    demo_site.retrain()
+    again = demo_site.active()
+    assert again["version"] > active["version"]
+    assert (again["recipe"], again["settings"]) == ("spectral", active["settings"])
+
+
+@pytest.mark.timeout(600)
+def test_tuning_can_be_finished_with_the_best_so_far(demo_site):
+    with Client(str(demo_site.server.base_url)) as client:
+        job_id = client.start_retrain(tune=True, tune_seconds=3600)["job_id"]
+        tuning = wait_for(
+            demo_site, job_id, lambda job: (job["progress"] or {}).get("settings"), "a trial"
+        )
+        assert (tuning["stage"], tuning["finish_requested"]) == ("tuning", False)
+        assert tuning["seconds_left"] > 600
+
+        for _ in range(2):  # asking again changes nothing
+            asked = client.finish_job(job_id)
+            assert asked["finish_requested"] is True
+
+        done = demo_site.wait_for_job(job_id, seconds=300)
+        assert done["status"] == "succeeded", done
+        active = demo_site.active()
+        assert (active["version"], active["recipe"]) == (done["version"], "spectral")
+        assert active["settings"] == done["progress"]["settings"]
+        with pytest.raises(errors.ConflictError, match=r"has ended \(succeeded\)"):
+            client.finish_job(job_id)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("api", ["server", "worker"])
+def test_an_evaluation_compares_and_leaves_the_active_version(demo_site, api):
+    before = demo_site.server.get("/models").json()
+    started = getattr(demo_site, api).post("/evaluations", params={"wait": "false"})
+    assert started.status_code == 202, started.text
+    job = started.json()["job"]
+    assert (job["kind"], job["request"], job["result"]) == ("evaluate", {}, None)
+
+    first = wait_for(demo_site, job["job_id"], lambda job: job["result"], "a recipe is measured")
+    assert first["result"]["recipes"][0]["recipe"] == "popularity"
+    refused = demo_site.server.post("/retrain")
+    assert_error(refused, 409, "job_running")
+    assert refused.json()["details"] == {"job_id": job["job_id"], "kind": "evaluate"}
+
+    done = demo_site.wait_for_job(job["job_id"], seconds=300)
+    assert (done["status"], done["stage"], done["version"]) == ("succeeded", "done", None), done
+    rows = done["result"]["recipes"]
+    assert [row["recipe"] for row in rows] == ["popularity", "svd", "spectral"]
+    assert (done["result"]["split"], done["result"]["k"]) == ("user_time", 20)
+    assert rows[2]["metrics"]["ndcg@20"]["mean"] > rows[0]["metrics"]["ndcg@20"]["mean"]
+    documented = demo_site.server.get("/openapi.json").json()["paths"]["/evaluations"]["post"]
+    example = documented["responses"]["200"]["content"]["application/json"]["example"]
+    assert compare(example["job"]["result"], done["result"]) == (set(), set())
+    assert "result" not in demo_site.server.get("/jobs").json()["jobs"][0]
+    assert demo_site.server.get("/models").json() == before
+    assert demo_site.server.get("/recommendations/user-0001").status_code == 200
 
 
 def test_the_schedule_and_its_next_time_are_told(site):
@@ -551,6 +780,7 @@ def test_examples_have_the_fields_of_the_answers(site):
         "/models/{version}": "/models/1",
         "/jobs": "/jobs?limit=1",
         "/jobs/{job_id}": "/jobs/1",
+        "/recipes": "/recipes",
         "/user_interactions/{user_id}": "/user_interactions/documented",
         "/watchlist/{user_id}": "/watchlist/documented",
         "/recommendations/{user_id}": "/recommendations/documented?n=1",
@@ -562,7 +792,9 @@ def test_examples_have_the_fields_of_the_answers(site):
         missing, unknown = compare(documented["example"], site.server.get(real).json())
         assert not unknown, path
         # FastAPI leaves null out of examples.
-        assert missing <= {"seconds_left", "finished_at", "version", "error", "offer_version"}, path
+        assert missing <= {
+            *("seconds_left", "finished_at", "version", "error", "result", "offer_version")
+        }, path
 
 
 def compare(example, answer):
@@ -572,7 +804,7 @@ def compare(example, answer):
     if not isinstance(example, dict) or not isinstance(answer, dict):
         return set(), set()
     missing, unknown = answer.keys() - example.keys(), example.keys() - answer.keys()
-    for name in example.keys() & answer.keys() - {"attributes", "settings"}:
+    for name in example.keys() & answer.keys() - {"attributes", "settings", "request"}:
         more_missing, more_unknown = compare(example[name], answer[name])
         missing, unknown = missing | more_missing, unknown | more_unknown
     return missing, unknown
@@ -587,6 +819,7 @@ def test_generated_requests_get_documented_answers(site, tmp_path):
             "run",
             f"{site.server.base_url}/openapi.json",
             "--exclude-path=/retrain",
+            "--exclude-path=/evaluations",
             "--checks=not_a_server_error,status_code_conformance,content_type_conformance,"
             "response_schema_conformance",
             "--phases=examples,coverage,fuzzing",

@@ -21,6 +21,8 @@ from tests.system.installation import (
 
 TIMEZONE = "Asia/Tokyo"
 RETRAIN = "🚀 Retrain Model"
+LONG = 120_000
+"""Milliseconds that a job may take."""
 STAGES = re.compile(
     "Starting the training process|Reading interactions|Fitting the model|"
     "Writing the model files|Registering the new version"
@@ -139,6 +141,21 @@ def held(site):
         yield job
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def open_panel(page, recipe):
+    """Open the retrain panel and choose a recipe that is to be tuned."""
+    page.get_by_text("Retrain with another recipe or settings").click()
+    box = page.get_by_role("combobox", name="Recipe")
+    box.fill(recipe)
+    box.press("Enter")
+    page.get_by_text("Tune", exact=True).click()
+    expect(page.get_by_role("button", name="Tune and train")).to_be_visible()
+
+
+def latest_job(site):
+    listed = site.server.get("/jobs", params={"limit": 1}).json()["jobs"][0]
+    return site.server.get(f"/jobs/{listed['job_id']}").json()["job"]
 
 
 def recommended(page):
@@ -333,6 +350,81 @@ def test_without_the_server_every_page_says_so_and_comes_back(site, model, page)
     # By itself, without a click.
     expect(page.get_by_test_id("stAlertContentError")).to_have_count(0)
     expect_statistics(page, model)
+
+
+def test_a_tuned_retrain_from_the_panel(site, model, page):
+    go_to(page, "Model Management")
+    open_panel(page, "spectral")
+    # What was typed counts without leaving the field first.
+    page.get_by_label("Time budget in seconds").fill("4")
+    page.get_by_role("button", name="Tune and train").click()
+
+    expect(page.get_by_test_id("stProgress")).to_contain_text("Tuning", timeout=LONG)
+    said = page.get_by_test_id("stAlertContentSuccess")
+    expect(said).to_contain_text("Model retrained in", timeout=LONG)
+    expect(said).to_contain_text("Recipe spectral, settings found by tuning:")
+    assert latest_job(site)["request"] == {"recipe": "spectral", "tune": True, "tune_seconds": 4}
+    after = site.active()
+    assert (after["version"], after["recipe"]) == (model["version"] + 1, "spectral")
+    expect_row(page, after)
+    page.get_by_text("Details of the versions").click()
+    listed = page.get_by_role("table", name="Details of the versions")
+    expect(listed).to_contain_text(f"weighting={after['settings']['weighting']}")
+
+
+def test_tuning_is_stopped_with_the_best_so_far(site, model, page, tmp_path):
+    go_to(page, "Model Management")
+    open_panel(page, "spectral")
+    page.get_by_label("Time budget in seconds").fill("600")
+    page.get_by_role("button", name="Tune and train").click()
+
+    expect(page.get_by_text("best NDCG so far")).to_be_visible(timeout=LONG)
+    page.screenshot(path=tmp_path / "tuning.png", full_page=True)
+    page.get_by_role("button", name="Stop tuning, use the best so far").click()
+
+    said = page.get_by_test_id("stAlertContentSuccess")
+    expect(said).to_contain_text("settings found by tuning", timeout=LONG)
+    job = latest_job(site)
+    assert job["finish_requested"]
+    assert job["version"] == site.active()["version"] == model["version"] + 1
+
+
+def test_recipes_are_compared_and_one_is_trained(site, model, page, tmp_path):
+    go_to(page, "Model Management")
+    page.get_by_role("button", name="🔎 Compare recipes").click()
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    expect(page.get_by_role("button", name=RETRAIN)).to_be_disabled()
+    expect(page.get_by_text("The recipes are being compared")).to_be_visible()
+    page.get_by_role("button", name="Stop tuning, use the best so far").click(timeout=LONG)
+
+    train = page.get_by_role("button", name="Train spectral (tuned)")
+    expect(train).to_be_enabled(timeout=LONG)
+    assert site.active() == model, "to compare changes nothing"
+    result = latest_job(site)["result"]
+    chart = page.get_by_test_id("stVegaLiteChart").locator("svg, canvas").first
+    for seen in ("first", "again, after a reload"):
+        table = page.get_by_role("table", name="Recipes compared")
+        for name in ("popularity", "svd", "spectral (tuned)"):
+            expect(table.get_by_role("columnheader", name=name)).to_be_visible()
+        for metric in ("ndcg@20", "recall@20"):
+            for measured in result["recipes"]:
+                expect(table).to_contain_text(f"{measured['metrics'][metric]['mean']:.3f}")
+        expect(chart).to_be_visible()
+        expect(page.get_by_text(f"Of {result['n_users']:,} users")).to_be_visible()
+        page.screenshot(path=tmp_path / f"compared, {seen}.png", full_page=True)
+        page.reload()
+
+    train.click(timeout=LONG)
+    said = page.get_by_test_id("stAlertContentSuccess")
+    expect(said).to_contain_text("Model retrained in", timeout=LONG)
+    after = site.active()
+    assert after["version"] == model["version"] + 1
+    assert latest_job(site)["request"] == {
+        "recipe": "spectral",
+        "settings": result["recipes"][-1]["settings"],
+    }
+    assert after["settings"] == result["recipes"][-1]["settings"]
+    expect_row(page, after)
 
 
 def test_demo_data_is_marked_and_can_be_removed(browser, tmp_path):

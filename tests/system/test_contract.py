@@ -259,7 +259,7 @@ def test_one_training_at_a_time(example, api):
                 body = refused.json()
                 assert body["status"] == "error"
                 assert body["code"] == "job_running"
-                assert body["details"] == {"job_id": job["job_id"]}
+                assert body["details"] == {"job_id": job["job_id"], "kind": "retrain"}
                 assert str(job["job_id"]) in body["message"]
             assert other.get("/models").status_code == 200
 

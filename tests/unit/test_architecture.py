@@ -49,6 +49,7 @@ EXCLUSIVE = {
     "sklearn": {"recipes", "artifact"},
     "pandas": {"artifact", "frontend"},
     "safetensors": {"artifact"},
+    "threadpoolctl": {"linalg"},
     "pickle": {"artifact"},
     "structlog": {"telemetry"},
     "prometheus_client": {"telemetry"},

@@ -25,26 +25,28 @@ from reckeeper import artifact
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import ArtifactError
 from reckeeper.matrix import IdIndex, InteractionMatrix
-from reckeeper.recipes.svd import Svd
+from reckeeper.recipes import RECIPES, recipe_named
 
 ROOT = Path(__file__).parents[2]
 N_USERS, N_ITEMS = 30, 20
 
 
-def make(version=1, *, n_users=N_USERS, n_items=N_ITEMS):
+def make(version=1, *, recipe="svd", settings=None):
     random = np.random.default_rng(7)
-    dense = np.where(random.random((n_users, n_items)) < 0.4, random.integers(0, 5, 1), 0.0)
-    dense += np.where(random.random((n_users, n_items)) < 0.3, 1.5, 0.0)
+    dense = np.where(random.random((N_USERS, N_ITEMS)) < 0.4, random.integers(0, 5, 1), 0.0)
+    dense += np.where(random.random((N_USERS, N_ITEMS)) < 0.3, 1.5, 0.0)
     weights = sparse.csr_array(dense)
-    users = IdIndex(sorted(f"ü/{number} 🎬" for number in range(n_users)))
-    items = IdIndex(sorted(["", *(f"item {number}" for number in range(n_items - 1))]))
-    model = Svd.fit(weights, settings={})
+    users = IdIndex(sorted(f"ü/{number} 🎬" for number in range(N_USERS)))
+    items = IdIndex(sorted(["", *(f"item {number}" for number in range(N_ITEMS - 1))]))
+    latest_at = 1_700_000_000_000_000 + np.arange(weights.nnz, dtype=np.int64) * 86_400_000_000
+    matrix = InteractionMatrix(users, items, weights, 321, latest_at)
+    model = recipe_named(recipe).fit(matrix, settings=settings or {})
     metadata = Metadata(
         version=version,
-        recipe="svd",
+        recipe=recipe,
         settings=model.settings,
-        n_users=n_users,
-        n_items=n_items,
+        n_users=N_USERS,
+        n_items=N_ITEMS,
         training_samples=321,
         explained_variance=model.explained_variance,
         watermark=99,
@@ -52,7 +54,7 @@ def make(version=1, *, n_users=N_USERS, n_items=N_ITEMS):
         seconds=2.3,
         trigger="schedule",
     )
-    return Artifact(metadata, InteractionMatrix(users, items, weights, 321), model)
+    return Artifact(metadata, matrix, model)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +71,11 @@ def written(made, tmp_path):
 # The native file
 
 
-def test_the_native_file_gives_identical_numbers(made, written):
-    again = artifact.read(written)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_native_file_gives_identical_numbers(recipe, tmp_path):
+    made = make(recipe=recipe)
+    native, _ = artifact.write(made, tmp_path, cell_limit=10**6)
+    again = artifact.read(tmp_path / native.name)
     assert again.metadata == made.metadata
     assert again.matrix.users.ids == made.matrix.users.ids
     assert again.matrix.items.ids == made.matrix.items.ids
@@ -80,7 +85,16 @@ def test_the_native_file_gives_identical_numbers(made, written):
             getattr(again.matrix.weights, name), getattr(made.matrix.weights, name)
         )
     assert again.predicted_ratings().equals(made.predicted_ratings())
+    assert set(again.predicted_ratings().dtypes) == {np.dtype(np.float64)}
     assert again.model.explained_variance == made.metadata.explained_variance
+    assert again.model.settings == made.model.settings
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_type_is_svd_or_the_recipes_name(recipe):
+    expected = "SVD" if recipe_named(recipe).decomposes else recipe
+    assert make(recipe=recipe).metadata.type == expected
+    assert make(recipe="popularity").metadata.type == "popularity"
 
 
 def test_both_files_are_described(made, tmp_path):
@@ -517,6 +531,44 @@ def test_above_the_cell_limit_any_block_comes_from_the_factors(
     assert (found["error"] is not None) is has_table
     assert found["block error"] <= 1e-8
     assert found["names"] == ["metadata", "predicted_ratings", "rating_matrix", "svd_model"]
+
+
+OPEN_POPULARITY = """
+import json, pickle, sys
+
+with open(sys.argv[1], "rb") as stream:
+    parts = pickle.load(stream)
+predicted = parts["predicted_ratings"]
+print(json.dumps({
+    "strays": [n for n in sys.modules if n.split(".")[0] in ("reckeeper", "pyarrow")],
+    "svd_model": parts["svd_model"],
+    "settings": parts["metadata"]["settings"],
+    "item_scores": parts["item_scores"].tolist(),
+    "predicted": None if predicted is None else predicted.to_numpy().tolist(),
+    "dtypes": None if predicted is None else sorted({str(each) for each in predicted.dtypes}),
+}))
+"""
+
+
+@pytest.mark.parametrize("cell_limit", [0, N_USERS * N_ITEMS])
+def test_the_pickle_of_what_does_not_decompose(tmp_path, plain_python, cell_limit):
+    made = make(recipe="popularity", settings={"half_life_days": 30})
+    _, exported = artifact.write(made, tmp_path, cell_limit=cell_limit)
+    run = subprocess.run(
+        [plain_python, "-I", "-W", "error", "-c", OPEN_POPULARITY, tmp_path / exported.name],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    expected = made.predicted_ratings().to_numpy().tolist()
+    assert found["strays"] == []
+    assert found["svd_model"] is None
+    assert found["settings"] == {"half_life_days": 30.0}
+    assert [found["item_scores"]] * N_USERS == expected
+    assert found["predicted"] == (expected if cell_limit else None)
+    assert found["dtypes"] == (["float64"] if cell_limit else None)
 
 
 def test_predicted_ratings_of_a_block(made):

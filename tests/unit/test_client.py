@@ -98,6 +98,27 @@ ODD_PATH = "films%2F%F0%9F%8E%AC%20100%25%3F%231"
         ),
         (lambda c: c.retrain(), ("POST", "/retrain", {}), None, None),
         (lambda c: c.start_retrain(), ("POST", "/retrain", {"wait": "false"}), None, "job"),
+        (
+            lambda c: c.retrain(recipe="svd", settings={"n_components": 3}),
+            ("POST", "/retrain", {}),
+            {"recipe": "svd", "settings": {"n_components": 3}},
+            None,
+        ),
+        (lambda c: c.retrain(settings={}), ("POST", "/retrain", {}), {"settings": {}}, None),
+        (
+            lambda c: c.start_retrain(recipe="spectral", tune=True, tune_seconds=2.5),
+            ("POST", "/retrain", {"wait": "false"}),
+            {"recipe": "spectral", "tune": True, "tune_seconds": 2.5},
+            "job",
+        ),
+        (
+            lambda c: c.start_evaluation(),
+            ("POST", "/evaluations", {"wait": "false"}),
+            None,
+            "job",
+        ),
+        (lambda c: c.finish_job(4), ("POST", "/jobs/4/finish", {}), None, "job"),
+        (lambda c: c.recipes(), ("GET", "/recipes", {}), None, "recipes"),
         (lambda c: c.jobs(), ("GET", "/jobs", {"limit": "20"}), None, None),
         (
             lambda c: c.jobs(limit=5, before=9),
@@ -200,8 +221,8 @@ def test_what_is_safe_is_tried_again(patient_client, server, failure):
     assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize("call", [Client.retrain, Client.start_retrain])
-def test_a_retrain_is_not_tried_again(client, server, call):
+@pytest.mark.parametrize("call", [Client.retrain, Client.start_retrain, Client.start_evaluation])
+def test_a_job_is_not_started_again(client, server, call):
     server.answers = [(503, UNAVAILABLE)]
     with pytest.raises(UnavailableError, match="The worker is down"):
         call(client)

@@ -114,7 +114,7 @@ def test_an_svd_recommends_what_a_user_likes(trained):
     category_of = {item.item_id: item.attributes["category"] for item in demo.catalogue()}
     names = sorted(set(category_of.values()))
     category = np.array([names.index(category_of[item]) for item in trained.items.ids])
-    model = Svd.fit(trained.weights, settings={"n_components": 10})
+    model = Svd.fit(trained, settings={"n_components": 10})
     hits, chance, popular = [], [], []
     popularity = np.bincount(trained.weights.indices, minlength=len(trained.items)).astype(float)
     for user in range(len(trained.users)):

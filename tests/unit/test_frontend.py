@@ -14,11 +14,48 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from reckeeper.client import Demo, Job, Model, Readiness, RecommendationList, StoredInteraction
+from reckeeper.client import (
+    Demo,
+    Evaluation,
+    Job,
+    MeasuredRecipe,
+    Model,
+    Readiness,
+    Recipe,
+    RecommendationList,
+    StoredInteraction,
+)
 
 HOME = Path(__file__).parents[2] / "frontend" / "Home.py"
 RETRAIN = "🚀 Retrain Model"
+COMPARE = "🔎 Compare recipes"
+STOP = "Stop tuning, use the best so far"
+JOBS, COMPARED = "Recent training jobs", "Recipes compared"
 ODD_ID = "films/🎬 100%?#1"
+RECIPES: list[dict[str, Any]] = [
+    {
+        "name": "svd",
+        "summary": "The plain decomposition.",
+        "decomposes": True,
+        "settings": [{"name": "n_components", "default": 10, "help": "Singular vectors."}],
+    },
+    {
+        "name": "popularity",
+        "summary": "The same for everybody.",
+        "decomposes": False,
+        "settings": [{"name": "half_life_days", "default": None, "help": "Days, or null."}],
+    },
+    {
+        "name": "spectral",
+        "summary": "The tuned one.",
+        "decomposes": True,
+        "settings": [
+            {"name": "weighting", "default": "binary", "help": "binary, log or raw."},
+            {"name": "mixing", "default": 0.5, "help": "A number."},
+            {"name": "is_cut", "default": True, "help": "true or false."},
+        ],
+    },
+]
 TITLES = {"i1": "The *Quiet* Harbour", "i2": "Nine $5 Days", "i3": "Salt & Iron"}
 
 
@@ -36,6 +73,7 @@ class Api(ThreadingHTTPServer):
         self.offer_version: int | None = None
         self.has_worker = True
         self.has_data = True
+        self.requests: list[Any] = []
         self.demo: dict[str, Any] = {"loaded": False, "interactions": 0, "sample_users": []}
         self.interactions: dict[str, list[dict[str, Any]]] = {}
         self.attributes: dict[str, Any] = {"genres": "Comedy|Drama"}
@@ -75,17 +113,22 @@ class Api(ThreadingHTTPServer):
     def add_job(self, **fields: Any) -> dict[str, Any]:
         job = {
             "job_id": len(self.jobs) + 1,
+            "kind": "retrain",
+            "request": {},
             "status": "running",
             "trigger": "manual",
             "stage": "reading",
             "fraction": 0.25,
             "seconds_elapsed": 1.0,
             "seconds_left": 3.0,
+            "progress": None,
+            "finish_requested": False,
             "started_at": "2025-12-04T23:42:13.000000Z",
             "finished_at": None,
             "version": None,
             "peak_memory_bytes": None,
             "error": None,
+            "result": None,
         } | fields
         self.jobs.insert(0, job)
         return job
@@ -101,6 +144,15 @@ class Api(ThreadingHTTPServer):
             "finished_at": "2025-12-04T23:42:15.300000Z",
             "version": model["version"],
         }
+
+    def add_comparison(self, **fields: Any) -> dict[str, Any]:
+        return self.add_job(
+            kind="evaluate",
+            status="succeeded",
+            finished_at="2025-12-04T23:42:36.145920Z",
+            result=compared(),
+            **fields,
+        )
 
     def fail_job(self, code: str, message: str) -> None:
         self.jobs[0] |= {
@@ -132,18 +184,31 @@ class Api(ThreadingHTTPServer):
                     model["status"] = "active" if is_active else "inactive"
                 self.problems, self.offer_version = [], None
                 return 200, {"status": "ok", "model": self._active()}
+            case "GET", "recipes":
+                return 200, {"status": "ok", "recipes": RECIPES}
             case "POST", "retrain" if query == {"wait": "false"}:
-                return self._retrain()
+                return self._start("retrain", body or {})
+            case "POST", "evaluations" if query == {"wait": "false"}:
+                return self._start("evaluate", {})
             case "GET", "jobs":
                 schedule, next_at = self.schedule or (None, None)
                 return 200, {
                     "status": "ok",
-                    "jobs": self.jobs[: int(query["limit"])],
+                    "jobs": [
+                        {name: value for name, value in job.items() if name != "result"}
+                        for job in self.jobs[: int(query["limit"])]
+                    ],
                     "schedule": schedule,
                     "next_scheduled_at": next_at,
                 }
             case "GET", "jobs", job_id:
                 job = next(job for job in self.jobs if job["job_id"] == int(job_id))
+                return 200, {"status": "ok", "job": job}
+            case "POST", "jobs", job_id, "finish":
+                job = next(job for job in self.jobs if job["job_id"] == int(job_id))
+                if job["stage"] != "tuning":
+                    return _error(409, "conflict", f"Job {job_id} tunes nothing.")
+                job["finish_requested"] = True
                 return 200, {"status": "ok", "job": job}
             case "POST", "user_interactions":
                 for row in body:
@@ -174,17 +239,17 @@ class Api(ThreadingHTTPServer):
             "offer_version": self.offer_version,
         }
 
-    def _retrain(self) -> tuple[int, dict[str, Any]]:
+    def _start(self, kind: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        self.requests.append(request)
         running = next((job for job in self.jobs if job["status"] == "running"), None)
         if not self.has_worker:
             return _error(503, "unavailable", "The worker does not answer: nothing was trained.")
         if running is not None:
-            return _error(
-                409, "job_running", "A job runs already.", details={"job_id": running["job_id"]}
-            )
+            details = {"job_id": running["job_id"], "kind": running["kind"]}
+            return _error(409, "job_running", "A job runs already.", details=details)
         if not self.has_data:
             return _error(409, "not_enough_data", "There are no interactions to train on.")
-        return 202, {"status": "ok", "job": self.add_job()}
+        return 202, {"status": "ok", "job": self.add_job(kind=kind, request=request)}
 
     def _append(self, user_id: str, item_id: str, interaction_type: str) -> None:
         rows = self.interactions.setdefault(user_id, [])
@@ -240,6 +305,44 @@ class Api(ThreadingHTTPServer):
             "request_id": "6d1b4f0e-5a53-4f8b-9d53-0d5f3fd0b7c1",
             "generated_at": "2025-12-04T23:42:15.000000Z",
         }
+
+
+def compared(*, gain: float = 0.09) -> dict[str, Any]:
+    """Return what a comparison of three recipes gives; spectral is ahead by `gain`."""
+
+    def measured(name: str, settings: dict[str, Any], ahead: float) -> dict[str, Any]:
+        means = {"recall@20": 0.2, "ndcg@20": 0.12, "hit_rate@20": 0.5, "map@20": 0.05}
+        moved = {metric: mean + ahead for metric, mean in means.items()}
+        return {
+            "recipe": name,
+            "settings": settings,
+            "tuned": name == "spectral",
+            "fit_seconds": 1.9,
+            "tune_seconds": 9.4 if name == "spectral" else 0.0,
+            "metrics": {
+                **{
+                    metric: {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
+                    for metric, mean in moved.items()
+                },
+                "coverage@20": {"mean": 0.41},
+                "novelty@20": {"mean": 6.2},
+            },
+            "versus_popularity": {
+                metric: {"difference": ahead, "low": ahead - 0.01, "high": ahead + 0.01}
+                for metric in means
+            },
+        }
+
+    return {
+        "split": "user_time",
+        "k": 20,
+        "n_users": 1873,
+        "recipes": [
+            measured("popularity", {"half_life_days": None}, 0.0),
+            measured("svd", {"n_components": 10}, -0.02),
+            measured("spectral", {"weighting": "log", "mixing": 0.25, "is_cut": True}, gain),
+        ],
+    }
 
 
 def _error(status: int, code: str, message: str, **more: Any) -> tuple[int, dict[str, Any]]:
@@ -321,15 +424,17 @@ def read(elements: Any) -> list[str]:
 
 
 def plain(text: str) -> str:
-    return text.replace("\\", "").replace("\N{NO-BREAK SPACE}", " ")
+    for shown, meant in {"\\": "", "\N{NO-BREAK SPACE}": " ", "\N{MINUS SIGN}": "-"}.items():
+        text = text.replace(shown, meant)
+    return text
 
 
 def metrics(at: AppTest) -> dict[str, str]:
     return {metric.label: metric.value for metric in at.metric}
 
 
-def rows(at: AppTest, number: int = 0) -> list[dict[str, Any]]:
-    frame = at.table[number].value
+def rows(at: AppTest, alt: str = "Model versions") -> list[dict[str, Any]]:
+    [frame] = [table.value for table in at.table if table.proto.alt == alt]
     return [
         {
             str(name): plain(value) if isinstance(value, str) else value
@@ -345,6 +450,9 @@ def test_the_stand_in_speaks_as_the_client_is_typed(api: Api) -> None:
 
     assert api.add_model().keys() == Model.__annotations__.keys()
     assert api.add_job().keys() == Job.__annotations__.keys()
+    assert {*RECIPES[0]} == Recipe.__annotations__.keys()
+    assert compared().keys() == Evaluation.__annotations__.keys()
+    assert compared()["recipes"][0].keys() == MeasuredRecipe.__annotations__.keys()
     assert body("/demo").keys() == Demo.__annotations__.keys()
     assert body("/health/ready").keys() == Readiness.__annotations__.keys()
     assert body("/recommendations/u1?n=1").keys() == RecommendationList.__annotations__.keys()
@@ -372,17 +480,16 @@ def test_models_are_listed_with_the_statistics_of_the_active_one(api: Api) -> No
     assert rows(at)[0] == {
         "Version": 2,
         "Status": ":green-badge[🟢 active]",
+        "Recipe": "svd",
         "Users": 6,
         "Items": 12,
         "Explained variance": 98.9,
         "Interactions": 56193,
         "Trained on": "2025-12-05 00:42:15",
-        "Trigger": "by hand",
-        "Took": 2.3,
     }
     inactive = rows(at)[1]
     assert (inactive["Version"], inactive["Status"]) == (1, ":gray-badge[⚪ inactive]")
-    assert (inactive["Users"], inactive["Trigger"]) == (2000, "by schedule")
+    assert inactive["Users"] == 2000
 
 
 @pytest.mark.parametrize("timezone", ["Etc/Unknown", "../nonsense"])
@@ -460,7 +567,7 @@ def test_a_failed_job_says_why(api: Api, code: str, kind: str) -> None:
     at = run(at)
     assert read(at.get(kind)) == ["Signal 9. Give it `more` memory_now."]
     assert not at.success
-    [job] = rows(at)
+    [job] = rows(at, JOBS)
     assert job["Outcome"] == "Signal 9. Give it `more` memory_now."
 
 
@@ -503,10 +610,256 @@ def test_recent_jobs_are_listed(api: Api) -> None:
     api.finish_job()
     api.add_job()
     at = model_management()
-    assert [(job["Job"], job["Status"], job["Outcome"]) for job in rows(at, 1)] == [
+    assert [(job["Job"], job["Status"], job["Outcome"]) for job in rows(at, JOBS)] == [
         (2, ":blue-badge[🔵 running]", ""),
         (1, ":green-badge[🟢 succeeded]", "Version 1"),
     ]
+
+
+def test_what_each_job_was_for_is_listed(api: Api) -> None:
+    api.add_job(request={"recipe": "spectral", "tune": True}, status="succeeded", version=3)
+    api.add_comparison()
+    assert [(job["What"], job["Outcome"]) for job in rows(model_management(), JOBS)] == [
+        ("comparison", "Recipes compared"),
+        ("tuned retrain", "Version 3"),
+    ]
+
+
+def test_the_details_of_each_version_are_listed(api: Api) -> None:
+    api.add_model(recipe="popularity", settings={"half_life_days": None}, trigger="schedule")
+    api.add_model(recipe="spectral", settings={"mixing": 1.0, "filter": "sum", "n_neighbours": 9})
+    at = model_management()
+    assert [row["Recipe"] for row in rows(at)] == ["spectral", "popularity"]
+    assert rows(at, "Details of the versions") == [
+        {
+            "Version": 2,
+            "Recipe": "spectral",
+            "Trigger": "by hand",
+            "Took": 2.3,
+            "Settings": "mixing=1, filter=sum, n_neighbours=9",
+        },
+        {
+            "Version": 1,
+            "Recipe": "popularity",
+            "Trigger": "by schedule",
+            "Took": 2.3,
+            "Settings": "half_life_days=null",
+        },
+    ]
+
+
+# The retrain panel
+
+
+def choose(at: AppTest, recipe: str, *, tune: bool = False) -> AppTest:
+    at = run(at.selectbox(key="recipe").set_value(recipe))
+    return run(at.radio(key="way").set_value("Tune")) if tune else at
+
+
+def fields(at: AppTest) -> dict[str, Any]:
+    """Return what stands in the fields of the settings, by label."""
+    kinds = (at.number_input, at.text_input, at.checkbox)
+    return {field.label: field.value for kind in kinds for field in kind}
+
+
+def test_the_panel_starts_from_the_active_version(api: Api) -> None:
+    api.add_model(recipe="spectral", settings={"weighting": "raw", "mixing": 2.5, "is_cut": False})
+    at = model_management()
+    assert at.selectbox(key="recipe").value == "spectral"
+    assert "The tuned one. The fields start from those of version 1." in read(at.caption)
+    assert fields(at) == {"weighting": "raw", "mixing": 2.5, "is_cut": False}
+    at = choose(at, "svd")
+    assert "The plain decomposition. The fields start from the defaults." in read(at.caption)
+    assert fields(at) == {"n_components": 10}
+
+
+def test_the_panel_trains_with_the_settings_in_its_fields(api: Api) -> None:
+    at = choose(model_management(), "spectral")
+    [mixing] = [field for field in at.number_input if field.label == "mixing"]
+    [weighting] = [field for field in at.text_input if field.label == "weighting"]
+    run(mixing.set_value(1.25))
+    run(weighting.set_value("log"))
+    at = press(at, "Train with these settings")
+    settings = {"weighting": "log", "mixing": 1.25, "is_cut": True}
+    assert api.requests == [{"recipe": "spectral", "settings": settings}]
+    assert at.progress[0].value == 25
+    assert all(button.disabled for button in at.button if button.label.startswith("Train"))
+    api.finish_job()
+    api.models[0] |= {"recipe": "spectral", "settings": settings}
+    words = run(at).success[0].value.split("\n\n")[-1]
+    assert plain(words) == "Recipe **spectral**: weighting=log, mixing=1.25, is_cut=true"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("", None), ("30", 30), ("0.5", 0.5), ("soon", "soon")]
+)
+def test_a_setting_that_may_be_null_is_typed_as_it_is(api: Api, text: str, value: Any) -> None:
+    at = choose(model_management(), "popularity")
+    [field] = at.text_input
+    assert field.value == ""
+    press(run(field.set_value(text)), "Train with these settings")
+    assert api.requests == [{"recipe": "popularity", "settings": {"half_life_days": value}}]
+
+
+@pytest.mark.parametrize(("seconds", "more"), [(None, {}), (90, {"tune_seconds": 90})])
+def test_the_panel_asks_for_tuning(api: Api, seconds: int | None, more: dict[str, int]) -> None:
+    at = choose(model_management(), "spectral", tune=True)
+    at = run(at.number_input(key="tune_seconds").set_value(seconds))
+    press(at, "Tune and train")
+    assert api.requests == [{"recipe": "spectral", "tune": True, **more}]
+
+
+def test_tuning_shows_the_best_so_far_and_can_be_stopped(api: Api) -> None:
+    at = press(choose(model_management(), "spectral", tune=True), "Tune and train")
+    api.jobs[0] |= {"stage": "tuning", "progress": None}
+    at = run(at)
+    assert ":small[The first settings are being measured.]" in read(at.markdown)
+    assert next(button for button in at.button if button.label == STOP).disabled
+
+    best = {"mixing": 0.25, "weighting": "log"}
+    found = {"n_tried": 1234, "ndcg": 0.21389, "settings": best, "seconds_left": 9.1}
+    api.jobs[0] |= {"progress": found, "seconds_left": 9.1}
+    at = run(at)
+    assert plain(at.progress[0].text).startswith("**Tuning: trying settings** · 25%")
+    assert "about 9.1 s left" in plain(at.progress[0].text)
+    assert (
+        ":small[**1,234** tried · best NDCG so far **0.2139**, with mixing=0.25, weighting=log]"
+    ) in read(at.markdown)
+
+    at = press(at, STOP)
+    assert "POST /jobs/1/finish" in api.calls
+    assert STOP not in {button.label for button in at.button}
+    assert any("Tuning is being ended" in text for text in read(at.markdown))
+
+    api.finish_job()
+    api.models[0] |= {"recipe": "spectral", "settings": best}
+    words = run(at).success[0].value.split("\n\n")[-1]
+    assert plain(words) == (
+        "Recipe **spectral**, settings found by tuning: mixing=0.25, weighting=log"
+    )
+
+
+def test_a_tuning_that_has_just_ended_needs_no_stop(api: Api) -> None:
+    found = {"n_tried": 1, "ndcg": 0.2, "settings": {"mixing": 1.0}, "seconds_left": 1.0}
+    api.add_job(stage="tuning", progress=found)
+    at = model_management()
+    api.jobs[0]["stage"] = "fitting"
+    at = press(at, STOP)
+    assert not at.error
+    assert at.progress[0].text.startswith("**Fitting the model**")
+
+
+def test_a_retrain_that_another_started_is_joined_by_the_panel(api: Api) -> None:
+    at = choose(model_management(), "svd")
+    api.add_job(trigger="schedule")
+    at = press(at, "Train with these settings")
+    assert "A retrain was already running: this is its progress." in read(at.info)
+    assert at.progress[0].value == 25
+
+
+# Which recipe suits my data
+
+
+def test_recipes_are_compared_in_one_table_and_one_chart(api: Api) -> None:
+    at = press(model_management(), COMPARE)
+    assert "POST /evaluations?wait=false" in api.calls
+    assert len(at.progress) == 1
+    [button] = [button for button in at.button if button.label == RETRAIN]
+    assert button.disabled
+    assert any("The recipes are being compared" in text for text in read(at.markdown))
+
+    api.jobs[0]["result"] = compared() | {"recipes": compared()["recipes"][:1]}
+    at = run(at)
+    assert set(rows(at, COMPARED)[0]) == {"Recipe", "popularity"}
+
+    api.jobs[0] |= api.add_comparison() | {"job_id": 1}
+    del api.jobs[0]
+    at = run(at)
+    assert not at.progress
+    table = {row["Recipe"]: row for row in rows(at, COMPARED)}
+    assert [*table] == [
+        *("NDCG@20", "against popularity", "Recall@20", "Hit rate@20", "MAP@20"),
+        *("Coverage", "Novelty", "Time to fit", "Settings"),
+    ]
+    shown = {name: row["spectral (tuned)"] for name, row in table.items()}
+    assert shown == {
+        "NDCG@20": "**0.210 (0.200 to 0.220)**",
+        "against popularity": "▲ +0.090 (+0.080 to +0.100)",
+        "Recall@20": "0.290",
+        "Hit rate@20": "0.590",
+        "MAP@20": "0.140",
+        "Coverage": "41.0%",
+        "Novelty": "6.2",
+        "Time to fit": "1.9 s",
+        "Settings": "weighting=log, mixing=0.25, is_cut=true",
+    }
+    assert table["against popularity"]["popularity"] == "–"
+    assert table["against popularity"]["svd"] == "▼ -0.020 (-0.030 to -0.010)"
+    assert len(at.get("vega_lite_chart")) == 1
+    [protocol] = [text for text in read(at.caption) if "held out" in text]
+    assert protocol.startswith("Of 1,873 users, the last fifth of each user's history was held out")
+    assert "higher is better" in protocol
+    assert protocol.endswith("Measured 2025-12-05 00:42, job 1.")
+    # A reload of the page finds it again.
+    assert rows(model_management(), COMPARED) == rows(at, COMPARED)
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (0.09, "**spectral (tuned)** does best: NDCG +0.090 against popularity (95% interval"),
+        (0.005, "NDCG +0.005 against popularity, which may be chance (95% interval -0.005 to"),
+        (-0.01, "Nothing does better here than **popularity**, the same list for everybody."),
+    ],
+)
+def test_the_verdict_says_no_more_than_was_measured(api: Api, gain: float, words: str) -> None:
+    api.add_comparison()["result"] = compared(gain=gain)
+    assert any(words in text for text in read(model_management().markdown))
+
+
+def test_a_measured_recipe_is_trained_as_it_was_measured(api: Api) -> None:
+    api.add_comparison()
+    at = press(model_management(), "Train spectral (tuned)")
+    settings = {"weighting": "log", "mixing": 0.25, "is_cut": True}
+    assert api.requests == [{"recipe": "spectral", "settings": settings}]
+    assert len(at.progress) == 1
+    assert any("A retrain runs: the progress is shown below." in text for text in read(at.markdown))
+    assert rows(at, COMPARED), "what was measured stays in sight"
+    api.finish_job()
+    at = run(at)
+    assert "Model retrained in" in at.success[0].value
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("training_failed", "error"), ("not_enough_data", "warning")]
+)
+def test_a_failed_comparison_says_why_beside_the_last_that_succeeded(
+    api: Api, code: str, kind: str
+) -> None:
+    api.add_comparison()
+    api.add_job(kind="evaluate")
+    api.fail_job(code, "Of the 3 users there are 2 with several items.")
+    at = model_management()
+    assert read(at.get(kind)) == [
+        "Of the 3 users there are 2 with several items.\n\n:small[Job 2, 2025-12-05 00:42]"
+    ]
+    assert rows(at, COMPARED)
+
+
+def test_without_a_worker_no_comparison_starts_and_its_place_says_so(api: Api) -> None:
+    api.has_worker = False
+    at = press(model_management(), COMPARE)
+    assert read(at.error) == ["The worker does not answer: nothing was trained."]
+    assert not at.progress
+
+
+def test_a_comparison_waits_for_the_job_that_another_started(api: Api) -> None:
+    at = model_management()
+    api.add_job(trigger="schedule")
+    at = press(at, COMPARE)
+    assert not at.error
+    assert at.progress[0].value == 25
+    assert any("A retrain runs: the progress is shown above." in text for text in read(at.markdown))
 
 
 # Every page
@@ -569,6 +922,13 @@ def test_home_shows_the_installation_at_a_glance(api: Api) -> None:
     # The page knows the server by loopback; the reader's browser found the page elsewhere.
     assert f"curl http://reckeeper.example:{api.server_port}/user_interactions" in at.code[0].value
     assert f"http://reckeeper.example:{api.server_port}/docs" in at.markdown[-1].value
+
+
+def test_home_takes_no_comparison_for_a_retrain(api: Api) -> None:
+    api.add_job(kind="evaluate")
+    at = opened()
+    assert metrics(at)["Last retrain"] == "None yet"
+    assert "Retrain to get the first one." in read(at.caption)
 
 
 def test_without_a_model_each_page_says_what_to_do(api: Api) -> None:

@@ -10,12 +10,25 @@ import structlog
 
 from reckeeper import storage
 from reckeeper.errors import (
+    ConflictError,
+    DataError,
     JobInterruptedError,
     JobRunningError,
     NotEnoughDataError,
+    NotFoundError,
     StorageError,
 )
-from reckeeper.training import JobRunner, describe_job, expire_silent, jobs
+from reckeeper.training import (
+    JobRunner,
+    checked_request,
+    child,
+    describe_job,
+    expire_silent,
+    find_job,
+    jobs,
+    pipeline,
+    request_finish,
+)
 
 
 @pytest.fixture
@@ -78,7 +91,7 @@ def test_a_second_job_is_refused_while_one_runs_and_runs_after_it(
     for other in (runner, JobRunner(database, registry, settings)):
         with pytest.raises(JobRunningError, match=f"Training job {job_id} runs already") as caught:
             other.start(trigger="manual", actor="test")
-        assert caught.value.details == {"job_id": job_id}
+        assert caught.value.details == {"job_id": job_id, "kind": "retrain"}
     runner.wait(job_id)
     again, _ = start(runner)
     runner.wait(again)
@@ -241,9 +254,19 @@ def test_time_left_is_estimated():
     job = {
         "job_id": 1, "status": "running", "trigger": "manual", "stage": "fitting", "fraction": 0.25,
         "started_at": storage.now() - 10_000_000, "finished_at": None, "version": None,
-        "peak_memory_bytes": None, "error_code": None, "error_message": None,
+        "peak_memory_bytes": None, "error_code": None, "error_message": None, "kind": "retrain",
+        "request": {}, "progress": None, "finish_requested": False,
     }  # fmt: skip
     shown = describe_job(job)
+    assert "result" not in shown
+    tuning = {**job, "stage": "tuning", "result": None}
+    found = {"n_tried": 3, "ndcg": 0.1, "settings": {}, "seconds_left": 70.5}
+    assert describe_job(tuning)["seconds_left"] is None  # nothing says how long it takes
+    assert describe_job(tuning)["result"] is None
+    shown_tuning = describe_job({**tuning, "progress": found})
+    assert (shown_tuning["seconds_left"], shown_tuning["progress"]) == (70.5, found)
+    ended = {**tuning, "status": "failed", "progress": found, "finished_at": storage.now()}
+    assert describe_job(ended)["seconds_left"] is None
     assert shown["seconds_left"] == pytest.approx(30.0, abs=0.5)
     assert shown["seconds_elapsed"] == pytest.approx(10.0, abs=0.2)
     assert shown["finished_at"] is None
@@ -285,3 +308,246 @@ def test_a_worker_that_fails_on_a_job_says_so(runner, job_of, taste, monkeypatch
     job = job_of(job_id)
     assert (job["status"], job["error_code"]) == ("failed", "training_failed")
     assert "its log has the details" in job["error_message"]
+
+
+# What a retrain may be asked for
+
+SVD = {"recipe": "svd", "settings": {"n_components": 3}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "shortest"),
+    [
+        ({}, {}),
+        ({"recipe": None, "settings": None, "tune": False, "tune_seconds": None}, {}),
+        ({"recipe": "popularity"}, {"recipe": "popularity"}),
+        ({"settings": {"n_components": 7}}, {"recipe": "svd", "settings": {"n_components": 7}}),
+        ({"settings": {}}, {"recipe": "svd", "settings": {}}),
+        (
+            {"recipe": "svd", "tune": True, "tune_seconds": 60},
+            {"recipe": "svd", "tune": True, "tune_seconds": 60.0},
+        ),
+    ],
+    ids=str,
+)
+def test_a_request_is_kept_in_its_shortest_form(request_, shortest):
+    assert checked_request(request_, active=None) == shortest
+
+
+def test_settings_are_for_the_recipe_of_the_active_version():
+    active = {"recipe": "popularity", "settings": {"half_life_days": 3.0}}
+    asked = {"settings": {"half_life_days": 30}}
+    assert checked_request(asked, active=active) == {"recipe": "popularity", **asked}
+    with pytest.raises(DataError, match="svd has no setting 'half_life_days'"):
+        checked_request(asked, active=None)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "said"),
+    [
+        ({"recipe": "magic"}, "recipe", "no recipe 'magic': use one of svd"),
+        ({"recipe": 7}, "recipe", "valid string"),
+        ({"recipe": "svd", "settings": {"rank": 3}}, "settings", "no setting 'rank'"),
+        ({"settings": {"n_components": 0}}, "settings", "n_components must be"),
+        ({"settings": {"n_components": "10"}}, "settings", "not '10'"),
+        ({"settings": [1]}, "settings", "valid dictionary"),
+        ({"tune": 1}, "tune", "valid boolean"),
+        ({"tune": "yes"}, "tune", "valid boolean"),
+        ({"recipe": "svd", "tune": True, "settings": {}}, "settings", "Leave out either"),
+        ({"tune_seconds": 5}, "tune_seconds", "for tuning alone"),
+        ({"recipe": "svd", "tune": True, "tune_seconds": 0}, "tune_seconds", "greater than 0"),
+        ({"recipe": "svd", "tune": True, "tune_seconds": 86_401}, "tune_seconds", "86400"),
+        ({"recipe": "svd", "tune": True, "tune_seconds": "5"}, "tune_seconds", "valid number"),
+        ({"recipe": "svd", "tune": True, "tune_seconds": float("nan")}, "tune_seconds", ""),
+        ({"recipe": "svd", "tune": True, "tune_seconds": float("inf")}, "tune_seconds", ""),
+        ({"tuna": True}, "tuna", "takes recipe, settings, tune, tune_seconds"),
+    ],
+    ids=str,
+)
+def test_a_request_that_cannot_be_used_is_refused_and_nothing_written(
+    runner, database, request_, field, said
+):
+    with pytest.raises(DataError, match=f"^{field}: .*{said}") as caught:
+        runner.start(trigger="manual", actor="test", request=request_)
+    assert caught.value.details == {"field": field}
+    with database.read() as connection:
+        assert storage.jobs.page(connection, limit=9, before=None) == []
+        assert storage.audit_log.latest(connection, limit=9) == []
+
+
+def test_an_evaluation_takes_no_request(runner, database):
+    with pytest.raises(DataError, match="An evaluation takes none"):
+        runner.start(trigger="manual", actor="test", kind="evaluate", request=SVD)
+    with database.read() as connection:
+        assert storage.jobs.running(connection) is None
+
+
+@pytest.fixture
+def retrain(database, settings, registry):
+    """Return a function that trains by a request in this process; its version becomes active."""
+
+    def run(request, *, report=lambda *stage, **found: None, should_stop=None):
+        with database.write() as connection:
+            active = storage.models.active(connection)
+            asked = checked_request(request, active=active)
+            job_id = storage.jobs.insert(connection, trigger="manual", request=asked)
+            job = storage.jobs.get(connection, job_id)
+        version = pipeline.run(database, settings, job=job, report=report, should_stop=should_stop)
+        with database.write() as connection:
+            storage.jobs.update(
+                connection, job_id, status=storage.jobs.SUCCEEDED, finished_at=storage.now()
+            )
+        registry.activate(registry.load(version), actor="test")
+        made = registry.version(version)
+        return made["recipe"], made["settings"]
+
+    return run
+
+
+def test_recipe_and_settings_come_from_the_request_else_from_the_active_version(retrain, taste):
+    assert retrain({}) == ("svd", {"n_components": 10})
+    assert retrain({"settings": {"n_components": 3}}) == ("svd", {"n_components": 3})
+    assert retrain({}) == ("svd", {"n_components": 3})
+    assert retrain({"recipe": "svd"}) == ("svd", {"n_components": 3})
+    assert retrain({"recipe": "svd", "settings": {}}) == ("svd", {"n_components": 10})
+    assert retrain({"recipe": "popularity"}) == ("popularity", {"half_life_days": None})
+    weekly = {"half_life_days": 7}
+    assert retrain({"settings": weekly}) == ("popularity", {"half_life_days": 7.0})
+    assert retrain({}) == ("popularity", {"half_life_days": 7.0})
+    assert retrain({"recipe": "svd"}) == ("svd", {"n_components": 10})
+
+
+def test_the_progress_of_a_run_never_goes_back(retrain, taste):
+    told = []
+    retrain({}, report=lambda stage, fraction: told.append((stage, fraction)))
+    fractions = [fraction for _, fraction in told]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1]) == (0.0, 0.95)
+    assert list(dict.fromkeys(stage for stage, _ in told)) == [
+        "reading", "fitting", "writing", "registering",
+    ]  # fmt: skip
+
+
+def test_a_job_trains_what_was_asked_for(runner, job_of, registry, taste, database):
+    job_id = runner.start(trigger="manual", actor="test", request=SVD)
+    runner.wait(job_id)
+    job = job_of(job_id)
+    assert (job["status"], job["kind"], job["request"]) == ("succeeded", "retrain", SVD)
+    made = registry.version(job["version"])
+    assert (made["status"], made["recipe"], made["settings"]) == ("active", *SVD.values())
+    with database.read() as connection:
+        (asked,) = [
+            entry
+            for entry in storage.audit_log.latest(connection, limit=9)
+            if entry["action"] == "retrain"
+        ]
+    assert asked["subject"] == f"job {job_id}"
+    assert asked["details"] == {"trigger": "manual", "request": SVD}
+
+
+# Tuning and comparing
+
+
+def test_what_tuning_finds_is_used_and_kept_by_later_retrains(retrain, taste, job_of):
+    told = []
+    made = retrain(
+        {"tune": True, "tune_seconds": 1},
+        report=lambda stage, fraction, **found: told.append((stage, fraction, found)),
+    )
+    fractions = [fraction for _, fraction, _ in told]
+    assert fractions == sorted(fractions)
+    assert list(dict.fromkeys(stage for stage, _, _ in told)) == [
+        "reading", "tuning", "fitting", "writing", "registering",
+    ]  # fmt: skip
+    found = [more["progress"] for _, _, more in told if more]
+    assert job_of(1)["request"] == {"recipe": "spectral", "tune": True, "tune_seconds": 1.0}
+    assert found[-1]["n_tried"] >= 1
+    assert 0 <= found[-1]["ndcg"] <= 1
+    assert made == ("spectral", found[-1]["settings"])
+    assert retrain({}) == made
+    recipe, settings = retrain({"recipe": "svd", "tune": True, "tune_seconds": 1})
+    assert recipe == "svd"
+    assert retrain({}) == ("svd", settings)
+
+
+def test_an_evaluation_makes_no_version(runner, job_of, registry, taste, train):
+    registry.activate(registry.load(train()), actor="test")
+    before = registry.versions()
+    job_id = runner.start(trigger="manual", actor="test", kind="evaluate")
+    with pytest.raises(JobRunningError, match="compares the recipes") as caught:
+        runner.start(trigger="manual", actor="test")
+    assert caught.value.details == {"job_id": job_id, "kind": "evaluate"}
+    runner.wait(job_id)
+    job = job_of(job_id)
+    assert (job["status"], job["kind"], job["stage"]) == ("succeeded", "evaluate", "done"), job
+    assert (job["version"], job["request"], job["fraction"]) == (None, {}, 1.0)
+    assert [row["recipe"] for row in job["result"]["recipes"]] == ["popularity", "svd", "spectral"]
+    assert registry.versions() == before
+
+
+def test_an_evaluation_of_too_little_fails(runner, job_of, add):
+    add(*((f"u{user}", f"i{item}") for user in range(5) for item in range(3)))
+    job_id = runner.start(trigger="manual", actor="test", kind="evaluate")
+    runner.wait(job_id)
+    job = job_of(job_id)
+    assert (job["status"], job["error_code"]) == ("failed", "not_enough_data")
+    assert "at least 10 users" in job["error_message"]
+    assert job["result"] is None
+
+
+@pytest.fixture
+def row(database):
+    """Return a function that makes a running job at a stage, and returns its number."""
+
+    def make(stage):
+        with database.write() as connection:
+            job_id = storage.jobs.insert(connection, trigger="manual")
+            storage.jobs.update(connection, job_id, stage=stage)
+        return job_id
+
+    return make
+
+
+def test_tuning_is_asked_to_finish_once(database, row):
+    job_id = row("tuning")
+    progress = child._Progress(database, job_id)
+    assert not progress.should_stop()
+    for _ in range(2):
+        assert request_finish(database, job_id, actor="test")["finish_requested"] is True
+    assert child._Progress(database, job_id).should_stop()
+    with database.read() as connection:
+        (entry,) = storage.audit_log.latest(connection, limit=9)
+    assert (entry["action"], entry["subject"]) == ("finish_tuning", f"job {job_id}")
+
+
+def test_where_nothing_is_tuned_nothing_can_be_finished(database, row):
+    with pytest.raises(NotFoundError, match="no job 1"):
+        request_finish(database, 1, actor="test")
+    job_id = row("fitting")
+    with pytest.raises(ConflictError, match=f"Job {job_id} is at 'fitting', and tunes nothing"):
+        request_finish(database, job_id, actor="test")
+    with database.write() as connection:
+        storage.jobs.update(connection, job_id, stage="tuning", status=storage.jobs.FAILED)
+    with pytest.raises(ConflictError, match=r"has ended \(failed\)"):
+        request_finish(database, job_id, actor="test")
+    assert find_job(database, job_id)["finish_requested"] is False
+    with database.read() as connection:
+        assert storage.audit_log.latest(connection, limit=9) == []
+
+
+def test_of_reports_in_quick_succession_no_result_is_lost(database, row, job_of, monkeypatch):
+    monkeypatch.setattr(child, "_REPORT_SECONDS", 3600.0)
+    job_id = row("starting")
+    progress = child._Progress(database, job_id)
+    progress.report("tuning", 0.1, progress={"n_tried": 1})
+    progress.report("tuning", 0.2, progress={"n_tried": 2})
+    job = job_of(job_id)
+    assert (job["stage"], job["fraction"], job["progress"]) == ("tuning", 0.1, {"n_tried": 1})
+    progress.report("fitting", 0.5)
+    job = job_of(job_id)
+    assert (job["stage"], job["fraction"], job["progress"]) == ("fitting", 0.5, {"n_tried": 2})
+    progress.report("fitting", 0.6, result={"recipes": [1]})
+    progress.report("fitting", 0.7, result={"recipes": [1, 2]})
+    job = job_of(job_id)
+    assert (job["fraction"], job["result"]) == (0.7, {"recipes": [1, 2]})
+    assert job["progress"] == {"n_tried": 2}

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 
 from reckeeper import matrix
+from reckeeper.errors import DataError
 from reckeeper.matrix import IdIndex
 from reckeeper.storage.interactions import SCHEMA
 
@@ -21,6 +22,7 @@ rows = st.tuples(
     st.sampled_from([0.25, 0.5, 1.0, 3.0]),
     st.integers(1, 5),
 )
+UNTIMED = pa.schema([field for field in SCHEMA if field.name != "occurred_at"])
 
 
 def batch(*rows):
@@ -144,3 +146,103 @@ def test_find():
     assert [index.find(external_id) for external_id in ("1", "b", "\U0010ffff")] == [None] * 3
     assert IdIndex([]).find("a") is None
     assert len(index) == 6
+
+
+def read(*rows):
+    return matrix.read_log([batch(*rows)], type_weights=WEIGHTS)
+
+
+@given(events=st.lists(rows, max_size=20), cut=st.integers(0, 20))
+def test_a_log_tells_each_interaction_in_the_order_read(events, cut):
+    log = matrix.read_log([batch(*events[:cut]), batch(*events[cut:])], type_weights=WEIGHTS)
+    told = [
+        (log.users.ids[user], log.items.ids[item], weight, at, listing)
+        for user, item, weight, at, listing in zip(
+            log.user_index, log.item_index, log.weight, log.occurred_at, log.listing, strict=True
+        )
+    ]
+    assert told == [
+        (user, item, WEIGHTS.get(kind, 0.0) * weight, at, {ADD: 1, REMOVE: -1}.get(kind, 0))
+        for user, item, kind, weight, at in events
+    ]
+    assert len(log) == len(events)
+    types = {"user_index": np.int32, "item_index": np.int32, "listing": np.int8,
+             "weight": np.float64, "occurred_at": np.int64}  # fmt: skip
+    assert all(getattr(log, name).dtype == dtype for name, dtype in types.items())
+
+
+@given(data=st.data(), events=st.lists(rows, max_size=20))
+def test_a_part_of_a_log_is_summed_as_if_the_rest_were_not_there(data, events):
+    log = read(*events)
+    keep = data.draw(st.lists(st.booleans(), min_size=len(events), max_size=len(events)))
+    kept = [event for event, is_kept in zip(events, keep, strict=True) if is_kept]
+    part = log.matrix(np.array(keep, dtype=bool))
+    assert stored(part) == reference(kept)
+    assert (part.users, part.items) == (log.users, log.items)
+    assert part.weights.shape == (len(log.users), len(log.items))
+    assert part.weights.has_sorted_indices
+    part.weights.check_format(full_check=True)
+    assert part.n_interactions == len(kept)
+
+
+def test_a_removal_that_is_left_out_takes_nothing_back():
+    log = read(
+        ("u", "i", ADD, 1.0, 1),
+        ("u", "i", REMOVE, 1.0, 2),
+        ("u", "j", ADD, 1.0, 1),
+        ("u", "j", REMOVE, 1.0, 2),
+    )
+    part = log.matrix(np.array([True, False, True, True]))
+    assert stored(part) == {("u", "i"): 2.0, ("u", "j"): 0.0}
+
+
+@given(events=st.lists(rows, max_size=20))
+def test_the_latest_time_of_each_pair_stands_beside_its_weight(events):
+    built = read(*events).matrix()
+    latest = {}
+    for user, item, _, _, at in events:
+        latest[user, item] = max(at, latest.get((user, item), at))
+    assert list(stored(built)) == sorted(latest)
+    assert built.latest_at.tolist() == [latest[pair] for pair in sorted(latest)]
+    assert built.latest_at.dtype == np.int64
+
+
+@given(events=st.lists(rows, max_size=20))
+def test_pairs_are_numbered_as_a_matrix_stores_them(events):
+    log = read(*events)
+    pairs, weights = log.pairs(), log.matrix().weights.tocoo()
+    assert np.array_equal(pairs.user_index, weights.row)
+    assert np.array_equal(pairs.item_index, weights.col)
+    assert np.array_equal(pairs.user_index[pairs.of_row], log.user_index)
+    assert np.array_equal(pairs.item_index[pairs.of_row], log.item_index)
+
+
+@pytest.mark.parametrize("has_column", [True, False])
+def test_data_without_times(has_column):
+    events = [
+        ("u", "i", ADD, 1.0, None),
+        ("u", "i", REMOVE, 1.0, None),
+        ("u", "i", ADD, 0.5, None),
+        ("u", "j", "click", 1.0, None),
+    ]
+    given_batch = batch(*events) if has_column else batch(*events).select(UNTIMED.names)
+    log = matrix.read_log([given_batch, batch()], type_weights=WEIGHTS)
+    assert log.occurred_at is None
+    built = log.matrix()
+    assert built.latest_at is None
+    # The order of the rows stands for the order in time.
+    assert stored(built) == {("u", "i"): 1.0, ("u", "j"): 1.0}
+
+
+def test_times_of_some_interactions_only_are_refused():
+    timed, untimed = ("u", "i", "click", 1.0, 1), ("u", "j", "click", 1.0, None)
+    for batches in ([batch(timed, untimed, untimed)],
+                    [batch(timed), batch(untimed, untimed).select(UNTIMED.names)]):  # fmt: skip
+        with pytest.raises(DataError, match="2 of 3 interactions have no time: give each"):
+            matrix.read_log(batches, type_weights=WEIGHTS)
+
+
+@pytest.mark.parametrize("keep", [np.ones(2, dtype=bool), np.ones(1), np.ones((1, 1), dtype=bool)])
+def test_what_does_not_say_which_rows_to_keep_is_refused(keep):
+    with pytest.raises(DataError, match="one boolean for each of the 1 interactions"):
+        read(("u", "i", "click", 1.0, 1)).matrix(keep)

@@ -8,8 +8,10 @@ import shutil
 import pytest
 
 from reckeeper import artifact, storage
+from reckeeper.artifact import Artifact
 from reckeeper.config import Settings
 from reckeeper.errors import ArtifactError, ConflictError, NotFoundError
+from reckeeper.recipes.popularity import Popularity
 from reckeeper.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("taste")
@@ -64,6 +66,29 @@ def test_a_version_is_described_as_the_contract_says(registry, train, activate, 
     assert described["job_id"] == 1
     assert described["is_demo"] is False
     assert 0 <= described["seconds"] < 60
+
+
+def test_a_recipe_that_does_not_decompose_goes_by_its_name(registry, train, settings, lost):
+    first = registry.load(train()).artifact
+    model = Popularity.fit(first.matrix, settings={})
+    metadata = dataclasses.replace(
+        first.metadata, version=2, recipe=model.name, settings=model.settings,
+        explained_variance=model.explained_variance,
+    )  # fmt: skip
+    made = Artifact(metadata, first.matrix, model)
+    registry.register(
+        metadata, artifact.write(made, settings.model_dir, cell_limit=10**6), job_id=None
+    )
+    described = registry.version(2)
+    assert (described["type"], described["recipe"]) == ("popularity", "popularity")
+    assert described["name"] == "Retrained SVD Model"
+    assert described["explained_variance"] == "0.00%"
+    assert described["settings"] == {"half_life_days": None}
+    answer = registry.retrain_answer(2, job_id=5)
+    assert answer["message"].endswith(" samples, 0.00% variance explained")
+    assert answer["details"]["explained_variance"] == 0.0
+    assert lost.rebuild() == [1, 2]
+    assert lost.version(2)["type"] == "popularity"
 
 
 def test_the_answer_to_a_retrain_is_the_contracts(registry, train, taste):

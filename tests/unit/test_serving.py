@@ -8,10 +8,12 @@ import random
 import numpy as np
 import pytest
 
-from reckeeper import matrix, storage
+from reckeeper import artifact, matrix, storage
+from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import ArtifactError, NoModelError
+from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
-from reckeeper.serving import Serving, trial
+from reckeeper.serving import Serving, is_noise, trial
 from reckeeper.storage import Item
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
@@ -385,3 +387,115 @@ def test_a_user_of_whom_the_model_knows_nothing_gets_what_most_users_have(
     answer = serving.recommend("hermit", n=3)
     assert answer.strategy == "popular"
     assert all(item.score >= 1 for item in answer.items)
+
+
+def noisy(scores, *, dtype, noise):
+    """Return a row of scores in which rounding has left something everywhere."""
+    random = np.random.default_rng(0)
+    return (np.array(scores) + noise * random.choice([-1.0, 1.0], len(scores))).astype(dtype)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize(
+    ("dtype", "noise", "signal"), [(np.float64, 1e-14, 1e-8), (np.float32, 1e-6, 1e-3)]
+)
+def test_rounding_is_told_from_scores_in_either_precision(dtype, noise, signal, scale):
+    """Item 1 is the user's own; whether the others' scores mean anything is the question."""
+    seen = np.array([1])
+    lone = noisy([0.0, scale, 0.0, 0.0], dtype=dtype, noise=noise * scale)
+    assert is_noise(lone, seen=seen)
+    known = noisy([0.0, scale, 0.0, signal * scale], dtype=dtype, noise=noise * scale)
+    assert not is_noise(known, seen=seen)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_zeros_are_noise_and_scores_below_zero_are_not(dtype):
+    nobody = np.array([], dtype=np.int64)
+    assert is_noise(np.zeros(4, dtype=dtype), seen=nobody)
+    assert not is_noise(np.array([-2.0, -1.0, 0.0], dtype=dtype), seen=nobody)
+    assert not is_noise(np.full(3, np.nan, dtype=dtype), seen=nobody)
+    assert not is_noise(np.zeros(2, dtype=dtype), seen=np.array([1, 0]))
+
+
+# Other recipes
+
+
+@pytest.fixture
+def train_recipe(database, registry, settings):
+    """Return a function that registers a version of any recipe, fitted to what is stored."""
+
+    def run(name, **recipe_settings):
+        with database.read() as connection:
+            built = matrix.build(
+                storage.interactions.read_batches(connection), type_weights=WEIGHTS
+            )
+            watermark = storage.interactions.last_id(connection)
+        model = recipe_named(name).fit(built, settings=recipe_settings)
+        metadata = Metadata(
+            version=registry.next_version(),
+            recipe=name,
+            settings=model.settings,
+            n_users=len(built.users),
+            n_items=len(built.items),
+            training_samples=built.n_interactions,
+            explained_variance=model.explained_variance,
+            watermark=watermark,
+            trained_at=storage.now(),
+            seconds=0.1,
+            trigger="manual",
+        )
+        files = artifact.write(
+            Artifact(metadata, built, model), settings.model_dir, cell_limit=10**6
+        )
+        registry.register(metadata, files, job_id=None)
+        return metadata.version
+
+    return run
+
+
+def test_a_popularity_model_gives_everybody_what_most_users_have(
+    taste, train_recipe, activate, make_serving, add
+):
+    activate(train_recipe("popularity"))
+    serving = make_serving()
+    users_of = {item: len({user for user, it in taste if it == item}) for _, item in taste}
+    order = sorted(users_of, key=lambda item: (-users_of[item], item))
+    assert list(answer(serving, "nobody")[1]) == order
+    add(("u04", "i0"), ("u04", "i1"))
+    for user_id in ("nobody", "u03", "u04"):
+        strategy, scores = answer(serving, user_id)
+        seen = {item for user, item in [*taste, ("u04", "i0"), ("u04", "i1")] if user == user_id}
+        assert strategy == "popular"
+        assert list(scores) == [item for item in order if item not in seen]
+        assert scores == {item: users_of[item] for item in order if item not in seen}
+
+
+def test_a_popularity_model_decays_for_strangers_too(
+    add, train_recipe, activate, make_serving, registry
+):
+    day = 86_400_000_000
+    add(*[(f"u{user}", "old", "click", 1.0, user) for user in range(6)])
+    add(*[(f"u{user}", "new", "click", 1.0, 400 * day + user) for user in range(2)])
+    add(("u9", "third", "click", 1.0, 400 * day))
+    activate(train_recipe("popularity", half_life_days=20))
+    trial(registry.load(1))
+    serving = make_serving()
+    for user_id in ("nobody", "u9"):
+        strategy, scores = answer(serving, user_id)
+        assert strategy == "popular"
+        assert list(scores) == [
+            item for item in ("new", "third", "old") if user_id != "u9" or item != "third"
+        ]
+        assert scores["new"] == pytest.approx(2.0, rel=1e-6)
+        assert scores["old"] == pytest.approx(6 * 2**-20, rel=1e-6)
+
+
+def test_who_shares_no_item_with_others_gets_what_most_users_have_though_the_model_holds_them(
+    taste, train, activate, make_serving, add
+):
+    """A component of their own says much of their item, and nothing of others."""
+    add(*[("hermit", "cave") for _ in range(40)])
+    activate(train())
+    found = make_serving().recommend("hermit", n=3)
+    assert found.strategy == "popular"
+    assert all(item.score >= 1 for item in found.items)

@@ -5,13 +5,14 @@ import sqlite3
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from reckeeper import storage
-from reckeeper.errors import ConfigError, SchemaError, StorageError
+from reckeeper.errors import ConfigError, JobRunningError, SchemaError, StorageError
 from reckeeper.storage.tables import metadata
 
 
@@ -56,6 +57,66 @@ def test_migrating_again_changes_nothing(settings):
     assert storage.migrate(settings) == storage.SCHEMA_REVISION
 
 
+def at_revision(settings, revision):
+    """Make a database as an earlier release left it."""
+    settings.data_dir.mkdir()
+    engine = sa.create_engine(f"sqlite:///{file_of(settings)}")
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", "reckeeper.storage:migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
+
+
+def test_the_jobs_of_the_first_release_become_retrains(settings):
+    at_revision(settings, "0001")
+    with sqlite3.connect(file_of(settings)) as connection:
+        connection.executescript(
+            """
+            INSERT INTO training_jobs (job_id, status, trigger, stage, fraction, started_at,
+                heartbeat_at, finished_at, version, peak_memory_bytes)
+            VALUES (1, 'succeeded', 'manual', 'done', 1.0, 5, 6, 7, 1, 1000),
+                (4, 'running', 'schedule', 'fitting', 0.6, 8, 9, NULL, NULL, NULL);
+            INSERT INTO models VALUES (1, 1, 'svd', '{"n_components": 10}', 6, 12, 100, 0.5, 7, 6,
+                0.5, 'manual', 1, 0, 1, 'a', 1, 'b', NULL);
+            """
+        )
+    connection.close()
+    with pytest.raises(SchemaError, match="an older schema: run `reckeeper migrate`"):
+        storage.open_database(settings)
+
+    assert storage.migrate(settings) == "0001"
+
+    database = storage.open_database(settings)
+    with database.read() as connection:
+        before, running = (storage.jobs.get(connection, job_id) for job_id in (1, 4))
+        assert storage.models.active(connection)["job_id"] == 1
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    new = {
+        "kind": "retrain",
+        "request": {},
+        "progress": None,
+        "result": None,
+        "finish_requested": False,
+    }
+    assert before == {
+        "job_id": 1, "status": "succeeded", "trigger": "manual", "stage": "done", "fraction": 1.0,
+        "started_at": 5, "heartbeat_at": 6, "finished_at": 7, "version": 1,
+        "peak_memory_bytes": 1000, "error_code": None, "error_message": None, "traceback": None,
+        **new,
+    }  # fmt: skip
+    assert (running["status"], running["stage"]) == ("running", "fitting")
+    assert {name: running[name] for name in new} == new
+    with database.write() as connection:
+        with pytest.raises(JobRunningError):
+            storage.jobs.insert(connection, trigger="manual")
+        assert storage.jobs.update(connection, 4, status=storage.jobs.FAILED)
+        assert storage.jobs.insert(connection, trigger="manual") == 5
+    database.close()
+
+
 MIGRATE = """
 import sys
 from reckeeper import storage
@@ -80,7 +141,7 @@ def test_processes_that_migrate_at_once_all_succeed(settings, start_python):
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         answers.append(output.strip())
-    assert sorted(answers) == ["0001", "0001", "0001", "None"]
+    assert sorted(answers) == [*[storage.SCHEMA_REVISION] * 3, "None"]
     storage.open_database(settings).close()
 
 

@@ -8,6 +8,7 @@ from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 
 from reckeeper.errors import DataError
+from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes.svd import Svd
 
 
@@ -24,8 +25,10 @@ def planted(n_users, n_items, values, *, seed=3):
     return left * values @ right.T, right.T
 
 
-def fit(dense, **settings):
-    return Svd.fit(sparse.csr_array(dense), settings=settings)
+def fit(weights, **settings):
+    weights = sparse.csr_array(weights)
+    ids = [IdIndex([f"{n:03}" for n in range(length)]) for length in weights.shape]
+    return Svd.fit(InteractionMatrix(*ids, weights, weights.nnz), settings=settings)
 
 
 def truncated(dense, rank):
@@ -106,7 +109,7 @@ def test_small_matrices_have_the_largest_rank_that_is_left(shape, rank):
 @pytest.mark.parametrize("shape", [(2, 2), (2, 50), (20, 30)], ids=str)
 def test_a_matrix_of_zeros(shape):
     zeros = sparse.csr_array((np.zeros(1), np.array([0]), np.r_[0, np.ones(shape[0], int)]), shape)
-    model = Svd.fit(zeros, settings={})
+    model = fit(zeros)
     assert model.explained_variance == 0.0
     assert not model.singular_values.any()
     assert not model.score(zeros).any()
@@ -122,6 +125,10 @@ def test_a_matrix_without_variance(shape, value):
         model = fit(np.full(shape, value), n_components=1)
     assert model.explained_variance == 0.0
     np.testing.assert_allclose(model.score(sparse.csr_array(np.full(shape, value))), value)
+
+
+def test_a_variance_too_small_for_a_number_is_none():
+    assert fit([[1e12, 1e-300], [1e12, 0.0]]).explained_variance == 0.0
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (12, 12), (20, 30)], ids=str)
@@ -152,3 +159,95 @@ def test_the_exported_model_transforms_as_scikit_learn_does():
     )
     assert exported.get_params()["n_components"] == 7
     assert exported.explained_variance_ratio_.sum() == pytest.approx(model.explained_variance)
+
+
+# Weights of any size, and what lies outside
+
+
+@pytest.mark.parametrize("scale", [1e-290, 1e-150, 1e-9, 1e12, 1e150, 1e290], ids=str)
+def test_the_unit_of_the_weights_makes_no_difference(scale):
+    dense = random_counts((60, 40), seed=4)
+    model, scaled = fit(dense), fit(dense * scale)
+    np.testing.assert_allclose(scaled.singular_values / scale, model.singular_values, rtol=1e-12)
+    assert scaled.explained_variance == pytest.approx(model.explained_variance, rel=1e-10)
+    np.testing.assert_allclose(
+        scaled.score(sparse.csr_array(dense)), model.score(sparse.csr_array(dense)), atol=1e-10
+    )
+
+
+def test_a_power_of_two_is_exact():
+    dense = random_counts((60, 40), seed=4)
+    model, scaled = fit(dense), fit(dense * 2.0**60)
+    np.testing.assert_array_equal(model.components, scaled.components)
+    np.testing.assert_array_equal(model.singular_values * 2.0**60, scaled.singular_values)
+    np.testing.assert_array_equal(model.explained_variance_ratio, scaled.explained_variance_ratio)
+
+
+def test_items_outside_what_was_learned_neither_give_nor_get_a_score():
+    """Two components hold two groups; the third, lighter one lies outside."""
+    dense = np.kron(np.diag([3.0, 2.0, 1.0]), np.ones((5, 4)))
+    dense += np.where(dense > 0, random_counts((15, 12), seed=6, density=0.5) * 1e-3, 0.0)
+    model = fit(dense, n_components=2)
+    scores = model.score(sparse.csr_array(dense))
+    assert not scores[10:].any()
+    assert not scores[:, 8:].any()
+    assert scores[:5, :4].all()
+    assert scores[5:10, 4:8].all()
+
+
+# Similar items
+
+
+def test_similarity_is_the_cosine_of_the_columns_of_the_approximation():
+    dense = random_counts((60, 40), seed=7)
+    model = fit(dense, n_components=6)
+    columns, _ = truncated(dense, 6)
+    columns /= np.linalg.norm(columns, axis=0)
+    cosines = columns.T @ columns
+    for item in range(40):
+        indices, found = model.similar(item, n=100)
+        np.testing.assert_allclose(found, cosines[item][indices], rtol=1e-9)
+        left_out = np.setdiff1d(np.arange(40), [*indices, item])
+        assert (cosines[item][left_out] <= 1e-8).all()
+
+
+def test_duplicate_columns_are_the_most_similar_and_come_in_order():
+    dense = random_counts((30, 9), seed=8)
+    dense[:, [5, 2]] = dense[:, [7]]
+    indices, cosines = fit(dense).similar(7, n=2)
+    assert sorted(indices.tolist()) == [2, 5]
+    np.testing.assert_allclose(cosines, 1.0, rtol=1e-12)
+
+
+def test_a_cosine_is_never_more_than_1():
+    for seed in range(20):
+        dense = np.repeat(random_counts((30, 5), seed=seed), 3, axis=1)
+        model = fit(dense)
+        assert max(model.similar(item, n=1)[1][0] for item in range(15)) <= 1.0
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e-8, 1e-9, 1e-12])
+def test_rounding_is_no_similarity(scale):
+    """Two groups, and an item of the first that weighs so little that it drowns."""
+    dense = random_counts((30, 9), seed=9)
+    dense[:15, 5:] = dense[15:, :5] = 0.0
+    dense[:15, 2] *= scale
+    model = fit(dense)
+    for item in range(9):
+        indices, _ = model.similar(item, n=9)
+        assert (indices >= 5).all() if item >= 5 else (indices < 5).all()
+
+
+def test_an_item_that_nobody_has_is_like_none():
+    dense = random_counts((30, 9), seed=8)
+    dense[:, 4] = 0.0
+    model = fit(dense)
+    assert len(model.similar(4, n=9)[0]) == 0
+    assert all(4 not in model.similar(item, n=9)[0] for item in range(9))
+
+
+def test_factors_without_a_component_are_refused():
+    model = fit(random_counts((30, 9), seed=8))
+    arrays = {name: array[:0] for name, array in model.to_arrays().items()}
+    with pytest.raises(DataError, match="'components' has no component"):
+        Svd.from_arrays(arrays, settings={}, n_items=9)

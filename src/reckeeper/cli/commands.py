@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from reckeeper import storage, training
-from reckeeper.cli import data, models
+from reckeeper.cli import data, evaluate, models
 from reckeeper.cli.up import up
 from reckeeper.config import Settings
 from reckeeper.errors import ReckeeperError
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 data.register(app)
 models.register(app)
+evaluate.register(app)
 
 
 @app.command("up")

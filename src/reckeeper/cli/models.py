@@ -1,5 +1,6 @@
 """`reckeeper retrain`, `models` and `jobs`: what the server's API does, on a terminal."""
 
+import contextlib
 import json
 import time
 from typing import Annotated, Any
@@ -10,8 +11,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from reckeeper import errors
+from reckeeper.cli.evaluate import parse_settings, tuning_note
 from reckeeper.client import Client, Job
 from reckeeper.config import Settings
+from reckeeper.training.pipeline import TUNING
 
 _POLL_SECONDS = 0.2
 
@@ -73,13 +76,38 @@ def list_jobs(
         typer.echo(f"Next scheduled: {page['next_scheduled_at']} ({page['schedule']})")
 
 
-def retrain(as_json: AsJson = False) -> None:
-    """Train a new version on the latest interactions, and wait until it serves."""
+def retrain(
+    recipe: Annotated[
+        str | None, typer.Option(help="Default: that of the active version; spectral with --tune.")
+    ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the recipe; repeatable."),
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Find the settings. Ctrl-C takes the best so far.")
+    ] = False,
+    tune_seconds: Annotated[
+        float | None, typer.Option(help="Default: about five times what one fit takes.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a new version on the latest interactions, and wait until it serves.
+
+    Recipe and settings are those of the active version, unless others are given.
+    """
+    settings = parse_settings(pairs) if pairs else None
     with _client() as client:
         try:
-            job_id = client.start_retrain()["job_id"]
+            job_id = client.start_retrain(
+                recipe=recipe, settings=settings, tune=tune, tune_seconds=tune_seconds
+            )["job_id"]
         except errors.JobRunningError as exc:
-            job_id = (exc.details or {})["job_id"]
+            details = exc.details or {}
+            # Only a plain retrain would do what that one does.
+            if details.get("kind") == "evaluate" or recipe or pairs or tune:
+                raise
+            job_id = details["job_id"]
             typer.echo(f"Job {job_id} runs already: waiting for that one.", err=True)
         job = _follow(client, job_id)
         if job["status"] != "succeeded":
@@ -109,20 +137,35 @@ def _follow(client: Client, job_id: int) -> Job:
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    asked_to_finish = False
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(f"Job {job_id}", total=1.0, left="")
-        while True:
-            job = client.job(job_id)
-            left = "" if job["seconds_left"] is None else f"about {job['seconds_left']:.0f} s left"
+        job = client.job(job_id)
+        while job["status"] == "running":
             progress.update(
                 task,
                 completed=job["fraction"],
                 description=f"Job {job_id}: {job['stage']}",
-                left=left,
+                left=_left(job),
             )
-            if job["status"] != "running":
-                return job
-            time.sleep(_POLL_SECONDS)
+            try:
+                time.sleep(_POLL_SECONDS)
+                job = client.job(job_id)
+            except KeyboardInterrupt:
+                if job["stage"] != TUNING or asked_to_finish:
+                    raise
+                asked_to_finish = True
+                with contextlib.suppress(errors.ConflictError):  # it is past that just now
+                    client.finish_job(job_id)
+                console.print("Tuning ends with the best so far. Ctrl-C again leaves.")
+        return job
+
+
+def _left(job: Job) -> str:
+    if job["stage"] == TUNING and job["progress"] is not None:
+        return tuning_note(job["progress"])
+    return "" if job["seconds_left"] is None else f"about {job['seconds_left']:.0f} s left"
 
 
 def _client() -> Client:

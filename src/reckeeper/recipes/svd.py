@@ -5,44 +5,49 @@ starts a second sooner without it, and in half the memory.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from scipy import sparse
 
-from reckeeper.errors import DataError, NotEnoughDataError
+from reckeeper import linalg
+from reckeeper.errors import DataError
+from reckeeper.matrix import InteractionMatrix
+from reckeeper.recipes.checks import check_interactions, checked_array
+from reckeeper.recipes.settings import RecipeSettings, setting
 
 if TYPE_CHECKING:
     from sklearn.decomposition import TruncatedSVD
 
+_NO_LOADING = 1e-10
+"""A loading of an item on a unit vector that is no larger is a rounding error."""
+
+_NO_COSINE = math.sqrt(np.finfo(np.float64).eps)
+"""A cosine that is no larger, or of a vector that is no longer, is a rounding error."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class SvdSettings:
-    """Settings of `Svd`.
+class SvdSettings(RecipeSettings):
+    """Settings of `Svd`, each documented by its field."""
 
-    Attributes
-    ----------
-    n_components : int
-        Singular vectors asked for, at least 1. A matrix that has fewer gives
-        min(n_users, n_items) - 1, at least 1.
-    """
-
-    n_components: int = 10
-
-    def __post_init__(self) -> None:
-        if type(self.n_components) is not int or self.n_components < 1:
-            raise DataError(
-                f"n_components must be a whole number from 1 on, not {self.n_components!r}."
-            )
+    n_components: int = setting(
+        10,
+        low=1,
+        help="Singular vectors asked for. A matrix that has fewer gives min(n_users, n_items) - 1, "
+        "at least 1.",
+    )
 
 
 class Svd:
     """The rank-k approximation R V Vᵀ of a matrix R of users × items.
 
     Since a user's scores are a product with the user's own row, a row that
-    training never saw is scored by the same formula.
+    training never saw is scored by the same formula. An item without a
+    loading on any component lies outside what was learned: it neither gives
+    nor gets a score.
 
     Parameters
     ----------
@@ -56,7 +61,10 @@ class Svd:
     """
 
     name: ClassVar[str] = "svd"
+    summary: ClassVar[str] = "The plain singular value decomposition of the interaction counts."
     decomposes: ClassVar[bool] = True
+    is_personal: ClassVar[bool] = True
+    settings_type: ClassVar[type[RecipeSettings]] = SvdSettings
 
     def __init__(
         self,
@@ -70,56 +78,79 @@ class Svd:
         self.components = components
         self.singular_values = singular_values
         self.explained_variance_ratio = explained_variance_ratio
+        is_outside = np.abs(components).max(axis=0) <= _NO_LOADING
+        self._loadings = np.where(is_outside, 0.0, components) if is_outside.any() else components
 
     @classmethod
-    def fit(cls, weights: sparse.csr_array, *, settings: Mapping[str, Any]) -> Self:
+    def fit(
+        cls,
+        interactions: InteractionMatrix,
+        *,
+        settings: Mapping[str, Any],
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Self:
         """Decompose exactly (ARPACK, to machine precision), in double precision.
 
         Parameters
         ----------
-        weights : scipy.sparse.csr_array, shape (n_users, n_items)
-            Finite.
+        interactions : InteractionMatrix
         settings : mapping
             Fields of `SvdSettings`.
+        on_progress : callable, optional
+            Called with 0 and with 1: ARPACK tells of no steps.
 
         Raises
         ------
         NotEnoughDataError
             Fewer than two users or two items.
         DataError
-            A setting is unknown or out of range.
+            A setting is unknown or out of range, or a weight is not finite.
 
         Notes
         -----
         Deterministic: ARPACK starts from a seeded vector.
         """
+        parsed = SvdSettings.parse(settings, recipe=cls.name)
+        check_interactions(interactions)
+        if on_progress is not None:
+            on_progress(0.0)
+        model = cls._decompose(interactions.weights, parsed)
+        if on_progress is not None:
+            on_progress(1.0)
+        return model
+
+    @classmethod
+    def _decompose(cls, weights: sparse.csr_array, settings: SvdSettings) -> Self:
         from sklearn.decomposition import TruncatedSVD
 
-        parsed = _parse(settings)
         n_users, n_items = weights.shape
-        if n_users < 2 or n_items < 2:
-            raise NotEnoughDataError(
-                f"A decomposition needs at least 2 users and 2 items; there are interactions of "
-                f"{n_users} user(s) with {n_items} item(s). Send more interactions, then retrain."
-            )
-        rank = max(1, min(parsed.n_components, n_users - 1, n_items - 1))
+        rank = max(1, min(settings.n_components, n_users - 1, n_items - 1))
         if not weights.data.any():
             return cls(
-                parsed,
+                settings,
                 components=np.eye(rank, n_items),
                 singular_values=np.zeros(rank),
                 explained_variance_ratio=np.zeros(rank),
             )
+        # Divided by a power of two, which rounds nothing: squares stay finite,
+        # and ARPACK's least eigenvalue, an absolute number, stays far below.
+        _, exponent = math.frexp(np.abs(weights.data).max())
+        scaled = sparse.csr_matrix(weights)  # shares the arrays
+        scaled.data = np.ldexp(scaled.data, -exponent)
         svd = TruncatedSVD(n_components=rank, algorithm="arpack", random_state=0)
-        # Where all users are alike, scikit-learn divides rounding errors by zero.
+        # Where all users are alike, or so nearly that squares of the difference are
+        # zero, scikit-learn divides rounding errors by zero.
         with np.errstate(divide="ignore", invalid="ignore"):
-            svd.fit(sparse.csr_matrix(weights))
+            svd.fit(scaled)
+        ratio = svd.explained_variance_ratio_
         varies = (weights.max(axis=0).toarray() != weights.min(axis=0).toarray()).any()
+        if not varies or not np.isfinite(ratio).all():
+            ratio = np.zeros(rank)
         return cls(
-            parsed,
+            settings,
             components=svd.components_,
-            singular_values=svd.singular_values_,
-            explained_variance_ratio=svd.explained_variance_ratio_ if varies else np.zeros(rank),
+            singular_values=np.ldexp(svd.singular_values_, exponent),
+            explained_variance_ratio=ratio,
         )
 
     @property
@@ -143,8 +174,48 @@ class Svd:
         Returns
         -------
         ndarray of float64, shape (n, n_items)
+            Zeros where a row has only items that lie outside what was learned.
         """
-        return np.asarray((rows @ self.components.T) @ self.components)
+        return np.asarray((rows @ self._loadings.T) @ self._loadings)
+
+    def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items whose columns of the approximation point the same way.
+
+        The similarity is the cosine of the items' loadings, each component
+        scaled by its singular value: that of the columns of R V Vᵀ, so a
+        component counts as much as it explains.
+
+        Parameters
+        ----------
+        item_index : int
+            In [0, n_items).
+        n : int
+            At least 1.
+
+        Returns
+        -------
+        indices : ndarray of int64, shape (m,), m <= n
+            The most similar first, of equal ones the smaller index; without
+            the item itself, and without those that have nothing in common.
+        cosines : ndarray of float64, shape (m,)
+            In (0, 1].
+
+        Notes
+        -----
+        O(n_items k); deterministic.
+        """
+        if not self.singular_values[0]:
+            return np.empty(0, dtype=np.int64), np.empty(0)
+        vectors = self._loadings * (self.singular_values / self.singular_values[0])[:, None]
+        lengths = np.sqrt((vectors**2).sum(axis=0))
+        is_known = lengths > _NO_COSINE
+        products = vectors.T @ vectors[:, item_index]
+        cosines = np.zeros(len(products))
+        if is_known[item_index]:
+            np.divide(products, lengths * lengths[item_index], out=cosines, where=is_known)
+        cosines[item_index] = 0.0
+        chosen = linalg.top_k(cosines, n, exclude=np.flatnonzero(cosines <= _NO_COSINE))
+        return chosen, np.minimum(cosines[chosen], 1.0)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return components, singular values and explained variance ratios."""
@@ -165,24 +236,15 @@ class Svd:
         DataError
             An array is missing, or its shape, type or values cannot be.
         """
-        parsed = _parse(settings)
-        try:
-            components, values, ratio = (
-                arrays[name]
-                for name in ("components", "singular_values", "explained_variance_ratio")
-            )
-        except KeyError as exc:
-            raise DataError(f"The array {exc} is missing.") from exc
-        rank = len(values)
-        if components.shape != (rank, n_items) or values.shape != (rank,) or ratio.shape != (rank,):
-            raise DataError(
-                f"Shapes do not fit: components {components.shape}, singular values "
-                f"{values.shape}, ratios {ratio.shape}, {n_items} items."
-            )
-        for name in ("components", "singular_values", "explained_variance_ratio"):
-            array = arrays[name]
-            if array.dtype != np.float64 or not np.isfinite(array).all():
-                raise DataError(f"The array {name} is not of finite float64 numbers.")
+        parsed = SvdSettings.parse(settings, recipe=cls.name)
+        components = checked_array(arrays, "components", dtype=np.float64, shape=(None, n_items))
+        rank = len(components)
+        if not rank:
+            raise DataError("The array 'components' has no component.")
+        values, ratio = (
+            checked_array(arrays, name, dtype=np.float64, shape=(rank,))
+            for name in ("singular_values", "explained_variance_ratio")
+        )
         return cls(
             parsed, components=components, singular_values=values, explained_variance_ratio=ratio
         )
@@ -198,11 +260,6 @@ class Svd:
         svd.n_features_in_ = self.components.shape[1]
         return svd
 
-
-def _parse(settings: Mapping[str, Any]) -> SvdSettings:
-    known = {field.name for field in dataclasses.fields(SvdSettings)}
-    if unknown := sorted(set(settings) - known):
-        raise DataError(
-            f"The recipe svd has no setting {unknown[0]!r}: it has {', '.join(sorted(known))}."
-        )
-    return SvdSettings(**settings)
+    def to_export(self) -> dict[str, Any]:
+        """Return nothing: the `TruncatedSVD` gives all the numbers."""
+        return {}

@@ -16,7 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, SchemaError, StorageError
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """The migration that this release needs; a test holds it against the scripts."""
 
 BUSY_TIMEOUT_SECONDS = 60

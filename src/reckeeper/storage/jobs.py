@@ -1,5 +1,10 @@
-"""`training_jobs`: one row a training run; at most one of them is running."""
+"""`training_jobs`: one row a job; at most one of them is running.
 
+A job of the kind ``retrain`` makes a version; one of the kind ``evaluate``
+measures which recipe suits the data, and makes none.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,22 +14,41 @@ from reckeeper.storage.engine import now
 from reckeeper.storage.tables import training_jobs
 
 RUNNING, SUCCEEDED, FAILED, INTERRUPTED = "running", "succeeded", "failed", "interrupted"
+RETRAIN, EVALUATE = "retrain", "evaluate"
 
 
-def insert(connection: sa.Connection, *, trigger: str) -> int:
+def insert(
+    connection: sa.Connection,
+    *,
+    trigger: str,
+    kind: str = RETRAIN,
+    request: Mapping[str, Any] | None = None,
+) -> int:
     """Add a running job and return its number.
+
+    Parameters
+    ----------
+    connection : sqlalchemy.Connection
+        Of `Database.write`.
+    trigger : str
+        What started it: ``manual``, ``schedule``, …
+    kind : str
+        `RETRAIN` or `EVALUATE`.
+    request : mapping, optional
+        What was asked for, in JSON values; it must be valid.
 
     Raises
     ------
     JobRunningError
-        A job runs already.
+        A job runs already, of whatever kind.
     """
     other = running(connection)
     if other is not None:
+        what = "runs already" if other["kind"] == RETRAIN else "runs, and compares the recipes"
         raise JobRunningError(
-            f"Training job {other['job_id']} runs already: wait for it (GET /jobs/"
-            f"{other['job_id']} shows how far it is), then retrain if you still need to.",
-            details={"job_id": other["job_id"]},
+            f"Training job {other['job_id']} {what}: wait for it (GET /jobs/{other['job_id']} "
+            "shows how far it is), then ask again if you still need to.",
+            details={"job_id": other["job_id"], "kind": other["kind"]},
         )
     started_at = now()
     job_id = connection.execute(
@@ -32,6 +56,8 @@ def insert(connection: sa.Connection, *, trigger: str) -> int:
         .values(
             status=RUNNING,
             trigger=trigger,
+            kind=kind,
+            request=dict(request or {}),
             stage="starting",
             fraction=0.0,
             started_at=started_at,
@@ -50,8 +76,12 @@ def get(connection: sa.Connection, job_id: int) -> dict[str, Any] | None:
 
 
 def page(connection: sa.Connection, *, limit: int, before: int | None) -> list[dict[str, Any]]:
-    """Return up to `limit` jobs, the latest first, with numbers below `before`."""
-    query = sa.select(training_jobs).order_by(training_jobs.c.job_id.desc()).limit(limit)
+    """Return up to `limit` jobs, the latest first, with numbers below `before`.
+
+    Their rows lack ``result``, which may be large.
+    """
+    columns = [column for column in training_jobs.c if column.name != "result"]
+    query = sa.select(*columns).order_by(training_jobs.c.job_id.desc()).limit(limit)
     if before is not None:
         query = query.where(training_jobs.c.job_id < before)
     return [dict(row) for row in connection.execute(query).mappings()]

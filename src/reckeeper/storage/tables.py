@@ -13,6 +13,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -83,6 +84,9 @@ watchlist = Table(
     sqlite_with_rowid=False,
 )
 
+# `kind`: see `jobs`. `request`: what was asked for. `progress`: what tuning has found so far.
+# `result`: what an evaluation has measured so far. `finish_requested`: tuning is to end with
+# the best that it has.
 training_jobs = Table(
     "training_jobs",
     metadata,
@@ -99,6 +103,11 @@ training_jobs = Table(
     Column("error_code", String(64)),
     Column("error_message", Text),
     Column("traceback", Text),
+    Column("kind", String(16), nullable=False, server_default="retrain"),
+    Column("request", JSON, nullable=False, server_default=text("'{}'")),
+    Column("progress", JSON(none_as_null=True)),
+    Column("result", JSON(none_as_null=True)),
+    Column("finish_requested", Boolean, nullable=False, server_default=false()),
     sqlite_autoincrement=True,
 )
 Index(

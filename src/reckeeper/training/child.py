@@ -1,4 +1,4 @@
-"""The process of one training run: ``python -m reckeeper.training.child JOB_ID``.
+"""The process of one job: ``python -m reckeeper.training.child JOB_ID``.
 
 Started by `JobRunner`, which holds the other end of its standard input: when
 that closes, the worker is gone, and this process ends at once.
@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
+from typing import Any
 
 from reckeeper import storage
 from reckeeper.config import Settings
 from reckeeper.errors import ReckeeperError
 from reckeeper.telemetry import configure_logging, get_logger
-from reckeeper.training import pipeline
+from reckeeper.training import pipeline, suitability
 
 _log = get_logger(__name__)
 _REPORT_SECONDS = 0.2
@@ -26,7 +28,7 @@ class _NotOursError(Exception):
 
 
 def main(job_id: int) -> int:
-    """Run a job's pipeline and leave its outcome in the job's row; return the exit status."""
+    """Do what a job is for and leave the outcome in its row; return the exit status."""
     configure_logging("training")
     threading.Thread(target=_end_with_the_worker, daemon=True).start()
     settings = Settings.from_env()
@@ -37,7 +39,18 @@ def main(job_id: int) -> int:
             job = storage.jobs.get(connection, job_id)
         if job is None:
             raise _NotOursError
-        version = pipeline.run(database, settings, job=job, report=progress.report)
+        if job["kind"] == storage.jobs.EVALUATE:
+            suitability.run(
+                database, settings, report=progress.report, should_stop=progress.should_stop
+            )
+            return 0
+        version = pipeline.run(
+            database,
+            settings,
+            job=job,
+            report=progress.report,
+            should_stop=progress.should_stop,
+        )
     except _NotOursError:
         _log.warning("job_ended_by_others", job_id=job_id)
         return 1
@@ -66,21 +79,49 @@ def main(job_id: int) -> int:
 
 
 class _Progress:
-    """Writes stage and fraction into the job's row, a few times a second at most."""
+    """Writes how far the job is into its row, and reads whether tuning is to end.
+
+    Either a few times a second at most; what tuning found before the stage
+    changed, and every result, are always written.
+    """
 
     def __init__(self, database: storage.Database, job_id: int) -> None:
         self._database = database
         self._job_id = job_id
         self._stage = ""
         self._written = 0.0
+        self._held_back: dict[str, Any] = {}
+        self._asked = 0.0
+        self._finish_requested = False
 
-    def report(self, stage: str, fraction: float) -> None:
-        if stage == self._stage and time.monotonic() - self._written < _REPORT_SECONDS:
+    def report(
+        self,
+        stage: str,
+        fraction: float,
+        *,
+        progress: Mapping[str, Any] | None = None,
+        result: Mapping[str, Any] | None = None,
+    ) -> None:
+        if progress is not None:
+            self._held_back["progress"] = dict(progress)
+        if result is not None:
+            self._held_back["result"] = dict(result)
+        is_soon = time.monotonic() - self._written < _REPORT_SECONDS
+        if stage == self._stage and result is None and is_soon:
             return
+        held_back, self._held_back = self._held_back, {}
         self._stage, self._written = stage, time.monotonic()
-        self.save(stage=stage, fraction=fraction)
+        self.save(stage=stage, fraction=fraction, **held_back)
 
-    def save(self, **values: str | float | int) -> None:
+    def should_stop(self) -> bool:
+        if not self._finish_requested and time.monotonic() - self._asked >= _REPORT_SECONDS:
+            self._asked = time.monotonic()
+            with self._database.read() as connection:
+                job = storage.jobs.get(connection, self._job_id)
+            self._finish_requested = job is not None and job["finish_requested"]
+        return self._finish_requested
+
+    def save(self, **values: Any) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak_bytes = peak if sys.platform == "darwin" else peak * 1024
         with self._database.write() as connection:

@@ -1,17 +1,21 @@
-"""Training jobs: a row, a child process, and what becomes of its version."""
+"""Jobs: a row, a child process, and what becomes of what it made."""
 
 import contextlib
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from reckeeper import artifact, audit, serving, storage
 from reckeeper.config import Settings
 from reckeeper.errors import (
+    ConflictError,
+    DataError,
     JobInterruptedError,
+    NotFoundError,
     ReckeeperError,
     StorageError,
     TrainingError,
@@ -19,6 +23,7 @@ from reckeeper.errors import (
 )
 from reckeeper.registry import Registry
 from reckeeper.telemetry import TRAINING_JOBS, TRAINING_SECONDS, get_logger
+from reckeeper.training.pipeline import TUNING, checked_request
 
 HEARTBEAT_SECONDS = 1.0
 SILENT_SECONDS = 10.0
@@ -28,7 +33,7 @@ _log = get_logger(__name__)
 
 
 class JobRunner:
-    """Runs training jobs, one at a time, each in a fresh child process.
+    """Runs jobs, one at a time, each in a fresh child process.
 
     Parameters
     ----------
@@ -45,19 +50,48 @@ class JobRunner:
         self._watchers: dict[int, threading.Thread] = {}
         self._stopping = threading.Event()
 
-    def start(self, *, trigger: str, actor: str) -> int:
+    def start(
+        self,
+        *,
+        trigger: str,
+        actor: str,
+        kind: Literal["retrain", "evaluate"] = "retrain",
+        request: Mapping[str, Any] | None = None,
+    ) -> int:
         """Start a job and return its number; `wait` for its end.
+
+        Parameters
+        ----------
+        trigger : str
+            What starts it: ``manual``, ``schedule``, …
+        actor : str
+            Who, for the trail.
+        kind : str
+            ``retrain``: make a version that serves. ``evaluate``: measure
+            which recipe suits the data, and leave all as it is.
+        request : mapping, optional
+            For a retrain, fields of `pipeline.RetrainRequest`.
 
         Raises
         ------
+        DataError
+            The request cannot be used; see `pipeline.checked_request`.
         JobRunningError
             One runs already.
         """
         expire_silent(self._database)
         with self._database.write() as connection:
-            job_id = storage.jobs.insert(connection, trigger=trigger)
+            checked = checked_request(request or {}, active=storage.models.active(connection))
+            if checked and kind == storage.jobs.EVALUATE:
+                raise DataError(f"request: An evaluation takes none, not {checked}. Leave it out.")
+            job_id = storage.jobs.insert(connection, trigger=trigger, kind=kind, request=checked)
             audit.record(
-                connection, actor=actor, action="retrain", subject=f"job {job_id}", trigger=trigger
+                connection,
+                actor=actor,
+                action=kind,
+                subject=f"job {job_id}",
+                trigger=trigger,
+                request=checked,
             )
         try:
             artifact.remove_unfinished(self._settings.model_dir)
@@ -79,7 +113,7 @@ class JobRunner:
                 error_message=failure.message,
             )
             raise failure from exc
-        _log.info("job_started", job_id=job_id, trigger=trigger, pid=child.pid)
+        _log.info("job_started", job_id=job_id, kind=kind, trigger=trigger, pid=child.pid)
         watcher = threading.Thread(
             target=self._watch, args=(job_id, child), name=f"job-{job_id}", daemon=True
         )
@@ -161,6 +195,8 @@ class JobRunner:
                     error_code=exc.code,
                     error_message=exc.message,
                 )
+        elif status == 0 and job["kind"] == storage.jobs.EVALUATE:
+            self._end(job_id, storage.jobs.SUCCEEDED)
         elif job["error_code"] is not None:
             self._end(job_id, storage.jobs.FAILED)
         else:
@@ -220,6 +256,7 @@ class JobRunner:
         _log.info(
             "job_ended",
             job_id=job_id,
+            kind=job["kind"],
             status=status,
             version=job["version"],
             seconds=round(seconds, 3),
@@ -237,6 +274,57 @@ def expire_silent(database: storage.Database) -> None:
             storage.jobs.interrupt_silent(connection, silent_since=silent_since)
 
 
+def find_job(database: storage.Database, job_id: int) -> dict[str, Any]:
+    """Return the row of a job.
+
+    Raises
+    ------
+    NotFoundError
+        There is none of this number.
+    """
+    expire_silent(database)
+    with database.read() as connection:
+        return _found(connection, job_id)
+
+
+def request_finish(database: storage.Database, job_id: int, *, actor: str) -> dict[str, Any]:
+    """Ask a job that tunes to go on with the best that it has, and return its row.
+
+    Asking again changes nothing.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such job.
+    ConflictError
+        It is not tuning, or no more.
+    """
+    expire_silent(database)
+    with database.write() as connection:
+        job = _found(connection, job_id)
+        if job["status"] != storage.jobs.RUNNING or job["stage"] != TUNING:
+            doing = (
+                f"is at {job['stage']!r}"
+                if job["status"] == storage.jobs.RUNNING
+                else f"has ended ({job['status']})"
+            )
+            raise ConflictError(
+                f"Job {job_id} {doing}, and tunes nothing: there is nothing to finish. GET "
+                f"/jobs/{job_id} shows when its stage is {TUNING!r}."
+            )
+        if not job["finish_requested"]:
+            storage.jobs.update(connection, job_id, finish_requested=True)
+            audit.record(connection, actor=actor, action="finish_tuning", subject=f"job {job_id}")
+        return _found(connection, job_id)
+
+
+def _found(connection: storage.Connection, job_id: int) -> dict[str, Any]:
+    job = storage.jobs.get(connection, job_id)
+    if job is None:
+        raise NotFoundError(f"There is no job {job_id}: GET /jobs lists those that there are.")
+    return job
+
+
 def job_error(job: dict[str, Any]) -> ReckeeperError:
     """Return the error that ended a job, from its row."""
     return error_of(
@@ -249,31 +337,40 @@ def job_error(job: dict[str, Any]) -> ReckeeperError:
 def describe_job(job: dict[str, Any]) -> dict[str, Any]:
     """Return a job's row as the API shows it.
 
-    ``seconds_left`` is an estimate from the fraction done and the time that
-    it took; None while too little is done to tell.
+    ``seconds_left`` is an estimate: what tuning says while it lasts, else from
+    the fraction done and the time that it took; None while too little is known
+    to tell. ``result`` is there if the row has it.
     """
     ended_at = job["finished_at"] or storage.now()
     elapsed = (ended_at - job["started_at"]) / 1e6
     left = None
-    if job["status"] == storage.jobs.RUNNING and job["fraction"] >= 0.05:
-        left = round(elapsed * (1 - job["fraction"]) / job["fraction"], 1)
+    if job["status"] == storage.jobs.RUNNING:
+        if job["stage"] == TUNING:
+            left = (job["progress"] or {}).get("seconds_left")
+        elif job["fraction"] >= 0.05:
+            left = round(elapsed * (1 - job["fraction"]) / job["fraction"], 1)
     error = None
     if job["error_code"] is not None:
         error = {"code": job["error_code"], "message": job["error_message"]}
-    return {
+    described = {
         "job_id": job["job_id"],
+        "kind": job["kind"],
+        "request": job["request"],
         "status": job["status"],
         "trigger": job["trigger"],
         "stage": job["stage"],
         "fraction": job["fraction"],
         "seconds_elapsed": round(elapsed, 1),
         "seconds_left": left,
+        "progress": job["progress"],
+        "finish_requested": job["finish_requested"],
         "started_at": rfc3339(job["started_at"]),
         "finished_at": None if job["finished_at"] is None else rfc3339(job["finished_at"]),
         "version": job["version"],
         "peak_memory_bytes": job["peak_memory_bytes"],
         "error": error,
     }
+    return described | ({"result": job["result"]} if "result" in job else {})
 
 
 def rfc3339(microseconds: int) -> str:

@@ -1,0 +1,509 @@
+"""Quality beside peers: ``python -m benchmarks.quality [--data FOLDER] [--plot FILE]``.
+
+Three tasks: Gowalla in the split that papers use; MovieLens, the last fifth of
+each user's history held out; MovieLens for users whom training never saw. Every
+method runs in a fresh process, so that its memory is its own, and all are judged
+by the same code: all items, those of the history removed, every user of the test
+part. A method with several settings chooses among them on a split of the
+training part alone.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+from scipy import sparse
+
+from benchmarks import harness
+from reckeeper import evaluation
+from reckeeper.evaluation import Quality, Scorer
+from reckeeper.matrix import InteractionLog, InteractionMatrix, read_log
+from reckeeper.recipes import recipe_named
+from reckeeper.training.tune import tune
+
+PUBLISHED = {
+    "LightGCN": (0.1830, 0.1554),
+    "UltraGCN": (0.1862, 0.1580),
+    "SimpleX": (0.1872, 0.1557),
+    "BSPM": (0.1920, 0.1597),
+    "GR-MC (2025; unconfirmed)": (0.2081, 0.1640),
+}
+"""Recall@20 and NDCG@20 on Gowalla as their authors print them, cited and not measured here."""
+
+OURS = "spectral, tuned"
+N_RUNS = 3
+
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What may be trained on; what a model sees of each user judged, and what it must find."""
+
+    log: InteractionLog
+    histories: sparse.csr_array
+    held_out: sparse.csr_array
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a model is fitted, and the settings among which a validation split chooses."""
+
+    fit: Callable[[InteractionMatrix, Settings], Scorer]
+    grid: tuple[Settings, ...] = ({},)
+    tuned_recipe: str | None = None
+
+
+# ------------------------------------------------------------------ tasks
+
+
+def gowalla(data: Path) -> Task:
+    """Give Gowalla as LightGCN's authors split it; it has no times."""
+    train, test = (
+        pq.read_table(data / "gowalla" / name) for name in ("train.parquet", "test.parquet")
+    )
+    log = _log(train["user_id"], train["item_id"])
+    rows, columns = (
+        np.array([index.find(str(one)) for one in test[name].to_pylist()])
+        for index, name in ((log.users, "user_id"), (log.items, "item_id"))
+    )
+    histories = log.matrix().weights
+    return Task(log, histories, _pairs(rows, columns, shape=histories.shape))
+
+
+def movielens(data: Path) -> Task:
+    """Give MovieLens, the last fifth of each user's history held out."""
+    log = _movielens_log(data)
+    split = evaluation.split_user_time(log)
+    kept = split.train.weights[log.user_index, log.item_index] > 0
+    return Task(_part(log, kept), split.histories, split.held_out)
+
+
+def movielens_new_users(data: Path) -> Task:
+    """Give MovieLens without a fifth of its users, who show the first half of their histories."""
+    log = _movielens_log(data)
+    n_users = len(log.users)
+    is_new = np.zeros(n_users, dtype=bool)
+    is_new[np.random.default_rng(0).permutation(n_users)[: n_users // 5]] = True
+    counts = np.bincount(log.user_index, minlength=n_users)
+    in_time = np.lexsort((log.item_index, log.occurred_at, log.user_index))
+    place = np.empty(len(in_time), dtype=np.int64)
+    place[in_time] = np.arange(len(in_time)) - np.repeat(np.cumsum(counts) - counts, counts)
+    is_shown = place < (counts // 2)[log.user_index]
+    of_new = is_new[log.user_index]
+    asked = of_new & ~is_shown
+    shown = log.matrix(of_new & is_shown).weights
+    held_out = _pairs(log.user_index[asked], log.item_index[asked], shape=shown.shape)
+    return Task(_part(log, ~of_new), shown, held_out)
+
+
+def _movielens_log(data: Path) -> InteractionLog:
+    """Read ratings of 4 and more, as `reckeeper import --preset movielens` does."""
+    ratings = pyarrow.csv.read_csv(data / "ml-latest-small" / "ratings.csv")
+    liked = ratings.filter(pc.greater_equal(ratings["rating"], 4.0))
+    return _log(liked["userId"], liked["movieId"], seconds=liked["timestamp"])
+
+
+def _log(
+    users: pa.ChunkedArray, items: pa.ChunkedArray, *, seconds: pa.ChunkedArray | None = None
+) -> InteractionLog:
+    columns = {
+        "user_id": users.cast(pa.string()),
+        "item_id": items.cast(pa.string()),
+        "interaction_type": pa.array(["click"] * len(users)),
+        "weight": np.ones(len(users)),
+    }
+    if seconds is not None:
+        columns["occurred_at"] = pc.multiply(seconds.cast(pa.int64()), 1_000_000)
+    return read_log(pa.table(columns).combine_chunks().to_batches(), type_weights={"click": 1.0})
+
+
+def _part(log: InteractionLog, kept: np.ndarray) -> InteractionLog:
+    """Keep some rows of a log, and all its ids."""
+    rows = {
+        field.name: value[kept]
+        for field in dataclasses.fields(log)
+        if isinstance(value := getattr(log, field.name), np.ndarray)
+    }
+    return dataclasses.replace(log, **rows)
+
+
+def _pairs(rows: np.ndarray, columns: np.ndarray, *, shape: tuple[int, int]) -> sparse.csr_array:
+    ones = np.ones(len(rows), dtype=np.float32)
+    pairs = sparse.coo_array((ones, (rows, columns)), shape=shape).tocsr()
+    pairs.data[:] = 1
+    return pairs
+
+
+# ------------------------------------------------------------------ peers
+
+
+@dataclass(frozen=True)
+class ItemWeights:
+    """Scores r·W with W items × items, dense or sparse."""
+
+    weights: Any
+
+    def score(self, rows: sparse.csr_array) -> np.ndarray:
+        scores = rows @ self.weights
+        return scores.toarray() if sparse.issparse(scores) else scores
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Scores r·VᵀV with V components × items."""
+
+    components: np.ndarray
+
+    def score(self, rows: sparse.csr_array) -> np.ndarray:
+        return (rows @ self.components.T) @ self.components
+
+
+@dataclass(frozen=True)
+class UserFactors:
+    """Scores known users by their own factors; `rows` hold each user's number (see `_judge`)."""
+
+    users: np.ndarray
+    items: np.ndarray
+
+    def score(self, rows: sparse.csr_array) -> np.ndarray:
+        number = rows.data[rows.indptr[:-1]].astype(np.int64)
+        return self.users[number] @ self.items.T
+
+
+@dataclass(frozen=True)
+class AlsFoldIn:
+    """Scores users by factors that implicit's ALS solves for from their histories."""
+
+    model: Any
+
+    def score(self, rows: sparse.csr_array) -> np.ndarray:
+        from threadpoolctl import threadpool_limits
+
+        histories = sparse.csr_matrix(rows, dtype=np.float32)
+        with threadpool_limits(1, "blas"):
+            users = self.model.recalculate_user(np.arange(histories.shape[0]), histories)
+        return users @ self.model.item_factors.T
+
+
+def _fit_implicit(kind: type, interactions: InteractionMatrix, **settings: Any) -> Any:
+    from implicit.utils import ParameterWarning
+    from threadpoolctl import threadpool_limits
+
+    # implicit has threads of its own, and asks for BLAS to have one.
+    with threadpool_limits(1, "blas"), warnings.catch_warnings():
+        # Its cosine hands itself a COO matrix, and says so.
+        warnings.simplefilter("ignore", ParameterWarning)
+        model = kind(**settings)
+        model.fit(sparse.csr_matrix(interactions.weights, dtype=np.float32), show_progress=False)
+    return model
+
+
+def als(
+    interactions: InteractionMatrix, settings: Settings, *, fold_in: bool = False
+) -> UserFactors | AlsFoldIn:
+    """Fit `implicit`'s alternating least squares."""
+    from implicit.als import AlternatingLeastSquares
+
+    model = _fit_implicit(
+        AlternatingLeastSquares, interactions, iterations=15, random_state=0, **settings
+    )
+    return AlsFoldIn(model) if fold_in else UserFactors(model.user_factors, model.item_factors)
+
+
+def bpr(interactions: InteractionMatrix, settings: Settings) -> UserFactors:
+    """Fit `implicit`'s Bayesian personalised ranking."""
+    from implicit.bpr import BayesianPersonalizedRanking
+
+    model = _fit_implicit(BayesianPersonalizedRanking, interactions, random_state=0, **settings)
+    return UserFactors(model.user_factors, model.item_factors)
+
+
+def cosine(interactions: InteractionMatrix, settings: Settings) -> ItemWeights:
+    """Fit `implicit`'s item-item cosine."""
+    from implicit.nearest_neighbours import CosineRecommender
+
+    model = _fit_implicit(CosineRecommender, interactions, **settings)
+    return ItemWeights(sparse.csr_array(model.similarity))
+
+
+def truncated_svd(interactions: InteractionMatrix, settings: Settings) -> Projection:
+    """Fit scikit-learn's `TruncatedSVD` with its own solver."""
+    from sklearn.decomposition import TruncatedSVD
+
+    model = TruncatedSVD(random_state=0, **settings)
+    model.fit(sparse.csr_matrix(interactions.weights, dtype=np.float32))
+    return Projection(model.components_)
+
+
+def ease(interactions: InteractionMatrix, settings: Settings) -> ItemWeights:
+    """Fit EASE: Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019."""
+    weights = interactions.weights
+    gram = (weights.T @ weights).toarray()
+    gram[np.diag_indices_from(gram)] += settings["ridge"]
+    inverse = np.linalg.inv(gram)
+    item_weights = inverse / -np.diag(inverse)
+    np.fill_diagonal(item_weights, 0.0)
+    return ItemWeights(item_weights)
+
+
+def _recipe(name: str, interactions: InteractionMatrix, settings: Settings) -> Scorer:
+    return recipe_named(name).fit(interactions, settings=settings)
+
+
+def _ours(name: str, **settings: Any) -> Method:
+    return Method(partial(_recipe, name), (settings,))
+
+
+def _tuned(name: str) -> Method:
+    return Method(partial(_recipe, name), tuned_recipe=name)
+
+
+def _grid(**choices: tuple[Any, ...]) -> tuple[Settings, ...]:
+    grid: list[dict[str, Any]] = [{}]
+    for name, values in choices.items():
+        grid = [{**settings, name: value} for settings in grid for value in values]
+    return tuple(grid)
+
+
+_MOVIELENS_ALS = _grid(
+    factors=(16, 32, 64, 128), regularization=(1.0, 10.0, 30.0, 100.0), alpha=(1.0, 5.0, 20.0)
+)
+_MOVIELENS_METHODS = {
+    "popularity": _ours("popularity"),
+    "svd, tuned": _tuned("svd"),
+    "implicit item-item cosine": Method(cosine, _grid(K=(20, 100, 500, 2000, 6000))),
+    "EASE": Method(ease, _grid(ridge=(50, 100, 200, 400, 800))),
+    OURS: _tuned("spectral"),
+}
+
+TASKS: dict[str, tuple[Callable[[Path], Task], dict[str, Method]]] = {
+    "gowalla": (
+        gowalla,
+        {
+            "popularity": _ours("popularity"),
+            "svd, tuned": _tuned("svd"),
+            "scikit-learn TruncatedSVD": Method(truncated_svd, _grid(n_components=(256,))),
+            "implicit item-item cosine": Method(cosine, _grid(K=(20, 100, 400, 1600))),
+            "implicit BPR": Method(
+                bpr,
+                _grid(factors=(128,), learning_rate=(0.01, 0.05), iterations=(100, 300)),
+            ),
+            "implicit ALS": Method(als, _grid(factors=(128,), alpha=(10.0,))),
+            "spectral, fast": _ours("spectral", n_components=0),
+            "spectral, defaults": _ours("spectral"),
+            OURS: _tuned("spectral"),
+        },
+    ),
+    "movielens": (
+        movielens,
+        {**_MOVIELENS_METHODS, "implicit ALS": Method(als, _MOVIELENS_ALS)},
+    ),
+    "movielens_new_users": (
+        movielens_new_users,
+        {**_MOVIELENS_METHODS, "implicit ALS": Method(partial(als, fold_in=True), _MOVIELENS_ALS)},
+    ),
+}
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def _judge(model: Scorer, asked: Task | evaluation.Split) -> Quality:
+    histories = asked.histories
+    if isinstance(model, UserFactors):
+        number = np.repeat(np.arange(histories.shape[0]), np.diff(histories.indptr))
+        histories = sparse.csr_array(
+            (number.astype(np.float64), histories.indices, histories.indptr), shape=histories.shape
+        )
+    return evaluation.measure(model, histories=histories, held_out=asked.held_out)
+
+
+def _choose(method: Method, log: InteractionLog) -> Settings:
+    """Choose settings from the training part alone: by `tune`, or the best NDCG@20 of a grid."""
+    if method.tuned_recipe is not None:
+        return tune(method.tuned_recipe, log).settings
+    if len(method.grid) == 1:
+        return method.grid[0]
+    has_times = log.occurred_at is not None
+    split = evaluation.split_user_time(log) if has_times else evaluation.split_random(log)
+
+    def ndcg(settings: Settings) -> float:
+        model = method.fit(split.train, settings)
+        return float(_judge(model, split).ndcg.mean())
+
+    return max(method.grid, key=ndcg)
+
+
+def measure(task_name: str, method_name: str, data: Path, *, per_user: Path) -> dict[str, Any]:
+    """Choose, fit and judge one method in this process; `per_user` gets each user's figures."""
+    load, methods = TASKS[task_name]
+    method, task = methods[method_name], load(data)
+    began = time.perf_counter()
+    settings = _choose(method, task.log)
+    tune_seconds = time.perf_counter() - began
+    interactions = task.log.matrix()
+    fit_seconds, model = harness.median_seconds(
+        lambda: method.fit(interactions, settings), n_runs=N_RUNS
+    )
+    quality = _judge(model, task)
+    np.savez(per_user, **dataclasses.asdict(quality))
+    chosen = method.tuned_recipe is not None or len(method.grid) > 1
+    return {
+        "settings": dict(settings),
+        "fit_seconds": round(fit_seconds, 2),
+        "tune_seconds": round(tune_seconds, 1) if chosen else None,
+        "peak_memory_bytes": harness.memory_bytes(os.getpid()),
+        "n_test_users": len(quality.user_index),
+        # Novelty would count popularity on the users judged, which are not always all.
+        "metrics": {k: v for k, v in quality.summary().items() if not k.startswith("novelty")},
+    }
+
+
+def _read_quality(path: Path) -> Quality:
+    with np.load(path) as arrays:
+        return Quality(
+            **{name: array if array.ndim else array.item() for name, array in arrays.items()}
+        )
+
+
+def run_task(
+    name: str, data: Path, *, wanted: Callable[[str], bool] = lambda method: True
+) -> dict[str, Any]:
+    """Measure the methods of a task, each in a fresh process, and compare ours with the best."""
+    harness.require_data(data)
+    load = os.getloadavg()[0]
+    rows: dict[str, Any] = {}
+    qualities: dict[str, Quality] = {}
+    with tempfile.TemporaryDirectory(prefix="reckeeper-bench-") as folder:
+        per_user = Path(folder) / "quality.npz"
+        for method in filter(wanted, TASKS[name][1]):
+            arguments = ("--child", name, method, str(per_user), "--data", str(data))
+            rows[method] = harness.in_fresh_process("benchmarks.quality", *arguments)
+            qualities[method] = _read_quality(per_user)
+    others = {
+        method: quality.ndcg.mean()
+        for method, quality in qualities.items()
+        if not method.startswith("spectral")
+    }
+    result: dict[str, Any] = {"load_at_start": load, "methods": rows}
+    if OURS in qualities and others:
+        best = max(others, key=others.__getitem__)
+        difference = evaluation.compare(qualities[best], qualities[OURS])
+        result["ours_minus_best_other"] = {"best_other": best, **difference}
+    return result
+
+
+def run(data: Path = harness.DATA, *, plot: Path | None = None) -> dict[str, Any]:
+    """Measure all methods on all tasks."""
+    results: dict[str, Any] = {"benchmark": "quality"}
+    results |= {name: run_task(name, data) for name in TASKS}
+    if plot is not None:
+        draw(results["gowalla"]["methods"], plot)
+    return results
+
+
+# ------------------------------------------------------------------ showing
+
+
+def draw(rows: Mapping[str, Any], path: Path) -> None:
+    """Draw quality on Gowalla against the time of a fit; published figures are lines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for method, row in sorted(rows.items(), key=lambda item: _negative_ndcg(item[1])):
+        marker = "*" if method.startswith("spectral") else "o"
+        ndcg = row["metrics"]["ndcg@20"]["mean"]
+        axes.plot(row["fit_seconds"], ndcg, marker, markersize=9, label=f"{method} {ndcg:.4f}")
+    label_at = 0.0
+    for name, (_, ndcg) in sorted(PUBLISHED.items(), key=lambda item: item[1][1]):
+        axes.axhline(ndcg, color="0.75", linewidth=0.8, linestyle="--", zorder=0)
+        label_at = max(ndcg, label_at + 0.005)  # names stay apart where lines do not
+        axes.annotate(
+            f"{name} {ndcg:.4f}", (1, label_at), xycoords=("axes fraction", "data"),
+            xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, color="0.35",
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel(f"seconds to fit, {os.cpu_count()} cores")
+    axes.set_ylabel("NDCG@20, whole test set")
+    axes.set_title("Gowalla: measured (points), published by others (lines)", fontsize=10)
+    axes.legend(fontsize=8, loc="center left")
+    figure.savefig(path, dpi=110)
+
+
+def _negative_ndcg(row: Mapping[str, Any]) -> float:
+    return -float(row["metrics"]["ndcg@20"]["mean"])
+
+
+def markdown(task: Mapping[str, Any]) -> str:
+    """Write a task's rows as a table, best first, and below it what was chosen."""
+    lines = [
+        "| method | Recall@20 | NDCG@20 | fit, s | ÷ ALS | settings chosen in, s | peak memory |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    als_seconds = task["methods"].get("implicit ALS", {}).get("fit_seconds")
+    chosen = [""]
+
+    def shown(row: Mapping[str, Any], metric: str) -> str:
+        return "{mean:.4f} ({low:.4f}–{high:.4f})".format(**row["metrics"][metric])
+
+    for method, row in sorted(task["methods"].items(), key=lambda item: _negative_ndcg(item[1])):
+        of_als = f"{row['fit_seconds'] / als_seconds:.2f}" if als_seconds else ""
+        lines.append(
+            f"| {method} | {shown(row, 'recall@20')} | {shown(row, 'ndcg@20')} | "
+            f"{row['fit_seconds']:.2f} | {of_als} | {row['tune_seconds'] or ''} | "
+            f"{row['peak_memory_bytes'] / 1e6:.0f} MB |"
+        )
+        if row["settings"]:
+            settings = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
+            chosen.append(f"- {method}: {settings}")
+    if versus := task.get("ours_minus_best_other"):
+        chosen.append(
+            f"- {OURS}, minus {versus['best_other']}, user by user, NDCG@20: "
+            "{difference:+.4f} ({low:+.4f} to {high:+.4f})".format(**versus["ndcg@20"])
+        )
+    return "\n".join(lines + chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=harness.DATA)
+    parser.add_argument("--task", choices=TASKS, help="measure this one only")
+    parser.add_argument("--only", nargs="+", default=[""], help="methods with this in their names")
+    parser.add_argument("--plot", type=Path, help="draw Gowalla's figures into this file")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is not None:
+        task, method, per_user = options.child
+        print(json.dumps(measure(task, method, options.data, per_user=Path(per_user))))
+        return
+
+    def wanted(method: str) -> bool:
+        return any(part in method for part in options.only)
+
+    for name in [options.task] if options.task else TASKS:
+        result = run_task(name, options.data, wanted=wanted)
+        print(json.dumps({"benchmark": "quality", name: result}), flush=True)
+        print(f"\n{name}:\n\n{markdown(result)}\n", flush=True)
+        if name == "gowalla" and options.plot is not None:
+            draw(result["methods"], options.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Jobs on the page: how one is started, how far it is, and how it ended."""
+
+import contextlib
+from collections.abc import Callable
+
+import shared
+import streamlit as st
+
+from reckeeper.client import Client, Job, JobPage, Model, RetrainRequest
+from reckeeper.errors import ConflictError, JobRunningError, ReckeeperError
+
+PROGRESS_SECONDS = 0.5
+
+COMPARISON = "comparison"
+"""The place, besides `shared.MAIN`, where a job may be started; its progress is shown there."""
+
+STATUS = {
+    "running": ":blue-badge[🔵 running]",
+    "succeeded": ":green-badge[🟢 succeeded]",
+    "failed": ":red-badge[🔴 failed]",
+    "interrupted": ":orange-badge[🟠 interrupted]",
+}
+STAGES = {
+    "starting": "Starting the training process",
+    "reading": "Reading interactions",
+    "tuning": "Tuning: trying settings",
+    "fitting": "Fitting the model",
+    "measuring": "Measuring on what was held out",
+    "writing": "Writing the model files",
+    "registering": "Registering the new version",
+    "done": "Done",
+}
+
+
+# Starting one, and following it
+
+
+def start_retrain(client: Client, request: RetrainRequest, *, place: str = shared.MAIN) -> None:
+    """Start a retrain, or join the one that runs."""
+    try:
+        job = client.start_retrain(**request)
+    except JobRunningError as exc:
+        details = exc.details or {}
+        if details.get("kind") == "evaluate":
+            return  # the page says that it runs
+        shared.notify("info", "A retrain was already running: this is its progress.", place=place)
+        _watch(details.get("job_id"), place)
+    else:
+        _watch(job["job_id"], place)
+
+
+def start_comparison(client: Client) -> None:
+    """Start comparing the recipes; of a job that runs already, the page says so."""
+    with contextlib.suppress(JobRunningError):
+        client.start_evaluation()
+
+
+def follow(client: Client, models: list[Model], page: JobPage) -> None:
+    """Remember the running job, or keep the outcome of the one that ran as the notice."""
+    running = find_running(page)
+    if running is None:
+        _conclude(models, page["jobs"])
+        shared.watch(client, page)
+    else:
+        _watch(running["job_id"], place_of(running))
+
+
+def find_running(page: JobPage) -> Job | None:
+    return next((job for job in page["jobs"] if job["status"] == "running"), None)
+
+
+def place_of(job: Job) -> str:
+    """Return where a job's progress is shown: where this reader started it."""
+    if job["kind"] == "evaluate":
+        return COMPARISON
+    watched_id, place = st.session_state.get("watched_job", (None, shared.MAIN))
+    return place if watched_id == job["job_id"] else shared.MAIN
+
+
+def _watch(job_id: int | None, place: str) -> None:
+    st.session_state["watched_job"] = (job_id, place)
+
+
+def _conclude(models: list[Model], jobs: list[Job]) -> None:
+    watched_id, place = st.session_state.pop("watched_job", (None, shared.MAIN))
+    job = next((job for job in jobs if job["job_id"] == watched_id), None)
+    if job is None or job["kind"] != "retrain":
+        return  # what became of a comparison is said from its job, for whoever comes
+    if job["error"] is not None:
+        shared.notify_error(job["error"]["code"], job["error"]["message"], place=place)
+        return
+    model = next((model for model in models if model["version"] == job["version"]), None)
+    if model is not None:
+        shared.notify("success", _success(model, job["request"]), place=place)
+
+
+def _success(model: Model, request: RetrainRequest) -> str:
+    lines = [
+        f"Model retrained in {model['seconds']:.1f}s - {model['training_samples']} samples, "
+        f"{model['explained_variance']} variance explained",
+        f"Version **{model['version']}** · **{model['training_samples']:,}** samples · "
+        f"**{model['n_users']:,}** users · **{model['n_items']:,}** items · "
+        f"**{model['explained_variance']}** explained variance",
+    ]
+    if request:
+        how = ", settings found by tuning" if request.get("tune") else ""
+        settings = shared.settings_in_words(model["settings"])
+        lines.append(f"Recipe **{shared.escape(model['recipe'])}**{how}: {settings}")
+    return "\n\n".join(lines)
+
+
+# While one runs
+
+
+def show_running(
+    client: Client, running: Job | None, *, place: str, more: Callable[[Job], None] | None = None
+) -> None:
+    """Show in a place the progress of the job that belongs there, or where to look for it."""
+    if running is None:
+        return
+    if place_of(running) == place:
+        _show_progress(client, running["job_id"], more)
+        return
+    what = "A retrain runs" if running["kind"] == "retrain" else "The recipes are being compared"
+    where = "above" if place == COMPARISON else "below"
+    st.markdown(f":small[{what}: the progress is shown {where}. One job runs at a time.]")
+
+
+@st.fragment(run_every=PROGRESS_SECONDS)
+def _show_progress(client: Client, job_id: int, more: Callable[[Job], None] | None) -> None:
+    try:
+        job = client.job(job_id)
+    except ReckeeperError as exc:
+        st.warning(shared.sentence(exc.message), icon="⏳")
+        return
+    if job["status"] != "running":
+        st.rerun()
+    st.progress(min(max(job["fraction"], 0.0), 1.0), text=_progress(job))
+    if job["stage"] == "tuning":
+        _show_tuning(client, job)
+    if more is not None:
+        more(job)
+
+
+def _progress(job: Job) -> str:
+    stage = STAGES.get(job["stage"], job["stage"].replace("_", " ").capitalize())
+    words = [f"**{shared.escape(stage)}**", f"{job['fraction']:.0%}"]
+    words.append(f"{shared.duration(job['seconds_elapsed'])} elapsed")
+    if job["seconds_left"] is not None:
+        words.append(f"about {shared.duration(job['seconds_left'])} left")
+    words.append(f"job {job['job_id']}, {shared.escape(shared.trigger(job['trigger']))}")
+    return " · ".join(words)
+
+
+def _show_tuning(client: Client, job: Job) -> None:
+    found = job["progress"]
+    best = None if found is None else found["settings"]
+    if found is None or best is None or found["ndcg"] is None:
+        st.markdown(":small[The first settings are being measured.]")
+    else:
+        tried = f"**{found['n_tried']:,}** tried · best NDCG so far **{found['ndcg']:.4f}**"
+        st.markdown(f":small[{tried}, with {shared.settings_in_words(best)}]")
+    if job["finish_requested"]:
+        st.markdown(":small[Tuning is being ended; the model gets the best settings so far.]")
+    elif st.button("Stop tuning, use the best so far", disabled=best is None, icon="⏹️"):
+        shared.attempt(lambda: _finish(client, job["job_id"]), place=place_of(job))
+        st.rerun()
+
+
+def _finish(client: Client, job_id: int) -> None:
+    with contextlib.suppress(ConflictError):  # tuning had just ended by itself
+        client.finish_job(job_id)
+
+
+# Those that have been
+
+
+def show_recent(jobs: list[Job]) -> None:
+    with st.expander("Recent jobs", icon="🕘", key="recent_jobs"):
+        if not jobs:
+            st.caption("None yet.")
+            return
+        rows = [
+            {
+                "Job": job["job_id"],
+                "What": _kind(job),
+                "Status": STATUS[job["status"]],
+                "Started": shared.local_time(job["started_at"], seconds=True).replace(
+                    "-", "\N{NON-BREAKING HYPHEN}"
+                ),
+                "Duration": job["seconds_elapsed"],
+                "Trigger": shared.escape(shared.trigger(job["trigger"])),
+                "Outcome": _outcome(job),
+            }
+            for job in jobs
+        ]
+        shared.table(
+            rows,
+            alt="Recent training jobs",
+            formats={"Duration": shared.duration},
+            wrapped=["Outcome"],
+        )
+
+
+def _kind(job: Job) -> str:
+    if job["kind"] == "evaluate":
+        return "comparison"
+    return "tuned retrain" if job["request"].get("tune") else "retrain"
+
+
+def _outcome(job: Job) -> str:
+    if job["error"] is not None:
+        return shared.sentence(job["error"]["message"])
+    if job["status"] == "succeeded" and job["kind"] == "evaluate":
+        return "Recipes compared"
+    return "" if job["version"] is None else f"Version {job['version']}"

@@ -1,0 +1,247 @@
+"""What `reckeeper evaluate` asks of a recipe: a trial, made of files or of what is stored."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import sparse
+
+from reckeeper import evaluation
+from reckeeper.errors import NotEnoughDataError
+from reckeeper.matrix import IdIndex, InteractionLog, InteractionMatrix
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a recipe learns from, and what it is asked.
+
+    Attributes
+    ----------
+    train : InteractionMatrix
+    log : InteractionLog
+        The same interactions one by one, for tuning.
+    histories : scipy.sparse.csr_array, shape (n, n_items)
+        Rows of the users who are asked for, none of them empty.
+    held_out : scipy.sparse.csr_array, shape (n, n_items)
+        Ones: the items to be found that training knows.
+    n_unseen : ndarray of int, shape (n,)
+        Number of the items to be found that training does not know.
+    split : str or None
+        How stored interactions were split; None of files.
+    n_test_users_unseen : int
+        Users with something to be found whom training never saw.
+    n_test_users_left_out : int
+        Users with something to be found, or of the test file, who are not
+        among those asked for.
+    n_test_items_unseen : int
+        Items to be found that training never saw.
+    n_test_pairs_in_train : int
+        Pairs of the test file that the user's row has already.
+    """
+
+    train: InteractionMatrix
+    log: InteractionLog
+    histories: sparse.csr_array
+    held_out: sparse.csr_array
+    n_unseen: np.ndarray
+    split: str | None
+    n_test_users_unseen: int
+    n_test_users_left_out: int
+    n_test_items_unseen: int
+    n_test_pairs_in_train: int
+
+    def counts(self) -> dict[str, int | str | None]:
+        """Return the sizes, as JSON values."""
+        return {
+            "split": self.split,
+            "n_users": int(np.count_nonzero(np.diff(self.train.weights.indptr))),
+            "n_items": int(np.count_nonzero(self._n_users_of_item())),
+            "n_interactions": self.train.n_interactions,
+            "n_test_users": self.histories.shape[0],
+            "n_test_users_unseen": self.n_test_users_unseen,
+            "n_test_users_left_out": self.n_test_users_left_out,
+            "n_test_items_unseen": self.n_test_items_unseen,
+            "n_test_pairs_in_train": self.n_test_pairs_in_train,
+        }
+
+    def measure(
+        self,
+        model: evaluation.Scorer,
+        *,
+        k: int,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> evaluation.Quality:
+        """Measure a model on all that is to be found, items that training never saw too.
+
+        These cannot be found, and count as relevant: recall and the others
+        are shares of all that users did. See `evaluation.measure`.
+        """
+        held_out, n_findable = self.held_out, np.diff(self.held_out.indptr)
+        hopeless = np.flatnonzero(n_findable == 0)
+        if len(hopeless):
+            # They get a list all the same. What is in a history is never found.
+            had = self.histories.indices[self.histories.indptr[hopeless]]
+            held_out = held_out + _ones(hopeless, had, shape=held_out.shape)
+        quality = evaluation.measure(
+            model,
+            histories=self.histories,
+            held_out=held_out,
+            popularity=self._n_users_of_item(),
+            n_users=self.train.weights.shape[0],
+            k=k,
+            on_progress=on_progress,
+        )
+        n_relevant = n_findable + self.n_unseen
+        ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(k) + 2))])
+        return dataclasses.replace(
+            quality,
+            recall=quality.recall * n_findable / n_relevant,
+            ndcg=quality.ndcg * ideal[np.minimum(n_findable, k)] / ideal[np.minimum(n_relevant, k)],
+            average_precision=quality.average_precision * n_findable / n_relevant,
+        )
+
+    def _n_users_of_item(self) -> np.ndarray:
+        weights = self.train.weights
+        return np.bincount(weights.indices, minlength=weights.shape[1])
+
+
+def of_files(
+    train: InteractionLog, test: InteractionLog, history: InteractionLog | None = None
+) -> Trial:
+    """Ask for what users did in `test`, of a recipe that learned from `train`.
+
+    Without a history, the users of `test` whom `train` knows are asked for,
+    each from the own row in `train`. With one, those of `test` whom `history`
+    has: their row is what they did in it, added to what `train` has of them.
+    In either case an item of the row is neither recommended nor relevant.
+
+    Parameters
+    ----------
+    train, test, history : InteractionLog
+        Of ids that may differ. In `test` only the pairs count, not their
+        weights; items of `history` that `train` does not know are left out.
+
+    Raises
+    ------
+    NotEnoughDataError
+        There is nobody to ask for.
+    """
+    learned = train.matrix()
+    user_of, item_of = _places(test.users, train.users), _places(test.items, train.items)
+    n_users, n_items = len(test.users), len(train.items)
+    # The row after the last is empty: it is that of the place -1.
+    rows = sparse.vstack([learned.weights, sparse.csr_array((1, n_items))])
+    histories, is_asked = rows.tocsr()[user_of], user_of >= 0
+    if history is not None:
+        histories = _sum(histories, _rows(history, users=test.users, items=train.items))
+        is_asked = _places(test.users, history.users) >= 0
+
+    pairs = test.matrix().weights.tocoo()
+    row, column = pairs.row.astype(np.int64), item_of[pairs.col]
+    n_unseen = np.bincount(row[column < 0], minlength=n_users)
+    row, column = row[column >= 0], column[column >= 0]
+    is_had = _are_stored(histories, row, column)
+    held_out = _ones(row[~is_had], column[~is_had], shape=histories.shape)
+
+    is_asked &= np.diff(histories.indptr) > 0
+    is_asked &= np.diff(held_out.indptr) + n_unseen > 0
+    n_users_unseen = int(np.count_nonzero(user_of < 0))
+    if not is_asked.any():
+        advice = "" if history else ", or give what new users did before with --history"
+        raise NotEnoughDataError(
+            f"There is no user to judge: of {n_users} user(s) of the test file training knows "
+            f"{n_users - n_users_unseen}, and none has both something to start from and something "
+            f"new to find. See that the files have the same kind of ids{advice}."
+        )
+    return Trial(
+        train=learned,
+        log=train,
+        histories=histories[is_asked],
+        held_out=held_out[is_asked],
+        n_unseen=n_unseen[is_asked],
+        split=None,
+        n_test_users_unseen=n_users_unseen,
+        n_test_users_left_out=int(np.count_nonzero(~is_asked)),
+        n_test_items_unseen=int(np.count_nonzero(item_of < 0)),
+        n_test_pairs_in_train=int(np.count_nonzero(is_had)),
+    )
+
+
+def of_split(log: InteractionLog, split: evaluation.Split) -> Trial:
+    """Ask for what a split of `log` holds out, of users and items of the log.
+
+    Raises
+    ------
+    NotEnoughDataError
+        Nothing is held out of any user who is in the training part.
+    """
+    from reckeeper.training import suitability
+
+    histories = split.train.weights
+    wants = np.diff(split.held_out.indptr) > 0
+    is_new = np.diff(histories.indptr) == 0
+    is_asked = wants & ~is_new
+    if not is_asked.any():
+        raise NotEnoughDataError(
+            f"There is no user to judge: split by {split.kind}, the stored interactions hold out "
+            "nothing of any user who is in the training part. Send more interactions, or take "
+            "another --split."
+        )
+    wanted_items = np.unique(split.held_out.indices)
+    n_new = int(np.count_nonzero(wants & is_new))
+    return Trial(
+        train=split.train,
+        log=suitability.training_side(log, split),
+        histories=histories[is_asked],
+        held_out=split.held_out[is_asked],
+        n_unseen=np.zeros(np.count_nonzero(is_asked), dtype=np.int64),
+        split=split.kind,
+        n_test_users_unseen=n_new,
+        n_test_users_left_out=n_new,
+        n_test_items_unseen=int(np.count_nonzero(~np.isin(wanted_items, histories.indices))),
+        n_test_pairs_in_train=0,
+    )
+
+
+def _places(ids: IdIndex, known: IdIndex) -> np.ndarray:
+    """Return the index in `known` of each id, -1 where it is not there."""
+    found = pc.index_in(pa.array(ids.ids, pa.string()), value_set=pa.array(known.ids, pa.string()))
+    places: np.ndarray = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    return places
+
+
+def _rows(log: InteractionLog, *, users: IdIndex, items: IdIndex) -> sparse.csr_array:
+    """Sum a log by users and items of others; what these lack is left out."""
+    pairs = log.matrix().weights.tocoo()
+    row, column = _places(log.users, users)[pairs.row], _places(log.items, items)[pairs.col]
+    kept = (row >= 0) & (column >= 0)
+    entries = (pairs.data[kept], (row[kept], column[kept]))
+    return sparse.coo_array(entries, shape=(len(users), len(items))).tocsr()
+
+
+def _sum(first: sparse.csr_array, second: sparse.csr_array) -> sparse.csr_array:
+    """Add two matrices, and keep the stored zeros that scipy's own sum drops."""
+    a, b = first.tocoo(), second.tocoo()
+    places = (np.concatenate([a.row, b.row]), np.concatenate([a.col, b.col]))
+    values = np.concatenate([a.data, b.data])
+    return sparse.coo_array((values, places), shape=first.shape).tocsr()
+
+
+def _are_stored(matrix: sparse.csr_array, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Return which places have an entry, zeros too; columns ascend in the matrix's rows."""
+    n_rows, n_columns = matrix.shape
+    row_of = np.repeat(np.arange(n_rows, dtype=np.int64), np.diff(matrix.indptr))
+    stored = row_of * n_columns + matrix.indices
+    wanted = row * n_columns + column
+    # The -1, past the end, is where what is larger than all is looked for.
+    found = np.append(stored, -1)[np.searchsorted(stored, wanted)]
+    are_stored: np.ndarray = found == wanted
+    return are_stored
+
+
+def _ones(row: np.ndarray, column: np.ndarray, *, shape: tuple[int, int]) -> sparse.csr_array:
+    values = np.ones(len(row), dtype=np.float32)
+    return sparse.coo_array((values, (row, column)), shape=shape).tocsr()

@@ -1,0 +1,76 @@
+"""What every recipe asks of the data that it is fitted to, and of arrays from a file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from reckeeper.errors import DataError, NotEnoughDataError
+from reckeeper.matrix import InteractionMatrix
+
+
+def check_interactions(interactions: InteractionMatrix) -> None:
+    """Refuse what no recipe can be fitted to.
+
+    Raises
+    ------
+    NotEnoughDataError
+        Fewer than two users or two items.
+    DataError
+        A weight is not finite; the message says where.
+    """
+    n_users, n_items = interactions.weights.shape
+    if n_users < 2 or n_items < 2:
+        raise NotEnoughDataError(
+            f"A model needs at least 2 users and 2 items; there are interactions of {n_users} "
+            f"user(s) with {n_items} item(s). Send more interactions, then retrain."
+        )
+    weights = interactions.weights
+    is_finite = np.isfinite(weights.data)
+    if not is_finite.all():
+        position = int(np.flatnonzero(~is_finite)[0])
+        row = int(np.searchsorted(weights.indptr, position, side="right")) - 1
+        column = int(weights.indices[position])
+        raise DataError(
+            f"The weight in row {row}, column {column} (user {interactions.users.ids[row]!r}, item "
+            f"{interactions.items.ids[column]!r}) is {weights.data[position]}, not a finite "
+            "number. Correct or leave out the interactions of this pair."
+        )
+
+
+def checked_array(
+    arrays: Mapping[str, np.ndarray],
+    name: str,
+    *,
+    dtype: type[np.generic],
+    shape: tuple[int | None, ...],
+) -> np.ndarray[Any, Any]:
+    """Return an array of a model file, if it is as it must be.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+    name : str
+    dtype : type
+        Such as ``numpy.float32``.
+    shape : tuple of int or None
+        None stands for any length.
+
+    Raises
+    ------
+    DataError
+        It is missing, has another dtype or shape, or a value that is not finite.
+    """
+    if name not in arrays:
+        raise DataError(f"The array {name!r} is missing.")
+    array = arrays[name]
+    if array.dtype != dtype:
+        raise DataError(f"The array {name!r} is of {array.dtype}, not {np.dtype(dtype)}.")
+    if len(array.shape) != len(shape) or any(
+        wanted not in (None, length) for length, wanted in zip(array.shape, shape, strict=True)
+    ):
+        wanted = " × ".join("any" if length is None else str(length) for length in shape)
+        raise DataError(f"The array {name!r} has the shape {array.shape}, not {wanted}.")
+    if not np.isfinite(array).all():
+        raise DataError(f"The array {name!r} has values that are not finite.")
+    return array

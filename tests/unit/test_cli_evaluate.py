@@ -1,0 +1,478 @@
+"""`reckeeper evaluate`: its files, what it asks of a recipe, and how its options go together."""
+
+import gzip
+import json
+import math
+import signal
+from datetime import UTC, date, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import sparse
+from typer.testing import CliRunner
+
+from reckeeper import evaluation
+from reckeeper.cli import evaluate as command
+from reckeeper.cli import trials
+from reckeeper.cli.commands import app
+from reckeeper.cli.evaluation_files import read_interactions
+from reckeeper.errors import DataError, NotEnoughDataError
+from reckeeper.recipes import recipe_named
+
+SECONDS = 1_600_000_000
+MICROS = SECONDS * 1_000_000
+
+
+@pytest.fixture
+def csv(tmp_path):
+    """Return a function that writes a CSV file, of text or bytes, and gives its path."""
+
+    def write(content, name="some.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """Return a function that writes columns to a Parquet file and gives its path."""
+
+    def write(columns, name="some.parquet"):
+        path = tmp_path / name
+        pq.write_table(pa.table(columns), path)
+        return path
+
+    return write
+
+
+def read(path, *, with_times=True):
+    return read_interactions(path, with_times=with_times)[0]
+
+
+def rows(log):
+    """Return the log as it was in the file: user, item, weight."""
+    return [
+        (log.users.ids[user], log.items.ids[item], weight)
+        for user, item, weight in zip(log.user_index, log.item_index, log.weight, strict=True)
+    ]
+
+
+# Files
+
+
+def test_a_csv_as_people_write_it(csv):
+    lines = ['\ufeffweight,note,"item_id",user_id', '2,"a, b",x,é', '0.5,,"y ""z""",日本 🎬']
+    text = "\r\n".join([*lines, '1,,"a\nb",é'])
+    log, ignored = read_interactions(csv(text), with_times=True)
+    assert rows(log) == [("é", "x", 2.0), ("日本 🎬", 'y "z"', 0.5), ("é", "a\nb", 1.0)]
+    assert log.users.ids == sorted(log.users.ids)
+    assert log.items.ids == sorted(log.items.ids)
+    assert log.occurred_at is None
+    assert ignored == ["note"]
+
+
+def test_ids_of_every_type_agree(csv, parquet, tmp_path):
+    text = csv("user_id,item_id\n10,-3\n9,4\n")
+    packed = tmp_path / "packed.csv.gz"
+    packed.write_bytes(gzip.compress(text.read_bytes()))
+    expected = [("10", "-3", 1.0), ("9", "4", 1.0)]
+    assert rows(read(text)) == rows(read(packed)) == expected
+    strings = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary())
+    types = [pa.int8(), pa.int64(), pa.float32(), pa.float64(), *strings]
+    for number, kind in enumerate(types):
+        values = [["10", "9"], ["-3", "4"]]
+        if kind not in strings:
+            values = [[int(value) for value in column] for column in values]
+        user, item = (pa.array(column, kind) for column in values)
+        log = read(parquet({"user_id": user, "item_id": item}, f"{number}.parquet"))
+        assert rows(log) == expected, kind
+        if kind in strings[:2]:
+            coded = {"user_id": user.dictionary_encode(), "item_id": item.dictionary_encode()}
+            assert rows(read(parquet(coded, f"{number}-coded.parquet"))) == expected
+    assert read(text).users.ids == ["10", "9"]
+
+
+def test_ids_are_the_same_in_every_chunk(csv):
+    n = 200_000
+    users = [f"u{number * 7919 % 1000}" for number in range(n)]
+    items = [f"i{number % 313}" for number in range(n)]
+    lines = (f"{user},{item}\n" for user, item in zip(users, items, strict=True))
+    log = read(csv("user_id,item_id\n" + "".join(lines)))
+    assert [log.users.ids[index] for index in log.user_index] == users
+    assert [log.items.ids[index] for index in log.item_index] == items
+
+
+def test_repeated_pairs_are_summed_and_a_weight_may_be_zero(csv):
+    log = read(csv("user_id,item_id,weight\nu,i,1\nu,j,0\nu,i,2.5\n"))
+    assert len(log) == 3
+    matrix = log.matrix()
+    assert matrix.weights.toarray().tolist() == [[3.5, 0.0]]
+    assert matrix.weights.nnz == 2
+
+
+WRITTEN = [
+    "2020-09-13T12:26:40Z",
+    "2020-09-13 12:26:40",
+    "2020-09-13t14:26:40.000000000+02:00",
+    "2020-09-13T07:56:40-0430",
+]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([SECONDS, 5]),
+        pa.array([SECONDS, 5], pa.int32()),
+        pa.array([float(SECONDS), 5.0]),
+        pa.array([SECONDS * 1_000, 5_000]),
+        pa.array([MICROS, 5_000_000]),
+        pa.array([MICROS * 1_000, 5_000_000_000]),
+        pa.array([str(SECONDS), " 5.0 "]),
+        pa.array([datetime(2020, 9, 13, 12, 26, 40), datetime(1970, 1, 1, 0, 0, 5)]),
+        pa.array([SECONDS * 10**9, 5 * 10**9]).cast(pa.timestamp("ns", "Europe/Berlin")),
+        pa.array([SECONDS, 5]).cast(pa.timestamp("s", "UTC")),
+        *(pa.array([text, "1970-01-01T00:00:05Z"]) for text in WRITTEN),
+    ],
+    ids=str,
+)
+def test_times_in_every_form(parquet, values):
+    log = read(parquet({"user_id": ["u", "v"], "item_id": ["i", "j"], "timestamp": values}))
+    assert log.occurred_at.dtype == np.int64
+    assert log.occurred_at.tolist() == [MICROS, 5_000_000]
+
+
+def test_days_are_times_too(parquet):
+    days = {"user_id": [1], "item_id": [1], "timestamp": [date(2020, 9, 13)]}
+    midnight = datetime(2020, 9, 13, tzinfo=UTC).timestamp()
+    assert read(parquet(days)).occurred_at.tolist() == [midnight * 1e6]
+
+
+def test_times_that_nobody_asks_for_are_not_read(csv):
+    log = read(csv("user_id,item_id,timestamp\nu,i,yesterday\n"), with_times=False)
+    assert log.occurred_at is None
+
+
+HEADER = "user_id,item_id,weight,timestamp\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "is empty"),
+        ("a,b\nu,i\n", "has no column 'user_id'; its columns are 'a', 'b'"),
+        ("user_id,item_id,user_id\nu,i,v\n", "several columns 'user_id'"),
+        (HEADER, "has column names and no rows"),
+        (HEADER + "u,i,1,5\n,i,1,5\n", "line 3: user_id is missing"),
+        (HEADER + "u,,1,5\n", "line 2: item_id is missing"),
+        (HEADER + "u,i,,5\n", "line 2: weight is missing"),
+        (HEADER + '"a\nb",i,1,5\nu,i,much,5\n', "line 4: weight 'much' is not a number"),
+        (HEADER + "u,i,1,5\nu,i,nan,5\n", "line 3: weight 'nan' is not a finite number"),
+        (HEADER + "u,i,-inf,5\n", "line 2: weight '-inf' is not a finite number"),
+        (HEADER + "u,i,-1,5\n", "line 2: weight '-1' does not lie between 0 and 1e+12"),
+        (HEADER + "u,i,2e12,5\n", "line 2: weight '2e12' does not lie between 0 and 1e+12"),
+        (HEADER + "u,i,1,\n", "line 2: timestamp is missing"),
+        (HEADER + "u,i,1,noon\n", "line 2: timestamp 'noon' is not a time such as"),
+        (HEADER + "u,i,1,5\nu,i,1,noon\n", "line 3: timestamp 'noon' is not a number, as"),
+        (HEADER + "u,i,1,2020-01-01\nu,i,1,5\n", "line 3: timestamp '5' is not a time"),
+        (HEADER + "u,i,1,2020-02-30\n", "line 2: timestamp '2020-02-30' is not a time"),
+        (HEADER + "u,i,1,5\nu,i,1\n", "line 3: has 3 values, but there are 4 columns"),
+        (b"user_id,item_id\nu,i\n\xffx,i\n", r"line 3: user_id '\\xffx' is not text in UTF-8"),
+    ],
+)
+def test_one_bad_row_refuses_a_file(csv, content, told):
+    with pytest.raises(DataError) as refused:
+        read(csv(content))
+    assert "some.csv" in refused.value.message
+    assert told in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"user_id": [1, None]}, "line 2: user_id is missing"),
+        ({"user_id": [1.0, math.nan]}, "line 2: user_id is missing"),
+        ({"item_id": [1.5, 2.0]}, "line 1: item_id '1.5' is not a whole number"),
+        ({"item_id": ["a", ""]}, "line 2: item_id is missing"),
+        ({"user_id": [True, False]}, "'user_id' has the type bool"),
+        ({"weight": [1.0, math.nan]}, "line 2: weight is missing"),
+        ({"weight": [math.inf, 1.0]}, "line 1: weight 'inf' is not a finite number"),
+        ({"weight": [[1.0], [2.0]]}, "'weight' has the type list"),
+        ({"timestamp": [SECONDS, None]}, "line 2: timestamp is missing"),
+        ({"timestamp": [True, False]}, "'timestamp' has the type bool"),
+    ],
+)
+def test_one_bad_row_refuses_a_parquet_file(parquet, changed, told):
+    with pytest.raises(DataError) as refused:
+        read(parquet({"user_id": [1, 2], "item_id": [1, 2], **changed}))
+    assert told in refused.value.message
+
+
+def test_numbers_and_written_times_do_not_mix(csv):
+    half = 60_000
+    numbers, written = "u,i,5\n" * half * 2, "u,i,2020-01-01\n" * half
+    with pytest.raises(DataError, match="line 120002: timestamp '2020-01-01' is not a number"):
+        read(csv("user_id,item_id,timestamp\n" + numbers + written))
+    with pytest.raises(DataError, match="line 60002: timestamp '5' is not a time"):
+        read(csv("user_id,item_id,timestamp\n" + written + numbers))
+
+
+# Trials
+
+
+def log_of(csv, *pairs):
+    return read(csv("user_id,item_id\n" + "".join(f"{user},{item}\n" for user, item in pairs)))
+
+
+TRAIN = [*(("a", item) for item in "ijk"), ("b", "i"), ("b", "j"), ("c", "i"), ("c", "l")]
+
+
+class Ranked:
+    """A scorer that has the items in the order of their indices."""
+
+    def score(self, matrix: sparse.csr_array) -> np.ndarray:
+        return np.tile(-np.arange(matrix.shape[1], dtype=np.float64), (matrix.shape[0], 1))
+
+
+def test_what_a_test_file_asks(csv):
+    asked = [("a", "i"), ("a", "l"), ("a", "l"), ("b", "k"), ("b", "new"), ("b", "newer")]
+    asked += [("c", "new"), ("d", "i"), ("e", "newest")]
+    trial = trials.of_files(log_of(csv, *TRAIN), log_of(csv, *asked))
+    assert trial.counts() == {
+        "split": None,
+        "n_users": 3,
+        "n_items": 4,
+        "n_interactions": 7,
+        "n_test_users": 3,
+        "n_test_users_unseen": 2,
+        "n_test_users_left_out": 2,
+        "n_test_items_unseen": 3,
+        "n_test_pairs_in_train": 1,
+    }
+    # Lists: a has l alone; b has k, l; c has j, k.
+    quality = trial.measure(Ranked(), k=2)
+    second = 1 / math.log2(3)
+    assert quality.recall.tolist() == [1.0, pytest.approx(1 / 3), 0.0]
+    assert quality.ndcg.tolist() == [1.0, pytest.approx(1 / (1 + second)), 0.0]
+    assert quality.hit_rate.tolist() == [1.0, 1.0, 0.0]
+    assert quality.average_precision.tolist() == [1.0, pytest.approx(1 / 3), 0.0]
+    assert quality.coverage == 3 / 4  # c gets a list too
+    assert quality.novelty == pytest.approx(np.mean([-math.log2(n / 3) for n in (1, 1, 1, 2, 1)]))
+
+
+def test_users_who_did_only_what_they_had_done_before_are_left_out(csv):
+    trial = trials.of_files(log_of(csv, *TRAIN), log_of(csv, ("a", "i"), ("a", "j"), ("b", "l")))
+    assert trial.counts()["n_test_users"] == 1
+    assert trial.counts()["n_test_users_left_out"] == 1
+    assert trial.counts()["n_test_users_unseen"] == 0
+
+
+def test_new_users_start_from_their_history(csv):
+    history = [("d", "i"), ("d", "gone"), ("d", "i"), ("e", "gone"), ("b", "l"), ("x", "j")]
+    asked = [("d", "j"), ("d", "i"), ("e", "i"), ("f", "i"), ("a", "l"), ("b", "k")]
+    trial = trials.of_files(log_of(csv, *TRAIN), log_of(csv, *asked), log_of(csv, *history))
+    # b: what training has of it, and the history; d: the history. The others have none.
+    assert trial.histories.toarray().tolist() == [[1, 1, 0, 1], [2, 0, 0, 0]]
+    assert trial.held_out.toarray().tolist() == [[0, 0, 1, 0], [0, 1, 0, 0]]
+    counts = trial.counts()
+    assert (counts["n_test_users"], counts["n_test_users_unseen"]) == (2, 3)
+    assert (counts["n_test_users_left_out"], counts["n_test_pairs_in_train"]) == (3, 1)
+    assert counts["n_interactions"] == len(TRAIN)
+    # Lists: b has k, which one of three users has; d has j, which two have.
+    quality = trial.measure(Ranked(), k=1)
+    assert quality.recall.tolist() == [1.0, 1.0]
+    assert quality.novelty == pytest.approx(np.mean([math.log2(3), math.log2(3 / 2)]))
+
+
+def test_a_pair_that_weighs_nothing_was_seen_all_the_same(csv):
+    train = read(csv("user_id,item_id,weight\na,i,0\na,j,1\nb,k,1\n"))
+    history = read(csv("user_id,item_id,weight\na,k,0\n"))
+    test = log_of(csv, ("a", "i"), ("a", "k"), ("a", "l"))
+    trial = trials.of_files(train, test, history)
+    assert trial.histories.nnz == 3
+    assert trial.held_out.nnz == 0
+    assert trial.n_unseen.tolist() == [1]
+    quality = trial.measure(Ranked(), k=3)
+    assert quality.recall.tolist() == quality.ndcg.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("asked", [[("z", "i")], [("a", "i"), ("b", "j")]])
+def test_somebody_must_be_left_to_judge(csv, asked):
+    train, test = log_of(csv, *TRAIN), log_of(csv, *asked)
+    with pytest.raises(NotEnoughDataError, match="no user to judge") as refused:
+        trials.of_files(train, test)
+    assert "--history" in refused.value.message
+
+
+def test_of_a_split_only_users_with_a_past_are_asked(csv):
+    lines = "".join(
+        f"{user},{item},{time}\n"
+        for time, (user, item) in enumerate([*TRAIN, ("a", "new"), ("b", "l"), ("d", "i")])
+    )
+    log = read(csv("user_id,item_id,timestamp\n" + lines))
+    trial = trials.of_split(log, evaluation.split_time(log, share=0.3))
+    assert trial.counts() == {
+        "split": "time",
+        "n_users": 3,
+        "n_items": 4,
+        "n_interactions": 7,
+        "n_test_users": 2,
+        "n_test_users_unseen": 1,
+        "n_test_users_left_out": 1,
+        "n_test_items_unseen": 1,
+        "n_test_pairs_in_train": 0,
+    }
+    assert len(trial.log) == 7
+
+
+# The command
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+
+
+def told(*arguments):
+    done = run(*arguments)
+    assert not done.stdout
+    assert isinstance(done.exception, DataError), done.exception
+    return done.exception.message
+
+
+def test_options_that_do_not_go_together_are_refused_at_once():
+    files = ("--train", "none.csv", "--test", "none.csv")
+    assert "--recipe NAME" in told(*files)
+    assert "--train FILE" in told("--test", "none.csv", "--recipe", "svd")
+    assert "--train FILE" in told("--history", "none.csv")
+    assert "leave out either" in told(
+        *files, "--recipe", "svd", "--tune", "--set", "n_components=2"
+    )
+    assert "add --tune" in told(*files, "--recipe", "svd", "--tune-seconds", "3")
+    assert "leave out --train" in told("--compare", "--recipe", "svd")
+    assert "leave out --train" in told("--compare", "--k", "5")
+    assert run("--k", "0").exit_code == run("--split", "magic").exit_code == 2
+
+
+def test_recipe_and_settings_are_looked_at_before_any_file():
+    files = ("--train", "none.csv", "--test", "none.csv")
+    assert "There is no recipe 'magic'" in told(*files, "--recipe", "magic")
+    svd = (*files, "--recipe", "svd", "--set")
+    assert "no setting 'depth'" in told(*svd, "depth=3")
+    assert "n_components must be" in told(*svd, "n_components=many")
+    assert "not of the form key=value" in told(*svd, "n_components")
+    assert "none.csv" in told(*svd, "n_components=3")
+
+
+def test_values_of_settings_are_what_they_look_like():
+    pairs = ["a=1", "b=0.5", "c=true", "d=null", "e=raw", 'f="1"', "g=x=y", "h="]
+    assert command.parse_settings(pairs) == {
+        "a": 1,
+        "b": 0.5,
+        "c": True,
+        "d": None,
+        "e": "raw",
+        "f": "1",
+        "g": "x=y",
+        "h": "",
+    }
+    with pytest.raises(DataError, match="twice"):
+        command.parse_settings(["a=1", "a=2"])
+    with pytest.raises(DataError, match="key=value"):
+        command.parse_settings(["=1"])
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Write a training and a test file of two tastes and give their options."""
+    random = np.random.default_rng(0)
+    lines = {"train": [], "test": []}
+    for user in range(40):
+        for place, item in enumerate(random.permutation(range(user % 2, 16, 2))):
+            lines["test" if place < 2 else "train"].append(f"u{user},i{item},note\n")
+    options = []
+    for name, part in lines.items():
+        path = tmp_path / f"{name}.csv"
+        path.write_text("user_id,item_id,extra\n" + "".join(part))
+        options += [f"--{name}", path]
+    return options
+
+
+def test_the_report_has_all_and_stdout_nothing_else(files):
+    done = run(*files, "--recipe", "svd", "--set", "n_components=2", "--k", "3", "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    metrics = [f"{name}@3" for name in ("recall", "ndcg", "hit_rate", "map")]
+    assert (report["recipe"], report["settings"]) == ("svd", {"n_components": 2})
+    assert (report["tuned"], report["tuning"], report["tune_seconds"]) == (False, None, 0.0)
+    assert list(report["intervals"]) == list(report["versus_popularity"]) == metrics
+    assert list(report["popularity"]) == [*metrics, "coverage@3", "novelty@3"]
+    for metric in metrics:
+        low, high = report["intervals"][metric]["low"], report["intervals"][metric]["high"]
+        assert low <= report[metric] <= high
+        difference = report["versus_popularity"][metric]
+        assert difference["difference"] == pytest.approx(
+            report[metric] - report["popularity"][metric]
+        )
+        assert difference["low"] <= difference["difference"] <= difference["high"]
+    assert report["recall@3"] > 0.9 > report["popularity"]["recall@3"]
+    assert report["n_test_users"] == report["n_users"] == 40
+    assert report["fit_seconds"] > 0
+    assert report["evaluate_seconds"] > 0
+    assert report["peak_memory_bytes"] > 10_000_000
+    assert "columns not used: extra" in done.stderr
+    assert "fitting svd" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_tables_say_the_same(files):
+    done = run(*files, "--recipe", "popularity")
+    assert done.exit_code == 0, done.output
+    for text in (
+        "recall@20",
+        "novelty@20",
+        "+0.0000",
+        "n_test_users_unseen",
+        "half_life_days=null",
+    ):
+        assert text in done.stdout
+
+
+def test_the_numbers_are_those_of_the_definition(files):
+    """Compute recall and NDCG a second time, from dense tables."""
+    report = json.loads(run(*files, "--recipe", "svd", "--k", "3", "--json").stdout)
+    train, test = read(files[1]), read(files[3])
+    model = recipe_named("svd").fit(train.matrix(), settings={})
+    weights = train.matrix().weights
+    scores = np.where(weights.toarray() > 0, -np.inf, model.score(weights))
+    recalls, ndcgs = [], []
+    for user, name in enumerate(train.users.ids):
+        wanted = {item for one, item, _ in rows(test) if one == name}
+        best = sorted(range(len(train.items)), key=lambda item: -scores[user, item])[:3]
+        hits = [train.items.ids[item] in wanted for item in best]
+        discounts = [1 / math.log2(rank + 2) for rank in range(3)]
+        recalls.append(sum(hits) / len(wanted))
+        ndcgs.append(np.dot(hits, discounts) / sum(discounts[: len(wanted)]))
+    assert report["recall@3"] == pytest.approx(np.mean(recalls), abs=1e-12)
+    assert report["ndcg@3"] == pytest.approx(np.mean(ndcgs), abs=1e-12)
+
+
+def test_one_user_is_too_few_to_train_on(csv):
+    path = csv("user_id,item_id\nu,i\nu,j\n")
+    other = csv("user_id,item_id\nu,k\n", "other.csv")
+    assert "at least 2 users" in told("--train", path, "--test", other, "--recipe", "svd")
+
+
+def test_the_first_ctrl_c_ends_tuning_and_the_second_all():
+    with command._Stages() as stages:
+        with command._until_ctrl_c(stages) as should_stop:
+            assert not should_stop()
+            signal.raise_signal(signal.SIGINT)
+            assert should_stop()
+            assert should_stop()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

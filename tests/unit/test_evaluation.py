@@ -1,0 +1,748 @@
+"""Splits, metrics and intervals, held against plain readings, tables and other libraries."""
+
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+import pyarrow as pa
+import pytest
+import pytrec_eval
+from hypothesis import example, given
+from scipy import sparse
+from sklearn.metrics import ndcg_score
+
+from reckeeper import evaluation, matrix
+from reckeeper.errors import DataError, NotEnoughDataError
+from reckeeper.evaluation import Quality, Split
+from reckeeper.storage.interactions import SCHEMA
+
+ADD, REMOVE = "watchlist_add", "watchlist_remove"
+WEIGHTS = {"click": 1.0, ADD: 2.0, "dislike": -1.5}
+
+rows = st.tuples(
+    st.sampled_from(["a", "b", "c", "d"]),
+    st.sampled_from(["i", "j", "k", "l", "m", "n", "o"]),
+    st.sampled_from(["click", "click", "click", ADD, REMOVE, "dislike", "unheard of"]),
+    st.sampled_from([0.5, 1.0, 4.0]),
+    st.integers(1, 9),
+)
+events_of_many = st.lists(rows, max_size=60)
+shares = st.floats(0.01, 0.99)
+
+
+def read(rows, *, has_times=True):
+    schema = SCHEMA if has_times else pa.schema(list(SCHEMA)[:4])
+    columns = [[row[place] for row in rows] for place in range(len(schema))]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+    return matrix.read_log([batch], type_weights=WEIGHTS)
+
+
+def clicks(*pairs):
+    """Return a click for each (user, item), one after the other."""
+    return [(user, item, "click", 1.0, at) for at, (user, item) in enumerate(pairs, start=1)]
+
+
+def stored(pairs):
+    """Return what a sparse matrix stores, by row and column."""
+    pairs = pairs.tocoo()
+    places = zip(pairs.row.tolist(), pairs.col.tolist(), strict=True)
+    return dict(zip(places, pairs.data.tolist(), strict=True))
+
+
+def held_items(split, log):
+    """Return each user's held-out items by external ids."""
+    held = {}
+    for user, item in stored(split.held_out):
+        held.setdefault(log.users.ids[user], []).append(log.items.ids[item])
+    return held
+
+
+def wanted_pairs(log):
+    return {pair for pair, weight in stored(log.matrix().weights).items() if weight > 0}
+
+
+def equal(first, second):
+    return (
+        first.kind == second.kind
+        and stored(first.train.weights) == stored(second.train.weights)
+        and stored(first.held_out) == stored(second.held_out)
+    )
+
+
+def trains_on_the_past_only(split, log):
+    """Whether a split by time trains on what happened before its cut, on all of it and no more.
+
+    The cut of a user lies at the first row of that user's held-out pairs. A
+    cut for all lies before the first row of any held-out pair.
+    """
+    is_held = split.held_out.toarray()[log.user_index, log.item_index] > 0
+    if split.kind == "time":
+        last = split.train.latest_at.max()
+        if is_held.any() and last >= log.occurred_at[is_held].min():
+            return False
+        before = log.occurred_at <= last
+    else:
+        rank = np.argsort(np.argsort(log.occurred_at, kind="stable"))
+        cut = np.full(len(log.users), len(log))
+        np.minimum.at(cut, log.user_index[is_held], rank[is_held])
+        before = rank < cut[log.user_index]
+    honest = log.matrix(before)
+    return stored(split.train.weights) == stored(honest.weights) and np.array_equal(
+        split.train.latest_at, honest.latest_at
+    )
+
+
+# Splits
+
+
+SPLITS = {
+    "user_time": evaluation.split_user_time,
+    "time": evaluation.split_time,
+    "random": evaluation.split_random,
+    "popular": lambda log, **kwargs: evaluation.split_random(log, popularity_power=0.5, **kwargs),
+}
+
+
+each_kind = pytest.mark.parametrize("kind", SPLITS)
+
+
+@each_kind
+@given(events=events_of_many, share=shares)
+def test_a_pair_is_on_one_side_and_keeps_its_place(kind, events, share):
+    log = read([*events, *clicks(("a", "i"), ("b", "j"))])
+    split = SPLITS[kind](log, share=share)
+    assert split.kind == kind
+    assert not stored(split.train.weights).keys() & stored(split.held_out).keys()
+    assert split.train.users is log.users
+    assert split.train.items is log.items
+    assert split.train.weights.shape == split.held_out.shape == log.matrix().weights.shape
+    assert split.histories is split.train.weights
+    assert set(stored(split.held_out).values()) <= {1.0}
+    assert split.held_out.dtype == np.float32
+    split.held_out.check_format(full_check=True)
+    assert split.held_out.has_canonical_format
+
+
+@pytest.mark.parametrize("kind", ["user_time", "random", "popular"])
+@given(events=events_of_many, share=shares)
+def test_the_share_is_taken_of_what_each_user_wants(kind, events, share):
+    log = read(events)
+    split = SPLITS[kind](log, share=share)
+    held = stored(split.held_out).keys()
+    wanted = wanted_pairs(log)
+    assert held <= wanted
+    for user in range(len(log.users)):
+        n_wanted = sum(pair[0] == user for pair in wanted)
+        n_held = sum(pair[0] == user for pair in held)
+        if n_wanted < 2:
+            assert n_held == 0
+        else:
+            assert 1 <= n_held <= n_wanted - 1
+            assert abs(n_held - share * n_wanted) <= 0.5 or n_held in (1, n_wanted - 1)
+        assert split.train.weights[[user]].nnz >= 1
+
+
+@given(events=events_of_many, share=shares)
+def test_nothing_after_the_cut_is_in_training(events, share):
+    log = read(events)
+    assert trains_on_the_past_only(evaluation.split_user_time(log, share=share), log)
+
+
+@given(events=events_of_many, share=shares)
+def test_a_cut_in_time_parts_all_interactions(events, share):
+    log = read([*events, ("a", "i", "click", 1.0, 1), ("a", "i", "click", 1.0, 9)])
+    split = evaluation.split_time(log, share=share)
+    assert trains_on_the_past_only(split, log)
+    before = log.occurred_at <= split.train.latest_at.max()
+    assert stored(split.train.weights) == stored(log.matrix(before).weights)
+    assert split.train.n_interactions == before.sum()
+    known = stored(split.train.weights).keys()
+    after = stored(log.matrix(~before).weights)
+    assert stored(split.held_out).keys() == {
+        pair for pair, weight in after.items() if weight > 0 and pair not in known
+    }
+    # As near to the share as whole moments allow: with the moment before it, it were too much.
+    last = log.occurred_at == split.train.latest_at.max()
+    if len(set(log.occurred_at[before])) > 1:
+        assert (~before | last).sum() > share * len(log) - 0.5
+    if (log.occurred_at[~before] > log.occurred_at[~before].min()).any():
+        later = log.occurred_at > log.occurred_at[~before].min()
+        assert later.sum() <= share * len(log) + 0.5
+
+
+def planted(log, split, keep):
+    return Split(split.kind, log.matrix(keep), split.held_out)
+
+
+def test_a_planted_leak_is_caught():
+    """The check of the two tests above fails where training has seen the future."""
+    log = read(
+        [
+            ("a", "i", "click", 1.0, 1),
+            ("a", "j", "click", 1.0, 2),
+            ("a", "k", "click", 1.0, 5),
+            ("a", "i", "click", 1.0, 6),  # later than the cut, of a pair from before it
+            ("b", "i", "click", 1.0, 1),
+            ("b", "j", "click", 1.0, 7),
+        ]
+    )
+    all_rows = np.ones(len(log), dtype=bool)
+    split = evaluation.split_user_time(log, share=0.3)
+    assert held_items(split, log) == {"a": ["k"], "b": ["j"]}
+    assert trains_on_the_past_only(split, log)
+    assert not trains_on_the_past_only(planted(log, split, all_rows), log)
+    only_pairs = np.array([True, True, False, True, True, False])
+    assert not trains_on_the_past_only(planted(log, split, only_pairs), log)
+
+    split = evaluation.split_time(log, share=0.5)
+    assert held_items(split, log) == {"a": ["k"], "b": ["j"]}
+    assert trains_on_the_past_only(split, log)
+    assert not trains_on_the_past_only(planted(log, split, all_rows), log)
+    assert not trains_on_the_past_only(planted(log, split, only_pairs), log)
+
+
+class Memory:
+    """Scores each user's items by what it saw of that user: nothing but a leak helps it."""
+
+    def __init__(self, seen, histories):
+        self._row_of = {self._key(histories, row): row for row in range(histories.shape[0])}
+        self._seen = seen
+
+    def score(self, rows):
+        users = [self._row_of[self._key(rows, row)] for row in range(rows.shape[0])]
+        return self._seen[users].toarray()
+
+    @staticmethod
+    def _key(matrix, row):
+        part = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        return tuple(matrix.indices[part].tolist())
+
+
+@each_kind
+def test_who_learns_the_answers_by_heart_wins_by_a_leak_only(kind):
+    random = np.random.default_rng(0)
+    events = [
+        (f"u{user:02}", f"i{item:03}", "click", 1.0, int(at))
+        for user in range(40)
+        for item, at in zip(
+            random.choice(200, 12, replace=False), random.integers(1, 1000, 12), strict=True
+        )
+    ]
+    log = read(events)
+    split = SPLITS[kind](log)
+    honest, cheating = (
+        evaluation.measure(Memory(seen, split.histories), histories=split.histories,
+                           held_out=split.held_out, k=20)
+        for seen in (split.train.weights, log.matrix().weights)
+    )  # fmt: skip
+    # Chance finds 20 of the 190 items that are left.
+    assert honest.recall.mean() < 0.25
+    assert cheating.recall.mean() == 1.0
+    assert cheating.ndcg.mean() == pytest.approx(1.0)
+
+
+def test_the_last_pairs_of_each_user_are_held_out():
+    log = read(
+        [
+            *clicks(*(("a", item) for item in "qrstuvwxyz"), ("b", "q"), ("b", "r"), ("c", "q")),
+            ("a", "z", "click", 5.0, 0),  # first seen before all others
+        ]
+    )
+    split = evaluation.split_user_time(log, share=0.2)
+    assert held_items(split, log) == {"a": ["x", "y"], "b": ["r"]}
+    assert split.train.n_interactions == 10
+    # The second click on z came after the cut, and is not known at that time.
+    z = log.items.find("z")
+    assert split.train.weights[0, z] == 5.0
+
+
+def test_of_equal_times_the_later_row_is_the_later_one():
+    log = read([("a", item, "click", 1.0, 1) for item in "zyxw"])
+    split = evaluation.split_user_time(log, share=0.5)
+    assert held_items(split, log) == {"a": ["w", "x"]}
+
+
+@each_kind
+def test_what_was_taken_back_is_wanted_by_nobody(kind):
+    log = read(
+        [
+            ("a", "i", "click", 1.0, 1),
+            ("a", "j", "click", 1.0, 2),
+            ("a", "k", "click", 1.0, 3),
+            ("a", "l", ADD, 1.0, 4),
+            ("a", "m", "dislike", 1.0, 5),
+            ("a", "n", REMOVE, 1.0, 6),
+            ("a", "l", REMOVE, 1.0, 7),
+        ]
+    )
+    for share in (0.1, 0.5, 0.9):
+        held = held_items(SPLITS[kind](log, share=share), log)
+        assert set(held.get("a", [])) <= {"i", "j", "k"}
+
+
+def test_a_removal_after_the_cut_does_not_reach_back():
+    log = read(
+        [
+            ("a", "i", ADD, 1.0, 1),
+            ("a", "j", "click", 1.0, 2),
+            ("a", "k", "click", 1.0, 3),
+            ("a", "i", REMOVE, 1.0, 4),
+        ]
+    )
+    split = evaluation.split_time(log, share=0.5)
+    assert stored(split.train.weights) == {(0, 0): 2.0, (0, 1): 1.0}
+    assert held_items(split, log) == {"a": ["k"]}
+
+
+def test_a_pair_that_training_has_at_weight_zero_is_not_held_out():
+    log = read([("a", "i", "dislike", 1.0, 1), ("a", "i", "click", 9.0, 2)])
+    split = evaluation.split_time(log, share=0.5)
+    assert stored(split.train.weights) == {(0, 0): 0.0}
+    assert split.held_out.nnz == 0
+
+
+@given(events=events_of_many, seed=st.integers(0, 2**32), power=st.sampled_from([0.0, 0.5, 3.0]))
+def test_the_same_seed_gives_the_same_split(events, seed, power):
+    def split(log):
+        return evaluation.split_random(log, seed=seed, popularity_power=power)
+
+    assert equal(split(read(events)), split(read(events)))
+    timeless = [(*event[:4], None) for event in events if event[2] != REMOVE]
+    assert equal(
+        split(read(timeless, has_times=False)), split(read(timeless[::-1], has_times=False))
+    )
+
+
+def test_another_seed_gives_another_split():
+    log = read(clicks(*((user, item) for user in "abcd" for item in "ijklmnopqr")))
+    assert not equal(evaluation.split_random(log, seed=1), evaluation.split_random(log, seed=2))
+
+
+def test_all_rows_of_a_held_out_pair_leave_training():
+    log = read(2 * clicks(*(("a", item) for item in "ijklm")))
+    split = evaluation.split_random(log)
+    assert split.held_out.nnz == 1
+    left = wanted_pairs(log) - stored(split.held_out).keys()
+    assert stored(split.train.weights) == dict.fromkeys(left, 2.0)
+
+
+def test_popular_items_are_drawn_as_often_as_their_power_says():
+    # 3,000 users have the item p and one of 300 others, each of which 10 users have.
+    events = [(f"u{user:04}", item, "click", 1.0, 1)
+              for user in range(3000) for item in ("p", f"i{user % 300:03}")]  # fmt: skip
+    log = read(events)
+    popular = log.items.find("p")
+    for power in (0.0, 0.3, 1.0):
+        split = evaluation.split_random(log, share=0.5, seed=3, popularity_power=power)
+        n_popular = (split.held_out.indices == popular).sum()
+        expected = 3000**power / (3000**power + 10**power)
+        spread = math.sqrt(3000 * expected * (1 - expected))
+        assert abs(n_popular - 3000 * expected) < 4 * spread
+
+
+@each_kind
+@pytest.mark.parametrize("share", [0, 1, -0.5, 1.5, math.nan])
+def test_a_share_that_is_none_is_refused(kind, share):
+    with pytest.raises(DataError, match=r"share=.* give a number above 0 and below 1"):
+        SPLITS[kind](read(clicks(("a", "i"), ("a", "j"))), share=share)
+
+
+def test_bad_parameters_of_a_random_split_are_refused():
+    log = read(clicks(("a", "i"), ("a", "j")))
+    with pytest.raises(DataError, match=r"seed=-1 .* from 0 on"):
+        evaluation.split_random(log, seed=-1)
+    for power in (-1.0, math.nan, math.inf):
+        with pytest.raises(DataError, match=r"popularity_power=.* from 0 on"):
+            evaluation.split_random(log, popularity_power=power)
+
+
+def test_splits_by_time_need_times():
+    log = read(clicks(("a", "i"), ("a", "j")), has_times=False)
+    for split in (evaluation.split_user_time, evaluation.split_time):
+        with pytest.raises(DataError, match="no times: use a random split, or give"):
+            split(log)
+    assert evaluation.split_random(log).held_out.nnz == 1
+
+
+@pytest.mark.parametrize("times", [[], [7], [7, 7, 7]], ids=str)
+def test_a_cut_in_time_needs_two_times(times):
+    log = read([("a", f"i{place}", "click", 1.0, at) for place, at in enumerate(times)])
+    with pytest.raises(NotEnoughDataError, match=f"the {len(times)} that there are have one"):
+        evaluation.split_time(log)
+
+
+def test_without_interactions_nothing_is_held_out():
+    for name in ("user_time", "random", "popular"):
+        assert SPLITS[name](read([])).held_out.shape == (0, 0)
+
+
+# Metrics
+
+
+class Table:
+    """A model that has its scores in a table; the history's first item tells the row."""
+
+    def __init__(self, scores, histories):
+        self._scores = np.asarray(scores, dtype=np.float64)
+        self._row_of = {int(histories.indices[histories.indptr[row]]): row
+                        for row in np.flatnonzero(np.diff(histories.indptr))}  # fmt: skip
+
+    def score(self, rows):
+        firsts = rows.indices[rows.indptr[:-1]]
+        return self._scores[[self._row_of[int(first)] for first in firsts]]
+
+
+def measure(scores, seen, relevant, **kwargs):
+    """Measure lists given by a table of scores; `seen` and `relevant` are items of each user."""
+    shape = np.shape(scores)
+
+    def pairs(items):
+        user = np.repeat(np.arange(shape[0]), [len(row) for row in items])
+        column = np.array([item for row in items for item in row], dtype=int)
+        return sparse.csr_array((np.ones(len(user)), (user, column)), shape=shape)
+
+    histories = pairs(seen)
+    return evaluation.measure(
+        Table(scores, histories), histories=histories, held_out=pairs(relevant), **kwargs
+    )
+
+
+def test_metrics_are_those_of_a_table_made_by_hand():
+    # Each user has one item of its own, 5 to 9, and scores 0 to 4 as it likes.
+    scores = [
+        [5, 4, 3, 2, 1, 0, 0, 0, 0, 0],  # list 0 1 2; relevant 0 and 2
+        [1, 2, 3, 4, 5, 0, 0, 0, 0, 0],  # list 4 3 2; relevant 2 alone: fewer than k
+        [7, 7, 7, 7, 7, 0, 0, 0, 0, 0],  # all tie: list 0 1 2; relevant 0 1 2 3 4: more than k
+        [5, 4, 3, 2, 1, 0, 0, 0, 0, 0],  # list 0 1 2; relevant 4: nothing found
+        [5, 4, 3, 2, 1, 0, 0, 0, 0, 0],  # nothing relevant: not measured
+    ]
+    seen = [[5], [6], [7], [8], [9]]
+    quality = measure(scores, seen, [[0, 2], [2], [0, 1, 2, 3, 4], [4], []], k=3)
+    log3 = math.log2(3)
+    assert quality.user_index.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(quality.recall, [1, 1, 3 / 5, 0])
+    np.testing.assert_allclose(quality.ndcg, [1.5 / (1 + 1 / log3), 0.5, 1, 0])
+    np.testing.assert_allclose(quality.hit_rate, [1, 1, 1, 0])
+    np.testing.assert_allclose(quality.average_precision, [(1 + 2 / 3) / 2, 1 / 3, 3 / 5, 0])
+    assert quality.coverage == 5 / 10
+    # Nobody has 0 to 4: they count as if one of the five users had them.
+    assert quality.novelty == pytest.approx(math.log2(5))
+
+
+def test_novelty_is_the_mean_surprise_of_what_is_recommended():
+    # Items 0 and 1 are had by 2 and 1 of 4 users; user 3 lists 0 and 1, user 2 lists 1 and 0.
+    scores = np.zeros((4, 4))
+    scores[:, :2] = [[0, 0], [0, 0], [1, 2], [2, 1]]
+    seen, relevant = [[0, 1], [0], [2], [3]], [[], [], [0], [1]]
+    quality = measure(scores, seen, relevant, k=1)
+    assert quality.user_index.tolist() == [2, 3]
+    assert quality.novelty == pytest.approx((2 + 1) / 2)
+    assert quality.coverage == 2 / 4
+    told = measure(scores, seen, relevant, k=1, popularity=np.array([8, 1, 0, 0]), n_users=16)
+    assert told.novelty == pytest.approx((4 + 1) / 2)
+
+
+def test_what_weighs_nothing_is_had_by_nobody_and_yet_not_recommended():
+    histories = sparse.csr_array(([0.0, 1.0, 1.0], ([0, 0, 1], [0, 1, 0])), shape=(2, 4))
+    held_out = sparse.csr_array(([1.0], ([0], [2])), shape=(2, 4))
+    table = Table([[9, 8, 7, 6], [0, 0, 0, 0]], sparse.csr_array(np.eye(2, 4)))
+    quality = evaluation.measure(table, histories=histories, held_out=held_out, k=1)
+    assert quality.recall.tolist() == [1.0]
+    assert quality.novelty == 1.0
+    two = evaluation.measure(table, histories=histories, held_out=held_out, k=3)
+    assert two.coverage == 2 / 4
+
+
+def test_a_list_is_as_long_as_there_are_items():
+    quality = measure([[3, 2, 1]], [[0]], [[2]], k=20)
+    assert quality.recall.tolist() == [1.0]
+    assert quality.average_precision.tolist() == [0.5]
+    assert quality.ndcg.tolist() == [pytest.approx(1 / math.log2(3))]
+    assert quality.coverage == pytest.approx(2 / 3)
+
+
+def test_who_has_seen_everything_gets_an_empty_list():
+    quality = measure([[3, 2]], [[0, 1]], [[1]], k=1)
+    assert (quality.recall[0], quality.ndcg[0], quality.average_precision[0]) == (0, 0, 0)
+    assert (quality.coverage, quality.novelty) == (0, 0)
+
+
+def test_users_without_history_or_held_out_items_are_not_measured():
+    scores = [[1, 2, 3]] * 4
+    quality = measure(scores, [[0], [], [1], [2]], [[1], [1], [], [0]], k=1)
+    assert quality.user_index.tolist() == [0, 3]
+    sample = measure(scores, [[0], [], [1], [2]], [[1], [1], [], [0]], k=1,
+                     user_index=np.array([3, 1, 3]))  # fmt: skip
+    assert sample.user_index.tolist() == [3]
+    with pytest.raises(NotEnoughDataError, match="nobody to measure"):
+        measure(scores, [[0], [], [1], [2]], [[], [1], [], []])
+
+
+def test_only_positive_entries_are_relevant_each_once():
+    histories = sparse.csr_array(([1.0], ([0], [0])), shape=(1, 4))
+    table = Table([[9, 8, 7, 6]], histories)
+    untidy = sparse.csr_array(
+        (np.array([2.0, 0.0, 1.0, 1.0]), np.array([3, 1, 3, 2]), np.array([0, 4])), shape=(1, 4)
+    )
+    quality = evaluation.measure(table, histories=histories, held_out=untidy, k=2)
+    assert quality.recall.tolist() == [0.5]
+    assert untidy.nnz == 4
+
+
+class Products:
+    """Random scores of any row, all different: a linear model that knows nothing."""
+
+    def __init__(self, n_items, seed=0):
+        random = np.random.default_rng(seed)
+        self._weights = random.standard_normal((n_items, n_items))
+
+    def score(self, rows):
+        return np.asarray(rows @ self._weights)
+
+
+def task(seed, *, n_users=40, n_items=30):
+    """Return random histories and held-out pairs that do not overlap."""
+    random = np.random.default_rng(seed)
+    side = random.choice(3, size=(n_users, n_items), p=[0.7, 0.2, 0.1])
+    weights = random.random((n_users, n_items)) + 0.1
+    return (
+        sparse.csr_array(np.where(side == 1, weights, 0)),
+        sparse.csr_array((side == 2).astype(np.float32)),
+    )
+
+
+@given(seed=st.integers(0, 10_000), k=st.sampled_from([1, 3, 10, 20, 40]))
+@example(seed=0, k=20)
+def test_metrics_agree_with_trec_eval(seed, k):
+    histories, held_out = task(seed)
+    model = Products(30, seed)
+    quality = evaluation.measure(model, histories=histories, held_out=held_out, k=k)
+
+    scores = model.score(histories)
+    scores[histories.nonzero()] = -np.inf
+    run, judged = {}, {}
+    for user in quality.user_index.tolist():
+        ranking = np.argsort(-scores[user], kind="stable")
+        ranking = ranking[np.isfinite(scores[user, ranking])]
+        # trec_eval breaks ties in its own way: it gets ranks as scores, which have none.
+        run[str(user)] = {str(item): float(-rank) for rank, item in enumerate(ranking)}
+        judged[str(user)] = {str(item): 1 for item in held_out[[user]].indices}
+    names = {"recall": "recall", "ndcg": "ndcg_cut", "average_precision": "map_cut",
+             "hit_rate": "success"}  # fmt: skip
+    evaluator = pytrec_eval.RelevanceEvaluator(judged, {f"{name}.{k}" for name in names.values()})
+    theirs = evaluator.evaluate(run)
+    for ours, name in names.items():
+        expected = [theirs[str(user)][f"{name}_{k}"] for user in quality.user_index]
+        np.testing.assert_allclose(getattr(quality, ours), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 30])
+def test_ndcg_agrees_with_scikit_learn(k):
+    histories, held_out = task(7)
+    model = Products(30, 7)
+    quality = evaluation.measure(model, histories=histories, held_out=held_out, k=k)
+    scores = model.score(histories)
+    scores[histories.nonzero()] = scores.min() - 1 - np.arange(histories.nnz)
+    users = quality.user_index
+    expected = [
+        ndcg_score(held_out[[user]].toarray(), scores[[user]], k=k) for user in users.tolist()
+    ]
+    np.testing.assert_allclose(quality.ndcg, expected, atol=1e-6)
+
+
+def test_users_are_scored_in_blocks_and_measured_as_if_alone():
+    random = np.random.default_rng(1)
+    n_users, n_items = 500, 40_000
+    places = random.integers(n_items, size=(2, n_users, 5))
+    histories, held_out = (
+        sparse.csr_array(
+            (np.ones(5 * n_users), part.ravel(), np.arange(n_users + 1) * 5),
+            shape=(n_users, n_items),
+        )
+        for part in places
+    )
+    factors = random.random((2, n_items), dtype=np.float32)
+    # So that some of what was held out is found.
+    factors[:, places[1, :, 0]] += 1
+
+    class Factors:
+        def __init__(self):
+            self.heights = []
+
+        def score(self, rows):
+            self.heights.append(rows.shape[0])
+            return (rows.astype(np.float32) @ factors.T) @ factors
+
+    model, told = Factors(), []
+    whole = evaluation.measure(
+        model, histories=histories, held_out=held_out, on_progress=told.append
+    )
+    assert sum(model.heights) == n_users
+    assert max(model.heights) * n_items * 4 <= 64 << 20
+    assert told == pytest.approx(np.cumsum(model.heights) / n_users)
+    for user_index in (np.arange(250), np.arange(250, n_users)):
+        part = evaluation.measure(
+            Factors(), histories=histories, held_out=held_out, user_index=user_index
+        )
+        assert np.array_equal(part.user_index, user_index)
+        assert 0 < part.recall.mean() < 1
+        for name in ("recall", "ndcg", "hit_rate", "average_precision"):
+            assert np.array_equal(getattr(whole, name)[user_index], getattr(part, name))
+
+
+def test_what_progress_raises_ends_the_measuring():
+    def stop(fraction):
+        raise KeyboardInterrupt
+
+    histories, held_out = task(1)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.measure(Products(30), histories=histories, held_out=held_out, on_progress=stop)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"k": 0}, "k=0 .* at least 1 item"),
+        ({"held_out": sparse.csr_array((40, 29))}, r"\(40, 30\) and held_out \(40, 29\)"),
+        ({"popularity": np.ones(29)}, r"shape \(29,\): give one number for each of the 30"),
+        ({"popularity": np.full(30, 41)}, "41 of 40 users"),
+        ({"popularity": np.full(30, 3), "n_users": 2}, "3 of 2 users"),
+        ({"user_index": np.array([40])}, "from 40 to 40: give rows from 0 to 39"),
+        ({"user_index": np.array([-1, 3])}, "from -1 to 3"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(changed, message):
+    histories, held_out = task(1)
+    given_all = {"histories": histories, "held_out": held_out, **changed}
+    with pytest.raises(DataError, match=message):
+        evaluation.measure(Products(30), **given_all)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_refused(value):
+    scores = np.ones((2, 5))
+    scores[1, 3] = value
+    with pytest.raises(DataError, match="no finite numbers"):
+        measure(scores, [[0], [1]], [[2], [2]])
+
+
+# Intervals
+
+
+def quality_of(values, *, k=20):
+    values = np.asarray(values, dtype=np.float64)
+    return Quality(k, np.arange(len(values)), values, values, values, values, 0.5, 2.0)
+
+
+def test_a_summary_has_means_and_intervals():
+    summary = quality_of([0.0, 0.5, 1.0, 0.5], k=7).summary()
+    assert list(summary) == [
+        "recall@7", "ndcg@7", "hit_rate@7", "map@7", "coverage@7", "novelty@7",
+    ]  # fmt: skip
+    assert summary["recall@7"]["mean"] == 0.5
+    assert 0 <= summary["recall@7"]["low"] < 0.5 < summary["recall@7"]["high"] <= 1
+    assert summary["recall@7"] == summary["map@7"]
+    assert summary["coverage@7"] == {"mean": 0.5}
+    assert summary["novelty@7"] == {"mean": 2.0}
+
+
+def test_intervals_are_those_of_the_bootstrap():
+    # The mean of 3 values out of {0, 1, 8}, each as likely: 27 ways, counted.
+    ways = np.array(np.meshgrid([0, 1, 8], [0, 1, 8], [0, 1, 8])).reshape(3, -1).mean(axis=0)
+    interval = quality_of([0, 1, 8]).summary(n_resamples=20_000, level=0.8)["recall@20"]
+    expected = np.quantile(ways, [0.1, 0.9], method="inverted_cdf")
+    assert (interval["low"], interval["high"]) == pytest.approx(expected)
+
+
+def test_intervals_repeat_by_seed():
+    quality = quality_of(np.random.default_rng(0).random(50))
+    assert quality.summary(seed=3) == quality.summary(seed=3)
+    assert quality.summary(seed=3) != quality.summary(seed=4)
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say():
+    random = np.random.default_rng(5)
+    n_trials, level = 300, 0.9
+    covered = 0
+    for seed in range(n_trials):
+        interval = quality_of(random.beta(1, 3, size=80)).summary(
+            seed=seed, n_resamples=200, level=level
+        )["recall@20"]
+        covered += interval["low"] <= 0.25 <= interval["high"]
+    spread = math.sqrt(n_trials * level * (1 - level))
+    assert abs(covered - n_trials * level) < 4 * spread
+
+
+def test_equal_models_differ_by_nothing():
+    quality = quality_of(np.random.default_rng(0).random(100))
+    compared = evaluation.compare(quality, quality)
+    assert list(compared) == ["recall@20", "ndcg@20", "hit_rate@20", "map@20"]
+    assert set(map(tuple, (one.values() for one in compared.values()))) == {(0.0, 0.0, 0.0)}
+
+
+def test_a_paired_comparison_finds_what_two_intervals_hide():
+    random = np.random.default_rng(0)
+    users = random.beta(1, 3, size=400)
+    worse = quality_of(users)
+    better = quality_of(users + 0.01 + random.normal(0, 0.02, size=400))
+    difference = evaluation.compare(worse, better)["ndcg@20"]
+    assert difference["difference"] == pytest.approx(np.mean(better.ndcg - worse.ndcg))
+    assert 0 < difference["low"] < difference["difference"] < difference["high"] < 0.02
+    alone, other = worse.summary()["ndcg@20"], better.summary()["ndcg@20"]
+    assert other["low"] < alone["high"]
+    width = difference["high"] - difference["low"]
+    assert width < (alone["high"] - alone["low"]) / 5
+    turned = evaluation.compare(better, worse)["ndcg@20"]
+    assert turned["high"] < 0
+
+
+def test_a_model_that_is_better_by_plan_is_found_so():
+    # Users of two groups like items of their own group.
+    random = np.random.default_rng(2)
+    n_users, n_items = 200, 60
+    own = np.arange(n_users)[:, None] % 2 == np.arange(n_items)[None, :] % 2
+    liked = random.random((n_users, n_items)) < np.where(own, 0.35, 0.02)
+    events = [(f"u{user:03}", f"i{item:02}", "click", 1.0, 1) for user, item in np.argwhere(liked)]
+    split = evaluation.split_random(read(events, has_times=False), seed=1)
+    neighbours = split.histories.T @ split.histories
+
+    class Neighbours:
+        def score(self, rows):
+            return (rows @ neighbours).toarray()
+
+    class Counts:
+        def score(self, rows):
+            return np.tile(split.histories.sum(axis=0), (rows.shape[0], 1))
+
+    counts, personal = (
+        evaluation.measure(model, histories=split.histories, held_out=split.held_out, k=10)
+        for model in (Counts(), Neighbours())
+    )
+    compared = evaluation.compare(counts, personal)
+    assert all(difference["low"] > 0 for difference in compared.values())
+
+
+def test_only_the_same_users_and_lists_are_compared():
+    quality = quality_of([0.1, 0.2])
+    with pytest.raises(DataError, match="20 items here and 10 there: measure both with the same"):
+        evaluation.compare(quality, quality_of([0.1, 0.2], k=10))
+    with pytest.raises(DataError, match="The 2 users of the one and the 3 of the other"):
+        evaluation.compare(quality, quality_of([0.1, 0.2, 0.3]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n_resamples": 0}, "n_resamples=0 .* at least 1"),
+        ({"level": 1.0}, r"level=1.0 .* below 1"),
+        ({"level": math.nan}, "level=nan"),
+        ({"seed": -1}, "seed=-1 .* from 0 on"),
+    ],
+)
+def test_bad_parameters_of_intervals_are_refused(changed, message):
+    quality = quality_of([0.1, 0.2])
+    with pytest.raises(DataError, match=message):
+        quality.summary(**changed)
+    with pytest.raises(DataError, match=message):
+        evaluation.compare(quality, quality, **changed)
