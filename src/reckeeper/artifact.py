@@ -27,6 +27,7 @@ from scipy import sparse
 from reckeeper.errors import ArtifactError, DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import RECIPES, Recipe, recipe_named
+from reckeeper.recipes.checks import checked_csr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -379,7 +380,9 @@ def _artifact(header: dict[str, str], arrays: dict[str, np.ndarray]) -> Artifact
         settings=metadata.settings,
         n_items=len(items),
     )
-    weights = _csr(arrays, shape=(len(users), len(items)))
+    weights = checked_csr(arrays, "weights", dtype=np.float64, shape=(len(users), len(items)))
+    if (weights.data < 0).any():
+        raise DataError("its weights are not numbers from 0 on")
     matrix = InteractionMatrix(users, items, weights, metadata.training_samples)
     return Artifact(metadata, matrix, model)
 
@@ -409,17 +412,6 @@ def _ids(arrays: dict[str, np.ndarray], name: str) -> IdIndex:
     if any(first >= second for first, second in itertools.pairwise(ids)):
         raise DataError(f"its {name} are not in order")
     return IdIndex(ids)
-
-
-def _csr(arrays: dict[str, np.ndarray], *, shape: tuple[int, int]) -> sparse.csr_array:
-    indptr, indices, data = (arrays[f"weights.{part}"] for part in ("indptr", "indices", "data"))
-    if data.dtype != np.float64 or not np.isfinite(data).all() or (data < 0).any():
-        raise DataError("its weights are not finite numbers from 0 on")
-    if indptr.dtype != np.int64 or indices.dtype != np.int32:
-        raise DataError("its matrix has indices of another type")
-    weights = sparse.csr_array((data, indices, indptr), shape=shape)
-    weights.check_format(full_check=True)
-    return weights
 
 
 def _export(artifact: Artifact, cell_limit: int) -> dict[str, Any]:

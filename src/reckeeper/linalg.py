@@ -185,20 +185,6 @@ class SparseOperator:
         return product
 
 
-def sparse_product(
-    left: sparse.csr_array, right: sparse.csr_array, *, n_threads: int | None = None
-) -> np.ndarray:
-    """Return the product of two sparse matrices, dense, in float32, on several threads."""
-    product = np.empty((left.shape[0], right.shape[1]), dtype=np.float32)
-
-    def multiply(block: slice) -> None:
-        product[block] = (left[block] @ right).toarray()
-
-    blocks = list(row_blocks(*product.shape, limit_bytes=16 << 20))
-    _parallel(multiply, blocks, n_threads=n_threads)
-    return product
-
-
 def item_filter(
     matrix: sparse.csr_array,
     *,
@@ -207,7 +193,6 @@ def item_filter(
     scale: np.ndarray,
     n_neighbours: int,
     tail: float = 1.0,
-    rows: np.ndarray | None = None,
     seed: int = 0,
     n_threads: int | None = None,
     on_progress: Callable[[float], None] | None = None,
@@ -232,8 +217,6 @@ def item_filter(
     n_neighbours : int
         At least 1.
     tail : float
-    rows : ndarray of int, optional
-        Without components: make these rows alone, the others stay empty.
     seed : int
         Of the sample of columns; the result does not depend on it.
     n_threads : int, optional
@@ -261,9 +244,7 @@ def item_filter(
     floor = floor.astype(np.float32)
 
     if not len(components):
-        return _neighbours(
-            filtered, scale, floor, n_neighbours, rows=rows, n_threads=n_threads, report=report
-        )
+        return _neighbours(filtered, scale, floor, n_neighbours, n_threads=n_threads, report=report)
     bound = floor
     n_sampled = 2048
     if n_neighbours * 4 < n_items and 4 * n_sampled < n_items:
@@ -305,7 +286,7 @@ def item_filter(
     short = np.flatnonzero((counts < min(n_neighbours, n_items - 1)) & (bound > floor))
     whole = sparse.vstack(pieces, format="csr")
     if len(short):
-        whole = _replace_rows(whole, short, filtered, scale, floor)
+        whole = _replace_rows(whole, short, filtered, scale, floor, n_neighbours)
     kept = [_largest_of_rows(whole[block], n_neighbours) for block in blocks]
     report(1.0)
     return sparse.csr_array(sparse.vstack(kept, format="csr"))
@@ -317,14 +298,12 @@ def _neighbours(
     floor: np.ndarray,
     n_neighbours: int,
     *,
-    rows: np.ndarray | None,
     n_threads: int | None,
     report: Callable[[float], None],
 ) -> sparse.csr_array:
     """Do `item_filter`'s work without components, where all is sparse."""
     n_items = len(scale)
-    wanted = np.arange(n_items) if rows is None else rows
-    blocks = [wanted[at : at + 512] for at in range(0, len(wanted), 512)]
+    blocks = [slice(at, min(at + 512, n_items)) for at in range(0, n_items, 512)]
     pieces: dict[int, sparse.csr_array] = {}
     columns = filtered.items.T.tocsr()
 
@@ -332,19 +311,14 @@ def _neighbours(
         block = blocks[index]
         product = filtered.items[block] @ columns
         product.data *= filtered.tail * scale[product.indices]
-        row = np.repeat(block.astype(np.int32), np.diff(product.indptr))
+        row = np.repeat(np.arange(block.start, block.stop, dtype=np.int32), np.diff(product.indptr))
         product.data[(product.indices == row) | (product.data <= floor[row])] = 0.0
         product.eliminate_zeros()
         pieces[index] = _largest_of_rows(product, n_neighbours)
 
     _parallel(fill, range(len(blocks)), n_threads=n_threads, report=report)
     made = sparse.vstack([pieces[index] for index in range(len(blocks))], format="csr")
-    if rows is None:
-        return sparse.csr_array(made)
-    lengths = np.zeros(n_items + 1, dtype=np.int64)
-    lengths[rows + 1] = np.diff(made.indptr)
-    parts = (made.data, made.indices, np.cumsum(lengths))
-    return sparse.csr_array(parts, shape=(n_items, n_items))
+    return sparse.csr_array(made)
 
 
 class _Filter:
@@ -439,6 +413,7 @@ def _replace_rows(
     filtered: _Filter,
     scale: np.ndarray,
     floor: np.ndarray,
+    n_neighbours: int,
 ) -> sparse.csr_array:
     keeps = np.ones(whole.shape[0], dtype=np.float32)
     keeps[index] = 0.0
@@ -450,7 +425,10 @@ def _replace_rows(
         values = filtered.rows(part) * scale
         values[np.arange(len(part)), part] = -np.inf
         row, column, value = _above(values, floor[part, None])
-        added.append((part[row], column, value))
+        # Cut at once: where many columns are equal, many rows are made again.
+        best = sparse.csr_array((value, (row, column)), shape=values.shape)
+        best = _largest_of_rows(best, n_neighbours).tocoo()
+        added.append((part[best.row], best.col, best.data))
     row, column, value = (np.concatenate([part[at] for part in added]) for at in range(3))
     total = kept + sparse.csr_array((value, (row, column)), shape=whole.shape)
     return sparse.csr_array(total.astype(np.float32))
@@ -666,8 +644,9 @@ def _missed(
         beside, last = beside @ rotation.astype(np.float32), beside
         beside = outer @ (inner @ beside)
     last = last @ rotation.astype(np.float32)
-    least = float(np.einsum("ij,ij->j", images, images, dtype=np.float64).min())
-    above = values > (1 + 1e-3) * least
+    squares = np.einsum("ij,ij->j", images, images, dtype=np.float64)
+    # Where the least is no more than rounding, so is what rises above it.
+    above = values > (1 + 1e-3) * squares.min() + _NEGLIGIBLE * squares.max()
     return last[:, above] if above.any() else None
 
 

@@ -1,7 +1,10 @@
 """Logs and metrics, the same in every process."""
 
+import contextlib
 import logging
+import resource
 import sys
+from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
@@ -34,6 +37,16 @@ METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 def render_metrics() -> bytes:
     """Return the process's metrics in Prometheus' text format."""
     return generate_latest()
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process held at once."""
+    # Linux counts in getrusage the peak of the process that started this one, and not here.
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def configure_logging(process: str, *, stream: TextIO | None = None) -> None:

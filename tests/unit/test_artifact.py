@@ -197,6 +197,26 @@ def set_to(index, value):
     return function
 
 
+def cut(*last):
+    """Return what puts these in place of the last of an array; None keeps the one at its place."""
+
+    def function(array):
+        for index, value in enumerate(last, start=len(array) - len(last)):
+            array[index] = array[index] if value is None else value
+        return array
+
+    return function
+
+
+def without_entries(*last):
+    def edit(arrays, header):
+        for name in ("weights.data", "weights.indices"):
+            arrays[name] = arrays[name][:0]
+        change("weights.indptr", lambda array: cut(*last)(np.zeros_like(array)))(arrays, header)
+
+    return edit
+
+
 def say(**fields):
     def edit(arrays, header):
         header["reckeeper"] = json.dumps({**json.loads(header["reckeeper"]), **fields})
@@ -228,6 +248,11 @@ UNSOUND = {
     "rows that go back": change("weights.indptr", set_to(3, 0)),
     "rows that begin late": change("weights.indptr", set_to(0, 1)),
     "rows that end beyond": change("weights.indptr", set_to(-1, 10**6)),
+    "rows anywhere, and an end at 0": change("weights.indptr", cut(2**40, -5, 0)),
+    "rows anywhere, in a circle": change(
+        "weights.indptr", cut(2**62, 2**63 - 1, -(2**63), -(2**62), None)
+    ),
+    "no entries, and rows of many": without_entries(2**40, -5, 0),
     "a row too few": change("weights.indptr", lambda array: array[:-1]),
     "rows of another type": change("weights.indptr", np.float64),
     "columns of another type": change("weights.indices", np.int64),

@@ -11,7 +11,13 @@ from sklearn.decomposition import TruncatedSVD
 from reckeeper import linalg
 from reckeeper.errors import DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
-from reckeeper.recipes.spectral import Spectral, SpectralSettings, Weighted, weigh
+from reckeeper.recipes.spectral import (
+    Spectral,
+    SpectralSettings,
+    Weighted,
+    most_components,
+    weigh,
+)
 
 WEIGHTINGS = ("binary", "log", "raw")
 PLAIN = {"user_power": 0, "item_power": 0, "history_power": 0, "popularity_power": 0}
@@ -68,14 +74,14 @@ def by_hand(dense, settings):
     """Return the whole of W: without its diagonal and what is not above zero."""
     matrix = normalised(dense, settings)
     _, values, vectors = np.linalg.svd(matrix, full_matrices=False)
-    k = min(settings.n_components, min(dense.shape) // 2)
+    k = min(settings.n_components, most_components(dense.shape))
     values, vectors = values[:k], vectors[:k]
     if settings.filter == "ridge":
         rest = matrix.T @ matrix - (vectors.T * values**2) @ vectors
         gains = values**2 / (values**2 + settings.ridge)
         filtered = (vectors.T * gains) @ vectors + rest / settings.ridge
     else:
-        gains = settings.mixing * values**settings.spectral_power
+        gains = settings.mixing * values**settings.spectral_power * (values > 1e-5)
         filtered = matrix.T @ matrix + (vectors.T * gains) @ vectors
     _, _, of_items = entering(dense, settings.weighting)
     weights = of_items[:, None] ** -settings.history_power * filtered
@@ -155,12 +161,12 @@ def test_a_row_keeps_its_best_entries_as_they_are(given):
 
 @pytest.mark.parametrize("power", [0, 0.5, 2])
 def test_directions_that_the_matrix_does_not_have_weigh_nothing(power):
-    """Each item is there three times: of the 15 components that are asked for, 9 exist."""
+    """Each item is there three times: of the 30 components that there can be, 9 exist."""
     dense = np.repeat(random_weights((60, 10), seed=4), 3, axis=1)
     assert np.linalg.matrix_rank(dense > 0) == 9
     settings = SpectralSettings(n_components=9, spectral_power=power)
     model = fit(dense, spectral_power=power)
-    assert len(model.singular_values) == 15
+    assert len(model.singular_values) == 30
     assert_close(model.item_weights.toarray(), by_hand(dense, settings))
 
 

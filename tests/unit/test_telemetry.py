@@ -43,3 +43,25 @@ def test_metrics_are_prometheus_text():
     assert "reckeeper_served_version 17.0\n" in text
     assert telemetry.METRICS_CONTENT_TYPE.startswith("text/plain")
     telemetry.SERVED_VERSION.set(0)
+
+
+PEAK = """
+import subprocess, sys
+import numpy as np
+from reckeeper.telemetry import peak_memory_bytes
+
+if sys.argv[1:]:
+    before = peak_memory_bytes()
+    np.ones(4_000_000)
+    print(before, peak_memory_bytes())
+else:
+    held = np.ones(40_000_000)
+    subprocess.run([sys.executable, *sys.orig_argv[1:], "child"], check=True)
+"""
+
+
+def test_peak_memory_is_of_this_process_and_not_of_the_one_that_started_it():
+    run = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    before, after = map(int, run.stdout.split())
+    assert before < 300_000_000
+    assert 20_000_000 < after - before < 100_000_000

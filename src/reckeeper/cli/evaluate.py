@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import resource
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -130,7 +128,7 @@ def evaluate(
                 "tuned": tunes,
                 "tune_seconds": round(tuning_seconds, 3),
                 "tuning": None if tuned is None else _tuning(tuned),
-                "peak_memory_bytes": _peak_memory_bytes(),
+                "peak_memory_bytes": telemetry.peak_memory_bytes(),
             }
     if as_json:
         typer.echo(json.dumps(report, allow_nan=False))
@@ -307,15 +305,6 @@ def _tuning(tuned: "Tuned") -> dict[str, Any]:
         "by_split": tuned.best.by_split,
         "stopped": tuned.stopped,
     }
-
-
-def _peak_memory_bytes() -> int:
-    # Linux counts in getrusage the peak of the process that started this one, and not here.
-    with contextlib.suppress(OSError):
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _compared(*, tune_seconds: float | None, seed: int, stages: "_Stages") -> dict[str, Any]:

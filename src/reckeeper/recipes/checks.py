@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.matrix import InteractionMatrix
@@ -74,3 +75,43 @@ def checked_array(
     if not np.isfinite(array).all():
         raise DataError(f"The array {name!r} has values that are not finite.")
     return array
+
+
+def checked_csr(
+    arrays: Mapping[str, np.ndarray],
+    name: str,
+    *,
+    dtype: type[np.generic],
+    shape: tuple[int, int],
+) -> sparse.csr_array:
+    """Return a sparse matrix of a model file, if every entry lies inside it.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+        With ``{name}.indptr`` of int64, ``{name}.indices`` of int32 and
+        ``{name}.data``.
+    name : str
+    dtype : type
+        Of the entries, such as ``numpy.float32``.
+    shape : tuple of int
+
+    Raises
+    ------
+    DataError
+        An array is not as `checked_array` wants it, or they make no matrix of
+        that shape.
+    """
+    data = checked_array(arrays, f"{name}.data", dtype=dtype, shape=(None,))
+    indices = checked_array(arrays, f"{name}.indices", dtype=np.int32, shape=(len(data),))
+    indptr = checked_array(arrays, f"{name}.indptr", dtype=np.int64, shape=(shape[0] + 1,))
+    # SciPy looks no further where the last of them is 0, and would then read anywhere. They are
+    # compared and not subtracted: a difference may overflow, and look like a step forward.
+    if (indptr[1:] < indptr[:-1]).any() or indptr[0] != 0 or indptr[-1] != len(data):
+        raise DataError(f"The array '{name}.indptr' does not cut {len(data)} entries into rows.")
+    try:
+        matrix = sparse.csr_array((data, indices, indptr), shape=shape)
+        matrix.check_format(full_check=True)
+    except ValueError as exc:
+        raise DataError(f"The arrays '{name}' are not a sparse matrix: {exc}.") from exc
+    return matrix

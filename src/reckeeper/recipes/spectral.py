@@ -11,7 +11,7 @@ from scipy import sparse
 from reckeeper import linalg
 from reckeeper.errors import DataError
 from reckeeper.matrix import InteractionMatrix
-from reckeeper.recipes.checks import check_interactions, checked_array
+from reckeeper.recipes.checks import check_interactions, checked_array, checked_csr
 from reckeeper.recipes.settings import RecipeSettings, setting
 
 if TYPE_CHECKING:
@@ -266,21 +266,11 @@ class Spectral:
             arrays, "explained_variance_ratio", dtype=np.float64, shape=(len(values),)
         )
         scale = checked_array(arrays, "weight_scale", dtype=np.float64, shape=(1,))
-        data = checked_array(arrays, "item_weights.data", dtype=np.float32, shape=(None,))
-        indices = checked_array(arrays, "item_weights.indices", dtype=np.int32, shape=(len(data),))
-        indptr = checked_array(arrays, "item_weights.indptr", dtype=np.int64, shape=(n_items + 1,))
+        item_weights = checked_csr(
+            arrays, "item_weights", dtype=np.float32, shape=(n_items, n_items)
+        )
         if scale[0] <= 0:
             raise DataError(f"The array 'weight_scale' is {scale[0]}, not above zero.")
-        # SciPy looks no further where the last of them is 0, and would then read anywhere.
-        if (np.diff(indptr) < 0).any() or indptr[0] != 0 or indptr[-1] != len(data):
-            raise DataError(
-                f"The array 'item_weights.indptr' does not cut {len(data)} entries into rows."
-            )
-        try:
-            item_weights = sparse.csr_array((data, indices, indptr), shape=(n_items, n_items))
-            item_weights.check_format(full_check=True)
-        except ValueError as exc:
-            raise DataError(f"The arrays 'item_weights' are not a sparse matrix: {exc}.") from exc
         return cls(
             parsed,
             item_weights=item_weights,

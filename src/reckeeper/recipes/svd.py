@@ -153,6 +153,15 @@ class Svd:
             explained_variance_ratio=ratio,
         )
 
+    def leading(self, n_components: int) -> "Svd":
+        """Return the model of fewer components: singular vectors nest."""
+        return Svd(
+            SvdSettings(n_components=n_components),
+            components=self.components[:n_components],
+            singular_values=self.singular_values[:n_components],
+            explained_variance_ratio=self.explained_variance_ratio[:n_components],
+        )
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings it was fitted with."""

@@ -5,7 +5,6 @@ that closes, the worker is gone, and this process ends at once.
 """
 
 import os
-import resource
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from typing import Any
 from reckeeper import storage
 from reckeeper.config import Settings
 from reckeeper.errors import ReckeeperError
-from reckeeper.telemetry import configure_logging, get_logger
+from reckeeper.telemetry import configure_logging, get_logger, peak_memory_bytes
 from reckeeper.training import pipeline, suitability
 
 _log = get_logger(__name__)
@@ -122,11 +121,9 @@ class _Progress:
         return self._finish_requested
 
     def save(self, **values: Any) -> None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        peak_bytes = peak if sys.platform == "darwin" else peak * 1024
         with self._database.write() as connection:
             still_ours = storage.jobs.update(
-                connection, self._job_id, peak_memory_bytes=peak_bytes, **values
+                connection, self._job_id, peak_memory_bytes=peak_memory_bytes(), **values
             )
         if not still_ours:
             raise _NotOursError
