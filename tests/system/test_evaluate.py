@@ -123,7 +123,7 @@ def test_tuning_on_files(made, films):
     report = evaluate(
         made,
         *files(films, "train", "test"),
-        *("--recipe", "spectral", "--tune", "--tune-seconds", "5", "--seed", "1"),
+        *("--recipe", "spectral", "--tune", "--tune-seconds", "30", "--seed", "1"),
     )
     assert report["tuned"]
     assert report["tuning"]["n_tried"] > 1
