@@ -477,7 +477,7 @@ def truncated_svd(
     n_components: int,
     *,
     tolerance: float = 1e-3,
-    oversampling: float = 2.2,
+    oversampling: float = 2.1,
     max_iterations: int = 20,
     start: np.ndarray | None = None,
     seed: int = 0,
