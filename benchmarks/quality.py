@@ -431,10 +431,11 @@ def draw(rows: Mapping[str, Any], path: Path) -> None:
         marker = "*" if method.startswith("spectral") else "o"
         ndcg = row["metrics"]["ndcg@20"]["mean"]
         axes.plot(row["fit_seconds"], ndcg, marker, markersize=9, label=f"{method} {ndcg:.4f}")
+    low, high = axes.get_ylim()
     label_at = 0.0
     for name, (_, ndcg) in sorted(PUBLISHED.items(), key=lambda item: item[1][1]):
         axes.axhline(ndcg, color="0.75", linewidth=0.8, linestyle="--", zorder=0)
-        label_at = max(ndcg, label_at + 0.005)  # names stay apart where lines do not
+        label_at = max(ndcg, label_at + (high - low) / 25)  # names stay apart where lines do not
         axes.annotate(
             f"{name} {ndcg:.4f}", (1, label_at), xycoords=("axes fraction", "data"),
             xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, color="0.35",

@@ -426,8 +426,8 @@ def _replace_rows(
         values[np.arange(len(part)), part] = -np.inf
         row, column, value = _above(values, floor[part, None])
         # Cut at once: where many columns are equal, many rows are made again.
-        best = sparse.csr_array((value, (row, column)), shape=values.shape)
-        best = _largest_of_rows(best, n_neighbours).tocoo()
+        made = sparse.csr_array((value, (row, column)), shape=values.shape)
+        best = _largest_of_rows(made, n_neighbours).tocoo()
         added.append((part[best.row], best.col, best.data))
     row, column, value = (np.concatenate([part[at] for part in added]) for at in range(3))
     total = kept + sparse.csr_array((value, (row, column)), shape=whole.shape)
