@@ -510,9 +510,9 @@ def test_the_matrix_is_only_read_whatever_its_types(shape, dtype, index_dtype):
     matrix = sparse.csr_array(parts, shape=shape)
     k = 160 if shape == GRAM else 12
     found = linalg.truncated_svd(matrix, k, tolerance=1e-5)
-    for now, before in zip((matrix.data, matrix.indices, matrix.indptr), kept, strict=True):
-        assert now.dtype == before.dtype
-        np.testing.assert_array_equal(now, before)
+    for after, before in zip((matrix.data, matrix.indices, matrix.indptr), kept, strict=True):
+        assert after.dtype == before.dtype
+        np.testing.assert_array_equal(after, before)
     plain = sparse.csr_array(source, copy=True)
     plain.data = np.minimum(np.ceil(source.data * 5), 100)
     same = linalg.truncated_svd(plain, k, tolerance=1e-5)
