@@ -144,7 +144,7 @@ def ask_tuning(recipe: str) -> Callable[[], RetrainRequest]:
         min_value=1,
         max_value=LONGEST_TUNING_SECONDS,
         value=None,
-        placeholder="about five times what one fit takes",
+        placeholder="just under five times what one fit takes",
         key="tune_seconds",
     )
 

@@ -390,7 +390,7 @@ class Client:
             Find the settings on a part of the data that is held out.
         tune_seconds : float, optional
             How long to look for them, above 0 and at most 86,400; only with `tune`. Default:
-            about five times what one fit takes.
+            just under five times what one fit takes.
         """
         request = _retrain_request(recipe, settings, tune=tune, tune_seconds=tune_seconds)
         return cast(RetrainAnswer, self._call("POST", "/retrain", json=request, waits=True))

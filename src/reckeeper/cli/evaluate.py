@@ -69,7 +69,9 @@ def evaluate(
     ] = False,
     tune_seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, max=86_400, help="Default: about five times what one fit takes."),
+        typer.Option(
+            min=0.1, max=86_400, help="Default: just under five times what one fit takes."
+        ),
     ] = None,
     split: Annotated[
         SplitName, typer.Option(help="Without --train: how the stored interactions are split.")

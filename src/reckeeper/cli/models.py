@@ -88,7 +88,7 @@ def retrain(
         bool, typer.Option("--tune", help="Find the settings. Ctrl-C takes the best so far.")
     ] = False,
     tune_seconds: Annotated[
-        float | None, typer.Option(help="Default: about five times what one fit takes.")
+        float | None, typer.Option(help="Default: just under five times what one fit takes.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -90,7 +90,9 @@ class SpectralSettings(RecipeSettings):
 
 _ENTRIES = 10_000_000
 _LEAST_NEIGHBOURS = 200
+
 _WHOLE = 1024
+"""Rows or columns, whichever are fewer, up to which a matrix is decomposed whole."""
 
 
 class Spectral:

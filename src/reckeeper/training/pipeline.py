@@ -80,7 +80,7 @@ class RetrainRequest(BaseModel):
         False, description="Find the settings by how well they do on what is held out."
     )
     tune_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = Field(
-        None, description="How long to tune. Default: about five times what one fit takes."
+        None, description="How long to tune. Default: just under five times what one fit takes."
     )
 
 
