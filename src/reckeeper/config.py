@@ -73,7 +73,15 @@ def _weights(text: str) -> dict[str, float]:
             raise ValueError(f"the weight of {name} must be a number, not {number!r}") from None
         if not math.isfinite(weights[name]) or abs(weights[name]) > 1e6:
             raise ValueError(f"the weight of {name} must lie between -1e6 and 1e6")
+    if max(weights.values()) <= 0:
+        raise ValueError("one weight at least must be above 0")
     return weights
+
+
+def _key(text: str) -> str:
+    if len(text) < 16:
+        raise ValueError("must have at least 16 characters")
+    return text
 
 
 def _folder(text: str) -> Path:
@@ -87,10 +95,18 @@ def _setting(
     help: str,
     *,
     shown_default: str | None = None,
+    is_secret: bool = False,
 ) -> Any:
     shown = shown_default if shown_default is not None else (default or "")
     return dataclasses.field(
-        metadata={"env": env, "default": default, "parse": parse, "help": help, "shown": shown}
+        metadata={
+            "env": env,
+            "default": default,
+            "parse": parse,
+            "help": help,
+            "shown": shown,
+            "is_secret": is_secret,
+        }
     )
 
 
@@ -148,6 +164,20 @@ class Settings:
         "RECKEEPER_PREDICTION_CELL_LIMIT", "5000000", _at_least(0),
         "Users times items up to which the pickle carries all predicted ratings.",
     )  # fmt: skip
+    job_timeout_seconds: int = _setting(
+        "RECKEEPER_JOB_TIMEOUT_SECONDS", "86400", _at_least(1),
+        "Seconds after which a job is ended.",
+    )  # fmt: skip
+    training_memory_bytes: int | None = _setting(
+        "RECKEEPER_TRAINING_MEMORY_BYTES", None, _at_least(1),
+        "Bytes that a job may need by its estimate; a larger one is refused.",
+        shown_default="what is free",
+    )  # fmt: skip
+    audit_key: str | None = _setting(
+        "RECKEEPER_AUDIT_KEY", None, _key,
+        "Key of the audit trail's chain, 16 characters or more; the same in all processes.",
+        shown_default="`audit.key` in the data folder, made at first", is_secret=True,
+    )  # fmt: skip
     versions_kept: int = _setting(
         "RECKEEPER_VERSIONS_KEPT", "10", _at_least(2),
         "Model versions kept; the oldest inactive ones beyond are deleted after a retrain.",
@@ -177,8 +207,9 @@ class Settings:
             try:
                 values[field.name] = None if text is None else field.metadata["parse"](text)
             except ValueError as exc:
+                shown = "***" if field.metadata["is_secret"] else repr(text)
                 raise ConfigError(
-                    f"{field.metadata['env']}={text!r} cannot be used: {exc}. "
+                    f"{field.metadata['env']}={shown} cannot be used: {exc}. "
                     "Correct it or unset it."
                 ) from exc
         reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(values["host"], values["host"])
@@ -210,7 +241,7 @@ class Settings:
         shown = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name != "database_url"
+            if field.name != "database_url" and not field.metadata["is_secret"]
         }
         return (
             f"Settings({json.dumps(shown, default=str)}, database_url={self.masked_database_url!r})"

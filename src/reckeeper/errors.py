@@ -9,12 +9,16 @@
     │   └── NotEnoughDataError not_enough_data      too little to train on
     ├── NotFoundError          not_found            no such thing
     ├── ConflictError          conflict             not now: something else stands in the way
-    │   └── JobRunningError    job_running          a training job runs already
+    │   ├── JobRunningError    job_running          a training job runs already
+    │   ├── PinnedError        pinned               a pinned version serves
+    │   └── MemoryLimitError   not_enough_memory    a training would not fit into memory
     ├── StorageError           storage_failed       the database did not do what was asked
     │   └── SchemaError        schema_mismatch      the database has another schema
     ├── ArtifactError          damaged_artifact     a model file is missing or not sound
     ├── TrainingError          training_failed      a training job did not succeed
-    │   └── JobInterruptedError interrupted         its worker ended before it was done
+    │   ├── JobInterruptedError interrupted         its worker ended before it was done
+    │   ├── JobCancelledError  cancelled            somebody cancelled it
+    │   └── JobTimeoutError    timed_out            it took longer than it may
     ├── NoModelError           no_model             no version serves
     └── UnavailableError       unavailable          a process that is needed does not answer
 
@@ -94,6 +98,18 @@ class JobRunningError(ConflictError):
     code = "job_running"
 
 
+class PinnedError(ConflictError):
+    """The version that serves is pinned: only an explicit activation replaces it."""
+
+    code = "pinned"
+
+
+class MemoryLimitError(ConflictError):
+    """A training would not fit into the memory that is left; nothing was started."""
+
+    code = "not_enough_memory"
+
+
 class StorageError(ReckeeperError):
     """The database did not do what was asked; nothing was written."""
 
@@ -122,6 +138,18 @@ class JobInterruptedError(TrainingError):
     """The worker ended before the training job was done; another one may be started."""
 
     code = "interrupted"
+
+
+class JobCancelledError(TrainingError):
+    """Somebody cancelled the training job; the active model stays as it was."""
+
+    code = "cancelled"
+
+
+class JobTimeoutError(TrainingError):
+    """The training job took longer than it may; the active model stays as it was."""
+
+    code = "timed_out"
 
 
 class NoModelError(ReckeeperError):

@@ -1,6 +1,7 @@
 """What every store must do; run on each that there is."""
 
 import itertools
+import json
 
 import hypothesis.strategies as st
 import pytest
@@ -16,8 +17,12 @@ from reckeeper.storage import (
     interactions,
     items,
     jobs,
+    leases,
     models,
+    notices,
+    policies,
     tables,
+    timeline,
 )
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
@@ -178,6 +183,33 @@ def test_a_reader_sees_one_moment_while_others_write(database):
         assert interactions.last_id(connection) == 1
     with database.read() as connection:
         assert interactions.count(connection) == 2
+
+
+def test_interactions_are_counted_around_a_watermark(database):
+    with database.read() as connection:
+        assert interactions.sizes(connection) == (0, 0, 0)
+        assert interactions.first_later_than(connection, 0) is None
+        assert interactions.count_after(connection, 0, at_most=5) == 0
+    append(
+        database,
+        event("a", user_id="u", item_id="i", occurred_at=50),
+        event("b", user_id="v", item_id="i", occurred_at=10),
+        event("c", user_id="v", item_id="j", occurred_at=50),
+        event("d", user_id="w", item_id="i", occurred_at=60),
+    )
+    with database.read() as connection:
+        last = interactions.last_id(connection)
+        watermark = last - 2
+        assert interactions.count_up_to(connection, watermark) == 2
+        assert interactions.count_up_to(connection, last) == 4
+        assert interactions.count_up_to(connection, 0) == 0
+        for at_most, counted in [(0, 0), (1, 1), (2, 2), (9, 2)]:
+            assert interactions.count_after(connection, watermark, at_most=at_most) == counted
+        assert interactions.count_after(connection, last, at_most=9) == 0
+        assert interactions.sizes(connection) == (4, 3, 2)
+        moments = {0: last - 3, 10: last - 3, 49: last - 3, 50: last, 60: None}
+        for moment, first in moments.items():
+            assert interactions.first_later_than(connection, moment) == first
 
 
 # The watchlist
@@ -384,7 +416,7 @@ def test_items_are_added_and_replaced(database):
 
 def end(database, job_id):
     with database.write() as connection:
-        assert jobs.update(connection, job_id, status=jobs.SUCCEEDED, finished_at=storage.now())
+        assert jobs.end(connection, job_id, status=jobs.SUCCEEDED)
 
 
 def start(database, trigger="manual"):
@@ -471,15 +503,140 @@ def test_a_job_that_has_ended_is_not_changed(database):
         assert jobs.get(connection, 99) is None
 
 
-def test_a_silent_job_is_interrupted_and_a_loud_one_is_not(database):
+def lapse(connection):
+    connection.execute(tables.leases.update().values(expires_at=storage.now()))
+
+
+def test_a_job_keeps_who_asked_why_and_what_it_could_see(database):
+    append(database, event("a"), event("b"))
+    cause = {"rule": "every_interactions", "n": 1043, "sentence": "…"}
+    with database.write() as connection:
+        job_id = jobs.insert(
+            connection, trigger="rule", actor="schedule", cause=cause, holder="worker 7"
+        )
+        job = jobs.get(connection, job_id)
+        assert job["watermark"] == interactions.last_id(connection)
+    assert (job["actor"], job["cause"], job["fence"]) == ("schedule", cause, 1)
+    assert (job["cancel_requested"], job["promoted"], job["verdict"]) == (False, None, None)
+    found = {"verdict": {"decision": "reject", "reasons": ["worse"]}, "promoted": False}
+    with database.write() as connection:
+        assert jobs.end(connection, job_id, status=jobs.SUCCEEDED, version=3, **found)
+        job = jobs.get(connection, job_id)
+    assert {name: job[name] for name in found} == found
+    assert (job["status"], job["version"]) == ("succeeded", 3)
+    assert job["finished_at"] >= job["started_at"]
+
+
+def test_the_latest_retrain_whatever_became_of_it(database):
+    with database.read() as connection:
+        assert jobs.last_retrain(connection) is None
+    first = start(database)
+    end(database, first)
+    second = start(database)
+    with database.write() as connection:
+        assert jobs.end(connection, second, status=jobs.FAILED)
+        evaluation = jobs.insert(connection, trigger="manual", kind=jobs.EVALUATE)
+        assert jobs.last_retrain(connection)["job_id"] == second < evaluation
+
+
+def test_a_job_holds_the_lease_until_it_ends(database):
     job_id = start(database)
     with database.write() as connection:
-        heartbeat_at = jobs.get(connection, job_id)["heartbeat_at"]
-        assert jobs.interrupt_silent(connection, silent_since=heartbeat_at) == []
-        assert jobs.interrupt_silent(connection, silent_since=heartbeat_at + 1) == [job_id]
+        assert jobs.is_held(connection, job_id)
+        assert not jobs.has_lapsed(connection)
+        assert jobs.interrupt_lapsed(connection) == []
+        assert not jobs.is_held(connection, 99)
+    end(database, job_id)
+    with database.write() as connection:
+        assert not jobs.is_held(connection, job_id)
+        assert not jobs.has_lapsed(connection)
+        assert not jobs.end(connection, job_id, status=jobs.FAILED)
+        assert jobs.beat(connection, job_id) is None
+        assert jobs.get(connection, job_id)["status"] == jobs.SUCCEEDED
+
+
+def test_a_beat_renews_the_lease(database):
+    job_id = start(database)
+    with database.write() as connection:
+        lapse(connection)
+        assert jobs.has_lapsed(connection)
+        before = jobs.get(connection, job_id)
+        after = jobs.beat(connection, job_id)
+        assert after["heartbeat_at"] >= before["heartbeat_at"]
+        assert not jobs.has_lapsed(connection)
+        assert jobs.interrupt_lapsed(connection) == []
+
+
+def test_a_job_whose_lease_has_lapsed_is_interrupted(database):
+    job_id = start(database)
+    with database.write() as connection:
+        lapse(connection)
+        assert jobs.interrupt_lapsed(connection) == [job_id]
+        assert jobs.interrupt_lapsed(connection) == []
         job = jobs.get(connection, job_id)
     assert (job["status"], job["error_code"]) == (jobs.INTERRUPTED, "interrupted")
     assert job["finished_at"] >= job["started_at"]
+
+
+def test_of_two_that_believe_they_hold_the_lease_the_older_one_is_refused(database):
+    older = start(database)
+    with database.write() as connection:
+        lapse(connection)
+    newer = start(database)
+    with database.write() as connection:
+        fences = [jobs.get(connection, job_id)["fence"] for job_id in (older, newer)]
+        assert fences == [1, 2]
+        # Even if the row still said that it runs.
+        connection.execute(
+            tables.training_jobs.update()
+            .where(tables.training_jobs.c.job_id == newer)
+            .values(status=jobs.SUCCEEDED)
+        )
+        connection.execute(
+            tables.training_jobs.update()
+            .where(tables.training_jobs.c.job_id == older)
+            .values(status=jobs.RUNNING)
+        )
+        assert not jobs.is_held(connection, older)
+        assert not jobs.update(connection, older, stage="writing")
+        assert jobs.beat(connection, older) is None
+        assert not jobs.end(connection, older, status=jobs.SUCCEEDED)
+        assert jobs.has_lapsed(connection)
+        assert jobs.interrupt_lapsed(connection) == [older]
+
+
+def test_a_lease_that_another_holds_without_a_job_keeps_jobs_out(database):
+    with database.write() as connection:
+        assert leases.take(connection, leases.TRAINING, holder="somebody", seconds=60) == 1
+    with pytest.raises(JobRunningError, match="in a moment"):
+        start(database)
+
+
+# Leases
+
+
+def test_a_lease_has_one_holder_and_a_growing_fence(database):
+    with database.write() as connection:
+        assert leases.take(connection, "a", holder="anna", seconds=60) == 1
+        assert leases.take(connection, "a", holder="ben", seconds=60) is None
+        assert leases.take(connection, "b", holder="ben", seconds=60) == 1
+        leases.release(connection, "a", fence=1)
+        assert leases.take(connection, "a", holder="ben", seconds=0) == 2
+        assert leases.take(connection, "a", holder="anna", seconds=60) == 3  # ben's has lapsed
+        assert leases.take(connection, "a", holder="ben", seconds=60) is None
+
+
+def test_only_its_holder_renews_and_releases_a_lease(database):
+    with database.write() as connection:
+        assert not leases.renew(connection, "a", fence=1, seconds=60)
+        assert leases.take(connection, "a", holder="anna", seconds=0) == 1
+        assert leases.renew(connection, "a", fence=1, seconds=60)
+        assert leases.take(connection, "a", holder="ben", seconds=60) is None
+        assert leases.renew(connection, "a", fence=1, seconds=0)
+        assert leases.take(connection, "a", holder="ben", seconds=60) == 2
+        assert not leases.renew(connection, "a", fence=1, seconds=0)
+        leases.release(connection, "a", fence=1)
+        assert leases.take(connection, "a", holder="cleo", seconds=60) is None
 
 
 # Versions
@@ -531,6 +688,114 @@ def test_versions(database):
         models.insert(connection, version_row(3))
 
 
+def test_a_version_keeps_what_is_told_of_it(database):
+    told = {
+        "fingerprint": "f" * 32,
+        "latest_at": 1_700_000_000_000_000,
+        "data": {"weights": {"click": 1.0}},
+        "cause": {"rule": "schedule"},
+        "metrics": {"ndcg@10": {"mean": 0.1, "low": 0.0, "high": 0.2}},
+        "verdict": {"decision": "promote", "reasons": []},
+        "peak_memory_bytes": 2**40,
+        "libraries": {"numpy": "2"},
+        "origin": {"version": 7},
+        "note": "für später",
+        "pinned_at": 1,
+        "pinned_until": 2,
+    }
+    with database.write() as connection:
+        models.insert(connection, {**version_row(1), **told})
+        models.insert(connection, version_row(2))
+        row = models.get(connection, 1)
+        assert {name: row[name] for name in told} == told
+        row = models.get(connection, 2)
+        assert {name: row[name] for name in told} == dict.fromkeys(told)
+        models.update(connection, 2, note="a note", verdict=None)
+        assert models.get(connection, 2)["note"] == "a note"
+        assert models.get(connection, 1)["note"] == "für später"
+        models.update(connection, 1, verdict=None, note=None)
+        row = models.get(connection, 1)
+        assert (row["verdict"], row["note"]) == (None, None)
+        models.mark_deleted(connection, 2)
+        assert models.deleted_versions(connection) == {2}
+
+
+def test_a_list_of_versions_has_what_is_small(database):
+    verdict = {"decision": "reject", "sentence": "Würse.", "reasons": ["x"], "outcome": "Stays."}
+    small = {name: verdict[name] for name in ("decision", "sentence", "outcome")}
+    large = {"data": {"a": 1}, "cause": {"rule": "schedule"}, "origin": {"version": 7}}
+    with database.write() as connection:
+        assert models.listed(connection) == []
+        models.insert(connection, {**version_row(1), "verdict": verdict, **large})
+        models.insert(connection, {**version_row(2), "verdict": {"decision": "promote"}})
+        models.insert(connection, version_row(3))
+        models.insert(connection, version_row(4))
+        models.mark_deleted(connection, 4)
+        serve(connection, None, action="delete")
+        serve(connection, 2)
+        rows = models.listed(connection)
+        assert [row["version"] for row in rows] == [3, 2, 1]
+        assert [row["served"] for row in rows] == [False, True, False]
+        assert [row["verdict"] for row in rows] == [
+            None, {"decision": "promote", "sentence": None, "outcome": None}, small
+        ]  # fmt: skip
+        assert not rows[-1].keys() & large.keys()
+        assert models.get(connection, 1)["verdict"] == verdict
+
+
+def test_the_version_that_was_trained_last_here(database):
+    job_id = start(database)
+    with database.write() as connection:
+        assert models.last_trained(connection) is None
+        models.insert(connection, {**version_row(1), "job_id": job_id})
+        models.insert(connection, {**version_row(2), "job_id": job_id})
+        models.insert(connection, version_row(3))  # imported
+        models.mark_deleted(connection, 2)
+        assert models.last_trained(connection)["version"] == 2
+
+
+def test_numbers_of_versions_never_come_again(database):
+    with database.write() as connection:
+        assert models.reserved_versions(connection) == set()
+        assert models.reserve(connection, above=0, job_id=None) == 1
+        assert models.reserve(connection, above=0, job_id=None) == 2
+        assert models.reserve(connection, above=7, job_id=None) == 8
+        models.insert(connection, version_row(11))
+        models.mark_deleted(connection, 11)
+        assert (models.last_number(connection), models.last_version(connection)) == (11, 11)
+        assert models.reserve(connection, above=3, job_id=None) == 12
+        assert (models.last_number(connection), models.last_version(connection)) == (12, 11)
+        assert models.reserved_versions(connection) == {1, 2, 8, 12}
+
+
+def test_a_reserved_number_is_free_again_after_a_failed_transaction(database):
+    def fail():
+        with database.write() as connection:
+            models.reserve(connection, above=0, job_id=None)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    with database.write() as connection:
+        assert models.reserve(connection, above=0, job_id=None) == 1
+
+
+def test_unfinished_are_the_numbers_that_never_become_versions(database):
+    job_id = start(database)
+    soon = storage.now() + 60_000_000
+    with database.write() as connection:
+        of_job = models.reserve(connection, above=0, job_id=job_id)
+        registered = models.reserve(connection, above=0, job_id=job_id)
+        models.insert(connection, version_row(registered))
+        of_import = models.reserve(connection, above=0, job_id=None)
+        assert models.unfinished(connection, reserved_before=0) == []
+        assert models.unfinished(connection, reserved_before=soon) == [of_import]
+    end(database, job_id)
+    with database.read() as connection:
+        assert models.unfinished(connection, reserved_before=0) == [of_job]
+        assert sorted(models.unfinished(connection, reserved_before=soon)) == [of_job, of_import]
+
+
 def test_the_database_itself_lets_one_version_be_active(database):
     with database.write() as connection:
         models.insert(connection, version_row(1))
@@ -542,19 +807,191 @@ def test_the_database_itself_lets_one_version_be_active(database):
         assert models.active_version(connection) == 1
 
 
+# What served when
+
+
+def serve(connection, version, *, back_to=None, action="activate"):
+    return timeline.insert(
+        connection, version=version, action=action, actor="test", back_to=back_to
+    )
+
+
+def test_the_timeline_tells_from_when_until_when(database):
+    with database.write() as connection:
+        assert timeline.latest(connection) is None
+        assert timeline.page(connection, limit=9) == []
+        assert timeline.before(connection) is None
+        first = serve(connection, 1)
+        second = timeline.insert(
+            connection, version=2, action="promote", actor="worker", reason="gute Gründe",
+            job_id=7, back_to=first,
+        )  # fmt: skip
+        third = serve(connection, None, action="delete")
+        whole = timeline.page(connection, limit=9)
+        assert [entry["entry_id"] for entry in whole] == [third, second, first]
+        assert [entry["until"] for entry in whole] == [None, whole[0]["at"], whole[1]["at"]]
+        assert timeline.page(connection, limit=1) == whole[:1]
+        assert timeline.page(connection, limit=2, before=third) == whole[1:]
+        assert timeline.page(connection, limit=9, before=first) == []
+        assert timeline.latest(connection) == whole[0]
+        plain = {name: value for name, value in whole[1].items() if name != "until"}
+        assert timeline.get(connection, second) == plain
+        assert (plain["reason"], plain["job_id"], plain["back_to"]) == ("gute Gründe", 7, first)
+        assert timeline.get(connection, 99) is None
+        assert timeline.of_version(connection, 2) == [whole[1]]
+        assert timeline.of_version(connection, 9) == []
+
+
+def test_a_roll_back_leads_to_what_served_before_and_is_there(database):
+    with database.write() as connection:
+        for version in (1, 2, 3):
+            models.insert(connection, version_row(version))
+        first = serve(connection, 1)
+        assert timeline.before(connection) is None
+        second = serve(connection, 2, back_to=first)
+        assert timeline.before(connection)["entry_id"] == first
+        again = serve(connection, 2, back_to=second)  # the same version is no way back
+        assert timeline.before(connection)["entry_id"] == first
+        nothing = serve(connection, None, back_to=again)
+        assert timeline.before(connection)["entry_id"] == again
+        third = serve(connection, 3, back_to=nothing)
+        assert timeline.before(connection)["entry_id"] == again
+        models.mark_deleted(connection, 2)
+        assert timeline.before(connection)["entry_id"] == first
+        # Rolled back, as the registry does: from here the way leads further back.
+        serve(connection, 1, back_to=None, action="rollback")
+        assert timeline.before(connection) is None
+        serve(connection, 3, back_to=third)
+        models.mark_deleted(connection, 1)
+        assert timeline.before(connection) is None
+
+
+# Policies
+
+
+def test_the_policy_that_was_stored_last_rules(database):
+    with database.write() as connection:
+        assert policies.latest(connection) is None
+        assert policies.latest_revision(connection) == 0
+        assert policies.page(connection, limit=9) == []
+        contents = [{"margin": 0.01 * n, "left_out_users": ["ü*"]} for n in range(3)]
+        revisions = [
+            policies.insert(connection, policy=content, actor="api", reason=f"reason {n}")
+            for n, content in enumerate(contents)
+        ]
+        assert revisions == [1, 2, 3]
+        assert policies.latest_revision(connection) == 3
+        latest = policies.latest(connection)
+        assert (latest["policy"], latest["reason"], latest["actor"]) == (
+            contents[2], "reason 2", "api"
+        )  # fmt: skip
+        assert 0 <= storage.now() - latest["at"] < 60_000_000
+        page = policies.page(connection, limit=1, before=3)
+        assert [(row["revision"], row["policy"]) for row in page] == [(2, contents[1])]
+
+
+# Notices
+
+
+def notice(database, **fields):
+    with database.write() as connection:
+        return notices.insert(connection, **{"event": "promoted", "payload": {}, **fields})
+
+
+def test_notices_are_due_in_their_order_until_they_are_dealt_with(database):
+    with database.read() as connection:
+        assert notices.first_due(connection) is None
+    numbers = [notice(database, payload={"version": n}) for n in range(3)]
+    later = storage.now() + 60_000_000
+    with database.write() as connection:
+        first = notices.first_due(connection)
+        assert (first["notice_id"], first["payload"]) == (numbers[0], {"version": 0})
+        assert (first["event"], first["attempts"]) == ("promoted", 0)
+        notices.update(connection, numbers[0], next_attempt_at=later, last_error="refused")
+        assert notices.first_due(connection)["notice_id"] == numbers[1]
+        notices.update(connection, numbers[1], delivered_at=later, next_attempt_at=None)
+        assert notices.first_due(connection)["notice_id"] == numbers[2]
+        notices.drop_due(connection)
+        assert notices.first_due(connection) is None
+        # What was put off is not dropped with what was due.
+        notices.update(connection, numbers[0], next_attempt_at=1)
+        again = notices.first_due(connection)
+        assert (again["notice_id"], again["last_error"]) == (numbers[0], "refused")
+
+
+def test_one_process_takes_a_notice(database):
+    number = notice(database)
+    with database.read() as connection:
+        seen = notices.first_due(connection)
+    until = storage.now() + 60_000_000
+    with database.write() as connection:
+        assert notices.take(connection, seen, until=until)
+        assert not notices.take(connection, seen, until=until + 1)  # who saw the same row
+        assert notices.first_due(connection) is None
+        notices.update(connection, number, next_attempt_at=1)
+        assert notices.first_due(connection)["attempts"] == 1
+
+
+def test_of_notices_with_one_key_the_first_stands(database):
+    first = notice(database, payload={"n": 1}, key="stale 3")
+    assert notice(database, payload={"n": 2}, key="stale 3") is None
+    other = notice(database, payload={"n": 3}, key="stale 4")
+    with database.write() as connection:
+        notices.update(connection, first, next_attempt_at=None)
+        assert notices.has(connection, "stale 3")
+        assert not notices.has(connection, "stale 5")
+        assert notices.first_due(connection)["notice_id"] == other
+    assert notice(database, payload={"n": 4}, key="stale 3") is None
+
+
 # The trail
+
+
+def entry(entry_id, **fields):
+    whole = {
+        "at": storage.now(),
+        "actor": "cli",
+        "action": "act",
+        "subject": f"model {entry_id}",
+        "details": {"n": [entry_id, "ü", None]},
+        "previous_hash": None,
+        "hash": None,
+    }
+    return {"entry_id": entry_id, **whole, **fields}
 
 
 def test_the_trail_shows_the_latest_first(database):
     with database.write() as connection:
-        for number in range(3):
-            storage.audit_log.insert(
-                connection, actor="cli", action="a", subject=f"model {number}", details={"n": [1]}
-            )
-        latest = storage.audit_log.latest(connection, limit=2)
-    assert [entry["subject"] for entry in latest] == ["model 2", "model 1"]
-    assert latest[0]["details"] == {"n": [1]}
-    assert 0 <= storage.now() - latest[0]["at"] < 60_000_000
+        assert storage.audit_log.latest(connection, limit=2) == []
+        assert storage.audit_log.last(connection) is None
+        entries = [entry(number) for number in (1, 2, 3)]
+        for row in entries:
+            storage.audit_log.insert(connection, row)
+        assert storage.audit_log.latest(connection, limit=2) == [entries[2], entries[1]]
+        assert storage.audit_log.latest(connection, limit=9, before=2) == [entries[0]]
+
+
+def test_the_trail_is_read_in_order_with_its_details_as_text(database):
+    entries = [entry(number, previous_hash="a" * 64, hash="b" * 64) for number in (3, 1, 2)]
+    with database.write() as connection:
+        for row in entries:
+            storage.audit_log.insert(connection, row)
+        found = list(storage.audit_log.in_order(connection))
+        assert storage.audit_log.last(connection) == found[-1]
+        assert storage.audit_log.hash_of(connection, 2) == "b" * 64
+        assert storage.audit_log.hash_of(connection, 9) is None
+    assert [row["entry_id"] for row in found] == [1, 2, 3]
+    for row, written in zip(found, sorted(entries, key=lambda row: row["entry_id"]), strict=True):
+        assert {**row, "details": json.loads(row["details"])} == written
+
+
+def test_an_entry_is_never_overwritten(database):
+    with database.write() as connection:
+        storage.audit_log.insert(connection, entry(1))
+    with pytest.raises(StorageError), database.write() as connection:
+        storage.audit_log.insert(connection, entry(1, actor="somebody else"))
+    with database.read() as connection:
+        assert storage.audit_log.last(connection)["actor"] == "cli"
 
 
 # Several processes

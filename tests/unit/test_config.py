@@ -50,6 +50,9 @@ def test_defaults(monkeypatch, tmp_path):
     assert settings.timezone == "UTC"
     assert settings.interaction_weights == {"click": 1.0, "watchlist_add": 2.0}
     assert settings.prediction_cell_limit == 5_000_000
+    assert settings.job_timeout_seconds == 86_400
+    assert settings.training_memory_bytes is None
+    assert settings.audit_key is None
     assert settings.versions_kept == 10
 
 
@@ -92,6 +95,9 @@ def test_settings_cannot_be_changed():
         ("RECKEEPER_INTERACTION_WEIGHTS", "click=1,"),
         ("RECKEEPER_INTERACTION_WEIGHTS", "watchlist_remove=1"),
         ("RECKEEPER_PREDICTION_CELL_LIMIT", "-1"),
+        ("RECKEEPER_JOB_TIMEOUT_SECONDS", "0"),
+        ("RECKEEPER_TRAINING_MEMORY_BYTES", "0"),
+        ("RECKEEPER_TRAINING_MEMORY_BYTES", "8 GB"),
         ("RECKEEPER_VERSIONS_KEPT", "1"),
     ],
 )
@@ -99,6 +105,23 @@ def test_a_bad_value_is_refused_by_name(variable, value):
     with pytest.raises(ConfigError) as caught:
         Settings.from_env({variable: value})
     assert caught.value.message.startswith(f"{variable}={value!r} cannot be used: ")
+
+
+def test_a_bad_secret_is_refused_without_showing_it():
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"RECKEEPER_AUDIT_KEY": "fifteen letters"})
+    assert caught.value.message == (
+        "RECKEEPER_AUDIT_KEY=*** cannot be used: must have at least 16 characters. "
+        "Correct it or unset it."
+    )
+    assert "fifteen" not in str(caught.value)
+
+
+def test_secrets_are_not_shown():
+    settings = Settings.from_env({"RECKEEPER_AUDIT_KEY": "sixteen letters!"})
+    assert settings.audit_key == "sixteen letters!"
+    assert "sixteen" not in repr(settings)
+    assert "audit_key" not in repr(settings)
 
 
 @pytest.mark.parametrize("text", ["1", "true", "YES", "on"])
@@ -150,6 +173,9 @@ OTHER_VALUES = {
     "RECKEEPER_TIMEZONE": "Europe/Berlin",
     "RECKEEPER_INTERACTION_WEIGHTS": "click=0.1,rating=-3.25",
     "RECKEEPER_PREDICTION_CELL_LIMIT": "0",
+    "RECKEEPER_JOB_TIMEOUT_SECONDS": "60",
+    "RECKEEPER_TRAINING_MEMORY_BYTES": "1000000000",
+    "RECKEEPER_AUDIT_KEY": "0123456789abcdef",
     "RECKEEPER_VERSIONS_KEPT": "3",
 }
 
@@ -184,5 +210,5 @@ def test_settings_hold_when_put_over_another_environment():
 def test_passwords_are_masked(url, masked):
     settings = Settings.from_env({"DATABASE_URL": url})
     assert settings.masked_database_url == masked
-    assert "sec" not in repr(settings)
+    assert not re.search("secret|sec@ret|sec:ret", repr(settings))
     assert masked in repr(settings)

@@ -24,6 +24,10 @@ CODES = {
     "JobInterruptedError": "interrupted",
     "NoModelError": "no_model",
     "UnavailableError": "unavailable",
+    "PinnedError": "pinned",
+    "MemoryLimitError": "not_enough_memory",
+    "JobCancelledError": "cancelled",
+    "JobTimeoutError": "timed_out",
 }
 
 

@@ -1,5 +1,6 @@
 """The schema and the SQLite file: what only they must do."""
 
+import contextlib
 import dataclasses
 import sqlite3
 
@@ -12,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from reckeeper import storage
-from reckeeper.errors import ConfigError, JobRunningError, SchemaError, StorageError
+from reckeeper.errors import ConfigError, SchemaError, StorageError
 from reckeeper.storage.tables import metadata
 
 
@@ -69,7 +70,7 @@ def at_revision(settings, revision):
     engine.dispose()
 
 
-def test_the_jobs_of_the_first_release_become_retrains(settings):
+def test_a_database_of_the_first_release_is_brought_up(settings):
     at_revision(settings, "0001")
     with sqlite3.connect(file_of(settings)) as connection:
         connection.executescript(
@@ -80,6 +81,7 @@ def test_the_jobs_of_the_first_release_become_retrains(settings):
                 (4, 'running', 'schedule', 'fitting', 0.6, 8, 9, NULL, NULL, NULL);
             INSERT INTO models VALUES (1, 1, 'svd', '{"n_components": 10}', 6, 12, 100, 0.5, 7, 6,
                 0.5, 'manual', 1, 0, 1, 'a', 1, 'b', NULL);
+            INSERT INTO audit_log VALUES (1, 6, 'cli', 'activate', 'model 1', '{"after": 1}');
             """
         )
     connection.close()
@@ -91,7 +93,9 @@ def test_the_jobs_of_the_first_release_become_retrains(settings):
     database = storage.open_database(settings)
     with database.read() as connection:
         before, running = (storage.jobs.get(connection, job_id) for job_id in (1, 4))
-        assert storage.models.active(connection)["job_id"] == 1
+        active = storage.models.active(connection)
+        (served,) = storage.timeline.page(connection, limit=9)
+        (entry,) = storage.audit_log.latest(connection, limit=9)
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
     new = {
@@ -100,6 +104,15 @@ def test_the_jobs_of_the_first_release_become_retrains(settings):
         "progress": None,
         "result": None,
         "finish_requested": False,
+        "actor": None,
+        "cause": None,
+        "fence": 0,
+        "watermark": None,
+        "cancel_requested": False,
+        "estimated_memory_bytes": None,
+        "memory_bytes": None,
+        "verdict": None,
+        "promoted": None,
     }
     assert before == {
         "job_id": 1, "status": "succeeded", "trigger": "manual", "stage": "done", "fraction": 1.0,
@@ -109,11 +122,19 @@ def test_the_jobs_of_the_first_release_become_retrains(settings):
     }  # fmt: skip
     assert (running["status"], running["stage"]) == ("running", "fitting")
     assert {name: running[name] for name in new} == new
+    assert (active["version"], active["job_id"], active["native_sha256"]) == (1, 1, "a")
+    assert {name for name, value in active.items() if value is None} >= {
+        "fingerprint", "data", "verdict", "metrics", "origin", "note", "pinned_at", "deleted_at"
+    }  # fmt: skip
+    assert (served["version"], served["at"], served["job_id"]) == (1, 6, 1)
+    assert (served["action"], served["actor"], served["back_to"]) == ("activate", "migrate", None)
+    assert (entry["details"], entry["previous_hash"], entry["hash"]) == ({"after": 1}, None, None)
     with database.write() as connection:
-        with pytest.raises(JobRunningError):
-            storage.jobs.insert(connection, trigger="manual")
-        assert storage.jobs.update(connection, 4, status=storage.jobs.FAILED)
+        # Its worker was of the release before: it ended before the migration.
+        assert not storage.jobs.update(connection, 4, stage="writing")
         assert storage.jobs.insert(connection, trigger="manual") == 5
+        assert storage.jobs.get(connection, 4)["status"] == storage.jobs.INTERRUPTED
+        assert storage.models.reserve(connection, above=0, job_id=5) == 2
     database.close()
 
 
@@ -220,6 +241,51 @@ def test_a_read_does_not_keep_writers_waiting(settings, database):
         other.close()
 
 
+def test_what_follows_a_commit_finds_the_lock_free_and_the_change_made(settings, database):
+    seen = []
+
+    def look():
+        with database.write() as connection:
+            seen.append(storage.interactions.count(connection))
+
+    row = storage.Interaction("e", "u", "i", "click", 1.0, 1)
+    with database.write() as connection:
+        storage.after_commit(connection, "look", look)
+        storage.interactions.append(connection, [row])
+        assert seen == []
+    assert seen == [1]
+    with database.write():
+        pass
+    assert seen == [1]
+
+
+def test_of_callbacks_with_one_name_the_last_is_called(database):
+    seen = []
+    with database.write() as connection:
+        for name, word in [("a", "first"), ("b", "other"), ("a", "last")]:
+            storage.after_commit(connection, name, lambda word=word: seen.append(word))
+    assert sorted(seen) == ["last", "other"]
+
+
+def test_a_failed_transaction_calls_nothing(database):
+    seen = []
+
+    def fail():
+        with database.write() as connection:
+            storage.after_commit(connection, "a", lambda: seen.append("called"))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert seen == []
+
+
+def test_a_connection_tells_the_settings(settings, database):
+    for transaction in (database.read, database.write):
+        with transaction() as connection:
+            assert storage.settings_of(connection) is settings
+
+
 def test_errors_of_the_driver_are_translated(database):
     with (
         pytest.raises(StorageError, match="no such table: missing") as caught,
@@ -266,3 +332,20 @@ def test_what_is_no_database_is_said_in_words(settings, tmp_path):
             storage.migrate(broken)
         with pytest.raises(StorageError, match="RECKEEPER_DATA_DIR, or DATABASE_URL"):
             storage.open_database(broken)
+
+
+def test_a_copy_that_was_restored_keeps_a_log_again(settings, tmp_path):
+    storage.migrate(settings)
+    copy = tmp_path / "copy.sqlite3"
+    with contextlib.closing(sqlite3.connect(file_of(settings))) as connection:
+        connection.execute("VACUUM INTO ?", (str(copy),))
+    with contextlib.closing(storage.open_database(with_url(settings, f"sqlite:///{copy}"))) as own:
+        with own.read() as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        with own.read(), own.write():
+            pass  # who reads holds up nobody who writes
+
+
+def test_times_are_rfc_3339():
+    assert storage.rfc3339(1_764_891_735_000_042) == "2025-12-04T23:42:15.000042Z"
+    assert storage.rfc3339(0) == "1970-01-01T00:00:00.000000Z"

@@ -11,8 +11,28 @@ caller decides what is one transaction::
 
 from sqlalchemy import Connection
 
-from reckeeper.storage import audit_log, imports, interactions, items, jobs, models
-from reckeeper.storage.engine import SCHEMA_REVISION, Database, migrate, now, open_database
+from reckeeper.storage import (
+    audit_log,
+    imports,
+    interactions,
+    items,
+    jobs,
+    leases,
+    models,
+    notices,
+    policies,
+    timeline,
+)
+from reckeeper.storage.engine import (
+    SCHEMA_REVISION,
+    Database,
+    after_commit,
+    migrate,
+    now,
+    open_database,
+    rfc3339,
+    settings_of,
+)
 from reckeeper.storage.interactions import Interaction
 from reckeeper.storage.items import Item
 
@@ -22,13 +42,20 @@ __all__ = [
     "Database",
     "Interaction",
     "Item",
+    "after_commit",
     "audit_log",
     "imports",
     "interactions",
     "items",
     "jobs",
+    "leases",
     "migrate",
     "models",
+    "notices",
     "now",
     "open_database",
+    "policies",
+    "rfc3339",
+    "settings_of",
+    "timeline",
 ]

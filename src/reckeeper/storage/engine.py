@@ -3,7 +3,8 @@
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, SchemaError, StorageError
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """The migration that this release needs; a test holds it against the scripts."""
 
 BUSY_TIMEOUT_SECONDS = 60
@@ -25,6 +26,12 @@ BUSY_TIMEOUT_SECONDS = 60
 def now() -> int:
     """Return the present time in microseconds since 1970-01-01 UTC."""
     return time.time_ns() // 1000
+
+
+def rfc3339(moment: int) -> str:
+    """Return a time in microseconds since 1970 as ``2025-12-04T23:42:15.123456Z``."""
+    seconds, rest = divmod(moment, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
 
 
 class Database:
@@ -37,11 +44,13 @@ class Database:
     ----------
     engine : sqlalchemy.Engine
         As `open_database` makes it.
+    settings : Settings
+        Those that name it; `settings_of` gives them to whoever has a connection.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
-        self._writer = engine.execution_options(reckeeper_writes=True)
+    def __init__(self, engine: sa.Engine, settings: Settings) -> None:
+        self._engine = engine.execution_options(reckeeper_settings=settings)
+        self._writer = self._engine.execution_options(reckeeper_writes=True)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -53,19 +62,44 @@ class Database:
     def write(self) -> Iterator[sa.Connection]:
         """Give a connection whose writes are on disk when the block has ended.
 
-        An exception in the block takes all of them back.
+        An exception in the block takes all of them back. What `after_commit`
+        was given is called last, with the writers' lock free again.
 
         Raises
         ------
         StorageError
             The database refused, or stayed locked for a minute.
         """
+        callbacks: dict[str, Callable[[], None]] = {}
         with _translated(), self._writer.begin() as connection:
-            yield connection
+            yield connection.execution_options(reckeeper_after_commit=callbacks)
+        for callback in callbacks.values():
+            callback()
 
     def close(self) -> None:
         """Close all connections; a later use opens them again."""
         self._engine.dispose()
+
+
+def settings_of(connection: sa.Connection) -> Settings:
+    """Return the settings with which the database of a connection was opened."""
+    settings: Settings = connection.get_execution_options()["reckeeper_settings"]
+    return settings
+
+
+def after_commit(connection: sa.Connection, name: str, callback: Callable[[], None]) -> None:
+    """Have something called once the writes of a transaction are on disk.
+
+    Parameters
+    ----------
+    connection : sqlalchemy.Connection
+        Of `Database.write`. If its block fails, nothing is called.
+    name : str
+        Of several given under one name, only the last is called.
+    callback : callable
+        Must handle its own errors: the change stands whatever becomes of it.
+    """
+    connection.get_execution_options()["reckeeper_after_commit"][name] = callback
 
 
 @contextlib.contextmanager
@@ -103,7 +137,7 @@ def open_database(settings: Settings) -> Database:
             f"There is no database {file} yet: run `reckeeper migrate` with the same settings "
             "(RECKEEPER_DATA_DIR or DATABASE_URL names the place), then start again."
         )
-    database = Database(engine)
+    database = Database(engine, settings)
     revision = _revision(database)
     if revision != SCHEMA_REVISION:
         database.close()
@@ -118,6 +152,7 @@ def open_database(settings: Settings) -> Database:
             f"The database {shown} has schema {revision}, made by a later release of Reckeeper "
             f"(this one knows {SCHEMA_REVISION}): upgrade Reckeeper."
         )
+    _keep_log(engine)  # a copy that was restored may have lost it
     return database
 
 
@@ -145,7 +180,7 @@ def migrate(settings: Settings) -> str | None:
                 f"RECKEEPER_DATA_DIR={str(settings.data_dir)!r} cannot be made: {exc.strerror}. "
                 "Name a folder that this user may write to."
             ) from exc
-    database = Database(_engine(settings))
+    database = Database(_engine(settings), settings)
     try:
         _keep_log(database._engine)
         with database.write() as connection:

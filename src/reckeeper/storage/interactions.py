@@ -103,6 +103,45 @@ def count(connection: sa.Connection) -> int:
     )
 
 
+def count_up_to(connection: sa.Connection, watermark: int) -> int:
+    """Return the number of interactions that are numbered `watermark` or below."""
+    query = sa.select(sa.func.count()).where(user_interactions.c.id <= watermark)
+    return int(connection.execute(query).scalar_one())
+
+
+def count_after(connection: sa.Connection, watermark: int, *, at_most: int) -> int:
+    """Return how many interactions are numbered above `watermark`; counts to `at_most`."""
+    newer = (
+        sa.select(user_interactions.c.id)
+        .where(user_interactions.c.id > watermark)
+        .limit(at_most)
+        .subquery()
+    )
+    return int(connection.execute(sa.select(sa.func.count()).select_from(newer)).scalar_one())
+
+
+def first_later_than(connection: sa.Connection, moment: int) -> int | None:
+    """Return the lowest number of an interaction that occurred after a moment, or None."""
+    query = sa.select(sa.func.min(user_interactions.c.id)).where(
+        user_interactions.c.occurred_at > moment
+    )
+    found = connection.execute(query).scalar()
+    return None if found is None else int(found)
+
+
+def sizes(connection: sa.Connection) -> tuple[int, int, int]:
+    """Return the numbers of interactions, of users and of items; reads the whole table."""
+    columns = user_interactions.c
+    row = connection.execute(
+        sa.select(
+            sa.func.count(),
+            sa.func.count(sa.distinct(columns.user_id)),
+            sa.func.count(sa.distinct(columns.item_id)),
+        ).select_from(user_interactions)
+    ).one()
+    return int(row[0]), int(row[1]), int(row[2])
+
+
 def is_empty(connection: sa.Connection) -> bool:
     """Return whether there is no interaction."""
     return connection.execute(sa.select(user_interactions.c.id).limit(1)).first() is None

@@ -1,7 +1,9 @@
 """`training_jobs`: one row a job; at most one of them is running.
 
 A job of the kind ``retrain`` makes a version; one of the kind ``evaluate``
-measures which recipe suits the data, and makes none.
+measures which recipe suits the data, and makes none. A running job holds the
+lease `leases.TRAINING`, and every write of it checks that it still does: of
+two that believe they hold it, the older one's writes are refused.
 """
 
 from collections.abc import Mapping
@@ -10,21 +12,30 @@ from typing import Any
 import sqlalchemy as sa
 
 from reckeeper.errors import JobRunningError
+from reckeeper.storage import interactions
+from reckeeper.storage import leases as lease_rows
 from reckeeper.storage.engine import now
-from reckeeper.storage.tables import training_jobs
+from reckeeper.storage.tables import leases, training_jobs
 
-RUNNING, SUCCEEDED, FAILED, INTERRUPTED = "running", "succeeded", "failed", "interrupted"
+RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
+CANCELLED, INTERRUPTED = "cancelled", "interrupted"
 RETRAIN, EVALUATE = "retrain", "evaluate"
+
+LEASE_SECONDS = 10.0
+"""A running job whose lease was not renewed for so long has lost its worker."""
 
 
 def insert(
     connection: sa.Connection,
     *,
     trigger: str,
+    actor: str | None = None,
     kind: str = RETRAIN,
     request: Mapping[str, Any] | None = None,
+    cause: Mapping[str, Any] | None = None,
+    holder: str = "",
 ) -> int:
-    """Add a running job and return its number.
+    """Add a running job that holds the lease, and return its number.
 
     Parameters
     ----------
@@ -32,32 +43,39 @@ def insert(
         Of `Database.write`.
     trigger : str
         What started it: ``manual``, ``schedule``, …
+    actor : str, optional
+        Who.
     kind : str
         `RETRAIN` or `EVALUATE`.
     request : mapping, optional
         What was asked for, in JSON values; it must be valid.
+    cause : mapping, optional
+        Which rule fired, and its numbers, in JSON values.
+    holder : str
+        Which process runs it, for people.
 
     Raises
     ------
     JobRunningError
         A job runs already, of whatever kind.
     """
+    interrupt_lapsed(connection)
+    fence = lease_rows.take(connection, lease_rows.TRAINING, holder=holder, seconds=LEASE_SECONDS)
     other = running(connection)
-    if other is not None:
-        what = "runs already" if other["kind"] == RETRAIN else "runs, and compares the recipes"
-        raise JobRunningError(
-            f"Training job {other['job_id']} {what}: wait for it (GET /jobs/{other['job_id']} "
-            "shows how far it is), then ask again if you still need to.",
-            details={"job_id": other["job_id"], "kind": other["kind"]},
-        )
+    if fence is None or other is not None:
+        raise _running_error(other)
     started_at = now()
     job_id = connection.execute(
         sa.insert(training_jobs)
         .values(
             status=RUNNING,
             trigger=trigger,
+            actor=actor,
             kind=kind,
             request=dict(request or {}),
+            cause=None if cause is None else dict(cause),
+            fence=fence,
+            watermark=interactions.last_id(connection),
             stage="starting",
             fraction=0.0,
             started_at=started_at,
@@ -66,6 +84,19 @@ def insert(
         .returning(training_jobs.c.job_id)
     )
     return int(job_id.scalar_one())
+
+
+def _running_error(other: Mapping[str, Any] | None) -> JobRunningError:
+    if other is None:
+        return JobRunningError(
+            "Another worker is just starting or ending a training job: ask again in a moment."
+        )
+    what = "runs already" if other["kind"] == RETRAIN else "runs, and compares the recipes"
+    return JobRunningError(
+        f"Training job {other['job_id']} {what}: wait for it (GET /jobs/{other['job_id']} "
+        "shows how far it is), then ask again if you still need to.",
+        details={"job_id": other["job_id"], "kind": other["kind"]},
+    )
 
 
 def get(connection: sa.Connection, job_id: int) -> dict[str, Any] | None:
@@ -94,22 +125,84 @@ def running(connection: sa.Connection) -> dict[str, Any] | None:
     return None if row is None else dict(row)
 
 
+def last_retrain(connection: sa.Connection) -> dict[str, Any] | None:
+    """Return the row of the latest retrain, whatever became of it, or None."""
+    rows = connection.execute(
+        sa.select(training_jobs)
+        .where(training_jobs.c.kind == RETRAIN)
+        .order_by(training_jobs.c.job_id.desc())
+        .limit(1)
+    )
+    row = rows.mappings().first()
+    return None if row is None else dict(row)
+
+
+def has_started(connection: sa.Connection, *, trigger: str, since: int) -> bool:
+    """Return whether a job of this trigger has started at `since` or later."""
+    columns = training_jobs.c
+    found = connection.execute(
+        sa.select(columns.job_id)
+        .where(columns.trigger == trigger, columns.started_at >= since)
+        .limit(1)
+    )
+    return found.first() is not None
+
+
 def update(connection: sa.Connection, job_id: int, **values: Any) -> bool:
-    """Set columns of a running job; return False if it does not run any more."""
+    """Set columns of a running job; return False if it does not run, or lost its lease."""
     result = connection.execute(
-        sa.update(training_jobs)
-        .where(training_jobs.c.job_id == job_id, training_jobs.c.status == RUNNING)
-        .values(values)
+        sa.update(training_jobs).where(*_is_held(), training_jobs.c.job_id == job_id).values(values)
     )
     return result.rowcount == 1
 
 
-def interrupt_silent(connection: sa.Connection, *, silent_since: int) -> list[int]:
-    """Mark running jobs without a heartbeat since then as interrupted; return their numbers."""
+def is_held(connection: sa.Connection, job_id: int) -> bool:
+    """Return whether a job runs and holds the lease; within a write nobody can take it."""
+    found = connection.execute(
+        sa.select(training_jobs.c.job_id).where(*_is_held(), training_jobs.c.job_id == job_id)
+    )
+    return found.first() is not None
+
+
+def _is_held() -> tuple[sa.ColumnElement[bool], ...]:
+    fence = sa.select(leases.c.fence).where(leases.c.name == lease_rows.TRAINING).scalar_subquery()
+    return training_jobs.c.status == RUNNING, training_jobs.c.fence == fence
+
+
+def beat(connection: sa.Connection, job_id: int) -> dict[str, Any] | None:
+    """Renew a job's lease and return its row, or None if it is not its holder any more."""
+    if not update(connection, job_id, heartbeat_at=now()):
+        return None
+    job = get(connection, job_id)
+    assert job is not None
+    lease_rows.renew(connection, lease_rows.TRAINING, fence=job["fence"], seconds=LEASE_SECONDS)
+    return job
+
+
+def end(connection: sa.Connection, job_id: int, *, status: str, **values: Any) -> bool:
+    """End a running job and give its lease back; return False if it is not its holder."""
+    job = get(connection, job_id)
+    ended = update(connection, job_id, status=status, finished_at=now(), **values)
+    if ended and job is not None:
+        lease_rows.release(connection, lease_rows.TRAINING, fence=job["fence"])
+    return ended
+
+
+def interrupt_lapsed(connection: sa.Connection) -> list[int]:
+    """Mark running jobs whose lease has lapsed as interrupted; return their numbers."""
     columns = training_jobs.c
+    is_live = (
+        sa.select(leases.c.fence)
+        .where(
+            leases.c.name == lease_rows.TRAINING,
+            leases.c.fence == columns.fence,
+            leases.c.expires_at > now(),
+        )
+        .exists()
+    )
     found = connection.execute(
         sa.update(training_jobs)
-        .where(columns.status == RUNNING, columns.heartbeat_at < silent_since)
+        .where(columns.status == RUNNING, ~is_live)
         .values(
             status=INTERRUPTED,
             finished_at=now(),
@@ -119,3 +212,16 @@ def interrupt_silent(connection: sa.Connection, *, silent_since: int) -> list[in
         .returning(columns.job_id)
     )
     return [int(job_id) for job_id in found.scalars()]
+
+
+def has_lapsed(connection: sa.Connection) -> bool:
+    """Return whether a job is marked as running whose lease has lapsed; a look costs no write."""
+    job = running(connection)
+    if job is None:
+        return False
+    row = connection.execute(
+        sa.select(leases.c.expires_at).where(
+            leases.c.name == lease_rows.TRAINING, leases.c.fence == job["fence"]
+        )
+    ).first()
+    return row is None or row.expires_at <= now()

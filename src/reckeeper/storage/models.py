@@ -5,7 +5,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from reckeeper.storage.engine import now
-from reckeeper.storage.tables import models
+from reckeeper.storage.tables import models, timeline, training_jobs, version_numbers
+
+_LARGE = {"data", "cause", "verdict", "libraries", "origin"}
+_VERDICT = ("decision", "sentence", "outcome")
+_SERVED = sa.select(timeline.c.version).where(timeline.c.version.is_not(None))
+_LISTED = (
+    sa.select(
+        *(column for column in models.c if column.name not in _LARGE),
+        models.c.version.in_(_SERVED).label("served"),
+        *(models.c.verdict[name].as_string().label(name) for name in _VERDICT),
+    )
+    .where(models.c.deleted_at.is_(None))
+    .order_by(models.c.version.desc())
+)
 
 
 def insert(connection: sa.Connection, row: dict[str, Any]) -> None:
@@ -19,6 +32,21 @@ def all_versions(connection: sa.Connection) -> list[dict[str, Any]]:
         sa.select(models).where(models.c.deleted_at.is_(None)).order_by(models.c.version.desc())
     )
     return [dict(row) for row in rows.mappings()]
+
+
+def listed(connection: sa.Connection) -> list[dict[str, Any]]:
+    """Return what a list shows of all versions that are not deleted, the newest first.
+
+    Large values are left out. Of ``verdict`` there are ``decision``,
+    ``sentence`` and, where it has one, ``outcome``; ``served`` says
+    whether the version ever did.
+    """
+    rows = [dict(row) for row in connection.execute(_LISTED).mappings()]
+    for row in rows:
+        verdict = {name: row.pop(name) for name in _VERDICT}
+        told = {name: value for name, value in verdict.items() if value is not None}
+        row["verdict"] = told if "decision" in told else None
+    return rows
 
 
 def get(connection: sa.Connection, version: int) -> dict[str, Any] | None:
@@ -36,6 +64,19 @@ def active(connection: sa.Connection) -> dict[str, Any] | None:
     return None if row is None else dict(row)
 
 
+def last_trained(connection: sa.Connection, *, served: bool = False) -> dict[str, Any] | None:
+    """Return the row of the version that was trained here last, a deleted one too, or None.
+
+    With `served`, of those that ever did.
+    """
+    query = sa.select(models).where(models.c.job_id.is_not(None))
+    if served:
+        query = query.where(models.c.version.in_(_SERVED))
+    rows = connection.execute(query.order_by(models.c.version.desc()).limit(1))
+    row = rows.mappings().first()
+    return None if row is None else dict(row)
+
+
 def active_version(connection: sa.Connection) -> int | None:
     """Return the number of the active version, or None."""
     version = connection.execute(sa.select(models.c.version).where(models.c.is_active)).scalar()
@@ -45,6 +86,87 @@ def active_version(connection: sa.Connection) -> int | None:
 def last_version(connection: sa.Connection) -> int:
     """Return the largest number ever given to a version, deleted ones too; 0 at first."""
     return int(connection.execute(sa.select(sa.func.max(models.c.version))).scalar() or 0)
+
+
+def last_number(connection: sa.Connection) -> int:
+    """Return the largest number ever taken, whether it became a version or not; 0 at first."""
+    taken = connection.execute(sa.select(sa.func.max(version_numbers.c.version))).scalar()
+    return max(int(taken or 0), last_version(connection))
+
+
+def reserve(connection: sa.Connection, *, above: int, job_id: int | None) -> int:
+    """Take a number that no version has or had, larger than `above`, and return it.
+
+    Parameters
+    ----------
+    connection : sqlalchemy.Connection
+        Of `Database.write`.
+    above : int
+        A number below which it must not be.
+    job_id : int or None
+        The job that is to write its files; None for an import.
+    """
+    version = 1 + max(above, last_number(connection))
+    connection.execute(
+        sa.insert(version_numbers).values(version=version, job_id=job_id, reserved_at=now())
+    )
+    return version
+
+
+def unfinished(connection: sa.Connection, *, reserved_before: int) -> list[int]:
+    """Return the numbers that were taken, never became versions, and never will.
+
+    Those of jobs that run, and those of imports taken at `reserved_before` or
+    later, may still become some: see `in_progress`.
+    """
+    return _taken(connection, ~_may_become_one(reserved_before))
+
+
+def in_progress(connection: sa.Connection, *, reserved_before: int) -> list[int]:
+    """Return the numbers that were taken, and may still become versions."""
+    return _taken(connection, _may_become_one(reserved_before))
+
+
+def _may_become_one(reserved_before: int) -> sa.ColumnElement[bool]:
+    columns = version_numbers.c
+    runs = sa.exists().where(
+        training_jobs.c.job_id == columns.job_id, training_jobs.c.status == "running"
+    )
+    is_recent = sa.and_(columns.job_id.is_(None), columns.reserved_at >= reserved_before)
+    return sa.or_(runs, is_recent)
+
+
+def _taken(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[int]:
+    columns = version_numbers.c
+    is_version = sa.exists().where(models.c.version == columns.version)
+    found = connection.execute(sa.select(columns.version).where(~is_version, which))
+    return [int(version) for version in found.scalars()]
+
+
+def reserved_versions(connection: sa.Connection) -> set[int]:
+    """Return all numbers that were taken."""
+    return set(connection.execute(sa.select(version_numbers.c.version)).scalars())
+
+
+def reserved_at(connection: sa.Connection) -> dict[int, int]:
+    """Return when each of the numbers was taken, of those that were."""
+    columns = version_numbers.c
+    found = connection.execute(sa.select(columns.version, columns.reserved_at))
+    return {int(row.version): int(row.reserved_at) for row in found}
+
+
+def heard_at(connection: sa.Connection) -> dict[int, int]:
+    """Return the last heartbeat of the job that took each number, of those that one took."""
+    columns = version_numbers.c
+    query = sa.select(columns.version, training_jobs.c.heartbeat_at).join_from(
+        version_numbers, training_jobs, training_jobs.c.job_id == columns.job_id
+    )
+    return {int(row.version): int(row.heartbeat_at) for row in connection.execute(query)}
+
+
+def update(connection: sa.Connection, version: int, **values: Any) -> None:
+    """Set columns of a version."""
+    connection.execute(sa.update(models).where(models.c.version == version).values(values))
 
 
 def deleted_versions(connection: sa.Connection) -> set[int]:

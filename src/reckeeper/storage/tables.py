@@ -28,6 +28,7 @@ metadata = MetaData(
 
 # SQLite numbers only a column of type INTEGER by itself.
 _Serial = BigInteger().with_variant(Integer(), "sqlite")
+_JsonOrNull = JSON(none_as_null=True)
 
 imports = Table(
     "imports",
@@ -86,7 +87,8 @@ watchlist = Table(
 
 # `kind`: see `jobs`. `request`: what was asked for. `progress`: what tuning has found so far.
 # `result`: what an evaluation has measured so far. `finish_requested`: tuning is to end with
-# the best that it has.
+# the best that it has. `cause`: the rule that fired, with its numbers. `fence`: number of the
+# lease that it holds. `watermark`: the last interaction when it started.
 training_jobs = Table(
     "training_jobs",
     metadata,
@@ -105,9 +107,18 @@ training_jobs = Table(
     Column("traceback", Text),
     Column("kind", String(16), nullable=False, server_default="retrain"),
     Column("request", JSON, nullable=False, server_default=text("'{}'")),
-    Column("progress", JSON(none_as_null=True)),
-    Column("result", JSON(none_as_null=True)),
+    Column("progress", _JsonOrNull),
+    Column("result", _JsonOrNull),
     Column("finish_requested", Boolean, nullable=False, server_default=false()),
+    Column("actor", Text),
+    Column("cause", _JsonOrNull),
+    Column("fence", BigInteger, nullable=False, server_default=text("0")),
+    Column("watermark", BigInteger),
+    Column("cancel_requested", Boolean, nullable=False, server_default=false()),
+    Column("estimated_memory_bytes", BigInteger),
+    Column("memory_bytes", BigInteger),
+    Column("verdict", _JsonOrNull),
+    Column("promoted", Boolean),
     sqlite_autoincrement=True,
 )
 Index(
@@ -118,6 +129,29 @@ Index(
     postgresql_where=text("status = 'running'"),
 )
 
+# One row a thing that only one process may do at a time. `fence` grows with each holder.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("fence", BigInteger, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+# A number is taken before its files are written: files of one that was taken and never
+# became a version are what a process that died has left.
+version_numbers = Table(
+    "version_numbers",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("job_id", BigInteger),
+    Column("reserved_at", BigInteger, nullable=False),
+)
+
+# `fingerprint`, `latest_at`: of the interactions that went in. `data`: how they were weighed
+# and chosen. `actor`, `cause`: who or what asked for it, and why. `origin`: where an imported
+# one comes from.
 models = Table(
     "models",
     metadata,
@@ -140,6 +174,19 @@ models = Table(
     Column("pickle_bytes", BigInteger, nullable=False),
     Column("pickle_sha256", String(64), nullable=False),
     Column("deleted_at", BigInteger),
+    Column("fingerprint", String(64)),
+    Column("latest_at", BigInteger),
+    Column("data", _JsonOrNull),
+    Column("actor", Text),
+    Column("cause", _JsonOrNull),
+    Column("metrics", _JsonOrNull),
+    Column("verdict", _JsonOrNull),
+    Column("peak_memory_bytes", BigInteger),
+    Column("libraries", _JsonOrNull),
+    Column("origin", _JsonOrNull),
+    Column("note", Text),
+    Column("pinned_at", BigInteger),
+    Column("pinned_until", BigInteger),
 )
 Index(
     "uq_models_one_active",
@@ -147,6 +194,49 @@ Index(
     unique=True,
     sqlite_where=text("is_active"),
     postgresql_where=text("is_active"),
+)
+
+# What served from when on; None: nothing. `back_to`: the entry that a roll back leads to.
+timeline = Table(
+    "timeline",
+    metadata,
+    Column("entry_id", _Serial, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("version", Integer),
+    Column("action", String(16), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text),
+    Column("job_id", BigInteger),
+    Column("back_to", BigInteger),
+    sqlite_autoincrement=True,
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("revision", _Serial, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text),
+    Column("policy", JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# What a webhook is told. `key`: of several with one key the first stands. Without a
+# `next_attempt_at` nothing is left to do: it was delivered, or given up.
+notices = Table(
+    "notices",
+    metadata,
+    Column("notice_id", _Serial, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("key", String(128), unique=True),
+    Column("payload", JSON, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", BigInteger),
+    Column("delivered_at", BigInteger),
+    Column("last_error", Text),
+    sqlite_autoincrement=True,
 )
 
 audit_log = Table(
@@ -158,5 +248,7 @@ audit_log = Table(
     Column("action", String(64), nullable=False),
     Column("subject", Text, nullable=False),
     Column("details", JSON, nullable=False),
+    Column("previous_hash", String(64)),
+    Column("hash", String(64)),
     sqlite_autoincrement=True,
 )

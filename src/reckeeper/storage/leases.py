@@ -1,0 +1,80 @@
+"""`leases`: what only one process may do at a time, and the fence that keeps out the one before.
+
+Times are of the machine that asks: machines that share a database keep their
+clocks within a second or two of each other, as time servers do.
+"""
+
+import sqlalchemy as sa
+
+from reckeeper.storage.engine import now
+from reckeeper.storage.tables import leases
+
+TRAINING = "training"
+
+
+def take(connection: sa.Connection, name: str, *, holder: str, seconds: float) -> int | None:
+    """Take a lease that is free or has lapsed.
+
+    Parameters
+    ----------
+    connection : sqlalchemy.Connection
+        Of `Database.write`.
+    name : str
+    holder : str
+        Who takes it, for people.
+    seconds : float
+        After which it lapses unless it is renewed.
+
+    Returns
+    -------
+    int or None
+        The fence, larger than that of every holder before; None while
+        somebody else holds it.
+    """
+    columns = leases.c
+    row = connection.execute(sa.select(leases).where(columns.name == name)).first()
+    if row is not None and row.expires_at > now():
+        return None
+    fence = 1 if row is None else row.fence + 1
+    values = {"fence": fence, "holder": holder, "expires_at": now() + int(seconds * 1e6)}
+    if row is None:
+        connection.execute(sa.insert(leases).values(name=name, **values))
+    else:
+        connection.execute(sa.update(leases).where(columns.name == name).values(values))
+    return fence
+
+
+def renew(connection: sa.Connection, name: str, *, fence: int, seconds: float) -> bool:
+    """Put off when a lease lapses; return whether it is still that holder's."""
+    columns = leases.c
+    result = connection.execute(
+        sa.update(leases)
+        .where(columns.name == name, columns.fence == fence)
+        .values(expires_at=now() + int(seconds * 1e6))
+    )
+    return result.rowcount == 1
+
+
+def release(connection: sa.Connection, name: str, *, fence: int) -> None:
+    """Give a lease back; nothing changes if it is another's by now."""
+    columns = leases.c
+    connection.execute(
+        sa.update(leases).where(columns.name == name, columns.fence == fence).values(expires_at=0)
+    )
+
+
+def holder(connection: sa.Connection, name: str) -> str | None:
+    """Return who holds a lease that has not lapsed, or None."""
+    columns = leases.c
+    found = connection.execute(
+        sa.select(columns.holder).where(columns.name == name, columns.expires_at > now())
+    ).scalar()
+    return None if found is None else str(found)
+
+
+def revoke(connection: sa.Connection, name: str, *, holder: str) -> None:
+    """Let a lease lapse whose holder is known to be gone; another's stays."""
+    columns = leases.c
+    connection.execute(
+        sa.update(leases).where(columns.name == name, columns.holder == holder).values(expires_at=0)
+    )
