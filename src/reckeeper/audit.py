@@ -1,8 +1,82 @@
-"""The trail of what was changed, by whom and why."""
+"""The trail of what was changed, by whom and why, and the proof that it is whole.
 
+Every entry carries a keyed hash (HMAC-SHA256) over itself and the hash of the
+entry before: what was altered, removed, put elsewhere or inserted without the
+key breaks the chain. That the last entries were cut off a chain does not show
+in what is left of it. Therefore its head, the number and hash of its last
+entry, also goes to the model folder and to the log.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hmac
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from reckeeper import storage
+from reckeeper.config import Settings
+from reckeeper.errors import ConfigError, StorageError
+from reckeeper.telemetry import get_logger
+
+HEAD_NAME = "audit-head.json"
+"""Name in the model folder of the file that tells the last entry."""
+
+KEY_NAME = "audit.key"
+"""Name in the data folder of the chain's key, where the settings have none."""
+
+_LOCK_NAME = ".audit-head.lock"
+_LOCK_SECONDS = 2.0
+_SEALED = ("entry_id", "at", "actor", "action", "subject", "details", "previous_hash")
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last entry of a trail, as the model folder and the log tell it.
+
+    Attributes
+    ----------
+    entry_id : int
+    hash : str
+        Hexadecimal.
+    at : str
+        Its time, RFC 3339.
+    """
+
+    entry_id: int
+    hash: str
+    at: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    ok : bool
+        Whether all entries are there as they were written.
+    n_entries : int
+        Entries that are, up to the first that is not.
+    problem : str or None
+        What is wrong, and what to do.
+    entry_id : int or None
+        The first entry that it concerns, where that can be told.
+    """
+
+    ok: bool
+    n_entries: int
+    problem: str | None
+    entry_id: int | None
 
 
 def record(
@@ -10,19 +84,412 @@ def record(
 ) -> None:
     """Add an entry, in the transaction of the change that it tells of.
 
+    After the commit the head is written and logged; where it cannot be
+    written, that is logged, and the change stands. Costs a few milliseconds,
+    for the syncing of that file.
+
     Parameters
     ----------
     connection : sqlalchemy.Connection
         Of `Database.write`.
     actor : str
-        Who: ``server``, ``worker``, ``cli``, ``schedule``, …
+        Who: ``api``, ``worker``, ``cli``, ``schedule``, …
     action : str
         What was done: ``retrain``, ``activate``, ``import``, …
     subject : str
         To what, such as ``model 3``.
     **details
-        JSON values: before, after, reason.
+        JSON values, finite: before, after, reason.
+
+    Raises
+    ------
+    ConfigError
+        The chain's key cannot be read or made.
     """
-    storage.audit_log.insert(
-        connection, actor=actor, action=action, subject=subject, details=details
+    settings = storage.settings_of(connection)
+    key = _key_of(settings) or _make_key(settings)
+    last = storage.audit_log.last(connection)
+    if last is None or last["hash"] is None:
+        # What was written before the chain began is sealed by its first entry.
+        previous_hash = _older_hash(key, storage.audit_log.in_order(connection))
+    else:
+        previous_hash = last["hash"]
+        if _seal_of_row(key, last) != last["hash"]:
+            _log.error("audit_key_differs", entry_id=last["entry_id"], advice=_VERIFY)
+    entry = {
+        "entry_id": 1 if last is None else last["entry_id"] + 1,
+        "at": storage.now(),
+        "actor": actor,
+        "action": action,
+        "subject": subject,
+        "details": json.loads(json.dumps(details, allow_nan=False)),
+        "previous_hash": previous_hash,
+    }
+    entry["hash"] = _seal(key, entry)
+    storage.audit_log.insert(connection, entry)
+    head = Head(entry["entry_id"], entry["hash"], storage.rfc3339(entry["at"]))
+    stands = _head_stands(connection, settings.model_dir, last)
+    storage.after_commit(
+        connection,
+        "audit_head",
+        functools.partial(_publish, head, settings.model_dir if stands else None),
     )
+
+
+def entries(
+    database: storage.Database, *, limit: int, before: int | None = None
+) -> list[dict[str, Any]]:
+    """Return up to `limit` entries with numbers below `before`, the latest first.
+
+    Each has ``entry_id``, ``at`` (RFC 3339), ``actor``, ``action``,
+    ``subject``, ``details`` and ``hash``, None for those from before the
+    chain began.
+    """
+    with database.read() as connection:
+        rows = storage.audit_log.latest(connection, limit=limit, before=before)
+    return [_shown(row) for row in rows]
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe an entry; one that somebody altered can hold anything, and is shown too."""
+    shown = {
+        name: row[name] if isinstance(row[name], str) else repr(row[name])
+        for name in ("at", "actor", "action", "subject")
+    }
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        shown["at"] = storage.rfc3339(row["at"])
+    details = row["details"] if isinstance(row["details"], dict) else {"altered": row["details"]}
+    hash = row["hash"] if isinstance(row["hash"], str | None) else repr(row["hash"])
+    return {"entry_id": row["entry_id"], **shown, "details": details, "hash": hash}
+
+
+def verify(database: storage.Database, settings: Settings) -> Verification:
+    """Prove that every entry is there as it was written.
+
+    Finds an entry that was altered, removed, put elsewhere, inserted or cut
+    off the end. Reads all entries, in bounded memory; others may write
+    meanwhile. Whoever has the key, or may write to both the database and the
+    model folder, can hide what they did: against them keep the log's
+    ``audit_head`` lines on another machine.
+
+    Raises
+    ------
+    ConfigError
+        The chain's key is there and cannot be read.
+    """
+    # The head comes first: what it names is among the entries by then. The key comes last: it
+    # is made before the first entry that it seals is there to be seen.
+    try:
+        head, head_problem = _read_head(settings.model_dir), None
+    except StorageError as exc:
+        head, head_problem = None, exc.message
+    with database.read() as connection:
+        storage.audit_log.last(connection)  # from here on all reads see one moment
+        walk = _Walk(_key_of(settings), head)
+        rows = storage.audit_log.in_order(connection)
+        try:
+            problem = next(filter(None, (walk.step(row, rows) for row in rows)), None)
+        except StorageError as exc:
+            problem = f"The entry after {walk.last_id} cannot be read. {exc.message}", None
+    if problem is None:
+        problem = (head_problem, None) if head_problem else walk.problem_at_end(settings.model_dir)
+    text, entry_id = problem or (None, None)
+    return Verification(problem is None, walk.n_entries, text, entry_id)
+
+
+_VERIFY = "Run `reckeeper audit verify`: it tells what is wrong, and what to do."
+_COMPARE = "Compare with a backup of the database, and find out who could write to its file."
+_RESTORED = (
+    "If the database was restored from a backup or began anew, move {head} to where it "
+    "is kept as a record of what is missing: the next entry then writes another."
+)
+
+_Problem = tuple[str, int | None]
+
+
+class _Walk:
+    """The way along the entries: what the next one must be like."""
+
+    def __init__(self, key: bytes | None, head: Head | None) -> None:
+        self._key = key or b""
+        self._has_key = key is not None
+        self._head = head
+        self._older = _older_digest(self._key)
+        self._last_hash: str | None = None
+        self.last_id = 0
+        self.n_entries = 0
+
+    def step(self, row: Mapping[str, Any], rest: Iterable[Mapping[str, Any]]) -> _Problem | None:
+        """Go past the next entry, or tell what is wrong with it; `rest` are those after it."""
+        problem = self._problem_of(row, rest)
+        if problem is None:
+            if row["hash"] is None:
+                self._older.update(_older_line(row))
+            self._last_hash = row["hash"]
+            self.last_id = row["entry_id"]
+            self.n_entries += 1
+        return problem
+
+    def _problem_of(
+        self, row: Mapping[str, Any], rest: Iterable[Mapping[str, Any]]
+    ) -> _Problem | None:
+        entry_id = row["entry_id"]
+        begins = self._last_hash is None
+        if row["hash"] is None:
+            if begins:
+                return self._problem_with_head(row)
+            return (
+                f"Entry {entry_id} has no hash, and those before it have: it was inserted by "
+                "hand, its hash was removed, or an older release of Reckeeper wrote it. "
+                f"{_COMPARE}",
+                entry_id,
+            )
+        if not self._has_key:
+            return (
+                f"The key of the trail is missing: there is no {KEY_NAME} in the data folder "
+                "(RECKEEPER_DATA_DIR). Restore it from a backup, or set RECKEEPER_AUDIT_KEY as "
+                "the processes that wrote the entries had it.",
+                None,
+            )
+        if _seal_of_row(self._key, row) != row["hash"]:
+            if begins and not any(
+                _seal_of_row(self._key, other) == other["hash"] for other in rest
+            ):
+                return (
+                    f"No entry from {entry_id} on was sealed with the key in use: it is another "
+                    "one, or somebody altered them all. See that RECKEEPER_AUDIT_KEY, or "
+                    f"{KEY_NAME} in the data folder, is the one of the processes that wrote "
+                    "them, and verify again.",
+                    entry_id,
+                )
+            return (
+                f"Entry {entry_id} is not as it was written: it was altered, inserted by hand, "
+                f"or written by a process with another key. {_COMPARE}",
+                entry_id,
+            )
+        expected = self._older.hexdigest() if begins else self._last_hash
+        if row["previous_hash"] == expected:
+            return self._problem_with_head(row)
+        missing = self.last_id + 1
+        if entry_id > missing:
+            which = f"Entry {missing} is" if entry_id == missing + 1 else (
+                f"Entries {missing} to {entry_id - 1} are"
+            )  # fmt: skip
+            return f"{which} missing: removed, or given other numbers. {_COMPARE}", missing
+        if begins:
+            return (
+                f"Of the entries up to {self.last_id}, which are from before the trail was "
+                "chained, at least one was altered, removed or inserted. Compare them with a "
+                "backup of the database; which one it was cannot be told.",
+                None,
+            )
+        return (
+            f"Entry {entry_id} does not follow entry {self.last_id}: one of them was put there "
+            f"from another copy of the trail. {_COMPARE}",
+            entry_id,
+        )
+
+    def problem_at_end(self, folder: Path) -> _Problem | None:
+        """Tell whether entries are missing after the last."""
+        path = folder / HEAD_NAME
+        if self._head is None:
+            # Of a trail that has just begun, the first head may have come meanwhile.
+            if self._last_hash is None or path.exists():
+                return None
+            return (
+                f"There is no {path}, so nobody can tell whether the last entries were cut off. "
+                f"Compare the last line `audit_head` of the processes' logs with entry "
+                f"{self.last_id} (hash {self._last_hash}); the next entry writes the file anew.",
+                None,
+            )
+        if self._head.entry_id <= self.last_id:
+            return None
+        missing = self.last_id + 1
+        which = f"Entry {missing} is" if self._head.entry_id == missing else (
+            f"Entries {missing} to {self._head.entry_id} are"
+        )  # fmt: skip
+        return (
+            f"{which} missing, cut off the end of the trail: {path} names entry "
+            f"{self._head.entry_id} of {self._head.at}. {_COMPARE} {_RESTORED.format(head=path)}",
+            missing,
+        )
+
+    def _problem_with_head(self, row: Mapping[str, Any]) -> _Problem | None:
+        head = self._head
+        if head is None or head.entry_id != row["entry_id"] or head.hash == row["hash"]:
+            return None
+        return (
+            f"Entry {head.entry_id} is another one than {HEAD_NAME} in the model folder names "
+            f"(of {head.at}): the trail was cut there or before, and went on with other entries. "
+            "Compare with a backup of the database and with the lines `audit_head` of the logs. "
+            f"{_RESTORED.format(head=HEAD_NAME)}",
+            head.entry_id,
+        )
+
+
+def _canonical(entry: Mapping[str, Any]) -> bytes:
+    sealed = {name: entry[name] for name in _SEALED}
+    return json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _seal(key: bytes, entry: Mapping[str, Any]) -> str:
+    return hmac.new(key, _canonical(entry), "sha256").hexdigest()
+
+
+def _seal_of_row(key: bytes, row: Mapping[str, Any]) -> str | None:
+    """Return the hash that a row should have; None for what cannot have been written."""
+    try:
+        return _seal(key, {**row, "details": json.loads(row["details"])})
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _older_digest(key: bytes) -> "hmac.HMAC":
+    return hmac.new(key, digestmod="sha256")
+
+
+def _older_line(row: Mapping[str, Any]) -> bytes:
+    # Details as they stand: these were written without a thought of sealing them.
+    return json.dumps([row[name] for name in _SEALED], default=repr).encode() + b"\n"
+
+
+def _older_hash(key: bytes, rows: Iterable[Mapping[str, Any]]) -> str:
+    digest = _older_digest(key)
+    for row in rows:
+        digest.update(_older_line(row))
+    return digest.hexdigest()
+
+
+def _key_of(settings: Settings) -> bytes | None:
+    """Return the chain's key, or None if there is none yet."""
+    if settings.audit_key is not None:
+        return settings.audit_key.encode()
+    path = settings.data_dir / KEY_NAME
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"The key of the audit trail, {path}, cannot be read: {exc}. Let this user read it, "
+            "or set RECKEEPER_AUDIT_KEY, the same in all processes."
+        ) from exc
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise ConfigError(
+            f"The key of the audit trail, {path}, is not the 64 hexadecimal digits that it was "
+            "made with: restore it from a backup."
+        )
+    return bytes.fromhex(text)
+
+
+def _make_key(settings: Settings) -> bytes:
+    """Make the key, unless another process is quicker, and return the one that is there then."""
+    path = settings.data_dir / KEY_NAME
+    temporary = path.with_name(f".{KEY_NAME}.{secrets.token_hex(8)}.tmp")
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "w", encoding="ascii") as stream:
+                stream.write(secrets.token_hex(32) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)  # unlike a rename it never replaces what is there
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(settings.data_dir, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as exc:
+        raise ConfigError(
+            f"The key of the audit trail, {path}, cannot be made: {exc.strerror}. Let this user "
+            "write to the folder (RECKEEPER_DATA_DIR), or set RECKEEPER_AUDIT_KEY, the same in "
+            "all processes."
+        ) from exc
+    key = _key_of(settings)
+    assert key is not None
+    return key
+
+
+def _head_stands(
+    connection: storage.Connection, folder: Path, last: Mapping[str, Any] | None
+) -> bool:
+    """Return whether the written head is an entry of the trail, before the next one.
+
+    A head that is not tells of a cut, and is not written over: the trail would
+    look whole as soon as it has grown as long again.
+    """
+    try:
+        head = _read_head(folder)
+        if head is None:
+            return True
+        # Others write their heads after their commits: this transaction sees those entries.
+        if last is not None and head.entry_id == last["entry_id"]:
+            stands = bool(head.hash == last["hash"])
+        else:
+            stands = head.hash == storage.audit_log.hash_of(connection, head.entry_id)
+    except StorageError:
+        stands = False
+    if not stands:
+        _log.error("audit_head_differs", path=str(folder / HEAD_NAME), advice=_VERIFY)
+    return stands
+
+
+def _read_head(folder: Path) -> Head | None:
+    path = folder / HEAD_NAME
+    try:
+        fields = json.loads(path.read_bytes())
+        head = Head(**fields)
+        if [type(value) for value in fields.values()] != [int, str, str]:
+            raise ValueError("its values are not a number and two texts")
+        if not 0 < head.entry_id < 2**63:
+            raise ValueError(f"{head.entry_id} is not the number of an entry")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, TypeError, ValueError, RecursionError) as exc:
+        raise StorageError(
+            f"{path}, which names the last entry of the audit trail, cannot be used: {exc}. "
+            "Restore it from a backup; without one, move it away and compare the lines "
+            "`audit_head` of the logs with the trail: the next entry writes it anew."
+        ) from exc
+    return head
+
+
+def _publish(head: Head, folder: Path | None) -> None:
+    """Log the head, and write it to a folder unless a later one stands there."""
+    _log.info("audit_head", **asdict(head))
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / _LOCK_NAME):
+            written = _read_head(folder)
+            if written is None or written.entry_id < head.entry_id:
+                temporary = folder / f".{HEAD_NAME}.tmp"
+                with temporary.open("w", encoding="ascii") as stream:
+                    json.dump(asdict(head), stream)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(temporary, folder / HEAD_NAME)
+    except (OSError, StorageError) as exc:
+        # The trail may be longer than its head says: the next entry catches up.
+        _log.error("audit_head_not_written", entry_id=head.entry_id, error=str(exc))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as stream:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # A process that was stopped while it had the lock must not stop all others.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
+        yield

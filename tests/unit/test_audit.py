@@ -1,0 +1,521 @@
+"""The audit trail: each way to tamper with it is found, and its head is kept."""
+
+import dataclasses
+import fcntl
+import json
+import sqlite3
+import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import hypothesis.strategies as st
+import pytest
+import structlog
+from hypothesis import given
+
+from reckeeper import audit, storage
+from reckeeper.errors import ConfigError
+
+WHOLE = audit.Verification(True, 5, None, None)
+
+
+@pytest.fixture
+def trail(database):
+    """Write five entries."""
+    for number in range(1, 6):
+        record(database, number=number)
+
+
+@pytest.fixture
+def alter(settings):
+    """Return a function that changes the database's file past Reckeeper."""
+
+    def execute(statement, *parameters):
+        connection = sqlite3.connect(settings.data_dir / "reckeeper.sqlite3")
+        with connection:
+            connection.execute(statement, parameters)
+        connection.close()
+
+    return execute
+
+
+@pytest.fixture
+def logged():
+    """Return the list of what is logged from now on."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+def record(database, **details):
+    with database.write() as connection:
+        audit.record(connection, actor="test", action="act", subject="thing", **details)
+
+
+def head_file(settings):
+    return settings.model_dir / "audit-head.json"
+
+
+def head(settings):
+    return json.loads(head_file(settings).read_text())
+
+
+def events(logged, name):
+    return [line for line in logged if line["event"] == name]
+
+
+# What is written
+
+
+def test_a_trail_is_whole_as_it_was_written(database, settings, trail):
+    assert audit.verify(database, settings) == WHOLE
+
+
+def test_an_empty_trail_is_whole(database, settings):
+    assert audit.verify(database, settings) == audit.Verification(True, 0, None, None)
+    assert not (settings.data_dir / "audit.key").exists()
+
+
+def test_entries_are_told_from_the_latest(database, trail):
+    page = audit.entries(database, limit=2, before=5)
+    assert [entry["entry_id"] for entry in page] == [4, 3]
+    assert page[0].keys() == {
+        "entry_id", "at", "actor", "action", "subject", "details", "hash"
+    }  # fmt: skip
+    assert page[0]["at"].endswith("Z")
+    assert page[0]["details"] == {"number": 4}
+    assert len(audit.entries(database, limit=9)) == 5
+
+
+def test_an_entry_of_a_failed_transaction_was_never_written(database, settings, trail, logged):
+    def fail():
+        with database.write() as connection:
+            audit.record(connection, actor="test", action="act", subject="thing")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert head(settings)["entry_id"] == 5
+    assert not events(logged, "audit_head")
+    assert audit.verify(database, settings) == WHOLE
+
+
+def test_several_entries_of_one_transaction_make_one_head(database, settings, logged):
+    with database.write() as connection:
+        for _ in range(3):
+            audit.record(connection, actor="test", action="act", subject="thing")
+        assert not head_file(settings).exists()  # not before the commit
+    (line,) = events(logged, "audit_head")
+    assert (line["entry_id"], head(settings)["entry_id"]) == (3, 3)
+    assert audit.verify(database, settings).n_entries == 3
+
+
+def test_head_file_and_log_name_the_last_entry(database, settings, trail, logged):
+    record(database)
+    (last,) = audit.entries(database, limit=1)
+    told = {name: last[name] for name in ("entry_id", "hash", "at")}
+    assert head(settings) == told
+    (line,) = events(logged, "audit_head")
+    assert {name: line[name] for name in told} == told
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text() | st.integers(), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(value=values)
+def test_whatever_is_told_reads_back_as_it_was_sealed(database, settings, value):
+    record(database, value=value, pair=(1, 2))
+    found = audit.verify(database, settings)
+    assert found.ok, found.problem
+
+
+def test_what_is_no_json_is_refused(database):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        record(database, score=float("nan"))
+    assert audit.entries(database, limit=1) == []
+
+
+# Tampering
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("at", 1),
+        ("at", "yesterday"),
+        ("actor", "somebody else"),
+        ("actor", b"\xff\x00"),
+        ("action", "delete"),
+        ("subject", "model 7"),
+        ("details", '{"number": 7}'),
+        ("details", "no JSON"),
+        ("details", '{"number": NaN}'),
+        ("details", "[7]"),
+        ("previous_hash", "0" * 64),
+        ("hash", "0" * 64),
+        ("hash", b"\x00"),
+    ],
+)
+@pytest.mark.parametrize("entry_id", [1, 3, 5])
+def test_an_altered_entry_is_found(database, settings, trail, alter, entry_id, column, value):
+    alter(f"UPDATE audit_log SET {column} = ? WHERE entry_id = ?", value, entry_id)
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id, found.n_entries) == (False, entry_id, entry_id - 1)
+    assert f"Entry {entry_id} is not as it was written" in found.problem
+    assert "backup" in found.problem
+    shown = json.loads(json.dumps(audit.entries(database, limit=9)))  # and can be looked at
+    assert all(isinstance(entry["details"], dict) for entry in shown)
+    assert [entry["entry_id"] for entry in shown] == [5, 4, 3, 2, 1]
+
+
+def test_an_entry_that_cannot_be_read_is_told(database, settings, trail, alter):
+    alter("UPDATE audit_log SET actor = CAST(x'ff' AS TEXT) WHERE entry_id = 3")
+    found = audit.verify(database, settings)
+    assert not found.ok
+    assert "cannot be read" in found.problem
+    assert "UTF-8" in found.problem
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "words"),
+    [
+        (1, 1, "Entry 1 is missing"),
+        (1, 3, "Entries 1 to 3 are missing"),
+        (3, 3, "Entry 3 is missing"),
+        (2, 4, "Entries 2 to 4 are missing"),
+    ],
+)
+def test_a_removed_entry_is_found(database, settings, trail, alter, first, last, words):
+    alter("DELETE FROM audit_log WHERE entry_id BETWEEN ? AND ?", first, last)
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id, found.n_entries) == (False, first, first - 1)
+    assert words in found.problem
+
+
+def test_removing_an_entry_and_moving_the_others_up_is_found(database, settings, trail, alter):
+    alter("DELETE FROM audit_log WHERE entry_id = 2")
+    alter("UPDATE audit_log SET entry_id = entry_id - 1 WHERE entry_id > 2")
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id) == (False, 2)
+
+
+def test_reordered_entries_are_found(database, settings, trail, alter):
+    for before, after in [(2, 99), (3, 2), (99, 3)]:
+        alter("UPDATE audit_log SET entry_id = ? WHERE entry_id = ?", after, before)
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id, found.n_entries) == (False, 2, 1)
+
+
+@pytest.mark.parametrize("hash_of_it", [None, "hash"])
+@pytest.mark.parametrize("entry_id", [0, 6])
+def test_an_inserted_entry_is_found(database, settings, trail, alter, hash_of_it, entry_id):
+    alter(
+        "INSERT INTO audit_log SELECT ?, at, actor, action, subject, details, previous_hash, "
+        f"{hash_of_it or 'NULL'} FROM audit_log WHERE entry_id = 5",
+        entry_id,
+    )
+    found = audit.verify(database, settings)
+    assert not found.ok
+    if (entry_id, hash_of_it) == (0, None):
+        # It passes for one from before the chain; what that held is sealed too.
+        assert found.entry_id is None
+        assert "at least one was altered, removed or inserted" in found.problem
+    else:
+        assert found.entry_id == entry_id
+
+
+@pytest.mark.parametrize("n_left", [0, 1, 4])
+def test_a_cut_tail_is_found(database, settings, trail, alter, n_left):
+    alter("DELETE FROM audit_log WHERE entry_id > ?", n_left)
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id, found.n_entries) == (False, n_left + 1, n_left)
+    assert "cut off the end of the trail" in found.problem
+    assert str(head_file(settings)) in found.problem
+
+
+def test_a_cut_tail_shows_when_the_trail_has_gone_on(database, settings, trail, alter, logged):
+    alter("DELETE FROM audit_log WHERE entry_id > 3")
+    written = head(settings)
+    for _ in range(4):
+        record(database)
+    assert head(settings) == written
+    assert len(events(logged, "audit_head_differs")) == 4
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id) == (False, 5)
+    assert "went on with other entries" in found.problem
+
+    # As its message says: with the head kept elsewhere, a new one is written.
+    head_file(settings).rename(settings.data_dir / "audit-head-of-before.json")
+    record(database)
+    assert head(settings)["entry_id"] == 8
+    assert audit.verify(database, settings).ok
+
+
+def test_hashes_taken_off_all_entries_are_missed(database, settings, trail, alter):
+    alter("UPDATE audit_log SET hash = NULL, previous_hash = NULL")
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id) == (False, 5)
+
+
+def test_entries_of_another_copy_of_the_trail_are_found(database, settings, trail, alter):
+    alter("DELETE FROM audit_log WHERE entry_id > 3")
+    record(database, number="another 4")
+    record(database, number="another 5")
+    with database.read() as connection:
+        other = storage.audit_log.latest(connection, limit=1)[0]
+    alter("DELETE FROM audit_log WHERE entry_id > 3")
+    for number in (4, 5):
+        record(database, number=number)
+    alter(
+        "UPDATE audit_log SET at = ?, details = ?, previous_hash = ?, hash = ? WHERE entry_id = 5",
+        other["at"], json.dumps(other["details"]), other["previous_hash"], other["hash"],
+    )  # fmt: skip
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id) == (False, 5)
+    assert "does not follow entry 4" in found.problem
+
+
+# The head
+
+
+def test_a_head_that_is_behind_is_no_problem(database, settings, trail):
+    written = head_file(settings).read_bytes()
+    record(database)
+    head_file(settings).write_bytes(written)  # as if the process had died after the commit
+    assert audit.verify(database, settings).ok
+    record(database)
+    assert head(settings)["entry_id"] == 7
+
+
+def test_the_head_never_goes_back(database, settings, trail):
+    """As when of two processes the one that commits first is the last to write its head."""
+    with database.write() as connection:
+        audit.record(connection, actor="test", action="act", subject="thing")
+        later = {"entry_id": 9, "hash": "0" * 64, "at": "2025-12-04T23:42:15.123456Z"}
+        head_file(settings).write_text(json.dumps(later))
+    assert head(settings) == later
+
+
+def test_a_missing_head_is_told_until_it_is_written_again(database, settings, trail):
+    head_file(settings).unlink()
+    found = audit.verify(database, settings)
+    assert (found.ok, found.n_entries, found.entry_id) == (False, 5, None)
+    assert "the next entry writes the file anew" in found.problem
+    record(database)
+    assert audit.verify(database, settings).ok
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"entry_id": "5", "hash": "a", "at": "b"}',
+        b'{"entry_id": true, "hash": "a", "at": "b"}',
+        b'{"entry_id": 99999999999999999999, "hash": "a", "at": "b"}',
+        b"[" * 100_000,
+        b"\xff",
+    ],
+)
+def test_a_broken_head_is_told_and_kept(database, settings, trail, content, logged):
+    head_file(settings).write_bytes(content)
+    record(database)
+    assert head_file(settings).read_bytes() == content
+    assert events(logged, "audit_head_differs")
+    found = audit.verify(database, settings)
+    assert (found.ok, found.n_entries) == (False, 6)
+    assert "cannot be used" in found.problem
+
+
+def test_a_head_that_cannot_be_written_is_logged_and_the_change_stands(database, settings, logged):
+    settings.model_dir.write_text("a file where the folder should be")
+    record(database)
+    (line,) = events(logged, "audit_head_not_written")
+    assert line["entry_id"] == 1
+    assert len(audit.entries(database, limit=9)) == 1
+
+
+def test_a_lock_that_stays_taken_does_not_stop_the_change(
+    database, settings, trail, logged, monkeypatch
+):
+    monkeypatch.setattr(audit, "_LOCK_SECONDS", 0.02)
+    with (settings.model_dir / ".audit-head.lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        record(database)
+    assert events(logged, "audit_head_not_written")
+    assert (head(settings)["entry_id"], len(audit.entries(database, limit=9))) == (5, 6)
+    assert audit.verify(database, settings).ok
+
+
+# The key
+
+
+def test_the_key_is_made_for_this_user_alone(database, settings, trail):
+    path = settings.data_dir / "audit.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(bytes.fromhex(path.read_text())) == 32
+    assert not list(settings.data_dir.glob(".*"))
+
+
+def test_of_several_that_make_the_key_at_once_one_does(settings):
+    """Whatever kind of database they share: SQLite's lock already keeps them apart."""
+    barrier = threading.Barrier(8)
+
+    def make(_):
+        barrier.wait(timeout=60)
+        return audit._make_key(settings)
+
+    for _ in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(make, range(8)))) == 1
+        assert [path.name for path in settings.data_dir.iterdir()] == ["audit.key"]
+        (settings.data_dir / "audit.key").unlink()
+
+
+def test_a_key_of_the_settings_is_taken(database, settings):
+    chosen = dataclasses.replace(settings, audit_key="a key of sixteen")
+    own = storage.open_database(chosen)
+    record(own)
+    assert audit.verify(own, chosen).ok
+    own.close()
+    assert not (settings.data_dir / "audit.key").exists()
+    other = dataclasses.replace(settings, audit_key="another of sixteen")
+    assert not audit.verify(database, other).ok
+
+
+def test_another_key_is_told_as_such(database, settings, trail):
+    (settings.data_dir / "audit.key").write_text("0" * 64)
+    found = audit.verify(database, settings)
+    assert (found.ok, found.n_entries, found.entry_id) == (False, 0, 1)
+    assert "sealed with the key in use: it is another one" in found.problem
+
+
+def test_a_missing_key_is_told_as_such(database, settings, trail):
+    (settings.data_dir / "audit.key").unlink()
+    found = audit.verify(database, settings)
+    assert not found.ok
+    assert "The key of the trail is missing" in found.problem
+    assert not (settings.data_dir / "audit.key").exists()
+
+
+def test_going_on_with_another_key_is_logged_and_found(database, settings, trail, logged):
+    (settings.data_dir / "audit.key").unlink()
+    record(database)
+    (line,) = events(logged, "audit_key_differs")
+    assert line["entry_id"] == 5
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id) == (False, 1)
+    assert "another key" in found.problem
+
+
+@pytest.mark.parametrize("content", [b"", b"0" * 63, b"\xff" * 64])
+def test_a_damaged_key_is_refused_and_nothing_written(database, settings, trail, content):
+    path = settings.data_dir / "audit.key"
+    path.write_bytes(content)
+    for act in (record, lambda database: audit.verify(database, settings)):
+        with pytest.raises(ConfigError, match="key of the audit trail"):
+            act(database)
+    assert path.read_bytes() == content
+    assert len(audit.entries(database, limit=9)) == 5
+
+
+def test_a_key_that_cannot_be_made_is_said(settings, tmp_path):
+    own = dataclasses.replace(settings, database_url=f"sqlite:///{tmp_path}/own.db")
+    own.data_dir.write_text("a file where the folder should be")
+    storage.migrate(own)
+    database = storage.open_database(own)
+    with pytest.raises(ConfigError, match="RECKEEPER_AUDIT_KEY"):
+        record(database)
+    database.close()
+
+
+# From before the chain
+
+
+@pytest.fixture
+def older(alter, database):
+    """Write three entries as an earlier release did."""
+    for number in range(1, 4):
+        alter(
+            "INSERT INTO audit_log (entry_id, at, actor, action, subject, details) "
+            "VALUES (?, 5, 'cli', 'act', 'thing', '{\"seconds\": NaN}')",
+            number,
+        )
+
+
+def test_older_entries_are_whole_until_the_chain_begins(database, settings, older):
+    assert audit.verify(database, settings) == audit.Verification(True, 3, None, None)
+    record(database)
+    assert head(settings)["entry_id"] == 4
+    assert audit.verify(database, settings) == audit.Verification(True, 4, None, None)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_log SET actor = 'nobody' WHERE entry_id = 2",
+        "UPDATE audit_log SET details = '{}' WHERE entry_id = 3",
+        "DELETE FROM audit_log WHERE entry_id = 1",
+        "INSERT INTO audit_log (entry_id, at, actor, action, subject, details) "
+        "VALUES (0, 5, 'cli', 'act', 'thing', '{}')",
+    ],
+)
+def test_older_entries_are_sealed_by_the_first_of_the_chain(
+    database, settings, older, alter, statement
+):
+    record(database)
+    alter(statement)
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id) == (False, None)
+    assert "Of the entries up to 3" in found.problem
+
+
+def test_all_older_entries_removed_is_found(database, settings, older, alter):
+    record(database)
+    alter("DELETE FROM audit_log WHERE entry_id < 4")
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id) == (False, 1)
+    assert "Entries 1 to 3 are missing" in found.problem
+
+
+# Several processes
+
+RECORD = """
+import sys
+from reckeeper import audit, storage
+from reckeeper.config import Settings
+
+database = storage.open_database(Settings.from_env())
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(40):
+    with database.write() as connection:
+        audit.record(connection, actor=sys.argv[1], action="act", subject=f"thing {number}")
+database.close()
+"""
+
+
+def test_processes_write_one_trail_while_another_verifies(database, settings, start_python):
+    """With one key, which the quickest makes; the head is the last entry's in the end."""
+    writers = [start_python(RECORD, name) for name in ("anna", "ben", "cleo")]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    while any(writer.poll() is None for writer in writers):
+        found = audit.verify(database, settings)
+        # The very first entry is there a moment before its head.
+        assert found.ok or "There is no" in found.problem, found.problem
+    for writer in writers:
+        _, errors = writer.communicate()
+        assert writer.returncode == 0, errors
+    assert audit.verify(database, settings) == audit.Verification(True, 120, None, None)
+    (last,) = audit.entries(database, limit=1)
+    assert head(settings)["hash"] == last["hash"]
