@@ -80,7 +80,8 @@ class Serving:
     database : storage.Database
     registry : Registry
     type_weights : mapping of str to float
-        Weight of each interaction type, for histories newer than the model.
+        Weight of each interaction type, for histories newer than a model that
+        does not say with which it was trained.
     """
 
     def __init__(
@@ -219,9 +220,12 @@ class Serving:
         """Return a user's weights by dense item index, and where they come from."""
         seen = loaded.trained_row(user_id)
         newer = storage.interactions.of_user(connection, user_id, after=loaded.model.watermark)
+        if loaded.model.seen_until is not None:
+            newer = newer.filter(pc.greater(newer.column("occurred_at"), loaded.model.seen_until))
         if not newer.num_rows:
             return seen, "model"
-        added = matrix.row_of_history(newer, items=loaded.items, type_weights=self._type_weights)
+        weights, decay = loaded.weights(self._type_weights)
+        added = matrix.row_of_history(newer, items=loaded.items, type_weights=weights, **decay)
         history = {
             index: seen.get(index, 0.0) + added.get(index, 0.0) for index in seen.keys() | added
         }
@@ -229,13 +233,14 @@ class Serving:
         # only when all is added. Where one or the other may be, these items are summed again.
         listings = pa.array([matrix.WATCHLIST_ADD, matrix.WATCHLIST_REMOVE])
         intertwined = pc.is_in(newer.column("interaction_type"), listings)
-        if min(self._type_weights.values(), default=0.0) < 0:
+        if min(weights.values(), default=0.0) < 0:
             intertwined = pa.array([True] * newer.num_rows)
         if pc.any(intertwined).as_py():
             whole = matrix.row_of_history(
                 storage.interactions.of_user(connection, user_id),
                 items=loaded.items,
-                type_weights=self._type_weights,
+                type_weights=weights,
+                **decay,
             )
             summed_again = newer.filter(intertwined).column("item_id").unique().to_pylist()
             for index in (loaded.items.find(item_id) for item_id in summed_again):
@@ -361,6 +366,17 @@ class _Loaded:
     @property
     def items(self) -> matrix.IdIndex:
         return self.model.artifact.matrix.items
+
+    def weights(
+        self, default: Mapping[str, float]
+    ) -> tuple[Mapping[str, float], Mapping[str, Any]]:
+        """Return how interactions are weighed, by type and by time, as they were in training."""
+        metadata = self.model.artifact.metadata
+        decay = {
+            "half_life_days": metadata.data.get("half_life_days"),
+            "latest_at": metadata.latest_at or None,
+        }
+        return metadata.data.get("weights", default), decay
 
     def trained_row(self, user_id: str) -> dict[int, float]:
         trained = self.model.artifact.matrix

@@ -1,5 +1,6 @@
 """The two files of a version: sound when written, refused when they are not."""
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -18,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from reckeeper import artifact
 from reckeeper.artifact import Artifact, Metadata
-from reckeeper.errors import ArtifactError
+from reckeeper.errors import ArtifactError, DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import RECIPES, recipe_named
 
@@ -124,13 +126,32 @@ def test_what_was_registered_is_what_is_read(made, written):
         artifact.read(written, sha256="0" * 64)
 
 
-def test_a_file_whose_bit_flipped_is_refused(written):
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.999])
+@pytest.mark.parametrize("bit", [0, 7])
+def test_a_file_whose_bit_flipped_is_refused(written, share, bit):
     native, _ = artifact.describe_files(written.parent, 1)
     content = bytearray(written.read_bytes())
-    content[-100] ^= 1
+    content[int(len(content) * share)] ^= 1 << bit
     written.write_bytes(content)
     with pytest.raises(ArtifactError, match="its content changed"):
         artifact.read(written, n_bytes=native.n_bytes, sha256=native.sha256)
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    path = tmp_path / artifact.native_name(1)
+    os.mkfifo(path)  # nobody will ever write to it
+    with pytest.raises(ArtifactError, match=r"model-000001.safetensors is not a file"):
+        artifact.read(path)
+
+
+@pytest.mark.parametrize("declared", [10 * 10**9, 2**62, 80])
+def test_a_file_that_declares_more_than_it_has_is_refused(tmp_path, declared):
+    told = {"dtype": "F64", "shape": [declared // 8], "data_offsets": [0, declared]}
+    header = json.dumps({"weights.data": told}).encode()
+    path = tmp_path / artifact.native_name(1)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
+    with pytest.raises(ArtifactError, match="is not a sound model file"):
+        artifact.read(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -281,12 +302,109 @@ UNSOUND = {
     "a header that is no JSON": header_of(reckeeper="{"),
     "a header that is no object": header_of(reckeeper="[1]"),
     "a header too deep": header_of(reckeeper="[" * 100_000),
+    "a header too long": say(data={"x": "x" * 2**22}),
+    "a verdict that is none": say(verdict="promote"),
+    "metrics not a number": say(metrics={"ndcg@10": float("nan")}),
+    "metrics without end": header_of(reckeeper='{"metrics": {"ndcg@10": 1e999}}'),
+    "a number without end": say(cause={"n": 2**64}),
+    "data too deep": say(data={"x": [[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]}),
+    "data that are none": say(data=None),
+    "half a character": header_of(reckeeper='{"actor": "\\ud83d"}'),
+    "a character that is none": say(actor="ann\0"),
+    "an actor without end": say(actor="a" * 257),
+    "a trigger without end": say(trigger="a" * 65),
+    "a fingerprint without end": say(fingerprint="f" * 65),
+    "a fingerprint that is none": say(fingerprint=7),
+    "an origin that is none": say(origin=["elsewhere"]),
+    "libraries that are none": say(libraries=None),
+    "memory that is none": say(peak_memory_bytes=-1),
 }
+
+
+ADDED = {
+    "fingerprint": "", "latest_at": 0, "data": {}, "actor": "", "cause": None, "metrics": None,
+    "verdict": None, "peak_memory_bytes": 0, "libraries": {}, "origin": None,
+}  # fmt: skip
+
+
+def test_files_of_earlier_releases_are_read(made, written):
+    with safe_open(written, framework="np") as stream:
+        header = dict(stream.metadata())
+    fields = json.loads(header["reckeeper"])
+    header["reckeeper"] = json.dumps({name: fields[name] for name in set(fields) - set(ADDED)})
+    save_file(load_file(written), written, metadata=header)
+    metadata = artifact.read(written).metadata
+    assert metadata == made.metadata
+    assert {name: getattr(metadata, name) for name in ADDED} == ADDED
+
+
+def test_what_is_known_of_a_version_is_in_its_file(made, tmp_path):
+    told = {
+        "fingerprint": "f" * 32, "latest_at": 2**50, "data": {"weights": {"click": 1.0}},
+        "actor": "page", "cause": {"rule": "max_age", "sentence": "Ü 🎬"},
+        "metrics": {"ndcg@10": {"mean": 0.25}}, "verdict": {"decision": "reject"},
+        "peak_memory_bytes": 5, "libraries": {"numpy": "2"}, "origin": {"timeline": [{"x": None}]},
+    }  # fmt: skip
+    assert set(told) == set(ADDED)
+    metadata = dataclasses.replace(made.metadata, **told)
+    artifact.write(dataclasses.replace(made, metadata=metadata), tmp_path, cell_limit=10**6)
+    assert artifact.read(tmp_path / artifact.native_name(1)).metadata == metadata
+    with (tmp_path / artifact.pickle_name(1)).open("rb") as stream:
+        exported = pickle.load(stream)["metadata"]
+    assert {name: exported[name] for name in told} == told
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"weights": "x"},
+        {"weights": [1]},
+        {"weights": {"click": "a"}},
+        {"weights": None},
+        {"weights": {"click": True}},
+        {"half_life_days": "x"},
+        {"half_life_days": 0},
+        {"half_life_days": -1.0},
+    ],
+    ids=str,
+)
+def test_data_with_which_no_history_can_be_weighed_are_refused(made, tmp_path, data):
+    metadata = dataclasses.replace(made.metadata, data=data)
+    with pytest.raises(DataError, match=r"its weights of the interaction types|its half-life"):
+        artifact.write(dataclasses.replace(made, metadata=metadata), tmp_path, cell_limit=0)
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "BF16", "F16"])
+def test_types_that_are_never_written_are_refused(written, dtype):
+    size = 1 if dtype.startswith("F8") else 2
+    content = written.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["odd"] = {
+        "dtype": dtype,
+        "shape": [4 // size],
+        "data_offsets": [len(content) - 8 - length, len(content) - 4 - length],
+    }
+    packed = json.dumps(header).encode()
+    packed += b" " * (-len(packed) % 8)
+    written.write_bytes(
+        len(packed).to_bytes(8, "little") + packed + content[8 + length :] + bytes(4)
+    )
+    with pytest.raises(ArtifactError, match="is not a sound model file"):
+        artifact.read(written)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**64, "\ud83d"])
+def test_what_no_file_may_tell_is_not_written(made, tmp_path, value):
+    metadata = dataclasses.replace(made.metadata, metrics={"ndcg@10": value})
+    with pytest.raises(DataError, match="Version 1 cannot be written: "):
+        artifact.write(dataclasses.replace(made, metadata=metadata), tmp_path, cell_limit=0)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("edit", UNSOUND.values(), ids=UNSOUND)
 def test_an_unsound_file_is_refused(written, edit):
-    with artifact.safe_open(written, framework="np") as stream:
+    with safe_open(written, framework="np") as stream:
         header = dict(stream.metadata())
     arrays = load_file(written)
     edit(arrays, header)
@@ -319,6 +437,23 @@ def test_a_disk_that_is_full_leaves_nothing(made, tmp_path):
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_of_two_files_neither_is_left_without_the_other(made, tmp_path):
+    (tmp_path / artifact.pickle_name(1)).write_text("somebody's")
+    with pytest.raises(ArtifactError, match="is there already"):
+        artifact.write(made, tmp_path, cell_limit=10**6)
+    (left,) = tmp_path.iterdir()
+    assert left.read_text() == "somebody's"
+
+
+def test_a_native_file_that_is_there_is_taken_byte_for_byte(made, written, tmp_path):
+    folder = tmp_path / "other"
+    native, exported = artifact.write(made, folder, cell_limit=10**6, native=written)
+    assert (folder / native.name).read_bytes() == written.read_bytes()
+    assert (folder / exported.name).exists()
+    written.unlink()
+    artifact.read(folder / native.name, sha256=native.sha256)
+
+
 def test_a_folder_that_cannot_be_made_is_named(made, tmp_path):
     (tmp_path / "models").write_text("a file")
     with pytest.raises(ArtifactError, match=f"could not be written to {tmp_path}/models"):
@@ -336,11 +471,34 @@ def test_what_writers_left_behind_is_removed(written):
     artifact.remove_unfinished(folder / "missing")
 
 
+def test_what_is_being_written_is_not_removed(written):
+    folder = written.parent
+    for version in (2, 3):
+        (folder / f".{artifact.native_name(version)}.4711.tmp").write_text("half")
+    artifact.remove_unfinished(folder, in_progress=lambda: {3})
+    assert [path.name for path in folder.glob(".*")] == [".model-000003.safetensors.4711.tmp"]
+
+
 def test_delete(written):
     (written.parent / "notes.txt").write_text("somebody's")
     artifact.delete(written.parent, 1)
     artifact.delete(written.parent, 1)
     assert [path.name for path in written.parent.iterdir()] == ["notes.txt"]
+    artifact.delete(written.parent / "missing", 1)
+
+
+def test_both_files_are_set_aside_under_one_mark(written):
+    folder = written.parent
+    (folder / "model-000002.safetensors").symlink_to("nowhere")
+    for version in (1, 2):
+        artifact.set_aside(folder, version)
+    assert artifact.numbered_files(folder) == set()
+    assert artifact.numbered_files(folder, aside=True) == {1, 2}
+    native = next(path for path in artifact.aside_files(folder) if "000001" in path.name)
+    assert native.with_suffix(".pkl").exists()
+    artifact.delete_aside(native)
+    assert artifact.numbered_files(folder, aside=True) == {2}
+    assert artifact.aside_files(folder / "missing") == []
 
 
 # Names and the link
@@ -382,6 +540,22 @@ def test_the_link_is_relative_and_follows_the_version(tmp_path):
     artifact.point_link(tmp_path, None)
     artifact.point_link(tmp_path, None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_died_at_the_link_is_no_obstacle(tmp_path):
+    (tmp_path / ".retrained_svd_model.pkl.tmp").symlink_to("model-000009.pkl")
+    artifact.point_link(tmp_path, 1)
+    assert artifact.linked_version(tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["retrained_svd_model.pkl"]
+
+
+def test_processes_that_link_at_the_same_time_do_not_fail(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        done = [threads.submit(artifact.point_link, tmp_path, 1 + n % 3) for n in range(200)]
+        for future in done:
+            future.result()
+    assert artifact.linked_version(tmp_path) in {1, 2, 3}
+    assert [path.name for path in tmp_path.iterdir()] == ["retrained_svd_model.pkl"]
 
 
 def test_the_link_still_holds_when_the_folder_moves(written, tmp_path):

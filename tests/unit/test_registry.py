@@ -1,20 +1,25 @@
 """Versions and their life: the database decides, the files follow."""
 
 import dataclasses
+import functools
+import itertools
 import os
 import re
 import shutil
 
 import pytest
+from tests.unit.small_models import add_version
 
 from reckeeper import artifact, storage
 from reckeeper.artifact import Artifact
 from reckeeper.config import Settings
-from reckeeper.errors import ArtifactError, ConflictError, NotFoundError
+from reckeeper.errors import ArtifactError, ConflictError, DataError, NotFoundError, PinnedError
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("taste")
+
+REJECTED = {"decision": "reject", "sentence": "Worse than popularity.", "reasons": ["It is."]}
 
 
 @pytest.fixture
@@ -26,7 +31,9 @@ def activate(registry):
 
 
 def files(settings):
-    return sorted(path.name for path in settings.model_dir.iterdir())
+    """Return what is in the model folder, beside what the trail keeps there."""
+    names = {path.name for path in settings.model_dir.iterdir()}
+    return sorted(names - {"audit-head.json", ".audit-head.lock"})
 
 
 def trail(database, *, action):
@@ -47,7 +54,6 @@ def test_a_new_version_is_inactive(registry, train):
 def test_a_version_is_described_as_the_contract_says(registry, train, activate, settings, taste):
     activate(train(trigger="schedule"))
     (described,) = registry.versions()
-    assert described == registry.version(1)
     assert list(described)[:8] == [
         "name", "path", "type", "status", "n_users", "n_items", "explained_variance", "trained_on"
     ]  # fmt: skip
@@ -154,11 +160,18 @@ def test_deleting_takes_row_and_files(registry, train, activate, settings, datab
     activate(train())
     train()
     model = registry.load(2)
+    with database.read() as connection:
+        row = storage.models.get(connection, 2)
+    told = ("recipe", "trained_at", "is_active", "note", "native_sha256")
+    deleted = {name: row[name] for name in told}
     registry.delete(2, actor="ann", reason="worse")
     assert [row["version"] for row in registry.versions()] == [1]
     assert "model-000002" not in " ".join(files(settings))
     (entry,) = trail(database, action="delete")
-    assert (entry["actor"], entry["details"]) == ("ann", {"reason": "worse"})
+    assert (entry["actor"], entry["details"]) == (
+        "ann",
+        {"before": deleted, "after": None, "reason": "worse"},
+    )
     for act in (
         lambda: registry.delete(2, actor="test"),
         lambda: registry.load(2),
@@ -177,8 +190,8 @@ def test_numbers_never_come_again(registry, train, settings):
     assert train() == 3
     (settings.model_dir / "model-000007.pkl").write_text("somebody's")
     (settings.model_dir / "notes-000099.txt").write_text("somebody's")
-    assert registry.next_version() == 8
-    assert train() == 8
+    assert registry.reserve(job_id=None) == 8
+    assert train() == 9
     assert (settings.model_dir / "model-000007.pkl").read_text() == "somebody's"
 
 
@@ -277,11 +290,11 @@ def test_versions_come_back_from_the_folder(registry, train, activate, lost, set
     assert lost.active_version() == 2
     for version in (1, 2, 3):
         # The jobs that made them were in the lost database.
-        assert after[version] == {**before[version], "job_id": None}
+        assert after[version] == {**before[version], "job_id": None, "served": version == 2}
         loaded = lost.load(version)
         assert loaded.watermark == 0
         assert loaded.artifact.metadata == registry.load(version).artifact.metadata
-    assert lost.next_version() == 4
+    assert lost.reserve(job_id=None) == 4
     assert lost.rebuild() == []
 
 
@@ -308,7 +321,7 @@ def test_files_that_are_not_sound_stay_where_they_are(train, activate, lost, set
     assert lost.active_version() == 1
     assert damaged.read_bytes() == b"damaged"
     assert (settings.model_dir / "model-000005.safetensors").exists()
-    assert lost.next_version() == 6
+    assert lost.reserve(job_id=None) == 6
 
 
 def test_a_version_whose_pickle_is_gone_comes_back(train, lost, settings):
@@ -368,13 +381,72 @@ def test_files_that_the_database_does_not_know_are_set_aside(registry, train, ac
     assert aside.read_bytes() == b"left behind"
 
 
-def test_nothing_is_set_aside_while_a_job_runs(registry, database, settings):
-    settings.model_dir.mkdir()
-    (settings.model_dir / "model-000001.safetensors").write_bytes(b"not registered yet")
+def begun(registry, database, *, job_id):
+    """Reserve a number and leave a file of it that was never registered."""
+    version = registry.reserve(job_id=job_id)
+    path = registry._folder / artifact.native_name(version)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"not registered yet")
+    (path.parent / f".{path.name}.4711.tmp").write_bytes(b"half")
+    return path.name
+
+
+def test_what_a_running_job_writes_is_let_alone(registry, database, settings):
     with database.write() as connection:
-        storage.jobs.insert(connection, trigger="manual")
+        job_id = storage.jobs.insert(connection, trigger="manual")
+    name = begun(registry, database, job_id=job_id)
     assert registry.set_aside_unknown() == []
-    assert files(settings) == ["model-000001.safetensors"]
+    assert registry.remove_unfinished() == []
+    assert files(settings) == [f".{name}.4711.tmp", name]
+    assert registry.rebuild() == []
+    with database.write() as connection:
+        storage.jobs.end(connection, job_id, status=storage.jobs.CANCELLED)
+    assert registry.set_aside_unknown() == []
+    assert registry.remove_unfinished() == [1]
+    assert files(settings) == []
+
+
+def test_what_a_restored_database_takes_for_unfinished_is_set_aside(registry, database, settings):
+    with database.write() as connection:
+        job_id = storage.jobs.insert(connection, trigger="manual")
+    name = begun(registry, database, job_id=job_id)
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE training_jobs SET heartbeat_at = heartbeat_at - 2e7")
+        storage.jobs.end(connection, job_id, status=storage.jobs.INTERRUPTED)
+    assert registry.remove_unfinished() == []
+    (aside,) = (settings.model_dir / "unknown").iterdir()
+    assert aside.name.endswith(name)
+
+
+def test_a_lost_policy_does_not_let_old_versions_go(registry, make, lost):
+    for _ in range(12):
+        make()
+    assert len(lost.rebuild()) == 12
+    assert lost.retain(n_versions=2, actor="worker") == []
+    for _ in range(3):
+        lost.reserve(job_id=None)
+    assert lost.retain(n_versions=2, actor="worker") == []
+
+
+def test_what_an_import_writes_is_let_alone_for_an_hour(registry, database, settings, monkeypatch):
+    name = begun(registry, database, job_id=None)
+    assert registry.remove_unfinished() == []
+    assert files(settings) == [f".{name}.4711.tmp", name]
+    later = storage.now() + int(3601e6)
+    monkeypatch.setattr(storage, "now", lambda: later)
+    assert registry.remove_unfinished() == [1]
+    assert files(settings) == []
+    assert registry.reserve(job_id=None) == 2
+
+
+def test_leftovers_of_a_registered_version_go(registry, train, settings):
+    train()
+    (settings.model_dir / ".model-000001.safetensors.4711.tmp").write_text("linked, not unlinked")
+    (settings.model_dir / ".retrained_svd_model.pkl.tmp").symlink_to("model-000001.pkl")
+    (settings.model_dir / "notes.tmp").write_text("somebody's")
+    assert registry.remove_unfinished() == []
+    assert files(settings) == ["model-000001.pkl", "model-000001.safetensors", "notes.tmp"]
+    registry.load(1)
 
 
 def test_the_link_follows_an_activation_that_comes_between(
@@ -393,3 +465,387 @@ def test_the_link_follows_an_activation_that_comes_between(
     monkeypatch.setattr(artifact, "point_link", slow)
     registry.repair_link()
     assert artifact.linked_version(settings.model_dir) == 2
+
+
+# What is known of a version
+
+
+@pytest.fixture
+def make(registry, settings):
+    """Return a function that registers a small version that was never trained here."""
+    return functools.partial(add_version, registry, settings)
+
+
+def notices(database):
+    with database.read() as connection:
+        found = (storage.notices.get(connection, number) for number in itertools.count(1))
+        return list(itertools.takewhile(lambda notice: notice is not None, found))
+
+
+def written(database):
+    """Return how much the trail, the timeline and the outbox hold."""
+    with database.read() as connection:
+        entries = storage.audit_log.latest(connection, limit=1000)
+        served = storage.timeline.page(connection, limit=1000)
+    return len(entries), len(served), len(notices(database))
+
+
+def test_a_version_is_told_in_full_from_its_row(registry, make, settings):
+    told = {
+        "fingerprint": "f" * 32,
+        "data": {"weights": {"click": 1.0}, "half_life_days": None},
+        "cause": {"rule": "max_age", "age_hours": 25.0, "sentence": "It was old."},
+        "metrics": {"ndcg@10": {"mean": 0.2, "low": 0.1, "high": 0.3}},
+        "verdict": {**REJECTED, "outcome": "It does not serve."},
+        "peak_memory_bytes": 10**9,
+        "libraries": {"numpy": "2.4"},
+        "origin": {"version": 7, "timeline": []},
+    }
+    make(latest_at=1_764_891_735_123_456, watermark=12, actor="ann", **told)
+    loaded = registry.load(1).artifact.metadata
+    assert loaded.actor == "ann"
+    assert {name: getattr(loaded, name) for name in told} == told
+    sizes = {path.name: path.stat().st_size for path in settings.model_dir.glob("model-*")}
+    shutil.rmtree(settings.model_dir)  # no file is needed
+    described = registry.version(1)
+    assert {name: described[name] for name in told} == told
+    assert described["latest_at"] == "2025-12-04T23:42:15.123456Z"
+    assert described["watermark"] == 12
+    assert {file["name"]: file["bytes"] for file in described["files"]} == sizes
+    assert all(re.fullmatch("[0-9a-f]{64}", file["sha256"]) for file in described["files"])
+    assert described["timeline"] == []
+    (listed,) = registry.versions()
+    assert {name: described[name] for name in listed} == {**listed, "verdict": told["verdict"]}
+    assert listed["verdict"] == {
+        "decision": "reject",
+        "sentence": "Worse than popularity.",
+        "outcome": "It does not serve.",
+    }
+    assert listed["metrics"] == told["metrics"]
+
+
+def test_what_is_not_known_of_a_version_is_told_as_nothing(registry, make):
+    make()
+    (listed,) = registry.versions()
+    described = registry.version(1)
+    for row in (listed, described):
+        assert (row["note"], row["verdict"], row["metrics"]) == (None, None, None)
+        assert (row["pinned"], row["pinned_until"], row["served"]) == (False, None, False)
+    nothing = ("latest_at", "actor", "cause", "origin")
+    assert [described[name] for name in nothing] == [None] * len(nothing)
+    assert (described["fingerprint"], described["data"], described["libraries"]) == ("", {}, {})
+
+
+def test_who_asked_for_a_version_is_told(registry, make):
+    make(actor="page")
+    assert registry.version(1)["actor"] == "page"
+
+
+def test_the_answer_says_what_became_of_the_version(registry, make):
+    version = make(verdict=REJECTED)
+    answer = registry.retrain_answer(version, job_id=5)
+    assert (answer["promoted"], answer["verdict"]) == (None, REJECTED)
+    answer = registry.retrain_answer(version, job_id=5, promoted=True, verdict={"decision": "x"})
+    assert (answer["promoted"], answer["verdict"]) == (True, {"decision": "x"})
+
+
+def test_what_a_registration_checks_comes_first(registry, make, database):
+    def refuse(connection):
+        assert storage.models.all_versions(connection) == []
+        raise ConflictError("Another holds the lease.")
+
+    with pytest.raises(ConflictError, match="lease"):
+        make(also=refuse)
+    assert registry.versions() == []
+    assert make() == 2
+
+
+# What serves
+
+
+def test_a_roll_back_leads_to_what_served_before_and_further(registry, make, activate):
+    with pytest.raises(ConflictError, match="nothing to roll back to: no version served before"):
+        registry.rollback_target()
+    for _ in range(4):
+        make()
+    activate(1)
+    with pytest.raises(ConflictError, match="nothing to roll back to"):
+        registry.rollback_target()
+    for version in (2, 3, 2, 4):
+        activate(version)
+    led = []
+    for _ in range(4):
+        target = registry.load(registry.rollback_target())
+        registry.roll_back(target, actor="ann", reason="worse")
+        led.append(registry.active_version())
+    assert led == [2, 3, 2, 1]
+    with pytest.raises(ConflictError, match="nothing to roll back to"):
+        registry.rollback_target()
+    activate(4)
+    assert registry.rollback_target() == 1
+
+
+def test_a_roll_back_passes_what_is_deleted(registry, make, activate):
+    for _ in range(3):
+        activate(make())
+    registry.delete(2, actor="test")
+    assert registry.rollback_target() == 1
+    activate(1)
+    assert registry.rollback_target() == 3
+
+
+def test_a_roll_back_that_leads_elsewhere_by_now_is_refused(registry, make, activate):
+    for _ in range(3):
+        make()
+    for version in (1, 2):
+        activate(version)
+    target = registry.load(registry.rollback_target())
+    activate(3)
+    with pytest.raises(ConflictError, match="leads to version 2 now, not to 1"):
+        registry.roll_back(target, actor="test")
+    assert registry.active_version() == 3
+
+
+def test_the_timeline_tells_what_served_when_and_why(registry, make):
+    for version in (make(), make()):
+        registry.activate(registry.load(version), actor="ann", reason="first", job_id=None)
+    registry.roll_back(registry.load(1), actor="ben", reason="worse")
+    third, second, first = registry.timeline(limit=10)
+    assert [entry["version"] for entry in (first, second, third)] == [1, 2, 1]
+    assert [entry["action"] for entry in (first, second, third)] == [
+        "activate", "activate", "rollback",
+    ]  # fmt: skip
+    assert (third["actor"], third["reason"], third["job_id"]) == ("ben", "worse", None)
+    assert (first["until"], second["until"], third["until"]) == (second["at"], third["at"], None)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", first["at"])
+    assert registry.timeline(limit=1, before=third["entry_id"]) == [second]
+    assert registry.timeline(limit=9, before=first["entry_id"]) == []
+    assert registry.version(1)["timeline"] == [third, first]
+    assert [row["served"] for row in registry.versions()] == [True, True]
+
+
+def test_activating_what_serves_changes_nothing(registry, make, activate, database):
+    activate(make())
+    before = written(database)
+    seen = []
+    registry.activate(registry.load(1), actor="ann", also=seen.append)
+    assert written(database) == before
+    assert len(seen) == 1, "what is to be written along is"
+
+
+def test_every_change_of_what_serves_is_told_to_the_webhook(registry, make, database):
+    make()
+    make(verdict=REJECTED)
+    registry.activate(registry.load(1), actor="ann")
+    registry.activate(registry.load(2), actor="ben", reason="I know better")
+    registry.roll_back(registry.load(1), actor="ben")
+    registry.activate(registry.load(2), actor="worker", action="promote", job_id=4)
+    assert {notice["event"] for notice in notices(database)} == {"promoted"}
+    told = [notice["payload"] for notice in notices(database)]
+    assert [(row["version"], row["previous_version"], row["action"]) for row in told] == [
+        (1, None, "activate"), (2, 1, "override"), (1, 2, "rollback"), (2, 1, "promote"),
+    ]  # fmt: skip
+    assert (told[1]["actor"], told[1]["reason"], told[3]["job_id"]) == ("ben", "I know better", 4)
+
+
+def test_an_override_is_told_as_one_until_the_version_has_served(registry, make, database):
+    make()
+    make(verdict=REJECTED)
+    for version in (2, 1, 2):
+        registry.activate(registry.load(version), actor="ann", reason="so be it")
+    (override,) = trail(database, action="override")
+    assert override["details"] == {"before": None, "after": 2, "reason": "so be it"}
+    assert len(trail(database, action="activate")) == 2
+
+
+def test_promotions_and_roll_backs_are_in_the_trail(registry, make, database):
+    for version in (make(), make()):
+        registry.activate(registry.load(version), actor="worker", action="promote", job_id=version)
+    registry.roll_back(registry.load(1), actor="ann", reason="worse")
+    _, promotion = trail(database, action="promote")
+    assert promotion["details"] == {"before": 1, "after": 2, "reason": None, "job_id": 2}
+    (entry,) = trail(database, action="rollback")
+    assert (entry["actor"], entry["subject"]) == ("ann", "model 1")
+    assert entry["details"] == {"before": 2, "after": 1, "reason": "worse"}
+
+
+# Pins, notes, retention
+
+
+def test_a_pin_stands_in_the_way_of_a_promotion_alone(registry, make, activate, database):
+    for _ in range(3):
+        make()
+    activate(1)
+    registry.pin(1, actor="ann", reason="holidays")
+    before = written(database)
+    changed = []
+
+    def also(connection):
+        storage.models.update(connection, 2, note="promoted")
+        changed.append(True)
+
+    with pytest.raises(PinnedError, match=r"Version 1 serves and is pinned: version 2 does not"):
+        registry.activate(registry.load(2), actor="worker", action="promote", job_id=1, also=also)
+    assert changed
+    assert registry.version(2)["note"] is None
+    assert (registry.active_version(), written(database)) == (1, before)
+    activate(2)  # whoever names the version means it
+    registry.activate(registry.load(3), actor="worker", action="promote", job_id=1)
+    assert registry.active_version() == 3
+    assert registry.version(1)["pinned"]
+    activate(1)
+    registry.unpin(1, actor="ann")
+    registry.activate(registry.load(3), actor="worker", action="promote", job_id=1)
+    assert registry.active_version() == 3
+
+
+def test_a_pin_ends_on_its_date(registry, make, activate, monkeypatch):
+    activate(make())
+    make()
+    until = storage.now() + int(60e6)
+    registry.pin(1, actor="ann", until=until)
+    assert registry.version(1)["pinned_until"] == storage.rfc3339(until)
+    with pytest.raises(PinnedError, match=f"is pinned until {storage.rfc3339(until)}: "):
+        registry.activate(registry.load(2), actor="worker", action="promote")
+    monkeypatch.setattr(storage, "now", lambda: until)
+    assert [row["pinned"] for row in registry.versions()] == [False, False]
+    assert registry.version(1)["pinned_until"] is None
+    registry.activate(registry.load(2), actor="worker", action="promote")
+    registry.delete(1, actor="ann")
+
+
+def test_a_pin_needs_a_version_and_a_date_to_come(registry, make, database):
+    make()
+    before = written(database)
+    with pytest.raises(DataError, match=r"until: 1970-01-01T00:00:00.000005Z has passed"):
+        registry.pin(1, actor="ann", until=5)
+    registry.unpin(1, actor="ann")
+    for act in (registry.pin, registry.unpin):
+        with pytest.raises(NotFoundError):
+            act(2, actor="ann")
+    assert written(database) == before
+
+
+def test_a_pinned_version_is_not_deleted(registry, make, settings):
+    for _ in range(4):
+        make()
+    registry.pin(1, actor="ann")
+    with pytest.raises(ConflictError, match="Version 1 is pinned and cannot be deleted: unpin it"):
+        registry.delete(1, actor="ann")
+    assert registry.retain(n_versions=2, days=None, actor="worker") == [3, 2]
+    registry.load(1)
+
+
+def test_pins_are_in_the_trail(registry, make, database):
+    make()
+    until = storage.now() + int(60e6)
+    registry.pin(1, actor="ann", until=until, reason="sale")
+    registry.pin(1, actor="ben")
+    registry.unpin(1, actor="ann", reason="over")
+    first, second = trail(database, action="pin")
+    dated = {"pinned": True, "until": storage.rfc3339(until)}
+    assert first["details"] == {
+        "before": {"pinned": False, "until": None}, "after": dated, "reason": "sale",
+    }  # fmt: skip
+    assert (second["details"]["before"], second["details"]["after"]["until"]) == (dated, None)
+    (last,) = trail(database, action="unpin")
+    assert (last["details"]["after"]["pinned"], last["details"]["reason"]) == (False, "over")
+
+
+def test_a_note_is_kept_and_can_be_taken_away(registry, make, database):
+    make()
+    for text in ("before the sale 🎬", "another", "another", None):
+        registry.note(1, text, actor="ann")
+        assert registry.version(1)["note"] == registry.versions()[0]["note"] == text
+    changes = [entry["details"] for entry in trail(database, action="note")]
+    assert [change["after"] for change in changes] == [
+        "before the sale 🎬",
+        "another",
+        None,
+    ]
+    assert changes[1]["before"] == "before the sale 🎬"
+    with pytest.raises(NotFoundError):
+        registry.note(2, "x", actor="ann")
+
+
+@pytest.mark.parametrize("text", ["x" * 10_001, "nul \0", "half \ud83d"])
+def test_a_note_that_cannot_be_kept_is_refused(registry, make, text):
+    make()
+    with pytest.raises(DataError, match=r"^note: ") as refused:
+        registry.note(1, text, actor="ann")
+    assert refused.value.details == {"field": "note"}
+    assert registry.version(1)["note"] is None
+
+
+def test_retention_keeps_the_way_back(registry, make, activate):
+    for _ in range(5):
+        make()
+    activate(1)
+    activate(2)
+    assert registry.retain(n_versions=1, days=None, actor="worker") == [5, 4, 3]
+    assert [row["version"] for row in registry.versions()] == [2, 1]
+    assert registry.rollback_target() == 1
+
+
+def test_versions_beyond_an_age_go(registry, make, activate, database, monkeypatch):
+    day = int(86_400e6)
+    ago = storage.now()
+    monkeypatch.setattr(storage.models, "now", lambda: ago - 40 * day)
+    for _ in range(3):
+        make(trained_at=ago - 40 * day)
+    monkeypatch.undo()
+    make(trained_at=ago - 40 * day)  # trained elsewhere, and taken in just now
+    make()
+    activate(1)
+    registry.pin(2, actor="ann")
+    assert registry.retain(n_versions=10, days=41, actor="worker") == []
+    assert registry.retain(n_versions=10, days=30.5, actor="worker") == [3]
+    (entry,) = trail(database, action="delete")
+    assert entry["details"]["reason"] == "older than 30.5 days"
+    assert [row["version"] for row in registry.versions()] == [5, 4, 2, 1]
+
+
+def test_files_that_could_not_be_deleted_go_at_the_next_start(
+    registry, make, settings, monkeypatch
+):
+    make()
+
+    def refuse(folder, version):
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(artifact, "delete", refuse)
+    registry.delete(1, actor="ann")
+    monkeypatch.undo()
+    assert registry.versions() == []
+    assert "model-000001.pkl" in files(settings)
+    assert registry.set_aside_unknown() == []
+    assert files(settings) == []
+
+
+def test_without_demo_data_nothing_serves_and_the_way_back_is_there(registry, make, activate):
+    activate(make())
+    activate(make(is_demo=True))
+    assert registry.delete_demo(actor="cli") == [2]
+    assert registry.active_version() is None
+    latest = registry.timeline(limit=1)[0]
+    assert (latest["version"], latest["action"], latest["until"]) == (None, "delete", None)
+    assert registry.rollback_target() == 1
+    registry.roll_back(registry.load(1), actor="ann")
+    assert registry.active_version() == 1
+
+
+def test_a_rebuild_begins_the_timeline(make, activate, lost):
+    activate(make())
+    lost.rebuild()
+    (entry,) = lost.timeline(limit=9)
+    assert (entry["version"], entry["action"], entry["actor"]) == (1, "rebuild", "start")
+
+
+def test_a_rebuild_leaves_alone_what_another_process_writes(make, lost):
+    make()
+    make()
+    lost.reserve(job_id=1)  # 3: the files that are there count
+    with lost._database.write() as connection:
+        storage.models.reserve(connection, above=6, job_id=1)
+    make()
+    assert lost.rebuild() == [1, 2]

@@ -432,7 +432,7 @@ def train_recipe(database, registry, settings):
             watermark = storage.interactions.last_id(connection)
         model = recipe_named(name).fit(built, settings=recipe_settings)
         metadata = Metadata(
-            version=registry.next_version(),
+            version=registry.reserve(job_id=None),
             recipe=name,
             settings=model.settings,
             n_users=len(built.users),

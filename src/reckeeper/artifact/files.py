@@ -8,12 +8,14 @@ import fcntl
 import hashlib
 import itertools
 import json
+import math
 import os
 import pickle
 import re
 import secrets
+import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,9 +37,12 @@ if TYPE_CHECKING:
 ACTIVE_LINK = "retrained_svd_model.pkl"
 """Name in the model folder under which the pickle of the active version stands."""
 
+_UNKNOWN = "unknown"
 _FORMAT = "reckeeper-1"
 _LARGEST = 2**53
-"""Bound of every number in the metadata; as a time the year 2255."""
+"""Bound of every whole number in a file; as a time the year 2255."""
+_DEEPEST = 16
+_METADATA_BYTES = 4 * 2**20
 
 
 def native_name(version: int) -> str:
@@ -76,6 +81,29 @@ class Metadata:
         What started the job.
     is_demo : bool
         Whether demo data went in.
+    fingerprint : str
+        Of the interactions that went in; empty where it is not known, as the
+        values below are in the files of earlier releases.
+    latest_at : int
+        When the latest of them occurred, in microseconds since 1970-01-01
+        UTC; 0 where it is not known.
+    data : dict
+        How they were chosen and weighed.
+    actor : str
+        Who asked for it.
+    cause : dict or None
+        The rule that asked for it, with its numbers.
+    metrics : dict or None
+        How well it did on what was held out, with confidence intervals.
+    verdict : dict or None
+        What the gate found.
+    peak_memory_bytes : int
+        Of the training process; 0 where it is not known.
+    libraries : dict
+        Names to versions.
+    origin : dict or None
+        Of one that was made elsewhere: its number there, what it did there,
+        and the SHA-256 of the file that it came in.
     """
 
     version: int
@@ -90,18 +118,36 @@ class Metadata:
     seconds: float
     trigger: str
     is_demo: bool = False
+    fingerprint: str = ""
+    latest_at: int = 0
+    data: dict[str, Any] = field(default_factory=dict)
+    actor: str = ""
+    cause: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+    verdict: dict[str, Any] | None = None
+    peak_memory_bytes: int = 0
+    libraries: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Any] | None = None
 
     @property
     def type(self) -> str:
-        """``SVD`` for every recipe that decomposes, else the recipe's name."""
-        return "SVD" if recipe_named(self.recipe).decomposes else self.recipe
+        """As `type_name` gives it."""
+        return type_name(self.recipe)
 
     @property
     def timestamp(self) -> str:
-        """`trained_at` as ``2025-12-04 23:42:15``, UTC."""
-        return datetime.fromtimestamp(self.trained_at // 1_000_000, UTC).strftime(
-            "%Y-%m-%d %H:%M:%S"
-        )
+        """`trained_at` as `timestamp_name` gives it."""
+        return timestamp_name(self.trained_at)
+
+
+def type_name(recipe: str) -> str:
+    """Return ``SVD`` for every recipe that decomposes, else the recipe's name."""
+    return "SVD" if recipe_named(recipe).decomposes else recipe
+
+
+def timestamp_name(moment: int) -> str:
+    """Return a time in microseconds since 1970 as ``2025-12-04 23:42:15``, UTC."""
+    return f"{datetime.fromtimestamp(moment // 1_000_000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 @dataclass(frozen=True)
@@ -137,18 +183,21 @@ class Artifact:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file that is on disk to stay."""
+    """A file that was written whole."""
 
     name: str
     n_bytes: int
     sha256: str = field(repr=False)
 
 
-def write(artifact: Artifact, folder: Path, *, cell_limit: int) -> tuple[WrittenFile, WrittenFile]:
+def write(
+    artifact: Artifact, folder: Path, *, cell_limit: int, native: Path | None = None
+) -> tuple[WrittenFile, WrittenFile]:
     """Write both files of a version.
 
     Each is written under a temporary name, synced, linked to its own, and the
     folder synced: a reader sees the whole file or none, whenever the power fails.
+    If one cannot be written, neither is left.
 
     Parameters
     ----------
@@ -161,6 +210,9 @@ def write(artifact: Artifact, folder: Path, *, cell_limit: int) -> tuple[Written
         numbers: ``svd.inverse_transform(svd.transform(rating_matrix[a:b]))``
         for the recipe ``svd``; any other puts beside them what it takes, as
         its `to_export` says.
+    native : Path, optional
+        A native file, in the same file system, that `artifact` was read from:
+        it is linked, byte for byte the same, and not written anew.
 
     Returns
     -------
@@ -170,14 +222,25 @@ def write(artifact: Artifact, folder: Path, *, cell_limit: int) -> tuple[Written
     ------
     ArtifactError
         A file of that version is there already, or the folder cannot be written.
+    DataError
+        The metadata hold what no file may tell, such as a number that is not finite.
     """
     version = artifact.metadata.version
+    header = _header(artifact.metadata)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with _new_file(folder / native_name(version)) as temporary:
-            save_file(_arrays(artifact), temporary, metadata=_header(artifact.metadata))
-        with _new_file(folder / pickle_name(version)) as temporary, temporary.open("wb") as stream:
-            pickle.dump(_export(artifact, cell_limit), stream, protocol=5)
+            if native is None:
+                save_file(_arrays(artifact), temporary, metadata=header)
+            else:
+                os.link(native, temporary)
+        try:
+            exported = folder / pickle_name(version)
+            with _new_file(exported) as temporary, temporary.open("wb") as stream:
+                pickle.dump(_export(artifact, cell_limit), stream, protocol=5)
+        except BaseException:
+            (folder / native_name(version)).unlink(missing_ok=True)
+            raise
     except (OSError, SafetensorError) as exc:
         raise ArtifactError(
             f"Version {version} could not be written to {folder}: {exc}. See that the folder "
@@ -186,7 +249,13 @@ def write(artifact: Artifact, folder: Path, *, cell_limit: int) -> tuple[Written
     return _describe(folder / native_name(version)), _describe(folder / pickle_name(version))
 
 
-def read(path: Path, *, n_bytes: int | None = None, sha256: str | None = None) -> Artifact:
+def read(
+    path: Path,
+    *,
+    n_bytes: int | None = None,
+    sha256: str | None = None,
+    name: str | None = None,
+) -> Artifact:
     """Read a native file; nothing in it can run.
 
     Parameters
@@ -194,29 +263,38 @@ def read(path: Path, *, n_bytes: int | None = None, sha256: str | None = None) -
     path : Path
     n_bytes, sha256 : optional
         What the registry says of the file; checked first.
+    name : str, optional
+        What messages call it; by default the name in `path`.
 
     Raises
     ------
     ArtifactError
         The file is missing, is not the one that was registered, or is not sound.
     """
+    name = name or path.name
     try:
-        if n_bytes is not None and path.stat().st_size != n_bytes:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading it might wait for ever
+            raise ArtifactError(f"{name} is not a file.")
+        if n_bytes is not None and status.st_size != n_bytes:
             raise ArtifactError(
-                f"{path.name} has {path.stat().st_size} bytes and not the {n_bytes} that were "
+                f"{name} has {status.st_size} bytes and not the {n_bytes} that were "
                 "registered: it was cut or changed."
             )
-        if sha256 is not None and _sha256(path) != sha256:
-            raise ArtifactError(f"{path.name} is not as it was registered: its content changed.")
+        if sha256 is not None and sha256_of(path) != sha256:
+            raise ArtifactError(f"{name} is not as it was registered: its content changed.")
         with safe_open(path, framework="np") as stream:
             header = stream.metadata() or {}
-            arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            for key in stream.keys():  # noqa: SIM118
+                if (dtype := stream.get_slice(key).get_dtype()) not in _DTYPES:
+                    raise DataError(f"its {key[:100]!r} has the type {dtype}")
+            arrays = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
         return _artifact(header, arrays)
     except FileNotFoundError as exc:
-        raise ArtifactError(f"{path.name} is missing from {path.parent}.") from exc
+        raise ArtifactError(f"{name} is missing from {path.parent}.") from exc
     except OSError as exc:
         raise ArtifactError(
-            f"{path.name} cannot be read in {path.parent}: {exc.strerror or exc}. See that the "
+            f"{name} cannot be read in {path.parent}: {exc.strerror or exc}. See that the "
             "folder (RECKEEPER_MODEL_DIR) is right and may be read."
         ) from exc
     except (
@@ -227,7 +305,7 @@ def read(path: Path, *, n_bytes: int | None = None, sha256: str | None = None) -
         ValueError,
         RecursionError,
     ) as exc:
-        raise ArtifactError(f"{path.name} is not a sound model file: {exc}") from exc
+        raise ArtifactError(f"{name} is not a sound model file: {exc}") from exc
 
 
 def point_link(folder: Path, version: int | None) -> None:
@@ -238,10 +316,15 @@ def point_link(folder: Path, version: int | None) -> None:
     link = folder / ACTIVE_LINK
     if version is None:
         link.unlink(missing_ok=True)
-    elif not link.is_symlink() or os.readlink(link) != pickle_name(version):
-        temporary = folder / f".{ACTIVE_LINK}.{secrets.token_hex(8)}"
-        temporary.symlink_to(pickle_name(version))
-        os.replace(temporary, link)
+    # One temporary name for all, so that a process that is killed here leaves nothing for
+    # good. Another process may use it at the same time: then this one begins anew.
+    temporary = _temporary_link(folder)
+    while version is not None and linked_version(folder) != version:
+        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError):
+            temporary.symlink_to(pickle_name(version))
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(temporary, link)
     sync_folder(folder)
 
 
@@ -266,25 +349,66 @@ def delete(folder: Path, version: int) -> None:
     """Delete both files of a version; what is not there stays so."""
     for name in (native_name(version), pickle_name(version)):
         (folder / name).unlink(missing_ok=True)
-    sync_folder(folder)
+    if folder.is_dir():
+        sync_folder(folder)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete what writers that did not come to their end have left."""
-    for temporary in folder.glob(".model-*.tmp"):
-        temporary.unlink(missing_ok=True)
+def numbered_files(folder: Path, *, aside: bool = False) -> set[int]:
+    """Return the versions of which a file is in the folder, or set aside in it."""
+    place, number = (folder / _UNKNOWN, aside_version) if aside else (folder, version_of)
+    if not place.is_dir():
+        return set()
+    found = (number(path.name) for path in place.iterdir())
+    return {version for version in found if version is not None}
+
+
+def aside_version(name: str) -> int | None:
+    """Return the version whose file was set aside under this name, or None."""
+    return version_of(re.sub("^[0-9a-f]{8}-", "", name))
+
+
+def remove_unfinished(
+    folder: Path, *, in_progress: Callable[[], Collection[int]] = frozenset
+) -> None:
+    """Delete what writers that did not come to their end have left.
+
+    Parameters
+    ----------
+    folder : Path
+    in_progress : callable
+        Returns the versions that may yet be written to their end. Asked once
+        the files are listed: a file is there no sooner than its version is
+        known to be in progress.
+    """
+    found = list(folder.glob(".model-*.tmp"))
+    spared = in_progress()
+    for temporary in found:
+        if version_of(temporary.name[1:].rsplit(".", 2)[0]) not in spared:
+            temporary.unlink(missing_ok=True)
+    _temporary_link(folder).unlink(missing_ok=True)
 
 
 def set_aside(folder: Path, version: int) -> None:
     """Move both files of a version into the folder ``unknown/``, where nothing reads them."""
-    aside = folder / "unknown"
-    aside.mkdir(exist_ok=True)
+    make_folder(folder / _UNKNOWN)
+    mark = secrets.token_hex(4)  # the same number may have been set aside before
     for name in (native_name(version), pickle_name(version)):
-        if (folder / name).exists():
-            # The same number may have been set aside before.
-            os.rename(folder / name, aside / f"{secrets.token_hex(4)}-{name}")
-    sync_folder(aside)
+        if os.path.lexists(folder / name):
+            os.rename(folder / name, folder / _UNKNOWN / f"{mark}-{name}")
+    sync_folder(folder / _UNKNOWN)
     sync_folder(folder)
+
+
+def aside_files(folder: Path) -> list[Path]:
+    """Return the native files in ``unknown/``, whatever they are named, in the order of names."""
+    return sorted((folder / _UNKNOWN).glob("*.safetensors"))
+
+
+def delete_aside(path: Path) -> None:
+    """Delete a native file in ``unknown/``, and the pickle that was set aside with it."""
+    path.unlink(missing_ok=True)
+    path.with_suffix(".pkl").unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def describe_files(folder: Path, version: int) -> tuple[WrittenFile, WrittenFile | None]:
@@ -294,6 +418,18 @@ def describe_files(folder: Path, version: int) -> tuple[WrittenFile, WrittenFile
         _describe(folder / native_name(version)),
         _describe(exported) if exported.exists() else None,
     )
+
+
+def _temporary_link(folder: Path) -> Path:
+    return folder / f".{ACTIVE_LINK}.tmp"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, to survive a loss of power."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -321,6 +457,11 @@ def _new_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as stream:
             _sync(stream.fileno())
         os.link(temporary, path)  # unlike a rename it never replaces what is there
+        try:
+            sync_folder(path.parent)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
     except FileExistsError as exc:
         raise ArtifactError(
             f"{path.name} is there already; versions are never overwritten. Another training has "
@@ -328,20 +469,70 @@ def _new_file(path: Path) -> Iterator[Path]:
         ) from exc
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def _describe(path: Path) -> WrittenFile:
-    return WrittenFile(path.name, path.stat().st_size, _sha256(path))
+    return WrittenFile(path.name, path.stat().st_size, sha256_of(path))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def plain_json(text: str | bytes, *, largest: int) -> Any:
+    """Parse JSON that anybody may have written.
+
+    What it gives can go wherever such values go: into the database, and out
+    again as an answer of the API.
+
+    Parameters
+    ----------
+    text : str or bytes
+    largest : int
+        Length above which it is refused unread.
+
+    Raises
+    ------
+    DataError
+        It is too large or too deep, or holds a number or a text that cannot
+        be passed on.
+    ValueError, RecursionError
+        It is not JSON.
+    """
+    if len(text) > largest:
+        raise DataError(f"its description has a length of {len(text)}, and {largest} is the most")
+    value = json.loads(text)
+    _check_plain(value, depth=0)
+    return value
+
+
+def _check_plain(value: Any, *, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise DataError("its description is too deep")
+    if isinstance(value, dict | list):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        for part in parts:
+            _check_plain(part, depth=depth + 1)
+    elif isinstance(value, str):
+        value.encode()  # half a surrogate pair is a ValueError
+        if "\0" in value:
+            raise DataError("a text in its description has a character that is none")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise DataError("a number in its description is not finite")
+    elif value is not None and abs(value) > _LARGEST:
+        raise DataError("a number in its description is too large")
+
+
 def _header(metadata: Metadata) -> dict[str, str]:
-    return {"format": _FORMAT, "reckeeper": json.dumps(asdict(metadata), sort_keys=True)}
+    text = json.dumps(asdict(metadata), sort_keys=True)
+    try:
+        _metadata(text)
+    except (DataError, ValueError) as exc:
+        raise DataError(f"Version {metadata.version} cannot be written: {exc}") from exc
+    return {"format": _FORMAT, "reckeeper": text}
 
 
 def _arrays(artifact: Artifact) -> dict[str, np.ndarray]:
@@ -365,7 +556,7 @@ def _arrays(artifact: Artifact) -> dict[str, np.ndarray]:
 def _artifact(header: dict[str, str], arrays: dict[str, np.ndarray]) -> Artifact:
     if header.get("format") != _FORMAT:
         raise DataError(f"its format is {header.get('format')!r}, expected {_FORMAT!r}")
-    metadata = _metadata(json.loads(header["reckeeper"]))
+    metadata = _metadata(header["reckeeper"])
     if metadata.recipe not in RECIPES:
         raise DataError(f"its recipe {metadata.recipe!r} is not known to this release")
     users, items = (_ids(arrays, name) for name in ("users", "items"))
@@ -387,20 +578,50 @@ def _artifact(header: dict[str, str], arrays: dict[str, np.ndarray]) -> Artifact
     return Artifact(metadata, matrix, model)
 
 
-def _metadata(fields: dict[str, Any]) -> Metadata:
-    metadata = Metadata(**fields)
-    kinds = {"recipe": str, "settings": dict, "trigger": str, "is_demo": bool}
-    ranges = {"explained_variance": 1.0, "seconds": float(_LARGEST)}
-    for name, value in asdict(metadata).items():
-        if name in kinds:
-            is_sound = type(value) is kinds[name]
-        elif name in ranges:
-            is_sound = type(value) in (int, float) and abs(value) <= ranges[name]
+_LONGEST_ID = 256
+_DTYPES = {"U8", "I8", "I16", "I32", "I64", "F32", "F64", "BOOL"}
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("recipe", "trigger", "fingerprint", "actor"), (str,)),
+    **dict.fromkeys(("settings", "data", "libraries"), (dict,)),
+    **dict.fromkeys(("cause", "metrics", "verdict", "origin"), (dict, type(None))),
+    "is_demo": (bool,),
+}
+_LONGEST = {"trigger": 64, "fingerprint": 64, "actor": 256}
+_RANGES = {"explained_variance": 1.0, "seconds": float(_LARGEST)}
+
+
+def _metadata(text: str) -> Metadata:
+    metadata = Metadata(**plain_json(text, largest=_METADATA_BYTES))
+    for name, value in vars(metadata).items():
+        if name in _KINDS:
+            is_sound = type(value) in _KINDS[name]
+        elif name in _RANGES:
+            is_sound = type(value) in (int, float) and abs(value) <= _RANGES[name]
         else:
             is_sound = type(value) is int and 0 <= value <= _LARGEST
-        if not is_sound:
-            raise DataError(f"its metadata tell {value!r} as {name}")
+        if not is_sound or (name in _LONGEST and len(value) > _LONGEST[name]):
+            raise DataError(f"its metadata tell {str(value)[:100]!r} as {name}")
+    if not metadata.n_users or not metadata.n_items:
+        raise DataError("it knows no user or no item")
+    _check_data(metadata.data)
+    if not isinstance((metadata.verdict or {}).get("decision", ""), str):
+        raise DataError("its verdict has no decision that is one")
     return metadata
+
+
+def _check_data(data: Mapping[str, Any]) -> None:
+    """Refuse weights and a half-life with which no history can be weighed."""
+
+    def is_number(value: Any) -> bool:
+        return type(value) in (int, float)
+
+    weights = data.get("weights", {})
+    if not isinstance(weights, dict) or not all(map(is_number, weights.values())):
+        raise DataError("its weights of the interaction types are no numbers")
+    half_life = data.get("half_life_days")
+    if half_life is not None and not (is_number(half_life) and half_life > 0):
+        raise DataError(f"its half-life is {str(half_life)[:100]!r}")
 
 
 def _ids(arrays: dict[str, np.ndarray], name: str) -> IdIndex:
@@ -411,6 +632,8 @@ def _ids(arrays: dict[str, np.ndarray], name: str) -> IdIndex:
     ids = [content[start:end].decode() for start, end in zip(starts, ends, strict=True)]
     if any(first >= second for first, second in itertools.pairwise(ids)):
         raise DataError(f"its {name} are not in order")
+    if any(len(external_id) > _LONGEST_ID for external_id in ids):
+        raise DataError(f"its {name} have an id longer than {_LONGEST_ID}")
     return IdIndex(ids)
 
 
