@@ -19,7 +19,7 @@ class Split:
     Attributes
     ----------
     kind : str
-        ``user_time``, ``time``, ``random`` or ``popular``.
+        ``user_time``, ``time``, ``random``, ``popular`` or ``new``.
     train : InteractionMatrix
         With the users and items of the whole log: rows and columns may be
         empty.
@@ -28,11 +28,14 @@ class Split:
         has nothing, not even a stored zero. To want is to have a positive
         weight in what was cut off: what was added to a watchlist and taken
         off again is not wanted.
+    keep : ndarray of bool, shape (n,)
+        Which interactions of the log went into `train`.
     """
 
     kind: str
     train: InteractionMatrix
     held_out: sparse.csr_array
+    keep: np.ndarray
 
     @property
     def histories(self) -> sparse.csr_array:
@@ -126,15 +129,43 @@ def split_time(log: InteractionLog, *, share: float = 0.2) -> Split:
     cut = np.partition(times, place)[place]
     if cut == times.min():
         cut = times[times > cut].min()
-    keep = times < cut
-    pairs = log.pairs()
-    is_known, is_later = np.zeros((2, len(pairs.user_index)), dtype=bool)
-    is_known[pairs.of_row[keep]] = True
-    is_later[pairs.of_row[~keep]] = True
-    # The pairs of a matrix stand in the order of the log's pairs.
-    held = is_later
-    held[is_later] = log.matrix(~keep).weights.data > 0
-    return _split("time", log, pairs, held & ~is_known, keep=keep)
+    return _before_and_after("time", log, keep=times < cut)
+
+
+def split_at(log: InteractionLog, n_first: int) -> Split:
+    """Hold out what was read after the first interactions of a log.
+
+    As a model finds it that was trained when there were no more. Whatever
+    their times say, the first rows are in training and no others. Users who
+    come later have pairs held out and no history; `measure` leaves them out.
+
+    Parameters
+    ----------
+    log : InteractionLog
+        Times are not needed.
+    n_first : int
+        How many are in training, in [0, n].
+
+    Returns
+    -------
+    Split
+        Its kind is ``new``.
+
+    Raises
+    ------
+    DataError
+        There are not so many interactions.
+
+    Notes
+    -----
+    O(n); deterministic.
+    """
+    if not 0 <= n_first <= len(log):
+        raise DataError(
+            f"n_first={n_first} cannot be used: give a number from 0 to {len(log)}, the number of "
+            "interactions."
+        )
+    return _before_and_after("new", log, keep=np.arange(len(log)) < n_first)
 
 
 def split_random(
@@ -193,7 +224,8 @@ class Scorer(Protocol):
     def score(self, rows: sparse.csr_array) -> np.ndarray:
         """Score all items for rows of weights, shape (n, n_items) → the same, dense.
 
-        Finite; the caller may write to the result.
+        Finite, or -inf for an item that is never to be recommended; the caller
+        may write to the result.
         """
         ...
 
@@ -361,8 +393,8 @@ def measure(
     for block in linalg.row_blocks(len(users), n_items):
         rows = histories[users[block]]
         scores = model.score(rows)
-        # The sum of a row tells in one cheap pass.
-        if not np.isfinite(scores.sum(axis=1)).all():
+        # The sum of a row tells in one cheap pass; it is -inf where an item is ruled out.
+        if not (scores.sum(axis=1) < np.inf).all():
             raise DataError(
                 "The model gives scores that are no finite numbers: fit it again, on finite "
                 "weights."
@@ -490,6 +522,18 @@ def _last_of_each_user(
     return held
 
 
+def _before_and_after(kind: str, log: InteractionLog, *, keep: np.ndarray) -> Split:
+    """Hold out the pairs that the rest wants and of which the kept rows have nothing."""
+    pairs = log.pairs()
+    is_known, is_later = np.zeros((2, len(pairs.user_index)), dtype=bool)
+    is_known[pairs.of_row[keep]] = True
+    is_later[pairs.of_row[~keep]] = True
+    # The pairs of a matrix stand in the order of the log's pairs.
+    held = is_later
+    held[is_later] = log.matrix(~keep).weights.data > 0
+    return _split(kind, log, pairs, held & ~is_known, keep=keep)
+
+
 def _split(
     kind: str, log: InteractionLog, pairs: Pairs, held: np.ndarray, *, keep: np.ndarray
 ) -> Split:
@@ -498,7 +542,7 @@ def _split(
     np.cumsum(np.bincount(pairs.user_index[held], minlength=shape[0]), out=indptr[1:])
     ones = np.ones(indptr[-1], dtype=np.float32)
     held_out = sparse.csr_array((ones, pairs.item_index[held], indptr), shape=shape)
-    return Split(kind, log.matrix(keep), held_out)
+    return Split(kind, log.matrix(keep), held_out, keep)
 
 
 def _share_of_users(

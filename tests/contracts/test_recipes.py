@@ -233,6 +233,40 @@ def test_the_share_of_variance_lies_between_0_and_1(fit):
         assert model.decomposes or model.explained_variance == 0
 
 
+# Memory
+
+
+def footprint_of(recipe, *, settings, n_users, n_items, n_pairs):
+    return recipe.footprint(
+        n_users=n_users, n_items=n_items, n_pairs=n_pairs, settings=settings, n_threads=2
+    )
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (200, 300)])
+def test_the_footprint_of_a_model_is_what_it_holds(fit, shape):
+    model = fit(interactions(shape))
+    estimated = footprint_of(
+        type(model), settings=model.settings, n_users=shape[0], n_items=shape[1], n_pairs=10
+    )
+    held = sum(array.nbytes for array in model.to_arrays().values())
+    # Beside what grows with the product of sizes there are a few numbers an item and component.
+    assert held <= estimated.model_bytes + 32 * sum(shape)
+    assert estimated.model_bytes <= estimated.fit_bytes
+
+
+def test_the_footprint_grows_with_the_data_and_is_there_for_none(recipe):
+    sizes = {"n_users": 10_000, "n_items": 3000, "n_pairs": 500_000}
+    estimated = footprint_of(recipe, settings={}, **sizes)
+    assert estimated.fit_bytes > 8 * sizes["n_pairs"]
+    for name, size in sizes.items():
+        more = footprint_of(recipe, settings={}, **{**sizes, name: 2 * size})
+        assert more.fit_bytes >= estimated.fit_bytes
+    nothing = footprint_of(recipe, settings={}, n_users=0, n_items=0, n_pairs=0)
+    assert nothing.fit_bytes < 100_000_000
+    with pytest.raises(DataError, match="has no setting 'colour'"):
+        footprint_of(recipe, settings={"colour": "red"}, **sizes)
+
+
 # Scores
 
 

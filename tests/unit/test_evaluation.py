@@ -172,7 +172,7 @@ def test_a_cut_in_time_parts_all_interactions(events, share):
 
 
 def planted(log, split, keep):
-    return Split(split.kind, log.matrix(keep), split.held_out)
+    return Split(split.kind, log.matrix(keep), split.held_out, keep)
 
 
 def test_a_planted_leak_is_caught():
@@ -375,6 +375,39 @@ def test_a_cut_in_time_needs_two_times(times):
 def test_without_interactions_nothing_is_held_out():
     for name in ("user_time", "random", "popular"):
         assert SPLITS[name](read([])).held_out.shape == (0, 0)
+
+
+@each_kind
+@given(events=events_of_many, share=shares)
+def test_a_split_says_which_interactions_are_in_training(kind, events, share):
+    log = read([*events, *clicks(("a", "i"), ("b", "j"))])
+    split = SPLITS[kind](log, share=share)
+    side = log.part(split.keep).matrix()
+    assert stored(side.weights) == stored(split.train.weights)
+    assert side.n_interactions == split.train.n_interactions
+
+
+@given(data=st.data(), events=events_of_many, has_times=st.booleans())
+def test_a_cut_in_the_order_read_holds_out_what_is_new_after_it(data, events, has_times):
+    log = read(events, has_times=has_times)
+    n_first = data.draw(st.integers(0, len(log)))
+    split = evaluation.split_at(log, n_first)
+    first = np.arange(len(log)) < n_first
+    assert split.kind == "new"
+    assert split.keep.tolist() == first.tolist()
+    assert (split.train.users, split.train.items) == (log.users, log.items)
+    known = stored(log.matrix(first).weights)
+    assert stored(split.train.weights) == known
+    later = stored(log.matrix(~first).weights)
+    assert stored(split.held_out).keys() == {
+        pair for pair, weight in later.items() if weight > 0 and pair not in known
+    }
+
+
+@pytest.mark.parametrize("n_first", [-1, 3])
+def test_a_cut_beyond_the_log_is_refused(n_first):
+    with pytest.raises(DataError, match=f"n_first={n_first} .* a number from 0 to 2"):
+        evaluation.split_at(read(clicks(("a", "i"), ("b", "j"))), n_first)
 
 
 # Metrics
@@ -625,6 +658,14 @@ def test_scores_that_are_no_numbers_are_refused(value):
     scores[1, 3] = value
     with pytest.raises(DataError, match="no finite numbers"):
         measure(scores, [[0], [1]], [[2], [2]])
+
+
+def test_what_a_model_rules_out_is_never_in_a_list():
+    scores = np.array([[3.0, -np.inf, 1.0, -np.inf, 2.0], [-np.inf] * 5])
+    quality = measure(scores, [[0], [1]], [[1, 2], [0]], k=4)
+    # A list of items 4 and 2; an empty one.
+    assert quality.recall.tolist() == [0.5, 0.0]
+    assert quality.coverage == 2 / 5
 
 
 # Intervals

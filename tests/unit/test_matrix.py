@@ -1,5 +1,9 @@
 """The interaction matrix, held against a plain reading of its rules."""
 
+import dataclasses
+import fnmatch
+import re
+
 import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
@@ -246,3 +250,232 @@ def test_times_of_some_interactions_only_are_refused():
 def test_what_does_not_say_which_rows_to_keep_is_refused(keep):
     with pytest.raises(DataError, match="one boolean for each of the 1 interactions"):
         read(("u", "i", "click", 1.0, 1)).matrix(keep)
+
+
+def test_the_places_of_ids_among_others():
+    ids, others = IdIndex(["10", "9", "a", "😀"]), IdIndex(["9", "b", "😀"])
+    assert ids.places_in(others).tolist() == [-1, 0, -1, 2]
+    assert others.places_in(ids).tolist() == [1, -1, 3]
+    assert IdIndex([]).places_in(ids).tolist() == []
+    assert ids.places_in(IdIndex([])).tolist() == [-1] * 4
+
+
+@given(events=st.lists(rows, max_size=12), n_first=st.integers(0, 12))
+def test_a_part_of_a_log_has_the_rows_that_were_asked_for(events, n_first):
+    log = read(*events)
+    for keep in (slice(n_first), np.arange(len(log)) < n_first):
+        assert interactions(log.part(keep)) == interactions(log)[:n_first]
+        assert (log.part(keep).users, log.part(keep).items) == (log.users, log.items)
+
+
+def interactions(log):
+    """Return each interaction of a log by external ids."""
+    times = [None] * len(log) if log.occurred_at is None else log.occurred_at.tolist()
+    columns = (log.weight.tolist(), times, log.listing.tolist())
+    return [
+        (log.users.ids[user], log.items.ids[item], *rest)
+        for user, item, *rest in zip(log.user_index, log.item_index, *columns, strict=True)
+    ]
+
+
+# Fingerprint
+
+
+@given(first=st.lists(rows, max_size=8), second=st.lists(rows, max_size=8))
+def test_logs_have_the_same_fingerprint_if_they_have_the_same_interactions(first, second):
+    logs = read(*first), read(*second)
+    prints = [log.fingerprint() for log in logs]
+    assert all(re.fullmatch("[0-9a-f]{32}", found) for found in prints)
+    same = sorted(interactions(logs[0])) == sorted(interactions(logs[1]))
+    assert (prints[0] == prints[1]) == same
+
+
+@given(data=st.data(), events=st.lists(rows, max_size=12))
+def test_a_fingerprint_does_not_depend_on_the_order_nor_on_the_blocks(data, events):
+    mixed = data.draw(st.permutations(events))
+    expected = read(*events).fingerprint()
+    assert read(*mixed).fingerprint() == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matrix, "_BLOCK", 3)
+        assert read(*events).fingerprint() == expected
+
+
+EVENT = ("u", "i", "click", 1.0, 5)
+OTHERS = {
+    "user": ("v", "i", "click", 1.0, 5),
+    "item": ("u", "j", "click", 1.0, 5),
+    "swapped": ("i", "u", "click", 1.0, 5),
+    "type": ("u", "i", ADD, 0.5, 5),  # of the same effective weight
+    "weight": ("u", "i", "click", 1.0000000000000002, 5),
+    "time": ("u", "i", "click", 1.0, 6),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_whatever_changes_in_an_interaction_changes_the_fingerprint(other):
+    rest = ("w", "k", "click", 1.0, 1)
+    assert read(EVENT, rest).fingerprint() != read(other, rest).fingerprint()
+
+
+def test_a_fingerprint_counts_and_is_the_same_everywhere():
+    once, twice = read(EVENT).fingerprint(), read(EVENT, EVENT).fingerprint()
+    untimed = dataclasses.replace(read(EVENT), occurred_at=None).fingerprint()
+    nothing = read().fingerprint()
+    assert len({once, twice, untimed, nothing}) == 4
+    assert once == "4bacab13962b57545e77d5336d03e789"
+    zero = dataclasses.replace(read(EVENT), weight=np.array([0.0])).fingerprint()
+    assert dataclasses.replace(read(EVENT), weight=np.array([-0.0])).fingerprint() == zero
+
+
+# What is trained on
+
+
+DAY = 86_400_000_000
+choices = st.fixed_dictionaries(
+    {
+        "half_life_days": st.sampled_from([None, 1.0, 2.5]),
+        "window_days": st.sampled_from([None, 0.5, 1, 2, 100_000]),
+        "left_out_users": st.lists(st.sampled_from(["u", "ü", "*", "1*", "*0", "x*", "10"])),
+        "max_interactions_per_user": st.sampled_from([None, 1, 2, 4]),
+    }
+)
+
+
+def in_days(event):
+    return (*event[:4], event[4] * DAY)
+
+
+def chosen_by_the_rules(events, *, half_life_days, window_days, left_out_users,
+                        max_interactions_per_user):  # fmt: skip
+    """Return (place, weight) of each interaction that stays, read plainly."""
+    left = [
+        place
+        for place, event in enumerate(events)
+        if not any(fnmatch.fnmatchcase(event[0], pattern) for pattern in left_out_users)
+    ]
+    latest = max((events[place][4] for place in left), default=0)
+    counting = set()
+    for place in left:
+        user, *_, at = events[place]
+        later = sum(
+            events[other][0] == user and (events[other][4], other) > (at, place) for other in left
+        )
+        is_in_window = window_days is None or latest - at <= window_days * DAY
+        if is_in_window and later < (max_interactions_per_user or len(events)):
+            counting.add(place)
+    users = {events[place][0] for place in counting}
+    items = {events[place][1] for place in counting}
+    found = []
+    for place in left:
+        user, item, kind, weight, at = events[place]
+        if user in users and item in items:
+            weight *= WEIGHTS.get(kind, 0.0) * (place in counting)
+            if half_life_days is not None:
+                weight *= 2 ** ((at - latest) / DAY / half_life_days)
+            found.append((place, weight))
+    return found
+
+
+@given(events=st.lists(rows.map(in_days), max_size=14), choice=choices)
+def test_what_is_chosen_is_what_the_rules_say(events, choice):
+    log = read(*events)
+    chosen, places = matrix.choose(log, **choice)
+    expected = chosen_by_the_rules(events, **choice)
+    assert places.tolist() == [place for place, _ in expected]
+    assert chosen.weight == pytest.approx([weight for _, weight in expected], abs=0)
+    told = [(user, item, at, listing) for user, item, _, at, listing in interactions(chosen)]
+    whole = [(user, item, at, listing) for user, item, _, at, listing in interactions(log)]
+    assert told == [whole[place] for place in places]
+    assert chosen.users.ids == sorted({user for user, *_ in told})
+    assert chosen.items.ids == sorted({item for _, item, *_ in told})
+    types = [getattr(chosen, name).dtype for name in ("user_index", "item_index", "listing")]
+    assert types == [np.int32, np.int32, np.int8]
+
+
+def test_where_nothing_is_set_all_stays_as_it_is():
+    log = read(EVENT, ("v", "j", REMOVE, 1.0, 1))
+    chosen, places = matrix.choose(log, left_out_users=["x", "x*"], max_interactions_per_user=1)
+    assert chosen is log
+    assert places.tolist() == [0, 1]
+
+
+def test_what_lies_outside_is_seen_and_weighs_nothing():
+    log = read(
+        *map(
+            in_days,
+            [
+                ("u", "old", "click", 1.0, 1),  # nobody else has it
+                ("u", "i", "click", 1.0, 2),
+                ("u", "j", "click", 1.0, 9),
+                ("v", "i", "click", 1.0, 9),
+                ("w", "j", "click", 1.0, 2),  # has nothing else
+            ],
+        )
+    )
+    chosen, _ = matrix.choose(log, window_days=3)
+    assert stored(chosen.matrix()) == {("u", "i"): 0.0, ("u", "j"): 1.0, ("v", "i"): 1.0}
+
+
+def test_of_the_same_time_or_without_times_the_later_row_is_the_later_one():
+    events = [("u", item, "click", 1.0, 1) for item in "ijk"]
+    log = read(*events)
+    for one in (log, dataclasses.replace(log, occurred_at=None)):
+        chosen, places = matrix.choose(one, max_interactions_per_user=2)
+        assert (chosen.items.ids, places.tolist()) == (["j", "k"], [1, 2])
+
+
+@pytest.mark.parametrize("choice", [{"half_life_days": 1.0}, {"window_days": 1.0}])
+def test_ages_need_times(choice):
+    log = dataclasses.replace(read(EVENT), occurred_at=None)
+    with pytest.raises(DataError, match="need times, and these interactions have none"):
+        matrix.choose(log, **choice)
+
+
+def test_extremes_of_age_overflow_nothing():
+    log = read(*map(in_days, [("u", "i", "click", 1.0, 1), ("u", "j", "click", 1.0, 100)]))
+    assert matrix.choose(log, half_life_days=1e-300)[0].weight.tolist() == [0.0, 1.0]
+    assert matrix.choose(log, half_life_days=1e300)[0].weight.tolist() == [1.0, 1.0]
+    assert matrix.choose(log, window_days=1e300)[0] is log
+    nobody, places = matrix.choose(log, left_out_users=["*"], half_life_days=1.0, window_days=1.0)
+    assert (len(nobody), len(nobody.users), len(nobody.items), len(places)) == (0, 0, 0, 0)
+
+
+@given(
+    text=st.text("ab*", max_size=8),
+    pattern=st.text("ab*", max_size=6).filter(lambda pattern: "*" in pattern),
+)
+def test_a_star_stands_for_any_text(text, pattern):
+    log = read((f"{text}.", "i", "click", 1.0, 1))
+    chosen, _ = matrix.choose(log, left_out_users=[f"{pattern}."])
+    assert (len(chosen) == 0) == fnmatch.fnmatchcase(text, pattern)
+
+
+@given(events=st.lists(rows.map(in_days), min_size=1, max_size=20))
+def test_a_history_is_weighed_by_its_age_as_in_training(events):
+    whole = read(*events)
+    built = matrix.choose(whole, half_life_days=1.5)[0].matrix()
+    expected = stored(built)
+    for user in built.users.ids:
+        row = matrix.row_of_history(
+            batch(*(event for event in events if event[0] == user)),
+            items=built.items,
+            type_weights=WEIGHTS,
+            half_life_days=1.5,
+            latest_at=int(whole.occurred_at.max()),
+        )
+        own = {item: weight for (of, item), weight in expected.items() if of == user}
+        assert {built.items.ids[index]: weight for index, weight in row.items()} == pytest.approx(
+            own
+        )
+
+
+def test_what_is_newer_than_the_model_counts_more_up_to_a_bound():
+    history = batch(*map(in_days, [("u", "i", "click", 1.0, 12), ("u", "j", "click", 1.0, 9000)]))
+    items = IdIndex(["i", "j"])
+
+    def row(**of_age):
+        return matrix.row_of_history(history, items=items, type_weights=WEIGHTS, **of_age)
+
+    assert row(half_life_days=2.0, latest_at=10 * DAY) == {0: 2.0, 1: 2.0**20}
+    assert row(half_life_days=8988.0) == {0: 0.5, 1: 1.0}  # ages count to its own latest
+    assert row(latest_at=10 * DAY) == {0: 1.0, 1: 1.0}

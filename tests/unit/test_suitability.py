@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reckeeper import evaluation, storage
 from reckeeper.errors import NotEnoughDataError
@@ -170,40 +168,6 @@ def test_without_times_the_split_is_random():
     )
     assert first["split"] == "random"
     assert without_seconds(first) == without_seconds(second) != without_seconds(other)
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(0, 4),
-            st.integers(0, 5),
-            st.sampled_from([0.0, 1.0, 2.5]),
-            st.sampled_from([-1, 0, 0, 1]),
-        ),
-        min_size=1,
-        max_size=60,
-    ),
-    st.randoms(use_true_random=False),
-    st.booleans(),
-)
-def test_the_training_side_is_that_of_the_split(rows, random, with_times):
-    times = random.sample(range(1000), len(rows))
-    log = log_of(
-        [(*row, at) for row, at in zip(rows, times, strict=True)],
-        n_users=5,
-        n_items=6,
-        with_times=with_times,
-    )
-    split = evaluation.split_user_time(log) if with_times else evaluation.split_random(log)
-
-    side = suitability.training_side(log, split).matrix()
-
-    assert (side.users, side.items) == (log.users, log.items)
-    assert side.n_interactions == split.train.n_interactions
-    for name in ("indptr", "indices", "data"):
-        assert np.array_equal(getattr(side.weights, name), getattr(split.train.weights, name))
-    if with_times:
-        assert np.array_equal(side.latest_at, split.train.latest_at)
 
 
 @pytest.mark.parametrize("n_users", [1, 9])

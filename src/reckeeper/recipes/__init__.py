@@ -8,6 +8,7 @@ from scipy import sparse
 
 from reckeeper.errors import DataError
 from reckeeper.matrix import InteractionMatrix
+from reckeeper.recipes.footprint import Footprint
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.recipes.settings import RecipeSettings
 from reckeeper.recipes.spectral import Spectral
@@ -67,6 +68,34 @@ class Recipe(Protocol):
             Fewer than two users or two items.
         DataError
             A setting is unknown or out of range, or a weight is not finite.
+        """
+        ...
+
+    @classmethod
+    def footprint(
+        cls,
+        *,
+        n_users: int,
+        n_items: int,
+        n_pairs: int,
+        settings: Mapping[str, Any],
+        n_threads: int,
+    ) -> Footprint:
+        """Estimate what a fit holds in memory, from sizes alone; rather too much than too little.
+
+        Parameters
+        ----------
+        n_users, n_items, n_pairs : int
+            Of the matrix: rows, columns and stored entries, from 0 on.
+        settings : mapping
+            As for `fit`.
+        n_threads : int
+            On how many cores it runs.
+
+        Raises
+        ------
+        DataError
+            A setting is unknown or out of range.
         """
         ...
 

@@ -11,6 +11,7 @@ from scipy import sparse
 from reckeeper.errors import DataError
 from reckeeper.matrix import InteractionMatrix
 from reckeeper.recipes.checks import check_interactions, checked_array
+from reckeeper.recipes.footprint import Footprint
 from reckeeper.recipes.settings import RecipeSettings, setting
 
 _MICROSECONDS_A_DAY = 86_400_000_000
@@ -105,6 +106,21 @@ class Popularity:
         if on_progress is not None:
             on_progress(1.0)
         return cls(parsed, item_scores=item_scores)
+
+    @classmethod
+    def footprint(
+        cls,
+        *,
+        n_users: int,
+        n_items: int,
+        n_pairs: int,
+        settings: Mapping[str, Any],
+        n_threads: int,
+    ) -> Footprint:
+        """Estimate what a fit holds: a few numbers a pair, and afterwards one an item."""
+        parsed = PopularitySettings.parse(settings, recipe=cls.name)
+        numbers = 3 if parsed.half_life_days is None else 6
+        return Footprint(8 * (numbers * n_pairs + n_items), 8 * n_items)
 
     @property
     def settings(self) -> dict[str, Any]:

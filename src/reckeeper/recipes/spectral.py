@@ -12,6 +12,7 @@ from reckeeper import linalg
 from reckeeper.errors import DataError
 from reckeeper.matrix import InteractionMatrix
 from reckeeper.recipes.checks import check_interactions, checked_array, checked_csr
+from reckeeper.recipes.footprint import Footprint, collapse_bytes, decomposition_bytes
 from reckeeper.recipes.settings import RecipeSettings, setting
 
 if TYPE_CHECKING:
@@ -207,6 +208,34 @@ class Spectral:
             explained_variance_ratio=factors.explained_variance_ratio(),
             components=factors.components,
         )
+
+    @classmethod
+    def footprint(
+        cls,
+        *,
+        n_users: int,
+        n_items: int,
+        n_pairs: int,
+        settings: Mapping[str, Any],
+        n_threads: int,
+    ) -> Footprint:
+        """Estimate what a fit holds, in its decomposition or its collapse.
+
+        The collapse, as a rule more, goes by the entries that are looked at:
+        all, where most of a row is kept or the catalogue is small.
+        """
+        parsed = SpectralSettings.parse(settings, recipe=cls.name)
+        k = min(parsed.n_components, most_components((n_users, n_items)))
+        n_kept = min(n_neighbours(parsed, max(1, n_items)), n_items)
+        model = 8 * n_items * n_kept + 4 * k * n_items
+        sizes = {"n_users": n_users, "n_items": n_items, "n_pairs": n_pairs}
+        decomposition = decomposition_bytes(**sizes, n_components=max(1, k))
+        collapse = collapse_bytes(**sizes, n_components=k, n_neighbours=n_kept, n_threads=n_threads)
+        components = 4 * k * n_items
+        variance = model + 4 * k * n_users
+        # Weighted and normalised, the matrix is held twice more all the while.
+        held = 16 * n_pairs
+        return Footprint(held + max(decomposition, components + collapse, variance), model)
 
     @property
     def settings(self) -> dict[str, Any]:

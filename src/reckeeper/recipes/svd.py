@@ -17,6 +17,7 @@ from reckeeper import linalg
 from reckeeper.errors import DataError
 from reckeeper.matrix import InteractionMatrix
 from reckeeper.recipes.checks import check_interactions, checked_array
+from reckeeper.recipes.footprint import Footprint
 from reckeeper.recipes.settings import RecipeSettings, setting
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class SvdSettings(RecipeSettings):
     n_components: int = setting(
         10,
         low=1,
+        high=16_384,
         help="Singular vectors asked for. A matrix that has fewer gives min(n_users, n_items) - 1, "
         "at least 1.",
     )
@@ -152,6 +154,24 @@ class Svd:
             singular_values=np.ldexp(svd.singular_values_, exponent),
             explained_variance_ratio=ratio,
         )
+
+    @classmethod
+    def footprint(
+        cls,
+        *,
+        n_users: int,
+        n_items: int,
+        n_pairs: int,
+        settings: Mapping[str, Any],
+        n_threads: int,
+    ) -> Footprint:
+        """Estimate what a fit holds: the matrix twice more, ARPACK's basis, the vectors."""
+        parsed = SvdSettings.parse(settings, recipe=cls.name)
+        side = min(n_users, n_items)
+        rank = max(1, min(parsed.n_components, side - 1))
+        basis = side * min(side, max(2 * rank + 1, 20))
+        vectors = rank * (2 * side + 3 * n_users + 3 * n_items)
+        return Footprint(24 * n_pairs + 8 * (basis + vectors), 8 * rank * n_items)
 
     def leading(self, n_components: int) -> "Svd":
         """Return the model of fewer components: singular vectors nest."""

@@ -12,12 +12,13 @@ from reckeeper.errors import NotEnoughDataError
 from reckeeper.evaluation import Quality, Split
 from reckeeper.matrix import InteractionLog
 from reckeeper.recipes import recipe_named
+from reckeeper.training import policy as policies
 from reckeeper.training.pipeline import (
     FIRST_RECIPE,
     TUNED_RECIPE,
     TUNING,
     Report,
-    read_log,
+    read_chosen,
     tuning_progress,
 )
 from reckeeper.training.tune import tune
@@ -52,9 +53,10 @@ def run(
     report = report or _tell_nobody
     report("reading", 0.0)
     with database.read() as connection:
-        log = read_log(
-            connection, settings, on_fraction=lambda done: report("reading", 0.05 * done)
-        )
+        policy = policies.current(connection, settings).policy
+        log = read_chosen(
+            connection, policy, on_fraction=lambda done: report("reading", 0.05 * done)
+        ).log
     return compare(
         log, tune_seconds=tune_seconds, seed=seed, report=report, should_stop=should_stop
     )
@@ -125,7 +127,7 @@ def compare(
     report(TUNING, 0.2)
     tuned = tune(
         TUNED_RECIPE,
-        training_side(log, split),
+        log.part(split.keep),
         seed=seed,
         budget_seconds=tune_seconds,
         on_progress=lambda progress: report(
@@ -135,35 +137,6 @@ def compare(
     )
     comparison.add(TUNED_RECIPE, tuned.settings, tune_seconds=tuned.seconds, begin=0.8, end=1.0)
     return comparison.result
-
-
-def training_side(log: InteractionLog, split: Split) -> InteractionLog:
-    """Return the interactions of a log that are in the training side of its split.
-
-    Users and items stay those of the log, as in `Split.train`.
-    """
-    pairs, trained = log.pairs(), split.histories
-    n_items = len(log.items)
-    trained_user = np.repeat(np.arange(len(log.users)), np.diff(trained.indptr))
-    trained_pair = trained_user.astype(np.int64) * n_items + trained.indices
-    pair = pairs.user_index.astype(np.int64) * n_items + pairs.item_index
-    is_trained = np.isin(pair, trained_pair, assume_unique=True)
-    if log.occurred_at is None or split.train.latest_at is None:
-        keep = is_trained[pairs.of_row]
-    else:
-        # Of a pair on both sides of the cut, what came after it is not trained on.
-        latest_at = np.full(len(pair), np.iinfo(np.int64).min)
-        latest_at[is_trained] = split.train.latest_at
-        keep = log.occurred_at <= latest_at[pairs.of_row]
-    return InteractionLog(
-        log.users,
-        log.items,
-        log.user_index[keep],
-        log.item_index[keep],
-        log.weight[keep],
-        None if log.occurred_at is None else log.occurred_at[keep],
-        log.listing[keep],
-    )
 
 
 class _Comparison:
@@ -220,5 +193,5 @@ class _Comparison:
         self._report("measuring", end, result=self.result)
 
 
-def _tell_nobody(stage: str, fraction: float, **_found: Mapping[str, Any] | None) -> None:
+def _tell_nobody(stage: str, fraction: float, **_found: Any) -> None:
     pass
