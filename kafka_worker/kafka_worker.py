@@ -17,8 +17,10 @@ from waitress.server import create_server
 from werkzeug.exceptions import HTTPException
 
 from reckeeper import errors, registry, serving, storage, telemetry, training
+from reckeeper.client import ACTOR_HEADER
 from reckeeper.config import Settings
 from reckeeper.events import demo
+from reckeeper.security import actor_of, checked_reason
 from reckeeper.training.jobs import job_error
 
 STATUS: Mapping[type[errors.ReckeeperError], int] = {
@@ -26,6 +28,7 @@ STATUS: Mapping[type[errors.ReckeeperError], int] = {
     errors.DataError: 422,
     errors.NotFoundError: 404,
     errors.ConflictError: 409,
+    errors.JobCancelledError: 409,
     errors.ArtifactError: 409,
     errors.StorageError: 503,
     errors.ReckeeperError: 500,
@@ -46,32 +49,40 @@ class Worker:
             self.database, self.registry, type_weights=settings.interaction_weights
         )
         self.jobs = training.JobRunner(self.database, self.registry, settings)
-        self.schedule = training.Schedule(settings, self._retrain_on_schedule)
+        self.schedule = training.Schedule(
+            self.database, settings, self._retrain_by_itself, tidy=self.jobs.tidy
+        )
+        self.courier = training.Courier(self.database, settings)
 
     def start(self) -> None:
-        """Load the active model, start the schedule, and load the demo into an empty database."""
+        """Put in order what a crash has left, load the active model, and follow the policy.
+
+        Into an empty database the demo is loaded, if it is wanted.
+        """
         self.registry.rebuild()
         self.registry.repair_link()
         training.expire_silent(self.database)
+        self.registry.remove_unfinished()
         self.registry.set_aside_unknown()
         self.serving.start()
         self.schedule.start()
+        self.courier.start()
         if demo.load_if_empty(self.database, self.settings):
             self.jobs.start(trigger="demo", actor="start")
         _log.info("worker_started", version=self.serving.version)
 
     def stop(self) -> None:
-        """Stop the schedule and a running job."""
+        """Stop the schedule, a running job and what tells of it."""
         self.schedule.stop()
         self.jobs.stop()
+        self.courier.stop()
         self.serving.stop()
         self.database.close()
 
-    def _retrain_on_schedule(self) -> None:
-        try:
-            self.jobs.start(trigger="schedule", actor="schedule")
-        except errors.ReckeeperError as exc:
-            _log.warning("scheduled_retrain_not_started", error=exc.message)
+    def _retrain_by_itself(
+        self, trigger: str, cause: Mapping[str, Any], not_since: int | None
+    ) -> None:
+        self.jobs.start(trigger=trigger, actor=trigger, cause=cause, not_since=not_since)
 
 
 def create_app(worker: Worker) -> Flask:
@@ -89,13 +100,29 @@ def create_app(worker: Worker) -> Flask:
         if not waited:
             return jsonify({"status": "ok", "job": training.describe_job(row)}), 202
         worker.serving.refresh()
-        return jsonify(worker.registry.retrain_answer(row["version"], job_id=row["job_id"])), 200
+        answer = worker.registry.retrain_answer(
+            row["version"],
+            job_id=row["job_id"],
+            promoted=row["promoted"],
+            verdict=row["verdict"],
+        )
+        return jsonify(answer), 200
 
     @app.post("/evaluations")
     def evaluate() -> tuple[Response, int]:
         row, waited = run_job("evaluate", {})
         answer = {"status": "ok", "job": training.describe_job(row)}
         return jsonify(answer), 200 if waited else 202
+
+    @app.post("/jobs/<int:job_id>/cancel")
+    def cancel_job(job_id: int) -> Response:
+        row = training.request_cancel(
+            worker.database, _number(job_id), actor=actor(), reason=_reason(request.get_data())
+        )
+        return jsonify({"status": "ok", "job": training.describe_job(row)})
+
+    def actor() -> str:
+        return actor_of(request.headers.get(ACTOR_HEADER))
 
     def run_job(
         kind: Literal["retrain", "evaluate"], asked: Mapping[str, Any]
@@ -104,7 +131,7 @@ def create_app(worker: Worker) -> Flask:
         wait = request.args.get("wait", "true").lower()
         if wait not in {"true", "false"}:
             raise errors.DataError(f"wait={wait!r} must be true or false: send ?wait=false.")
-        job_id = worker.jobs.start(trigger="manual", actor="api", kind=kind, request=asked)
+        job_id = worker.jobs.start(trigger="manual", actor=actor(), kind=kind, request=asked)
         if wait == "true":
             worker.jobs.wait(job_id)
         row = training.find_job(worker.database, job_id)
@@ -151,8 +178,8 @@ def create_app(worker: Worker) -> Flask:
         return _failure(
             code,
             f"{request.method} {request.path}: {exc.name}. The worker answers GET /models, POST "
-            "/retrain and /evaluations, health and metrics; the server (RECKEEPER_SERVER_URL) "
-            "everything else.",
+            "/retrain, /evaluations and /jobs/{id}/cancel, health and metrics; the server "
+            "(RECKEEPER_SERVER_URL) everything else.",
         ), exc.code or 500
 
     @app.errorhandler(Exception)
@@ -180,6 +207,24 @@ def _json_object(body: bytes) -> dict[str, Any]:
             f"The body is {type(decoded).__name__} and not an object. Send an object, or nothing."
         )
     return decoded
+
+
+def _reason(body: bytes) -> str | None:
+    """Return the reason that a body gives, if it gives one."""
+    asked = _json_object(body)
+    reason = checked_reason(asked.pop("reason", None))
+    if asked:
+        raise errors.DataError(
+            f"{next(iter(asked))!r} is no field here: send a reason, or nothing."
+        )
+    return reason
+
+
+def _number(job_id: int) -> int:
+    """Return a job's number, if it can be one."""
+    if job_id >= 2**63:
+        raise errors.NotFoundError(f"There is no job {job_id}: GET /jobs lists those there are.")
+    return job_id
 
 
 def _failure(code: str, message: str) -> Response:

@@ -183,8 +183,10 @@ def test_it_is_not_loaded_into_what_was_used(database, settings, what):
             storage.interactions.append(connection, [row])
         else:
             connection.exec_driver_sql(
-                "INSERT INTO models VALUES (1, 0, 'svd', '{}', 2, 2, 2, 0.5, 0, 0, 1.0, 'user', "
-                "NULL, 0, 1, 'x', 1, 'x', 5)"
+                "INSERT INTO models (version, is_active, recipe, settings, n_users, n_items, "
+                "training_samples, explained_variance, watermark, trained_at, seconds, trigger, "
+                "is_demo, native_bytes, native_sha256, pickle_bytes, pickle_sha256, deleted_at) "
+                "VALUES (1, 0, 'svd', '{}', 2, 2, 2, 0.5, 0, 0, 1.0, 'user', 0, 1, 'x', 1, 'x', 5)"
             )
     assert not demo.load_if_empty(database, settings)
 

@@ -1,4 +1,4 @@
-"""Cron expressions, as cron means them."""
+"""Cron expressions, as cron means them; when a policy starts a retrain by itself."""
 
 import dataclasses
 import threading
@@ -6,20 +6,30 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+import structlog
 
-from reckeeper.errors import ConfigError
-from reckeeper.training import Schedule, next_run
+from reckeeper import storage
+from reckeeper.errors import ConfigError, JobRunningError, MemoryLimitError
+from reckeeper.training import Schedule, cron, next_run, policy
+from reckeeper.training.policy import Policy
 
 # 1 January 2026 is a Thursday.
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
+
+
+def at(clock):
+    """Return a UTC time of that day in microseconds since 1970."""
+    moment = datetime.fromisoformat(f"2026-01-01T{clock}+00:00")
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 @pytest.fixture
-def runs(settings):
+def runs():
     """Return a function that gives the next runs of an expression."""
 
     def runs(expression, count, *, timezone="UTC", after=START):
-        scheduled = dataclasses.replace(settings, retrain_schedule=expression, timezone=timezone)
+        scheduled = Policy(schedule=expression, timezone=timezone)
         found = []
         for _ in range(count):
             after = next_run(scheduled, after=after)
@@ -29,6 +39,93 @@ def runs(settings):
         return found
 
     return runs
+
+
+class Starts(list):
+    """What a schedule starts: (trigger, cause, not_since); `error` is raised instead."""
+
+    error = None
+
+    def __call__(self, trigger, cause, not_since):
+        if self.error is not None:
+            raise self.error
+        self.append((trigger, cause, not_since))
+
+    @property
+    def rules(self):
+        return [cause["rule"] for _, cause, _ in self]
+
+
+@pytest.fixture
+def starts():
+    return Starts()
+
+
+@pytest.fixture
+def schedule(database, settings, starts):
+    """Return a schedule that is looked at by hand."""
+    return Schedule(database, settings, starts)
+
+
+@pytest.fixture
+def store(database, settings):
+    """Return a function that stores a policy of the fields given."""
+    return lambda **content: policy.store(database, settings, content, actor="test")
+
+
+@pytest.fixture
+def retrained(database):
+    """Return a function that adds a retrain that begins and ends now."""
+
+    def retrained(status="succeeded", *, kind="retrain"):
+        with database.write() as connection:
+            job_id = storage.jobs.insert(connection, trigger="manual", kind=kind)
+            storage.jobs.end(connection, job_id, status=status)
+            return storage.jobs.get(connection, job_id)
+
+    return retrained
+
+
+@pytest.fixture
+def serve(database):
+    """Return a function that makes the row of a version that serves."""
+
+    def serve(version=1, *, trained_at, watermark=0):
+        row = {
+            "version": version,
+            "recipe": "svd",
+            "settings": {},
+            "n_users": 2,
+            "n_items": 2,
+            "training_samples": 4,
+            "explained_variance": 0.5,
+            "watermark": watermark,
+            "trained_at": trained_at,
+            "seconds": 1.0,
+            "trigger": "manual",
+            "is_demo": False,
+            "native_bytes": 1,
+            "native_sha256": "",
+            "pickle_bytes": 1,
+            "pickle_sha256": "",
+        }
+        with database.write() as connection:
+            storage.models.insert(connection, row)
+            storage.models.set_active(connection, version)
+
+    return serve
+
+
+@pytest.fixture
+def notices(database):
+    """Return a function that gives the payloads of all notices."""
+
+    def notices():
+        with database.read() as connection:
+            rows = [storage.notices.get(connection, number) for number in range(1, 10)]
+        return [(row["event"], row["payload"]) for row in rows if row is not None]
+
+    return notices
 
 
 @pytest.mark.parametrize(
@@ -144,34 +241,373 @@ def test_an_hour_that_the_day_skips_does_not_lose_the_run(runs):
         "30-10 * * * *",
         "a * * * *",
         "1,,2 * * * *",
+        "0 0 31 2 *",
     ],
 )
-def test_what_is_no_expression_is_refused(settings, expression):
+def test_what_is_no_expression_is_refused(database, settings, expression):
+    with pytest.raises(ValueError, match=r"^is not a cron expression: .*0 or 7 is Sunday"):
+        cron.check(expression)
     broken = dataclasses.replace(settings, retrain_schedule=expression)
-    for act in (next_run, lambda settings: Schedule(settings, print)):
-        with pytest.raises(ConfigError) as caught:
-            act(broken)
-        assert caught.value.message.startswith(
-            f"RECKEEPER_RETRAIN_SCHEDULE={expression!r} is not a cron expression: "
-        )
-        assert "0 or 7 is Sunday" in caught.value.message
+    with pytest.raises(ConfigError) as caught:
+        Schedule(database, broken, print)
+    assert caught.value.message.startswith(
+        f"RECKEEPER_RETRAIN_SCHEDULE={expression!r} is not a cron expression: "
+    )
 
 
-def test_without_a_schedule_there_is_no_next_run(settings):
-    assert next_run(settings) is None
-    schedule = Schedule(settings, print)
-    schedule.start()
-    schedule.stop()
+def test_without_a_schedule_there_is_no_next_run():
+    assert next_run(Policy()) is None
 
 
-def test_now_counts_where_no_time_is_given(settings):
-    found = next_run(dataclasses.replace(settings, retrain_schedule="* * * * *"))
+def test_now_counts_where_no_time_is_given():
+    found = next_run(Policy(schedule="* * * * *"))
     assert timedelta(0) <= found - datetime.now(UTC) + timedelta(seconds=5) < timedelta(minutes=2)
 
 
-def test_a_schedule_starts_and_stops_its_thread(settings):
+def test_a_time_of_the_schedule_starts_a_retrain_once(schedule, starts, store):
+    store(schedule="*/20 * * * *", timezone="Europe/Berlin")
+    for moment in ("12:05:00", "12:19:59.999999"):
+        schedule.look(at(moment))
+    assert starts == []
+    for moment in ("12:20:00.3", "12:20:01", "12:39:59"):
+        schedule.look(at(moment))
+    cause = {
+        "rule": "schedule",
+        "expression": "*/20 * * * *",
+        "due_at": "2026-01-01T12:20:00.000000Z",
+        "sentence": "Scheduled by */20 * * * * (Europe/Berlin).",
+    }
+    assert starts == [("schedule", cause, at("12:20:00"))]
+    schedule.look(at("12:40:00"))
+    schedule.look(at("12:40:00.000001"))
+    assert [not_since for _, _, not_since in starts] == [at("12:20:00"), at("12:40:00")]
+
+
+def test_the_schedule_is_read_in_its_time_zone(schedule, starts, store):
+    store(schedule="0 14 * * *", timezone="Europe/Berlin")
+    schedule.look(at("12:59:59"))
+    schedule.look(at("13:00:00"))
+    assert [not_since for _, _, not_since in starts] == [at("13:00:00")]
+
+
+def test_the_schedule_of_the_environment_rules_until_a_policy_is_stored(
+    database, settings, starts, store
+):
+    set_ = dataclasses.replace(settings, retrain_schedule="@hourly")
+    schedule = Schedule(database, set_, starts)
+    schedule.look(at("12:05:00"))
+    schedule.look(at("13:00:01"))
+    assert starts.rules == ["schedule"]
+    store(schedule=None)
+    schedule.look(at("14:00:01"))
+    assert starts.rules == ["schedule"]
+
+
+def test_times_that_were_slept_through_are_made_up_for_once(schedule, starts, store):
+    store(schedule="*/20 * * * *")
+    schedule.look(at("12:05:00"))
+    schedule.look(at("15:30:00"))
+    assert [not_since for _, _, not_since in starts] == [at("15:20:00")]
+
+
+@pytest.mark.parametrize(("woken", "n"), [("14:00:00.5", 1), ("14:01:01", 0)])
+def test_a_time_that_was_slept_through_is_made_up_for_within_an_hour(
+    schedule, starts, store, woken, n
+):
+    store(schedule="1 13 * * *")
+    schedule.look(at("12:05:00"))
+    schedule.look(at(woken))
+    assert len(starts) == n
+
+
+def test_a_new_schedule_takes_effect_at_once_and_from_now_on(schedule, starts, store):
+    schedule.look(at("12:05:00"))
+    store(schedule="7,12 * * * *")
+    schedule.look(at("12:10:00"))
+    assert starts == []
+    schedule.look(at("12:12:01"))
+    assert [not_since for _, _, not_since in starts] == [at("12:12:00")]
+
+
+def test_another_change_of_the_policy_loses_no_time(schedule, starts, store):
+    store(schedule="20 * * * *")
+    schedule.look(at("12:19:59"))
+    store(schedule="20 * * * *", margin=0.5)
+    schedule.look(at("12:20:00.5"))
+    assert len(starts) == 1
+
+
+def test_a_scheduled_retrain_keeps_the_time_between_two(schedule, starts, store, retrained):
+    store(schedule="* * * * *", min_minutes_between=30)
+    began = retrained()["started_at"]
+    schedule.look(began)
+    with structlog.testing.capture_logs() as lines:
+        schedule.look(began + 29 * MINUTE)
+    assert starts == []
+    assert [line["event"] for line in lines] == ["scheduled_retrain_left_out"]
+    schedule.look(began + 30 * MINUTE + MINUTE)
+    assert len(starts) == 1
+
+
+def test_a_retrain_that_cannot_start_is_logged_and_the_next_is_tried(schedule, starts, store):
+    store(schedule="*/20 * * * *")
+    schedule.look(at("12:05:00"))
+    starts.error = JobRunningError("One runs.")
+    with structlog.testing.capture_logs() as lines:
+        schedule.look(at("12:20:01"))
+    assert [(line["event"], line["error"]) for line in lines] == [
+        ("retrain_not_started", "One runs.")
+    ]
+    starts.error = None
+    schedule.look(at("12:21:00"))
+    schedule.look(at("12:40:01"))
+    assert len(starts) == 1
+
+
+def test_enough_new_interactions_start_a_retrain(schedule, starts, store, add, retrained):
+    store(every_interactions=3)
+    now = storage.now()
+    add(("u1", "i1"), ("u1", "i2"))
+    schedule.look(now)
+    assert starts == []
+    add(("u1", "i3"), ("u1", "i4"))
+    schedule.look(now + SECOND)  # rules are looked at every five seconds
+    assert starts == []
+    schedule.look(now + 5 * SECOND)
+    cause = {
+        "rule": "every_interactions",
+        "n": 4,
+        "threshold": 3,
+        "sentence": "4 new interactions since the last retrain; the policy asks for one every 3.",
+    }
+    assert starts == [("rule", cause, 0)]
+    began = retrained()["started_at"]
+    add(("u2", "i1"), ("u2", "i2"))
+    schedule.look(began + 10 * SECOND)
+    assert len(starts) == 1
+    add(("u2", "i3"))
+    schedule.look(began + 15 * SECOND)
+    assert [(cause["n"], not_since) for _, cause, not_since in starts[1:]] == [(3, began + 1)]
+
+
+def test_without_a_retrain_interactions_count_from_the_version_that_serves(
+    schedule, starts, store, add, serve
+):
+    store(every_interactions=2)
+    add(("u1", "i1"), ("u1", "i2"), ("u1", "i3"))
+    now = storage.now()
+    serve(trained_at=now, watermark=2)
+    schedule.look(now)
+    assert starts == []
+    add(("u1", "i4"))
+    schedule.look(now + 5 * SECOND)
+    assert [cause["n"] for _, cause, _ in starts] == [2]
+
+
+def test_an_old_version_starts_a_retrain(schedule, starts, store, serve):
+    store(max_age_hours=24)
+    now = storage.now()
+    schedule.look(now)  # there is none that could be old
+    serve(3, trained_at=now - DAY)
+    schedule.look(now + 5 * SECOND)
+    cause = {
+        "rule": "max_age",
+        "age_hours": 24.0,
+        "threshold": 24.0,
+        "sentence": "Version 3 is 24.0 hours old; the policy asks for a retrain after 24.0.",
+    }
+    assert starts == [("rule", cause, 0)]
+
+
+def test_a_retrain_that_made_nothing_new_is_not_started_again_at_once(
+    schedule, starts, store, serve, retrained
+):
+    store(max_age_hours=24)
+    serve(trained_at=storage.now() - 2 * DAY)
+    began = retrained()["started_at"]
+    schedule.look(began + 23 * HOUR)
+    assert starts == []
+    schedule.look(began + 24 * HOUR + SECOND)
+    assert [cause["age_hours"] for _, cause, _ in starts] == [pytest.approx(72, abs=0.1)]
+
+
+def test_rules_keep_the_time_between_two(schedule, starts, store, add, retrained):
+    store(every_interactions=1, min_minutes_between=30)
+    began = retrained()["started_at"]
+    add(("u1", "i1"))
+    schedule.look(began + 29 * MINUTE)
+    assert starts == []
+    schedule.look(began + 30 * MINUTE)
+    assert starts.rules == ["every_interactions"]
+
+
+def test_an_evaluation_is_no_retrain(schedule, starts, store, add, retrained):
+    store(every_interactions=2, min_minutes_between=30)
+    add(("u1", "i1"), ("u1", "i2"))
+    ended = retrained(kind="evaluate")["finished_at"]
+    schedule.look(ended)
+    assert starts.rules == ["every_interactions"]
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_after_a_failure_rules_wait_longer_each_time(
+    database, settings, starts, store, add, retrained, status
+):
+    store(every_interactions=1, max_age_hours=1)
+    add(("u1", "i1"))
+    for n_failed, minutes in enumerate((1, 2, 4), start=1):
+        retrained("failed", kind="evaluate")  # is none of them
+        ended = retrained(status)["finished_at"]
+        Schedule(database, settings, starts).look(ended + minutes * MINUTE - 1)
+        assert len(starts) == n_failed - 1
+        Schedule(database, settings, starts).look(ended + minutes * MINUTE)
+        assert starts.rules == ["every_interactions"] * n_failed
+
+
+def test_after_many_failures_rules_wait_six_hours(schedule, starts, store, add, retrained):
+    store(every_interactions=1)
+    add(("u1", "i1"))
+    ended = [retrained("failed")["finished_at"] for _ in range(25)][-1]
+    schedule.look(ended + 6 * HOUR - 1)
+    assert starts == []
+    schedule.look(ended + 6 * HOUR + 5 * SECOND)
+    assert starts.rules == ["every_interactions"]
+
+
+def test_a_retrain_that_was_cancelled_counts(schedule, starts, store, add, retrained):
+    store(every_interactions=1)
+    add(("u1", "i1"))
+    ended = retrained("cancelled")["finished_at"]
+    schedule.look(ended + HOUR)
+    assert starts == []
+
+
+def test_rules_wait_for_a_job_that_runs(schedule, starts, store, add, database):
+    store(every_interactions=1)
+    add(("u1", "i1"))
+    with database.write() as connection:
+        job_id = storage.jobs.insert(connection, trigger="manual", kind="evaluate")
+    now = storage.now()
+    schedule.look(now)
+    assert starts == []
+    with database.write() as connection:
+        storage.jobs.end(connection, job_id, status="succeeded")
+    schedule.look(now + 5 * SECOND)
+    assert starts.rules == ["every_interactions"]
+
+
+def test_a_retrain_that_lost_its_worker_has_failed(schedule, starts, store, add, database):
+    store(every_interactions=1)
+    add(("u1", "i1"))
+    with database.write() as connection:
+        job_id = storage.jobs.insert(connection, trigger="manual")
+        fence = storage.jobs.get(connection, job_id)["fence"]
+        storage.leases.release(connection, storage.leases.TRAINING, fence=fence)
+    now = storage.now()
+    schedule.look(now)
+    with database.read() as connection:
+        assert storage.jobs.get(connection, job_id)["status"] == "interrupted"
+    schedule.look(now + MINUTE - SECOND)
+    assert starts == []
+    schedule.look(now + MINUTE + 5 * SECOND)
+    assert starts.rules == ["every_interactions"]
+
+
+def test_a_rule_that_waits_holds_up_no_stale_notice(schedule, starts, store, add, serve, notices):
+    store(every_interactions=1, stale_after_hours=1, webhook_url="http://localhost:1/")
+    add(("u1", "i1"))
+    now = storage.now()
+    serve(trained_at=now - HOUR)
+    starts.error = MemoryLimitError("Too large.")
+    schedule.look(now)
+    assert notices() == []
+    schedule.look(now + 5 * SECOND)
+    assert [event for event, _ in notices()] == ["stale"]
+
+
+def test_a_rule_that_cannot_start_a_retrain_waits_longer_each_time(schedule, starts, store, add):
+    store(every_interactions=1)
+    add(("u1", "i1"))
+    now = storage.now()
+    starts.error = MemoryLimitError("Too large.")
+    with structlog.testing.capture_logs() as lines:
+        for seconds in (0, 54, 60, 174, 180, 240):
+            schedule.look(now + seconds * SECOND)
+    assert [line["event"] for line in lines] == ["retrain_not_started"] * 3
+    starts.error = None
+    schedule.look(now + 300 * SECOND)
+    assert starts == []
+    store(every_interactions=1, margin=0.5)  # whoever changed something need not wait
+    schedule.look(now + 301 * SECOND)
+    assert starts.rules == ["every_interactions"]
+
+
+def test_a_stale_version_is_told_once(schedule, store, serve, notices, starts):
+    store(stale_after_hours=24, webhook_url="http://localhost:1/")
+    now = storage.now()
+    serve(3, trained_at=now - DAY)
+    schedule.look(now)
+    assert notices() == []
+    for hours in (1, 2, 3):
+        schedule.look(now + hours * HOUR)
+    payload = {
+        "version": 3,
+        "trained_at": storage.rfc3339(now - DAY),
+        "age_hours": 25.0,
+        "threshold": 24.0,
+        "message": "Version 3 serves and is 25.0 hours old: more than 24.0, after which it "
+        "counts as stale.",
+    }
+    assert notices() == [("stale", payload)]
+    serve(4, trained_at=now)
+    schedule.look(now + DAY)
+    schedule.look(now + DAY + HOUR)
+    assert [payload["version"] for _, payload in notices()] == [3, 4]
+    assert starts == []
+
+
+def test_without_a_webhook_nobody_is_told_of_a_stale_version(schedule, store, serve, notices):
+    store(stale_after_hours=24)
+    now = storage.now()
+    serve(3, trained_at=now - 2 * DAY)
+    schedule.look(now)
+    assert notices() == []
+    store(stale_after_hours=24, webhook_url="http://localhost:1/")
+    schedule.look(now + SECOND)
+    assert len(notices()) == 1
+
+
+def test_it_is_tidied_up_every_hour(database, settings, starts):
+    tidied = []
+    schedule = Schedule(database, settings, starts, tidy=lambda: tidied.append(None))
+    now = storage.now()
+    for later in (0, SECOND, HOUR - 1, HOUR, HOUR + SECOND, 2 * HOUR):
+        schedule.look(now + later)
+    assert len(tidied) == 3
+
+
+def test_a_schedule_follows_the_policy_in_its_thread(
+    database, settings, starts, store, add, wait_until
+):
+    def fail():
+        raise RuntimeError("nobody thought of this")
+
+    add(("u1", "i1"))
+    with database.write() as connection:
+        storage.policies.insert(connection, policy={"mood": 5}, actor="later", reason=None)
     before = threading.active_count()
-    schedule = Schedule(dataclasses.replace(settings, retrain_schedule="0 3 * * *"), print)
-    schedule.start()
-    assert threading.active_count() > before
+    schedule = Schedule(database, settings, starts, tidy=fail)
+    with structlog.testing.capture_logs() as lines:
+        schedule.start()
+        wait_until(lambda: "schedule_not_looked_at" in [line["event"] for line in lines])
+        store(margin=0.5)
+        wait_until(lambda: "schedule_failed" in [line["event"] for line in lines])
+        store(every_interactions=1)
+        wait_until(lambda: starts.rules == ["every_interactions"])
+        schedule.stop()
+    assert threading.active_count() == before
+    schedule.stop()
+
+
+def test_a_schedule_that_was_not_started_can_be_stopped(schedule):
     schedule.stop()

@@ -4,6 +4,7 @@ Started by `JobRunner`, which holds the other end of its standard input: when
 that closes, the worker is gone, and this process ends at once.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 from reckeeper import storage
 from reckeeper.config import Settings
-from reckeeper.errors import ReckeeperError
+from reckeeper.errors import JobInterruptedError, ReckeeperError, StorageError
 from reckeeper.telemetry import configure_logging, get_logger, peak_memory_bytes
 from reckeeper.training import pipeline, suitability
 
@@ -23,7 +24,7 @@ _REPORT_SECONDS = 0.2
 
 
 class _NotOursError(Exception):
-    """The job's row says that it does not run any more."""
+    """The job does not run any more, or has lost its lease."""
 
 
 def main(job_id: int) -> int:
@@ -36,7 +37,7 @@ def main(job_id: int) -> int:
     try:
         with database.read() as connection:
             job = storage.jobs.get(connection, job_id)
-        if job is None:
+        if job is None or job["status"] != storage.jobs.RUNNING:
             raise _NotOursError
         if job["kind"] == storage.jobs.EVALUATE:
             suitability.run(
@@ -50,7 +51,7 @@ def main(job_id: int) -> int:
             report=progress.report,
             should_stop=progress.should_stop,
         )
-    except _NotOursError:
+    except (_NotOursError, JobInterruptedError):
         _log.warning("job_ended_by_others", job_id=job_id)
         return 1
     except ReckeeperError as exc:
@@ -73,7 +74,9 @@ def main(job_id: int) -> int:
             traceback=traceback.format_exc(),
         )
         return 1
-    progress.save(stage="loading", fraction=0.97, version=version)
+    if version is not None:
+        with contextlib.suppress(StorageError):  # it is registered, and that is what counts
+            progress.save(stage="loading", fraction=0.97)
     return 0
 
 
@@ -100,13 +103,19 @@ class _Progress:
         *,
         progress: Mapping[str, Any] | None = None,
         result: Mapping[str, Any] | None = None,
+        estimated_memory_bytes: int | None = None,
+        verdict: Mapping[str, Any] | None = None,
     ) -> None:
-        if progress is not None:
-            self._held_back["progress"] = dict(progress)
-        if result is not None:
-            self._held_back["result"] = dict(result)
+        found = {
+            "progress": progress,
+            "result": result,
+            "estimated_memory_bytes": estimated_memory_bytes,
+            "verdict": verdict,
+        }
+        told = {name: value for name, value in found.items() if value is not None}
+        self._held_back |= told
         is_soon = time.monotonic() - self._written < _REPORT_SECONDS
-        if stage == self._stage and result is None and is_soon:
+        if stage == self._stage and is_soon and not told.keys() - {"progress"}:
             return
         held_back, self._held_back = self._held_back, {}
         self._stage, self._written = stage, time.monotonic()

@@ -1,138 +1,332 @@
-"""When to retrain by itself: cron expressions, as cron means them."""
+"""When to retrain without being asked: the policy's schedule and its policy."""
 
-import re
-from collections.abc import Callable
-from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.combining import OrTrigger
-from apscheduler.triggers.cron import CronTrigger
-
+from reckeeper import storage
 from reckeeper.config import Settings
-from reckeeper.errors import ConfigError
+from reckeeper.errors import ReckeeperError
+from reckeeper.telemetry import get_logger
+from reckeeper.training import cron, webhook
+from reckeeper.training import policy as policies
+from reckeeper.training.jobs import expire_silent
+from reckeeper.training.policy import Policy
 
-_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_NAMED = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
+LOOK_SECONDS = 1.0
+"""How often the policy and the clock are looked at."""
+
+RULES_SECONDS = 5.0
+"""How often the rules are."""
+
+TIDY_SECONDS = 3600.0
+MISSED_SECONDS = 3600.0
+"""A time that has passed while the process slept is made up for within this."""
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 6 * 3600.0
+"""How long rules wait after a retrain that failed: doubling, up to the longest."""
+
+_SEEN_JOBS = 20
+_UNBOUNDED = 2**62
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FAILED = {storage.jobs.FAILED, storage.jobs.INTERRUPTED}
+_log = get_logger(__name__)
+
+Start = Callable[[str, Mapping[str, Any], int | None], None]
+"""Starts a retrain, of a trigger, a cause and `not_since`; see `JobRunner.start`."""
 
 
 class Schedule:
-    """Calls a function whenever a cron expression says so.
+    """Starts retrains as the policy that rules asks for them.
 
-    A time that passes while the process sleeps is made up for once, within
-    an hour.
+    A thread looks at the policy in the database every second, so that one that
+    is stored takes effect at once. What it starts:
+
+    - With the trigger ``schedule``, whenever the cron expression says so. A
+      time that passes while the process sleeps is made up for once, within an
+      hour. A time that passes while another job runs is left out.
+    - With the trigger ``rule``, when enough interactions have come, or the
+      active version is too old, counted from the last retrain: one that was
+      rejected, or found nothing changed, is not started again at once. One
+      that failed does not count, and is tried again after a minute, then two,
+      and so on up to six hours.
+
+    Both keep the policy's minimum time between two.
 
     Parameters
     ----------
+    database : storage.Database
     settings : Settings
-        Of them the schedule and its time zone.
-    function : callable
+        The policy while none is stored.
+    start : callable
+        Is given the trigger, the cause as JSON values, and ``not_since``:
+        microseconds since 1970 from which on no job of this trigger may have
+        started, so that of two processes with the same cause one starts it.
+        Raises a `ReckeeperError` where no job can be started, which is logged.
+    tidy : callable, optional
+        Called when the thread starts, and every hour.
+
+    Raises
+    ------
+    ConfigError
+        The settings make no policy.
     """
 
-    def __init__(self, settings: Settings, function: Callable[[], None]) -> None:
-        self._scheduler = BackgroundScheduler(timezone=ZoneInfo(settings.timezone))
-        trigger = _trigger(settings)
-        if trigger is not None:
-            self._scheduler.add_job(
-                function, trigger, coalesce=True, max_instances=1, misfire_grace_time=3600
-            )
+    def __init__(
+        self,
+        database: storage.Database,
+        settings: Settings,
+        start: Start,
+        *,
+        tidy: Callable[[], None] | None = None,
+    ) -> None:
+        policies.first(settings)
+        self._database = database
+        self._settings = settings
+        self._start = start
+        self._tidy = tidy
+        self._revision: int | None = None
+        self._followed: tuple[str | None, str] | None = None
+        self._looked_at = 0
+        self._rules_at = 0
+        self._tidy_at = 0
+        self._paused_until = 0
+        self._n_refused = 0
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start calling."""
-        self._scheduler.start()
+        """Follow the policy until `stop`; times before now do not count."""
+        self._thread = threading.Thread(target=self._follow, name="schedule", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
-        """Stop calling."""
-        self._scheduler.shutdown(wait=False)
+        """Start nothing more."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def look(self, now: int) -> None:
+        """Start what is due.
+
+        Parameters
+        ----------
+        now : int
+            Microseconds since 1970, no less than at the look before.
+
+        Raises
+        ------
+        StorageError
+            The database did not answer.
+        """
+        with self._database.read() as connection:
+            stored = policies.current(connection, self._settings)
+        if stored.revision != self._revision:
+            self._revision = stored.revision
+            self._rules_at, self._paused_until, self._n_refused = now, 0, 0
+        self._look_at_cron(stored.policy, now)
+        if now >= self._rules_at:
+            self._rules_at = now + _microseconds(RULES_SECONDS)
+            self._look_at_rules(stored.policy, now)
+            self._look_at_age(stored.policy, now)
+        if self._tidy is not None and now >= self._tidy_at:
+            self._tidy_at = now + _microseconds(TIDY_SECONDS)
+            self._tidy()
+
+    def _look_at_cron(self, policy: Policy, now: int) -> None:
+        since, self._looked_at = self._looked_at, now
+        if self._followed != (policy.schedule, policy.timezone):
+            self._followed = (policy.schedule, policy.timezone)
+            return  # its times count from now on
+        if policy.schedule is None:
+            return
+        due_at = _last_due(policy, since=max(since, now - _microseconds(MISSED_SECONDS)), now=now)
+        if due_at is None:
+            return
+        with self._database.read() as connection:
+            last = storage.jobs.last_retrain(connection)
+        cause = {
+            "rule": "schedule",
+            "expression": policy.schedule,
+            "due_at": storage.rfc3339(due_at),
+            "sentence": f"Scheduled by {policy.schedule} ({policy.timezone}).",
+        }
+        if _is_too_soon(policy, last, now):
+            _log.info(
+                "scheduled_retrain_left_out",
+                cause=cause,
+                min_minutes_between=policy.min_minutes_between,
+            )
+        else:
+            self._try("schedule", cause, not_since=due_at)
+
+    def _look_at_rules(self, policy: Policy, now: int) -> None:
+        if policy.every_interactions is None and policy.max_age_hours is None:
+            return
+        if now < self._paused_until:
+            return
+        expire_silent(self._database)
+        with self._database.read() as connection:
+            if storage.jobs.running(connection) is not None:
+                return
+            last = storage.jobs.last_retrain(connection)
+            if _is_too_soon(policy, last, now):
+                return
+            counted, n_failed = last, 0
+            if last is not None and last["status"] in _FAILED:
+                counted, n_failed = _last_not_failed(connection)
+                if now < last["finished_at"] + _pause(n_failed):
+                    return
+            cause = _cause(connection, policy, counted, now)
+        not_since = 0 if last is None else last["started_at"] + 1
+        if cause is None or self._try("rule", cause, not_since=not_since):
+            self._n_refused = 0
+        else:
+            self._n_refused += 1
+            self._paused_until = now + _pause(self._n_refused)
+
+    def _look_at_age(self, policy: Policy, now: int) -> None:
+        if policy.stale_after_hours is None or policy.webhook_url is None:
+            return
+        with self._database.read() as connection:
+            active = storage.models.active(connection)
+            if active is None:
+                return
+            age_hours = _hours(now - active["trained_at"])
+            key = f"stale:{active['version']}"
+            if age_hours <= policy.stale_after_hours or storage.notices.has(connection, key):
+                return
+        age_hours = round(age_hours, 2)
+        with self._database.write() as connection:
+            webhook.notify(
+                connection,
+                "stale",
+                {
+                    "version": active["version"],
+                    "trained_at": storage.rfc3339(active["trained_at"]),
+                    "age_hours": age_hours,
+                    "threshold": policy.stale_after_hours,
+                    "message": f"Version {active['version']} serves and is {age_hours:,} hours "
+                    f"old: more than {policy.stale_after_hours:,}, after which it counts as stale.",
+                },
+                key=key,
+            )
+        _log.warning("model_stale", version=active["version"], age_hours=age_hours)
+
+    def _try(self, trigger: str, cause: dict[str, Any], *, not_since: int) -> bool:
+        try:
+            self._start(trigger, cause, not_since)
+        except ReckeeperError as exc:
+            _log.warning("retrain_not_started", trigger=trigger, cause=cause, error=exc.message)
+            return False
+        return True
+
+    def _follow(self) -> None:
+        while True:
+            try:
+                self.look(storage.now())
+            except ReckeeperError as exc:
+                _log.warning("schedule_not_looked_at", error=exc.message)
+            except Exception:  # noqa: BLE001
+                # This thread must not die: without it nothing would ever start by itself.
+                _log.exception("schedule_failed")
+            if self._stopping.wait(LOOK_SECONDS):
+                return
 
 
-def next_run(settings: Settings, *, after: datetime | None = None) -> datetime | None:
-    """Return when the schedule comes next, in its time zone; None without a schedule."""
-    trigger = _trigger(settings)
-    if trigger is None:
+def next_run(policy: Policy, *, after: datetime | None = None) -> datetime | None:
+    """Return when the schedule of a policy comes next; None without a schedule.
+
+    Parameters
+    ----------
+    policy : Policy
+    after : datetime, optional
+        With a zone; default now.
+
+    Returns
+    -------
+    datetime or None
+        `after` or later, in the policy's time zone.
+    """
+    if policy.schedule is None:
         return None
     after = datetime.now(UTC) if after is None else after
-    found: datetime | None = trigger.get_next_fire_time(
-        None, after.astimezone(ZoneInfo(settings.timezone))
-    )
-    return found
+    return cron.next_time(policy.schedule, timezone=policy.timezone, after=after)
 
 
-def _trigger(settings: Settings) -> BaseTrigger | None:
-    if settings.retrain_schedule is None:
-        return None
-    timezone = ZoneInfo(settings.timezone)
-    try:
-        trigger = _parse(settings.retrain_schedule, timezone)
-        if trigger.get_next_fire_time(None, datetime.now(timezone)) is None:
-            raise ValueError("it names no date that ever comes")
-        return trigger
-    except ValueError as exc:
-        raise ConfigError(
-            f"RECKEEPER_RETRAIN_SCHEDULE={settings.retrain_schedule!r} is not a cron expression: "
-            f"{exc}. It has five fields: minute, hour, day of the month, month, weekday (0 or 7 "
-            "is Sunday), such as `0 3 * * 0`."
-        ) from exc
+def _last_due(policy: Policy, *, since: int, now: int) -> int | None:
+    """Return the last time of the schedule that lies after `since` and not after `now`."""
+    found, moment = None, since
+    while True:
+        due = next_run(policy, after=_EPOCH + timedelta(microseconds=moment + 1))
+        if due is None:
+            return found
+        moment = (due - _EPOCH) // timedelta(microseconds=1)
+        if moment > now:
+            return found
+        found = moment
 
 
-def _parse(expression: str, timezone: ZoneInfo) -> BaseTrigger:
-    fields = _NAMED.get(expression.strip(), expression).lower().split()
-    if len(fields) != 5:
-        raise ValueError(f"it has {len(fields)} field(s)")
-    minute, hour, day, month, weekday = fields
-
-    def trigger(*, day: str, weekday: str) -> CronTrigger:
-        return CronTrigger(
-            minute=minute,
-            hour=hour,
-            day=day,
-            month=month,
-            day_of_week=weekday,
-            timezone=timezone,
-        )
-
-    weekdays = _weekdays(weekday)
-    # crontab(5): if both the day and the weekday are restricted, either may match.
-    if not day.startswith("*") and not weekday.startswith("*"):
-        return OrTrigger([trigger(day=day, weekday="*"), trigger(day="*", weekday=weekdays)])
-    return trigger(day=day, weekday=weekdays)
+def _is_too_soon(policy: Policy, last: Mapping[str, Any] | None, now: int) -> bool:
+    pause = _microseconds(60 * policy.min_minutes_between)
+    return last is not None and now < last["started_at"] + pause
 
 
-def _weekdays(field: str) -> str:
-    """Return a weekday field by names: the library's own numbers begin on Monday."""
-    if field == "*":
-        return field
-    chosen: set[int] = set()
-    for part in field.split(","):
-        match = re.fullmatch(r"(\*|\w+)(?:-(\w+))?(?:/(\d+))?", part)
-        if match is None:
-            raise ValueError(f"{part!r} is not a weekday")
-        first, last, step = match.groups()
-        if first == "*" and last is None:
-            start, stop = 0, 6
-        else:
-            start = _weekday(first)
-            stop = _weekday(last) if last else 6 if step else start
-            if last and stop < start and stop == 0:
-                stop = 7
-        if stop < start or step == "0":
-            raise ValueError(f"{part!r} is not a range of weekdays")
-        chosen.update(number % 7 for number in range(start, stop + 1, int(step or 1)))
-    return ",".join(_WEEKDAYS[number] for number in sorted(chosen))
+def _last_not_failed(connection: storage.Connection) -> tuple[dict[str, Any] | None, int]:
+    """Return the last retrain that did not fail, and how many have failed since."""
+    n_failed = 0
+    for job in storage.jobs.page(connection, limit=_SEEN_JOBS, before=None):
+        if job["kind"] == storage.jobs.RETRAIN:
+            if job["status"] not in _FAILED:
+                return job, n_failed
+            n_failed += 1
+    return None, n_failed
 
 
-def _weekday(name: str) -> int:
-    if name in _WEEKDAYS:
-        return _WEEKDAYS.index(name)
-    if re.fullmatch("[0-7]", name):
-        return int(name)
-    raise ValueError(f"{name!r} is not a weekday")
+def _cause(
+    connection: storage.Connection, policy: Policy, last: Mapping[str, Any] | None, now: int
+) -> dict[str, Any] | None:
+    """Return which rule asks for a retrain, counted from the last one, or None."""
+    active = storage.models.active(connection)
+    threshold = policy.every_interactions
+    if threshold is not None:
+        watermark = None if last is None else last["watermark"]
+        if watermark is None:
+            watermark = 0 if active is None else active["watermark"]
+        # To the threshold it costs little at each look; the rest is counted once.
+        n = storage.interactions.count_after(connection, watermark, at_most=threshold)
+        if n >= threshold:
+            n = storage.interactions.count_after(connection, watermark, at_most=_UNBOUNDED)
+            return {
+                "rule": "every_interactions",
+                "n": n,
+                "threshold": threshold,
+                "sentence": f"{n:,} new interactions since the last retrain; the policy asks for "
+                f"one every {threshold:,}.",
+            }
+    if policy.max_age_hours is not None and active is not None:
+        started_at = 0 if last is None else last["started_at"]
+        if _hours(now - max(active["trained_at"], started_at)) > policy.max_age_hours:
+            age_hours = round(_hours(now - active["trained_at"]), 2)
+            return {
+                "rule": "max_age",
+                "age_hours": age_hours,
+                "threshold": policy.max_age_hours,
+                "sentence": f"Version {active['version']} is {age_hours:,} hours old; the policy "
+                f"asks for a retrain after {policy.max_age_hours:,}.",
+            }
+    return None
+
+
+def _pause(n_failed: int) -> int:
+    doublings = min(n_failed - 1, 30)
+    return _microseconds(min(FIRST_PAUSE_SECONDS * 2**doublings, LONGEST_PAUSE_SECONDS))
+
+
+def _hours(microseconds: int) -> float:
+    return microseconds / 3.6e9
+
+
+def _microseconds(seconds: float) -> int:
+    return int(seconds * 1e6)

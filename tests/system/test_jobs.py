@@ -4,7 +4,9 @@ import dataclasses
 import os
 import re
 import signal
+import time
 
+import psutil
 import pytest
 import structlog
 
@@ -12,6 +14,7 @@ from reckeeper import storage
 from reckeeper.errors import (
     ConflictError,
     DataError,
+    JobCancelledError,
     JobInterruptedError,
     JobRunningError,
     NotEnoughDataError,
@@ -27,8 +30,10 @@ from reckeeper.training import (
     find_job,
     jobs,
     pipeline,
+    request_cancel,
     request_finish,
 )
+from reckeeper.training import policy as policies
 
 
 @pytest.fixture
@@ -55,6 +60,12 @@ def start(runner, *, trigger="manual"):
     return job_id, pid
 
 
+def let_lapse(database):
+    """Let the lease of the running job lapse, as it does 10 seconds after its last renewal."""
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE leases SET expires_at = 0")
+
+
 def test_a_job_trains_and_activates(runner, job_of, registry, taste, settings, database):
     job_id, pid = start(runner, trigger="schedule")
     assert pid != os.getpid()
@@ -67,7 +78,7 @@ def test_a_job_trains_and_activates(runner, job_of, registry, taste, settings, d
     described = registry.version(1)
     assert (described["status"], described["job_id"]) == ("active", job_id)
     assert (described["trigger"], described["training_samples"]) == ("schedule", len(taste))
-    assert len(list(settings.model_dir.iterdir())) == 3
+    assert len(list(settings.model_dir.glob("*model*"))) == 3
     shown = describe_job(job)
     assert (shown["seconds_left"], shown["error"]) == (None, None)
     assert shown["seconds_elapsed"] == pytest.approx(
@@ -78,7 +89,7 @@ def test_a_job_trains_and_activates(runner, job_of, registry, taste, settings, d
         entries = storage.audit_log.latest(connection, limit=10)
     assert [(entry["action"], entry["subject"]) for entry in reversed(entries)] == [
         ("retrain", f"job {job_id}"),
-        ("activate", "model 1"),
+        ("promote", "model 1"),
     ]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -129,12 +140,14 @@ def test_one_user_is_too_little(train, add, settings, registry):
     assert not settings.model_dir.exists()
 
 
-def test_a_killed_process_is_a_failed_job_and_the_next_one_runs(runner, job_of, registry, taste):
+def test_a_killed_process_is_an_interrupted_job_and_the_next_one_runs(
+    runner, job_of, registry, taste
+):
     job_id, pid = start(runner)
     os.kill(pid, signal.SIGKILL)
     runner.wait(job_id)
     job = job_of(job_id)
-    assert (job["status"], job["error_code"]) == ("failed", "training_failed")
+    assert (job["status"], job["error_code"]) == ("interrupted", "interrupted")
     assert "was ended by signal 9 before it was done" in job["error_message"]
     assert "If the machine ran out of memory" in job["error_message"]
     assert registry.versions() == []
@@ -169,9 +182,9 @@ def test_stopping_interrupts_the_job(runner, job_of, registry, taste):
 def test_a_job_that_somebody_else_ended_does_not_serve(runner, job_of, registry, taste, database):
     """A worker that slept for long: its job was given up, and perhaps another has run."""
     job_id, pid = start(runner)
+    let_lapse(database)
     with database.write() as connection:
-        interrupted = storage.jobs.interrupt_silent(connection, silent_since=storage.now() + 1)
-    assert interrupted == [job_id]
+        assert storage.jobs.interrupt_lapsed(connection) == [job_id]
     runner.wait(job_id)
     assert job_of(job_id)["status"] == "interrupted"
     assert registry.active_version() is None
@@ -184,8 +197,8 @@ def test_a_version_of_a_job_that_was_given_up_is_not_promoted(
 ):
     version = train()  # its job has ended
     (job_id,) = (row["job_id"] for row in registry.versions())
-    with structlog.testing.capture_logs():
-        runner._finish(job_id, 0)
+    with pytest.raises(JobInterruptedError, match="was silent for too long"):
+        runner._finish(job_id, 0, None)
     assert job_of(job_id)["status"] == "succeeded"
     assert registry.version(version)["status"] == "inactive"
 
@@ -195,9 +208,7 @@ def test_a_silent_job_expires(runner, job_of, database, taste):
         job_id = storage.jobs.insert(connection, trigger="manual")
     expire_silent(database)
     assert job_of(job_id)["status"] == "running"
-    silence = int((jobs.SILENT_SECONDS + 1) * 1e6)
-    with database.write() as connection:
-        storage.jobs.update(connection, job_id, heartbeat_at=storage.now() - silence)
+    let_lapse(database)
     again, _ = start(runner)
     assert job_of(job_id)["status"] == "interrupted"
     runner.wait(again)
@@ -255,7 +266,9 @@ def test_time_left_is_estimated():
         "job_id": 1, "status": "running", "trigger": "manual", "stage": "fitting", "fraction": 0.25,
         "started_at": storage.now() - 10_000_000, "finished_at": None, "version": None,
         "peak_memory_bytes": None, "error_code": None, "error_message": None, "kind": "retrain",
-        "request": {}, "progress": None, "finish_requested": False,
+        "request": {}, "progress": None, "finish_requested": False, "actor": "api", "cause": None,
+        "cancel_requested": False, "promoted": None, "verdict": None, "memory_bytes": None,
+        "estimated_memory_bytes": None,
     }  # fmt: skip
     shown = describe_job(job)
     assert "result" not in shown
@@ -271,11 +284,6 @@ def test_time_left_is_estimated():
     assert shown["seconds_elapsed"] == pytest.approx(10.0, abs=0.2)
     assert shown["finished_at"] is None
     assert describe_job({**job, "fraction": 0.01})["seconds_left"] is None
-
-
-def test_times_are_rfc_3339():
-    assert jobs.rfc3339(1_764_891_735_000_042) == "2025-12-04T23:42:15.000042Z"
-    assert jobs.rfc3339(0) == "1970-01-01T00:00:00.000000Z"
 
 
 def test_a_heartbeat_that_cannot_be_written_ends_nothing(
@@ -308,6 +316,304 @@ def test_a_worker_that_fails_on_a_job_says_so(runner, job_of, taste, monkeypatch
     job = job_of(job_id)
     assert (job["status"], job["error_code"]) == ("failed", "training_failed")
     assert "its log has the details" in job["error_message"]
+
+
+# How a job ends
+
+
+@pytest.fixture
+def held(runner, taste):
+    """Start a job and hold its process still; gives its number."""
+    job_id, pid = start(runner)
+    os.kill(pid, signal.SIGSTOP)
+    return job_id
+
+
+def test_a_cancelled_job_ends_and_leaves_nothing_behind(
+    runner, held, job_of, database, registry, settings
+):
+    assert request_cancel(database, held, actor="test", reason="wrong data")["cancel_requested"]
+    assert request_cancel(database, held, actor="test")["cancel_requested"]
+    runner.wait(held)
+    job = job_of(held)
+    assert (job["status"], job["error_code"], job["version"]) == ("cancelled", "cancelled", None)
+    assert isinstance(jobs.job_error(job), JobCancelledError)
+    assert registry.versions() == []
+    assert not list(settings.model_dir.glob("*model*"))
+    assert request_cancel(database, held, actor="test")["status"] == "cancelled"
+    with database.read() as connection:
+        entries = storage.audit_log.latest(connection, limit=9)
+    assert [entry["details"] for entry in entries if entry["action"] == "cancel"] == [
+        {"reason": "wrong data"}
+    ]
+    again, _ = start(runner)
+    runner.wait(again)
+    assert job_of(again)["status"] == "succeeded"
+    with pytest.raises(ConflictError, match=r"has ended already \(succeeded\)"):
+        request_cancel(database, again, actor="test")
+    with pytest.raises(NotFoundError, match="no job 99"):
+        request_cancel(database, 99, actor="test")
+
+
+def test_a_job_that_is_cancelled_at_the_last_moment_does_not_serve(
+    runner, job_of, registry, taste, database, settings, monkeypatch
+):
+    trial = jobs.serving.trial
+
+    def cancel_first(model):
+        request_cancel(database, 1, actor="test")
+        trial(model)
+
+    monkeypatch.setattr(jobs.serving, "trial", cancel_first)
+    job_id, _ = start(runner)
+    runner.wait(job_id)
+    assert job_of(job_id)["status"] == "cancelled"
+    assert (registry.active_version(), registry.versions()) == (None, [])
+    assert not list(settings.model_dir.glob("model-*"))
+
+
+def test_a_version_that_loads_for_longer_than_a_lease_serves(
+    runner, job_of, registry, taste, database, monkeypatch
+):
+    monkeypatch.setattr(storage.jobs, "LEASE_SECONDS", 2.0)
+    load = registry.load
+
+    def slowly(version):
+        ends = time.monotonic() + 4
+        while time.monotonic() < ends:
+            expire_silent(database)
+            time.sleep(0.1)
+        return load(version)
+
+    monkeypatch.setattr(registry, "load", slowly)
+    assert run(runner, job_of)["promoted"]
+    assert registry.active_version() == 1
+
+
+def test_a_version_that_was_judged_beside_another_waits(
+    runner, job_of, registry, taste, train, monkeypatch
+):
+    for _ in range(2):
+        registry.activate(registry.load(train()), actor="test")
+    trial = jobs.serving.trial
+
+    def roll_back_first(model):
+        registry.roll_back(registry.load(1), actor="anna", reason="2 is bad")
+        trial(model)
+
+    monkeypatch.setattr(jobs.serving, "trial", roll_back_first)
+    job = run(runner, job_of, trigger="rule")
+    assert (job["promoted"], registry.active_version()) == (False, 1)
+    assert "since it was judged, another version was activated" in job["verdict"]["outcome"]
+
+
+def test_a_fall_of_the_data_is_rejected_until_somebody_accepts_it(
+    runner, job_of, registry, add, policy, database
+):
+    add(*((f"u{user}", f"i{(user + item) % 30}") for user in range(60) for item in range(12)))
+    assert run(runner, job_of, trigger="schedule")["promoted"]
+    with database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM user_interactions WHERE user_id > 'u3'")
+    for number in range(2):
+        add(("u1", f"new{number}"))
+        job = run(runner, job_of, trigger="schedule")
+        assert (job["promoted"], job["verdict"]["decision"]) == (False, "reject")
+        assert any("fell by" in reason for reason in job["verdict"]["reasons"])
+    registry.activate(registry.load(job["version"]), actor="anna")
+    add(("u1", "new9"))
+    assert run(runner, job_of, trigger="schedule")["promoted"]
+
+
+def test_the_webhook_is_told_of_a_worker_that_died(database):
+    with database.write() as connection:
+        job_id = storage.jobs.insert(connection, trigger="schedule")
+    let_lapse(database)
+    expire_silent(database)
+    with database.read() as connection:
+        notice = storage.notices.first_due(connection)
+    assert (notice["event"], notice["payload"]["job_id"]) == ("job_failed", job_id)
+    assert notice["payload"]["code"] == "interrupted"
+
+
+def test_a_worker_is_not_gone_because_the_clock_was_set(monkeypatch):
+    holder = jobs._holder()
+    create_time, boot_time = psutil.Process.create_time, psutil.boot_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: create_time(self) + 3)
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot_time() + 3)
+    assert not jobs._is_gone(holder)
+
+
+def test_leftovers_that_cannot_be_removed_stop_no_job(runner, job_of, registry, taste, monkeypatch):
+    def fail():
+        raise StorageError("The database is locked.")
+
+    monkeypatch.setattr(registry, "remove_unfinished", fail)
+    assert run(runner, job_of)["promoted"]
+
+
+def test_a_job_that_takes_too_long_is_ended(database, registry, settings, taste, job_of):
+    runner = JobRunner(database, registry, dataclasses.replace(settings, job_timeout_seconds=1))
+    job_id, pid = start(runner)
+    os.kill(pid, signal.SIGSTOP)
+    runner.wait(job_id)
+    job = job_of(job_id)
+    assert (job["status"], job["error_code"]) == ("failed", "timed_out")
+    assert "longer than the 1 seconds" in job["error_message"]
+    with database.read() as connection:
+        notice = storage.notices.first_due(connection)
+    assert (notice["event"], notice["payload"]["code"]) == ("job_failed", "timed_out")
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_job_that_would_not_fit_is_refused_with_the_numbers(
+    database, registry, settings, taste, job_of
+):
+    small = dataclasses.replace(settings, training_memory_bytes=1_000_000)
+    runner = JobRunner(database, registry, small)
+    job_id, _ = start(runner)
+    runner.wait(job_id)
+    job = job_of(job_id)
+    assert (job["status"], job["error_code"], job["stage"]) == (
+        "failed", "not_enough_memory", "starting",
+    )  # fmt: skip
+    assert job["estimated_memory_bytes"] > 1_000_000
+    assert "RECKEEPER_TRAINING_MEMORY_BYTES allows 1.0 MB" in job["error_message"]
+
+
+def test_of_two_that_mean_the_same_moment_one_starts(runner, database, taste):
+    due_at = storage.now()
+    job_id = runner.start(trigger="schedule", actor="schedule", not_since=due_at)
+    runner.wait(job_id)
+    with pytest.raises(ConflictError, match="Another worker has started"):
+        runner.start(trigger="schedule", actor="schedule", not_since=due_at)
+    runner.wait(runner.start(trigger="manual", actor="test", not_since=due_at))
+
+
+# Who decides
+
+
+@pytest.fixture
+def policy(database, settings):
+    """Return a function that stores a policy with these fields."""
+
+    def put(**fields):
+        with database.read() as connection:
+            current = policies.current(connection, settings).policy.model_dump()
+        policies.store(database, settings, {**current, **fields}, actor="test")
+
+    return put
+
+
+def run(runner, job_of, *, trigger="manual"):
+    job_id = runner.start(trigger=trigger, actor="test")
+    runner.wait(job_id)
+    job = job_of(job_id)
+    assert job["status"] == "succeeded", job
+    return job
+
+
+@pytest.fixture
+def rejecting(monkeypatch, database):
+    """Let the gate reject every version, once it is trained."""
+    decide = JobRunner._decide
+
+    def reject_first(self, job):
+        verdict = {**job["verdict"], "decision": "reject", "reasons": ["It is worse."]}
+        with database.write() as connection:
+            storage.jobs.update(connection, job["job_id"], verdict=verdict)
+        decide(self, {**job, "verdict": verdict})
+
+    monkeypatch.setattr(JobRunner, "_decide", reject_first)
+
+
+@pytest.mark.parametrize(("trigger", "serves"), [("manual", True), ("schedule", False)])
+def test_a_worse_version_serves_only_if_somebody_watches(
+    runner, job_of, registry, taste, train, rejecting, database, trigger, serves
+):
+    registry.activate(registry.load(train()), actor="test")
+    job = run(runner, job_of, trigger=trigger)
+    assert (job["promoted"], job["version"]) == (serves, 2)
+    assert registry.active_version() == (2 if serves else 1)
+    outcome = job["verdict"]["outcome"]
+    assert ("POST /models/rollback" if serves else "POST /models/2/activate") in outcome
+    assert registry.version(2)["verdict"]["outcome"] == outcome
+    with database.read() as connection:
+        told = connection.exec_driver_sql("SELECT event FROM notices").scalars().all()
+    assert ("rejected" in told) is not serves
+    if not serves:
+        registry.activate(registry.load(2), actor="test", reason="I know better")
+        with database.read() as connection:
+            (entry,) = storage.audit_log.latest(connection, limit=1)
+        assert (entry["action"], entry["details"]["reason"]) == ("override", "I know better")
+
+
+def test_by_policy_a_person_decides(runner, job_of, registry, taste, policy):
+    policy(promotion={"manual": "manual", "schedule": "gate", "rule": "gate"})
+    job = run(runner, job_of)
+    assert (job["promoted"], registry.active_version()) == (False, None)
+    assert "waits: by the policy a person decides" in job["verdict"]["outcome"]
+
+
+def test_a_pinned_version_stays_whatever_is_trained(runner, job_of, registry, taste, train):
+    registry.activate(registry.load(train()), actor="test")
+    registry.pin(1, actor="test")
+    job = run(runner, job_of)
+    assert (job["promoted"], registry.active_version()) == (False, 1)
+    assert "Version 1 serves and is pinned" in job["verdict"]["outcome"]
+    registry.unpin(1, actor="test")
+    assert run(runner, job_of)["promoted"]
+    assert registry.active_version() == 3
+
+
+def test_nothing_is_trained_unwatched_when_nothing_has_changed(
+    runner, job_of, registry, taste, add, policy
+):
+    first = run(runner, job_of, trigger="schedule")
+    assert first["promoted"]
+    again = run(runner, job_of, trigger="rule")
+    assert (again["version"], again["promoted"]) == (None, False)
+    assert again["verdict"]["decision"] == "unchanged"
+    assert "Nothing has changed since version 1" in again["verdict"]["sentence"]
+    assert run(runner, job_of)["version"] == 2  # by hand it is trained all the same
+    add(("u03", "i1"))
+    assert run(runner, job_of, trigger="schedule")["version"] == 3
+    policy(half_life_days=30.0)
+    assert run(runner, job_of, trigger="schedule")["version"] == 4
+    policy(half_life_days=30.0, skip_unchanged=False)
+    assert run(runner, job_of, trigger="schedule")["version"] == 5
+
+
+def test_the_policy_decides_what_goes_in(runner, job_of, registry, taste, policy):
+    policy(left_out_users=["u0*"], weights={"click": 3.0})
+    made = registry.version(run(runner, job_of)["version"])
+    assert made["n_users"] == 2
+    assert made["data"]["left_out_users"] == ["u0*"]
+    assert made["data"]["weights"] == {"click": 3.0}
+    model = registry.load(made["version"])
+    assert set(model.artifact.matrix.weights.data.tolist()) <= {3.0 * n for n in range(1, 9)}
+    policy(left_out_users=["u*"])
+    job_id, _ = start(runner)
+    runner.wait(job_id)
+    assert "The policy leaves none of the" in job_of(job_id)["error_message"]
+
+
+def test_everything_that_is_known_of_a_version_is_kept(runner, job_of, registry, taste):
+    cause = {"rule": "every_interactions", "n": 7, "threshold": 5, "sentence": "7 new ones came."}
+    job_id = runner.start(trigger="rule", actor="schedule", cause=cause)
+    runner.wait(job_id)
+    made = registry.version(1)
+    assert (made["cause"], made["actor"], made["trigger"]) == (cause, "schedule", "rule")
+    assert len(made["fingerprint"]) == 32
+    assert made["watermark"] == len(taste)
+    assert made["peak_memory_bytes"] > 10_000_000
+    assert {"python", "numpy", "reckeeper"} <= made["libraries"].keys()
+    assert made["verdict"]["outcome"] == "Version 1 serves."
+    (entry,) = registry.timeline(limit=9)
+    assert (entry["version"], entry["action"], entry["job_id"]) == (1, "promote", job_id)
+    assert entry["reason"] == f"job {job_id}: 7 new ones came."
+    written = registry.load(1).artifact.metadata
+    assert (written.cause, written.fingerprint) == (cause, made["fingerprint"])
 
 
 # What a retrain may be asked for
@@ -394,9 +700,7 @@ def retrain(database, settings, registry):
             job = storage.jobs.get(connection, job_id)
         version = pipeline.run(database, settings, job=job, report=report, should_stop=should_stop)
         with database.write() as connection:
-            storage.jobs.update(
-                connection, job_id, status=storage.jobs.SUCCEEDED, finished_at=storage.now()
-            )
+            storage.jobs.end(connection, job_id, status=storage.jobs.SUCCEEDED)
         registry.activate(registry.load(version), actor="test")
         made = registry.version(version)
         return made["recipe"], made["settings"]
@@ -419,12 +723,12 @@ def test_recipe_and_settings_come_from_the_request_else_from_the_active_version(
 
 def test_the_progress_of_a_run_never_goes_back(retrain, taste):
     told = []
-    retrain({}, report=lambda stage, fraction: told.append((stage, fraction)))
+    retrain({}, report=lambda stage, fraction, **found: told.append((stage, fraction)))
     fractions = [fraction for _, fraction in told]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 0.95)
     assert list(dict.fromkeys(stage for stage, _ in told)) == [
-        "reading", "fitting", "writing", "registering",
+        "starting", "reading", "judging", "fitting", "writing", "registering",
     ]  # fmt: skip
 
 
@@ -442,7 +746,7 @@ def test_a_job_trains_what_was_asked_for(runner, job_of, registry, taste, databa
             if entry["action"] == "retrain"
         ]
     assert asked["subject"] == f"job {job_id}"
-    assert asked["details"] == {"trigger": "manual", "request": SVD}
+    assert asked["details"] == {"trigger": "manual", "request": SVD, "cause": None}
 
 
 # Tuning and comparing
@@ -457,9 +761,9 @@ def test_what_tuning_finds_is_used_and_kept_by_later_retrains(retrain, taste, jo
     fractions = [fraction for _, fraction, _ in told]
     assert fractions == sorted(fractions)
     assert list(dict.fromkeys(stage for stage, _, _ in told)) == [
-        "reading", "tuning", "fitting", "writing", "registering",
+        "starting", "reading", "tuning", "judging", "fitting", "writing", "registering",
     ]  # fmt: skip
-    found = [more["progress"] for _, _, more in told if more]
+    found = [more["progress"] for _, _, more in told if "progress" in more]
     assert job_of(1)["request"] == {"recipe": "spectral", "tune": True, "tune_seconds": 1.0}
     assert found[-1]["n_tried"] >= 1
     assert 0 <= found[-1]["ndcg"] <= 1

@@ -1,0 +1,403 @@
+"""The webhook's courier, with a real receiver."""
+
+import contextlib
+import hashlib
+import hmac
+import http.server
+import itertools
+import json
+import socket
+import threading
+
+import pytest
+import structlog
+
+from reckeeper import __version__, storage
+from reckeeper.training import Courier, policy, webhook
+
+SECRET = "a secret of the receiver"
+
+
+class Receiver(http.server.ThreadingHTTPServer):
+    """Keeps what it is sent, and answers with the statuses given, then 200."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.statuses = []
+        self.received = []
+        self.headers = {}
+        self.body = b"ok"
+        self.url = f"http://127.0.0.1:{self.server_port}/hook?team=1"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.received.append((self.path, dict(self.headers), body))
+        status = self.server.statuses.pop(0) if self.server.statuses else 200
+        self.send_response(status)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    def do_GET(self):
+        self.server.received.append((self.path, dict(self.headers), None))
+        self.send_error(404)
+
+    def log_message(self, *_arguments):
+        """Say nothing."""
+
+    def handle(self):
+        with contextlib.suppress(ConnectionError):  # the courier reads nothing after the head
+            super().handle()
+
+
+@pytest.fixture
+def receiver():
+    receiver = Receiver()
+    thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield receiver
+    receiver.shutdown()
+    thread.join()
+    receiver.server_close()
+
+
+@pytest.fixture
+def store(database, settings):
+    """Return a function that stores a policy of the fields given."""
+    return lambda **content: policy.store(database, settings, content, actor="test")
+
+
+@pytest.fixture
+def tell(database):
+    """Return a function that writes a notice and returns the number of the last one."""
+
+    def tell(event="promoted", payload=None, **options):
+        with database.write() as connection:
+            webhook.notify(connection, event, payload or {"version": 3}, **options)
+            return next(
+                number
+                for number in itertools.count(1)
+                if storage.notices.get(connection, number + 1) is None
+            )
+
+    return tell
+
+
+@pytest.fixture
+def notice(database):
+    def notice(notice_id):
+        with database.read() as connection:
+            return storage.notices.get(connection, notice_id)
+
+    return notice
+
+
+@pytest.fixture
+def courier(database, settings):
+    """Return a function that starts a courier in a hurry."""
+    couriers = []
+
+    def start(**options):
+        hurried = {"first_pause_seconds": 0.05, "look_seconds": 0.01, **options}
+        courier = Courier(database, settings, **hurried)
+        couriers.append(courier)
+        courier.start()
+        return courier
+
+    yield start
+    for courier in couriers:
+        courier.stop()
+
+
+def test_a_notice_is_sent_until_it_is_received(receiver, store, tell, notice, courier, wait_until):
+    store(webhook_url=receiver.url, webhook_secret=SECRET)
+    receiver.statuses = [500, 500]
+    notice_id = tell("rejected", {"version": 3, "sentence": "Worse by 5 % – “no”."})
+    with structlog.testing.capture_logs() as lines:
+        courier()
+        wait_until(lambda: notice(notice_id)["delivered_at"])
+    assert len(receiver.received) == 3
+    assert len({body for _, _, body in receiver.received}) == 1
+    path, headers, body = receiver.received[-1]
+    assert path == "/hook?team=1"
+    assert json.loads(body) == {
+        "event": "rejected",
+        "at": storage.rfc3339(notice(notice_id)["at"]),
+        "notice_id": notice_id,
+        "version": 3,
+        "sentence": "Worse by 5 % – “no”.",
+    }
+    assert headers["X-Reckeeper-Event"] == "rejected"
+    assert headers["X-Reckeeper-Delivery"] == str(notice_id)
+    assert headers["Content-Type"] == "application/json"
+    assert headers["User-Agent"] == f"reckeeper/{__version__}"
+    expected = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+    assert headers["X-Reckeeper-Signature"] == f"sha256={expected}"
+    done = notice(notice_id)
+    assert (done["attempts"], done["next_attempt_at"], done["last_error"]) == (3, None, None)
+    assert [(line["event"], line.get("error")) for line in lines] == [
+        ("notice_not_delivered", "the answer was 500"),
+        ("notice_not_delivered", "the answer was 500"),
+        ("notice_delivered", None),
+    ]
+    assert [line.get("retry_seconds") for line in lines] == [0.05, 0.1, None]
+    assert SECRET not in str(lines)
+
+
+def test_without_a_secret_there_is_no_signature(receiver, store, tell, courier, wait_until):
+    store(webhook_url=receiver.url)
+    tell()
+    courier()
+    wait_until(lambda: receiver.received)
+    assert "X-Reckeeper-Signature" not in receiver.received[0][1]
+
+
+def test_notices_are_sent_in_their_order(receiver, store, tell, notice, courier, wait_until):
+    store(webhook_url=receiver.url)
+    numbers = [tell(payload={"version": version}) for version in range(5)]
+    courier()
+    wait_until(lambda: notice(numbers[-1])["delivered_at"])
+    assert [json.loads(body)["version"] for _, _, body in receiver.received] == [0, 1, 2, 3, 4]
+
+
+def test_a_notice_that_is_not_received_stops_no_other(
+    receiver, store, tell, notice, courier, wait_until
+):
+    store(webhook_url=receiver.url)
+    receiver.statuses = [503]
+    first, second = tell(), tell()
+    courier(first_pause_seconds=600.0)
+    wait_until(lambda: notice(second)["delivered_at"])
+    found = notice(first)
+    assert (found["delivered_at"], found["last_error"]) == (None, "the answer was 503")
+    assert 590e6 < found["next_attempt_at"] - storage.now() <= 600e6
+
+
+def test_pauses_double_up_to_the_longest(receiver, store, tell, notice, courier, wait_until):
+    store(webhook_url=receiver.url)
+    receiver.statuses = [500] * 5
+    notice_id = tell()
+    with structlog.testing.capture_logs() as lines:
+        courier(first_pause_seconds=0.01, longest_pause_seconds=0.05)
+        wait_until(lambda: notice(notice_id)["delivered_at"])
+    pauses = [line.get("retry_seconds") for line in lines]
+    assert pauses == [0.01, 0.02, 0.04, 0.05, 0.05, None]
+
+
+def test_a_notice_is_given_up_in_the_end(receiver, store, tell, notice, courier, wait_until):
+    store(webhook_url=receiver.url)
+    receiver.statuses = [500] * 1000
+    notice_id = tell()
+    with structlog.testing.capture_logs() as lines:
+        courier(longest_pause_seconds=0.05, give_up_seconds=0.5)
+        wait_until(lambda: notice(notice_id)["next_attempt_at"] is None)
+    found = notice(notice_id)
+    assert (found["delivered_at"], found["last_error"]) == (None, "the answer was 500")
+    assert found["attempts"] == len(receiver.received) > 1
+    assert [line["event"] for line in lines][-2:] == ["notice_not_delivered", "notice_given_up"]
+
+
+def test_redirects_are_not_followed(receiver, store, tell, notice, courier, wait_until):
+    store(webhook_url=receiver.url)
+    receiver.statuses = [302]
+    receiver.headers = {"Location": f"http://127.0.0.1:{receiver.server_port}/elsewhere"}
+    notice_id = tell()
+    courier(first_pause_seconds=600.0)
+    wait_until(lambda: notice(notice_id)["last_error"])
+    assert notice(notice_id)["last_error"] == "the answer was 302: redirects are not followed"
+    assert [path for path, _, _ in receiver.received] == ["/hook?team=1"]
+
+
+def test_a_body_without_end_is_not_read(store, tell, notice, courier, wait_until):
+    sent = []
+
+    def answer(connection):
+        connection.recv(65536)
+        try:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000000\r\n\r\n")
+            while True:
+                connection.sendall(bytes(65536))
+                sent.append(65536)
+        except OSError:
+            connection.close()
+
+    with _receiver(answer) as url:
+        store(webhook_url=url)
+        notice_id = tell()
+        courier()
+        wait_until(lambda: notice(notice_id)["delivered_at"])
+    assert sum(sent) < 50_000_000
+
+
+def test_a_receiver_that_hangs_is_left(store, tell, notice, courier, wait_until):
+    with _receiver(lambda connection: connection.recv(65536)) as url:
+        store(webhook_url=url)
+        notice_id = tell()
+        courier(timeout_seconds=0.2, first_pause_seconds=600.0)
+        wait_until(lambda: notice(notice_id)["last_error"])
+    assert notice(notice_id)["last_error"] == "no answer within 0.2 seconds"
+
+
+def test_a_receiver_that_drips_is_left(store, tell, notice, courier, wait_until):
+    """No single read is late: the whole is."""
+    pause = threading.Event()
+
+    def drip(connection):
+        try:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not pause.wait(0.02):
+                connection.sendall(b"a")
+        except OSError:
+            connection.close()
+
+    with _receiver(drip) as url:
+        store(webhook_url=url)
+        notice_id = tell()
+        courier(timeout_seconds=0.5, first_pause_seconds=600.0)
+        wait_until(lambda: notice(notice_id)["last_error"])
+    pause.set()
+    assert notice(notice_id)["last_error"] == "no answer within 0.5 seconds"
+
+
+def test_a_stop_waits_for_no_receiver(store, tell, notice, courier, wait_until):
+    reached = threading.Event()
+    with _receiver(lambda connection: connection.recv(65536) and reached.set()) as url:
+        store(webhook_url=url)
+        notice_id = tell()
+        stopped = courier(timeout_seconds=600.0)
+        assert reached.wait(20)
+        stopped.stop()
+        assert not [thread for thread in threading.enumerate() if thread.name == "courier"]
+    found = notice(notice_id)
+    assert (found["delivered_at"], found["attempts"]) == (None, 1)
+    assert found["next_attempt_at"] - storage.now() > 590e6
+
+
+def test_after_a_stop_a_notice_is_sent_again(receiver, store, tell, notice, courier, wait_until):
+    reached = threading.Event()
+    with _receiver(lambda connection: connection.recv(65536) and reached.set()) as url:
+        store(webhook_url=url)
+        notice_id = tell()
+        stopped = courier(timeout_seconds=1.0)
+        assert reached.wait(20)
+        stopped.stop()
+    assert notice(notice_id)["delivered_at"] is None
+    store(webhook_url=receiver.url)
+    courier()
+    wait_until(lambda: notice(notice_id)["delivered_at"])
+    assert notice(notice_id)["attempts"] == 2
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "a" * 64 + ".invalid"])
+def test_a_receiver_that_is_not_there_is_told(store, tell, notice, courier, wait_until, host):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    store(webhook_url=f"http://{host}:{port}/")
+    notice_id = tell()
+    courier(first_pause_seconds=600.0)
+    wait_until(lambda: notice(notice_id)["last_error"])
+    assert notice(notice_id)["delivered_at"] is None
+    assert "Error" in notice(notice_id)["last_error"]
+
+
+def test_without_a_webhook_notices_are_dropped(receiver, store, tell, notice, courier, wait_until):
+    first, second = tell(), tell()
+    courier()
+    wait_until(lambda: notice(second)["next_attempt_at"] is None)
+    assert notice(first)["next_attempt_at"] is None
+    assert [notice(number)["delivered_at"] for number in (first, second)] == [None, None]
+    store(webhook_url=receiver.url)
+    third = tell()
+    wait_until(lambda: notice(third)["delivered_at"])
+    assert len(receiver.received) == 1
+
+
+def test_of_several_couriers_one_sends_a_notice(receiver, store, tell, notice, courier, wait_until):
+    store(webhook_url=receiver.url)
+    for _ in range(3):
+        courier(look_seconds=0.001)
+    numbers = [tell() for _ in range(20)]
+    wait_until(lambda: all(notice(number)["delivered_at"] for number in numbers))
+    sent = [json.loads(body)["notice_id"] for _, _, body in receiver.received]
+    assert sorted(sent) == numbers
+
+
+def test_an_attempt_is_one_couriers_alone(database, tell, notice):
+    notice_id = tell()
+    seen = notice(notice_id)
+    until = storage.now() + 60_000_000
+    with database.write() as connection:
+        assert storage.notices.take(connection, seen, until=until)
+        assert not storage.notices.take(connection, seen, until=until + 1)
+    with database.read() as connection:
+        assert storage.notices.first_due(connection) is None
+    assert (notice(notice_id)["attempts"], notice(notice_id)["next_attempt_at"]) == (1, until)
+
+
+def test_of_notices_with_one_key_the_first_is_told(tell, notice):
+    first = tell("stale", {"version": 1}, key="stale:1")
+    assert tell("stale", {"version": 2}, key="stale:1") == first
+    assert tell("stale", {"version": 3}, key="stale:3") == first + 1
+    assert notice(first)["payload"] == {"version": 1}
+
+
+def test_a_notice_of_a_transaction_that_failed_is_not_told(database, notice):
+    with contextlib.suppress(RuntimeError), database.write() as connection:
+        webhook.notify(connection, "promoted", {"version": 1})
+        raise RuntimeError
+    assert notice(1) is None
+
+
+def test_a_courier_outlives_what_nobody_thought_of(
+    database, receiver, store, tell, notice, courier, wait_until
+):
+    with database.write() as connection:
+        storage.policies.insert(connection, policy={"mood": 5}, actor="later", reason=None)
+    notice_id = tell()
+    with structlog.testing.capture_logs() as lines:
+        courier()
+        wait_until(lambda: lines)
+        store(webhook_url=receiver.url)
+        wait_until(lambda: notice(notice_id)["delivered_at"])
+    assert lines[0]["event"] == "outbox_not_read"
+
+
+def test_a_courier_that_was_not_started_can_be_stopped(database, settings):
+    Courier(database, settings).stop()
+
+
+class _receiver:
+    """A receiver that does with each connection what `answer` does, and leaves it open."""
+
+    def __init__(self, answer):
+        self._answer = answer
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._connections = []
+        self._threads = [threading.Thread(target=self._accept)]
+
+    def __enter__(self):
+        self._threads[0].start()
+        return f"http://127.0.0.1:{self._server.getsockname()[1]}/"
+
+    def __exit__(self, *_exc):
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        for connection in self._connections:
+            connection.close()
+        for thread in self._threads:
+            thread.join()
+        self._server.close()
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            self._connections.append(connection)
+            self._threads.append(threading.Thread(target=self._answer, args=(connection,)))
+            self._threads[-1].start()
