@@ -10,9 +10,14 @@
         print(client.recommendations("u1", n=5)["items"])
 """
 
+import contextlib
+import copy
+import json
+import os
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NotRequired, Self, TypedDict, cast
 from urllib.parse import quote
@@ -23,16 +28,38 @@ import tenacity
 from reckeeper import errors
 
 __all__ = [
+    "ACTOR_HEADER",
+    "AuditCheck",
+    "AuditEntry",
+    "Cause",
+    "ChangedUser",
     "Client",
+    "ComparedModel",
+    "Comparison",
+    "DailyRate",
+    "DataChange",
+    "DataChanges",
+    "Deletion",
     "Demo",
     "Difference",
     "Evaluation",
+    "Exposure",
+    "ExposureChange",
     "Interaction",
     "Job",
+    "JobError",
     "JobPage",
+    "KnownUsers",
     "MeasuredRecipe",
     "Metric",
     "Model",
+    "ModelDetails",
+    "ModelFile",
+    "Origin",
+    "Pair",
+    "Policy",
+    "PolicyRevision",
+    "Promotion",
     "Readiness",
     "Recipe",
     "RecipeSetting",
@@ -43,15 +70,150 @@ __all__ = [
     "RetrainDetails",
     "RetrainRequest",
     "SendAnswer",
+    "SettingDifference",
     "StoredInteraction",
+    "TimelineEntry",
+    "TrainingData",
     "TuningProgress",
+    "Verdict",
+    "VerdictSummary",
     "WatchlistItem",
 ]
 
 
-class Model(TypedDict):
-    """A version, as ``GET /models`` lists it."""
+ACTOR_HEADER = "X-Reckeeper-Actor"
 
+_CHUNK_BYTES = 1024 * 1024
+_ZIP = {"Content-Type": "application/zip"}
+
+
+class Metric(TypedDict):
+    """A metric; one that is a mean over users has the bounds of its confidence interval."""
+
+    mean: float
+    low: NotRequired[float]
+    high: NotRequired[float]
+
+
+class Difference(TypedDict):
+    """The difference of two means over the same users, and its confidence interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+class VerdictSummary(TypedDict):
+    """What the gate thinks of a version, in short; `outcome` says what was done with it."""
+
+    decision: Literal["promote", "reject", "unchanged"]
+    sentence: str
+    outcome: NotRequired[str]
+
+
+class DataChange(TypedDict):
+    """A size of the data at the version before, None where there was none, and now."""
+
+    before: int | None
+    now: int
+
+
+class DailyRate(TypedDict):
+    """Interactions a day: as usual, and of late; None where too little is known."""
+
+    usual: float | None
+    recent: float | None
+
+
+class DataChanges(TypedDict):
+    """How the data has changed since the version before."""
+
+    interactions: DataChange
+    users: DataChange
+    items: DataChange
+    per_day: DailyRate
+
+
+class Verdict(VerdictSummary):
+    """What the gate thinks of a version, and what it measured.
+
+    `reasons` speak against the version, `warnings` do not decide. `candidate`,
+    `active` and `popularity` have the metrics of each by name, ``ndcg@10`` for
+    one; `versus_active` and `versus_popularity` are the candidate's less theirs.
+    With the `method` ``none`` nothing could be measured, and they are None.
+    """
+
+    method: Literal["new_interactions", "refit", "none"]
+    reasons: list[str]
+    warnings: list[str]
+    metric: str
+    margin: float
+    k: int
+    n_users: int
+    active_version: int | None
+    candidate: dict[str, Metric] | None
+    active: dict[str, Metric] | None
+    popularity: dict[str, Metric] | None
+    versus_active: dict[str, Difference] | None
+    versus_popularity: dict[str, Difference] | None
+    data: DataChanges
+    seconds: float
+
+
+class Cause(TypedDict):
+    """The rule that started a job, with its numbers, and the same as a sentence."""
+
+    rule: Literal["schedule", "every_interactions", "max_age"]
+    sentence: str
+    expression: NotRequired[str]
+    due_at: NotRequired[str]
+    n: NotRequired[int]
+    age_hours: NotRequired[float]
+    threshold: NotRequired[float]
+
+
+class TrainingData(TypedDict, total=False):
+    """How the interactions that a version was trained on were weighed and chosen."""
+
+    weights: dict[str, float]
+    half_life_days: float | None
+    window_days: float | None
+    left_out_users: list[str]
+    max_interactions_per_user: int | None
+
+
+class TimelineEntry(TypedDict):
+    """What served from `at` until `until`, None while it does; no `version`: nothing did."""
+
+    entry_id: int
+    at: str
+    until: str | None
+    version: int | None
+    action: str
+    actor: str
+    reason: str | None
+    job_id: int | None
+
+
+class Origin(TypedDict):
+    """Where an imported version comes from."""
+
+    version: int
+    sha256: str
+    trained_at: str
+    timeline: list[dict[str, Any]]
+    imported_at: str
+
+
+class ModelFile(TypedDict):
+    """A file of a version."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class _ListedModel(TypedDict):
     name: str
     path: str
     type: str
@@ -68,6 +230,34 @@ class Model(TypedDict):
     trigger: str
     job_id: int | None
     is_demo: bool
+    note: str | None
+    pinned: bool
+    pinned_until: str | None
+    metrics: dict[str, Metric] | None
+    served: bool
+
+
+class Model(_ListedModel):
+    """A version, as ``GET /models`` lists it; `served`: it has served at some time."""
+
+    verdict: VerdictSummary | None
+
+
+class ModelDetails(_ListedModel):
+    """A version with all that is known of it; what an older release did not note is empty."""
+
+    verdict: Verdict | None
+    fingerprint: str
+    watermark: int
+    latest_at: str | None
+    data: TrainingData
+    actor: str | None
+    cause: Cause | None
+    peak_memory_bytes: int
+    libraries: dict[str, str]
+    origin: Origin | None
+    files: list[ModelFile]
+    timeline: list[TimelineEntry]
 
 
 class RecipeSetting(TypedDict):
@@ -113,6 +303,8 @@ class RetrainAnswer(TypedDict):
     details: RetrainDetails
     version: int
     job_id: int
+    promoted: bool | None
+    verdict: Verdict | None
 
 
 class JobError(TypedDict):
@@ -129,22 +321,6 @@ class TuningProgress(TypedDict):
     ndcg: float | None
     settings: dict[str, Any] | None
     seconds_left: float | None
-
-
-class Metric(TypedDict):
-    """A metric; one that is a mean over users has the bounds of its confidence interval."""
-
-    mean: float
-    low: NotRequired[float]
-    high: NotRequired[float]
-
-
-class Difference(TypedDict):
-    """The difference of two means over the same users, and its confidence interval."""
-
-    difference: float
-    low: float
-    high: float
 
 
 class MeasuredRecipe(TypedDict):
@@ -175,7 +351,7 @@ class Evaluation(TypedDict):
 
 
 class Job(TypedDict):
-    """A job; times are RFC 3339, `fraction` lies in [0, 1].
+    """A job; times are RFC 3339, `fraction` lies in [0, 1], memory is in bytes.
 
     One of the kind ``retrain`` makes a version; one of the kind ``evaluate``
     has a `result`, which a list of jobs leaves out.
@@ -184,18 +360,25 @@ class Job(TypedDict):
     job_id: int
     kind: Literal["retrain", "evaluate"]
     request: RetrainRequest
-    status: Literal["running", "succeeded", "failed", "interrupted"]
+    status: Literal["running", "succeeded", "failed", "cancelled", "interrupted"]
     trigger: str
+    actor: str | None
+    cause: Cause | None
     stage: str
     fraction: float
     seconds_elapsed: float
     seconds_left: float | None
     progress: TuningProgress | None
     finish_requested: bool
+    cancel_requested: bool
     started_at: str
     finished_at: str | None
     version: int | None
+    promoted: bool | None
+    verdict: Verdict | None
+    memory_bytes: int | None
     peak_memory_bytes: int | None
+    estimated_memory_bytes: int | None
     error: JobError | None
     result: NotRequired[Evaluation | None]
 
@@ -207,6 +390,172 @@ class JobPage(TypedDict):
     jobs: list[Job]
     schedule: str | None
     next_scheduled_at: str | None
+
+
+class Deletion(TypedDict):
+    """A version that was deleted."""
+
+    status: str
+    version: int
+
+
+class ComparedModel(TypedDict):
+    """One of two versions that are compared."""
+
+    version: int
+    recipe: str
+    settings: dict[str, Any]
+    data: TrainingData
+    training_samples: int
+    n_users: int
+    n_items: int
+    explained_variance: str
+    metrics: dict[str, Metric] | None
+
+
+class SettingDifference(TypedDict):
+    """A setting that two versions have differently."""
+
+    name: str
+    first: Any
+    second: Any
+
+
+class ChangedUser(TypedDict):
+    """A user, the share of the list that both versions give, and both lists of item ids."""
+
+    user_id: str
+    overlap: float
+    first: list[str]
+    second: list[str]
+
+
+class ExposureChange(TypedDict):
+    """An item, and of how many sampled users' lists it is one with each version."""
+
+    item_id: str
+    first: float
+    second: float
+
+
+class Exposure(TypedDict):
+    """The items that gain and lose most."""
+
+    gained: list[ExposureChange]
+    lost: list[ExposureChange]
+
+
+class Pair(TypedDict):
+    """A number of each of two versions."""
+
+    first: float
+    second: float
+
+
+class KnownUsers(TypedDict):
+    """How many users two versions both know, and how many only one of them."""
+
+    both: int
+    only_first: int
+    only_second: int
+
+
+class Comparison(TypedDict):
+    """Two versions side by side, and what a sample of `n_users` users would see of each.
+
+    `overlap` is the mean share of a user's list of `k` items that both give.
+    Without a user whom both know it is None, and so are the two after it.
+    """
+
+    status: str
+    sentence: str
+    users: KnownUsers
+    first: ComparedModel
+    second: ComparedModel
+    settings: list[SettingDifference]
+    k: int
+    n_users: int
+    overlap: Metric | None
+    most_changed: list[ChangedUser]
+    exposure: Exposure
+    coverage: Pair | None
+    popularity: Pair | None
+
+
+_PromotionRule = Literal["gate", "always", "manual"]
+
+
+class Promotion(TypedDict, total=False):
+    """Who decides whether a new version serves, by what started its training."""
+
+    manual: _PromotionRule
+    schedule: _PromotionRule
+    rule: _PromotionRule
+
+
+class Policy(TypedDict, total=False):
+    """When to retrain, on what, and what a new version must prove; see ``GET /policy``."""
+
+    schedule: str | None
+    timezone: str
+    every_interactions: int | None
+    max_age_hours: float | None
+    min_minutes_between: float
+    skip_unchanged: bool
+    promotion: Promotion
+    metric: Literal["ndcg@10", "recall@10", "hit_rate@10", "map@10"]
+    margin: float
+    min_users: int
+    min_new_interactions: int
+    min_coverage_share: float
+    max_fall: float
+    weights: dict[str, float]
+    half_life_days: float | None
+    window_days: float | None
+    left_out_users: list[str]
+    max_interactions_per_user: int | None
+    versions_kept: int
+    kept_days: float | None
+    stale_after_hours: float | None
+    webhook_url: str | None
+    webhook_secret: str | None
+
+
+class PolicyRevision(TypedDict):
+    """A policy with its history; revision 0 comes from the environment, and nobody stored it.
+
+    A secret is shown as ``***``.
+    """
+
+    status: NotRequired[str]
+    policy: Policy
+    revision: int
+    source: Literal["environment", "stored"]
+    updated_at: str | None
+    actor: str | None
+    reason: str | None
+
+
+class AuditEntry(TypedDict):
+    """An entry of the trail."""
+
+    entry_id: int
+    at: str
+    actor: str
+    action: str
+    subject: str
+    details: dict[str, Any]
+    hash: str | None
+
+
+class AuditCheck(TypedDict):
+    """Whether the trail is whole; if not, what is wrong with it, and from which entry on."""
+
+    status: str
+    ok: bool
+    n_entries: int
+    problem: str | None
+    entry_id: int | None
 
 
 class Interaction(TypedDict):
@@ -316,6 +665,9 @@ class Client:
         For one try; a retrain that waits has no limit.
     retry_seconds : float
         How long to go on trying.
+    actor : str, optional
+        Who asks, for the trail, which then says ``api:ACTOR``: up to 64 letters, digits and
+        ``. _ @ -``.
     """
 
     def __init__(
@@ -324,11 +676,15 @@ class Client:
         *,
         timeout_seconds: float = 30.0,
         retry_seconds: float = 5.0,
+        actor: str | None = None,
     ) -> None:
         self.url = url.rstrip("/")
+        self._headers = {} if actor is None else {ACTOR_HEADER: actor}
         # A proxy of the environment leads out of this machine, never back to it.
         is_here = httpx.URL(self.url).host in {"127.0.0.1", "::1", "localhost"}
         self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds, trust_env=not is_here)
+        # A stream is never silent for longer than 15 seconds.
+        self._stream_timeout = httpx.Timeout(timeout_seconds, read=max(timeout_seconds, 30.0))
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(errors.UnavailableError),
             wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1),
@@ -351,19 +707,139 @@ class Client:
         """Close the connections."""
         self._http.close()
 
+    def as_actor(self, actor: str) -> "Client":
+        """Return a client on the same connections whose calls name another actor."""
+        named = copy.copy(self)
+        named._headers = {ACTOR_HEADER: actor}
+        return named
+
     def models(self) -> list[Model]:
         """List the versions, the newest first."""
         return cast(list[Model], self._get("/models")["models"])
 
-    def model(self, version: int) -> Model:
-        """Describe one version."""
-        return cast(Model, self._get(f"/models/{version}")["model"])
+    def model(self, version: int) -> ModelDetails:
+        """Describe one version, with all that is known of it."""
+        return cast(ModelDetails, self._get(f"/models/{version}")["model"])
 
-    def activate(self, version: int, *, reason: str | None = None) -> Model:
+    def activate(self, version: int, *, reason: str | None = None) -> ModelDetails:
         """Let a version serve."""
-        body = {} if reason is None else {"reason": reason}
-        answer = self._call("POST", f"/models/{version}/activate", json=body, repeat=True)
-        return cast(Model, answer["model"])
+        answer = self._call(
+            "POST", f"/models/{version}/activate", json=_given(reason=reason), repeat=True
+        )
+        return cast(ModelDetails, answer["model"])
+
+    def roll_back(self, *, reason: str | None = None) -> ModelDetails:
+        """Let the version serve that served before, and return it; again: the one before that."""
+        answer = self._call("POST", "/models/rollback", json=_given(reason=reason))
+        return cast(ModelDetails, answer["model"])
+
+    def set_note(self, version: int, note: str | None) -> ModelDetails:
+        """Write a note on a version, up to 10,000 characters; None takes it away."""
+        answer = self._call("PATCH", f"/models/{version}", json={"note": note}, repeat=True)
+        return cast(ModelDetails, answer["model"])
+
+    def pin(
+        self, version: int, *, until: str | None = None, reason: str | None = None
+    ) -> ModelDetails:
+        """Let no training replace a version while it serves, and nothing delete it.
+
+        Parameters
+        ----------
+        version : int
+        until : str, optional
+            RFC 3339, ``2026-01-31T12:00:00Z``. Default: until it is unpinned.
+        reason : str, optional
+        """
+        body = _given(until=until, reason=reason)
+        answer = self._call("POST", f"/models/{version}/pin", json=body, repeat=True)
+        return cast(ModelDetails, answer["model"])
+
+    def unpin(self, version: int, *, reason: str | None = None) -> ModelDetails:
+        """Take a pin away."""
+        params = _given(reason=reason)
+        answer = self._call("DELETE", f"/models/{version}/pin", params=params, repeat=True)
+        return cast(ModelDetails, answer["model"])
+
+    def delete_model(self, version: int, *, reason: str | None = None) -> Deletion:
+        """Delete a version that does not serve, with its files."""
+        params = _given(reason=reason)
+        return cast(Deletion, self._call("DELETE", f"/models/{version}", params=params))
+
+    def compare(self, version: int, other: int, *, k: int = 10, users: int = 2000) -> Comparison:
+        """Compare two versions: what they are, and what users would see of each.
+
+        Parameters
+        ----------
+        version, other : int
+            The first and the second.
+        k : int
+            Length of the lists, 1 to 100.
+        users : int
+            How many users to draw by lot, 1 to 20,000.
+        """
+        path = f"/models/{version}/compare/{other}"
+        params = {"k": k, "users": users}
+        answer = self._call("GET", path, params=params, repeat=True, waits=True)
+        return cast(Comparison, answer)
+
+    def download(self, version: int, path: Path) -> Path:
+        """Write a version as a file that another installation can import, and return its path.
+
+        A file of this name is replaced, once the new one is whole.
+
+        Raises
+        ------
+        DataError
+            The file cannot be written.
+        """
+        part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+
+        def once() -> None:
+            with self._open(f"/models/{version}/download") as response, part.open("wb") as file:
+                if response.headers.get("content-type") != "application/zip":
+                    raise _foreign(response)
+                try:
+                    for chunk in response.iter_bytes(_CHUNK_BYTES):
+                        file.write(chunk)
+                except httpx.HTTPError as exc:
+                    raise self._unavailable(_reason(exc)) from exc
+
+        try:
+            self._retrying(once)
+            os.replace(part, path)
+        except OSError as exc:
+            raise errors.DataError(
+                f"{path} cannot be written: {exc.strerror or exc}. Name a file in a folder that is "
+                "there and has room."
+            ) from exc
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+        return path
+
+    def import_model(self, path: Path) -> ModelDetails:
+        """Take in a version that `download` wrote, here or elsewhere; it does not serve yet.
+
+        Raises
+        ------
+        DataError
+            The file cannot be read.
+        """
+        try:
+            with path.open("rb") as file:
+                answer = self._call(
+                    "POST", "/models/import", content=file, headers=_ZIP, waits=True
+                )
+        except OSError as exc:
+            raise errors.DataError(
+                f"{path} cannot be read: {exc.strerror or exc}. Name a file that `download` wrote."
+            ) from exc
+        return cast(ModelDetails, answer["model"])
+
+    def timeline(self, *, limit: int = 50, before: int | None = None) -> list[TimelineEntry]:
+        """List what served when, the latest first, with entry numbers below `before`."""
+        answer = self._get("/timeline", params=_given(limit=limit, before=before))
+        return cast(list[TimelineEntry], answer["timeline"])
 
     def recipes(self) -> list[Recipe]:
         """List the recipes, and the settings that each has."""
@@ -419,14 +895,79 @@ class Client:
         """Let the tuning of a job end now, with the best that it has; the job goes on."""
         return cast(Job, self._call("POST", f"/jobs/{job_id}/finish", repeat=True)["job"])
 
+    def cancel_job(self, job_id: int, *, reason: str | None = None) -> Job:
+        """Ask a running job to end; it reads ``cancelled`` once it has."""
+        body = _given(reason=reason)
+        answer = self._call("POST", f"/jobs/{job_id}/cancel", json=body, repeat=True)
+        return cast(Job, answer["job"])
+
     def jobs(self, *, limit: int = 20, before: int | None = None) -> JobPage:
         """List jobs, the latest first, with numbers below `before`."""
-        params = {"limit": limit} if before is None else {"limit": limit, "before": before}
-        return cast(JobPage, self._get("/jobs", params=params))
+        return cast(JobPage, self._get("/jobs", params=_given(limit=limit, before=before)))
 
     def job(self, job_id: int) -> Job:
         """Describe one job."""
         return cast(Job, self._get(f"/jobs/{job_id}")["job"])
+
+    def follow_job(self, job_id: int) -> Iterator[Job]:
+        """Yield a job each time that it has changed, up to its end.
+
+        One that has ended is given once. A reader that is slow misses states,
+        never the last. A stream that breaks is opened again.
+        """
+        while True:
+            is_told, reason = False, "the stream ended before it told of the job"
+            with self._retrying(self._open, f"/jobs/{job_id}/stream") as response:
+                try:
+                    for event, data in _events(response):
+                        if event == "end":
+                            return
+                        is_told = True
+                        yield cast(Job, json.loads(data))
+                except httpx.HTTPError as exc:
+                    reason = _reason(exc)
+            if not is_told:
+                raise self._unavailable(reason)
+
+    def policy(self) -> PolicyRevision:
+        """Return the policy that rules."""
+        return cast(PolicyRevision, self._get("/policy"))
+
+    def set_policy(
+        self, policy: Policy, *, if_revision: int | None = None, reason: str | None = None
+    ) -> PolicyRevision:
+        """Store a policy, which rules from now on, and return it.
+
+        Parameters
+        ----------
+        policy : Policy
+            Whole: a field left out has its default. A secret given as ``***`` stays as it is.
+        if_revision : int, optional
+            Store only if this revision still rules; else `ConflictError`.
+        reason : str, optional
+
+        Raises
+        ------
+        DataError
+            A field cannot be used; the message and `details` name it, and nothing was stored.
+        """
+        params = _given(if_revision=if_revision, reason=reason)
+        answer = self._call("PUT", "/policy", params=params, json=policy)
+        return cast(PolicyRevision, answer)
+
+    def policy_history(self, *, limit: int = 20, before: int | None = None) -> list[PolicyRevision]:
+        """List the policies that were stored, the latest first, with revisions below `before`."""
+        answer = self._get("/policy/history", params=_given(limit=limit, before=before))
+        return cast(list[PolicyRevision], answer["policies"])
+
+    def audit(self, *, limit: int = 50, before: int | None = None) -> list[AuditEntry]:
+        """List who changed what, the latest first, with entry numbers below `before`."""
+        answer = self._get("/audit", params=_given(limit=limit, before=before))
+        return cast(list[AuditEntry], answer["entries"])
+
+    def verify_audit(self) -> AuditCheck:
+        """Say whether the trail is whole: nothing altered, removed, reordered or cut."""
+        return cast(AuditCheck, self._call("GET", "/audit/verify", repeat=True, waits=True))
 
     def send(
         self, interactions: Iterable[Interaction], *, on_error: Literal["refuse", "skip"] = "refuse"
@@ -509,31 +1050,71 @@ class Client:
         return self._call("GET", path, params=params, repeat=True)
 
     def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        json: Any = None,
-        repeat: bool = False,
-        waits: bool = False,
+        self, method: str, path: str, *, repeat: bool = False, waits: bool = False, **more: Any
     ) -> dict[str, Any]:
         timeout = None if waits else httpx.USE_CLIENT_DEFAULT
 
         def once() -> dict[str, Any]:
-            return _decoded(self._request(method, path, params=params, json=json, timeout=timeout))
+            return _decoded(self._request(method, path, timeout=timeout, **more))
 
         return self._retrying(once) if repeat else once()
 
-    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
+    def _request(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> httpx.Response:
         try:
-            return self._http.request(method, path, **more)
+            return self._http.request(
+                method, path, headers={**self._headers, **(headers or {})}, **more
+            )
         except httpx.HTTPError as exc:
-            reason = re.sub(r"\[Errno -?\d+\] ", "", str(exc)) or type(exc).__name__
-            raise errors.UnavailableError(
-                f"{self.url} does not answer ({reason}). See that it runs there (`reckeeper up` "
-                "starts all), then try again."
+            raise self._unavailable(_reason(exc)) from exc
+        except (ValueError, RecursionError) as exc:  # NaN, half a character
+            raise errors.DataError(
+                f"It cannot be sent: {exc}. Give finite numbers and texts in UTF-8."
             ) from exc
+
+    def _open(self, path: str) -> contextlib.closing[httpx.Response]:
+        """Begin an answer that is read in parts, for a ``with`` statement."""
+        request = self._http.build_request(
+            "GET", path, headers=self._headers, timeout=self._stream_timeout
+        )
+        try:
+            response = self._http.send(request, stream=True)
+            if not response.is_success:
+                response.read()
+                _decoded(response)
+        except httpx.HTTPError as exc:
+            raise self._unavailable(_reason(exc)) from exc
+        return contextlib.closing(response)
+
+    def _unavailable(self, reason: str) -> errors.UnavailableError:
+        return errors.UnavailableError(
+            f"{_masked(httpx.URL(self.url))} does not answer ({reason}). See that it runs there "
+            "(`reckeeper up` starts all), then try again."
+        )
+
+
+def _reason(exc: httpx.HTTPError) -> str:
+    return re.sub(r"\[Errno -?\d+\] ", "", str(exc)) or type(exc).__name__
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Return the values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _events(response: httpx.Response) -> Iterator[tuple[str, str]]:
+    """Yield the name and the data of each server-sent event; comments are passed over."""
+    event, data = "message", ""
+    for line in response.iter_lines():
+        name, _, value = line.partition(": ")
+        if name == "event":
+            event = value
+        elif name == "data":
+            data = value
+        elif not line and data:
+            yield event, data
+            event, data = "message", ""
 
 
 def _retrain_request(
@@ -561,6 +1142,18 @@ def _segment(external_id: str) -> str:
     return quote(str(external_id), safe="").replace(".", "%2E")
 
 
+def _foreign(response: httpx.Response) -> errors.UnavailableError:
+    return errors.UnavailableError(
+        f"{_masked(response.url)} answered {response.status_code} and not as Reckeeper does. "
+        "See that the address is that of a Reckeeper server."
+    )
+
+
+def _masked(url: httpx.URL) -> str:
+    """Return an address without its password."""
+    return str(url.copy_with(password="***") if url.password else url)
+
+
 def _decoded(response: httpx.Response) -> dict[str, Any]:
     try:
         body = response.json()
@@ -571,8 +1164,5 @@ def _decoded(response: httpx.Response) -> dict[str, Any]:
     if not isinstance(body, dict) or "code" not in body:
         if isinstance(body, dict) and "problems" in body:
             raise errors.UnavailableError(" ".join(body["problems"]), details=body)
-        raise errors.UnavailableError(
-            f"{response.url} answered {response.status_code} and not as Reckeeper does. "
-            "See that the address is that of a Reckeeper server."
-        )
+        raise _foreign(response)
     raise errors.error_of(str(body["code"]), str(body.get("message")), details=body.get("details"))

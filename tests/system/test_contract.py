@@ -290,8 +290,8 @@ def test_a_training_process_that_dies_is_an_error_with_what_to_do(example):
         os.kill(started["pid"], 9)
 
     ended = example.wait_for_job(job["job_id"])
-    assert ended["status"] == "failed"
-    assert ended["error"]["code"] == "training_failed"
+    assert ended["status"] == "interrupted"
+    assert ended["error"]["code"] == "interrupted"
     assert "signal 9" in ended["error"]["message"]
     assert example.active() == before
     assert example.retrain() > before["version"]

@@ -22,6 +22,10 @@ from reckeeper.errors import (
 OK = {"status": "ok"}
 
 
+class Cut(bytes):
+    """An answer whose connection breaks before its end."""
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -34,7 +38,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 method=self.command,
                 path=parts.path,
                 query=dict(parse_qsl(parts.query)),
-                json=json.loads(raw) if raw else None,
+                json=json.loads(raw) if raw[:1] == b"{" or raw[:1] == b"[" else None,
+                raw=raw,
+                headers=self.headers,
             )
         )
         status, body = (
@@ -45,11 +51,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(content) + isinstance(content, Cut)))
+        kind = "zip" if content.startswith(b"PK") else "json"
+        self.send_header("Content-Type", f"application/{kind}")
         self.end_headers()
         self.wfile.write(content)
+        self.close_connection = isinstance(content, Cut)
 
-    do_GET = do_POST = do_DELETE = answer
+    do_GET = do_POST = do_DELETE = do_PATCH = do_PUT = answer
 
     def log_message(self, *arguments):
         pass
@@ -95,6 +104,95 @@ ODD_PATH = "films%2F%F0%9F%8E%AC%20100%25%3F%231"
             ("POST", "/models/3/activate", {}),
             {"reason": "worse"},
             "model",
+        ),
+        (lambda c: c.roll_back(), ("POST", "/models/rollback", {}), {}, "model"),
+        (
+            lambda c: c.roll_back(reason="worse"),
+            ("POST", "/models/rollback", {}),
+            {"reason": "worse"},
+            "model",
+        ),
+        (lambda c: c.set_note(3, "ours"), ("PATCH", "/models/3", {}), {"note": "ours"}, "model"),
+        (lambda c: c.set_note(3, None), ("PATCH", "/models/3", {}), {"note": None}, "model"),
+        (lambda c: c.pin(3), ("POST", "/models/3/pin", {}), {}, "model"),
+        (
+            lambda c: c.pin(3, until="2126-01-01T00:00:00Z", reason="sale"),
+            ("POST", "/models/3/pin", {}),
+            {"until": "2126-01-01T00:00:00Z", "reason": "sale"},
+            "model",
+        ),
+        (lambda c: c.unpin(3), ("DELETE", "/models/3/pin", {}), None, "model"),
+        (
+            lambda c: c.unpin(3, reason="over"),
+            ("DELETE", "/models/3/pin", {"reason": "over"}),
+            None,
+            "model",
+        ),
+        (lambda c: c.delete_model(3), ("DELETE", "/models/3", {}), None, None),
+        (
+            lambda c: c.delete_model(3, reason="old & bad"),
+            ("DELETE", "/models/3", {"reason": "old & bad"}),
+            None,
+            None,
+        ),
+        (
+            lambda c: c.compare(3, 4),
+            ("GET", "/models/3/compare/4", {"k": "10", "users": "2000"}),
+            None,
+            None,
+        ),
+        (
+            lambda c: c.compare(3, 4, k=5, users=7),
+            ("GET", "/models/3/compare/4", {"k": "5", "users": "7"}),
+            None,
+            None,
+        ),
+        (lambda c: c.timeline(), ("GET", "/timeline", {"limit": "50"}), None, "timeline"),
+        (
+            lambda c: c.timeline(limit=2, before=9),
+            ("GET", "/timeline", {"limit": "2", "before": "9"}),
+            None,
+            "timeline",
+        ),
+        (lambda c: c.policy(), ("GET", "/policy", {}), None, None),
+        (
+            lambda c: c.set_policy({"margin": 0.1}),
+            ("PUT", "/policy", {}),
+            {"margin": 0.1},
+            None,
+        ),
+        (
+            lambda c: c.set_policy({}, if_revision=0, reason="grown"),
+            ("PUT", "/policy", {"if_revision": "0", "reason": "grown"}),
+            {},
+            None,
+        ),
+        (
+            lambda c: c.policy_history(),
+            ("GET", "/policy/history", {"limit": "20"}),
+            None,
+            "policies",
+        ),
+        (
+            lambda c: c.policy_history(limit=2, before=9),
+            ("GET", "/policy/history", {"limit": "2", "before": "9"}),
+            None,
+            "policies",
+        ),
+        (lambda c: c.audit(), ("GET", "/audit", {"limit": "50"}), None, "entries"),
+        (
+            lambda c: c.audit(limit=2, before=9),
+            ("GET", "/audit", {"limit": "2", "before": "9"}),
+            None,
+            "entries",
+        ),
+        (lambda c: c.verify_audit(), ("GET", "/audit/verify", {}), None, None),
+        (lambda c: c.cancel_job(4), ("POST", "/jobs/4/cancel", {}), {}, "job"),
+        (
+            lambda c: c.cancel_job(4, reason="too slow"),
+            ("POST", "/jobs/4/cancel", {}),
+            {"reason": "too slow"},
+            "job",
         ),
         (lambda c: c.retrain(), ("POST", "/retrain", {}), None, None),
         (lambda c: c.start_retrain(), ("POST", "/retrain", {"wait": "false"}), None, "job"),
@@ -221,11 +319,21 @@ def test_what_is_safe_is_tried_again(patient_client, server, failure):
     assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize("call", [Client.retrain, Client.start_retrain, Client.start_evaluation])
-def test_a_job_is_not_started_again(client, server, call):
+@pytest.mark.parametrize(
+    "call",
+    [
+        Client.retrain,
+        Client.start_retrain,
+        Client.start_evaluation,
+        Client.roll_back,
+        lambda client: client.delete_model(3),
+        lambda client: client.set_policy({}),
+    ],
+)
+def test_what_would_be_done_twice_is_not_tried_again(patient_client, server, call):
     server.answers = [(503, UNAVAILABLE)]
     with pytest.raises(UnavailableError, match="The worker is down"):
-        call(client)
+        call(patient_client)
     assert len(server.requests) == 1
 
 
@@ -288,3 +396,137 @@ def test_a_slow_server_is_given_up(server):
             pytest.raises(UnavailableError, match="does not answer"),
         ):
             client.models()
+
+
+# Who asks
+
+
+def test_a_client_says_who_asks(server):
+    with Client(f"http://127.0.0.1:{server.server_port}", actor="page") as client:
+        for caller in (client, client.as_actor("alice@example.org"), client):
+            server.answers = [(200, {"status": "ok", "model": {}})]
+            caller.activate(3)
+    with Client(f"http://127.0.0.1:{server.server_port}") as nobody:
+        nobody.activate(3)
+    names = [request.headers["X-Reckeeper-Actor"] for request in server.requests]
+    assert names == ["page", "alice@example.org", "page", None]
+
+
+# Files
+
+
+BUNDLE = b"PK" + bytes(range(256)) * 10_000
+
+
+def test_a_download_becomes_a_file(client, server, tmp_path):
+    target = tmp_path / "bundle.zip"
+    target.write_bytes(b"before")
+    server.answers = [(200, BUNDLE)]
+    assert client.download(3, target) == target
+    assert (server.requests[0].method, server.requests[0].path) == ("GET", "/models/3/download")
+    assert target.read_bytes() == BUNDLE
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (
+            (404, {"status": "error", "code": "not_found", "message": "No version 3."}),
+            NotFoundError,
+            "No version 3",
+        ),
+        ((503, UNAVAILABLE), UnavailableError, "The worker is down"),
+        ((200, Cut(BUNDLE)), UnavailableError, "does not answer"),
+    ],
+    ids=["404", "503", "cut"],
+)
+def test_a_download_that_fails_leaves_what_was_there(
+    client, server, tmp_path, answer, error, message
+):
+    target = tmp_path / "bundle.zip"
+    target.write_bytes(b"before")
+    server.answers = [answer]
+    with pytest.raises(error, match=message):
+        client.download(3, target)
+    assert target.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_download_that_breaks_is_begun_again(patient_client, server, tmp_path):
+    server.answers = [(200, Cut(BUNDLE[:1000])), (200, BUNDLE)]
+    assert patient_client.download(3, tmp_path / "bundle.zip").read_bytes() == BUNDLE
+    assert len(server.requests) == 2
+
+
+def test_a_file_that_cannot_be_is_named(client, server, tmp_path):
+    server.answers = [(200, b"PK")]
+    with pytest.raises(DataError, match=r"no-folder/bundle\.zip cannot be written"):
+        client.download(3, tmp_path / "no-folder" / "bundle.zip")
+    with pytest.raises(DataError, match=r"bundle\.zip cannot be read"):
+        client.import_model(tmp_path / "bundle.zip")
+
+
+def test_an_import_sends_the_file_once(patient_client, server, tmp_path):
+    path = tmp_path / "bundle.zip"
+    path.write_bytes(BUNDLE)
+    server.answers = [(200, {"status": "ok", "model": {"version": 7}})]
+    assert patient_client.import_model(path) == {"version": 7}
+    (request,) = server.requests
+    assert (request.method, request.path) == ("POST", "/models/import")
+    assert request.headers["Content-Type"] == "application/zip"
+    assert request.raw == BUNDLE
+
+    server.answers = [(503, UNAVAILABLE)]
+    with pytest.raises(UnavailableError):
+        patient_client.import_model(path)
+    assert len(server.requests) == 2
+
+
+# Streams
+
+
+def states(*fractions, end=True):
+    events = [
+        f"event: job\ndata: {json.dumps({'job_id': 4, 'fraction': fraction})}\n\n: still here\n\n"
+        for fraction in fractions
+    ]
+    return ("".join(events) + "event: end\ndata: {}\n\n" * end).encode()
+
+
+def test_a_job_is_followed_to_its_end(client, server):
+    server.answers = [(200, states(0.1, 0.5, 1.0))]
+    assert [job["fraction"] for job in client.follow_job(4)] == [0.1, 0.5, 1.0]
+    (request,) = server.requests
+    assert (request.method, request.path) == ("GET", "/jobs/4/stream")
+
+
+@pytest.mark.parametrize("cut", [Cut, bytes], ids=["broken", "ended"])
+def test_a_stream_that_breaks_is_opened_again(patient_client, server, cut):
+    server.answers = [
+        (200, cut(states(0.1, 0.5, end=False))),
+        (None, None),
+        (503, UNAVAILABLE),
+        (200, states(0.7, 1.0)),
+    ]
+    followed = [job["fraction"] for job in patient_client.follow_job(4)]
+    assert followed == [0.1, 0.5, 0.7, 1.0]
+    assert len(server.requests) == 4
+
+
+def test_a_stream_that_tells_nothing_is_given_up(client, server):
+    for answer in ((200, b""), (200, Cut(b": still here\n\n")), (None, None), (503, UNAVAILABLE)):
+        server.answers = [answer]
+        with pytest.raises(UnavailableError):
+            next(client.follow_job(4))
+    server.answers = [(404, {"status": "error", "code": "not_found", "message": "No job 4."})]
+    with pytest.raises(NotFoundError, match="No job 4"):
+        next(client.follow_job(4))
+
+
+def test_who_stops_following_lets_the_connection_go(client, server):
+    server.answers = [(200, states(0.1, 0.5, 1.0)), (200, {"status": "ok", "job": {"job_id": 4}})]
+    following = client.follow_job(4)
+    assert next(following)["fraction"] == 0.1
+    following.close()
+    assert client.job(4) == {"job_id": 4}

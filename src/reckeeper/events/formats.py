@@ -201,8 +201,8 @@ def _accepted_types(types: Mapping[str, float]) -> list[str]:
 
 def _no_weight(accepted: Sequence[str]) -> str:
     return (
-        f"has no weight: use one of {', '.join(accepted)}, or give it one with "
-        "RECKEEPER_INTERACTION_WEIGHTS"
+        f"has no weight: use one of {', '.join(accepted)}, or give it one in the "
+        "policy: `reckeeper policy set weights.TYPE=1`"
     )
 
 

@@ -216,8 +216,8 @@ def validate(rows: list[Any], *, types: Collection[str]) -> Parsed:
                 index,
                 "interaction_type",
                 f"{message.interaction_type[:64]!r} has no weight: use one of "
-                f"{', '.join(sorted(accepted_types))}, or give it one with "
-                "RECKEEPER_INTERACTION_WEIGHTS",
+                f"{', '.join(sorted(accepted_types))}, or give it one in the "
+                "policy: `reckeeper policy set weights.TYPE=1`",
             )
         elif occurred_at > latest:
             refused[index] = RefusedRow(

@@ -1,0 +1,110 @@
+"""Large bodies, taken in and given out in parts."""
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from reckeeper import errors
+
+_PART_BYTES = 1024 * 1024
+_SCRATCH = ".transfer-"
+_LEFT_SECONDS = 86_400.0
+
+
+async def parts(request: Request, *, limit: int) -> AsyncIterator[bytes]:
+    """Yield a body in parts; FastAPI's own limit would answer in another form.
+
+    Of one that is too large, the rest is passed over up to 16 times the limit, 256 MiB at most,
+    so that the sender gets to the answer.
+
+    Raises
+    ------
+    TooLargeError
+        It is larger than `limit` bytes.
+    """
+    n_bytes = 0
+    async for part in request.stream():
+        n_bytes += len(part)
+        if n_bytes <= limit:
+            yield part
+        elif n_bytes > limit + min(15 * limit, 256 * 1024 * 1024):
+            break
+    if n_bytes > limit:
+        raise errors.TooLargeError(f"The body is larger than the {limit} bytes that are taken.")
+
+
+async def save(request: Request, path: Path, *, limit: int) -> None:
+    """Write a body of up to `limit` bytes to a new file; a part of it at a time is in memory."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise errors.TooLargeError(f"The body has {declared} bytes; up to {limit} are taken.")
+    with path.open("xb") as file:
+        held = bytearray()
+        async for part in parts(request, limit=limit):
+            held += part
+            if len(held) >= _PART_BYTES:
+                await run_in_threadpool(file.write, held)
+                held = bytearray()
+        await run_in_threadpool(file.write, held)
+
+
+@contextlib.contextmanager
+def scratch(models: Path) -> Iterator[Path]:
+    """Give a folder beside the models, where there is room for one more; it goes with the block.
+
+    Raises
+    ------
+    StorageError
+        Nothing can be written there.
+    """
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=models, prefix=_SCRATCH) as folder:
+            yield Path(folder)
+    except OSError as exc:
+        raise errors.StorageError(
+            f"{models} took no file: {exc.strerror or exc}. See that this process may write there, "
+            "and that there is room; then try again."
+        ) from exc
+
+
+def remove_leftovers(models: Path) -> None:
+    """Delete what processes that were killed have left of `scratch`, a day ago or more."""
+    for folder in models.glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):  # another process may be quicker
+            if time.time() - folder.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(folder)
+
+
+class Streamed(StreamingResponse):
+    """An answer from a generator, which is closed however the answer ends."""
+
+    def __init__(
+        self,
+        content: AsyncGenerator[bytes, None],
+        *,
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(content, media_type=media_type, headers=headers)
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with contextlib.aclosing(self._content):
+            await super().__call__(scope, receive, send)
+
+
+async def content_of(file: IO[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield what an open file holds, and close it."""
+    with file:
+        while part := await run_in_threadpool(file.read, _PART_BYTES):
+            yield part

@@ -1,0 +1,305 @@
+"""What the documentation of the routes shows."""
+
+from typing import Any
+
+_METRICS = {
+    "recall@10": {"mean": 0.151, "low": 0.143, "high": 0.159},
+    "ndcg@10": {"mean": 0.181, "low": 0.174, "high": 0.188},
+    "hit_rate@10": {"mean": 0.52, "low": 0.49, "high": 0.55},
+    "map@10": {"mean": 0.094, "low": 0.089, "high": 0.099},
+    "coverage@10": {"mean": 0.41},
+    "novelty@10": {"mean": 6.2},
+}
+_DIFFERENCES = {
+    "recall@10": {"difference": 0.002, "low": -0.003, "high": 0.007},
+    "ndcg@10": {"difference": 0.003, "low": -0.002, "high": 0.008},
+    "hit_rate@10": {"difference": 0.01, "low": -0.01, "high": 0.03},
+    "map@10": {"difference": 0.002, "low": -0.002, "high": 0.006},
+}
+_SHORT_VERDICT = {
+    "decision": "promote",
+    "sentence": "No worse than version 3 on 1,204 users' newer interactions: NDCG@10 0.181 against "
+    "0.178 (difference +0.003, 95% interval -0.002 to +0.008).",
+    "outcome": "Version 4 serves.",
+}
+VERDICT = {
+    **_SHORT_VERDICT,
+    "method": "new_interactions",
+    "reasons": [],
+    "warnings": ["Fewer users than usual could be judged."],
+    "metric": "ndcg@10",
+    "margin": 0.02,
+    "k": 10,
+    "n_users": 1204,
+    "active_version": 3,
+    "candidate": _METRICS,
+    "active": _METRICS,
+    "popularity": _METRICS,
+    "versus_active": _DIFFERENCES,
+    "versus_popularity": _DIFFERENCES,
+    "data": {
+        "interactions": {"before": 54002, "now": 56193},
+        "users": {"before": 6, "now": 6},
+        "items": {"before": 12, "now": 12},
+        "per_day": {"usual": 313.0, "recent": 320.0},
+    },
+    "seconds": 1.2,
+}
+_CAUSE = {
+    "rule": "schedule",
+    "expression": "0 3 * * 0",
+    "due_at": "2025-12-07T02:00:00.000000Z",
+    "sentence": "Scheduled by 0 3 * * 0 (Europe/Berlin).",
+}
+_DATA: dict[str, Any] = {
+    "weights": {"click": 1.0, "watchlist_add": 2.0},
+    "half_life_days": 90.0,
+    "window_days": 365.0,
+    "left_out_users": ["test-*"],
+    "max_interactions_per_user": 1000,
+}
+ENTRY = {
+    "entry_id": 7,
+    "at": "2025-12-04T23:42:16.145920Z",
+    "until": None,
+    "version": 4,
+    "action": "promote",
+    "actor": "worker",
+    "reason": "job 4",
+    "job_id": 4,
+}
+MODEL = {
+    "name": "Retrained SVD Model",
+    "path": "/app/models/retrained_svd_model.pkl",
+    "type": "SVD",
+    "status": "active",
+    "n_users": 6,
+    "n_items": 12,
+    "explained_variance": "98.90%",
+    "trained_on": "2025-12-04 23:42:15",
+    "version": 1,
+    "recipe": "svd",
+    "settings": {"n_components": 10},
+    "training_samples": 56193,
+    "seconds": 2.3,
+    "trigger": "manual",
+    "job_id": 1,
+    "is_demo": False,
+    "note": "the one before the sale",
+    "pinned": True,
+    "pinned_until": "2026-01-31T12:00:00.000000Z",
+    "verdict": _SHORT_VERDICT,
+    "metrics": _METRICS,
+    "served": True,
+}
+WHOLE_MODEL = {
+    **MODEL,
+    "verdict": VERDICT,
+    "fingerprint": "7a1c0ce3f2ab4b3f8f5a0b6f5b3a9d10",
+    "watermark": 56193,
+    "latest_at": "2025-12-04T23:41:58.002110Z",
+    "data": _DATA,
+    "actor": "api",
+    "cause": _CAUSE,
+    "peak_memory_bytes": 201326592,
+    "libraries": {"reckeeper": "0.1.0", "python": "3.11.9", "numpy": "2.4.0"},
+    "origin": {  # of an imported one alone
+        "version": 12,
+        "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "trained_at": "2025-12-01T03:00:12.000000Z",
+        "timeline": [],
+        "imported_at": "2025-12-04T20:00:00.000000Z",
+    },
+    "files": [{"name": "model-000004.safetensors", "bytes": 10240, "sha256": "9f86d081884c7d65"}],
+    "timeline": [ENTRY],
+}
+_SPECTRAL = {"n_components": 256}
+LISTED_JOB = {
+    "job_id": 2,
+    "kind": "retrain",
+    "request": {"recipe": "spectral", "tune": True},
+    "status": "running",
+    "trigger": "manual",
+    "actor": "api:alice",
+    "cause": None,
+    "stage": "tuning",
+    "fraction": 0.6,
+    "seconds_elapsed": 14.2,
+    "seconds_left": 9.1,
+    "progress": {"n_tried": 17, "ndcg": 0.214, "settings": _SPECTRAL, "seconds_left": 9.1},
+    "finish_requested": False,
+    "cancel_requested": False,
+    "started_at": "2025-12-04T23:42:12.911034Z",
+    "finished_at": None,
+    "version": None,
+    "promoted": None,
+    "verdict": None,
+    "memory_bytes": 186646528,
+    "estimated_memory_bytes": 402653184,
+    "peak_memory_bytes": 201326592,
+    "error": None,
+}
+JOB = {**LISTED_JOB, "result": None}
+_RESULT = {
+    "split": "user_time",
+    "k": 20,
+    "n_users": 1873,
+    "recipes": [
+        {
+            "recipe": "spectral",
+            "settings": _SPECTRAL,
+            "tuned": True,
+            "fit_seconds": 1.9,
+            "tune_seconds": 9.4,
+            "metrics": {
+                "recall@20": {"mean": 0.31, "low": 0.29, "high": 0.33},
+                "ndcg@20": {"mean": 0.21, "low": 0.2, "high": 0.22},
+                "hit_rate@20": {"mean": 0.62, "low": 0.6, "high": 0.64},
+                "map@20": {"mean": 0.12, "low": 0.11, "high": 0.13},
+                "coverage@20": {"mean": 0.41},
+                "novelty@20": {"mean": 6.2},
+            },
+            "versus_popularity": {
+                "recall@20": {"difference": 0.12, "low": 0.1, "high": 0.14},
+                "ndcg@20": {"difference": 0.09, "low": 0.08, "high": 0.1},
+                "hit_rate@20": {"difference": 0.15, "low": 0.13, "high": 0.17},
+                "map@20": {"difference": 0.05, "low": 0.04, "high": 0.06},
+            },
+        }
+    ],
+}
+EVALUATED = {
+    **JOB,
+    "kind": "evaluate",
+    "request": {},
+    "status": "succeeded",
+    "stage": "done",
+    "fraction": 1.0,
+    "seconds_left": None,
+    "finished_at": "2025-12-04T23:42:36.145920Z",
+    "result": _RESULT,
+}
+RETRAINED = {
+    "status": "ok",
+    "message": "Model retrained in 2.3s - 56193 samples, 98.90% variance explained",
+    "details": {
+        "training_samples": 56193,
+        "n_users": 6,
+        "n_items": 12,
+        "explained_variance": 0.989,
+    },
+    "version": 2,
+    "job_id": 2,
+    "promoted": True,
+    "verdict": VERDICT,
+}
+RECIPE = {
+    "name": "svd",
+    "summary": "The plain singular value decomposition of the interaction counts.",
+    "decomposes": True,
+    "settings": [{"name": "n_components", "default": 10, "help": "Singular vectors asked for."}],
+}
+_COMPARED = {
+    "version": 1,
+    "recipe": "svd",
+    "settings": {"n_components": 10},
+    "data": _DATA,
+    "training_samples": 54002,
+    "n_users": 6,
+    "n_items": 12,
+    "explained_variance": "98.90%",
+    "metrics": _METRICS,
+}
+COMPARISON = {
+    "status": "ok",
+    "first": _COMPARED,
+    "second": {**_COMPARED, "version": 2, "settings": {"n_components": 8}},
+    "settings": [{"name": "n_components", "first": 10, "second": 8}],
+    "users": {"both": 6, "only_first": 0, "only_second": 0},
+    "k": 10,
+    "n_users": 6,
+    "sentence": "Of 6 users, the lists of 10 have 81% in common.",
+    "overlap": {"mean": 0.81, "low": 0.78, "high": 0.84},
+    "most_changed": [
+        {"user_id": "u1", "overlap": 0.4, "first": ["i3", "i7"], "second": ["i3", "i9"]}
+    ],
+    "exposure": {
+        "gained": [{"item_id": "i9", "first": 0.1, "second": 0.4}],
+        "lost": [{"item_id": "i7", "first": 0.5, "second": 0.2}],
+    },
+    "coverage": {"first": 0.4, "second": 0.45},
+    "popularity": {"first": 0.21, "second": 0.18},
+}
+POLICY = {
+    "policy": {
+        "schedule": "0 3 * * 0",
+        "timezone": "Europe/Berlin",
+        "every_interactions": 10_000,
+        "max_age_hours": 168.0,
+        "min_minutes_between": 30.0,
+        "skip_unchanged": True,
+        "promotion": {"manual": "always", "schedule": "gate", "rule": "gate"},
+        "metric": "ndcg@10",
+        "margin": 0.02,
+        "min_users": 100,
+        "min_new_interactions": 1000,
+        "min_coverage_share": 0.5,
+        "max_fall": 0.5,
+        "weights": {"click": 1.0, "watchlist_add": 2.0},
+        "half_life_days": 90.0,
+        "window_days": 365.0,
+        "left_out_users": ["test-*"],
+        "max_interactions_per_user": 1000,
+        "versions_kept": 10,
+        "kept_days": 90.0,
+        "stale_after_hours": 200.0,
+        "webhook_url": "https://hooks.example.org/reckeeper",
+        "webhook_secret": "***",
+    },
+    "revision": 3,
+    "source": "stored",
+    "updated_at": "2025-12-04T23:42:15.000000Z",
+    "actor": "api:alice",
+    "reason": "the shop has grown",
+}
+AUDIT_ENTRY = {
+    "entry_id": 12,
+    "at": "2025-12-04T23:42:15.000000Z",
+    "actor": "api:alice",
+    "action": "rollback",
+    "subject": "model 3",
+    "details": {"before": 4, "after": 3, "reason": "version 4 lost coverage"},
+    "hash": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+}
+ACCEPTED = {"status": "ok", "accepted": 3, "duplicates": 0}
+_WHY = {
+    404: ("not_found", "There is no version 7: GET /models lists those that there are."),
+    409: ("conflict", "Version 4 is active and cannot be deleted: activate another first."),
+    413: ("too_large", "The request has 12000 interactions; at most 10000 are taken."),
+    422: ("invalid_data", "Row 0: user_id is missing. Nothing of this request was stored."),
+    500: ("training_failed", "The training process was ended by signal 9 before it was done."),
+    503: ("unavailable", "The worker does not answer, so nothing was trained."),
+}
+
+
+def answers(example: Any, *failures: int, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's description of a JSON answer, and of the errors that a route may give."""
+    done = media("application/json", {"example": example}, *failures)
+    return {status: done.pop(200), **done}
+
+
+def media(
+    media_type: str, content: dict[str, Any], *failures: int
+) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's description of any answer, and of the errors that a route may give."""
+    described: dict[int | str, dict[str, Any]] = {
+        200: {"description": "Done", "content": {media_type: content}}
+    }
+    for status in failures:
+        code, message = _WHY[status]
+        body = {"status": "error", "code": code, "message": message}
+        described[status] = {
+            "description": code.replace("_", " "),
+            "content": {"application/json": {"example": body}},
+        }
+    return described

@@ -1,0 +1,92 @@
+"""What paths, queries and headers give, and how the documentation shows it."""
+
+from typing import Annotated
+from urllib.parse import unquote
+
+from fastapi import Depends, Header, Path, Query
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.convertors import Convertor, register_url_convertor
+
+from reckeeper import security
+from reckeeper.client import ACTOR_HEADER
+
+_MOST = 2**63 - 1  # the largest number that a database knows
+
+
+class _IdConvertor(Convertor[str]):
+    """A path segment that may hold any id, percent-encoded."""
+
+    regex = "[^/]+"
+
+    def convert(self, value: str) -> str:
+        # Bytes that are not UTF-8 become what `checked_id` refuses, and never another's id.
+        return unquote(value, errors="surrogateescape")
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("id", _IdConvertor())
+
+UserId = Annotated[
+    str, Path(description="Percent-encode slashes, spaces and emoji.", examples=["u1"])
+]
+ItemId = Annotated[
+    str, Path(description="Percent-encode slashes, spaces and emoji.", examples=["i9"])
+]
+JobId = Annotated[int, Path(ge=1, le=_MOST, description="Number of the job.", examples=[2])]
+Version = Annotated[int, Path(ge=1, le=_MOST, description="Number of the version.", examples=[1])]
+Wait = Annotated[
+    bool, Query(description="false: answer 202 with the job at once", examples=[False])
+]
+Limit = Annotated[int, Query(ge=1, le=1000, description="at most so many", examples=[20])]
+Before = Annotated[
+    int | None, Query(ge=1, le=_MOST, description="numbers below this one", examples=[40])
+]
+Revision = Annotated[
+    int | None,
+    Query(ge=0, le=_MOST, description="store only if this revision rules", examples=[3]),
+]
+_Storable = AfterValidator(security.checked_reason)
+ReasonQuery = Annotated[
+    str | None,
+    Query(
+        max_length=security.MAX_REASON_CHARACTERS,
+        description="for the trail",
+        examples=["version 2 lost coverage"],
+    ),
+    _Storable,
+]
+
+
+class Reason(BaseModel):
+    """Why something is done; it may be left out."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"reason": "version 2 lost coverage"}]}
+    )
+    reason: Annotated[str | None, Field(max_length=security.MAX_REASON_CHARACTERS), _Storable] = (
+        None
+    )
+
+
+def given(reason: Reason | None) -> str | None:
+    """Return the reason in a body, if there is one."""
+    return None if reason is None else reason.reason
+
+
+async def _actor_name(
+    name: Annotated[
+        str | None,
+        Header(
+            alias=ACTOR_HEADER,
+            description=f"Who asks, for the trail: {security.ACTOR_PATTERN}",
+            examples=["alice"],
+        ),
+    ] = None,
+) -> str | None:
+    security.actor_of(name)
+    return name
+
+
+ActorName = Annotated[str | None, Depends(_actor_name)]

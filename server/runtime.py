@@ -1,0 +1,78 @@
+"""What one server process holds between its start and its stop."""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import bodies
+from fastapi import Depends, FastAPI, Request
+from streams import JobFeed
+
+from reckeeper import events, registry, serving, storage, telemetry
+from reckeeper.client import Client
+from reckeeper.config import Settings
+from reckeeper.training.policy import PolicyWatch
+
+_log = telemetry.get_logger("server")
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """The parts that requests are answered from.
+
+    `comparisons` and `transfers` let two at a time do what takes long and much memory or disk:
+    of more, the others wait without a thread.
+    """
+
+    settings: Settings
+    database: storage.Database
+    registry: registry.Registry
+    serving: serving.Serving
+    policy: PolicyWatch
+    writer: events.DatabaseWriter
+    worker: Client
+    feed: JobFeed
+    comparisons: asyncio.Semaphore
+    transfers: asyncio.Semaphore
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings = Settings.from_env()
+    database = storage.open_database(settings)
+    versions = registry.Registry(database, settings.model_dir)
+    versions.rebuild()
+    versions.repair_link()
+    bodies.remove_leftovers(settings.model_dir)
+    runtime = Runtime(
+        settings=settings,
+        database=database,
+        registry=versions,
+        serving=serving.Serving(database, versions, type_weights=settings.interaction_weights),
+        policy=PolicyWatch(database, settings),
+        writer=events.DatabaseWriter(database),
+        worker=Client(settings.worker_url, retry_seconds=0),
+        feed=JobFeed(database),
+        comparisons=asyncio.Semaphore(2),
+        transfers=asyncio.Semaphore(2),
+    )
+    runtime.serving.start()
+    runtime.writer.start()
+    app.state.runtime = runtime
+    _log.info("server_started", version=runtime.serving.version)
+    async with runtime.feed.running():
+        yield
+    runtime.serving.stop()
+    runtime.writer.close()
+    runtime.worker.close()
+    database.close()
+
+
+async def _runtime(request: Request) -> Runtime:
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+Needs = Annotated[Runtime, Depends(_runtime)]

@@ -1,0 +1,190 @@
+"""Jobs as they change, told to everybody who follows them by one reader of the database."""
+
+import asyncio
+import contextlib
+import functools
+import json
+import resource
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from reckeeper import storage, telemetry, training
+from reckeeper.errors import ReckeeperError, UnavailableError
+
+_READ_SECONDS = 0.25
+_SILENT_SECONDS = 15.0
+_END = b"event: end\ndata: {}\n\n"
+_STILL_HERE = b": still here\n\n"
+_log = telemetry.get_logger("server")
+
+
+@dataclass(frozen=True, eq=False)
+class JobState:
+    """A job's row as it was at a moment."""
+
+    row: dict[str, Any]
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self.row["status"] != storage.jobs.RUNNING)
+
+    @functools.cached_property
+    def event(self) -> bytes:
+        """The state as a server-sent event; written once for all who follow the job."""
+        return f"event: job\ndata: {json.dumps(training.describe_job(self.row))}\n\n".encode()
+
+
+@dataclass(eq=False)
+class _Followed:
+    state: JobState
+    n_followers: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class JobFeed:
+    """Follows jobs: however many ask for a job, its row is read once, four times a second.
+
+    Whoever follows keeps no thread and no connection to the database, and only the latest
+    state: who is slow misses those between.
+
+    Parameters
+    ----------
+    database : storage.Database
+
+    Attributes
+    ----------
+    is_reading : bool
+        Whether the last reading went well.
+    """
+
+    def __init__(self, database: storage.Database) -> None:
+        self._database = database
+        self._followed: dict[int, _Followed] = {}
+        self._wanted = asyncio.Event()
+        self.is_reading = True
+        self._is_ending = False
+        self._n_streams = 0
+        # Each stream is an open file, and other requests need some too.
+        n_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_streams = 2**20 if n_files == resource.RLIM_INFINITY else n_files // 2
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Read within the block."""
+        reader = asyncio.create_task(self._read_on())
+        try:
+            yield
+        finally:
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reader
+
+    def end_streams(self) -> None:
+        """End all streams; those that wait for a job's end still get it."""
+        self._is_ending = True
+        for followed in self._followed.values():
+            followed.wake()
+
+    async def ended(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Wait until a job has ended, and return its row.
+
+        Parameters
+        ----------
+        row : dict
+            Of the job, as it was just read.
+        """
+        async with contextlib.aclosing(self._states(row)) as states:
+            async for state in states:
+                row = row if state is None else state.row
+        return row
+
+    def stream(self, row: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+        """Return a job's states as server-sent events: ``job``, …, and ``end`` after the last.
+
+        Raises
+        ------
+        UnavailableError
+            So many streams are open that this one would leave too few files for the rest.
+        """
+        if self._n_streams >= self._most_streams:
+            raise UnavailableError(
+                f"{self._n_streams} streams are open, and this process has files for no more. Ask "
+                f"GET /jobs/{row['job_id']} now and then instead, or raise the limit on open files."
+            )
+        return self._events(row)
+
+    async def _events(self, row: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+        self._n_streams += 1
+        try:
+            async with contextlib.aclosing(self._states(row)) as states:
+                async for state in states:
+                    yield _STILL_HERE if state is None else state.event
+                    if self._is_ending:
+                        return
+            yield _END
+        finally:
+            self._n_streams -= 1
+
+    async def _states(self, row: dict[str, Any]) -> AsyncGenerator[JobState | None, None]:
+        """Yield the states of a job up to its end; None where there is nothing new to tell."""
+        given = JobState(row)
+        if given.has_ended:
+            yield given
+            return
+        followed = self._followed.setdefault(row["job_id"], _Followed(given))
+        followed.n_followers += 1
+        self._wanted.set()
+        try:
+            told = followed.state
+            yield told
+            while not told.has_ended:
+                changed = followed.changed
+                if followed.state is not told:
+                    told = followed.state
+                    yield told
+                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_SILENT_SECONDS):
+                        await changed.wait()
+                if followed.state is told:
+                    yield None
+        finally:
+            followed.n_followers -= 1
+            if not followed.n_followers:
+                del self._followed[row["job_id"]]
+
+    async def _read_on(self) -> None:
+        while True:
+            await self._wanted.wait()
+            if not self._followed:
+                self._wanted.clear()
+                continue
+            try:
+                rows = await run_in_threadpool(self._read, list(self._followed))
+            except Exception as exc:  # noqa: BLE001
+                # Without this task nobody who waits would ever be told.
+                if self.is_reading:
+                    known = isinstance(exc, ReckeeperError)
+                    _log.error("jobs_not_read", error=str(exc), exc_info=None if known else exc)
+                self.is_reading = False
+            else:
+                self.is_reading = True
+                for row in rows:
+                    followed = self._followed.get(row["job_id"])
+                    if followed is not None and followed.state.row != row:
+                        followed.state = JobState(row)
+                        followed.wake()
+            await asyncio.sleep(_READ_SECONDS)
+
+    def _read(self, job_ids: Iterable[int]) -> list[dict[str, Any]]:
+        training.expire_silent(self._database)
+        with self._database.read() as connection:
+            found = (storage.jobs.get(connection, job_id) for job_id in job_ids)
+            return [row for row in found if row is not None]
