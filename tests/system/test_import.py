@@ -147,7 +147,7 @@ def test_an_import_that_brought_nothing_is_undone_without_a_retrain(made, write)
     undone = made.run("imports", "undo", "1")
     assert "0 interactions" in undone.stdout
     assert "Now retrain" not in undone.stdout
-    assert not undone.stderr
+    assert [json.loads(line)["event"] for line in undone.stderr.splitlines()] == ["audit_head"]
 
 
 def test_only_an_import_that_brings_something_replaces_the_demo(made, write, database):

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from reckeeper import storage, training
-from reckeeper.cli import data, evaluate, models
+from reckeeper.cli import audit, data, evaluate, jobs, models, policy
 from reckeeper.cli.up import up
 from reckeeper.config import Settings
 from reckeeper.errors import ReckeeperError
@@ -18,14 +18,17 @@ app = typer.Typer(
 )
 data.register(app)
 models.register(app)
+jobs.register(app)
 evaluate.register(app)
+policy.register(app)
+audit.register(app)
 
 
 @app.command("up")
 def up_command() -> None:
     """Start worker, server and page, and keep them running until Ctrl-C."""
     settings = Settings.from_env()
-    training.next_run(settings)  # a bad schedule is said here, and not in a log
+    training.first_policy(settings)  # a bad one is said here, and not in a log
     storage.migrate(settings)
     # A worker that stands on its default port may move away from a taken one.
     explicit = settings.worker_port != 5000

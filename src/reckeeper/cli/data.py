@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from reckeeper import storage, telemetry
+from reckeeper import storage, telemetry, training
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
 from reckeeper.events import demo, files
@@ -124,6 +124,9 @@ def import_command(
     )
     console = Console(stderr=True)
     settings, database = _open(make=True)
+    with database.read() as connection:
+        policy = training.current_policy(connection, settings).policy
+    settings = dataclasses.replace(settings, interaction_weights=policy.weights)
     written_to = settings.masked_database_url or str(settings.data_dir / "reckeeper.sqlite3")
     removed: list[int] = []
     with contextlib.closing(database), _progress_bar(console, f"Importing {file.name}") as advance:

@@ -24,6 +24,7 @@ from reckeeper.matrix import InteractionLog
 from reckeeper.recipes import RECIPES, recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.training import pipeline
+from reckeeper.training import policy as policies
 
 if TYPE_CHECKING:
     from reckeeper.training.tune import Tuned, TuningProgress
@@ -160,7 +161,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
             raise DataError(f"--set gives {key} twice: leave one out.")
         try:
             settings[key] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             settings[key] = text
     return settings
 
@@ -194,7 +195,8 @@ def _stored(
         chosen = {**(chosen if name == basis else {}), **given}
         recipe_named(name).settings_type.parse(chosen, recipe=name)
         with stages.stage("reading the stored interactions") as stage:
-            log = pipeline.read_log(connection, settings, on_fraction=stage)
+            policy = policies.current(connection, settings).policy
+            log = pipeline.read_chosen(connection, policy, on_fraction=stage).log
     with stages.stage("splitting them"):
         if split is SplitName.RANDOM:
             made = evaluation.split_random(log, seed=seed)
@@ -325,7 +327,7 @@ def _compared(*, tune_seconds: float | None, seed: int, stages: "_Stages") -> di
             fraction: float,
             *,
             progress: Mapping[str, Any] | None = None,
-            result: Mapping[str, Any] | None = None,
+            **_found: Any,
         ) -> None:
             show(fraction, stage if progress is None else f"{stage}: {tuning_note(progress)}")
 

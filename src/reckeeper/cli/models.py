@@ -1,180 +1,427 @@
-"""`reckeeper retrain`, `models` and `jobs`: what the server's API does, on a terminal."""
+"""`reckeeper models`: the versions and what serves."""
 
 import contextlib
-import json
-import time
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from reckeeper import errors
-from reckeeper.cli.evaluate import parse_settings, tuning_note
-from reckeeper.client import Client, Job
+from reckeeper import storage, telemetry
+from reckeeper.cli.terminal import (
+    AsJson,
+    Before,
+    Limit,
+    Reason,
+    client,
+    compact,
+    group,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+    size,
+    warn,
+    when,
+)
+from reckeeper.client import Model, ModelDetails, TimelineEntry
 from reckeeper.config import Settings
-from reckeeper.training.pipeline import TUNING
+from reckeeper.registry import Registry
 
-_POLL_SECONDS = 0.2
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+_Version = Annotated[int, typer.Argument(help="Number of the version.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    models = typer.Typer(no_args_is_help=True, help="List and activate model versions.")
+    """Add the command `models` to the command line."""
+    models = group(help="List, switch, compare, keep and move model versions.", default="list")
     models.command("list")(list_models)
+    models.command("show")(show)
     models.command("activate")(activate)
+    models.command("rollback")(roll_back)
+    models.command("pin")(pin)
+    models.command("unpin")(unpin)
+    models.command("note")(note)
+    models.command("delete")(delete)
+    models.command("compare")(compare)
+    models.command("timeline")(timeline)
+    models.command("download")(download)
+    models.command("import")(import_model)
+    models.command("rebuild")(rebuild)
     app.add_typer(models, name="models")
-    app.command("jobs")(list_jobs)
-    app.command("retrain")(retrain)
 
 
 def list_models(as_json: AsJson = False) -> None:
     """List all versions, the newest first."""
-    with _client() as client:
-        versions = client.models()
+    with client() as server:
+        versions = server.models()
     if as_json:
-        typer.echo(json.dumps(versions))
+        print_json(versions)
         return
-    columns = ("status", "n_users", "n_items", "explained_variance", "trained_on", "trigger")
-    _print_table("version", columns, [dict(version) for version in versions])
+    print_table(
+        (
+            *("version", "status", "recipe", "users", "items", "variance", "trained_on"),
+            *("trigger", "remarks"),
+        ),
+        [
+            (
+                *(row["version"], row["status"], row["recipe"], row["n_users"], row["n_items"]),
+                *(row["explained_variance"], row["trained_on"][:16], row["trigger"], _remarks(row)),
+            )
+            for row in versions
+        ],
+    )
 
 
-def activate(
-    version: Annotated[int, typer.Argument(help="Number of the version.")],
-    reason: Annotated[str | None, typer.Option(help="Kept in the audit trail.")] = None,
-) -> None:
+def show(version: _Version, as_json: AsJson = False) -> None:
+    """Show a version: what it was made of, what was measured, and when it served."""
+    with client() as server:
+        model = server.model(version)
+    if as_json:
+        print_json(model)
+        return
+    print_facts(_facts(model))
+    if model["verdict"] is not None:
+        print_verdict(model["verdict"])
+    if model["timeline"]:
+        _print_timeline(model["timeline"])
+
+
+def activate(version: _Version, reason: Reason = None, as_json: AsJson = False) -> None:
     """Let a version serve."""
-    with _client() as client:
-        client.activate(version, reason=reason)
-    typer.echo(f"Version {version} is active.")
-
-
-def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20, as_json: AsJson = False
-) -> None:
-    """List training jobs, the latest first."""
-    with _client() as client:
-        page = client.jobs(limit=limit)
+    with client() as server:
+        model = server.activate(version, reason=reason)
     if as_json:
-        typer.echo(json.dumps(page))
-        return
-    rows = [
-        {
-            **job,
-            "started (UTC)": job["started_at"][:16].replace("T", " "),
-            "seconds": f"{job['seconds_elapsed']:.1f}",
-            "error": job["error"]["message"] if job["error"] else "",
-        }
-        for job in page["jobs"]
-    ]
-    columns = ("status", "trigger", "stage", "started (UTC)", "seconds", "version", "error")
-    _print_table("job_id", columns, rows)
-    if page["next_scheduled_at"]:
-        typer.echo(f"Next scheduled: {page['next_scheduled_at']} ({page['schedule']})")
+        print_json(model)
+    else:
+        say(f"Version {version} is active.")
 
 
-def retrain(
-    recipe: Annotated[
-        str | None, typer.Option(help="Default: that of the active version; spectral with --tune.")
+def roll_back(reason: Reason = None, as_json: AsJson = False) -> None:
+    """Let the version serve that served before; again: the one before that."""
+    with client() as server:
+        model = server.roll_back(reason=reason)
+    if as_json:
+        print_json(model)
+    else:
+        say(f"Version {model['version']} is active again.")
+
+
+def pin(
+    version: _Version,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="As 2026-01-31T12:00:00Z. Default: until it is unpinned."
+        ),
     ] = None,
-    pairs: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the recipe; repeatable."),
-    ] = None,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="Find the settings. Ctrl-C takes the best so far.")
-    ] = False,
-    tune_seconds: Annotated[
-        float | None, typer.Option(help="Default: just under five times what one fit takes.")
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let no training replace a version while it serves, and nothing delete it."""
+    with client() as server:
+        model = server.pin(version, until=until, reason=reason)
+    if as_json:
+        print_json(model)
+    elif model["pinned_until"]:
+        say(f"Version {version} is pinned until {when(model['pinned_until'])} UTC.")
+    else:
+        say(f"Version {version} is pinned. `reckeeper models unpin {version}` takes it back.")
+
+
+def unpin(version: _Version, reason: Reason = None, as_json: AsJson = False) -> None:
+    """Take a pin away."""
+    with client() as server:
+        model = server.unpin(version, reason=reason)
+    if as_json:
+        print_json(model)
+    else:
+        say(f"Version {version} is not pinned.")
+
+
+def note(
+    version: _Version,
+    text: Annotated[str | None, typer.Argument(help="Up to 10,000 characters.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Take the note away.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a note on a version, in place of the one that it has."""
+    if (text is None) != clear:
+        raise typer.BadParameter("Give either the text of the note or --clear.")
+    with client() as server:
+        model = server.set_note(version, text)
+    if as_json:
+        print_json(model)
+    else:
+        say(f"Version {version} has {'no note' if clear else 'this note'} now.")
+
+
+def delete(
+    version: _Version,
+    reason: Reason = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a version that does not serve, with its files; on a terminal it asks first."""
+    if sys.stdin.isatty() and not yes:
+        typer.confirm(f"Delete version {version} and its files for good?", abort=True, err=True)
+    with client() as server:
+        answer = server.delete_model(version, reason=reason)
+    if as_json:
+        print_json(answer)
+    else:
+        say(f"Version {version} is deleted.")
+
+
+def compare(
+    version: _Version,
+    other: Annotated[int, typer.Argument(help="Number of the version to hold against it.")],
+    k: Annotated[int, typer.Option("--k", help="Length of the lists.")] = 10,
+    users: Annotated[int, typer.Option(help="How many users to sample.")] = 2000,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two versions: what they are, and what users would see of each."""
+    with client() as server:
+        answer = server.compare(version, other, k=k, users=users)
+    if as_json:
+        print_json(answer)
+    else:
+        _print_comparison(answer)
+
+
+def timeline(limit: Limit = 20, before: Before = None, as_json: AsJson = False) -> None:
+    """List what served when, who switched, and why; the latest first."""
+    with client() as server:
+        entries = server.timeline(limit=limit, before=before)
+    if as_json:
+        print_json(entries)
+    else:
+        _print_timeline(entries)
+
+
+def download(
+    version: _Version,
+    file: Annotated[
+        Path | None, typer.Argument(help="File or folder to write to. Default: this folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a new version on the latest interactions, and wait until it serves.
-
-    Recipe and settings are those of the active version, unless others are given.
-    """
-    settings = parse_settings(pairs) if pairs else None
-    with _client() as client:
-        try:
-            job_id = client.start_retrain(
-                recipe=recipe, settings=settings, tune=tune, tune_seconds=tune_seconds
-            )["job_id"]
-        except errors.JobRunningError as exc:
-            details = exc.details or {}
-            # Only a plain retrain would do what that one does.
-            if details.get("kind") == "evaluate" or recipe or pairs or tune:
-                raise
-            job_id = details["job_id"]
-            typer.echo(f"Job {job_id} runs already: waiting for that one.", err=True)
-        job = _follow(client, job_id)
-        if job["status"] != "succeeded":
-            error = job["error"] or {
-                "code": "training_failed",
-                "message": "The job did not end well.",
-            }
-            raise errors.error_of(error["code"], error["message"])
-        version = job["version"]
-        assert version is not None
-        made = client.model(version)
+    """Write a version to a file that `models import` takes in on another installation."""
+    path = file or Path()
+    if path.is_dir():
+        path /= f"reckeeper-model-{version:06d}.zip"
+    with client() as server:
+        server.download(version, path)
     if as_json:
-        typer.echo(json.dumps({"job": job, "model": made}))
+        print_json({"version": version, "path": str(path), "bytes": path.stat().st_size})
+    else:
+        say(f"Version {version} is in {path} ({size(path.stat().st_size)}).")
+
+
+def import_model(
+    file: Annotated[Path, typer.Argument(help="A file that `models download` wrote.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take in a version that was downloaded, here or elsewhere; it does not serve yet."""
+    with client() as server:
+        model = server.import_model(file)
+    if as_json:
+        print_json(model)
         return
-    typer.echo(
-        f"Model retrained in {made['seconds']:.1f}s - {made['training_samples']} samples, "
-        f"{made['explained_variance']} variance explained. Version {version} is active."
-    )
+    version = model["version"]
+    say(f"{file} is version {version} now. `reckeeper models activate {version}` lets it serve.")
 
 
-def _follow(client: Client, job_id: int) -> Job:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    console = Console(stderr=True)
-    asked_to_finish = False
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(f"Job {job_id}", total=1.0, left="")
-        job = client.job(job_id)
-        while job["status"] == "running":
-            progress.update(
-                task,
-                completed=job["fraction"],
-                description=f"Job {job_id}: {job['stage']}",
-                left=_left(job),
+def rebuild(as_json: AsJson = False) -> None:
+    """Take in model files that the database does not know; needs no server.
+
+    Such files are in the model folder and its folder unknown/ after the
+    database was lost, or restored from a backup older than they. A lost
+    database is made anew, and what served before serves again; otherwise the
+    versions taken in do not serve until they are activated.
+    """
+    telemetry.configure_logging("cli")
+    settings = Settings.from_env()
+    storage.migrate(settings)
+    with contextlib.closing(storage.open_database(settings)) as database:
+        registry = Registry(database, settings.model_dir)
+        rebuilt = registry.rebuild()
+        active = registry.active_version() if rebuilt else None
+        found = registry.take_in_unknown(actor="cli", cell_limit=settings.prediction_cell_limit)
+    taken_in = rebuilt + [row["version"] for row in found if row["version"] is not None]
+    refused = [
+        {"file": row["file"], "error": row["error"]} for row in found if row["version"] is None
+    ]
+    if as_json:
+        print_json({"taken_in": taken_in, "refused": refused, "active": active})
+        return
+    for version in rebuilt:
+        say(f"Version {version} was taken in{' and serves' if version == active else ''}.")
+    for row in found:
+        if row["version"] is not None:
+            say(f"Version {row['version']} was taken in, from {row['file']}.")
+    for row in refused:
+        warn(f"{row['file']} was not taken in: {row['error']}")
+    if not taken_in and not refused:
+        say(f"The database knows every model file in {settings.model_dir}.")
+    elif found and taken_in:
+        say("`reckeeper models activate VERSION` lets one serve.")
+
+
+# What people see
+
+
+def print_verdict(verdict: Mapping[str, Any]) -> None:
+    """Print what the gate thinks of a version, and what it measured."""
+    say(f"Gate: {verdict['decision']}. {verdict['sentence']}")
+    for reason in verdict.get("reasons", ()):
+        say(f"Against it: {reason}")
+    for warning in verdict.get("warnings", ()):
+        say(f"Note: {warning}")
+    if verdict.get("outcome"):
+        say(verdict["outcome"])
+    if not verdict.get("candidate"):
+        return
+    sides = [side for side in ("candidate", "active", "popularity") if verdict[side]]
+    differences = [side for side in ("active", "popularity") if verdict[f"versus_{side}"]]
+    print_table(
+        ("", *sides, *(f"over {side}" for side in differences)),
+        [
+            (
+                metric,
+                *(_with_interval(verdict[side].get(metric), "mean") for side in sides),
+                *(
+                    _with_interval(verdict[f"versus_{side}"].get(metric), "difference", "+")
+                    for side in differences
+                ),
             )
-            try:
-                time.sleep(_POLL_SECONDS)
-                job = client.job(job_id)
-            except KeyboardInterrupt:
-                if job["stage"] != TUNING or asked_to_finish:
-                    raise
-                asked_to_finish = True
-                with contextlib.suppress(errors.ConflictError):  # it is past that just now
-                    client.finish_job(job_id)
-                console.print("Tuning ends with the best so far. Ctrl-C again leaves.")
-        return job
+            for metric in verdict["candidate"]
+        ],
+        title=f"{verdict['n_users']:,} users; ±: half of the 95% interval",
+    )
 
 
-def _left(job: Job) -> str:
-    if job["stage"] == TUNING and job["progress"] is not None:
-        return tuning_note(job["progress"])
-    return "" if job["seconds_left"] is None else f"about {job['seconds_left']:.0f} s left"
+def _remarks(row: Model) -> str:
+    parts = []
+    if row["pinned"]:
+        until = when(row["pinned_until"])
+        parts.append(f"pinned until {until}" if until else "pinned")
+    if row["verdict"] is not None and row["verdict"]["decision"] == "reject":
+        parts.append("gate: reject")
+    if row["note"]:
+        parts.append(row["note"].partition("\n")[0])
+    return "; ".join(parts)
 
 
-def _client() -> Client:
-    return Client(Settings.from_env().server_url)
+def _chosen(data: Mapping[str, Any]) -> str:
+    return compact({name: value for name, value in data.items() if value})
 
 
-def _print_table(key: str, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    table = Table(key, *columns)
-    for row in rows:
-        values = (row[name] for name in (key, *columns))
-        table.add_row(*("" if value is None else str(value) for value in values))
-    Console().print(table)
+def _facts(model: ModelDetails) -> Iterator[tuple[str, Any]]:
+    yield "version", model["version"]
+    yield "status", model["status"]
+    if model["pinned"]:
+        yield "pinned", f"until {when(model['pinned_until']) or 'it is unpinned'}"
+    yield "recipe", model["recipe"]
+    yield "settings", compact(model["settings"])
+    yield (
+        "trained on",
+        f"{model['training_samples']:,} interactions, {model['n_users']:,} users, "
+        f"{model['n_items']:,} items",
+    )
+    yield "latest interaction (UTC)", when(model["latest_at"])
+    yield "chosen and weighed by", _chosen(model["data"])
+    yield "fingerprint", model["fingerprint"]
+    yield "explained variance", model["explained_variance"]
+    yield "trained (UTC)", model["trained_on"]
+    yield "trigger", ", by ".join(filter(None, (model["trigger"], model["actor"])))
+    yield "cause", model["cause"] and model["cause"]["sentence"]
+    yield "job", model["job_id"]
+    yield "took", f"{model['seconds']:.1f} s"
+    yield "peak memory", size(model["peak_memory_bytes"])
+    yield "libraries", compact(model["libraries"])
+    for metric, measured in (model["metrics"] or {}).items():
+        yield metric, _with_interval(measured, "mean")
+    if model["origin"] is not None:
+        origin = model["origin"]
+        yield "imported (UTC)", f"{when(origin['imported_at'])}, version {origin['version']} there"
+    for file in model["files"]:
+        yield "file", f"{file['name']}, {size(file['bytes'])}, SHA-256 {file['sha256']}"
+    yield "note", model["note"]
+
+
+def _print_timeline(entries: list[TimelineEntry]) -> None:
+    print_table(
+        ("from (UTC)", "until (UTC)", "version", "action", "by", "why"),
+        [
+            (
+                when(entry["at"]),
+                when(entry["until"]),
+                "none" if entry["version"] is None else entry["version"],
+                *(entry["action"], entry["actor"], entry["reason"]),
+            )
+            for entry in entries
+        ],
+        title="Served",
+    )
+
+
+def _print_comparison(answer: Mapping[str, Any]) -> None:
+    sides = answer["first"], answer["second"]
+    names = [f"version {side['version']}" for side in sides]
+    rows: list[tuple[Any, ...]] = [
+        ("recipe", *(side["recipe"] for side in sides)),
+        ("interactions", *(f"{side['training_samples']:,}" for side in sides)),
+        ("chosen and weighed by", *(_chosen(side["data"]) for side in sides)),
+    ]
+    rows += [
+        (row["name"], *(compact(row[side]) for side in ("first", "second")))
+        for row in answer["settings"]
+    ]
+    measured = [side["metrics"] or {} for side in sides]
+    for metric in dict.fromkeys([*measured[0], *measured[1]]):
+        rows.append((metric, *(_with_interval(each.get(metric), "mean") for each in measured)))
+    for name in ("coverage", "popularity"):
+        if answer[name] is not None:
+            shares = (f"{answer[name][side]:.1%}" for side in ("first", "second"))
+            rows.append((f"{name} of the lists", *shares))
+    print_table(("", *names), rows)
+    k, overlap = answer["k"], answer["overlap"]
+    if overlap is None:
+        say("Both have no user in common: there are no lists to compare.")
+        return
+    say(
+        f"Of their lists of {k}, {answer['n_users']:,} sampled users find {overlap['mean']:.1%} "
+        f"the same in both (95% interval {overlap['low']:.1%} to {overlap['high']:.1%})."
+    )
+    if answer["most_changed"]:
+        print_table(
+            ("user", "the same", *names),
+            [
+                (
+                    *(row["user_id"], f"{row['overlap']:.0%}"),
+                    *(", ".join(row[side]) for side in ("first", "second")),
+                )
+                for row in answer["most_changed"]
+            ],
+            title="Users whose lists change most",
+        )
+    for which in ("gained", "lost"):
+        if answer["exposure"][which]:
+            print_table(
+                ("item", *names),
+                [
+                    (row["item_id"], *(f"{row[side]:.1%}" for side in ("first", "second")))
+                    for row in answer["exposure"][which]
+                ],
+                title=f"Share of lists of the items that have {which} most",
+            )
+
+
+def _with_interval(measured: Mapping[str, Any] | None, name: str, sign: str = "") -> str:
+    if measured is None:
+        return ""
+    text = f"{measured[name]:{sign}.4f}"
+    if measured.get("low") is None:
+        return text
+    return f"{text} ±{(measured['high'] - measured['low']) / 2:.4f}"

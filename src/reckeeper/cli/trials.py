@@ -178,8 +178,6 @@ def of_split(log: InteractionLog, split: evaluation.Split) -> Trial:
     NotEnoughDataError
         Nothing is held out of any user who is in the training part.
     """
-    from reckeeper.training import suitability
-
     histories = split.train.weights
     wants = np.diff(split.held_out.indptr) > 0
     is_new = np.diff(histories.indptr) == 0
@@ -194,7 +192,7 @@ def of_split(log: InteractionLog, split: evaluation.Split) -> Trial:
     n_new = int(np.count_nonzero(wants & is_new))
     return Trial(
         train=split.train,
-        log=suitability.training_side(log, split),
+        log=log.part(split.keep),
         histories=histories[is_asked],
         held_out=split.held_out[is_asked],
         n_unseen=np.zeros(np.count_nonzero(is_asked), dtype=np.int64),

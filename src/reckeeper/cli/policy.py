@@ -1,0 +1,237 @@
+"""`reckeeper policy`: when to retrain, on what, and what a new version must prove."""
+
+import copy
+import json
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from reckeeper import client as api
+from reckeeper.cli.terminal import (
+    AsJson,
+    Before,
+    Reason,
+    client,
+    compact,
+    group,
+    print_json,
+    print_table,
+    say,
+    warn,
+    when,
+)
+from reckeeper.client import PolicyRevision
+from reckeeper.errors import DataError
+from reckeeper.training import Policy
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command `policy` to the command line."""
+    policy = group(help="When to retrain, and what a new version must prove.", default="show")
+    policy.command("show")(show)
+    policy.command("set")(set_fields)
+    policy.command("edit")(edit)
+    policy.command("history")(history)
+    app.add_typer(policy, name="policy")
+
+
+def show(as_json: AsJson = False) -> None:
+    """Show the policy that rules."""
+    with client() as server:
+        revision = server.policy()
+    _print_revision(revision, as_json=as_json)
+
+
+def set_fields(
+    pairs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="KEY=VALUE...",
+            help="As margin=0.05, promotion.schedule=manual, schedule='0 3 * * 0'; null clears.",
+        ),
+    ],
+    reason: Reason = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change fields of the policy; the others stay."""
+    with client() as server:
+        before = server.policy()
+        after = _stored(server, changed(before["policy"], pairs), before, reason)
+    _tell_change(before, after, as_json=as_json)
+
+
+def edit(reason: Reason = None, as_json: AsJson = False) -> None:
+    """Change the policy in an editor: VISUAL, EDITOR or vi."""
+    with client() as server:
+        before = server.policy()
+        text = json.dumps(before["policy"], indent=2, ensure_ascii=False) + "\n"
+        after: PolicyRevision | None = None
+        while after is None:
+            text = _edited(text)
+            try:
+                policy = _parsed(text)
+                after = (
+                    before
+                    if policy == before["policy"]
+                    else _stored(server, policy, before, reason)
+                )
+            except DataError as exc:
+                warn(exc.message)
+                if not typer.confirm("Edit it again?", default=True, err=True):
+                    raise typer.Exit(2) from None
+    _tell_change(before, after, as_json=as_json)
+
+
+def history(
+    limit: Annotated[int, typer.Option(min=1, max=999, help="How many to list.")] = 20,
+    before: Before = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the policies that were stored and what each changed, the latest first."""
+    with client() as server:
+        # One more: what the last one on the page changed shows beside the one before it.
+        revisions = server.policy_history(limit=limit + 1, before=before)
+    if as_json:
+        print_json(revisions[:limit])
+        return
+    earlier: list[PolicyRevision | None] = [*revisions[1:], None]
+    print_table(
+        ("revision", "at (UTC)", "by", "changed", "why"),
+        [
+            (
+                *(row["revision"], when(row["updated_at"]), row["actor"]),
+                "the first" if other is None else _changes(other["policy"], row["policy"]),
+                row["reason"],
+            )
+            for row, other in list(zip(revisions, earlier, strict=True))[:limit]
+        ],
+    )
+
+
+def changed(policy: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
+    """Return a policy with the fields changed that ``key=value`` pairs name.
+
+    A value is read as JSON where it is JSON and the field is not text, else as
+    text; ``null`` clears the field. ``promotion.schedule=gate`` changes one
+    entry of a field that has several, and ``weights.view=null`` takes it away.
+
+    Raises
+    ------
+    DataError
+        A pair has no ``=``, names a field twice, or an entry of a field that
+        has none.
+    """
+    result = copy.deepcopy(dict(policy))
+    keys = set()
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise DataError(f"{pair!r} is not of the form KEY=VALUE, as in margin=0.05.")
+        if key in keys:
+            raise DataError(f"{key} is given twice: leave one out.")
+        keys.add(key)
+        field, dot, name = key.partition(".")
+        value = _value(field, text)
+        if not dot:
+            result[field] = value
+            continue
+        entries = result.get(field)
+        if not isinstance(entries, dict):
+            raise DataError(f"{key}: {field!r} has no entries of its own; set {field}=VALUE.")
+        if value is None:
+            entries.pop(name, None)
+        else:
+            entries[name] = value
+    return result
+
+
+def _stored(
+    server: api.Client, policy: Mapping[str, Any], before: PolicyRevision, reason: str | None
+) -> PolicyRevision:
+    # The server says which field cannot be used.
+    checked_there = cast(api.Policy, policy)
+    return server.set_policy(checked_there, if_revision=before["revision"], reason=reason)
+
+
+def _value(field: str, text: str) -> Any:
+    schema = Policy.model_json_schema()["properties"].get(field, {})
+    kinds = {part.get("type") for part in schema.get("anyOf", [schema])}
+    if "string" in kinds and text != "null":
+        return text  # a secret of digits is no number
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        policy = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise DataError(f"This is not JSON: {exc}. Correct that line.") from exc
+    if not isinstance(policy, dict):
+        raise DataError("The policy must be a JSON object, in braces.")
+    return policy
+
+
+def _edited(text: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.json"
+        path.write_text(text, encoding="utf-8")
+        # The shell takes an editor with arguments apart, as people write it: "code --wait".
+        command = '${VISUAL:-${EDITOR:-vi}} "$0"'
+        status = subprocess.run(["/bin/sh", "-c", command, path], check=False).returncode
+        if status:
+            raise DataError(
+                f"The editor ended with status {status}, and nothing was changed. Set EDITOR to "
+                "one that runs here, or use `reckeeper policy set`."
+            )
+        return path.read_text(encoding="utf-8")
+
+
+def _print_revision(revision: PolicyRevision, *, as_json: bool) -> None:
+    if as_json:
+        print_json(revision)
+        return
+    fields = Policy.model_fields
+    print_table(
+        ("field", "value", "meaning"),
+        [
+            (
+                name,
+                "" if value is None else compact(value),
+                fields[name].description if name in fields else "",
+            )
+            for name, value in revision["policy"].items()
+        ],
+    )
+    if revision["source"] == "environment":
+        say("It comes from the environment. Once `reckeeper policy set` stores one, that rules.")
+    else:
+        why = f": {revision['reason']}" if revision["reason"] else ""
+        say(
+            f"Revision {revision['revision']}, stored {when(revision['updated_at'])} UTC by "
+            f"{revision['actor']}{why}"
+        )
+
+
+def _tell_change(before: PolicyRevision, after: PolicyRevision, *, as_json: bool) -> None:
+    if as_json:
+        print_json(after)
+    elif after["revision"] == before["revision"]:
+        say(f"Nothing is changed: revision {after['revision']} rules as it did.")
+    else:
+        changes = _changes(before["policy"], after["policy"])
+        say(f"Revision {after['revision']} rules now{f': {changes}' if changes else ''}.")
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{name} from {compact(before.get(name))} to {compact(after.get(name))}"
+        for name in after
+        if after[name] != before.get(name)
+    )

@@ -1,0 +1,109 @@
+"""What the commands that ask the server share: how they ask, and how they show the answer."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich import filesize
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from reckeeper.client import Client
+from reckeeper.config import Settings
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many to list.")]
+Before = Annotated[
+    int | None, typer.Option(min=1, help="List those with lower numbers: the next page.")
+]
+Reason = Annotated[str | None, typer.Option(help="Kept in the audit trail.")]
+
+# In what people have written, they would move the cursor or worse.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def group(*, help: str, default: str) -> typer.Typer:
+    """Return a group of commands of which one is meant where none is named."""
+
+    class Group(TyperGroup):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            if not args or (args[0].startswith("-") and args[0] != "--help"):
+                args = [default, *args]
+            return super().parse_args(ctx, args)
+
+    return typer.Typer(cls=Group, help=f"{help} Without a command: {default}.")
+
+
+def client() -> Client:
+    """Return a client of the server that the settings name; its calls name the command line."""
+    return Client(Settings.from_env().server_url, actor="cli")
+
+
+def print_json(content: Any) -> None:
+    """Print one line of JSON."""
+    typer.echo(json.dumps(content))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> None:
+    """Print a table; None is an empty cell."""
+    table = Table(*columns, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*(_text(value) for value in row))
+    _print(table)
+
+
+def print_facts(facts: Iterable[tuple[str, Any]]) -> None:
+    """Print names and values one below the other, without those that are None or empty."""
+    table = Table(show_header=False)
+    for name, value in facts:
+        if value not in (None, ""):
+            table.add_row(name, _text(value))
+    _print(table)
+
+
+def say(line: str) -> None:
+    """Print a line."""
+    typer.echo(_CONTROLS.sub("�", line))
+
+
+def warn(line: str) -> None:
+    """Print a line in yellow on stderr."""
+    Console(stderr=True).print(
+        Text(_CONTROLS.sub("�", line), style="yellow"), soft_wrap=True, highlight=False
+    )
+
+
+def when(at: str | None) -> str:
+    """Return a time of the API as ``2025-12-04 23:42:15``, in UTC; empty for None."""
+    return (at or "")[:19].replace("T", " ")
+
+
+def size(n_bytes: int | None) -> str:
+    """Return a number of bytes as people read it; empty for None and 0."""
+    return filesize.decimal(n_bytes) if n_bytes else ""
+
+
+def compact(values: Any) -> str:
+    """Return ``a=1, b={c=[2]}`` of a mapping, and JSON of anything else; text stays as it is."""
+    if isinstance(values, dict):
+        return ", ".join(
+            f"{name}={{{compact(value)}}}"
+            if isinstance(value, dict)
+            else f"{name}={compact(value)}"
+            for name, value in values.items()
+        )
+    return values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    # In a pipe or a file a row is a line, whole, for whoever searches it.
+    (console if console.is_terminal else Console(width=100_000)).print(table)
+
+
+def _text(value: Any) -> Text:
+    return Text("" if value is None else _CONTROLS.sub("�", str(value)))

@@ -1,0 +1,640 @@
+"""`reckeeper models`, `jobs`, `policy`, `audit` and `retrain`: what they ask and what they show."""
+
+import copy
+import http.server
+import io
+import json
+import sys
+import threading
+from types import SimpleNamespace
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from typer.testing import CliRunner
+
+from reckeeper.cli.commands import app, run
+from reckeeper.cli.policy import changed
+from reckeeper.errors import ConflictError, DataError, TrainingError
+from reckeeper.training import Policy
+
+AT = "2026-01-02T03:04:05.678901Z"
+INTERVAL = {"mean": 0.2, "low": 0.1, "high": 0.3}
+
+TIMELINE = {
+    "entry_id": 1, "at": AT, "until": None, "version": 3, "action": "activate",
+    "actor": "api:cli", "reason": "why [not]", "job_id": None,
+}  # fmt: skip
+VERDICT = {
+    "decision": "reject", "method": "refit", "sentence": "Clearly worse.", "reasons": ["It fell."],
+    "warnings": ["Few users."], "metric": "ndcg@10", "margin": 0.02, "k": 10, "n_users": 1204,
+    "active_version": 2, "candidate": {"ndcg@10": INTERVAL, "coverage@10": {"mean": 0.5}},
+    "active": {"ndcg@10": INTERVAL, "coverage@10": {"mean": 0.6}}, "popularity": None,
+    "versus_active": {"ndcg@10": {"difference": -0.05, "low": -0.07, "high": -0.03}},
+    "versus_popularity": None, "data": {}, "seconds": 1.0, "outcome": "Version 3 was rejected.",
+}  # fmt: skip
+MODEL = {
+    "name": "Retrained SVD Model", "path": "/m/svd_model_3.pkl", "type": "SVD",
+    "status": "inactive", "n_users": 8, "n_items": 12, "explained_variance": "98.90%",
+    "trained_on": "2025-12-04 23:42:15", "version": 3, "recipe": "svd",
+    "settings": {"n_components": 10}, "training_samples": 56193, "seconds": 2.34,
+    "trigger": "manual", "job_id": 7, "is_demo": False, "note": "keep [this]\nfor long",
+    "pinned": True, "pinned_until": AT, "metrics": {"ndcg@10": INTERVAL}, "served": True,
+    "verdict": VERDICT, "fingerprint": "ab" * 16, "watermark": 9, "latest_at": AT,
+    "data": {"weights": {"click": 1.0}, "window_days": None}, "actor": "api:page",
+    "cause": {"rule": "schedule", "sentence": "Scheduled by 0 3 * * 0 (UTC)."},
+    "peak_memory_bytes": 123_000_000, "libraries": {"numpy": "2.4"},
+    "origin": {"version": 41, "sha256": "", "trained_at": AT, "timeline": [], "imported_at": AT},
+    "files": [{"name": "svd_model_3.safetensors", "bytes": 2000, "sha256": "cd" * 32}],
+    "timeline": [TIMELINE],
+}  # fmt: skip
+JOB = {
+    "job_id": 7, "kind": "retrain", "request": {}, "status": "succeeded", "trigger": "manual",
+    "actor": "api:cli", "cause": None, "stage": "done", "fraction": 1.0, "seconds_elapsed": 2.5,
+    "seconds_left": None, "progress": None, "finish_requested": False, "cancel_requested": False,
+    "started_at": AT, "finished_at": AT, "version": 3, "promoted": True, "verdict": None,
+    "memory_bytes": 1_000_000, "peak_memory_bytes": 2_000_000, "estimated_memory_bytes": 3_000_000,
+    "error": None, "result": None,
+}  # fmt: skip
+RUNNING = {
+    **JOB, "status": "running", "stage": "fitting", "fraction": 0.5, "finished_at": None,
+    "version": None, "promoted": None, "seconds_left": 4.0,
+}  # fmt: skip
+POLICY = {**Policy().model_dump(), "webhook_secret": "***"}
+REVISION = {
+    "policy": POLICY, "revision": 4, "source": "stored", "updated_at": AT, "actor": "api:page",
+    "reason": None,
+}  # fmt: skip
+
+
+def with_(base, **values):
+    return {**copy.deepcopy(base), **values}
+
+
+def stream(*jobs):
+    events = [f"event: job\ndata: {json.dumps(job)}\n\n" for job in jobs]
+    return "".join([": hello\n\n", *events, "event: end\ndata: {}\n\n"]).encode()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self):
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = urlsplit(self.path)
+        request = SimpleNamespace(
+            line=f"{self.command} {parts.path}",
+            query=dict(parse_qsl(parts.query)),
+            body=json.loads(raw) if raw[:1] in (b"{", b"[") else raw,
+            actor=self.headers.get("X-Reckeeper-Actor"),
+        )
+        self.server.requests.append(request)
+        status, body = self.server.answers[request.line]
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        if content.startswith(b"PK"):
+            self.send_header("Content-Type", "application/zip")
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    """Give an HTTP server that answers what a test puts into its `answers`."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.requests, server.answers = [], {}
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def cli(server, monkeypatch):
+    """Give a function that runs a command against `server`; what it raises is raised."""
+    monkeypatch.setenv("RECKEEPER_SERVER_URL", f"http://127.0.0.1:{server.server_port}")
+
+    def call(*arguments, exit_code=0, **more):
+        done = CliRunner().invoke(app, list(map(str, arguments)), **more)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code == exit_code, done.output
+        return done
+
+    return call
+
+
+def answer(server, line, body, status=200):
+    server.answers[line] = (status, body if isinstance(body, bytes) else {"status": "ok", **body})
+
+
+def flat(text):
+    """Return a table's text without the lines around cells, in which it may be broken."""
+    return " ".join(text.replace("│", " ").replace("┃", " ").split())
+
+
+# What is asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line", "query", "body", "reply", "printed"),
+    [
+        ("models", "GET /models", {}, b"", {"models": [MODEL]}, [MODEL]),
+        ("models list", "GET /models", {}, b"", {"models": [MODEL]}, [MODEL]),
+        ("models show 3", "GET /models/3", {}, b"", {"model": MODEL}, MODEL),
+        (
+            "models activate 3 --reason better",
+            *("POST /models/3/activate", {}, {"reason": "better"}, {"model": MODEL}, MODEL),
+        ),
+        (
+            "models rollback --reason worse",
+            *("POST /models/rollback", {}, {"reason": "worse"}, {"model": MODEL}, MODEL),
+        ),
+        (
+            "models pin 3 --until 2026-01-31T12:00:00Z --reason r",
+            "POST /models/3/pin",
+            {},
+            {"until": "2026-01-31T12:00:00Z", "reason": "r"},
+            {"model": MODEL},
+            MODEL,
+        ),
+        (
+            "models unpin 3 --reason r",
+            *("DELETE /models/3/pin", {"reason": "r"}, b"", {"model": MODEL}, MODEL),
+        ),
+        ("models note 3 text", "PATCH /models/3", {}, {"note": "text"}, {"model": MODEL}, MODEL),
+        ("models note 3 --clear", "PATCH /models/3", {}, {"note": None}, {"model": MODEL}, MODEL),
+        (
+            "models delete 3 --reason r",
+            *("DELETE /models/3", {"reason": "r"}, b"", {"version": 3}),
+            {"status": "ok", "version": 3},
+        ),
+        (
+            "models compare 3 2 --k 5 --users 50",
+            *("GET /models/3/compare/2", {"k": "5", "users": "50"}, b"", {"k": 5}),
+            {"status": "ok", "k": 5},
+        ),
+        (
+            "models timeline --limit 3 --before 9",
+            *("GET /timeline", {"limit": "3", "before": "9"}, b"", {"timeline": [TIMELINE]}),
+            [TIMELINE],
+        ),
+        (
+            "jobs --limit 5",
+            *("GET /jobs", {"limit": "5"}, b"", {"jobs": [JOB], "next_scheduled_at": None}),
+            {"status": "ok", "jobs": [JOB], "next_scheduled_at": None},
+        ),
+        (
+            "jobs list --before 8",
+            *("GET /jobs", {"limit": "20", "before": "8"}, b"", {"jobs": []}),
+            {"status": "ok", "jobs": []},
+        ),
+        ("jobs show 7", "GET /jobs/7", {}, b"", {"job": JOB}, JOB),
+        ("jobs finish 7", "POST /jobs/7/finish", {}, b"", {"job": JOB}, JOB),
+        (
+            "jobs cancel 7 --reason r",
+            *("POST /jobs/7/cancel", {}, {"reason": "r"}, {"job": JOB}, JOB),
+        ),
+        ("policy", "GET /policy", {}, b"", REVISION, {"status": "ok", **REVISION}),
+        ("policy show", "GET /policy", {}, b"", REVISION, {"status": "ok", **REVISION}),
+        (
+            "audit list --limit 2 --before 9",
+            *("GET /audit", {"limit": "2", "before": "9"}, b"", {"entries": [{"entry_id": 8}]}),
+            [{"entry_id": 8}],
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_command_asks_the_server_as_the_command_line(
+    cli, server, arguments, line, query, body, reply, printed
+):
+    answer(server, line, reply)
+    done = cli(*arguments.split(), "--json")
+    assert json.loads(done.stdout) == printed
+    (request,) = server.requests
+    assert (request.line, request.query, request.body) == (line, query, body)
+    assert request.actor == "cli"
+
+
+def test_a_version_is_downloaded_and_imported(cli, server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer(server, "GET /models/3/download", b"PK-content")
+    assert "reckeeper-model-000003.zip" in cli("models", "download", 3).stdout
+    assert (tmp_path / "reckeeper-model-000003.zip").read_bytes() == b"PK-content"
+    folder, file = tmp_path / "folder", tmp_path / "some.zip"
+    folder.mkdir()
+    cli("models", "download", 3, folder)
+    assert (folder / "reckeeper-model-000003.zip").read_bytes() == b"PK-content"
+    told = json.loads(cli("models", "download", 3, file, "--json").stdout)
+    assert told == {"version": 3, "path": str(file), "bytes": 10}
+
+    answer(server, "POST /models/import", {"model": MODEL})
+    assert "models activate 3" in cli("models", "import", file).stdout
+    assert server.requests[-1].body == b"PK-content"
+    assert json.loads(cli("models", "import", file, "--json").stdout) == MODEL
+    with pytest.raises(DataError, match="nothing here"):
+        cli("models", "import", tmp_path / "nothing here")
+
+
+def test_a_note_is_either_given_or_cleared(cli, server):
+    cli("models", "note", 3, exit_code=2)
+    cli("models", "note", 3, "text", "--clear", exit_code=2)
+    assert server.requests == []
+
+
+def test_a_refusal_is_one_line_and_status_2(server, monkeypatch, capsys):
+    monkeypatch.setenv("RECKEEPER_SERVER_URL", f"http://127.0.0.1:{server.server_port}")
+    body = {"status": "error", "code": "pinned", "message": "Version 3 [is] pinned: unpin it."}
+    answer(server, "POST /models/rollback", body, status=409)
+    monkeypatch.setattr(sys, "argv", ["reckeeper", "models", "rollback"])
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "Version 3 [is] pinned: unpin it.\n"
+
+
+class Terminal(io.StringIO):
+    """What somebody types."""
+
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_a_deletion_is_confirmed(cli, server, monkeypatch):
+    monkeypatch.setenv("RECKEEPER_SERVER_URL", f"http://127.0.0.1:{server.server_port}")
+    answer(server, "DELETE /models/3", {"version": 3})
+    for typed, more, n_asked in [("n\n", [], 0), ("y\n", [], 1), ("", ["--yes"], 2)]:
+        monkeypatch.setattr(sys, "stdin", Terminal(typed))
+        monkeypatch.setattr(sys, "argv", ["reckeeper", "models", "delete", "3", *more])
+        with pytest.raises(SystemExit) as ended:
+            run()
+        assert ended.value.code == (1 if typed == "n\n" else 0)
+        assert len(server.requests) == n_asked
+
+
+# What is shown
+
+
+def test_a_version_is_shown_with_all_that_is_known(cli, server):
+    answer(server, "GET /models/3", {"model": MODEL})
+    shown = flat(cli("models", "show", 3).stdout)
+    for text in (
+        *(
+            "until 2026-01-02 03:04:05",
+            "n_components=10",
+            "56,193 interactions",
+            "weights={click=1.0}",
+        ),
+        *("manual, by api:page", "Scheduled by 0 3 * * 0 (UTC).", "123.0 MB", "numpy=2.4"),
+        *("version 41 there", "2.0 kB, SHA-256 cdcd", "keep [this]", "why [not]"),
+        *("Gate: reject. Clearly worse.", "Against it: It fell.", "Note: Few users."),
+        *("Version 3 was rejected.", "1,204 users", "-0.0500 ±0.0200", "0.2000 ±0.1000"),
+    ):
+        assert text in shown, text
+
+
+def test_the_list_says_what_is_special_about_a_version(cli, server):
+    bare = with_(MODEL, version=2, pinned=False, pinned_until=None, verdict=None, note=None)
+    answer(server, "GET /models", {"models": [MODEL, bare]})
+    shown = flat(cli("models").stdout)
+    assert "pinned until 2026-01-02 03:04:05; gate: reject; keep [this]" in shown
+    assert "for long" not in shown
+
+
+def test_what_people_wrote_cannot_steer_the_terminal(cli, server):
+    evil = "\x1b[2J\x9b31m\rnote"
+    answer(server, "GET /models", {"models": [with_(MODEL, note=evil)]})
+    answer(server, "GET /jobs/7/stream", stream(with_(JOB, verdict=with_(VERDICT, sentence=evil))))
+    answer(server, "GET /models/3", {"model": with_(MODEL, note=evil)})
+    for arguments in (("models",), ("models", "show", 3), ("jobs", "follow", 7)):
+        shown = cli(*arguments).output
+        assert "\x1b" not in shown
+        assert "\x9b" not in shown
+        assert "\r" not in shown
+
+
+def test_two_versions_side_by_side(cli, server):
+    side = {
+        "version": 3, "recipe": "svd", "settings": {"n_components": 10}, "training_samples": 1000,
+        "data": {"half_life_days": 30.0}, "metrics": {"ndcg@10": INTERVAL},
+    }  # fmt: skip
+    body = {
+        "first": side,
+        "second": with_(side, version=2, recipe="spectral", metrics=None, data={}),
+        "settings": [{"name": "n_components", "first": 10, "second": None}],
+        "k": 10,
+        "n_users": 2000,
+        "overlap": {"mean": 0.625, "low": 0.6, "high": 0.65},
+        "most_changed": [
+            {"user_id": "[u]", "overlap": 0.1, "first": ["a", "b"], "second": ["b", "c"]}
+        ],
+        "exposure": {"gained": [{"item_id": "a", "first": 0.1, "second": 0.45}], "lost": []},
+        "coverage": {"first": 0.5, "second": 0.25},
+        "popularity": {"first": 0.01, "second": 0.02},
+    }
+    answer(server, "GET /models/3/compare/2", body)
+    shown = flat(cli("models", "compare", 3, 2).stdout)
+    for text in (
+        *("version 3 version 2", "recipe svd spectral", "n_components 10 null", "50.0% 25.0%"),
+        *("half_life_days=30.0", "2,000 sampled users find 62.5%", "60.0% to 65.0%"),
+        *("[u] 10% a, b b, c", "a 10.0% 45.0%"),
+    ):
+        assert text in shown, text
+    answer(server, "GET /models/3/compare/2", {**body, "overlap": None, "coverage": None})
+    assert "no user in common" in cli("models", "compare", 3, 2).stdout
+
+
+def test_jobs_of_every_kind_are_shown(cli, server):
+    failed = {"code": "training_failed", "message": "Too [little] memory."}
+    measured = {
+        "split": "user_time", "k": 20, "n_users": 30,
+        "recipes": [{"recipe": "popularity", "metrics": {"ndcg@20": INTERVAL}}],
+    }  # fmt: skip
+    jobs = [
+        with_(RUNNING, job_id=9, cancel_requested=True),
+        with_(JOB, job_id=8, status="failed", version=None, promoted=None, error=failed),
+        with_(JOB, promoted=False),
+        with_(JOB, job_id=6, promoted=False, version=None),
+        with_(JOB, job_id=5, kind="evaluate", promoted=None, version=None, result=measured),
+    ]
+    page = {"jobs": jobs, "schedule": "0 3 * * 0", "next_scheduled_at": "2026-01-04T03:00:00Z"}
+    answer(server, "GET /jobs", page)
+    shown = flat(cli("jobs").stdout)
+    for text in (
+        *("fitting 50%", "is asked to end", "Too [little] memory.", "not promoted"),
+        *("nothing new", "evaluate", "Next scheduled: 2026-01-04T03:00:00Z (0 3 * * 0)"),
+    ):
+        assert text in shown, text
+    told = {
+        9: ("fitting, 50% done", "about 4 s left, 1.0 MB", "3.0 MB"),
+        8: ("Too [little] memory.",),
+        7: ("promoted no",),
+        5: ("30 users; held out by user_time", "popularity 0.2000"),
+    }
+    for job in jobs:
+        answer(server, f"GET /jobs/{job['job_id']}", {"job": job})
+        shown = flat(cli("jobs", "show", job["job_id"]).stdout)
+        for text in told.get(job["job_id"], ()):
+            assert text in shown, text
+
+
+# Following
+
+
+def test_a_job_is_followed_to_its_end(cli, server):
+    answer(server, "GET /jobs/7/stream", stream(RUNNING, JOB))
+    answer(server, "GET /models/3", {"model": MODEL})
+    done = cli("jobs", "follow", 7)
+    assert "56193 samples, 98.90% variance explained. Version 3 is active." in done.stdout
+    lines = cli("jobs", "follow", 7, "--json").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [RUNNING, JOB]
+
+
+def test_a_job_that_ended_badly_is_an_error(cli, server):
+    error = {"code": "training_failed", "message": "No memory."}
+    answer(server, "GET /jobs/7/stream", stream(with_(JOB, status="failed", error=error)))
+    for command in (("follow", 7), ("follow", 7, "--json")):
+        with pytest.raises(TrainingError, match="No memory"):
+            cli("jobs", *command)
+    answer(server, "GET /jobs/7/stream", stream(with_(JOB, status="interrupted")))
+    with pytest.raises(TrainingError, match="interrupted"):
+        cli("jobs", "follow", 7)
+
+
+def test_an_evaluation_ends_with_its_table(cli, server):
+    result = {
+        "split": "user_time", "k": 20, "n_users": 30,
+        "recipes": [{"recipe": "popularity", "metrics": {"ndcg@20": INTERVAL}}],
+    }  # fmt: skip
+    job = with_(JOB, kind="evaluate", version=None, promoted=None)
+    del job["result"]
+    answer(server, "GET /jobs/7/stream", stream(job))
+    answer(server, "GET /jobs/7", {"job": {**job, "result": result}})
+    assert "popularity" in cli("jobs", "follow", 7).stdout
+
+
+RETRAINED = [
+    pytest.param(
+        with_(JOB, verdict=with_(VERDICT, decision="promote", reasons=[], warnings=[])),
+        "Version 3 is active.",
+        [],
+        id="good",
+    ),
+    pytest.param(
+        with_(JOB, verdict=VERDICT),
+        "Version 3 is active.",
+        ["The gate speaks against version 3. It fell.", "Few users.", "reckeeper models rollback"],
+        id="worse, and serves",
+    ),
+    pytest.param(
+        with_(JOB, promoted=False, verdict=VERDICT),
+        "Version 3 was not promoted and does not serve.",
+        ["The gate speaks against version 3. It fell.", "reckeeper models activate 3"],
+        id="worse, and was rejected",
+    ),
+    pytest.param(
+        with_(
+            JOB,
+            promoted=False,
+            verdict=with_(
+                VERDICT, decision="promote", reasons=[], warnings=[], outcome="A person decides."
+            ),
+        ),
+        "Version 3 was not promoted and does not serve.",
+        ["A person decides.", "reckeeper models activate 3"],
+        id="waits",
+    ),
+    pytest.param(
+        with_(
+            JOB,
+            promoted=False,
+            version=None,
+            verdict={"decision": "unchanged", "sentence": "Nothing has changed."},
+        ),
+        "Job 7 made no version. Nothing has changed.",
+        [],
+        id="nothing new",
+    ),
+]
+
+
+@pytest.mark.parametrize(("job", "told", "warned"), RETRAINED)
+def test_a_retrain_says_what_became_of_it(cli, server, job, told, warned):
+    answer(server, "POST /retrain", {"job": RUNNING})
+    answer(server, "GET /jobs/7/stream", stream(RUNNING, job))
+    answer(server, "GET /models/3", {"model": MODEL})
+    done = cli("retrain", "--recipe", "svd", "--set", "n_components=3")
+    assert server.requests[0].body == {"recipe": "svd", "settings": {"n_components": 3}}
+    assert told in done.stdout
+    assert all(text in done.stderr for text in warned), done.stderr
+    assert bool(done.stderr) == bool(warned)
+    whole = json.loads(cli("retrain", "--json").stdout)
+    assert whole == {"job": job, "model": MODEL if job["version"] else None}
+
+
+def test_a_plain_retrain_waits_for_the_job_that_runs(cli, server):
+    body = {
+        "status": "error", "code": "job_running", "message": "Job 7 runs.",
+        "details": {"job_id": 7, "kind": "retrain"},
+    }  # fmt: skip
+    answer(server, "POST /retrain", body, status=409)
+    answer(server, "GET /jobs/7/stream", stream(JOB))
+    answer(server, "GET /models/3", {"model": MODEL})
+    done = cli("retrain")
+    assert "Job 7 runs already" in done.stderr
+    assert "Version 3 is active." in done.stdout
+    for arguments in (["--recipe", "svd"], ["--tune"]):
+        with pytest.raises(ConflictError, match="Job 7 runs"):
+            cli("retrain", *arguments)
+
+
+# The policy
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        (["margin=0.05"], {"margin": 0.05}),
+        (["skip_unchanged=false"], {"skip_unchanged": False}),
+        (["schedule=0 3 * * 0", "timezone=Europe/Berlin"],
+         {"schedule": "0 3 * * 0", "timezone": "Europe/Berlin"}),
+        (["schedule=null"], {"schedule": None}),
+        (["webhook_url=https://a/?b=c"], {"webhook_url": "https://a/?b=c"}),
+        (["webhook_secret=1234567890123456"], {"webhook_secret": "1234567890123456"}),
+        (["metric=recall@10"], {"metric": "recall@10"}),
+        (['left_out_users=["bot-*"]'], {"left_out_users": ["bot-*"]}),
+        (["promotion.schedule=manual", "promotion.rule=always"],
+         {"promotion": {"manual": "always", "schedule": "manual", "rule": "always"}}),
+        (["weights.view=0.5"], {"weights": {"click": 1.0, "watchlist_add": 2.0, "view": 0.5}}),
+        (["weights.watchlist_add=null", "weights.gone=null"], {"weights": {"click": 1.0}}),
+        (['weights={"buy": 3}'], {"weights": {"buy": 3}}),
+        (["new_field=later"], {"new_field": "later"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_pairs_change_a_policy(pairs, expected):
+    before = copy.deepcopy(POLICY)
+    assert changed(POLICY, pairs) == {**POLICY, **expected}
+    assert before == POLICY
+
+
+@pytest.mark.parametrize(
+    ("pairs", "told"),
+    [
+        (["margin"], "'margin' is not of the form KEY=VALUE"),
+        (["=1"], "'=1' is not of the form"),
+        (["margin=1", "margin=2"], "margin is given twice"),
+        (["schedule.every=5"], "'schedule' has no entries"),
+        (["none.every=5"], "'none' has no entries"),
+    ],
+)
+def test_pairs_that_change_no_policy(pairs, told):
+    with pytest.raises(DataError, match=told):
+        changed(POLICY, pairs)
+
+
+def test_set_stores_the_whole_policy_over_the_one_it_has_read(cli, server):
+    after = with_(REVISION, revision=5)
+    after["policy"]["margin"] = 0.05
+    answer(server, "GET /policy", REVISION)
+    answer(server, "PUT /policy", after)
+    done = cli("policy", "set", "margin=0.05", "--reason", "stricter")
+    assert "Revision 5 rules now: margin from 0.02 to 0.05." in done.stdout
+    request = server.requests[-1]
+    assert request.query == {"if_revision": "4", "reason": "stricter"}
+    assert request.body == {**POLICY, "margin": 0.05}
+    assert json.loads(cli("policy", "set", "margin=0.05", "--json").stdout)["revision"] == 5
+    answer(server, "PUT /policy", REVISION)
+    assert "Nothing is changed" in cli("policy", "set", "margin=0.02").stdout
+
+
+def test_the_policy_is_shown_with_its_help(cli, server):
+    answer(server, "GET /policy", REVISION)
+    shown = flat(cli("policy").stdout)
+    assert "manual=always, schedule=gate, rule=gate" in shown
+    assert Policy.model_fields["max_fall"].description in shown
+    assert "Revision 4, stored 2026-01-02 03:04:05 UTC by api:page" in shown
+    answer(server, "GET /policy", with_(REVISION, revision=0, source="environment"))
+    assert "comes from the environment" in cli("policy").stdout
+
+
+def test_the_history_says_what_each_changed(cli, server):
+    older = with_(REVISION, revision=3, reason="first")
+    older["policy"]["margin"] = 0.5
+    answer(server, "GET /policy/history", {"policies": [REVISION, older]})
+    shown = flat(cli("policy", "history").stdout)
+    assert "margin from 0.5 to 0.02" in shown
+    assert "the first first" in shown
+    assert len(json.loads(cli("policy", "history", "--limit", 1, "--json").stdout)) == 1
+    assert server.requests[-1].query == {"limit": "2"}
+
+
+@pytest.fixture
+def editor(tmp_path, monkeypatch):
+    """Give a function that makes the editor a script of its lines; ``$1`` is the file."""
+
+    def install(*lines):
+        script = tmp_path / "some editor.sh"
+        script.write_text("\n".join(["set -e", *lines, ""]))
+        linked = tmp_path / "editor.sh"
+        linked.unlink(missing_ok=True)
+        linked.symlink_to(script)
+        monkeypatch.delenv("VISUAL", raising=False)
+        monkeypatch.setenv("EDITOR", f"/bin/sh {linked}")
+
+    return install
+
+
+def test_the_policy_is_edited(cli, server, editor):
+    answer(server, "GET /policy", REVISION)
+    answer(server, "PUT /policy", with_(REVISION, revision=5))
+    editor("""sed 's/"margin": 0.02/"margin": 0.05/' "$1" > "$1.new"; mv "$1.new" "$1" """)
+    assert "Revision 5 rules now" in cli("policy", "edit", "--reason", "r").stdout
+    assert server.requests[-1].body == {**POLICY, "margin": 0.05}
+    assert server.requests[-1].query == {"if_revision": "4", "reason": "r"}
+
+
+def test_an_edit_without_a_change_stores_nothing(cli, server, editor):
+    answer(server, "GET /policy", REVISION)
+    editor("true")
+    assert "Nothing is changed" in cli("policy", "edit").stdout
+    assert [request.line for request in server.requests] == ["GET /policy"]
+
+
+def test_an_edit_that_is_refused_can_be_mended(cli, server, editor):
+    answer(server, "GET /policy", REVISION)
+    answer(server, "PUT /policy", with_(REVISION, revision=5))
+    editor('if [ "$(head -c 1 "$1")" = "{" ]; then echo oops > "$1"; else echo "{}" > "$1"; fi')
+    done = cli("policy", "edit", input="y\n")
+    assert "not JSON" in done.stderr
+    assert server.requests[-1].body == {}
+    editor('echo oops > "$1"')
+    assert "not JSON" in cli("policy", "edit", input="n\n", exit_code=2).stderr
+
+
+def test_an_editor_that_fails_changes_nothing(cli, server, editor):
+    answer(server, "GET /policy", REVISION)
+    editor("exit 3")
+    with pytest.raises(DataError, match="status 3"):
+        cli("policy", "edit")
+
+
+# The trail
+
+
+def test_the_trail_is_listed(cli, server):
+    entry = {
+        "entry_id": 8, "at": AT, "actor": "api:page", "action": "activate", "subject": "model 3",
+        "details": {"before": 2, "after": 3, "reason": None}, "hash": "ab",
+    }  # fmt: skip
+    answer(server, "GET /audit", {"entries": [entry]})
+    shown = flat(cli("audit").stdout)
+    assert "8 2026-01-02 03:04:05 api:page activate model 3 before=2, after=3" in shown
