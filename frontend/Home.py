@@ -12,6 +12,7 @@ JOB_STATUS = {
     "running": "🔵 Running",
     "succeeded": "🟢 Succeeded",
     "failed": "🔴 Failed",
+    "cancelled": "⚪ Cancelled",
     "interrupted": "🟠 Interrupted",
 }
 

@@ -13,7 +13,6 @@ from reckeeper.client import (
     Evaluation,
     Job,
     MeasuredRecipe,
-    Metric,
     RetrainRequest,
 )
 
@@ -67,10 +66,10 @@ def _show_so_far(job: Job) -> None:
 def _show_last(client: Client, comparisons: list[Job], running: Job | None) -> None:
     last = next(iter(comparisons), None)
     if last is not None and last["error"] is not None:
-        shown = st.warning if last["error"]["code"] == "not_enough_data" else st.error
         when = shared.local_time(last["started_at"])
-        shown(
-            f"{shared.sentence(last['error']['message'])}\n\n:small[Job {last['job_id']}, {when}]"
+        shared.say(
+            shared.NOT_AN_ERROR.get(last["error"]["code"], "error"),
+            f"{shared.sentence(last['error']['message'])}\n\n:small[Job {last['job_id']}, {when}]",
         )
     job = next((job for job in comparisons if job["status"] == "succeeded"), None)
     result = None if job is None else client.job(job["job_id"]).get("result")
@@ -114,8 +113,10 @@ def _verdict(result: Evaluation) -> str:
     if best["recipe"] == "popularity":
         return "Nothing does better here than **popularity**, the same list for everybody."
     gain = best["versus_popularity"][ndcg]
-    bounds = f"95% interval {_signed(gain['low'])} to {_signed(gain['high'])}"
-    said = f"**{_name(best)}** does best: NDCG {_signed(gain['difference'])} against popularity"
+    bounds = f"95% interval {shared.signed(gain['low'])} to {shared.signed(gain['high'])}"
+    said = (
+        f"**{_name(best)}** does best: NDCG {shared.signed(gain['difference'])} against popularity"
+    )
     if gain["low"] <= 0:
         return f"{said}, which may be chance ({bounds})."
     return f"{said} ({bounds})."
@@ -139,7 +140,7 @@ def _show_table(result: Evaluation) -> None:
         return lambda measured: format(measured["metrics"][f"{metric}@{k}"]["mean"], form)
 
     def ndcg(measured: MeasuredRecipe) -> str:
-        shown = _with_interval(measured["metrics"][f"ndcg@{k}"])
+        shown = shared.with_interval(measured["metrics"][f"ndcg@{k}"])
         return f"**{shown}**" if measured is best else shown
 
     def gain(measured: MeasuredRecipe) -> str:
@@ -165,19 +166,10 @@ def _show_table(result: Evaluation) -> None:
     shared.table(rows, alt="Recipes compared", wrapped=names)
 
 
-def _with_interval(metric: Metric) -> str:
-    words = f"{metric['mean']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
-    return words.replace(" ", shared.NO_BREAK)
-
-
 def _change(gain: Difference) -> str:
     sign = "▲" if gain["low"] > 0 else "▼" if gain["high"] < 0 else "≈"
-    bounds = f"({_signed(gain['low'])} to {_signed(gain['high'])})"
-    return f"{sign} {_signed(gain['difference'])} {bounds}".replace(" ", shared.NO_BREAK)
-
-
-def _signed(number: float) -> str:
-    return f"{number:+.3f}".replace("-", "\N{MINUS SIGN}")
+    bounds = f"({shared.signed(gain['low'])} to {shared.signed(gain['high'])})"
+    return f"{sign} {shared.signed(gain['difference'])} {bounds}".replace(" ", shared.NO_BREAK)
 
 
 def _show_chart(result: Evaluation) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import shared
 import streamlit as st
+import verdicts
 
 from reckeeper.client import Client, Job, JobPage, Model, RetrainRequest
 from reckeeper.errors import ConflictError, JobRunningError, ReckeeperError
@@ -18,16 +19,19 @@ STATUS = {
     "running": ":blue-badge[🔵 running]",
     "succeeded": ":green-badge[🟢 succeeded]",
     "failed": ":red-badge[🔴 failed]",
+    "cancelled": ":gray-badge[⚪ cancelled]",
     "interrupted": ":orange-badge[🟠 interrupted]",
 }
 STAGES = {
     "starting": "Starting the training process",
     "reading": "Reading interactions",
     "tuning": "Tuning: trying settings",
+    "judging": "Judging against the active version",
     "fitting": "Fitting the model",
     "measuring": "Measuring on what was held out",
     "writing": "Writing the model files",
     "registering": "Registering the new version",
+    "loading": "Loading the new version and trying it",
     "done": "Done",
 }
 
@@ -91,10 +95,12 @@ def _conclude(models: list[Model], jobs: list[Job]) -> None:
         return
     model = next((model for model in models if model["version"] == job["version"]), None)
     if model is not None:
-        shared.notify("success", _success(model, job["request"]), place=place)
+        shared.notify("success", _success(model, job, place), place=place)
+    elif job["version"] is None:
+        shared.notify("info", _outcome(job), place=place)
 
 
-def _success(model: Model, request: RetrainRequest) -> str:
+def _success(model: Model, job: Job, place: str) -> str:
     lines = [
         f"Model retrained in {model['seconds']:.1f}s - {model['training_samples']} samples, "
         f"{model['explained_variance']} variance explained",
@@ -102,10 +108,15 @@ def _success(model: Model, request: RetrainRequest) -> str:
         f"**{model['n_users']:,}** users · **{model['n_items']:,}** items · "
         f"**{model['explained_variance']}** explained variance",
     ]
+    request, verdict = job["request"], job["verdict"]
     if request:
         how = ", settings found by tuning" if request.get("tune") else ""
         settings = shared.settings_in_words(model["settings"])
         lines.append(f"Recipe **{shared.escape(model['recipe'])}**{how}: {settings}")
+    if verdict is not None and not verdicts.asks_for_care(job):
+        lines.append(verdicts.in_words(verdict))
+    elif verdict is not None and place != shared.MAIN:
+        lines.append("Mind the verdict: it stands above, beside the way out.")
     return "\n\n".join(lines)
 
 
@@ -137,7 +148,8 @@ def _show_progress(client: Client, job_id: int, more: Callable[[Job], None] | No
         st.rerun()
     st.progress(min(max(job["fraction"], 0.0), 1.0), text=_progress(job))
     if job["stage"] == "tuning":
-        _show_tuning(client, job)
+        _show_tuning(job)
+    _show_buttons(client, job)
     if more is not None:
         more(job)
 
@@ -152,7 +164,20 @@ def _progress(job: Job) -> str:
     return " · ".join(words)
 
 
-def _show_tuning(client: Client, job: Job) -> None:
+def _background(job: Job) -> str:
+    """Return what started a job, where a rule did, and the memory that it takes."""
+    words = [] if job["cause"] is None else [shared.escape(job["cause"]["sentence"])]
+    used, estimated = job["memory_bytes"], job["estimated_memory_bytes"]
+    if used is not None:
+        words.append(f"Memory: **{shared.memory(used)}**")
+        if estimated is not None:
+            words[-1] += f" of about {shared.memory(estimated)} that it may need"
+    elif estimated is not None:
+        words.append(f"Memory: about {shared.memory(estimated)} may be needed")
+    return " · ".join(words)
+
+
+def _show_tuning(job: Job) -> None:
     found = job["progress"]
     best = None if found is None else found["settings"]
     if found is None or best is None or found["ndcg"] is None:
@@ -162,14 +187,30 @@ def _show_tuning(client: Client, job: Job) -> None:
         st.markdown(f":small[{tried}, with {shared.settings_in_words(best)}]")
     if job["finish_requested"]:
         st.markdown(":small[Tuning is being ended; the model gets the best settings so far.]")
-    elif st.button("Stop tuning, use the best so far", disabled=best is None, icon="⏹️"):
-        shared.attempt(lambda: _finish(client, job["job_id"]), place=place_of(job))
-        st.rerun()
 
 
-def _finish(client: Client, job_id: int) -> None:
-    with contextlib.suppress(ConflictError):  # tuning had just ended by itself
-        client.finish_job(job_id)
+def _show_buttons(client: Client, job: Job) -> None:
+    if job["cancel_requested"]:
+        st.markdown(":small[The job is being cancelled.]")
+        return
+    job_id, place = job["job_id"], place_of(job)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if job["stage"] == "tuning" and not job["finish_requested"]:
+            has_best = job["progress"] is not None and job["progress"]["settings"] is not None
+            stop = "Stop tuning, use the best so far"
+            if st.button(stop, disabled=not has_best, icon="⏹️"):
+                shared.attempt(lambda: _ask(client.finish_job, job_id), place=place)
+                st.rerun()
+        help = "Ends the job and removes what it has made. What serves goes on serving."
+        if st.button("Cancel", key=f"cancel {job_id}", help=help):
+            shared.attempt(lambda: _ask(client.cancel_job, job_id), place=place)
+            st.rerun()
+        st.markdown(f":small[{_background(job)}]", width="stretch")
+
+
+def _ask(end: Callable[[int], object], job_id: int) -> None:
+    with contextlib.suppress(ConflictError):  # it had just ended by itself
+        end(job_id)
 
 
 # Those that have been
@@ -189,7 +230,7 @@ def show_recent(jobs: list[Job]) -> None:
                     "-", "\N{NON-BREAKING HYPHEN}"
                 ),
                 "Duration": job["seconds_elapsed"],
-                "Trigger": shared.escape(shared.trigger(job["trigger"])),
+                "Trigger": _trigger(job),
                 "Outcome": _outcome(job),
             }
             for job in jobs
@@ -198,7 +239,7 @@ def show_recent(jobs: list[Job]) -> None:
             rows,
             alt="Recent training jobs",
             formats={"Duration": shared.duration},
-            wrapped=["Outcome"],
+            wrapped=["Trigger", "Outcome"],
         )
 
 
@@ -208,9 +249,20 @@ def _kind(job: Job) -> str:
     return "tuned retrain" if job["request"].get("tune") else "retrain"
 
 
+def _trigger(job: Job) -> str:
+    if job["cause"] is not None:
+        return shared.escape(job["cause"]["sentence"])
+    return shared.escape(shared.trigger(job["trigger"])).replace(" ", shared.NO_BREAK)
+
+
 def _outcome(job: Job) -> str:
     if job["error"] is not None:
         return shared.sentence(job["error"]["message"])
-    if job["status"] == "succeeded" and job["kind"] == "evaluate":
+    if job["status"] != "succeeded":
+        return ""
+    if job["kind"] == "evaluate":
         return "Recipes compared"
-    return "" if job["version"] is None else f"Version {job['version']}"
+    if job["version"] is None:
+        return "Nothing had changed since the last version: no new one was made"
+    promoted = {True: ", promoted", False: ", not promoted", None: ""}[job["promoted"]]
+    return f"Version {job['version']}{promoted}"

@@ -12,9 +12,16 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import pandas as pd
 import streamlit as st
 
-from reckeeper.client import Client, Demo, JobPage
+from reckeeper.client import Client, Demo, JobPage, Metric
 from reckeeper.config import Settings
-from reckeeper.errors import NotEnoughDataError, ReckeeperError, StorageError, UnavailableError
+from reckeeper.errors import (
+    JobCancelledError,
+    JobInterruptedError,
+    NotEnoughDataError,
+    ReckeeperError,
+    StorageError,
+    UnavailableError,
+)
 
 RETRY_SECONDS = 3.0
 """How often a page looks whether a server that did not answer does again."""
@@ -26,7 +33,19 @@ MAIN = "main"
 """The place of a page where its words go, unless they belong elsewhere."""
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
-TRIGGERS = {"manual": "by hand", "schedule": "by schedule", "demo": "demo data"}
+TRIGGERS = {
+    "manual": "by hand",
+    "schedule": "by schedule",
+    "rule": "by rule",
+    "demo": "demo data",
+    "import": "imported",
+}
+NOT_AN_ERROR = {
+    NotEnoughDataError.code: "warning",
+    JobInterruptedError.code: "warning",
+    JobCancelledError.code: "info",
+}
+"""How to say that a job has ended without a result, where nothing has failed."""
 
 
 # The frame
@@ -58,7 +77,7 @@ def page(title: str, icon: str, body: Callable[[Client, Demo], None]) -> None:
 def _client(url: str) -> Client:
     # One retry mends a connection that the server closed meanwhile; a server that
     # is down should be said soon, and `_rerun_when_back` goes on trying.
-    return Client(url, retry_seconds=0.2)
+    return Client(url, retry_seconds=0.2, actor="page")
 
 
 @st.fragment(run_every=RETRY_SECONDS)
@@ -135,17 +154,21 @@ def notify(kind: str, text: str, *, place: str = MAIN) -> None:
 
 
 def notify_error(code: str, message: str, *, place: str = MAIN) -> None:
-    """Keep an error's words; too little data to train on is no failure of anything."""
-    kind = "warning" if code == NotEnoughDataError.code else "error"
-    notify(kind, sentence(message), place=place)
+    """Keep an error's words; a cancelled job, for one, is no failure of anything."""
+    notify(NOT_AN_ERROR.get(code, "error"), sentence(message), place=place)
 
 
 def show_notice(place: str = MAIN) -> None:
     """Show what was kept for a place of the page."""
     kept_for, kind, text = st.session_state.get("notice", (MAIN, "", ""))
     if kind and kept_for == place:
-        shown = {"success": st.success, "info": st.info, "warning": st.warning, "error": st.error}
-        shown[kind](text)
+        say(kind, text)
+
+
+def say(kind: str, text: str) -> None:
+    """Show words in a box of a kind: success, info, warning or error."""
+    shown = {"success": st.success, "info": st.info, "warning": st.warning, "error": st.error}
+    shown[kind](text)
 
 
 def _forget_notice() -> None:
@@ -215,12 +238,34 @@ def duration(seconds: float) -> str:
     return words.replace(" ", NO_BREAK)
 
 
+def memory(n_bytes: int) -> str:
+    """Return an amount of memory as people say it."""
+    words = f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+    return words.replace(" ", NO_BREAK)
+
+
+def signed(number: float, form: str = ".3f") -> str:
+    """Return a number with its sign."""
+    return format(number, f"+{form}").replace("-", "\N{MINUS SIGN}")
+
+
+def with_interval(metric: Metric) -> str:
+    """Return a metric, and the bounds of its interval where it has one."""
+    words = f"{metric['mean']:.3f}"
+    if "low" in metric and "high" in metric:
+        words += f" ({metric['low']:.3f} to {metric['high']:.3f})"
+    return words.replace(" ", NO_BREAK)
+
+
 def settings_in_words(settings: Mapping[str, Any]) -> str:
     """Return a recipe's settings as Markdown shows them in a line."""
-    return ", ".join(f"{escape(name)}={_setting(value)}" for name, value in settings.items())
+    return ", ".join(
+        f"{escape(name)}={setting_in_words(value)}" for name, value in settings.items()
+    )
 
 
-def _setting(value: Any) -> str:
+def setting_in_words(value: Any) -> str:
+    """Return a setting's value as Markdown shows it."""
     if isinstance(value, float):
         return f"{value:g}"
     return escape(value if isinstance(value, str) else json.dumps(value))

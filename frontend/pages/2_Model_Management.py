@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import comparison
+import differences
 import jobs
 import shared
 import streamlit as st
+import versions
 
 from reckeeper.client import (
     Client,
@@ -15,13 +17,13 @@ from reckeeper.client import (
     Job,
     JobPage,
     Model,
+    PolicyRevision,
     RecipeSetting,
     RetrainRequest,
 )
 
 JOBS_ASKED = 200  # among these is the last comparison looked for
 JOBS_SHOWN = 20
-MODEL_STATUS = {"active": ":green-badge[🟢 active]", "inactive": ":gray-badge[⚪ inactive]"}
 BY_HAND, TUNE = "Set by hand", "Tune"
 NO_VARIANCE = "This model is not made of singular vectors, whose share of the variance this is."
 TUNING = (
@@ -29,6 +31,11 @@ TUNING = (
     "new version, and later retrains use them."
 )
 LONGEST_TUNING_SECONDS = 86_400
+SERVES = {
+    "always": "always serves",
+    "gate": "serves if it passes the gate",
+    "manual": "serves when somebody activates it",
+}
 
 
 # The active model
@@ -49,7 +56,7 @@ def show_problems(client: Client) -> None:
 
 def show_active(models: list[Model], *, is_training: bool) -> None:
     st.subheader("Active model", anchor=False)
-    active = active_of(models)
+    active = versions.active_of(models)
     if active is None:
         missing = "No version is active." if models else "No model has been trained yet."
         what_next = "One is being trained." if is_training else "Press the button to train one."
@@ -72,14 +79,11 @@ def show_active(models: list[Model], *, is_training: bool) -> None:
     )
 
 
-def active_of(models: list[Model]) -> Model | None:
-    return next((model for model in models if model["status"] == "active"), None)
-
-
 # Retraining
 
 
 def show_retrain(client: Client, page: JobPage, running: Job | None) -> None:
+    ruling = client.policy()
     st.subheader("Retrain", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", wrap=False):
         st.button(
@@ -90,13 +94,16 @@ def show_retrain(client: Client, page: JobPage, running: Job | None) -> None:
             args=(lambda: jobs.start_retrain(client, {}),),
         )
         # A caption fades code until it is hard to read.
-        st.markdown(f":small[{schedule(page)}]", width="stretch")
+        st.markdown(f":small[{schedule(page, ruling)}]", width="stretch")
+    st.markdown(f":small[{policy_in_words(ruling)}]")
     shared.show_notice()
     jobs.show_running(client, running, place=shared.MAIN)
 
 
-def schedule(page: JobPage) -> str:
+def schedule(page: JobPage, ruling: PolicyRevision) -> str:
     if page["schedule"] is None or page["next_scheduled_at"] is None:
+        if ruling["source"] == "stored":
+            return "The policy has no schedule."
         return (
             "To retrain on a schedule, set `RECKEEPER_RETRAIN_SCHEDULE` to a cron expression, "
             "such as `0 3 * * 0`."
@@ -104,6 +111,43 @@ def schedule(page: JobPage) -> str:
     next_at = shared.local_time(page["next_scheduled_at"])
     zone = shared.escape(shared.timezone().key)
     return f"Next scheduled retrain: **{next_at}** ({zone}), by `{page['schedule']}`"
+
+
+def policy_in_words(ruling: PolicyRevision) -> str:
+    """Return what starts a retrain, what then serves, and who said so."""
+    policy = ruling["policy"]
+    by_rule = []
+    if policy["every_interactions"] is not None:
+        by_rule.append(f"after **{policy['every_interactions']:,}** new interactions")
+    if policy["max_age_hours"] is not None:
+        by_rule.append(f"**{policy['max_age_hours']:g}** hours after the last")
+    starts = ["by hand"]
+    promotion = {policy["promotion"]["manual"]: ["by hand"]}
+    if policy["schedule"] is not None:
+        zone = shared.escape(policy["timezone"])
+        starts.append(f"by the schedule `{policy['schedule']}` ({zone})")
+        promotion.setdefault(policy["promotion"]["schedule"], []).append("by schedule")
+    if by_rule:
+        starts.append(" or ".join(by_rule))
+        promotion.setdefault(policy["promotion"]["rule"], []).append("by rule")
+    served = "; ".join(
+        f"what is trained {' or '.join(triggers)} {SERVES[rule]}"
+        for rule, triggers in promotion.items()
+    )
+    return f"Retrains start {', '.join(starts)}; {served}. {origin(ruling)}"
+
+
+def origin(ruling: PolicyRevision) -> str:
+    if ruling["source"] == "environment" or ruling["updated_at"] is None:
+        return (
+            "This policy is from the environment; `PUT /policy` or `reckeeper policy set` "
+            "changes it."
+        )
+    return (
+        f"Stored policy, revision {ruling['revision']}, by {shared.escape(ruling['actor'] or '?')} "
+        f"at {shared.local_time(ruling['updated_at'])}: it rules; the environment's settings no "
+        "longer count."
+    )
 
 
 def show_panel(client: Client, active: Model | None, running: Job | None) -> None:
@@ -194,72 +238,21 @@ def typed(text: str) -> Any:
         return text.strip()
 
 
-# Versions
-
-
-def show_versions(models: list[Model]) -> None:
-    st.subheader("Versions", anchor=False)
-    if not models:
-        st.caption("None yet.")
-        return
-    rows = [
-        {
-            "Version": model["version"],
-            "Status": MODEL_STATUS[model["status"]],
-            "Recipe": shared.escape(model["recipe"]),
-            "Users": model["n_users"],
-            "Items": model["n_items"],
-            "Explained variance": float(model["explained_variance"].rstrip("%")),
-            "Interactions": model["training_samples"],
-            "Trained on": shared.local_time(model["trained_on"], seconds=True),
-        }
-        for model in models
-    ]
-    shared.table(
-        rows,
-        alt="Model versions",
-        formats={
-            "Users": "{:,}",
-            "Items": "{:,}",
-            "Interactions": "{:,}",
-            "Explained variance": "{:.2f}%",
-        },
-    )
-    show_details(models)
-
-
-def show_details(models: list[Model]) -> None:
-    with st.expander("Details of the versions", icon="📋", key="details"):
-        rows = [
-            {
-                "Version": model["version"],
-                "Recipe": shared.escape(model["recipe"]),
-                "Trigger": shared.escape(shared.trigger(model["trigger"])),
-                "Took": model["seconds"],
-                "Settings": shared.settings_in_words(model["settings"]) or "none",
-            }
-            for model in models
-        ]
-        shared.table(
-            rows,
-            alt="Details of the versions",
-            formats={"Took": shared.duration},
-            wrapped=["Settings"],
-            width="content",
-        )
-
-
 def model_management(client: Client, _demo: Demo) -> None:
     # In this order: a job that has succeeded has its version among the models.
     page = client.jobs(limit=JOBS_ASKED)
     models = client.models()
+    timeline = client.timeline(limit=versions.ENTRIES_ASKED)
+    target = versions.rollback_target(models, timeline)
     running = jobs.find_running(page)
     show_problems(client)
     show_active(models, is_training=running is not None and running["kind"] == "retrain")
     jobs.follow(client, models, page)
     show_retrain(client, page, running)
-    show_panel(client, active_of(models), running)
-    show_versions(models)
+    versions.show_verdict(client, models, page["jobs"], target)
+    show_panel(client, versions.active_of(models), running)
+    versions.show(client, models, page["jobs"], timeline, target)
+    differences.show(client, models)
     comparison.show(client, page["jobs"], running)
     jobs.show_recent(page["jobs"][:JOBS_SHOWN])
 

@@ -24,8 +24,8 @@ RETRAIN = "🚀 Retrain Model"
 LONG = 120_000
 """Milliseconds that a job may take."""
 STAGES = re.compile(
-    "Starting the training process|Reading interactions|Fitting the model|"
-    "Writing the model files|Registering the new version"
+    "Starting the training process|Reading interactions|Judging against the active version|"
+    "Fitting the model|Writing the model files|Registering the new version|Loading the new version"
 )
 
 
@@ -140,17 +140,56 @@ def held(site):
     try:
         yield job
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # cancelled meanwhile
+            os.kill(pid, signal.SIGCONT)
+
+
+def choose(page, label, text):
+    """Choose in a box what reads so."""
+    box = page.get_by_role("combobox", name=re.compile(rf"\b{label}$"))
+
+    def is_open():
+        if box.get_attribute("aria-expanded") != "true":
+            box.press("ArrowDown")
+        return box.get_attribute("aria-expanded") == "true"
+
+    # A box closes when the page scrolls or changes, and what is typed into a closed one is lost.
+    box.scroll_into_view_if_needed()
+    wait_until(is_open, f"the box {label!r} opens")
+    box.fill(text)
+    page.get_by_role("option", name=text, exact=True).click()
 
 
 def open_panel(page, recipe):
     """Open the retrain panel and choose a recipe that is to be tuned."""
     page.get_by_text("Retrain with another recipe or settings").click()
-    box = page.get_by_role("combobox", name="Recipe")
-    box.fill(recipe)
-    box.press("Enter")
+    choose(page, "Recipe", recipe)
     page.get_by_text("Tune", exact=True).click()
     expect(page.get_by_role("button", name="Tune and train")).to_be_visible()
+
+
+def retrain(site, **request):
+    """Train without the page, and return the answer."""
+    answer = site.server.post("/retrain", json=request or None, timeout=LONG / 1000)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def set_policy(site, **fields):
+    policy = site.server.get("/policy").json()["policy"] | fields
+    answer = site.server.put("/policy", json=policy)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def train_popularity(page):
+    """Train, from the panel, a version that is sure to be worse."""
+    page.get_by_text("Retrain with another recipe or settings").click()
+    choose(page, "Recipe", "popularity")
+    expect(page.get_by_text("The fields start from the defaults")).to_be_visible()
+    page.get_by_role("button", name="Train with these settings").click()
+    said = page.get_by_test_id("stAlertContentSuccess")
+    expect(said).to_contain_text("Model retrained in", timeout=LONG)
 
 
 def latest_job(site):
@@ -206,7 +245,7 @@ def test_retrain_from_the_page(site, browser, page, tmp_path):
             expect(later.get_by_test_id("stProgress")).to_contain_text(f"job {job['job_id']}")
         for reader in (page, later):
             said = reader.get_by_test_id("stAlertContentSuccess")
-            expect(said).to_contain_text("Model retrained in")
+            expect(said).to_contain_text("Model retrained in", timeout=LONG)
     after = site.active()
     assert before is None or after["version"] > before["version"]
     said = page.get_by_test_id("stAlertContentSuccess")
@@ -267,7 +306,9 @@ def test_recommendations_are_films_and_follow_what_a_user_does(site, model, page
     )
     go_to(page, "Model Management")
     page.get_by_role("button", name=RETRAIN).click()
-    expect(page.get_by_test_id("stAlertContentSuccess")).to_contain_text("Model retrained in")
+    expect(page.get_by_test_id("stAlertContentSuccess")).to_contain_text(
+        "Model retrained in", timeout=LONG
+    )
     after = site.active()
     assert after["version"] == model["version"] + 1
     assert after["training_samples"] == model["training_samples"] + 16
@@ -410,7 +451,7 @@ def test_recipes_are_compared_and_one_is_trained(site, model, page, tmp_path):
             for measured in result["recipes"]:
                 expect(table).to_contain_text(f"{measured['metrics'][metric]['mean']:.3f}")
         expect(chart).to_be_visible()
-        expect(page.get_by_text(f"Of {result['n_users']:,} users")).to_be_visible()
+        expect(page.get_by_text(f"Of {result['n_users']:,} users, the last")).to_be_visible()
         page.screenshot(path=tmp_path / f"compared, {seen}.png", full_page=True)
         page.reload()
 
@@ -425,6 +466,102 @@ def test_recipes_are_compared_and_one_is_trained(site, model, page, tmp_path):
     }
     assert after["settings"] == result["recipes"][-1]["settings"]
     expect_row(page, after)
+
+
+def test_what_is_worse_is_said_and_taken_back_in_one_click(site, page, tmp_path):
+    good = retrain(site, recipe="spectral")["version"]
+    go_to(page, "Model Management")
+    train_popularity(page)
+
+    worse = site.active()
+    assert (worse["version"], worse["recipe"]) == (good + 1, "popularity")
+    warned = page.get_by_test_id("stAlertContentWarning")
+    expect(warned).to_contain_text(latest_job(site)["verdict"]["sentence"])
+    expect(warned).to_contain_text(f"Version {worse['version']} serves")
+    table = page.get_by_role("table", name="Model versions")
+    expect(table.get_by_role("row").nth(1)).to_contain_text("worse")
+    page.screenshot(path=tmp_path / "worse.png", full_page=True)
+    page.get_by_role("button", name=f"Roll back to version {good}").first.click()
+
+    expect(page.get_by_text(f"Version {good} serves again.")).to_be_visible()
+    expect(warned).to_have_count(0)
+    assert site.active()["version"] == good
+    expect_row(page, site.active())
+
+    # The next roll back would lead further; to undo this one is a click too.
+    expect(page.get_by_role("button", name=f"Roll back to version {good}")).to_have_count(0)
+    choose(page, "Version", f"Version {worse['version']} · popularity")
+    page.get_by_label("Reason (optional)").fill("People <like> it")
+    page.get_by_role("button", name="Activate", exact=True).click()
+    expect(page.get_by_text(f"Version {worse['version']} serves.")).to_be_visible()
+    assert site.active()["version"] == worse["version"]
+    page.get_by_text("What served when").click()
+    served = page.get_by_role("table", name="What served when").get_by_role("row")
+    expect(served.nth(1)).to_contain_text("activated: People <like> it")
+    expect(served.nth(2)).to_contain_text("rolled back")
+    expect(served.nth(2)).to_contain_text("api:page")
+    page.screenshot(path=tmp_path / "switched.png", full_page=True)
+
+
+def test_what_is_rejected_waits_and_can_be_let_serve(site, page, tmp_path):
+    good = retrain(site, recipe="spectral")["version"]
+    set_policy(site, promotion={"manual": "gate"})
+    try:
+        go_to(page, "Model Management")
+        expect(page.get_by_text("the environment's settings no longer count")).to_be_visible()
+        train_popularity(page)
+        assert site.active()["version"] == good
+        said = page.get_by_test_id("stAlertContentInfo")
+        expect(said).to_contain_text(f"Version {good + 1} was rejected and does not serve")
+        expect(said).to_contain_text(latest_job(site)["verdict"]["sentence"])
+        page.screenshot(path=tmp_path / "rejected.png", full_page=True)
+
+        page.get_by_role("button", name=f"Activate version {good + 1}").click()
+        expect(page.get_by_text(f"Version {good + 1} serves.")).to_be_visible()
+        expect(said).to_have_count(0)
+        assert site.active()["version"] == good + 1
+    finally:
+        set_policy(site, promotion={"manual": "always"})
+
+
+def test_a_retrain_is_cancelled(site, model, page, tmp_path):
+    files = sorted(site.model_dir.iterdir())
+    go_to(page, "Model Management")
+    page.get_by_role("button", name=RETRAIN).click()
+    with held(site):
+        expect(page.get_by_text("Memory:")).to_be_visible()
+        page.screenshot(path=tmp_path / "running.png", full_page=True)
+        page.get_by_role("button", name="Cancel").click()
+        said = page.get_by_test_id("stAlertContentInfo")
+        expect(said).to_contain_text("was cancelled; the active version serves on")
+    expect(page.get_by_role("button", name=RETRAIN)).to_be_enabled()
+    assert latest_job(site)["status"] == "cancelled"
+    assert site.active() == model
+    assert sorted(site.model_dir.iterdir()) == files
+    page.get_by_text("Recent jobs").click()
+    listed = page.get_by_role("table", name="Recent training jobs").get_by_role("row")
+    expect(listed.nth(1)).to_contain_text("cancelled")
+    page.screenshot(path=tmp_path / "cancelled.png", full_page=True)
+
+
+def test_two_versions_are_compared(site, model, page, tmp_path):
+    recipe = "svd" if model["recipe"] == "popularity" else "popularity"
+    other = retrain(site, recipe=recipe)["version"]
+    go_to(page, "Model Management")
+    page.get_by_text("Compare two versions").click()
+    expect(page.get_by_role("combobox", name="First")).to_have_value(f"Version {other} · {recipe}")
+    choose(page, "Second", f"Version {model['version']} · {model['recipe']}")
+    page.get_by_role("button", name="Compare versions").click()
+
+    found = site.server.get(f"/models/{other}/compare/{model['version']}").json()
+    expect(page.get_by_text(found["sentence"])).to_be_visible()
+    sides = page.get_by_role("table", name="Two versions side by side")
+    expect(sides.get_by_role("row", name="Recipe")).to_contain_text(model["recipe"])
+    users = page.get_by_role("table", name="Users whose lists change most")
+    expect(users).to_contain_text(found["most_changed"][0]["user_id"])
+    gained = page.get_by_role("table", name="Items that gain")
+    expect(gained).to_contain_text(found["exposure"]["gained"][0]["item_id"])
+    page.screenshot(path=tmp_path / "compared.png", full_page=True)
 
 
 def test_demo_data_is_marked_and_can_be_removed(browser, tmp_path):

@@ -1,6 +1,8 @@
 """The pages, run by Streamlit's own test runner against a server that speaks the API."""
 
+import importlib
 import json
+import random
 import re
 import threading
 from collections.abc import Iterator
@@ -15,22 +17,34 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from reckeeper.client import (
+    ComparedModel,
+    Comparison,
     Demo,
     Evaluation,
     Job,
     MeasuredRecipe,
     Model,
+    Policy,
+    PolicyRevision,
     Readiness,
     Recipe,
     RecommendationList,
     StoredInteraction,
+    TimelineEntry,
+    Verdict,
 )
+from reckeeper.errors import ConflictError
+from reckeeper.registry import Registry
 
 HOME = Path(__file__).parents[2] / "frontend" / "Home.py"
 RETRAIN = "🚀 Retrain Model"
 COMPARE = "🔎 Compare recipes"
+REASON = "Reason (optional)"
 STOP = "Stop tuning, use the best so far"
 JOBS, COMPARED = "Recent training jobs", "Recipes compared"
+DETAILS, TIMELINE = "Details of the versions", "What served when"
+NO_WORSE = "No worse than version 1: NDCG@10 0.181 against 0.178."
+WORSE = "Significantly worse than version 1: NDCG@10 0.120 against 0.178."
 ODD_ID = "films/🎬 100%?#1"
 RECIPES: list[dict[str, Any]] = [
     {
@@ -56,6 +70,31 @@ RECIPES: list[dict[str, Any]] = [
         ],
     },
 ]
+POLICY: dict[str, Any] = {
+    "schedule": None,
+    "timezone": "UTC",
+    "every_interactions": None,
+    "max_age_hours": None,
+    "min_minutes_between": 0.0,
+    "skip_unchanged": True,
+    "promotion": {"manual": "always", "schedule": "gate", "rule": "gate"},
+    "metric": "ndcg@10",
+    "margin": 0.02,
+    "min_users": 100,
+    "min_new_interactions": 1000,
+    "min_coverage_share": 0.5,
+    "max_fall": 0.5,
+    "weights": {"click": 1.0},
+    "half_life_days": None,
+    "window_days": None,
+    "left_out_users": [],
+    "max_interactions_per_user": None,
+    "versions_kept": 10,
+    "kept_days": None,
+    "stale_after_hours": None,
+    "webhook_url": None,
+    "webhook_secret": None,
+}
 TITLES = {"i1": "The *Quiet* Harbour", "i2": "Nine $5 Days", "i3": "Salt & Iron"}
 
 
@@ -68,7 +107,11 @@ class Api(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.models: list[dict[str, Any]] = []
         self.jobs: list[dict[str, Any]] = []
+        self.timeline: list[dict[str, Any]] = []
         self.schedule: tuple[str, str] | None = None
+        self.policy: dict[str, Any] = dict(POLICY)
+        self.policy_source: dict[str, Any] = {"revision": 0, "source": "environment"}
+        self.comparison: dict[str, Any] | None = None
         self.problems: list[str] = []
         self.offer_version: int | None = None
         self.has_worker = True
@@ -85,15 +128,13 @@ class Api(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def add_model(self, **fields: Any) -> dict[str, Any]:
-        for other in self.models:
-            other["status"] = "inactive"
+    def add_model(self, *, serves: bool = True, **fields: Any) -> dict[str, Any]:
         version = len(self.models) + 1
         model = {
             "name": "Retrained SVD Model",
             "path": "/app/models/retrained_svd_model.pkl",
             "type": "SVD",
-            "status": "active",
+            "status": "inactive",
             "n_users": 6,
             "n_items": 12,
             "explained_variance": "98.90%",
@@ -106,9 +147,37 @@ class Api(ThreadingHTTPServer):
             "trigger": "manual",
             "job_id": None,
             "is_demo": False,
+            "note": None,
+            "pinned": False,
+            "pinned_until": None,
+            "verdict": None,
+            "metrics": None,
+            "served": False,
         } | fields
         self.models.insert(0, model)
+        if serves:
+            self.serve(version)
         return model
+
+    def serve(self, version: int, *, action: str = "promote", **more: Any) -> None:
+        """Let a version serve from now on."""
+        for model in self.models:
+            model["status"] = "active" if model["version"] == version else "inactive"
+            model["served"] |= model["version"] == version
+        at = f"2025-12-04T23:{len(self.timeline):02d}:00.000000Z"
+        if self.timeline:
+            self.timeline[0]["until"] = at
+        entry = {
+            "entry_id": len(self.timeline) + 1,
+            "at": at,
+            "until": None,
+            "version": version,
+            "action": action,
+            "actor": "api:page",
+            "reason": None,
+            "job_id": None,
+        } | more
+        self.timeline.insert(0, entry)
 
     def add_job(self, **fields: Any) -> dict[str, Any]:
         job = {
@@ -117,26 +186,42 @@ class Api(ThreadingHTTPServer):
             "request": {},
             "status": "running",
             "trigger": "manual",
+            "actor": "api:page",
+            "cause": None,
             "stage": "reading",
             "fraction": 0.25,
             "seconds_elapsed": 1.0,
             "seconds_left": 3.0,
             "progress": None,
             "finish_requested": False,
+            "cancel_requested": False,
             "started_at": "2025-12-04T23:42:13.000000Z",
             "finished_at": None,
             "version": None,
+            "promoted": None,
+            "verdict": None,
+            "memory_bytes": None,
             "peak_memory_bytes": None,
+            "estimated_memory_bytes": None,
             "error": None,
             "result": None,
         } | fields
         self.jobs.insert(0, job)
         return job
 
-    def finish_job(self) -> None:
+    def finish_job(
+        self, *, promoted: bool | None = None, verdict: dict[str, Any] | None = None
+    ) -> None:
         job = self.jobs[0]
-        model = self.add_model(job_id=job["job_id"], trigger=job["trigger"])
+        model = self.add_model(
+            job_id=job["job_id"],
+            trigger=job["trigger"],
+            verdict=verdict,
+            serves=promoted is not False,
+        )
         job |= {
+            "promoted": promoted,
+            "verdict": verdict,
             "status": "succeeded",
             "stage": "done",
             "fraction": 1.0,
@@ -154,9 +239,9 @@ class Api(ThreadingHTTPServer):
             **fields,
         )
 
-    def fail_job(self, code: str, message: str) -> None:
+    def fail_job(self, code: str, message: str, *, status: str = "failed") -> None:
         self.jobs[0] |= {
-            "status": "failed",
+            "status": status,
             "finished_at": "2025-12-04T23:42:15.300000Z",
             "error": {"code": code, "message": message},
         }
@@ -178,12 +263,37 @@ class Api(ThreadingHTTPServer):
                 return self._ready()
             case "GET", "models":
                 return 200, {"status": "ok", "models": self.models}
+            case "POST", "models", "rollback":
+                replaced = next(
+                    entry
+                    for entry in self.timeline
+                    if entry["version"] != self.timeline[0]["version"]
+                )
+                self.serve(replaced["version"], action="rollback", reason=body.get("reason"))
+                return 200, {"status": "ok", "model": self._active()}
             case "POST", "models", version, "activate":
-                for model in self.models:
-                    is_active = model["version"] == int(version)
-                    model["status"] = "active" if is_active else "inactive"
+                self.serve(int(version), action="activate", reason=body.get("reason"))
                 self.problems, self.offer_version = [], None
                 return 200, {"status": "ok", "model": self._active()}
+            case (("POST" | "DELETE"), "models", version, "pin"):
+                model = self._model(version)
+                model["pinned"] = method == "POST"
+                return 200, {"status": "ok", "model": model}
+            case "DELETE", "models", version:
+                model = self._model(version)
+                if model["status"] == "active":
+                    return _error(409, "conflict", f"Version {version} serves: activate another.")
+                self.models.remove(model)
+                return 200, {"status": "ok", "version": int(version)}
+            case "GET", "models", _first, "compare", _second if self.comparison is None:
+                return _error(404, "not_found", "There is no such version.")
+            case "GET", "models", _first, "compare", _second:
+                return 200, {"status": "ok", **self.comparison}
+            case "GET", "timeline":
+                return 200, {"status": "ok", "timeline": self.timeline[: int(query["limit"])]}
+            case "GET", "policy":
+                stored = {"updated_at": None, "actor": None, "reason": None} | self.policy_source
+                return 200, {"status": "ok", "policy": self.policy, **stored}
             case "GET", "recipes":
                 return 200, {"status": "ok", "recipes": RECIPES}
             case "POST", "retrain" if query == {"wait": "false"}:
@@ -210,6 +320,12 @@ class Api(ThreadingHTTPServer):
                     return _error(409, "conflict", f"Job {job_id} tunes nothing.")
                 job["finish_requested"] = True
                 return 200, {"status": "ok", "job": job}
+            case "POST", "jobs", job_id, "cancel":
+                job = next(job for job in self.jobs if job["job_id"] == int(job_id))
+                if job["status"] != "running":
+                    return _error(409, "conflict", f"Job {job_id} has ended already.")
+                job["cancel_requested"] = True
+                return 200, {"status": "ok", "job": job}
             case "POST", "user_interactions":
                 for row in body:
                     self._append(row["user_id"], row["item_id"], row["interaction_type"])
@@ -226,6 +342,9 @@ class Api(ThreadingHTTPServer):
             case "GET", "recommendations", user_id:
                 return self._recommend(user_id, n=int(query["n"]))
         return _error(404, "not_found", f"{method} {target}: Not Found. /docs lists the routes.")
+
+    def _model(self, version: str) -> dict[str, Any]:
+        return next(model for model in self.models if model["version"] == int(version))
 
     def _active(self) -> dict[str, Any] | None:
         return next((model for model in self.models if model["status"] == "active"), None)
@@ -345,6 +464,44 @@ def compared(*, gain: float = 0.09) -> dict[str, Any]:
     }
 
 
+def judged(
+    decision: str = "promote", *, gain: float = 0.003, reasons: list[str] | None = None, **more: Any
+) -> dict[str, Any]:
+    """Return a verdict whose candidate is ahead of version 1 by `gain`."""
+    score = {"ndcg@10": {"mean": 0.178, "low": 0.172, "high": 0.184}}
+    ahead = {"ndcg@10": {"difference": gain, "low": gain - 0.005, "high": gain + 0.005}}
+    return {
+        "decision": decision,
+        "method": "new_interactions",
+        "sentence": NO_WORSE if decision == "promote" else WORSE,
+        "reasons": reasons or [],
+        "warnings": [],
+        "metric": "ndcg@10",
+        "margin": 0.02,
+        "k": 10,
+        "n_users": 1204,
+        "active_version": 1,
+        "candidate": score,
+        "active": score,
+        "popularity": score,
+        "versus_active": ahead,
+        "versus_popularity": ahead,
+        "data": {},
+        "seconds": 1.2,
+        "outcome": "Version 2 serves.",
+    } | more
+
+
+def rejected(*, serves: bool) -> dict[str, Any]:
+    outcome = (
+        "Version 2 serves, as the policy has it. To go back to version 1: POST /models/rollback."
+        if serves
+        else "Version 2 was rejected and does not serve. To let it serve all the same: "
+        "POST /models/2/activate."
+    )
+    return judged("reject", gain=-0.058, reasons=[WORSE, "Coverage fell."], outcome=outcome)
+
+
 def _error(status: int, code: str, message: str, **more: Any) -> tuple[int, dict[str, Any]]:
     return status, {"status": "error", "code": code, "message": message, **more}
 
@@ -449,6 +606,10 @@ def test_the_stand_in_speaks_as_the_client_is_typed(api: Api) -> None:
         return api.answer("GET", target, None)[1]
 
     assert api.add_model().keys() == Model.__annotations__.keys()
+    assert judged().keys() == Verdict.__annotations__.keys()
+    assert api.timeline[0].keys() == TimelineEntry.__annotations__.keys()
+    assert body("/policy").keys() == PolicyRevision.__annotations__.keys()
+    assert POLICY.keys() == Policy.__annotations__.keys()
     assert api.add_job().keys() == Job.__annotations__.keys()
     assert {*RECIPES[0]} == Recipe.__annotations__.keys()
     assert compared().keys() == Evaluation.__annotations__.keys()
@@ -481,10 +642,11 @@ def test_models_are_listed_with_the_statistics_of_the_active_one(api: Api) -> No
         "Version": 2,
         "Status": ":green-badge[🟢 active]",
         "Recipe": "svd",
+        "Verdict": "–",
+        "NDCG@10": "–",
         "Users": 6,
         "Items": 12,
         "Explained variance": 98.9,
-        "Interactions": 56193,
         "Trained on": "2025-12-05 00:42:15",
     }
     inactive = rows(at)[1]
@@ -636,15 +798,431 @@ def test_the_details_of_each_version_are_listed(api: Api) -> None:
             "Recipe": "spectral",
             "Trigger": "by hand",
             "Took": 2.3,
+            "Interactions": 56193,
             "Settings": "mixing=1, filter=sum, n_neighbours=9",
+            "Verdict": "–",
+            "Note": "",
         },
         {
             "Version": 1,
             "Recipe": "popularity",
             "Trigger": "by schedule",
             "Took": 2.3,
+            "Interactions": 56193,
             "Settings": "half_life_days=null",
+            "Verdict": "–",
+            "Note": "",
         },
+    ]
+
+
+# Verdicts, and switching
+
+
+def retrained(api: Api, **outcome: Any) -> AppTest:
+    """Let version 1 serve, and the page show how the retrain by hand of version 2 ended."""
+    api.add_model()
+    at = press(model_management(), RETRAIN)
+    api.finish_job(**outcome)
+    return run(at)
+
+
+def badges(at: AppTest) -> list[str]:
+    return [re.sub(r":\w+-badge\[(.*)\]", r"\1", row["Verdict"]) for row in rows(at)]
+
+
+def test_a_good_verdict_is_part_of_the_success(api: Api) -> None:
+    at = retrained(api, promoted=True, verdict=judged(warnings=["Users fell by half."]))
+    [said] = read(at.success)
+    assert said.startswith("Model retrained in 2.3s - 56193 samples")
+    assert said.endswith(f"{NO_WORSE}\n\n- Users fell by half.")
+    assert not at.warning
+    assert not [info.value for info in at.info]
+
+
+def test_a_bad_verdict_is_a_warning_with_a_way_back(api: Api) -> None:
+    at = retrained(api, promoted=True, verdict=rejected(serves=True))
+    assert "Model retrained in" in at.success[0].value
+    [said] = read(at.warning)
+    assert said == f"**Version 2 serves, as the policy has it.** {WORSE}\n\n- Coverage fell."
+    assert read(model_management().warning) == [said], "whoever comes later sees it too"
+
+    at = run(at.button(key="Roll back to version 1 verdict").click())
+    assert "POST /models/rollback" in api.calls
+    assert read(at.toast) == ["Version 1 serves again."]
+    assert not at.warning
+    assert [row["Status"] for row in rows(at)] == [
+        ":gray-badge[⚪ inactive]",
+        ":green-badge[🟢 active]",
+    ]
+
+
+def test_a_version_that_does_not_serve_says_why_and_can_be_let(api: Api) -> None:
+    at = retrained(api, promoted=False, verdict=rejected(serves=False))
+    [said] = read(at.info)
+    assert said.startswith(f"**Version 2 was rejected and does not serve.** {WORSE}")
+    assert "POST" not in said
+    assert not at.warning
+
+    run(at.text_input(key="verdict_reason").set_value("The test set is *odd*."))
+    at = press(at, "Activate version 2")
+    assert (api.timeline[0]["version"], api.timeline[0]["reason"]) == (2, "The test set is *odd*.")
+    assert read(at.toast) == ["Version 2 serves."]
+    assert not [info.value for info in at.info]
+
+
+def test_an_older_verdict_is_no_longer_urged(api: Api) -> None:
+    at = retrained(api, promoted=False, verdict=rejected(serves=False))
+    at = press(at, RETRAIN)
+    api.finish_job(promoted=True, verdict=judged())
+    assert not run(at).info
+
+
+@pytest.mark.parametrize(
+    ("verdict", "badge"),
+    [
+        (None, "–"),
+        (judged(), "no worse"),
+        (judged(gain=0.03), "better"),
+        (judged("reject", gain=-0.06), "worse"),
+        (judged("reject", reasons=["Coverage fell."]), "rejected"),
+        (judged(method="none", versus_active=None), "not judged"),
+        (judged(warnings=[NO_WORSE]), "not judged"),
+        (judged(versus_active=None), "passed"),
+    ],
+)
+def test_the_verdict_is_a_badge_in_the_table(
+    api: Api, verdict: dict[str, Any] | None, badge: str
+) -> None:
+    at = retrained(api, promoted=True, verdict=verdict)
+    assert badges(at) == [badge, "–"]
+    found = "–" if verdict is None else verdict["sentence"]
+    assert [row["Verdict"] for row in rows(at, DETAILS)] == [found, "–"]
+
+
+def test_quality_pin_and_note_are_in_the_tables(api: Api) -> None:
+    ndcg = {"ndcg@10": {"mean": 0.1778, "low": 0.172, "high": 0.184}}
+    api.add_model(metrics=ndcg, note="For the *autumn*", pinned=True)
+    api.add_model(pinned=True, pinned_until="2026-01-31T12:00:00Z")
+    newer, older = rows(model_management())
+    assert older["NDCG@10"] == "0.178 ± 0.006"
+    assert newer["NDCG@10"] == "–"
+    assert older["Status"] == ":gray-badge[⚪ inactive] 📌"
+    newer, older = rows(model_management(), DETAILS)
+    assert older["Note"] == "For the *autumn* · 📌 pinned"
+    assert newer["Note"] == "📌 pinned until 2026-01-31 13:00"
+
+
+def test_a_roll_back_is_one_click_and_says_where_it_leads(api: Api) -> None:
+    api.add_model()
+    [button] = [button for button in model_management().button if button.label == "Roll back"]
+    assert button.disabled
+    api.add_model()
+    at = model_management()
+    run(at.text_input(key="switch_reason").set_value("  Clicks fell. "))
+    at = press(at, "Roll back to version 1")
+    assert (api.timeline[0]["action"], api.timeline[0]["reason"]) == ("rollback", "Clicks fell.")
+    assert read(at.toast) == ["Version 1 serves again."]
+    assert at.text_input(key="switch_reason").value == "", "a reason is for one switch"
+    assert rows(at, TIMELINE) == [
+        {
+            "Version": "1",
+            "From": "2025-12-05 00:02:00",
+            "Until": "now",
+            "By": "api:page",
+            "Why": "rolled back: Clicks fell.",
+        },
+        {
+            "Version": "2",
+            "From": "2025-12-05 00:01:00",
+            "Until": "2025-12-05 00:02:00",
+            "By": "api:page",
+            "Why": "promoted after its training",
+        },
+        {
+            "Version": "1",
+            "From": "2025-12-05 00:00:00",
+            "Until": "2025-12-05 00:01:00",
+            "By": "api:page",
+            "Why": "promoted after its training",
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("switches", "leads_to"),
+    [
+        ("1 2 3", 2),
+        ("1 2 3 rollback-2", 1),
+        ("1 2 3 rollback-2 rollback-1", None),
+        ("1 2 3 rollback-2 3", 2),
+        ("1 2 1 2", 1),
+        ("1 2 3 1", 3),
+        ("4 1 2", 1),
+        ("1 4 2", 1),  # version 4 is deleted
+        ("1 2 3 rollback-2 rollback-1 3 rollback-1", None),
+    ],
+)
+def test_a_roll_back_leads_ever_further(api: Api, switches: str, leads_to: int | None) -> None:
+    for _ in range(3):
+        api.add_model(serves=False)
+    for switch in switches.split():
+        action, _, version = switch.rpartition("-")
+        api.serve(int(version), action=action or "activate")
+    [label] = [b.label for b in model_management().button if b.label.startswith("Roll back")]
+    assert label == ("Roll back" if leads_to is None else f"Roll back to version {leads_to}")
+
+
+def test_a_roll_back_leads_where_the_registry_leads(
+    registry: Registry, taste: Any, train: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(HOME.parent))
+    rollback_target = importlib.import_module("versions").rollback_target
+    there = [train() for _ in range(5)]
+    chance = random.Random(5)
+    seen = set()
+    for _ in range(60):
+        try:
+            target = registry.rollback_target()
+        except ConflictError:
+            target = None
+        timeline = registry.timeline(limit=200)
+        assert rollback_target(registry.versions(), timeline) == target, timeline
+        seen.add(target)
+        if target is not None and chance.random() < 0.4:
+            registry.roll_back(registry.load(target), actor="test")
+        elif len(there) > 3 and target in there and chance.random() < 0.1:
+            registry.delete(target, actor="test")
+            there.remove(target)
+        else:
+            registry.activate(registry.load(chance.choice(there)), actor="test")
+    assert seen == {None, 1, 2, 3, 4, 5}
+    assert len(there) == 3
+
+
+def test_a_chosen_version_is_activated(api: Api) -> None:
+    for _ in range(3):
+        api.add_model()
+    at = model_management()
+    assert at.selectbox(key="switch_version").value == 2
+    at.selectbox(key="switch_version").set_value(1)
+    at = press(at, "Activate")  # … before the page has run again
+    assert read(at.toast) == ["Version 1 serves."]
+    assert rows(at)[2]["Status"] == ":green-badge[🟢 active]"
+    [button] = [button for button in at.button if button.label == "Activate"]
+    assert button.disabled, "it serves already"
+
+
+def test_a_version_is_pinned_unpinned_and_deleted(api: Api) -> None:
+    api.add_model()
+    api.add_model()
+    at = press(model_management(), "Pin")
+    assert read(at.toast) == ["Version 1 is pinned."]
+    assert rows(at)[1]["Status"].endswith("📌")
+    at = press(at, "Unpin")
+    assert read(at.toast) == ["Version 1 is not pinned."]
+    at = press(at, "Delete version 1")
+    assert read(at.toast) == ["Version 1 is deleted."]
+    assert [row["Version"] for row in rows(at)] == [2]
+    assert at.selectbox(key="switch_version").value == 2
+
+
+def test_a_switch_that_is_refused_says_so_where_it_was_asked(api: Api) -> None:
+    api.add_model()
+    api.add_model()
+    at = model_management()
+    api.serve(1)
+    at = press(at, "Delete version 1")
+    assert read(at.error) == ["Version 1 serves: activate another."]
+
+
+def test_two_versions_are_compared(api: Api) -> None:
+    def side(version: int, **fields: Any) -> dict[str, Any]:
+        return {
+            "version": version,
+            "recipe": "svd",
+            "settings": {},
+            "training_samples": 56193,
+            "n_users": 671,
+            "n_items": 6170,
+            "explained_variance": "24.67%",
+            "data": {"half_life_days": None, "window_days": None},
+            "metrics": {"ndcg@10": {"mean": 0.178, "low": 0.172, "high": 0.184}},
+        } | fields
+
+    api.add_model()
+    api.add_model()
+    at = model_management()
+    assert not any("compare/" in call for call in api.calls), "only who asks waits for it"
+    at = press(at, "Compare versions")
+    assert read(at.error) == ["There is no such version."]
+
+    assert side(1).keys() == ComparedModel.__annotations__.keys()
+    api.comparison = {
+        "first": side(2, data={"half_life_days": 30.0, "window_days": None}, metrics=None),
+        "second": side(1, recipe="spectral"),
+        "settings": [{"name": "n_components", "first": 10, "second": None}],
+        "k": 10,
+        "n_users": 2000,
+        "users": {"both": 2300, "only_first": 3, "only_second": 0},
+        "sentence": "On 2,000 of the 2,300 users the lists of 10 have 62.0% in common.",
+        "overlap": {"mean": 0.62, "low": 0.6, "high": 0.64},
+        "most_changed": [
+            {"user_id": "u*1", "overlap": 0.0, "first": list("abcdefg"), "second": ["x", "y"]},
+            {"user_id": "u2", "overlap": 1.0, "first": ["a"], "second": ["a"]},
+        ],
+        "exposure": {"gained": [{"item_id": ODD_ID, "first": 0.1, "second": 0.25}], "lost": []},
+        "coverage": {"first": 0.31, "second": 0.12},
+        "popularity": {"first": 0.08, "second": 0.13},
+    }
+    assert {"status", *api.comparison} == Comparison.__annotations__.keys()
+    at = press(at, "Compare versions")
+    assert api.calls.count("GET /models/2/compare/1?k=10&users=2000") == 2
+    assert (
+        "On 2,000 of the 2,300 users the lists of 10 have 62.0% in common. The 95% interval is "
+        "60.0% to 64.0%."
+    ) in read(at.markdown)
+    assert [tuple(row.values()) for row in rows(at, "Two versions side by side")] == [
+        ("Recipe", "svd", "spectral"),
+        ("Interactions", "56,193", "56,193"),
+        ("Users", "671", "671"),
+        ("Items", "6,170", "6,170"),
+        ("Explained variance", "24.67%", "24.67%"),
+        ("n_components", "10", "null"),
+        ("half_life_days", "30", "null"),
+        ("NDCG@10", "–", "0.178 (0.172 to 0.184)"),
+        ("Items in anybody's list", "31.0%", "12.0%"),
+        ("Users who have a listed item, on average", "8.0%", "13.0%"),
+    ]
+    assert [tuple(row.values()) for row in rows(at, "Users whose lists change most")] == [
+        ("u*1", "0%", "a, b, c, d, e, and 2 more", "x, y"),
+        ("u2", "100%", "none", "none"),
+    ]
+    assert [tuple(row.values()) for row in rows(at, "Items that gain")] == [
+        (ODD_ID, "10.0%", "25.0%")
+    ]
+    assert "None." in read(at.caption)
+    assert rows(run(at), "Two versions side by side"), "it survives a rerun"
+    at = run(at.selectbox(key="second_version").set_value(2))
+    assert not [table for table in at.table if table.proto.alt == "Two versions side by side"]
+
+    at = run(at.selectbox(key="second_version").set_value(1))
+    sentence = "Versions 2 and 1 have no user in common."
+    api.comparison |= {"overlap": None, "coverage": None, "popularity": None, "most_changed": []}
+    api.comparison |= {"sentence": sentence}
+    at = press(at, "Compare versions")
+    assert sentence in read(at.markdown)
+
+
+# Policy
+
+
+def policy_line(at: AppTest) -> str:
+    [line] = [text for text in read(at.markdown) if "Retrains start" in text]
+    return line.removeprefix(":small[").removesuffix("]")
+
+
+def test_the_policy_is_told_in_a_line(api: Api) -> None:
+    assert policy_line(model_management()) == (
+        "Retrains start by hand; what is trained by hand always serves. This policy is from the "
+        "environment; `PUT /policy` or `reckeeper policy set` changes it."
+    )
+    api.policy |= {
+        "schedule": "0 3 * * 0",
+        "timezone": "Europe/Berlin",
+        "every_interactions": 1000,
+        "max_age_hours": 24.0,
+    }
+    api.policy_source = {
+        "revision": 3,
+        "source": "stored",
+        "updated_at": "2025-12-04T23:42:13.000000Z",
+        "actor": "api:anna",
+    }
+    at = model_management()
+    assert policy_line(at) == (
+        "Retrains start by hand, by the schedule `0 3 * * 0` (Europe/Berlin), after **1,000** new "
+        "interactions or **24** hours after the last; what is trained by hand always serves; what "
+        "is trained by schedule or by rule serves if it passes the gate. Stored policy, revision "
+        "3, by api:anna at 2025-12-05 00:42: it rules; the environment's settings no longer count."
+    )
+    assert not any("RECKEEPER_RETRAIN_SCHEDULE" in text for text in read(at.markdown))
+    api.policy |= {"promotion": {"manual": "gate", "schedule": "manual", "rule": "gate"}}
+    assert (
+        "what is trained by hand or by rule serves if it passes the gate; what is trained by "
+        "schedule serves when somebody activates it."
+    ) in policy_line(model_management())
+
+
+# Jobs that are cancelled, or end without a version
+
+
+def test_a_job_tells_its_cause_and_its_memory_and_is_cancelled(api: Api) -> None:
+    cause = {"rule": "every_interactions", "n": 1043, "sentence": "1,043 new *interactions*."}
+    api.add_job(trigger="rule", cause=cause, stage="judging", estimated_memory_bytes=1_600_000_000)
+    at = model_management()
+    assert at.progress[0].text.startswith("**Judging against the active version** · 25%")
+    background = ":small[1,043 new *interactions*. · Memory: about 1.6 GB may be needed]"
+    assert background in read(at.markdown)
+    api.jobs[0]["memory_bytes"] = 412_300_000
+    at = run(at)
+    assert any(
+        "Memory: **412 MB** of about 1.6 GB that it may need" in text for text in read(at.markdown)
+    )
+
+    at = press(at, "Cancel")
+    assert "POST /jobs/1/cancel" in api.calls
+    assert ":small[The job is being cancelled.]" in read(at.markdown)
+    assert "Cancel" not in {button.label for button in at.button}
+
+    words = "Training job 1 was cancelled; the active version serves on."
+    api.fail_job("cancelled", words, status="cancelled")
+    at = run(at)
+    assert words in read(at.info)
+    assert not at.error
+    [job] = rows(at, JOBS)
+    assert (job["Status"], job["Trigger"], job["Outcome"]) == (
+        ":gray-badge[⚪ cancelled]",
+        "1,043 new *interactions*.",
+        words,
+    )
+    assert metrics(opened())["Last retrain"] == "⚪ Cancelled"
+
+
+def test_a_job_that_has_just_ended_needs_no_cancel(api: Api) -> None:
+    api.add_model()
+    api.add_job()
+    at = model_management()
+    api.finish_job()
+    at = press(at, "Cancel")
+    assert not at.error
+    assert "Model retrained in" in at.success[0].value
+
+
+def test_an_interrupted_job_is_a_warning(api: Api) -> None:
+    at = press(model_management(), RETRAIN)
+    api.fail_job("interrupted", "Its worker was silent.", status="interrupted")
+    at = run(at)
+    assert read(at.warning) == ["Its worker was silent."]
+    assert rows(at, JOBS)[0]["Status"] == ":orange-badge[🟠 interrupted]"
+
+
+def test_a_cancelled_comparison_is_no_error(api: Api) -> None:
+    api.add_job(kind="evaluate")
+    api.fail_job("cancelled", "It was cancelled.", status="cancelled")
+    at = model_management()
+    assert "It was cancelled.\n\n:small[Job 1, 2025-12-05 00:42]" in read(at.info)
+    assert not at.error
+
+
+def test_jobs_say_whether_their_version_was_promoted(api: Api) -> None:
+    api.add_job(status="succeeded", version=1, promoted=True)
+    api.add_job(status="succeeded", version=2, promoted=False, trigger="rule")
+    api.add_job(status="succeeded", promoted=False, trigger="schedule")
+    assert [(job["Trigger"], job["Outcome"]) for job in rows(model_management(), JOBS)] == [
+        ("by schedule", "Nothing had changed since the last version: no new one was made"),
+        ("by rule", "Version 2, not promoted"),
+        ("by hand", "Version 1, promoted"),
     ]
 
 
@@ -659,7 +1237,8 @@ def choose(at: AppTest, recipe: str, *, tune: bool = False) -> AppTest:
 def fields(at: AppTest) -> dict[str, Any]:
     """Return what stands in the fields of the settings, by label."""
     kinds = (at.number_input, at.text_input, at.checkbox)
-    return {field.label: field.value for kind in kinds for field in kind}
+    every = [field for kind in kinds for field in kind if field.label != REASON]
+    return {field.label: field.value for field in every}
 
 
 def test_the_panel_starts_from_the_active_version(api: Api) -> None:
@@ -825,9 +1404,11 @@ def test_a_measured_recipe_is_trained_as_it_was_measured(api: Api) -> None:
     assert len(at.progress) == 1
     assert any("A retrain runs: the progress is shown below." in text for text in read(at.markdown))
     assert rows(at, COMPARED), "what was measured stays in sight"
-    api.finish_job()
+    api.finish_job(promoted=True, verdict=rejected(serves=True))
     at = run(at)
     assert "Model retrained in" in at.success[0].value
+    assert "Mind the verdict" in at.success[0].value
+    assert at.warning
 
 
 @pytest.mark.parametrize(
