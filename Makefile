@@ -29,7 +29,7 @@ test: setup-dev chromium ## Run every test, in a real browser too
 
 check: setup-dev ## Lint, types and unit tests, in under two minutes
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest tests/unit
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto tests/unit
 
 lint: setup-dev ## Lint, format and types
 	$(BIN)/ruff check

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 import subprocess
 import sys
 import threading
@@ -29,22 +30,34 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("reckeeper")
 
 
-@pytest.fixture
-def settings(tmp_path):
-    """Return settings whose folders are in the test's temporary folder."""
+def settings_in(folder):
     return Settings.from_env(
         {
-            "RECKEEPER_DATA_DIR": str(tmp_path / "data"),
-            "RECKEEPER_MODEL_DIR": str(tmp_path / "models"),
+            "RECKEEPER_DATA_DIR": str(folder / "data"),
+            "RECKEEPER_MODEL_DIR": str(folder / "models"),
             "RECKEEPER_DEMO": "0",
         }
     )
 
 
 @pytest.fixture
-def database(settings):
-    """Return the migrated, empty database of `settings`."""
+def settings(tmp_path):
+    """Return settings whose folders are in the test's temporary folder."""
+    return settings_in(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    """Return the data folder of a migrated, empty database, to be copied: to migrate is slow."""
+    settings = settings_in(tmp_path_factory.mktemp("migrated"))
     storage.migrate(settings)
+    return settings.data_dir
+
+
+@pytest.fixture
+def database(settings, migrated):
+    """Return the migrated, empty database of `settings`."""
+    shutil.copytree(migrated, settings.data_dir, dirs_exist_ok=True)
     database = storage.open_database(settings)
     yield database
     database.close()
@@ -108,12 +121,12 @@ def train(database, settings):
                 database,
                 dataclasses.replace(settings, **changed),
                 job=job,
-                report=lambda stage, fraction: None,
+                report=lambda stage, fraction, **found: None,
             )
-            values = {"status": storage.jobs.SUCCEEDED, "version": version}
+            values = {"status": storage.jobs.SUCCEEDED}
         finally:
             with database.write() as connection:
-                storage.jobs.update(connection, job_id, finished_at=storage.now(), **values)
+                storage.jobs.end(connection, job_id, **values)
         return version
 
     return run

@@ -53,7 +53,7 @@ EXCLUSIVE = {
     "pickle": {"artifact"},
     "structlog": {"telemetry"},
     "prometheus_client": {"telemetry"},
-    "httpx": {"client"},
+    "httpx": {"client", "training"},
     "tenacity": {"client", "storage"},
     "fastapi": {"server"},
     "starlette": {"server"},
