@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from reckeeper import storage
+from reckeeper import storage, telemetry
 from reckeeper.config import Settings
 
 CHECKOUT = Path(__file__).parents[1]
@@ -26,6 +26,7 @@ DATA = CHECKOUT.parent / "shared" / "data"
 @contextlib.contextmanager
 def installation(**environ: str) -> Iterator[Settings]:
     """Give the settings of an empty, migrated installation on free ports; removed at the end."""
+    telemetry.configure_logging("benchmark")
     with tempfile.TemporaryDirectory(prefix="reckeeper-bench-") as folder:
         settings = Settings.from_env(
             {
