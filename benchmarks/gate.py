@@ -1,7 +1,8 @@
 """How often the gate errs, and what it costs: ``python -m benchmarks.gate [--data FOLDER]``.
 
-Errors: twice a hundred comparisons by the gate's rule, of models fitted to
-different nine tenths of one training side. Two of the same recipe and settings,
+Errors: twice a hundred comparisons by the gate's three rules (the active
+version, popularity, coverage), of models fitted to different nine tenths of one
+training side. Two of the same recipe and settings,
 each beside the next, are equal: a rejection is an error. One that is cut down to
 a few components is worse: a rejection is right. Cost: whole training runs, from
 the database to the files, and the share of them from the last interaction read
@@ -77,16 +78,32 @@ def compare(log: InteractionLog, model: Model, *, n: int) -> dict[str, Any]:
             fitted, histories=split.histories, held_out=split.held_out, k=gate.K
         )
 
+    def is_rejected(candidate: Quality, *, seed: int) -> bool:
+        mean = float(active.ndcg.mean())
+        difference = evaluation.compare(active, candidate, seed=seed)["ndcg@10"]
+        beside_popular = evaluation.compare(popular, candidate, seed=seed)["ndcg@10"]
+        return (
+            gate.is_worse(difference, mean=mean, margin=policy.margin)
+            or beside_popular["high"] < 0
+            or candidate.coverage < policy.min_coverage_share * active.coverage
+        )
+
+    policy = Policy()
+    popular = evaluation.measure(
+        recipe_named("popularity").fit(learnable.matrix(), settings={}),
+        histories=split.histories,
+        held_out=split.held_out,
+        k=gate.K,
+    )
     rejected = {"equal": 0, "worse": 0}
     lost = []
     active = measured(model.settings)
     for number in range(n):
         mean = float(active.ndcg.mean())
         equal, worse = measured(model.settings), measured(model.worse)
-        for name, candidate in (("equal", equal), ("worse", worse)):
-            difference = evaluation.compare(active, candidate, seed=number)["ndcg@10"]
-            rejected[name] += int(gate.is_worse(difference, mean=mean, margin=Policy().margin))
-        lost.append(-difference["difference"] / mean)
+        rejected["equal"] += is_rejected(equal, seed=number)
+        rejected["worse"] += is_rejected(worse, seed=number)
+        lost.append(1 - float(worse.ndcg.mean()) / mean)
         active = equal
     return {
         "compared": n,

@@ -92,7 +92,7 @@ def _train_button(client: Client, measured: MeasuredRecipe, *, is_disabled: bool
         f"Train {_name(measured)}",
         key=f"train {measured['recipe']} {measured['tuned']}",
         help="Trains a new version on all data, with the settings in the table. It serves when it "
-        "is done.",
+        "is done, unless the policy asks for more.",
         disabled=is_disabled,
         on_click=shared.attempt,
         args=(lambda: jobs.start_retrain(client, request, place=jobs.COMPARISON),),

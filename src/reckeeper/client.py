@@ -678,11 +678,12 @@ class Client:
         retry_seconds: float = 5.0,
         actor: str | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
+        address = httpx.URL(url.rstrip("/"))
+        self.url = _masked(address)
         self._headers = {} if actor is None else {ACTOR_HEADER: actor}
         # A proxy of the environment leads out of this machine, never back to it.
-        is_here = httpx.URL(self.url).host in {"127.0.0.1", "::1", "localhost"}
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_seconds, trust_env=not is_here)
+        is_here = address.host in {"127.0.0.1", "::1", "localhost"}
+        self._http = httpx.Client(base_url=address, timeout=timeout_seconds, trust_env=not is_here)
         # A stream is never silent for longer than 15 seconds.
         self._stream_timeout = httpx.Timeout(timeout_seconds, read=max(timeout_seconds, 30.0))
         self._retrying = tenacity.Retrying(
@@ -853,7 +854,7 @@ class Client:
         tune: bool = False,
         tune_seconds: float | None = None,
     ) -> RetrainAnswer:
-        """Train a new version, wait until it serves, and say what was made.
+        """Train a new version, wait until it is done, and say what was made.
 
         Parameters
         ----------
@@ -1089,8 +1090,8 @@ class Client:
 
     def _unavailable(self, reason: str) -> errors.UnavailableError:
         return errors.UnavailableError(
-            f"{_masked(httpx.URL(self.url))} does not answer ({reason}). See that it runs there "
-            "(`reckeeper up` starts all), then try again."
+            f"{self.url} does not answer ({reason}). See that it runs there (`reckeeper up` "
+            "starts all), then try again."
         )
 
 
@@ -1151,7 +1152,7 @@ def _foreign(response: httpx.Response) -> errors.UnavailableError:
 
 def _masked(url: httpx.URL) -> str:
     """Return an address without its password."""
-    return str(url.copy_with(password="***") if url.password else url)
+    return str(url.copy_with(username=url.username, password="***") if url.password else url)
 
 
 def _decoded(response: httpx.Response) -> dict[str, Any]:

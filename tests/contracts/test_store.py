@@ -737,7 +737,7 @@ def test_a_list_of_versions_has_what_is_small(database):
         assert [row["version"] for row in rows] == [3, 2, 1]
         assert [row["served"] for row in rows] == [False, True, False]
         assert [row["verdict"] for row in rows] == [
-            None, {"decision": "promote", "sentence": None, "outcome": None}, small
+            None, {"decision": "promote", "sentence": None}, small
         ]  # fmt: skip
         assert not rows[-1].keys() & large.keys()
         assert models.get(connection, 1)["verdict"] == verdict

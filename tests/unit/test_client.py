@@ -530,3 +530,29 @@ def test_who_stops_following_lets_the_connection_go(client, server):
     assert next(following)["fraction"] == 0.1
     following.close()
     assert client.job(4) == {"job_id": 4}
+
+
+def test_a_password_is_sent_and_never_shown():
+    with (
+        Client("http://ann:secret@127.0.0.1:9", retry_seconds=0) as client,
+        pytest.raises(UnavailableError) as caught,
+    ):
+        client.models()
+    assert caught.value.message.startswith("http://ann:***@127.0.0.1:9 does not answer")
+    assert "secret" not in client.url
+
+
+def test_what_is_no_bundle_is_not_kept(client, server, tmp_path):
+    target = tmp_path / "bundle.zip"
+    target.write_bytes(b"before")
+    server.answers = [(200, b"<html>")]
+    with pytest.raises(UnavailableError, match="not as Reckeeper does"):
+        client.download(3, target)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800"])
+def test_what_cannot_be_sent_is_bad_data(client, server, value):
+    with pytest.raises(DataError, match="cannot be sent"):
+        client.retrain(recipe="popularity", settings={"half_life_days": value})
+    assert not server.requests

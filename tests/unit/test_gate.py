@@ -64,6 +64,7 @@ def row_of(recipe, settings, log, /, **changed):
         "n_users": len(log.users),
         "n_items": len(log.items),
         "trained_at": storage.now(),
+        "verdict": None,
         **changed,
     }
 
@@ -470,16 +471,36 @@ def test_lists_that_cover_too_little_are_a_reason():
     assert judged("refit", candidate, BETTER, policy=lower)["decision"] == "promote"
 
 
-def test_coverage_is_held_against_the_active_version_itself_where_the_recipe_is_the_same():
-    log = tastes()
-    row = row_of("popularity", {}, log)
-    trial = gate.prepare(log, n_seen=0, active=row, policy=POLICY)
-    covering = fitted(*BETTER, log.matrix())
-    verdict = judge(trial, ("popularity", {}), active=covering)
-    (reason,) = verdict["reasons"]
+def test_the_same_recipe_is_held_to_the_coverage_that_it_had():
+    log, recipe = tastes(), ("popularity", {})
+
+    def reasons(**then):
+        told = {"method": "refit", "n_users": 160, "candidate": {"coverage@10": {"mean": 0.9}}}
+        row = row_of(*recipe, log, verdict={**told, **then})
+        trial = gate.prepare(log, n_seen=0, active=row, policy=POLICY)
+        # The version itself has seen what is held out: what it lists now says nothing.
+        verdict = judge(trial, recipe, active=fitted(*BETTER, log.matrix()))
+        assert (verdict["active"], verdict["versus_active"]) == (None, None)
+        return verdict["reasons"]
+
+    (reason,) = reasons()
     assert reason.startswith("Its lists have ")
-    assert (verdict["active"], verdict["versus_active"]) == (None, None)
-    assert judge(trial, ("popularity", {}), active=None)["reasons"] == []
+    assert reason.endswith("less than 50% of the 90.0% that those of version 3 have.")
+    assert reasons(n_users=161) == []  # more users have more lists
+    assert reasons(method="new_interactions") == []
+    assert reasons(candidate={"coverage@10": {"mean": 0.01}}) == []
+    assert reasons(candidate=None) == reasons(method="none") == []
+
+
+def test_the_same_again_is_no_worse():
+    log = tastes()
+    for recipe in (("spectral", {}), BETTER):
+        trial = gate.prepare(log, n_seen=0, active=None, policy=POLICY)
+        first = judge(trial, recipe)
+        row = row_of(*recipe, log, verdict=first)
+        trial = gate.prepare(log, n_seen=0, active=row, policy=POLICY)
+        again = judge(trial, recipe, active=fitted(*recipe, log.matrix()))
+        assert (again["decision"], again["reasons"], again["method"]) == ("promote", [], "refit")
 
 
 def popular_things():

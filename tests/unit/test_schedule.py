@@ -184,6 +184,25 @@ def test_times_are_those_of_the_time_zone(runs):
     assert found.isoformat() == "2026-01-04T03:00:00-08:00"
 
 
+@pytest.mark.parametrize(
+    ("expression", "zone", "after", "expected"),
+    [
+        # At midnight the clock is put forward by an hour, or by as much in the night.
+        ("@daily", "America/Havana", "2026-03-07T12:00-05:00", "2026-03-08T01:00-04:00"),
+        ("@daily", "America/Havana", "2026-03-08T02:00-04:00", "2026-03-09T00:00-04:00"),
+        ("30 2 * * *", "Europe/Berlin", "2026-03-29T00:00+01:00", "2026-03-29T03:30+02:00"),
+        # At three it is put back by an hour.
+        ("30 2 * * *", "Europe/Berlin", "2026-10-25T00:00+02:00", "2026-10-25T02:30+02:00"),
+        ("30 2 * * *", "Europe/Berlin", "2026-10-25T02:31+02:00", "2026-10-26T02:30+01:00"),
+        ("30 2 * * *", "Europe/Berlin", "2026-10-25T02:10+01:00", "2026-10-26T02:30+01:00"),
+        ("30 * * * *", "Europe/Berlin", "2026-10-25T02:31+02:00", "2026-10-25T02:30+01:00"),
+    ],
+)
+def test_a_named_hour_comes_once_a_day(expression, zone, after, expected):
+    found = cron.next_time(expression, timezone=zone, after=datetime.fromisoformat(after))
+    assert found.astimezone(UTC) == datetime.fromisoformat(expected)
+
+
 def test_the_hour_stays_when_the_clock_is_put_forward(runs):
     found = runs(
         "0 3 * * *", 3, timezone="Europe/Berlin", after=datetime(2026, 3, 27, 12, tzinfo=UTC)

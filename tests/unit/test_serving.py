@@ -133,6 +133,26 @@ def test_a_new_user_is_folded_in(serving, add, database, registry):
     assert not {"i0", "i1"} & set(scores)
 
 
+def test_what_a_version_of_elsewhere_has_seen_counts_once(
+    serving, add, database, registry, tmp_path
+):
+    bundle = tmp_path / "bundle.zip"
+    registry.export_bundle(1, bundle)
+    _, before = answer(serving, "u03")
+    best = max(before, key=before.get)
+    with database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM user_interactions")
+    later = 1_800_000_000_000_000
+    add(("u04", best, "click", 1.0, later))  # a live one, before what it was trained on comes
+    add(("u03", best, "click", 1.0, 1_600_000_000_000_000))
+    version = registry.import_bundle(bundle, actor="test", cell_limit=100)
+    registry.activate(registry.load(version), actor="test")
+    serving.refresh()
+    assert answer(serving, "u03") == ("model", before)
+    strategy, after = answer(serving, "u04")
+    assert (strategy, best in after) == ("fold_in", False)
+
+
 def test_newer_interactions_of_a_known_user_count_at_once(serving, add, database, registry):
     _, before = answer(serving, "u03")
     best = max(before, key=before.get)

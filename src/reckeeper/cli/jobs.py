@@ -137,7 +137,7 @@ def retrain(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a new version on the latest interactions, and wait until it serves.
+    """Train a new version on the latest interactions, and wait until it is done.
 
     Recipe and settings are those of the active version, unless others are given.
     Ctrl-C leaves; the job goes on.

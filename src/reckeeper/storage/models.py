@@ -44,8 +44,9 @@ def listed(connection: sa.Connection) -> list[dict[str, Any]]:
     rows = [dict(row) for row in connection.execute(_LISTED).mappings()]
     for row in rows:
         verdict = {name: row.pop(name) for name in _VERDICT}
-        told = {name: value for name, value in verdict.items() if value is not None}
-        row["verdict"] = told if "decision" in told else None
+        if verdict["outcome"] is None:
+            del verdict["outcome"]
+        row["verdict"] = verdict if verdict["decision"] else None
     return rows
 
 

@@ -1,7 +1,7 @@
 """Cron expressions, as cron means them."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from apscheduler.triggers.base import BaseTrigger
@@ -20,6 +20,10 @@ _NAMED = {
 }
 
 
+_BY_THE_CLOCK = ZoneInfo("UTC")
+"""Stands for a clock on the wall: it has no offset that changes."""
+
+
 def check(expression: str) -> None:
     """Check that an expression can be read and names a time that comes.
 
@@ -29,7 +33,7 @@ def check(expression: str) -> None:
         It does not; the message says why, and how one is written.
     """
     try:
-        trigger = _parse(expression, ZoneInfo("UTC"))
+        trigger = _parse(expression, _BY_THE_CLOCK)
         if trigger.get_next_fire_time(None, datetime.now(UTC)) is None:
             raise ValueError("it names no date that ever comes")
     except ValueError as exc:
@@ -41,6 +45,10 @@ def check(expression: str) -> None:
 
 def next_time(expression: str, *, timezone: str, after: datetime) -> datetime:
     """Return the first time of an expression at `after` or later.
+
+    As cron does it, an hour that is named comes once a day: what the clock
+    leaves out when it is put forward comes by as much later, and what it
+    shows a second time when it is put back does not come again.
 
     Parameters
     ----------
@@ -57,12 +65,27 @@ def next_time(expression: str, *, timezone: str, after: datetime) -> datetime:
         In the time zone named.
     """
     zone = ZoneInfo(timezone)
-    found: datetime = _parse(expression, zone).get_next_fire_time(None, after.astimezone(zone))
-    return found
+    here = after.astimezone(zone)
+    if _fields(expression)[1].startswith("*"):
+        found: datetime = _parse(expression, zone).get_next_fire_time(None, here)
+        return found
+    trigger = _parse(expression, _BY_THE_CLOCK)
+    shown: datetime = here.replace(tzinfo=_BY_THE_CLOCK)
+    while True:
+        shown = trigger.get_next_fire_time(None, shown)
+        # By UTC: times of one zone compare as the clock shows them.
+        moment = shown.replace(tzinfo=zone, fold=0).astimezone(UTC)
+        if moment >= after.astimezone(UTC):
+            return moment.astimezone(zone)
+        shown += timedelta(minutes=1)
+
+
+def _fields(expression: str) -> list[str]:
+    return _NAMED.get(expression.strip(), expression).lower().split()
 
 
 def _parse(expression: str, timezone: ZoneInfo) -> BaseTrigger:
-    fields = _NAMED.get(expression.strip(), expression).lower().split()
+    fields = _fields(expression)
     if len(fields) != 5:
         raise ValueError(f"it has {len(fields)} field(s)")
     minute, hour, day, month, weekday = fields

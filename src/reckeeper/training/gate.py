@@ -128,7 +128,8 @@ def judge(
     candidate too where the fit would give the same model. Otherwise its
     recipe and settings are fitted again, on what the candidate is fitted on;
     where they are the candidate's own there is nothing to compare, and only
-    popularity and the active version's coverage are left as a measure.
+    popularity is left as a measure, and the coverage that the active version
+    had when it was judged in the same way.
 
     Parameters
     ----------
@@ -228,7 +229,8 @@ class _Measured:
 
     Of an active version whose recipe and settings are the candidate's, fitted
     on the same interactions, `active` is None: it would be the candidate.
-    `coverage` is its own all the same, of its lists for the same users.
+    `coverage` is that of the active version's lists, None if there is none
+    to compare with.
     """
 
     method: str
@@ -307,7 +309,7 @@ def _measure(
     is_new = split.kind == "new" and active is not None
     method = "new_interactions" if is_new else "refit"
     beside: _Make | None = None if is_same else fitted(row["recipe"], row["settings"])
-    if active is not None and (is_new or is_same):
+    if active is not None and is_new:
         beside = ready(_InOtherIds(active.artifact, split.train.items))
     ours = fitted(recipe, settings)
     if beside is not None and is_new and is_same and _is_of(row, trial):
@@ -316,14 +318,29 @@ def _measure(
     candidate = measured(ours, 0)
     popularity = measured(fitted(BASELINE, {}), 1)
     if beside is None:
-        return _Measured(method, candidate, popularity)
+        then = _coverage_then(row, n_users=len(users))
+        return _Measured(method, candidate, popularity, coverage=then)
     try:
         quality = candidate if ours is beside else measured(beside, 2)
     except DataError as exc:
         problem = f"Version {row['version']} could not be measured beside it: {exc.message}"
         return _Measured(method, candidate, popularity, problem=problem)
-    in_all = quality if is_new or not is_same else None
-    return _Measured(method, candidate, popularity, in_all, quality.coverage)
+    return _Measured(method, candidate, popularity, quality, quality.coverage)
+
+
+def _coverage_then(row: Mapping[str, Any], *, n_users: int) -> float | None:
+    """Return what share of the items a version's lists had when it was judged by a refit.
+
+    The version itself has seen what is held out now, and lists other things.
+    Of more users than are judged now it tells nothing: more users have more
+    lists.
+    """
+    verdict = row["verdict"] or {}
+    try:
+        is_alike = verdict["method"] == "refit" and verdict["n_users"] <= n_users
+        return float(verdict["candidate"][f"coverage@{K}"]["mean"]) if is_alike else None
+    except (KeyError, TypeError, ValueError):
+        return None  # nothing was measured, or it came from elsewhere and tells other things
 
 
 class _InOtherIds:
