@@ -298,6 +298,8 @@ def test_a_training_process_that_dies_is_an_error_with_what_to_do(example):
 
 
 def test_without_the_worker_the_list_is_there_and_a_retrain_is_refused(example):
+    # What is more is deleted after a retrain has answered.
+    wait_until(lambda: len(example.server.get("/models").json()["models"]) <= 10, "10 are kept")
     listed = example.server.get("/models").json()
     example.worker_process.stop()
     try:

@@ -4,12 +4,19 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from reckeeper import storage, training
 from reckeeper.errors import UnavailableError
+
+
+def run(coroutine):
+    """Run it in a thread: tests of the page leave a loop running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, coroutine).result()
 
 
 def load_streams():
@@ -80,7 +87,7 @@ def test_all_who_follow_share_one_reader_and_get_the_end(database, job):
             assert not feed._followed
             assert feed._n_streams == 0
 
-    asyncio.run(follow())
+    run(follow())
 
 
 def test_who_is_slow_misses_states_and_never_the_last(database, job):
@@ -102,7 +109,7 @@ def test_who_is_slow_misses_states_and_never_the_last(database, job):
             for events in (slow, quick):
                 assert [event async for event in events] == [b"event: end\ndata: {}\n\n"]
 
-    asyncio.run(follow())
+    run(follow())
 
 
 def test_nothing_is_read_while_nobody_follows(database, job):
@@ -125,7 +132,7 @@ def test_nothing_is_read_while_nobody_follows(database, job):
             assert len(feed.reads) > n_reads
             await again.aclose()
 
-    asyncio.run(follow())
+    run(follow())
 
 
 def test_a_job_that_has_ended_is_told_without_reading(database, job):
@@ -140,7 +147,7 @@ def test_a_job_that_has_ended_is_told_without_reading(database, job):
             assert await feed.ended(ended) == ended
             assert not feed.reads
 
-    asyncio.run(follow())
+    run(follow())
 
 
 def test_a_silent_stream_says_that_it_is_still_there(database, job, monkeypatch):
@@ -152,7 +159,7 @@ def test_a_silent_stream_says_that_it_is_still_there(database, job, monkeypatch)
             await anext(events)
             assert await anext(events) == b": still here\n\n"
 
-    asyncio.run(follow())
+    run(follow())
 
 
 def test_at_the_end_of_the_process_streams_end_and_who_waits_goes_on(database, job):
@@ -173,7 +180,7 @@ def test_at_the_end_of_the_process_streams_end_and_who_waits_goes_on(database, j
             end(database, job)
             assert (await waiting)["status"] == "succeeded"
 
-    asyncio.run(follow())
+    run(follow())
 
 
 def test_reading_that_fails_is_tried_again(database, job):
@@ -191,7 +198,7 @@ def test_reading_that_fails_is_tried_again(database, job):
             end(database, job)
             assert fraction_of(await anext(events)) == 1.0
 
-    asyncio.run(follow())
+    run(follow())
 
 
 def test_streams_beyond_half_of_the_files_are_refused(database, job, monkeypatch):
@@ -208,4 +215,4 @@ def test_streams_beyond_half_of_the_files_are_refused(database, job, monkeypatch
             await opened[0].aclose()
             await anext(feed.stream(job))
 
-    asyncio.run(follow())
+    run(follow())

@@ -1,7 +1,7 @@
 """Cron expressions, as cron means them."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 from apscheduler.triggers.base import BaseTrigger
@@ -20,7 +20,7 @@ _NAMED = {
 }
 
 
-_BY_THE_CLOCK = ZoneInfo("UTC")
+_BY_THE_CLOCK = UTC
 """Stands for a clock on the wall: it has no offset that changes."""
 
 
@@ -84,7 +84,7 @@ def _fields(expression: str) -> list[str]:
     return _NAMED.get(expression.strip(), expression).lower().split()
 
 
-def _parse(expression: str, timezone: ZoneInfo) -> BaseTrigger:
+def _parse(expression: str, timezone: tzinfo) -> BaseTrigger:
     fields = _fields(expression)
     if len(fields) != 5:
         raise ValueError(f"it has {len(fields)} field(s)")
