@@ -95,7 +95,7 @@ def test_versions_are_compared(site):
 
 
 def test_a_version_goes_out_and_comes_back_in(site):
-    file = told(site, "models", "download", "1")["path"]
+    file = told(site, "models", "download", "1", site.folder)["path"]
     made = told(site, "models", "import", file)
     assert (made["status"], made["origin"]["version"]) == ("inactive", 1)
     assert made["version"] > 2
