@@ -9,10 +9,15 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CHROMIUM := chromium chromium-browser google-chrome google-chrome-stable \
 	"/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+INITDB := initdb /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb \
+	/opt/homebrew/opt/postgresql*/bin/initdb /usr/local/opt/postgresql*/bin/initdb
+JAVA := $(if $(JAVA_HOME),$(JAVA_HOME)/bin/)java
+KAFKA_PORT ?= 9092
 LOCK := uv pip compile pyproject.toml --quiet --no-header --universal --python-version 3.11 \
 	--fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links
 
-.PHONY: help setup run setup-dev test check lint bench lock clean chromium
+.PHONY: help setup run setup-dev test check lint bench lock clean kafka kafka-stop \
+	chromium postgresql java
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -24,7 +29,7 @@ run: setup ## Start worker, server and page; Ctrl-C stops them
 
 setup-dev: $(VENV)/.setup-dev ## Add what tests, types and lint need
 
-test: setup-dev chromium ## Run every test, in a real browser too
+test: setup-dev chromium postgresql java ## Run every test: real browser, database and broker
 	$(BIN)/python -m pytest
 
 check: setup-dev ## Lint, types and unit tests, in under two minutes
@@ -35,6 +40,13 @@ lint: setup-dev ## Lint, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+kafka: ## Start a Kafka broker on this machine; KAFKA_PORT=9092
+	@bash services/kafka.sh start .services/kafka $(KAFKA_PORT)
+	@echo "Next: KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:$(KAFKA_PORT) make run"
+
+kafka-stop: ## Stop it; its data stay in .services/kafka
+	@bash services/kafka.sh stop .services/kafka
 
 bench: setup-dev ## Measure; see benchmarks/
 	$(BIN)/python -m benchmarks
@@ -72,13 +84,29 @@ $(VENV)/.setup-dev: requirements-dev.txt $(VENV)/.setup
 	@$(PIP) --require-hashes -r requirements-dev.txt
 	@touch $@
 
-# Browser tests need Chromium or Chrome; Debian's is installed where the user may.
+# What tests need beside Python; on Debian and Ubuntu it is installed where the user may.
+# $(call install,what,packages,which tests) is for the end of a recipe that found it missing.
+define install
+{ if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then sudo=; \
+	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo=sudo; \
+	else echo "No $(1) found: $(3) tests will be skipped."; exit 0; fi; \
+	echo "Installing $(1) …"; \
+	{ $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -qq -y --no-install-recommends $(2) >/dev/null; } \
+	|| echo "$(1) could not be installed: $(3) tests will be skipped."; }
+endef
+
 chromium:
 	@for browser in $(CHROMIUM); do command -v "$$browser" >/dev/null && exit 0; done; \
-	if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then sudo=; \
-	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo=sudo; \
-	else echo "No Chromium or Chrome found: browser tests will be skipped."; exit 0; fi; \
-	echo "Installing chromium …"; \
-	{ $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
-		apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
-	|| echo "Chromium could not be installed: browser tests will be skipped."
+	$(call install,Chromium or Chrome,chromium,browser)
+
+postgresql:
+	@for initdb in $(INITDB); do command -v "$$initdb" >/dev/null && exit 0; done; \
+	$(call install,PostgreSQL,postgresql,PostgreSQL)
+
+# A release has one or two of these; of Java the oldest that Kafka takes will do.
+java:
+	@version=$$($(JAVA) -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p'); \
+	test "$${version:-0}" -ge 17 && command -v mvn >/dev/null && exit 0; \
+	$(call install,Java 17 and Maven,maven $$(apt-cache pkgnames openjdk- \
+		| grep -E -x 'openjdk-(17|21|25)-jre-headless' | sort | head -n 1),Kafka)

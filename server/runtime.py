@@ -59,12 +59,14 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         transfers=asyncio.Semaphore(2),
     )
     runtime.serving.start()
+    runtime.policy.start()
     runtime.writer.start()
     app.state.runtime = runtime
     _log.info("server_started", version=runtime.serving.version)
     async with runtime.feed.running():
         yield
     runtime.serving.stop()
+    runtime.policy.stop()
     runtime.writer.close()
     runtime.worker.close()
     database.close()

@@ -1,5 +1,6 @@
 """What every test may ask for: an installation of its own, in a temporary folder."""
 
+import contextlib
 import dataclasses
 import itertools
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import sqlalchemy as sa
+from tests.services import Broker, PostgreSQL
 
 from reckeeper import storage
 from reckeeper.config import Settings
@@ -40,6 +43,20 @@ def settings_in(folder):
     )
 
 
+@pytest.fixture(scope="session")
+def postgresql():
+    """Return a running cluster for databases of one's own; who kills one starts a new one."""
+    with PostgreSQL() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def broker():
+    """Return a running broker for topics of one's own; who kills one starts a new one."""
+    with Broker() as started:
+        yield started
+
+
 @pytest.fixture
 def settings(tmp_path):
     """Return settings whose folders are in the test's temporary folder."""
@@ -57,10 +74,36 @@ def migrated(tmp_path_factory):
 @pytest.fixture
 def database(settings, migrated):
     """Return the migrated, empty database of `settings`."""
-    shutil.copytree(migrated, settings.data_dir, dirs_exist_ok=True)
+    if settings.is_embedded:
+        shutil.copytree(migrated, settings.data_dir, dirs_exist_ok=True)
     database = storage.open_database(settings)
     yield database
     database.close()
+
+
+@pytest.fixture
+def fresh(settings, migrated, tmp_path):
+    """Return a function that gives, for a ``with`` block, settings of one more empty database."""
+    numbers = itertools.count(1)
+
+    @contextlib.contextmanager
+    def make():
+        folder = tmp_path / f"fresh{next(numbers)}"
+        made = settings_in(folder)
+        shutil.copytree(migrated, made.data_dir)
+        yield made
+        shutil.rmtree(folder)
+
+    return make
+
+
+@pytest.fixture
+def past_reckeeper(settings):
+    """Return an engine on the database of `settings` that knows nothing of Reckeeper."""
+    file = settings.data_dir / "reckeeper.sqlite3"
+    engine = sa.create_engine(settings.database_url or f"sqlite:///{file}")
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture

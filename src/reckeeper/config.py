@@ -78,6 +78,67 @@ def _weights(text: str) -> dict[str, float]:
     return weights
 
 
+def _schema(text: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", text):
+        raise ValueError("must be a name of small letters, digits and _, 63 characters at most")
+    return text
+
+
+def _topic(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,245}", text) or text in {".", ".."}:
+        raise ValueError("must have 1 to 245 letters, digits, dots, _ or -")
+    return text
+
+
+def _brokers(text: str) -> str:
+    brokers = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"([A-Za-z_]+://)?[^\s/,]+:\d{1,5}", broker) for broker in brokers):
+        raise ValueError("must look like host:9092,other:9092")
+    return ",".join(brokers)
+
+
+_MESSAGE_FIELDS = (
+    "event_id", "user_id", "item_id", "interaction_type", "weight", "occurred_at",
+)  # fmt: skip
+
+
+def _message_fields(text: str) -> dict[str, str]:
+    places = {}
+    # A comma or an equals sign may stand in a constant.
+    for part in re.findall(r"(?:[^,']|'[^']*')+", text):
+        name, equals, place = part.strip().partition("=")
+        if not equals or name not in _MESSAGE_FIELDS:
+            raise ValueError(
+                "must look like user_id=customer.id,item_id=sku,interaction_type='click', with "
+                f"the fields {', '.join(_MESSAGE_FIELDS)}"
+            )
+        if not re.fullmatch(r"'[^']*'|[^\s':]+(:(s|ms|us))?", place):
+            raise ValueError(
+                f"{name} must name a path, such as customer.id or ts:ms, or hold a constant in "
+                "single quotes"
+            )
+        places[name] = place
+    missing = {"user_id", "item_id", "interaction_type"} - set(places)
+    if missing:
+        raise ValueError(f"{min(missing)} is missing")
+    return places
+
+
+# Of librdkafka's settings, those that a cluster may ask for; the rest is ours to choose.
+_KAFKA_PREFIXES = (
+    "KAFKA_SECURITY_", "KAFKA_SASL_", "KAFKA_SSL_", "KAFKA_ENABLE_SSL_", "KAFKA_ENABLE_SASL_",
+    "KAFKA_HTTPS_", "KAFKA_CLIENT_", "KAFKA_BROKER_", "KAFKA_SOCKET_", "KAFKA_DEBUG",
+)  # fmt: skip
+
+
+def _kafka_options(text: str) -> dict[str, str]:
+    """Take variables, with a NUL between, as librdkafka's settings by its own names."""
+    options = (line.partition("=") for line in text.split("\0") if line)
+    return {
+        name.removeprefix("KAFKA_").lower().replace("_", "."): value for name, _, value in options
+    }
+
+
 def _key(text: str) -> str:
     if len(text) < 16:
         raise ValueError("must have at least 16 characters")
@@ -141,8 +202,43 @@ class Settings:
     )  # fmt: skip
     database_url: str | None = _setting(
         "DATABASE_URL", None, str,
-        "Database to use instead of the embedded one, as `sqlite:////path/to/file.db`.",
+        "Database to use instead of the embedded one, as `postgresql+psycopg://user@host/name` or "
+        "`sqlite:////path/to/file.db`.",
         shown_default="the embedded database",
+    )  # fmt: skip
+    database_schema: str = _setting(
+        "RECKEEPER_DATABASE_SCHEMA", "public", _schema,
+        "Schema in PostgreSQL that holds the tables; made if need be.",
+    )  # fmt: skip
+    kafka_bootstrap_servers: str | None = _setting(
+        "KAFKA_BOOTSTRAP_SERVERS", None, _brokers,
+        "Brokers through which interactions come in, as `host:9092,other:9092`.",
+        shown_default="none: straight into the database",
+    )  # fmt: skip
+    kafka_topic: str = _setting(
+        "RECKEEPER_KAFKA_TOPIC", "user_interactions", _topic,
+        "Topic of the interactions; dead letters go to the one with `.dlq` behind its name.",
+    )  # fmt: skip
+    kafka_group: str = _setting(
+        "RECKEEPER_KAFKA_GROUP", "reckeeper", str, "Consumer group of the workers."
+    )
+    kafka_partitions: int = _setting(
+        "RECKEEPER_KAFKA_PARTITIONS", "6", _at_least(1),
+        "Partitions of the topic, where Reckeeper makes it.",
+    )  # fmt: skip
+    kafka_retention_hours: int = _setting(
+        "RECKEEPER_KAFKA_RETENTION_HOURS", "168", _at_least(1),
+        "Hours for which the topic keeps messages, where Reckeeper makes it.",
+    )  # fmt: skip
+    kafka_fields: Mapping[str, str] | None = _setting(
+        "RECKEEPER_KAFKA_FIELDS", None, _message_fields,
+        "Where the fields are in a topic of another format, as "
+        "`user_id=customer.id,item_id=sku,interaction_type='click',occurred_at=ts:ms`.",
+        shown_default="the format of Reckeeper",
+    )  # fmt: skip
+    kafka_max_lag: int = _setting(
+        "RECKEEPER_KAFKA_MAX_LAG", "100000", _at_least(1),
+        "Messages that the workers may be behind before `GET /health/ready` says so.",
     )  # fmt: skip
     demo: bool = _setting(
         "RECKEEPER_DEMO", "1", _flag,
@@ -182,6 +278,17 @@ class Settings:
         "RECKEEPER_VERSIONS_KEPT", "10", _at_least(2),
         "Model versions kept; the oldest inactive ones beyond are deleted after a retrain.",
     )  # fmt: skip
+    kafka_options: Mapping[str, str] = _setting(
+        "KAFKA_*", "", _kafka_options,
+        "What a cluster asks for, by librdkafka's own names: `KAFKA_SASL_PASSWORD` is its "
+        "`sasl.password`. Of its settings, those of SASL, TLS, client, broker and socket.",
+        shown_default="none", is_secret=True,
+    )  # fmt: skip
+
+    @property
+    def uses_kafka(self) -> bool:
+        """Whether interactions come in through Kafka."""
+        return self.kafka_bootstrap_servers is not None
 
     @property
     def is_embedded(self) -> bool:
@@ -202,6 +309,12 @@ class Settings:
         """
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {}
+        several = "\0".join(
+            f"{name}={value.strip()}"
+            for name, value in sorted(environ.items())
+            if name.startswith(_KAFKA_PREFIXES) and value.strip()
+        )
+        environ = {**environ, "KAFKA_*": several}
         for field in dataclasses.fields(cls):
             text = environ.get(field.metadata["env"], "").strip() or field.metadata["default"]
             try:
@@ -230,10 +343,14 @@ class Settings:
         environ = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name == "kafka_options":
+                for name, option in value.items():
+                    environ[f"KAFKA_{name.upper().replace('.', '_')}"] = option
+                continue
             if value is None:
                 value = ""
             elif isinstance(value, Mapping):
-                value = ",".join(f"{name}={weight!r}" for name, weight in value.items())
+                value = ",".join(f"{name}={part}" for name, part in value.items())
             environ[field.metadata["env"]] = str(int(value) if isinstance(value, bool) else value)
         return environ
 
@@ -252,4 +369,5 @@ class Settings:
         """The database's URL with its password hidden."""
         if self.database_url is None:
             return None
-        return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", self.database_url)
+        masked = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", self.database_url)
+        return re.sub(r"(password=)[^&]*", r"\1***", masked)

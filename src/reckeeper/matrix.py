@@ -349,7 +349,7 @@ def read_log(
         n_interactions += batch.num_rows
         if "occurred_at" in batch.schema.names:
             occurred_at = batch.column("occurred_at").drop_null()
-            times.append(occurred_at.to_numpy())
+            times.append(np.array(occurred_at))  # a view would keep the whole batch
             n_timed += len(occurred_at)
         if on_batch is not None:
             on_batch(n_interactions)

@@ -15,7 +15,8 @@ FIELDS = dataclasses.fields(Settings)
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_every_field_has_variable_help_and_default(field):
-    assert re.fullmatch(r"(RECKEEPER_[A-Z_]+|DATABASE_URL)", field.metadata["env"])
+    known = r"RECKEEPER_[A-Z_]+|DATABASE_URL|KAFKA_BOOTSTRAP_SERVERS|KAFKA_\*"
+    assert re.fullmatch(known, field.metadata["env"])
     assert field.metadata["help"].endswith(".")
     assert "default" in field.metadata
     assert field.metadata["shown"]
@@ -27,7 +28,7 @@ def test_variables_are_unique():
 
 def test_readme_lists_the_settings_with_their_defaults():
     rows = re.findall(
-        r"^\| `([A-Z_]+)` \| ([^|]+) \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+        r"^\| `([A-Z_*]+)` \| ([^|]+) \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
     )
     assert {name: shown.strip().strip("`") for name, shown in rows} == {
         field.metadata["env"]: field.metadata["shown"].strip("`") for field in FIELDS
@@ -168,6 +169,16 @@ OTHER_VALUES = {
     "RECKEEPER_SERVER_URL": "http://example.org:1",
     "RECKEEPER_WORKER_URL": "http://example.org:2",
     "DATABASE_URL": "sqlite:////tmp/x.db",
+    "RECKEEPER_DATABASE_SCHEMA": "reckeeper",
+    "KAFKA_BOOTSTRAP_SERVERS": "one:9092,two:9093",
+    "RECKEEPER_KAFKA_TOPIC": "shop.clicks",
+    "RECKEEPER_KAFKA_GROUP": "keepers",
+    "RECKEEPER_KAFKA_PARTITIONS": "12",
+    "RECKEEPER_KAFKA_RETENTION_HOURS": "24",
+    "RECKEEPER_KAFKA_FIELDS": (
+        "user_id=customer.id,item_id=sku,interaction_type='a, b=c',occurred_at=ts:ms"
+    ),
+    "RECKEEPER_KAFKA_MAX_LAG": "7",
     "RECKEEPER_DEMO": "0",
     "RECKEEPER_RETRAIN_SCHEDULE": "0 3 * * 0",
     "RECKEEPER_TIMEZONE": "Europe/Berlin",
@@ -182,8 +193,10 @@ OTHER_VALUES = {
 
 def test_every_field_takes_another_value():
     standard, other = Settings.from_env({}), Settings.from_env(OTHER_VALUES)
-    assert set(OTHER_VALUES) == {field.metadata["env"] for field in FIELDS}
+    assert {*OTHER_VALUES, "KAFKA_*"} == {field.metadata["env"] for field in FIELDS}
     for field in FIELDS:
+        if field.name == "kafka_options":
+            continue
         assert getattr(standard, field.name) != getattr(other, field.name), field.name
 
 
@@ -198,12 +211,63 @@ def test_settings_hold_when_put_over_another_environment():
     assert Settings.from_env({**OTHER_VALUES, **settings.to_env()}) == settings
 
 
+def test_what_a_cluster_asks_for_goes_by_the_names_of_librdkafka():
+    environ = {
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "KAFKA_SASL_PASSWORD": "a=b, c",
+        "KAFKA_SSL_CA_PEM": "-----BEGIN-----\nabc\n-----END-----",
+        "KAFKA_SASL_USERNAME": " ",
+        "KAFKA_HEAP_OPTS": "-Xmx1g",
+        "KAFKA_BOOTSTRAP_SERVERS": "one:9092",
+    }
+    settings = Settings.from_env(environ)
+    assert settings.kafka_options == {
+        "security.protocol": "SASL_SSL",
+        "sasl.password": "a=b, c",
+        "ssl.ca.pem": "-----BEGIN-----\nabc\n-----END-----",
+    }
+    assert "a=b" not in repr(settings)
+    assert Settings.from_env(settings.to_env()) == settings
+    assert settings.uses_kafka
+
+
+def test_the_fields_of_a_foreign_message_are_read():
+    text = "user_id=customer.id, item_id=sku ,interaction_type='it, is=so',occurred_at=at:ms"
+    assert Settings.from_env({"RECKEEPER_KAFKA_FIELDS": text}).kafka_fields == {
+        "user_id": "customer.id",
+        "item_id": "sku",
+        "interaction_type": "'it, is=so'",
+        "occurred_at": "at:ms",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("RECKEEPER_DATABASE_SCHEMA", 'a"b', "must be a name of small letters"),
+        ("RECKEEPER_DATABASE_SCHEMA", "Shop", "must be a name of small letters"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "broker", "must look like host:9092"),
+        ("RECKEEPER_KAFKA_TOPIC", "a b", "must have 1 to 245 letters"),
+        ("RECKEEPER_KAFKA_PARTITIONS", "0", "must be at least 1"),
+        ("RECKEEPER_KAFKA_FIELDS", "user_id=u,item_id=i", "interaction_type is missing"),
+        ("RECKEEPER_KAFKA_FIELDS", "user=u", "must look like user_id=customer.id"),
+        ("RECKEEPER_KAFKA_FIELDS", "user_id=u:h", "user_id must name a path"),
+        ("RECKEEPER_KAFKA_FIELDS", "user_id=", "user_id must name a path"),
+    ],
+)
+def test_bad_settings_of_database_and_streams_are_refused(name, value, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        Settings.from_env({name: value})
+    assert name in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("url", "masked"),
     [
         ("postgresql://anna:secret@db/shop", "postgresql://anna:***@db/shop"),
         ("postgresql://anna:sec@ret@db/shop", "postgresql://anna:***@db/shop"),
         ("postgresql://:sec:ret@db/shop", "postgresql://:***@db/shop"),
+        ("postgresql://db/x?password=secret&a=b", "postgresql://db/x?password=***&a=b"),
         ("sqlite:////data/a:b@c.db", "sqlite:////data/a:b@c.db"),
     ],
 )

@@ -403,12 +403,38 @@ def test_a_policy_of_an_earlier_release_has_defaults_for_what_is_new(database, r
     assert rules().policy == Policy(margin=0.1)
 
 
-def test_a_watch_sees_a_change_when_what_it_has_is_too_old(database, settings, store):
-    clock = iter([0.0, 0.9, 1.0, 1.5])
-    watch = PolicyWatch(database, settings, max_age_seconds=1.0, clock=lambda: next(clock))
+@pytest.fixture
+def watch(database, settings):
+    watch = PolicyWatch(database, settings, every_seconds=0.02)
+    watch.start()
+    yield watch
+    watch.stop()
+
+
+def test_a_watch_sees_a_change(watch, store, wait_until):
     assert watch.current().revision == 0
     stored = store({"weights": {"buy": 2}})
-    assert watch.current().revision == 0
+    wait_until(lambda: watch.current() == stored)
+
+
+def test_a_watch_keeps_what_it_read_while_nothing_can_be_read(
+    watch, database, store, wait_until, capsys
+):
+    stored = store({"weights": {"buy": 2}})
+    wait_until(lambda: watch.current() == stored)
+    with database.write() as connection:
+        storage.policies.insert(connection, policy={"margni": 1}, actor="later", reason=None)
+    wait_until(lambda: "policy_not_read" in capsys.readouterr().out)
     assert watch.current() == stored
-    store({"weights": {"buy": 3}})
-    assert watch.current().policy.weights == {"buy": 2.0}
+    again = store({"weights": {"buy": 3}})
+    wait_until(lambda: watch.current() == again)
+
+
+def test_a_watch_that_could_read_nothing_yet_says_why(database, settings):
+    with database.write() as connection:
+        storage.policies.insert(connection, policy={"margni": 1}, actor="later", reason=None)
+    watch = PolicyWatch(database, settings)
+    watch.start()
+    with pytest.raises(StorageError, match="margni"):
+        watch.current()
+    watch.stop()

@@ -36,6 +36,9 @@ class DatabaseWriter:
     # Rows in one transaction, so that other processes' writes get their turn.
     _MOST_ROWS = 20_000
 
+    # So long is a database waited for that was started again, or a connection that broke.
+    _RETRY_SECONDS = 3.0
+
     def __init__(self, database: storage.Database) -> None:
         self._database = database
         self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
@@ -57,7 +60,8 @@ class DatabaseWriter:
     def append(self, interactions: Sequence[Interaction]) -> "Future[Accepted]":
         """Hand interactions over; the future ends when they are on disk, or fails.
 
-        The future's error is a `StorageError`: nothing of the request was written.
+        The future's error is a `StorageError`: nothing of the request was written, as far as
+        the database could still be asked. With the same event ids it can be sent again.
         """
         request = _Request(interactions, Future())
         with self._closing:
@@ -105,18 +109,23 @@ class DatabaseWriter:
 
     def _append_together(self, requests: "list[_Request]") -> list[int]:
         rows = [row for request in requests for row in request.interactions]
-        with self._database.write() as connection:
+
+        def append(connection: storage.Connection) -> None:
             if storage.interactions.append(connection, rows) < len(rows):
                 # Whose the duplicates are shows only one by one; take it back.
                 raise _DuplicatesError
+
+        self._database.retrying(append, seconds=self._RETRY_SECONDS)
         return [len(request.interactions) for request in requests]
 
     def _append_one_by_one(self, requests: "list[_Request]") -> list[int]:
-        with self._database.write() as connection:
+        def append(connection: storage.Connection) -> list[int]:
             return [
                 storage.interactions.append(connection, request.interactions)
                 for request in requests
             ]
+
+        return self._database.retrying(append, seconds=self._RETRY_SECONDS)
 
 
 class _DuplicatesError(Exception):

@@ -21,6 +21,7 @@ from reckeeper.storage import (
     models,
     notices,
     policies,
+    stream_offsets,
     timeline,
 )
 from reckeeper.storage.engine import (
@@ -57,5 +58,6 @@ __all__ = [
     "policies",
     "rfc3339",
     "settings_of",
+    "stream_offsets",
     "timeline",
 ]

@@ -26,8 +26,6 @@ def last(connection: sa.Connection) -> dict[str, Any] | None:
 
     Within a write nobody else can add one before the transaction ends.
     """
-    # So it is in SQLite, whose writers begin with the lock. PostgreSQL has to be asked for it
-    # here: LOCK TABLE audit_log IN EXCLUSIVE MODE, or two entries take the same number.
     query = sa.select(*_ROW).order_by(audit_log.c.entry_id.desc()).limit(1)
     row = connection.execute(query).mappings().first()
     return None if row is None else dict(row)

@@ -1,26 +1,48 @@
-"""The database: opening it, its transactions, its schema."""
+"""The database: opening it, its transactions, its schema.
+
+SQLite and PostgreSQL keep the same promises: a read sees one moment, writers
+wait for each other, what a write's block did is on disk when it has ended.
+"""
 
 import contextlib
+import hashlib
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import adbc_driver_manager
+import psycopg
 import sqlalchemy as sa
 import tenacity
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.dialects import postgresql, sqlite
 
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, SchemaError, StorageError
+from reckeeper.storage.tables import metadata
+from reckeeper.telemetry import get_logger
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """The migration that this release needs; a test holds it against the scripts."""
 
 BUSY_TIMEOUT_SECONDS = 60
+"""How long a writer waits for the others, and how long one may keep them waiting."""
+
+START_SECONDS = 30.0
+"""How long a database that does not answer is waited for when it is opened."""
+
+VERSION_TABLE = {"sqlite": "alembic_version", "postgresql": "reckeeper_alembic_version"}
+"""Where Alembic keeps the revision; in PostgreSQL others may use the same schema."""
+
+T = TypeVar("T")
+
+_log = get_logger(__name__)
 
 
 def now() -> int:
@@ -38,7 +60,9 @@ class Database:
     """A database with the schema of this release.
 
     Safe to share between threads. Several processes may open the same one:
-    readers see a snapshot and never wait, writers wait for each other.
+    readers see a snapshot and never wait, writers wait for each other. So
+    numbers of rows are given in the order of the commits: who has seen one
+    has seen all below it.
 
     Parameters
     ----------
@@ -51,11 +75,16 @@ class Database:
     def __init__(self, engine: sa.Engine, settings: Settings) -> None:
         self._engine = engine.execution_options(reckeeper_settings=settings)
         self._writer = self._engine.execution_options(reckeeper_writes=True)
+        self._reader = self._engine
+        if is_postgresql(engine):
+            self._reader = self._engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Give a connection on which all reads see one moment."""
-        with _translated(), self._engine.begin() as connection:
+        with _translated(self._engine), self._reader.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -68,13 +97,46 @@ class Database:
         Raises
         ------
         StorageError
-            The database refused, or stayed locked for a minute.
+            The database refused, cannot be reached, or stayed locked for a
+            minute. If the connection broke during the commit, the writes may
+            be there all the same.
         """
         callbacks: dict[str, Callable[[], None]] = {}
-        with _translated(), self._writer.begin() as connection:
+        with _translated(self._engine), self._writer.begin() as connection:
             yield connection.execution_options(reckeeper_after_commit=callbacks)
         for callback in callbacks.values():
             callback()
+
+    def retrying(self, work: Callable[[sa.Connection], T], *, seconds: float) -> T:
+        """Do something in a `write`, again with back-off while the database cannot be reached.
+
+        Parameters
+        ----------
+        work : callable
+            Takes the connection. It must do no harm when it is done twice: a
+            commit whose answer was lost is repeated.
+        seconds : float
+            After which no other try is begun.
+
+        Returns
+        -------
+        object
+            What `work` returned.
+
+        Raises
+        ------
+        StorageError
+            As in `write`; a refusal at once.
+        """
+        for attempt in tenacity.Retrying(
+            retry=tenacity.retry_if_exception(is_unreachable),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=2),
+            stop=tenacity.stop_after_delay(seconds),
+            reraise=True,
+        ):
+            with attempt, self.write() as connection:
+                done = work(connection)
+        return done
 
     def close(self) -> None:
         """Close all connections; a later use opens them again."""
@@ -102,8 +164,18 @@ def after_commit(connection: sa.Connection, name: str, callback: Callable[[], No
     connection.get_execution_options()["reckeeper_after_commit"][name] = callback
 
 
+def is_postgresql(connection: sa.Connection | sa.Engine) -> bool:
+    """Return whether statements go to PostgreSQL, not to SQLite."""
+    return connection.dialect.name == "postgresql"
+
+
+def upsert(connection: sa.Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """Return an INSERT that can be given ``on_conflict_do_…``; both write it alike."""
+    return postgresql.insert(table) if is_postgresql(connection) else sqlite.insert(table)
+
+
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translated(engine: sa.Engine) -> Iterator[None]:
     try:
         yield
     except sa.exc.TimeoutError as exc:
@@ -111,17 +183,64 @@ def _translated() -> Iterator[None]:
             "All connections to the database are in use: there are too many requests at once. "
             "Try again in a moment."
         ) from exc
-    except (sa.exc.DBAPIError, sqlite3.Error) as exc:
-        reason = exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc
-        raise StorageError(
+    except (sa.exc.DBAPIError, sqlite3.Error, psycopg.Error, adbc_driver_manager.Error) as exc:
+        raise StorageError(_sentence(exc, engine)) from exc
+
+
+def _sentence(exc: Exception, engine: sa.Engine) -> str:
+    reason = exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc
+    if not is_postgresql(engine):
+        return (
             f"The database did not answer as it should: {reason}. Nothing was written; see that "
             "its file (in RECKEEPER_DATA_DIR, or DATABASE_URL) is a database, and that file and "
             "folder are there, writable and on a disk that is not full; then try again."
-        ) from exc
+        )
+    shown = engine.get_execution_options()["reckeeper_settings"].masked_database_url
+    lines = str(reason).strip().splitlines() or [type(reason).__name__]
+    said = re.sub(r"\s+", " ", lines[0]).rstrip(".")
+    if _is_lost(reason):
+        return (
+            f"The database {shown} cannot be reached: {said}. See that it runs, and that "
+            "DATABASE_URL names it; then try again."
+        )
+    return (
+        f"The database {shown} did not do what was asked: {said}. Nothing was written; see what "
+        "it says in its own log, then try again."
+    )
+
+
+# SQLSTATE: connection exceptions, shutting down or starting, out of connections or disk,
+# a lock that did not come, serialisation and deadlock, a transaction that was left alone.
+_PASSING = ("08", "57P", "53", "55P03", "40", "25P03", "25P04")
+# … of them those that speak of the whole connection.
+_LOST = ("08", "57P")
+
+
+def is_unreachable(exc: BaseException) -> bool:
+    """Return whether an error of `Database` may pass by itself: nobody home, no room, a lock."""
+    cause = exc.__cause__ if isinstance(exc, StorageError) else exc
+    if isinstance(cause, sa.exc.TimeoutError):
+        return True
+    reason = cause.orig if isinstance(cause, sa.exc.DBAPIError) else cause
+    if isinstance(reason, sqlite3.Error):
+        return _is_locked(reason)
+    return _is_lost(reason) or _has_state(reason, _PASSING)
+
+
+def _is_lost(reason: Any) -> bool:
+    without_state = isinstance(reason, psycopg.OperationalError) and reason.sqlstate is None
+    return without_state or _has_state(reason, _LOST)
+
+
+def _has_state(reason: Any, states: tuple[str, ...]) -> bool:
+    known = isinstance(reason, psycopg.Error | adbc_driver_manager.Error)
+    return known and (reason.sqlstate or "").startswith(states)
 
 
 def open_database(settings: Settings) -> Database:
     """Open the database that `settings` name.
+
+    One that cannot be reached is waited for, up to `START_SECONDS`.
 
     Raises
     ------
@@ -129,30 +248,30 @@ def open_database(settings: Settings) -> Database:
         It has no schema yet, an older one, or one of a later release.
     ConfigError
         Its URL names a kind of database that is not supported.
+    StorageError
+        It cannot be reached.
     """
     engine = _engine(settings)
-    file = Path(str(engine.url.database))
-    if not file.exists():  # SQLite would make it
+    shown = settings.masked_database_url or str(_embedded_file(settings))
+    if not is_postgresql(engine) and not Path(str(engine.url.database)).exists():
+        # SQLite would make it.
         raise SchemaError(
-            f"There is no database {file} yet: run `reckeeper migrate` with the same settings "
-            "(RECKEEPER_DATA_DIR or DATABASE_URL names the place), then start again."
+            f"There is no database {engine.url.database} yet: run `reckeeper migrate` with the "
+            "same settings (RECKEEPER_DATA_DIR or DATABASE_URL names the place), then start again."
         )
     database = Database(engine, settings)
-    revision = _revision(database)
+    revision = _when_reached(engine, lambda: _revision(database))
     if revision != SCHEMA_REVISION:
         database.close()
-        shown = settings.masked_database_url or str(_embedded_file(settings))
         if revision is None or revision < SCHEMA_REVISION:
             found = "no schema yet" if revision is None else "an older schema"
             raise SchemaError(
                 f"The database {shown} has {found}: run `reckeeper migrate` with the same "
                 "settings, then start again."
             )
-        raise SchemaError(
-            f"The database {shown} has schema {revision}, made by a later release of Reckeeper "
-            f"(this one knows {SCHEMA_REVISION}): upgrade Reckeeper."
-        )
-    _keep_log(engine)  # a copy that was restored may have lost it
+        raise _too_new(shown, revision)
+    if not is_postgresql(engine):
+        _keep_log(engine)  # a copy that was restored may have lost it
     return database
 
 
@@ -170,7 +289,8 @@ def migrate(settings: Settings) -> str | None:
     Raises
     ------
     SchemaError
-        The schema is of a later release.
+        The schema is of a later release, or has tables of the same names that
+        are somebody else's; nothing was changed.
     """
     if settings.is_embedded:
         try:
@@ -180,16 +300,20 @@ def migrate(settings: Settings) -> str | None:
                 f"RECKEEPER_DATA_DIR={str(settings.data_dir)!r} cannot be made: {exc.strerror}. "
                 "Name a folder that this user may write to."
             ) from exc
-    database = Database(_engine(settings), settings)
+    engine = _engine(settings)
+    shown = settings.masked_database_url or str(_embedded_file(settings))
+    database = Database(engine, settings)
     try:
-        _keep_log(database._engine)
+        if not is_postgresql(engine):
+            _keep_log(engine)
+        else:
+            _when_reached(engine, lambda: _see_that_it_answers(database))
         with database.write() as connection:
-            before = MigrationContext.configure(connection).get_current_revision()
+            before = _revision_on(connection)
             if before is not None and before > SCHEMA_REVISION:
-                raise SchemaError(
-                    f"The database has schema {before}, made by a later release of Reckeeper "
-                    f"(this one knows {SCHEMA_REVISION}): upgrade Reckeeper."
-                )
+                raise _too_new(shown, before)
+            if before is None:
+                _see_that_it_is_free(connection, settings, shown)
             if before != SCHEMA_REVISION:
                 config = Config()
                 config.set_main_option("script_location", "reckeeper.storage:migrations")
@@ -198,6 +322,72 @@ def migrate(settings: Settings) -> str | None:
         return before
     finally:
         database.close()
+
+
+def _see_that_it_answers(database: Database) -> None:
+    with database.read() as connection:
+        connection.exec_driver_sql("SELECT 1")
+
+
+def _see_that_it_is_free(connection: sa.Connection, settings: Settings, shown: str) -> None:
+    """Make the schema if it is not there; raise if it holds tables of others by our names."""
+    if is_postgresql(connection):
+        schema = settings.database_schema
+        inspector = sa.inspect(connection)
+        if not inspector.has_schema(schema):
+            connection.execute(sa.schema.CreateSchema(schema))
+            return
+        names = set(inspector.get_table_names(schema)) | set(inspector.get_view_names(schema))
+        where = f"schema {schema!r} of the database {shown}"
+        remedy = (
+            "Name another schema for Reckeeper (RECKEEPER_DATABASE_SCHEMA=reckeeper; it is made "
+            "if need be), then `reckeeper migrate` again. To take in what is there: `reckeeper "
+            "import --database URL --query SQL`."
+        )
+    else:
+        inspector = sa.inspect(connection)
+        names = set(inspector.get_table_names())
+        where = f"database {shown}"
+        remedy = "Name another file in DATABASE_URL, then `reckeeper migrate` again."
+    taken = sorted(names & set(metadata.tables))
+    if taken:
+        raise SchemaError(
+            f"The {where} has a table {taken[0]!r} already that Reckeeper did not make: it was "
+            f"left as it is. {remedy}"
+        )
+
+
+def _too_new(shown: str, revision: str) -> SchemaError:
+    return SchemaError(
+        f"The database {shown} has schema {revision}, made by a later release of Reckeeper "
+        f"(this one knows {SCHEMA_REVISION}): upgrade Reckeeper."
+    )
+
+
+def _when_reached(engine: sa.Engine, read: Callable[[], T]) -> T:
+    """Read something, waiting while nobody answers; a refusal is raised at once."""
+
+    def is_worth_waiting(exc: BaseException) -> bool:
+        # A wrong password, user or name comes without an SQLSTATE too, but with words.
+        said = str(exc.__cause__ or exc)
+        return is_unreachable(exc) and not re.search(
+            r"authentication failed|no password supplied|does not exist|no pg_hba", said
+        )
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        outcome = state.outcome
+        assert outcome is not None
+        if state.attempt_number == 1:
+            _log.warning("waiting_for_the_database", error=str(outcome.exception()))
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_worth_waiting),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=2),
+        stop=tenacity.stop_after_delay(START_SECONDS),
+        before_sleep=tell,
+        reraise=True,
+    )
+    return retrying(read) if is_postgresql(engine) else read()
 
 
 # SQLite does not wait for its lock here, as it does elsewhere.
@@ -209,7 +399,7 @@ def migrate(settings: Settings) -> str | None:
 )
 def _keep_log(engine: sa.Engine) -> None:
     """Let the database keep a write-ahead log from now on; it remembers that."""
-    with _translated(), contextlib.closing(engine.raw_connection()) as connection:
+    with _translated(engine), contextlib.closing(engine.raw_connection()) as connection:
         connection.cursor().execute("PRAGMA journal_mode=WAL")
 
 
@@ -224,7 +414,15 @@ def _embedded_file(settings: Settings) -> Path:
 
 def _revision(database: Database) -> str | None:
     with database.read() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _revision_on(connection)
+
+
+def _revision_on(connection: sa.Connection) -> str | None:
+    options = {"version_table": VERSION_TABLE[connection.dialect.name]}
+    if is_postgresql(connection):
+        # Not another schema's on the search path.
+        options["version_table_schema"] = settings_of(connection).database_schema
+    return MigrationContext.configure(connection, opts=options).get_current_revision()
 
 
 def _engine(settings: Settings) -> sa.Engine:
@@ -233,16 +431,21 @@ def _engine(settings: Settings) -> sa.Engine:
     else:
         try:
             url = sa.make_url(settings.database_url)
-        except sa.exc.ArgumentError as exc:
+        except (sa.exc.ArgumentError, ValueError) as exc:
             raise ConfigError(
-                f"DATABASE_URL={settings.masked_database_url!r} is not a database URL. "
-                "Write it as sqlite:////path/to/file.db, or unset it."
+                f"DATABASE_URL={settings.masked_database_url!r} is not a database URL. Write it as "
+                "postgresql+psycopg://user:password@host:5432/name or sqlite:////path/to/file.db, "
+                "or unset it."
             ) from exc
+    if url.drivername in {"postgresql", "postgresql+psycopg"}:
+        return _postgresql(url.set(drivername="postgresql+psycopg"), settings)
     is_sqlite = url.drivername in {"sqlite", "sqlite+pysqlite"}
     if not is_sqlite or not url.database or url.database == ":memory:":
         raise ConfigError(
-            f"DATABASE_URL={settings.masked_database_url!r} cannot be used: this release keeps "
-            "its data in an SQLite file. Write it as sqlite:////path/to/file.db, or unset it."
+            f"DATABASE_URL={settings.masked_database_url!r} cannot be used: Reckeeper keeps its "
+            "data in PostgreSQL or in an SQLite file. Write it as "
+            "postgresql+psycopg://user:password@host:5432/name or sqlite:////path/to/file.db, or "
+            "unset it."
         )
     if not Path(url.database).parent.is_dir() and not settings.is_embedded:
         raise ConfigError(
@@ -272,3 +475,45 @@ def _on_connect(dbapi_connection: Any, _record: Any) -> None:
 def _on_begin(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("reckeeper_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _postgresql(url: sa.URL, settings: Settings) -> sa.Engine:
+    engine = sa.create_engine(
+        url,
+        pool_size=10,
+        max_overflow=10,
+        pool_pre_ping=True,  # a database that was started again costs nobody a request
+        connect_args={
+            "connect_timeout": 5,
+            # A peer that vanished without a word is noticed in half a minute.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 4,
+            "tcp_user_timeout": 30_000,
+            "application_name": "reckeeper",
+            **url.query,
+        },
+    )
+    # Two installations in two schemas of one database do not wait for each other.
+    name = f"reckeeper {settings.database_schema}".encode()
+    lock = int.from_bytes(hashlib.sha256(name).digest()[:8], "big", signed=True)
+
+    def on_connect(dbapi_connection: psycopg.Connection[Any], _record: Any) -> None:
+        with dbapi_connection.cursor() as cursor:
+            for setting, value in (
+                ("search_path", settings.database_schema),
+                ("lock_timeout", f"{BUSY_TIMEOUT_SECONDS}s"),
+                # A writer that is stopped in the middle would keep all others out for ever.
+                ("idle_in_transaction_session_timeout", f"{BUSY_TIMEOUT_SECONDS}s"),
+                ("timezone", "UTC"),
+            ):
+                cursor.execute("SELECT set_config(%s, %s, false)", (setting, value))
+        dbapi_connection.commit()
+
+    def on_begin(connection: sa.Connection) -> None:
+        if connection.get_execution_options().get("reckeeper_writes", False):
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({lock})")
+
+    sa.event.listen(engine, "connect", on_connect)
+    sa.event.listen(engine, "begin", on_begin)
+    return engine

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 
+from reckeeper.storage.engine import upsert
 from reckeeper.storage.tables import items
 
 
@@ -27,7 +27,7 @@ def put(
     """
     rows = [{**item._asdict(), "import_id": import_id} for item in catalogue]
     if rows:
-        statement = sqlite.insert(items)
+        statement = upsert(connection, items)
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=["item_id"],

@@ -29,6 +29,8 @@ metadata = MetaData(
 # SQLite numbers only a column of type INTEGER by itself.
 _Serial = BigInteger().with_variant(Integer(), "sqlite")
 _JsonOrNull = JSON(none_as_null=True)
+# Compared byte by byte, as in SQLite: the order of no language, and faster.
+_Id = String(256).with_variant(String(256, collation="C"), "postgresql")
 
 imports = Table(
     "imports",
@@ -54,20 +56,35 @@ user_interactions = Table(
     "user_interactions",
     metadata,
     Column("id", _Serial, primary_key=True),
-    Column("event_id", String(256), nullable=False, unique=True),
-    Column("user_id", String(256), nullable=False, index=True),
-    Column("item_id", String(256), nullable=False),
+    Column("event_id", _Id, nullable=False, unique=True),
+    Column("user_id", _Id, nullable=False, index=True),
+    Column("item_id", _Id, nullable=False),
     Column("interaction_type", String(64), nullable=False),
     Column("weight", Float, nullable=False),
     Column("occurred_at", BigInteger, nullable=False),
     Column("import_id", BigInteger),
     sqlite_autoincrement=True,
 )
+# Times grow with the numbers, so a block range index of some kilobytes finds the latest.
+Index(
+    "ix_user_interactions_occurred_at", user_interactions.c.occurred_at, postgresql_using="brin"
+).ddl_if(dialect="postgresql")
+
+# Up to where the partitions of a topic are stored.
+stream_offsets = Table(
+    "stream_offsets",
+    metadata,
+    Column("topic", String(255), primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("topic_id", String(64), nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
 
 items = Table(
     "items",
     metadata,
-    Column("item_id", String(256), primary_key=True),
+    Column("item_id", _Id, primary_key=True),
     Column("title", Text),
     Column("attributes", JSON, nullable=False),
     Column("import_id", BigInteger),
@@ -78,8 +95,8 @@ items = Table(
 watchlist = Table(
     "watchlist",
     metadata,
-    Column("user_id", String(256), primary_key=True),
-    Column("item_id", String(256), primary_key=True),
+    Column("user_id", _Id, primary_key=True),
+    Column("item_id", _Id, primary_key=True),
     Column("is_listed", Boolean, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,

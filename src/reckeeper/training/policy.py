@@ -3,9 +3,8 @@
 import dataclasses
 import re
 import threading
-import time
 import zoneinfo
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from reckeeper import audit, storage
 from reckeeper.config import Settings
-from reckeeper.errors import ConfigError, ConflictError, DataError, StorageError
+from reckeeper.errors import (
+    ConfigError,
+    ConflictError,
+    DataError,
+    ReckeeperError,
+    StorageError,
+)
+from reckeeper.telemetry import get_logger
 from reckeeper.training import cron
 
 MASK = "***"
@@ -27,6 +33,8 @@ _FROM_ENVIRONMENT = {
     "versions_kept": "versions_kept",
 }
 """Fields whose defaults the settings give, and which ones."""
+
+_log = get_logger(__name__)
 
 _UNSHOWN = {"webhook_secret", "webhook_url"}  # a refused URL may have a password in it
 
@@ -258,49 +266,70 @@ class StoredPolicy:
 
 
 class PolicyWatch:
-    """The policy that rules, read again when what is in memory is too old.
+    """The policy that rules, kept in memory: whoever asks waits for no database.
 
-    Safe to share between threads.
+    Safe to share between threads. While the database does not answer, what was
+    read last rules on.
 
     Parameters
     ----------
     database : storage.Database
     settings : Settings
-    max_age_seconds : float
-        How late a change may be seen.
-    clock : callable
-        Gives seconds, never going back.
+    every_seconds : float
+        How often it is read: so late a change may be seen.
     """
 
     def __init__(
-        self,
-        database: storage.Database,
-        settings: Settings,
-        *,
-        max_age_seconds: float = 1.0,
-        clock: Callable[[], float] = time.monotonic,
+        self, database: storage.Database, settings: Settings, *, every_seconds: float = 0.5
     ) -> None:
         self._database = database
         self._settings = settings
-        self._max_age_seconds = max_age_seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._read: tuple[float, StoredPolicy] | None = None
+        self._every_seconds = every_seconds
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._is_reading = True
+        self._read: StoredPolicy | ReckeeperError | None = None
+
+    def start(self) -> None:
+        """Read the policy, and again and again until `stop`."""
+        self._refresh()
+        self._thread = threading.Thread(target=self._follow, name="policy", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread that `start` began."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def current(self) -> StoredPolicy:
         """Return the policy that rules, or did a moment ago.
 
         Raises
         ------
-        StorageError
-            It could not be read.
+        ConfigError, StorageError
+            None could be read yet, or the one that is there cannot be used.
         """
-        with self._lock:
-            at = self._clock()
-            if self._read is None or at - self._read[0] >= self._max_age_seconds:
-                with self._database.read() as connection:
-                    self._read = (at, current(connection, self._settings))
-            return self._read[1]
+        assert self._read is not None, "start it first"
+        if isinstance(self._read, ReckeeperError):
+            raise self._read
+        return self._read
+
+    def _refresh(self) -> None:
+        try:
+            with self._database.read() as connection:
+                self._read = current(connection, self._settings)
+            self._is_reading = True
+        except ReckeeperError as exc:
+            if self._is_reading:
+                _log.warning("policy_not_read", error=exc.message)
+            self._is_reading = False
+            if not isinstance(self._read, StoredPolicy):
+                self._read = exc
+
+    def _follow(self) -> None:
+        while not self._stopping.wait(self._every_seconds):
+            self._refresh()
 
 
 def first(settings: Settings) -> StoredPolicy:

@@ -2,7 +2,13 @@
 
 from alembic import context
 
+from reckeeper.storage.engine import VERSION_TABLE
 from reckeeper.storage.tables import metadata
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=metadata,
+    version_table=VERSION_TABLE[connection.dialect.name],
+)
 context.run_migrations()

@@ -1,0 +1,342 @@
+"""A real PostgreSQL and a real Kafka broker, each in a folder of its own on a free port."""
+
+import contextlib
+import glob
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+import psycopg
+import sqlalchemy as sa
+from psycopg import sql
+from tests.system.installation import (
+    ROOT,
+    free_port,
+    is_alive,
+    is_listening,
+    require,
+    wait_until,
+)
+
+KAFKA = ROOT / "services" / "kafka.sh"
+POSTGRESQL_FOLDERS = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/opt/homebrew/opt/postgresql*/bin",
+    "/usr/local/opt/postgresql*/bin",
+)
+NOT_HERE = 69  # exit status of kafka.sh: Java, Maven or the network is missing
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
+
+# Waits for the end of the test process, however it comes, and leaves nothing behind: ends the
+# service whose number is in a file, and removes the folder.
+GUARD = """
+import pathlib, shutil, sys
+folder, pid_file = sys.argv[1:]
+sys.stdin.read()
+if pathlib.Path(pid_file).exists():
+    import contextlib, psutil
+    gone = contextlib.suppress(psutil.NoSuchProcess)
+    with gone:
+        first = psutil.Process(int(pathlib.Path(pid_file).read_text().split()[0]))
+        family = [first, *first.children(recursive=True)]
+        if any(str(pathlib.Path(pid_file).parent) in word for word in first.cmdline()):
+            for process in reversed(family):
+                with gone:
+                    process.resume()
+            first.send_signal(2)  # both end on Ctrl-C, in good order
+            for process in psutil.wait_procs(family, timeout=20)[1]:
+                with gone:
+                    process.kill()
+shutil.rmtree(folder, ignore_errors=True)
+"""
+
+
+class Service:
+    """A service on this machine that tests may stop, kill, hold still and start again.
+
+    Its data are in `folder`, by default a new one that is removed at the end.
+    Leaving its ``with`` block ends it; so does the end of the test process.
+    """
+
+    PID_FILE: str
+
+    def __init__(self, folder: Path | None = None) -> None:
+        # Not below pytest's folders, which only their owner may enter.
+        self._own_folder = Path(tempfile.mkdtemp(prefix="reckeeper-service-"))
+        self.folder = self._own_folder if folder is None else folder
+        self._guard = subprocess.Popen(
+            [
+                *(sys.executable, "-c", GUARD),
+                *(str(self._own_folder), str(self.folder / self.PID_FILE)),
+            ],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The first of its processes, or None when it does not run."""
+        with contextlib.suppress(FileNotFoundError):
+            pid = int((self.folder / self.PID_FILE).read_text().split()[0])
+            return pid if is_alive(pid) else None
+        return None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End it in good order; one that is held still goes on first."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End all its processes as `kill -9` does; what they wrote is there for the next start."""
+        raise NotImplementedError
+
+    def suspend(self) -> None:
+        """Hold all its processes still: connections stand, and nothing answers."""
+        self._hold_still()
+
+    def resume(self) -> None:
+        """Let all its processes go on."""
+        for process in reversed(self._family()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+    def close(self) -> None:
+        """End it for good and remove its folder, unless that was given to it."""
+        try:
+            if self.pid is not None:
+                self.stop()
+        finally:
+            self._guard.communicate()
+
+    def _family(self) -> list[psutil.Process]:
+        assert self.pid is not None, f"the service in {self.folder} does not run"
+        first = psutil.Process(self.pid)
+        return [first, *first.children(recursive=True)]
+
+    def _hold_still(self) -> list[psutil.Process]:
+        first = self._family()[0]
+        first.suspend()
+        # From then on it starts no others.
+        wait_until(lambda: first.status() == psutil.STATUS_STOPPED, f"process {first.pid} stops")
+        family = self._family()
+        for process in family[1:]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        return family
+
+
+class PostgreSQL(Service):
+    """A cluster of PostgreSQL, reached by TCP with a password."""
+
+    PID_FILE = "data/postmaster.pid"
+    # A URL must carry these signs in another form.
+    PASSWORD = "s3cret:p@ss/w%rd"
+    ROLE = "reckeeper"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        programs = _postgresql_programs()
+        require(programs, "PostgreSQL (initdb, postgres) is not installed")
+        assert programs is not None
+        self._programs = programs
+        # PostgreSQL refuses to run as root.
+        self._as_user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            user = next((user for user in pwd.getpwall() if user.pw_name == "postgres"), None)
+            require(user, "root cannot run PostgreSQL, and there is no user `postgres`")
+            assert user is not None
+            self._as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        super().__init__(folder)
+        self.port = free_port()
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._data = self.folder / "data"
+        self._log = self.folder / "server.log"
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database as DATABASE_URL takes it."""
+        return self._url(database, driver="postgresql+psycopg")
+
+    def start(self) -> None:
+        """Start it, after a crash too, and wait until it answers."""
+        if not (self._data / "PG_VERSION").exists():
+            self._make()
+        options = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",  # their paths would be too long
+            "max_connections": 300,
+        }
+        with self._log.open("ab") as log:
+            self._popen = subprocess.Popen(
+                [
+                    *(self._programs / "postgres", "-D", self._data),
+                    *(f"--{name}={value}" for name, value in options.items()),
+                ],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **self._as_user,
+            )
+        wait_until(
+            self._answers, f"PostgreSQL answers; its log: {self._log}", seconds=START_SECONDS
+        )
+
+    def stop(self) -> None:
+        """Have it end all connections, write everything and end."""
+        assert self._popen is not None
+        self.resume()
+        self._popen.send_signal(signal.SIGINT)
+        self._popen.wait(STOP_SECONDS)
+
+    def kill(self) -> None:
+        """End all its processes as `kill -9` does; the next start recovers."""
+        family = self._hold_still()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        assert self._popen is not None
+        self._popen.wait()
+        wait_until(
+            lambda: not any(is_alive(process.pid) for process in family),
+            "all processes of PostgreSQL have ended",
+        )
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection:
+        """Open a connection in which each statement is a transaction."""
+        return psycopg.connect(
+            self._url(database, driver="postgresql"), autocommit=True, connect_timeout=10
+        )
+
+    def create(self, database: str, *, template: str | None = None) -> str:
+        """Make a database, empty or a copy of one that nobody uses now, and return its URL."""
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+            sql.Identifier(database), sql.Identifier(template or "template0")
+        )
+        with self.connect() as connection:
+            connection.execute(statement)
+        return self.url(database)
+
+    def drop(self, database: str) -> None:
+        """Remove a database if it is there; whoever uses it loses the connection."""
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        with self.connect() as connection:
+            connection.execute(statement.format(sql.Identifier(database)))
+
+    def _url(self, database: str, *, driver: str) -> str:
+        url = sa.URL.create(
+            driver, self.ROLE, self.PASSWORD, "127.0.0.1", self.port, database=database
+        )
+        return url.render_as_string(hide_password=False)
+
+    def _make(self) -> None:
+        if self._as_user:
+            os.chown(self.folder, self._as_user["user"], self._as_user["group"])
+        password = self.folder / "password"
+        password.write_text(self.PASSWORD)
+        done = subprocess.run(
+            [
+                *(self._programs / "initdb", "--pgdata", self._data, "--no-sync"),
+                *("--username", self.ROLE, "--auth=scram-sha-256", f"--pwfile={password}"),
+                *("--encoding=UTF8", "--locale=C", "--data-checksums"),
+            ],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+            **self._as_user,
+        )
+        assert done.returncode == 0, f"initdb failed:\n{done.stdout}\n{done.stderr}"
+
+    def _answers(self) -> bool:
+        assert self._popen is not None
+        assert self._popen.poll() is None, f"PostgreSQL ended:\n{self._log.read_text()}"
+        try:
+            self.connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+def _postgresql_programs() -> Path | None:
+    """Return the folder of PostgreSQL's programs: the one in PATH, or else the newest."""
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    installed = [Path(path) for pattern in POSTGRESQL_FOLDERS for path in glob.glob(pattern)]
+    installed = [folder for folder in installed if (folder / "initdb").exists()]
+
+    def version(folder: Path) -> float:
+        numbers = re.findall(r"\d+(?:\.\d+)?", str(folder.parent.name))
+        return float(numbers[-1]) if numbers else 0.0
+
+    return max(installed, key=version, default=None)
+
+
+class Broker(Service):
+    """A Kafka broker of one node."""
+
+    PID_FILE = "pid"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        while is_listening(self.port + 1):  # for its controller
+            self.port = free_port()
+        self.bootstrap = f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, after a crash too, and wait until it answers."""
+        self._run("start", str(self.port))
+
+    def stop(self) -> None:
+        """Have it write everything and end."""
+        self.resume()
+        self._run("stop")
+
+    def kill(self) -> None:
+        """End it as `kill -9` does; the next start recovers."""
+        self._run("kill")
+
+    def _run(self, verb: str, *arguments: str) -> None:
+        done = subprocess.run(
+            ["bash", str(KAFKA), verb, str(self.folder), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=START_SECONDS + STOP_SECONDS,
+            check=False,
+        )
+        require(done.returncode != NOT_HERE, done.stdout)
+        assert done.returncode == 0, done.stdout
