@@ -6,6 +6,7 @@ wait for each other, what a write's block did is on disk when it has ended.
 
 import contextlib
 import hashlib
+import math
 import re
 import sqlite3
 import time
@@ -76,6 +77,7 @@ class Database:
         self._engine = engine.execution_options(reckeeper_settings=settings)
         self._writer = self._engine.execution_options(reckeeper_writes=True)
         self._reader = self._engine
+        self._unreached_at = -math.inf
         if is_postgresql(engine):
             self._reader = self._engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -84,7 +86,7 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Give a connection on which all reads see one moment."""
-        with _translated(self._engine), self._reader.begin() as connection:
+        with self._translated(), self._reader.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -102,7 +104,7 @@ class Database:
             be there all the same.
         """
         callbacks: dict[str, Callable[[], None]] = {}
-        with _translated(self._engine), self._writer.begin() as connection:
+        with self._translated(), self._writer.begin() as connection:
             yield connection.execution_options(reckeeper_after_commit=callbacks)
         for callback in callbacks.values():
             callback()
@@ -138,9 +140,27 @@ class Database:
                 done = work(connection)
         return done
 
+    def seconds_reached(self) -> float:
+        """Return for how long the database has done what this process asked of it.
+
+        What others did not write before that says nothing about them: they may
+        not have reached it either.
+        """
+        return time.monotonic() - self._unreached_at
+
     def close(self) -> None:
         """Close all connections; a later use opens them again."""
         self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            with _translated(self._engine):
+                yield
+        except StorageError as exc:
+            if is_unreachable(exc):
+                self._unreached_at = time.monotonic()
+            raise
 
 
 def settings_of(connection: sa.Connection) -> Settings:

@@ -21,6 +21,8 @@ from reckeeper.training import pipeline, suitability
 
 _log = get_logger(__name__)
 _REPORT_SECONDS = 0.2
+_OUTAGE_SECONDS = 60.0
+"""How long a training waits for a database that cannot be reached before it fails."""
 
 
 class _NotOursError(Exception):
@@ -55,6 +57,7 @@ def main(job_id: int) -> int:
         _log.warning("job_ended_by_others", job_id=job_id)
         return 1
     except ReckeeperError as exc:
+        _log.warning("job_failed", job_id=job_id, error=exc.message)
         progress.save(error_code=exc.code, error_message=exc.message)
         return 1
     except MemoryError:
@@ -130,11 +133,12 @@ class _Progress:
         return self._finish_requested
 
     def save(self, **values: Any) -> None:
-        with self._database.write() as connection:
-            still_ours = storage.jobs.update(
+        def update(connection: storage.Connection) -> bool:
+            return storage.jobs.update(
                 connection, self._job_id, peak_memory_bytes=peak_memory_bytes(), **values
             )
-        if not still_ours:
+
+        if not self._database.retrying(update, seconds=_OUTAGE_SECONDS):
             raise _NotOursError
 
 

@@ -38,6 +38,12 @@ HEARTBEAT_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 """How often a worker looks whether its job is to be cancelled."""
 
+_AGAIN_SECONDS = 1.0
+"""Between two tries to write the end of a job into a database that cannot be reached."""
+
+_OUTAGE_GRACE_SECONDS = 5.0
+"""How long after an outage of the database a silent worker is not yet taken for a dead one."""
+
 _log = get_logger(__name__)
 
 
@@ -173,7 +179,7 @@ class JobRunner:
         try:
             ended = self._await(job_id, child)
             with self._kept_alive(job_id):
-                self._finish(job_id, child.wait(), ended)
+                self._finish_when_reached(job_id, child.wait(), ended)
         except JobInterruptedError as exc:
             _log.warning("job_ended_by_others", job_id=job_id, error=exc.message)
         except Exception:  # noqa: BLE001
@@ -265,6 +271,20 @@ class JobRunner:
             _log.warning("heartbeat_not_written", job_id=job_id, error=exc.message)
             return True
 
+    def _finish_when_reached(self, job_id: int, status: int, ended: ReckeeperError | None) -> None:
+        """Finish a job, again and again while the database cannot be reached."""
+        is_known = False
+        while True:
+            try:
+                self._finish(job_id, status, ended)
+                return
+            except StorageError as exc:
+                if not storage.is_unreachable(exc) or self._stopping.wait(_AGAIN_SECONDS):
+                    raise
+                if not is_known:
+                    _log.warning("job_end_not_written", job_id=job_id, error=exc.message)
+                is_known = True
+
     def _finish(self, job_id: int, status: int, ended: ReckeeperError | None) -> None:
         with self._database.read() as connection:
             job = storage.jobs.get(connection, job_id)
@@ -286,6 +306,8 @@ class JobRunner:
             except JobInterruptedError:
                 raise
             except ReckeeperError as exc:
+                if storage.is_unreachable(exc):
+                    raise
                 if isinstance(exc, JobCancelledError) and job["version"] is not None:
                     self._discard(job["version"], reason=f"job {job_id} was cancelled")
                 self._fail(job_id, exc)
@@ -532,6 +554,7 @@ def expire_silent(database: storage.Database) -> None:
         has_lapsed = storage.jobs.has_lapsed(connection)
         holder = storage.leases.holder(connection, storage.leases.TRAINING)
     is_gone = holder is not None and _is_gone(holder)
+    has_lapsed = has_lapsed and database.seconds_reached() > _OUTAGE_GRACE_SECONDS
     if has_lapsed or is_gone:
         with database.write() as connection:
             if holder is not None and is_gone:
