@@ -39,6 +39,7 @@ def installation(**environ: str) -> Iterator[Settings]:
                 **environ,
             }
         )
+        settings.data_dir.mkdir()
         storage.migrate(settings)
         yield settings
 
@@ -98,11 +99,14 @@ def require_data(folder: Path) -> None:
             raise SystemExit(f"{folder} has no folder {name}: name the one that has, with --data.")
 
 
-def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
+def in_fresh_process(
+    module: str, *arguments: str, environ: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Run a module as a script in a process of its own; return the JSON object it prints."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=CHECKOUT,
+        env={**os.environ, **(environ or {})},
         stdout=subprocess.PIPE,
         check=True,
     )
