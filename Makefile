@@ -34,7 +34,8 @@ test: setup-dev chromium postgresql java ## Run every test: real browser, databa
 
 check: setup-dev ## Lint, types and unit tests, in under two minutes
 	@$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto tests/unit
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto \
+		tests/unit tests/contracts -k "not postgresql"
 
 lint: setup-dev ## Lint, format and types
 	$(BIN)/ruff check

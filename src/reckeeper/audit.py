@@ -188,7 +188,8 @@ def verify(database: storage.Database, settings: Settings) -> Verification:
         walk = _Walk(_key_of(settings), head)
         rows = storage.audit_log.in_order(connection)
         try:
-            problem = next(filter(None, (walk.step(row, rows) for row in rows)), None)
+            with contextlib.closing(rows):  # while the connection is still this reader's
+                problem = next(filter(None, (walk.step(row, rows) for row in rows)), None)
         except StorageError as exc:
             problem = f"The entry after {walk.last_id} cannot be read. {exc.message}", None
     if problem is None:
@@ -198,7 +199,7 @@ def verify(database: storage.Database, settings: Settings) -> Verification:
 
 
 _VERIFY = "Run `reckeeper audit verify`: it tells what is wrong, and what to do."
-_COMPARE = "Compare with a backup of the database, and find out who could write to its file."
+_COMPARE = "Compare with a backup of the database, and find out who could write to it."
 _RESTORED = (
     "If the database was restored from a backup or began anew, move {head} to where it "
     "is kept as a record of what is missing: the next entry then writes another."

@@ -88,7 +88,7 @@ def clean_environ() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("RECKEEPER_")
+        if not name.startswith(("RECKEEPER_", "KAFKA_", "PG"))
         and name != "DATABASE_URL"
         and not name.lower().endswith("_proxy")
     }

@@ -1,7 +1,7 @@
 """`audit_log`: rows are added, never changed. `audit` knows what their hashes mean."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -58,7 +58,7 @@ def latest(
     return rows
 
 
-def in_order(connection: sa.Connection) -> Iterator[dict[str, Any]]:
+def in_order(connection: sa.Connection) -> Generator[dict[str, Any], None, None]:
     """Yield all entries by number, in bounded memory; details are text.
 
     Raises
@@ -68,8 +68,8 @@ def in_order(connection: sa.Connection) -> Iterator[dict[str, Any]]:
     """
     query = sa.select(*_ROW).order_by(audit_log.c.entry_id)
     try:
-        rows = connection.execute(query, execution_options={"yield_per": 1000}).mappings()
-        for row in rows:
-            yield dict(row)
+        with connection.execute(query, execution_options={"yield_per": 1000}) as result:
+            for row in result.mappings():
+                yield dict(row)
     except sa.exc.DBAPIError as exc:
         raise StorageError(f"The audit trail cannot be read on: {exc.orig}.") from exc

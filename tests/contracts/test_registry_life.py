@@ -9,9 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import shutil
-import tempfile
-from pathlib import Path
 from unittest import mock
 
 import hypothesis
@@ -25,11 +22,11 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 from tests.unit.small_models import small_model
 
 from reckeeper import artifact, storage
-from reckeeper.config import Settings
 from reckeeper.errors import ConflictError, NotFoundError, PinnedError
 from reckeeper.registry import Registry
 
@@ -77,25 +74,6 @@ def dying(after):
         yield
 
 
-@functools.cache
-def migrated():
-    """Return the content of an empty database."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = settings_in(Path(folder))
-        storage.migrate(settings)
-        return (settings.data_dir / "reckeeper.sqlite3").read_bytes()
-
-
-def settings_in(folder):
-    return Settings.from_env(
-        {
-            "RECKEEPER_DATA_DIR": str(folder / "data"),
-            "RECKEEPER_MODEL_DIR": str(folder / "models"),
-            "RECKEEPER_AUDIT_KEY": "0123456789abcdef",
-        }
-    )
-
-
 @dataclasses.dataclass
 class Expected:
     """The model: versions that are there, those that are pinned, what served one after another."""
@@ -134,20 +112,19 @@ class Life(RuleBasedStateMachine):
     # Most changes take fewer steps than 20.
     deaths = st.none() | st.integers(0, 24)
 
-    def __init__(self):
+    def __init__(self, fresh):
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
-        self.settings = settings_in(self.folder)
-        self.settings.data_dir.mkdir()
-        (self.settings.data_dir / "reckeeper.sqlite3").write_bytes(migrated())
+        self.left = contextlib.ExitStack()
+        made = self.left.enter_context(fresh())
+        self.settings = dataclasses.replace(made, audit_key="0123456789abcdef")
         self.database = storage.open_database(self.settings)
+        self.left.callback(self.database.close)
         self.registry = Registry(self.database, self.settings.model_dir)
         self.expected = Expected()
         self.largest = 0
 
     def teardown(self):
-        self.database.close()
-        shutil.rmtree(self.folder)
+        self.left.close()
 
     # What happens
 
@@ -329,5 +306,8 @@ class Life(RuleBasedStateMachine):
             assert self.registry.load(version).version == version
 
 
-TestLife = Life.TestCase
-TestLife.settings = hypothesis.settings(max_examples=50, stateful_step_count=25)
+def test_life(fresh):
+    run_state_machine_as_test(
+        functools.partial(Life, fresh),
+        settings=hypothesis.settings(max_examples=50, stateful_step_count=25),
+    )

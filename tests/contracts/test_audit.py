@@ -3,13 +3,13 @@
 import dataclasses
 import fcntl
 import json
-import sqlite3
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis.strategies as st
 import pytest
+import sqlalchemy as sa
 import structlog
 from hypothesis import given
 
@@ -27,14 +27,12 @@ def trail(database):
 
 
 @pytest.fixture
-def alter(settings):
-    """Return a function that changes the database's file past Reckeeper."""
+def alter(past_reckeeper):
+    """Return a function that changes the database past Reckeeper."""
 
-    def execute(statement, *parameters):
-        connection = sqlite3.connect(settings.data_dir / "reckeeper.sqlite3")
-        with connection:
-            connection.execute(statement, parameters)
-        connection.close()
+    def execute(statement, **values):
+        with past_reckeeper.begin() as connection:
+            connection.execute(sa.text(statement), values)
 
     return execute
 
@@ -143,27 +141,38 @@ def test_what_is_no_json_is_refused(database):
 # Tampering
 
 
+ALTERED = [
+    ("at", 1),
+    ("actor", "somebody else"),
+    ("action", "delete"),
+    ("subject", "model 7"),
+    ("details", '{"number": 7}'),
+    ("details", "[7]"),
+    ("previous_hash", "0" * 64),
+    ("hash", "0" * 64),
+]
+# SQLite alone takes values of any kind in any column.
+OF_ANOTHER_KIND = [
+    ("at", "yesterday"),
+    ("actor", b"\xff\x00"),
+    ("details", "no JSON"),
+    ("details", '{"number": NaN}'),
+    ("hash", b"\x00"),
+]
+ON_SQLITE = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+
+
 @pytest.mark.parametrize(
-    ("column", "value"),
+    ("settings", "column", "value"),
     [
-        ("at", 1),
-        ("at", "yesterday"),
-        ("actor", "somebody else"),
-        ("actor", b"\xff\x00"),
-        ("action", "delete"),
-        ("subject", "model 7"),
-        ("details", '{"number": 7}'),
-        ("details", "no JSON"),
-        ("details", '{"number": NaN}'),
-        ("details", "[7]"),
-        ("previous_hash", "0" * 64),
-        ("hash", "0" * 64),
-        ("hash", b"\x00"),
+        *(("sqlite", *change) for change in ALTERED + OF_ANOTHER_KIND),
+        *(("postgresql", *change) for change in ALTERED),
     ],
+    indirect=["settings"],
 )
 @pytest.mark.parametrize("entry_id", [1, 3, 5])
 def test_an_altered_entry_is_found(database, settings, trail, alter, entry_id, column, value):
-    alter(f"UPDATE audit_log SET {column} = ? WHERE entry_id = ?", value, entry_id)
+    alter(f"UPDATE audit_log SET {column} = :value WHERE entry_id = :id", value=value, id=entry_id)
     found = audit.verify(database, settings)
     assert (found.ok, found.entry_id, found.n_entries) == (False, entry_id, entry_id - 1)
     assert f"Entry {entry_id} is not as it was written" in found.problem
@@ -173,6 +182,7 @@ def test_an_altered_entry_is_found(database, settings, trail, alter, entry_id, c
     assert [entry["entry_id"] for entry in shown] == [5, 4, 3, 2, 1]
 
 
+@ON_SQLITE
 def test_an_entry_that_cannot_be_read_is_told(database, settings, trail, alter):
     alter("UPDATE audit_log SET actor = CAST(x'ff' AS TEXT) WHERE entry_id = 3")
     found = audit.verify(database, settings)
@@ -191,7 +201,7 @@ def test_an_entry_that_cannot_be_read_is_told(database, settings, trail, alter):
     ],
 )
 def test_a_removed_entry_is_found(database, settings, trail, alter, first, last, words):
-    alter("DELETE FROM audit_log WHERE entry_id BETWEEN ? AND ?", first, last)
+    alter("DELETE FROM audit_log WHERE entry_id BETWEEN :first AND :last", first=first, last=last)
     found = audit.verify(database, settings)
     assert (found.ok, found.entry_id, found.n_entries) == (False, first, first - 1)
     assert words in found.problem
@@ -206,7 +216,7 @@ def test_removing_an_entry_and_moving_the_others_up_is_found(database, settings,
 
 def test_reordered_entries_are_found(database, settings, trail, alter):
     for before, after in [(2, 99), (3, 2), (99, 3)]:
-        alter("UPDATE audit_log SET entry_id = ? WHERE entry_id = ?", after, before)
+        alter(f"UPDATE audit_log SET entry_id = {after} WHERE entry_id = {before}")
     found = audit.verify(database, settings)
     assert (found.ok, found.entry_id, found.n_entries) == (False, 2, 1)
 
@@ -215,9 +225,9 @@ def test_reordered_entries_are_found(database, settings, trail, alter):
 @pytest.mark.parametrize("entry_id", [0, 6])
 def test_an_inserted_entry_is_found(database, settings, trail, alter, hash_of_it, entry_id):
     alter(
-        "INSERT INTO audit_log SELECT ?, at, actor, action, subject, details, previous_hash, "
+        "INSERT INTO audit_log SELECT :id, at, actor, action, subject, details, previous_hash, "
         f"{hash_of_it or 'NULL'} FROM audit_log WHERE entry_id = 5",
-        entry_id,
+        id=entry_id,
     )
     found = audit.verify(database, settings)
     assert not found.ok
@@ -231,7 +241,7 @@ def test_an_inserted_entry_is_found(database, settings, trail, alter, hash_of_it
 
 @pytest.mark.parametrize("n_left", [0, 1, 4])
 def test_a_cut_tail_is_found(database, settings, trail, alter, n_left):
-    alter("DELETE FROM audit_log WHERE entry_id > ?", n_left)
+    alter("DELETE FROM audit_log WHERE entry_id > :id", id=n_left)
     found = audit.verify(database, settings)
     assert (found.ok, found.entry_id, found.n_entries) == (False, n_left + 1, n_left)
     assert "cut off the end of the trail" in found.problem
@@ -272,9 +282,10 @@ def test_entries_of_another_copy_of_the_trail_are_found(database, settings, trai
     for number in (4, 5):
         record(database, number=number)
     alter(
-        "UPDATE audit_log SET at = ?, details = ?, previous_hash = ?, hash = ? WHERE entry_id = 5",
-        other["at"], json.dumps(other["details"]), other["previous_hash"], other["hash"],
-    )  # fmt: skip
+        "UPDATE audit_log SET at = :at, details = :details, previous_hash = :previous_hash, "
+        "hash = :hash WHERE entry_id = 5",
+        **{**other, "details": json.dumps(other["details"])},
+    )
     found = audit.verify(database, settings)
     assert (found.ok, found.entry_id) == (False, 5)
     assert "does not follow entry 4" in found.problem
@@ -425,6 +436,7 @@ def test_a_damaged_key_is_refused_and_nothing_written(database, settings, trail,
     assert len(audit.entries(database, limit=9)) == 5
 
 
+@ON_SQLITE
 def test_a_key_that_cannot_be_made_is_said(settings, tmp_path):
     own = dataclasses.replace(settings, database_url=f"sqlite:///{tmp_path}/own.db")
     own.data_dir.write_text("a file where the folder should be")
@@ -435,7 +447,7 @@ def test_a_key_that_cannot_be_made_is_said(settings, tmp_path):
     database.close()
 
 
-# From before the chain
+# From before the chain, when a release knew SQLite alone
 
 
 @pytest.fixture
@@ -444,11 +456,12 @@ def older(alter, database):
     for number in range(1, 4):
         alter(
             "INSERT INTO audit_log (entry_id, at, actor, action, subject, details) "
-            "VALUES (?, 5, 'cli', 'act', 'thing', '{\"seconds\": NaN}')",
-            number,
+            "VALUES (:id, 5, 'cli', 'act', 'thing', '{\"seconds\": NaN}')",
+            id=number,
         )
 
 
+@ON_SQLITE
 def test_older_entries_are_whole_until_the_chain_begins(database, settings, older):
     assert audit.verify(database, settings) == audit.Verification(True, 3, None, None)
     record(database)
@@ -466,6 +479,7 @@ def test_older_entries_are_whole_until_the_chain_begins(database, settings, olde
         "VALUES (0, 5, 'cli', 'act', 'thing', '{}')",
     ],
 )
+@ON_SQLITE
 def test_older_entries_are_sealed_by_the_first_of_the_chain(
     database, settings, older, alter, statement
 ):
@@ -476,6 +490,7 @@ def test_older_entries_are_sealed_by_the_first_of_the_chain(
     assert "Of the entries up to 3" in found.problem
 
 
+@ON_SQLITE
 def test_all_older_entries_removed_is_found(database, settings, older, alter):
     record(database)
     alter("DELETE FROM audit_log WHERE entry_id < 4")

@@ -1,5 +1,6 @@
 """Versions and their life: the database decides, the files follow."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -12,7 +13,6 @@ from tests.unit.small_models import add_version
 
 from reckeeper import artifact, storage
 from reckeeper.artifact import Artifact
-from reckeeper.config import Settings
 from reckeeper.errors import ArtifactError, ConflictError, DataError, NotFoundError, PinnedError
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.registry import Registry
@@ -271,13 +271,10 @@ def test_a_link_that_cannot_be_written_does_not_stop_an_activation(registry, tra
 
 
 @pytest.fixture
-def lost(settings, tmp_path):
+def lost(settings, fresh):
     """Return a registry of an empty database beside the same model folder."""
-    other = Settings.from_env({**settings.to_env(), "RECKEEPER_DATA_DIR": str(tmp_path / "new")})
-    storage.migrate(other)
-    database = storage.open_database(other)
-    yield Registry(database, settings.model_dir)
-    database.close()
+    with fresh() as other, contextlib.closing(storage.open_database(other)) as database:
+        yield Registry(database, settings.model_dir)
 
 
 def test_versions_come_back_from_the_folder(registry, train, activate, lost, settings):
