@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from reckeeper import storage, telemetry, training
 from reckeeper.config import Settings
@@ -48,7 +49,22 @@ def register(app: typer.Typer) -> None:
 
 
 def import_command(
-    file: Annotated[Path, typer.Argument(help="CSV, CSV packed with gzip, or Parquet.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="CSV, CSV packed with gzip, or Parquet.")
+    ] = None,
+    from_database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            metavar="URL",
+            help="Instead of FILE: a database, as postgresql+psycopg://user@host/name or "
+            "sqlite:////path/to/file.db. For PostgreSQL the password may stand in PGPASSWORD.",
+        ),
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(metavar="SQL", help="With --database: the SELECT whose rows are imported."),
+    ] = None,
     preset: Annotated[
         PresetName | None,
         typer.Option(help="Columns of a known data set: movielens takes ratings.csv."),
@@ -98,10 +114,11 @@ def import_command(
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Import interactions from a file of any size; a repeat adds only what is missing."""
+    """Import interactions from a file or a database; a repeat adds only what is missing."""
+    origin = _origin(file, from_database, query)
     chosen = _PRESETS[preset] if preset else None
     catalogue_format = chosen.catalogue if chosen else files.CatalogueFormat()
-    if chosen and catalogue is None and file.with_name(chosen.catalogue_name).is_file():
+    if chosen and file and catalogue is None and file.with_name(chosen.catalogue_name).is_file():
         catalogue = file.with_name(chosen.catalogue_name)
     interactions_format = _with(
         chosen.interactions if chosen else files.FileFormat(),
@@ -129,10 +146,11 @@ def import_command(
     settings = dataclasses.replace(settings, interaction_weights=policy.weights)
     written_to = settings.masked_database_url or str(settings.data_dir / "reckeeper.sqlite3")
     removed: list[int] = []
-    with contextlib.closing(database), _progress_bar(console, f"Importing {file.name}") as advance:
+    shown, unit = (origin.name, "line") if isinstance(origin, Path) else (origin.masked_url, "row")
+    with contextlib.closing(database), _progress_bar(console, f"Importing {shown}") as advance:
         done = files.import_file(
             database,
-            file,
+            origin,
             format=interactions_format,
             settings=settings,
             actor="cli",
@@ -150,12 +168,14 @@ def import_command(
             {**dataclasses.asdict(done), "demo_removed": demo_removed, "database": written_to}
         )
     else:
-        _print_report(Console(), done, source=file, demo_removed=demo_removed, database=written_to)
+        _print_report(
+            Console(), done, source=shown, unit=unit, demo_removed=demo_removed, database=written_to
+        )
     if not done.accepted + done.duplicates + done.skipped:
         first = done.first_refused[0]
         raise DataError(
-            f"No row of {file} could be used. Line {first.line}: {first.column} "
-            f"{first.value!r} {first.reason}."
+            f"No row of {file or shown} could be used. {unit.capitalize()} {first.line}: "
+            f"{first.column} {first.value!r} {first.reason}."
         )
 
 
@@ -178,7 +198,7 @@ def list_command(as_json: _Json = False) -> None:
     for row in rows:
         table.add_row(
             str(row["import_id"]),
-            row["source"],
+            Text(row["source"]),
             row["status"],
             f"{row['accepted']:,}",
             f"{row['duplicates']:,}",
@@ -258,6 +278,14 @@ def demo_clear_command(as_json: _Json = False) -> None:
         Console().print("There is no demo data.")
 
 
+def _origin(file: Path | None, from_database: str | None, query: str | None) -> Path | files.Query:
+    if file is not None and from_database is None and query is None:
+        return file
+    if file is None and from_database is not None and query is not None:
+        return files.Query(from_database, query)
+    raise typer.BadParameter("Give either a FILE, or --database with --query.")
+
+
 def _open(*, make: bool = False) -> tuple[Settings, storage.Database]:
     telemetry.configure_logging("cli")
     settings = Settings.from_env()
@@ -282,7 +310,7 @@ def _with(format: Any, **given: Any) -> Any:
 def _progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, int], None]]:
     """Give a function that takes what is done, of how much, and rows, and shows it in a bar."""
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[rows]:,} rows"),
@@ -298,7 +326,10 @@ def _progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, 
             if not progress.live.is_started:
                 shown.enter_context(progress)
             seconds = max(progress.get_time() - started, 1e-3)
-            progress.update(task, completed=done, total=total, rows=rows, rate=rows / seconds)
+            # No total: the bar shows that something moves.
+            progress.update(
+                task, completed=done, total=total or None, rows=rows, rate=rows / seconds
+            )
 
         yield advance
 
@@ -307,7 +338,8 @@ def _print_report(
     console: Console,
     report: files.ImportReport,
     *,
-    source: Path,
+    source: str,
+    unit: str,
     demo_removed: int,
     database: str,
 ) -> None:
@@ -327,7 +359,8 @@ def _print_report(
     console.print(f"Written to {database}", markup=False, highlight=False, soft_wrap=True)
     for line in report.first_refused:
         console.print(
-            f"Refused: {line.file}, line {line.line}: {line.column} {line.value!r} {line.reason}.",
+            f"Refused: {line.file}, {unit if line.file == source else 'line'} {line.line}: "
+            f"{line.column} {line.value!r} {line.reason}.",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -338,7 +371,7 @@ def _print_report(
         )
     if report.duplicates and not report.accepted:
         console.print(
-            f"{source.name} was imported before. To read it in another way, undo that import "
+            f"{source} was imported before. To read it in another way, undo that import "
             "first: `reckeeper imports list`.",
             markup=False,
             highlight=False,

@@ -105,12 +105,12 @@ def _wanted(source: reading.Source, *, with_times: bool) -> list[str]:
     for name in ("user_id", "item_id"):
         if name not in source.columns:
             raise DataError(
-                f"{source.path} has no column {name!r}; its columns are {there}. It needs a first "
+                f"{source.name} has no column {name!r}; its columns are {there}. It needs a first "
                 "line, or a schema, with user_id and item_id, and perhaps weight and timestamp."
             )
     for name in _COLUMNS:
         if source.columns.count(name) > 1:
-            raise DataError(f"{source.path} has several columns {name!r}: rename all but one.")
+            raise DataError(f"{source.name} has several columns {name!r}: rename all but one.")
     wanted = _COLUMNS if with_times else _COLUMNS[:3]
     return [name for name in wanted if name in source.columns]
 

@@ -1,9 +1,8 @@
-"""The way in for files: CSV and Parquet of any size, in bounded memory."""
+"""The way in for tables of any size, in bounded memory: CSV, Parquet, and queries."""
 
 import contextlib
 import csv
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from typing import Any, Self
 
 from reckeeper import audit, storage
 from reckeeper.config import Settings
-from reckeeper.errors import ConflictError, DataError, NotFoundError
+from reckeeper.errors import ConflictError, DataError, NotFoundError, StorageError
 from reckeeper.events.formats import (
     MOVIELENS,
     CatalogueFormat,
@@ -26,7 +25,8 @@ from reckeeper.events.formats import (
     judge,
     judge_items,
 )
-from reckeeper.events.reading import RefusedLine, Source, open_source
+from reckeeper.events.reading import RefusedLine, Source, fingerprint, open_query, open_source
+from reckeeper.storage.foreign import Query
 
 __all__ = [
     "MOVIELENS",
@@ -35,6 +35,7 @@ __all__ = [
     "ImportReport",
     "Preset",
     "Progress",
+    "Query",
     "RefusedLine",
     "Undone",
     "fingerprint",
@@ -49,7 +50,7 @@ _REFUSED_SHOWN = 5
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an import has come."""
+    """How far an import has come; `bytes_total` is 0 where nobody knows it."""
 
     rows: int
     bytes_done: int
@@ -58,7 +59,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """What became of the rows of a file.
+    """What became of the rows.
 
     Attributes
     ----------
@@ -66,7 +67,7 @@ class ImportReport:
     accepted : int
         New interactions.
     duplicates : int
-        Rows that an earlier import of the same file has brought.
+        Rows that are there already, as from an earlier import of the same file.
     skipped : int
         Rows with a rating under the least.
     refused : int
@@ -89,15 +90,9 @@ class ImportReport:
     refused_report: Path | None
 
 
-def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def import_file(
     database: storage.Database,
-    path: Path,
+    origin: Path | Query,
     *,
     format: FileFormat,
     settings: Settings,
@@ -108,17 +103,23 @@ def import_file(
     before_first_row: Callable[[], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ImportReport:
-    """Read a CSV (plain or gzip) or Parquet file into `user_interactions`.
+    """Read a CSV (plain or gzip) or Parquet file, or a query's result, into `user_interactions`.
 
     Rows are judged one by one by the rules of the message; bad ones are left
-    out and reported. A row's event id comes from the file's content and the
-    row's line, so a second import of a file, or one after a crash, adds only
-    what is not there yet. Memory is bounded by the batch, not by the file.
+    out and reported. A second import, or one after a crash, adds only what is
+    not there yet: a row of a file is known by the file's content and its
+    line. A query's row is known by its column ``event_id``; without one,
+    where there is a time, by user, item, type, weight and time, so that rows
+    which are equal in all of these are one event; without either by its
+    number in the result of this very query, which must then order its rows.
+    Memory is bounded by the batch, not by what is read.
 
     Parameters
     ----------
     database : storage.Database
-    path : Path
+        Where the rows go; a query may ask this same one.
+    origin : Path or Query
+        A query runs once, in a transaction that is not to write.
     format : FileFormat
     settings : Settings
         Says which interaction types have a weight, and where reports go.
@@ -140,13 +141,19 @@ def import_file(
     ------
     DataError
         A file cannot be read, is empty, or lacks a column; the message lists
-        those that it has. If that shows only in the middle of the file, the
-        message names the import that holds the rows before it.
+        those that it has. Or a query is not accepted. If that shows only in
+        the middle, the message names the import that holds the rows before it.
+    StorageError
+        A query's database cannot be reached, or was lost in the middle.
     ConflictError
         The import was undone while it ran.
     """
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(open_source(path, delimiter=format.delimiter))
+        source = stack.enter_context(
+            open_query(origin)
+            if isinstance(origin, Query)
+            else open_source(origin, delimiter=format.delimiter)
+        )
         columns = find_columns(source, format, types=settings.interaction_weights)
         catalogue_format = catalogue_format or CatalogueFormat()
         items_source = None
@@ -158,10 +165,12 @@ def import_file(
         chunks = source.chunks(list(dict.fromkeys(columns.values())))
         first = next(chunks, None)
         if first is None:
-            raise DataError(f"{path} has column names but no rows: there is nothing to import.")
-        content = fingerprint(path)
+            raise DataError(
+                f"{source.name} has column names but no rows: there is nothing to import."
+            )
+        content = source.fingerprint()
         with database.write() as connection:
-            import_id = storage.imports.begin(connection, source=str(path), fingerprint=content)
+            import_id = storage.imports.begin(connection, source=source.name, fingerprint=content)
         folder = settings.data_dir / "imports"
         refused = stack.enter_context(
             _RefusedRows(
@@ -182,9 +191,9 @@ def import_file(
                     columns=columns,
                     format=format,
                     types=settings.interaction_weights,
-                    event_prefix=f"import-{content[:16]}-",
+                    source=source,
+                    fingerprint=content,
                     arrived_at=run.started_at,
-                    file=path.name,
                 )
                 for chunk in itertools.chain([first], chunks)
             )
@@ -194,13 +203,13 @@ def import_file(
                     on_progress(Progress(run.rows, source.bytes_done, source.bytes_total))
             if items_source is not None:
                 run.write_catalogue(items_source, catalogue_format)
-        except DataError as exc:
-            raise DataError(
+        except (DataError, StorageError) as exc:
+            raise type(exc)(
                 f"{exc.message} What was read before that is import {import_id}: "
                 f"`reckeeper imports undo {import_id}` takes it out again.",
                 details={"import_id": import_id},
             ) from exc
-        return run.finish(source=str(path), actor=actor)
+        return run.finish(source=source.name, actor=actor)
 
 
 def _ahead(batches: Iterator[Judged]) -> Generator[Judged, None, None]:
@@ -322,7 +331,7 @@ class _Import:
 
     def write_catalogue(self, source: "Source", format: CatalogueFormat) -> None:
         for chunk in source.chunks(source.columns):
-            items, refused = judge_items(chunk, format=format, file=source.path.name)
+            items, refused = judge_items(chunk, format=format, file=source.short_name)
             for start in range(0, len(items), _CATALOGUE_ROWS):
                 part = items[start : start + _CATALOGUE_ROWS]
                 self._about_to_write()
@@ -376,7 +385,7 @@ class _Import:
         if row is None or row["status"] != storage.imports.RUNNING:
             raise ConflictError(
                 f"Import {self._import_id} was undone while it ran, and has stopped. "
-                "Import the file again if you want it."
+                "Run it again if you want it."
             )
 
 

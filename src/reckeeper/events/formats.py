@@ -1,9 +1,10 @@
-"""What the columns of a file mean, and the rules of the message, a column at a time."""
+"""What the columns of a table mean, and the rules of the message, a column at a time."""
 
 import contextlib
+import hashlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ _TIME = (
 
 @dataclass(frozen=True, kw_only=True)
 class FileFormat:
-    """What the columns of a file of interactions mean.
+    """What the columns of a table of interactions mean, in a file or of a query.
 
     A column whose name is None is looked for under its usual name, and the
     default applies where there is none; a column that is named must be there.
@@ -49,7 +50,7 @@ class FileFormat:
     type_column : str or None
         Usually ``interaction_type``; default `interaction_type`.
     interaction_type : str
-        Type of all rows of a file without such a column.
+        Type of all rows where there is no such column.
     weight_column : str or None
         Usually ``weight``; default, also of an empty value, 1.
     time_column : str or None
@@ -148,7 +149,7 @@ class Judged(NamedTuple):
 def find_columns(
     source: Source, format: FileFormat, *, types: Mapping[str, float]
 ) -> dict[str, str]:
-    """Return the file's column for each of its parts: user, item and what else there is."""
+    """Return the source's column for each part of an interaction: user, item and what else."""
     columns = {"user_id": format.user_column, "item_id": format.item_column}
     optional = {
         "interaction_type": format.type_column,
@@ -160,9 +161,12 @@ def find_columns(
             columns[part] = name
         elif part in source.columns:
             columns[part] = part
+    # A row of a file has a name already: the file and its line.
+    if source.database_id is not None and "event_id" in source.columns:
+        columns["event_id"] = "event_id"
     if format.min_rating is not None:
         columns["rating"] = format.rating_column or "rating"
-    _see_that_there_are({_OPTIONS[part]: name for part, name in columns.items()}, source)
+    _see_that_there_are({_OPTIONS.get(part, ""): name for part, name in columns.items()}, source)
     accepted = _accepted_types(types)
     if "interaction_type" not in columns and format.interaction_type not in accepted:
         raise DataError(f"The interaction type {format.interaction_type!r} {_no_weight(accepted)}.")
@@ -186,11 +190,11 @@ def _see_that_there_are(names: Mapping[str, str], source: Source) -> None:
         if name not in source.columns:
             which = f"say which of them it is, with {option}" if option else "it is needed"
             raise DataError(
-                f"{source.path} has no column {name!r}. Its columns are {there}: {which}."
+                f"{source.name} has no column {name!r}. Its columns are {there}: {which}."
             )
         if source.columns.count(name) > 1:
             raise DataError(
-                f"{source.path} has {source.columns.count(name)} columns named {name!r} (its "
+                f"{source.name} has {source.columns.count(name)} columns named {name!r} (its "
                 f"columns are {there}): rename all but one."
             )
 
@@ -244,12 +248,16 @@ def judge(
     columns: Mapping[str, str],
     format: FileFormat,
     types: Mapping[str, float],
-    event_prefix: str,
+    source: Source,
+    fingerprint: str,
     arrived_at: int,
-    file: str,
 ) -> Judged:
-    """Sort rows into interactions and refused ones, by the rules of `events.parse`."""
-    verdict = _Verdict(chunk, file=file)
+    """Sort rows into interactions and refused ones, by the rules of `events.parse`.
+
+    A row's event id is what its own column says; without one, in a database
+    and with a time, a hash of its values; else its line behind `fingerprint`.
+    """
+    verdict = _Verdict(chunk, file=source.short_name)
     n_rows = len(chunk.lines)
     users = _ids(chunk, columns["user_id"], verdict)
     items = _ids(chunk, columns["item_id"], verdict)
@@ -264,11 +272,12 @@ def judge(
     weights = np.ones(n_rows)
     if "weight" in columns:
         weights = _weights(chunk, columns["weight"], verdict)
-    times = np.full(n_rows, arrived_at)
+    times, is_timeless = np.full(n_rows, arrived_at), np.ones(n_rows, dtype=bool)
     if "occurred_at" in columns:
-        times = _occurred_at(
+        times, is_timeless = _occurred_at(
             chunk, columns["occurred_at"], verdict, unit=format.time_unit, arrived_at=arrived_at
         )
+    event_ids = _ids(chunk, columns["event_id"], verdict) if "event_id" in columns else None
     is_interaction = verdict.is_good
     if "rating" in columns:
         name = columns["rating"]
@@ -278,20 +287,35 @@ def judge(
     chosen = np.flatnonzero(is_interaction)
     # In the order of the index on user_id: fewer of its pages are touched.
     chosen = chosen[pc.sort_indices(users.take(pa.array(chosen))).to_numpy()]
-    numbers_of_rows = pc.utf8_lpad(pa.array(chunk.lines[chosen]).cast(pa.string()), 12, "0")
-    interactions = zip(
-        pc.binary_join_element_wise(event_prefix, numbers_of_rows, "").to_pylist(),
+    values: list[list[Any]] = [
         users.take(pa.array(chosen)).to_pylist(),
         items.take(pa.array(chosen)).to_pylist(),
-        itertools.repeat(format.interaction_type, len(chosen))
+        [format.interaction_type] * len(chosen)
         if kinds is None
         else kinds.take(pa.array(chosen)).to_pylist(),
         weights[chosen].tolist(),
         times[chosen].tolist(),
-        strict=True,
-    )
+    ]
+    names: Iterable[str]
+    if event_ids is not None:
+        names = event_ids.take(pa.array(chosen)).to_pylist()
+    elif source.database_id is not None and "occurred_at" in columns:
+        given = times.astype(object)[chosen]
+        given[is_timeless[chosen]] = None
+        names = map(_name_of_values, itertools.repeat(source.database_id), *values[:-1], given)
+    else:
+        lines = pc.utf8_lpad(pa.array(chunk.lines[chosen]).cast(pa.string()), 12, "0")
+        prefix = f"import-{fingerprint[:16]}-"
+        names = pc.binary_join_element_wise(prefix, lines, "").to_pylist()
+    interactions = list(zip(names, *values, strict=True))
     skipped = int(verdict.is_good.sum()) - len(chosen)
-    return Judged(list(interactions), verdict.refused(), skipped)
+    return Judged(interactions, verdict.refused(), skipped)
+
+
+def _name_of_values(*values: Any) -> str:
+    # No id has a control character in it, so the texts of two rows are not the same by chance.
+    text = "\0".join("" if value is None else str(value) for value in values)
+    return f"row-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def _texts(values: pa.Array, column: str, verdict: _Verdict) -> pa.Array:
@@ -366,7 +390,8 @@ def _weights(chunk: Chunk, column: str, verdict: _Verdict) -> np.ndarray:
 
 def _occurred_at(
     chunk: Chunk, column: str, verdict: _Verdict, *, unit: str, arrived_at: int
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return microseconds since 1970 UTC, and a mask of the rows that have no time."""
     given, is_empty, is_number = _times(chunk, column, verdict, unit=unit)
     times = np.where(is_empty, arrived_at, given)
     verdict.refuse(times < 0, column, "lies before 1970")
@@ -378,7 +403,7 @@ def _occurred_at(
         f"{reason}, and that the time unit is: numbers are read in {unit} since 1970",
     )
     verdict.refuse(times > latest, column, reason)
-    return times
+    return times, is_empty
 
 
 def _numbers(chunk: Chunk, column: str, verdict: _Verdict) -> tuple[np.ndarray, np.ndarray]:

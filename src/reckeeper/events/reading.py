@@ -1,9 +1,10 @@
-"""Reading tables from files: CSV (plain or gzip) and Parquet, in chunks of columns."""
+"""Reading tables in chunks of columns: from CSV (plain or gzip), Parquet, and databases."""
 
 import collections
 import contextlib
 import csv
 import gzip
+import hashlib
 import io
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from reckeeper.errors import DataError
+from reckeeper.storage import foreign
 
 CHUNK_ROWS = 80_000
 """Most rows in a chunk, and so in one transaction: other writers wait about half a second."""
@@ -33,7 +35,7 @@ _MOST_BROKEN = 100_000
 
 @dataclass(frozen=True)
 class RefusedLine:
-    """Why a row of a file was refused; `line` counts rows in Parquet, which has no lines."""
+    """Why a row was refused; `line` counts rows where there are no lines: in all but CSV."""
 
     file: str
     line: int
@@ -51,20 +53,61 @@ class Chunk(NamedTuple):
 
 
 class Source(Protocol):
-    """A file that is open: its column names, and its rows in chunks."""
+    """What is read: its column names, and its rows in chunks.
 
-    path: Path
+    Attributes
+    ----------
+    name : str
+        The file's path, or the masked URL of a database with the query.
+    short_name : str
+        The file's name, or the masked URL.
+    database_id : str or None
+        What names the database; None for a file. A file's rows keep their
+        places, a query's need not.
+    columns : list of str
+    bytes_total : int
+        Size of the file; 0 if nobody knows how much there will be.
+    """
+
+    name: str
+    short_name: str
+    database_id: str | None
     columns: list[str]
     bytes_total: int
 
     @property
     def bytes_done(self) -> int:
-        """How much of the file has been read, of `bytes_total`."""
+        """How much has been read, of `bytes_total`."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the file's content, or of database and query, in hexadecimal."""
         ...
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
         """Give the rows, at most `CHUNK_ROWS` at a time; `wanted` columns must be there."""
         ...
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def open_query(query: foreign.Query) -> Iterator[Source]:
+    """Run a query on a database.
+
+    Raises
+    ------
+    DataError
+        The query is not accepted, or gives no rows.
+    StorageError
+        The database cannot be reached, or the connection was lost.
+    """
+    with query.open() as result:
+        yield _QuerySource(query, result)
 
 
 @contextlib.contextmanager
@@ -107,10 +150,22 @@ class _Broken(NamedTuple):
     text: str
 
 
-class _CsvSource:
-    def __init__(self, path: Path, raw: Any, *, delimiter: str, gzipped: bool) -> None:
+class _FileSource:
+    database_id: str | None = None
+
+    def __init__(self, path: Path) -> None:
         self.path = path
+        self.name = str(path)
+        self.short_name = path.name
         self.bytes_total = path.stat().st_size
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.path)
+
+
+class _CsvSource(_FileSource):
+    def __init__(self, path: Path, raw: Any, *, delimiter: str, gzipped: bool) -> None:
+        super().__init__(path)
         self._raw = raw
         self._delimiter = delimiter
         self._gzipped = gzipped
@@ -233,13 +288,12 @@ class _CsvSource:
         return "skip"
 
     def _refused(self, broken: _Broken, line: int) -> RefusedLine:
-        return RefusedLine(self.path.name, line, "", broken.text, broken.reason)
+        return RefusedLine(self.short_name, line, "", broken.text, broken.reason)
 
 
-class _ParquetSource:
+class _ParquetSource(_FileSource):
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.bytes_total = path.stat().st_size
+        super().__init__(path)
         self._rows_done = 0
         try:
             # A buffer: without one, whole column chunks are read at once.
@@ -267,6 +321,28 @@ class _ParquetSource:
             raise DataError(
                 f"{self.path} cannot be read beyond row {self._rows_done}: {_one_line(exc)}."
             ) from exc
+
+
+class _QuerySource:
+    bytes_total = 0
+    bytes_done = 0
+
+    def __init__(self, query: foreign.Query, result: foreign.Result) -> None:
+        self.name = query.name
+        self.short_name = query.masked_url
+        self.database_id: str | None = query.database_id
+        self.columns = result.columns
+        self._query = query
+        self._result = result
+
+    def fingerprint(self) -> str:
+        return self._query.fingerprint
+
+    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
+        # They come as Python objects, which weigh more than what is in a file.
+        for rows in self._result.read(wanted, at_most=CHUNK_ROWS // 2):
+            broken = [RefusedLine(self.short_name, *unfit) for unfit in rows.unfit]
+            yield Chunk(rows.columns, rows.numbers, broken)
 
 
 def _one_line(exc: Exception) -> str:
