@@ -179,6 +179,8 @@ def test_services_get_only_known_settings_with_values_they_take(file, services):
         assert settings.host == "0.0.0.0"
         assert settings.data_dir == Path("/app/data")
         assert settings.model_dir == Path("/app/models")
+        assert settings.server_url == "http://server:8000"
+        assert settings.server_url == "http://server:8000"
         is_connected = file == compose.WHOLE and name != "ui"
         assert (settings.is_embedded, settings.uses_kafka) == (not is_connected, is_connected)
 
