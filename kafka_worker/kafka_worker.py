@@ -1,4 +1,4 @@
-"""The worker: runs jobs, keeps the schedule, answers the contract's two routes.
+"""The worker: reads Kafka, runs jobs, keeps the schedule, answers the contract's two routes.
 
 Start it with ``python kafka_worker/kafka_worker.py``. Settings come from the environment.
 """
@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import FrameType
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from reckeeper import errors, registry, serving, storage, telemetry, training
 from reckeeper.client import ACTOR_HEADER
 from reckeeper.config import Settings
 from reckeeper.events import demo
+from reckeeper.events.kafka import KafkaReader
 from reckeeper.security import actor_of, checked_reason
 from reckeeper.training.jobs import job_error
 
@@ -30,6 +31,7 @@ STATUS: Mapping[type[errors.ReckeeperError], int] = {
     errors.ConflictError: 409,
     errors.JobCancelledError: 409,
     errors.ArtifactError: 409,
+    errors.UnavailableError: 503,
     errors.StorageError: 503,
     errors.ReckeeperError: 500,
 }
@@ -53,6 +55,9 @@ class Worker:
             self.database, settings, self._retrain_by_itself, tidy=self.jobs.tidy
         )
         self.courier = training.Courier(self.database, settings)
+        self.reader = (
+            KafkaReader(self.database, settings, types=self._types) if settings.uses_kafka else None
+        )
 
     def start(self) -> None:
         """Put in order what a crash has left, load the active model, and follow the policy.
@@ -67,17 +72,37 @@ class Worker:
         self.serving.start()
         self.schedule.start()
         self.courier.start()
+        if self.reader is not None:
+            self.reader.start()
         if demo.load_if_empty(self.database, self.settings):
             self.jobs.start(trigger="demo", actor="start")
         _log.info("worker_started", version=self.serving.version)
 
     def stop(self) -> None:
-        """Stop the schedule, a running job and what tells of it."""
+        """Stop reading, the schedule, a running job and what tells of it."""
+        if self.reader is not None:
+            self.reader.stop()
         self.schedule.stop()
         self.jobs.stop()
         self.courier.stop()
         self.serving.stop()
         self.database.close()
+
+    def readiness(self) -> serving.Readiness:
+        """Say whether the process can do its work, serving and reading."""
+        readiness = self.serving.readiness()
+        if self.reader is None or not (problems := self.reader.problems()):
+            return readiness
+        return dataclasses.replace(
+            readiness,
+            status="degraded" if readiness.status == "ok" else readiness.status,
+            problems=[*readiness.problems, *problems],
+        )
+
+    def _types(self) -> Collection[str]:
+        """Return the interaction types that are taken in at the moment."""
+        with self.database.read() as connection:
+            return training.current_policy(connection, self.settings).policy.weights
 
     def _retrain_by_itself(
         self, trigger: str, cause: Mapping[str, Any], not_since: int | None
@@ -145,7 +170,7 @@ def create_app(worker: Worker) -> Flask:
 
     @app.get("/health/ready")
     def ready() -> tuple[Response, int]:
-        readiness = worker.serving.readiness()
+        readiness = worker.readiness()
         status = 503 if readiness.status == "unavailable" else 200
         return jsonify(dataclasses.asdict(readiness)), status
 
@@ -168,9 +193,11 @@ def create_app(worker: Worker) -> Flask:
         return response
 
     @app.errorhandler(errors.ReckeeperError)
-    def on_reckeeper_error(exc: errors.ReckeeperError) -> tuple[Response, int]:
+    def on_reckeeper_error(
+        exc: errors.ReckeeperError,
+    ) -> tuple[Response, int, Mapping[str, str]]:
         status = next(STATUS[kind] for kind in type(exc).__mro__ if kind in STATUS)
-        return jsonify(exc.to_json()), status
+        return jsonify(exc.to_json()), status, {"Retry-After": "5"} if status == 503 else {}
 
     @app.errorhandler(HTTPException)
     def on_http_exception(exc: HTTPException) -> tuple[Response, int]:

@@ -22,13 +22,24 @@ from reckeeper.security import actor_of
 router = APIRouter()
 
 _LARGE_BODY_BYTES = 16 * 1024
+_MANY_ROWS = 100
 _MESSAGE_SCHEMA = events.Message.model_json_schema()
+_ON_ITS_WAY = "Acknowledged by the broker; in the table shortly."
+
+
+def _taken(*failures: int) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's description of the answers of a route that takes interactions."""
+    described = examples.answers(examples.ACCEPTED, *failures)
+    example = {**examples.ACCEPTED, "message": _ON_ITS_WAY}
+    through_kafka = examples.answers(example, status=202)
+    through_kafka[202]["description"] = f"Through Kafka: {_ON_ITS_WAY[0].lower()}{_ON_ITS_WAY[1:]}"
+    return {**described, **through_kafka}
 
 
 @router.post(
     "/user_interactions",
     tags=["interactions"],
-    responses=examples.answers(examples.ACCEPTED, 413, 422, 503),
+    responses=_taken(413, 422, 503),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -69,7 +80,11 @@ async def post_interactions(
         Query(description="skip: store the good rows and list the refused", examples=["skip"]),
     ] = "refuse",
 ) -> JSONResponse:
-    """Store one interaction, or a list of up to 10,000; what is answered is on disk."""
+    """Store one interaction, or a list of up to 10,000; what is answered is on disk.
+
+    Through Kafka the answer is 202: the broker has acknowledged all of them, and they are in
+    the table shortly. Duplicates are found there, and so are not counted here.
+    """
     limit = events.MAX_BODY_BYTES
     body = b"".join([part async for part in bodies.parts(request, limit=limit)])
     parse = functools.partial(
@@ -80,16 +95,27 @@ async def post_interactions(
     )
     # Thousands of rows would hold up every other request.
     parsed = await run_in_threadpool(parse) if len(body) > _LARGE_BODY_BYTES else parse()
-    answer = await _store(runtime, parsed.interactions)
+    status, answer = await _store(runtime, parsed.interactions)
     if on_error == "skip":
         telemetry.INTERACTIONS.labels("refused").inc(len(parsed.refused))
         answer["refused"] = [dataclasses.asdict(row) for row in parsed.refused]
-    return JSONResponse(answer)
+    return JSONResponse(answer, status)
 
 
-async def _store(runtime: Runtime, interactions: list[storage.Interaction]) -> dict[str, Any]:
-    stored = await asyncio.wrap_future(runtime.writer.append(interactions))
-    return {"status": "ok", "accepted": stored.accepted, "duplicates": stored.duplicates}
+async def _store(
+    runtime: Runtime, interactions: list[storage.Interaction]
+) -> tuple[int, dict[str, Any]]:
+    """Store interactions; return the answer's status and body."""
+    # Thousands of messages take as long to hand over as to parse.
+    stored = await asyncio.wrap_future(
+        await run_in_threadpool(runtime.writer.append, interactions)
+        if len(interactions) > _MANY_ROWS
+        else runtime.writer.append(interactions)
+    )
+    body = {"status": "ok", "accepted": stored.accepted, "duplicates": stored.duplicates}
+    if not runtime.settings.uses_kafka:
+        return 200, body
+    return 202, {**body, "message": _ON_ITS_WAY}
 
 
 @router.get(
@@ -163,20 +189,26 @@ def get_watchlist(runtime: Needs, user_id: UserId) -> JSONResponse:
 @router.post(
     "/watchlist/{user_id:id}/{item_id:id}",
     tags=["interactions"],
-    responses=examples.answers(examples.ACCEPTED, 422, 503),
+    responses=_taken(422, 503),
 )
 async def add_to_watchlist(runtime: Needs, user_id: UserId, item_id: ItemId) -> JSONResponse:
-    """Put an item on a user's watchlist; one that is there already is a duplicate."""
+    """Put an item on a user's watchlist; one that is there already is a duplicate.
+
+    Through Kafka the answer is 202, and whether it is a duplicate shows in the table.
+    """
     return await _change_watchlist(runtime, user_id, item_id, "watchlist_add")
 
 
 @router.delete(
     "/watchlist/{user_id:id}/{item_id:id}",
     tags=["interactions"],
-    responses=examples.answers(examples.ACCEPTED, 422, 503),
+    responses=_taken(422, 503),
 )
 async def remove_from_watchlist(runtime: Needs, user_id: UserId, item_id: ItemId) -> JSONResponse:
-    """Take an item off a user's watchlist; one that is not there is a duplicate."""
+    """Take an item off a user's watchlist; one that is not there is a duplicate.
+
+    Through Kafka the answer is 202, and whether it is a duplicate shows in the table.
+    """
     return await _change_watchlist(runtime, user_id, item_id, "watchlist_remove")
 
 
@@ -189,6 +221,10 @@ async def _change_watchlist(
     parsed = events.validate([row], types=runtime.policy.current().policy.weights)
     if parsed.refused:
         raise errors.DataError(f"{parsed.refused[0].field} {parsed.refused[0].message}.")
+    if runtime.settings.uses_kafka:
+        # What the table says may be about to change: no change is taken for one too many.
+        status, answer = await _store(runtime, parsed.interactions)
+        return JSONResponse(answer, status)
     state = await run_in_threadpool(_watchlist_state, runtime, user_id, item_id)
     is_listed, changed_at = state or (False, 0)
     if is_listed == (interaction_type == "watchlist_add"):
@@ -200,7 +236,8 @@ async def _change_watchlist(
         event_id=f"watchlist-{hashlib.sha256(change).hexdigest()[:32]}",
         occurred_at=max(parsed.interactions[0].occurred_at, changed_at),
     )
-    return JSONResponse(await _store(runtime, [interaction]))
+    status, answer = await _store(runtime, [interaction])
+    return JSONResponse(answer, status)
 
 
 def _watchlist_state(runtime: Runtime, user_id: str, item_id: str) -> tuple[bool, int] | None:

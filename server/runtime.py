@@ -13,6 +13,7 @@ from streams import JobFeed
 from reckeeper import events, registry, serving, storage, telemetry
 from reckeeper.client import Client
 from reckeeper.config import Settings
+from reckeeper.events.kafka import KafkaWriter
 from reckeeper.training.policy import PolicyWatch
 
 _log = telemetry.get_logger("server")
@@ -31,7 +32,7 @@ class Runtime:
     registry: registry.Registry
     serving: serving.Serving
     policy: PolicyWatch
-    writer: events.DatabaseWriter
+    writer: events.DatabaseWriter | KafkaWriter
     worker: Client
     feed: JobFeed
     comparisons: asyncio.Semaphore
@@ -52,7 +53,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         registry=versions,
         serving=serving.Serving(database, versions, type_weights=settings.interaction_weights),
         policy=PolicyWatch(database, settings),
-        writer=events.DatabaseWriter(database),
+        writer=KafkaWriter(settings) if settings.uses_kafka else events.DatabaseWriter(database),
         worker=Client(settings.worker_url, retry_seconds=0),
         feed=JobFeed(database),
         comparisons=asyncio.Semaphore(2),

@@ -167,7 +167,7 @@ class PostgreSQL(Service):
         programs = _postgresql_programs()
         require(programs, "PostgreSQL (initdb, postgres) is not installed")
         assert programs is not None
-        self._programs = programs
+        self.programs = programs
         # PostgreSQL refuses to run as root.
         self._as_user: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -198,7 +198,7 @@ class PostgreSQL(Service):
         with self._log.open("ab") as log:
             self._popen = subprocess.Popen(
                 [
-                    *(self._programs / "postgres", "-D", self._data),
+                    *(self.programs / "postgres", "-D", self._data),
                     *(f"--{name}={value}" for name, value in options.items()),
                 ],
                 cwd=self.folder,
@@ -266,7 +266,7 @@ class PostgreSQL(Service):
         password.write_text(self.PASSWORD)
         done = subprocess.run(
             [
-                *(self._programs / "initdb", "--pgdata", self._data, "--no-sync"),
+                *(self.programs / "initdb", "--pgdata", self._data, "--no-sync"),
                 *("--username", self.ROLE, "--auth=scram-sha-256", f"--pwfile={password}"),
                 *("--encoding=UTF8", "--locale=C", "--data-checksums"),
             ],

@@ -31,6 +31,35 @@ TRAINING_SECONDS = Histogram(
 SERVED_VERSION = Gauge("reckeeper_served_version", "Model version in memory; 0 when there is none.")
 MODEL_SWAPS = Counter("reckeeper_model_swaps_total", "Times a model was taken into service.")
 
+KAFKA_LAG = Gauge(
+    "reckeeper_kafka_lag_messages",
+    "Messages of a partition that this process has still to store.",
+    ["partition"],
+)
+KAFKA_RECORDS = Counter(
+    "reckeeper_kafka_records_total",
+    "Records read from the topic, by what became of them: stored, duplicate or refused.",
+    ["outcome"],
+)
+KAFKA_DEAD_LETTERS = Counter(
+    "reckeeper_kafka_dead_letters_total", "Records refused, by the reason's code.", ["code"]
+)
+KAFKA_BATCH_RECORDS = Histogram(
+    "reckeeper_kafka_batch_records",
+    "Records that were stored in one transaction.",
+    buckets=(1, 10, 100, 300, 1000, 3000, 10_000, 30_000),
+)
+KAFKA_COMMIT_SECONDS = Histogram(
+    "reckeeper_kafka_commit_seconds",
+    "Time of a transaction that stores records and their offsets.",
+)
+KAFKA_RESETS = Counter(
+    "reckeeper_kafka_resets_total",
+    "Times a partition was read from its start again: gap (messages are gone unread), "
+    "beyond_end (the topic was cut) or made_anew.",
+    ["reason"],
+)
+
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 

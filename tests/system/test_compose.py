@@ -299,7 +299,7 @@ def whole(
 
 
 def test_a_database_is_healthy_when_it_answers_and_not_before(whole):
-    programs = f"{whole.postgresql._programs}{os.pathsep}{os.environ['PATH']}"
+    programs = f"{whole.postgresql.programs}{os.pathsep}{os.environ['PATH']}"
 
     assert whole.is_healthy("postgres", PATH=programs, PGPORT=str(whole.postgresql.port))
     assert not whole.is_healthy("postgres", PATH=programs, PGPORT="1")

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from reckeeper import storage, training
-from reckeeper.cli import audit, data, evaluate, jobs, models, policy
+from reckeeper.cli import audit, data, evaluate, jobs, models, policy, stream
 from reckeeper.cli.up import up
 from reckeeper.config import Settings
 from reckeeper.errors import ReckeeperError
@@ -17,6 +17,7 @@ app = typer.Typer(
     help="Keep the recommendation models of a product.",
 )
 data.register(app)
+stream.register(app)
 models.register(app)
 jobs.register(app)
 evaluate.register(app)

@@ -1,0 +1,340 @@
+"""PostgreSQL under the whole: others' tables, real concurrency, and a database that goes away."""
+
+import contextlib
+import dataclasses
+import itertools
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psycopg
+import pytest
+from tests.conftest import settings_in
+from tests.services import PostgreSQL
+from tests.system.installation import Installation, clicks, is_alive, wait_until
+
+from reckeeper import audit, storage
+from reckeeper.errors import ConfigError, JobRunningError, SchemaError, StorageError
+from reckeeper.storage import Interaction
+
+numbers = itertools.count(1)
+
+
+@pytest.fixture
+def url(postgresql):
+    """Give the URL of an empty database without a schema."""
+    name = f"system_{next(numbers)}"
+    yield postgresql.create(name)
+    postgresql.drop(name)
+
+
+@pytest.fixture
+def settings(tmp_path, url):
+    return dataclasses.replace(settings_in(tmp_path), database_url=url)
+
+
+@pytest.fixture
+def database(settings):
+    storage.migrate(settings)
+    database = storage.open_database(settings)
+    yield database
+    database.close()
+
+
+def event(event_id, user_id="u", item_id="i"):
+    return Interaction(event_id, user_id, item_id, "click", 1.0, 1)
+
+
+def plain(url):
+    return psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
+
+
+# What is there already
+
+
+def test_a_table_of_somebody_else_is_left_as_it_is(settings):
+    with plain(settings.database_url) as connection:
+        connection.execute("CREATE TABLE user_interactions (who text, what text)")
+        connection.execute("INSERT INTO user_interactions VALUES ('anna', 'film')")
+        with pytest.raises(SchemaError) as caught:
+            storage.migrate(settings)
+        assert "'user_interactions' already that Reckeeper did not make" in caught.value.message
+        assert "RECKEEPER_DATABASE_SCHEMA" in caught.value.message
+        assert "reckeeper import --database" in caught.value.message
+        with pytest.raises(SchemaError, match="no schema yet"):
+            storage.open_database(settings)
+        tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        assert connection.execute(tables).fetchone() == (1,)
+
+        other = dataclasses.replace(settings, database_schema="reckeeper")
+        assert storage.migrate(other) is None
+        with contextlib.closing(storage.open_database(other)) as database:
+            with database.write() as writer:
+                assert storage.interactions.append(writer, [event("e")]) == 1
+            with database.read() as reader:
+                (batch,) = storage.interactions.read_batches(reader)
+        assert batch.num_rows == 1
+        rows = connection.execute("SELECT * FROM public.user_interactions").fetchall()
+        assert rows == [("anna", "film")]
+
+
+def test_two_installations_share_a_database_by_schema(settings):
+    both = [dataclasses.replace(settings, database_schema=name) for name in ("one", "two")]
+    for number, each in enumerate(both):
+        storage.migrate(each)
+        with contextlib.closing(storage.open_database(each)) as database:
+            with database.write() as writer:
+                storage.interactions.append(writer, [event(f"e{n}") for n in range(number)])
+            with database.read() as reader:
+                assert storage.interactions.count(reader) == number
+    with (
+        contextlib.closing(storage.open_database(both[0])) as one,
+        contextlib.closing(storage.open_database(both[1])) as two,
+        one.write(),
+        two.write(),  # waits for nobody
+    ):
+        pass
+
+
+def test_what_cannot_be_reached_is_told_at_once_and_without_the_password(settings, postgresql):
+    wrong = settings.database_url.replace("s3cret", "guessed")
+    missing = settings.database_url + "_missing"
+    for url, said in ((wrong, "password authentication failed"), (missing, "does not exist")):
+        began = time.monotonic()
+        with pytest.raises(StorageError, match=said) as caught:
+            storage.open_database(dataclasses.replace(settings, database_url=url))
+        assert time.monotonic() - began < 10
+        assert "guessed" not in caught.value.message
+        assert "s3cret" not in caught.value.message
+        assert f"reckeeper:***@127.0.0.1:{postgresql.port}" in caught.value.message
+
+
+@pytest.mark.parametrize("url", ["mysql://anna@db/shop", "postgresql+asyncpg://anna@db/shop"])
+def test_other_databases_are_refused(settings, url):
+    with pytest.raises(ConfigError, match="postgresql\\+psycopg://"):
+        storage.open_database(dataclasses.replace(settings, database_url=url))
+
+
+# Concurrency
+
+
+def test_what_is_numbered_earlier_is_committed_earlier(database):
+    """Or a model would take the later one for all that there is, and never see the earlier."""
+    entered, may_commit = threading.Event(), threading.Event()
+
+    def slow():
+        with database.write() as connection:
+            storage.interactions.append(connection, [event("early")])
+            entered.set()
+            assert may_commit.wait(30)
+
+    def quick():
+        with database.write() as connection:
+            storage.interactions.append(connection, [event("late")])
+            return storage.interactions.last_id(connection)
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(slow)
+        assert entered.wait(30)
+        second = pool.submit(quick)
+        with database.read() as connection:
+            seen = storage.interactions.last_id(connection)
+            assert storage.interactions.count(connection) == 0
+        assert not second.done()
+        may_commit.set()
+        first.result(30)
+        assert second.result(30) > seen
+    with database.read() as connection:
+        assert storage.interactions.count_after(connection, seen, at_most=10) == 2
+
+
+def test_a_read_sees_one_moment_on_all_its_connections(database):
+    with database.write() as connection:
+        storage.interactions.append(connection, [event(f"e{n}") for n in range(5)])
+    with database.read() as connection:
+        assert storage.interactions.count(connection) == 5
+        with database.write() as other:
+            storage.interactions.append(other, [event("later")])
+        assert storage.interactions.count(connection) == 5
+        batches = list(storage.interactions.read_batches(connection, batch_rows=2))
+    assert sum(batch.num_rows for batch in batches) == 5
+
+
+@pytest.mark.parametrize("n_rows", [150, 5_000], ids=["in one statement", "by COPY"])
+def test_rows_keep_their_order_and_of_repeated_ones_the_first_stands(database, n_rows):
+    rows = [event(f"e{n % (n_rows - 20)}", f"ü {n}/🎬'\"\\", f"i,{n}") for n in range(n_rows)]
+    with database.write() as connection:
+        assert storage.interactions.append(connection, rows) == n_rows - 20
+        assert storage.interactions.append(connection, rows) == 0
+        rows.append(event("new"))
+        assert storage.interactions.append(connection, rows) == 1
+    with database.read() as connection:
+        (stored,) = storage.interactions.read_batches(connection)
+    assert stored.column("user_id").to_pylist() == [
+        row.user_id for row in [*rows[: n_rows - 20], rows[-1]]
+    ]
+
+
+def test_many_who_write_at_once_are_kept_apart(database, settings):
+    def work(worker):
+        taken = []
+        for number in range(15):
+            with database.write() as connection:
+                # The same ids in another order: without one writer at a time they lock up.
+                rows = [event(f"{number}-{n}") for n in range(20)]
+                storage.interactions.append(connection, rows[:: 1 if worker % 2 else -1])
+                taken.append(storage.models.reserve(connection, above=0, job_id=None))
+                audit.record(connection, actor=f"w{worker}", action="test", subject=str(number))
+        return taken
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = [version for part in pool.map(work, range(8)) for version in part]
+    assert sorted(taken) == list(range(1, 8 * 15 + 1))
+    with database.read() as connection:
+        assert storage.interactions.count(connection) == 15 * 20
+    found = audit.verify(database, settings)
+    assert (found.ok, found.n_entries) == (True, 8 * 15), found.problem
+
+
+def test_of_many_who_start_a_job_at_once_one_does(database):
+    def start(_):
+        try:
+            with database.write() as connection:
+                return storage.jobs.insert(connection, trigger="manual", holder="somebody")
+        except JobRunningError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        started = [job_id for job_id in pool.map(start, range(16)) if job_id is not None]
+    assert len(started) == 1
+
+
+WRITER_THAT_STOPS = """
+import sys
+from reckeeper import storage
+from reckeeper.config import Settings
+from reckeeper.storage import engine
+
+engine.BUSY_TIMEOUT_SECONDS = 2
+database = storage.open_database(Settings.from_env())
+with database.write() as connection:
+    storage.interactions.append(
+        connection, [storage.Interaction("held", "u", "i", "click", 1.0, 1)]
+    )
+    print("in the middle", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_writer_that_is_stopped_in_the_middle_keeps_nobody_out_for_ever(database, start_python):
+    writer = start_python(WRITER_THAT_STOPS)
+    assert writer.stdout.readline() == "in the middle\n"
+    writer.send_signal(signal.SIGSTOP)
+
+    with database.write() as connection:
+        assert storage.interactions.append(connection, [event("e")]) == 1
+        assert storage.interactions.count(connection) == 1
+
+    writer.send_signal(signal.SIGCONT)
+    _, said = writer.communicate("\n", timeout=30)
+    assert writer.returncode != 0
+    assert "StorageError" in said
+
+
+# A database that goes away
+
+
+def test_a_write_is_tried_again_over_a_restart(tmp_path):
+    with PostgreSQL() as cluster:
+        settings = dataclasses.replace(settings_in(tmp_path), database_url=cluster.create("x"))
+        storage.migrate(settings)
+        with contextlib.closing(storage.open_database(settings)) as database:
+
+            def append(connection):
+                return storage.interactions.append(connection, [event("e")])
+
+            cluster.kill()
+            with pytest.raises(StorageError, match="cannot be reached"):
+                database.retrying(append, seconds=0.5)
+            assert database.seconds_reached() < 5
+            with ThreadPoolExecutor() as pool:
+                waiting = pool.submit(database.retrying, append, seconds=60)
+                cluster.start()
+                assert waiting.result(60) == 1
+            with database.read() as connection:
+                assert storage.interactions.count(connection) == 1
+
+
+def test_the_processes_outlive_the_database(tmp_path):
+    with PostgreSQL() as cluster, Installation(tmp_path, DATABASE_URL=cluster.create("x")) as site:
+        site.run("migrate")
+        worker = site.start_worker()
+        server = site.start_server()
+        rows = [{**row, "event_id": f"e{n}"} for n, row in enumerate(clicks(8, 12))]
+        site.send(rows)
+        assert site.retrain() == 1
+        before = site.server.get("/recommendations/u1").json()
+
+        # While a training reads: it waits, then says what was the matter.
+        with site.held_training(worker) as job:
+            cluster.kill()
+        for method, path, body in (
+            ("POST", "/user_interactions", {**rows[0], "event_id": "new"}),
+            ("GET", "/recommendations/u1", None),
+            ("GET", "/models", None),
+            ("GET", "/watchlist/u1", None),
+            ("POST", "/models/1/activate", None),
+            ("PUT", "/policy", {}),
+        ):
+            answer = site.server.request(method, path, json=body)
+            assert answer.status_code == 503, (path, answer.text)
+            assert int(answer.headers["Retry-After"]) > 0
+            assert answer.json()["code"] == "storage_failed"
+            assert "cannot be reached" in answer.json()["message"]
+            assert cluster.PASSWORD not in answer.text
+        assert site.server.get("/health/live").status_code == 200
+        assert site.worker.get("/health/live").status_code == 200
+        assert site.server.get("/health/ready").status_code == 503
+        answer = site.worker.get("/models")
+        assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+
+        cluster.start()
+        wait_until(
+            lambda: site.server.get("/health/ready").status_code == 200, "the server is back"
+        )
+        ended = site.wait_for_job(job["job_id"], seconds=60)
+        assert ended["status"] in {"succeeded", "failed"}, ended
+        if ended["status"] == "failed":
+            assert "cannot be reached" in ended["error"]["message"]
+        assert site.server.get("/recommendations/u1").json()["items"] == before["items"]
+        answer = site.server.post("/user_interactions", json={**rows[0], "event_id": "new"})
+        assert answer.status_code == 200, answer.text
+        site.retrain()
+        with plain(site.environ["DATABASE_URL"]) as connection:
+            n_rows = connection.execute("SELECT count(*) FROM user_interactions").fetchone()
+        assert n_rows == (len(rows) + 1,)
+        assert is_alive(worker.pid)
+        assert is_alive(server.pid)
+        assert "Traceback" not in worker.text() + server.text()
+        assert site.run("audit", "verify").returncode == 0
+
+
+def test_a_database_that_is_held_still_holds_up_no_health_route(tmp_path):
+    with PostgreSQL() as cluster, Installation(tmp_path, DATABASE_URL=cluster.create("x")) as site:
+        site.run("migrate")
+        site.start_worker()
+        site.start_server()
+        rows = [{**row, "event_id": f"e{n}"} for n, row in enumerate(clicks(4, 6))]
+        with ThreadPoolExecutor(8) as pool:
+            cluster.suspend()
+            waiting = [pool.submit(site.server.post, "/user_interactions", json=rows)] * 2
+            time.sleep(2)
+            for caller in (site.server, site.worker):
+                answer = httpx.get(f"{caller.base_url}/health/live", timeout=5, trust_env=False)
+                assert answer.status_code == 200
+            cluster.resume()
+            answers = [answer.result(60).json() for answer in waiting]
+        assert answers[0]["accepted"] + answers[0]["duplicates"] == len(rows)
+        assert site.retrain() == 1
