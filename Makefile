@@ -29,13 +29,17 @@ run: setup ## Start worker, server and page; Ctrl-C stops them
 
 setup-dev: $(VENV)/.setup-dev ## Add what tests, types and lint need
 
+# Within one process; several of them at once have all cores at work.
+IN_PARALLEL := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
+	--numprocesses=auto tests/unit tests/contracts
+
 test: setup-dev chromium postgresql java ## Run every test: real browser, database and broker
-	$(BIN)/python -m pytest
+	$(IN_PARALLEL)
+	$(BIN)/python -m pytest tests/system
 
 check: setup-dev ## Lint, types and unit tests, in under two minutes
 	@$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto \
-		tests/unit tests/contracts -k "not postgresql"
+	$(IN_PARALLEL) -k "not postgresql"
 
 lint: setup-dev ## Lint, format and types
 	$(BIN)/ruff check

@@ -601,6 +601,7 @@ def test_stopping_is_quick_whoever_is_away(settings, database, past_reckeeper):
         began = storage.now()
         readers[0].stop()
         assert storage.now() - began < 5_000_000
+        wait_until(lambda: len(readers[1].lag()) == 3, "the other one takes over")
         # The database does not answer, and the broker hangs.
         with past_reckeeper.connect() as holder:
             holder.exec_driver_sql("BEGIN IMMEDIATE")

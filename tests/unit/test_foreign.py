@@ -192,7 +192,6 @@ def test_a_catalogue_may_come_from_a_file(shop, ask, tmp_path):
         ([1, "a", 2.0, 2.5], pa.array(["1", "a", "2", "2.5"])),
         ([1, date(2020, 5, 17)], pa.array(["1", "2020-05-17"])),
     ],
-    ids=str,
 )
 def test_values_of_every_type(given, expected):
     found, reasons = foreign._array("x", given, first=1)

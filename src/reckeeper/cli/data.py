@@ -147,7 +147,7 @@ def import_command(
     written_to = settings.masked_database_url or str(settings.data_dir / "reckeeper.sqlite3")
     removed: list[int] = []
     shown, unit = (origin.name, "line") if isinstance(origin, Path) else (origin.masked_url, "row")
-    with contextlib.closing(database), _progress_bar(console, f"Importing {shown}") as advance:
+    with contextlib.closing(database), progress_bar(console, f"Importing {shown}") as advance:
         done = files.import_file(
             database,
             origin,
@@ -219,7 +219,7 @@ def undo_command(
             row = storage.imports.get(connection, import_id)
         total = row["accepted"] if row else 0
         console = Console(stderr=True)
-        with _progress_bar(console, f"Undoing import {import_id}") as advance:
+        with progress_bar(console, f"Undoing import {import_id}") as advance:
             undone = files.undo(
                 database,
                 import_id,
@@ -307,7 +307,7 @@ def _with(format: Any, **given: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, int], None]]:
+def progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, int], None]]:
     """Give a function that takes what is done, of how much, and rows, and shows it in a bar."""
     progress = Progress(
         TextColumn("{task.description}", markup=False),

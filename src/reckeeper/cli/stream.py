@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from reckeeper import storage, telemetry, training
-from reckeeper.cli.data import _progress_bar as progress_bar
+from reckeeper.cli.data import progress_bar
 from reckeeper.cli.terminal import AsJson, print_json, print_table, say
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, DataError

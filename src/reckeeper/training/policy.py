@@ -277,6 +277,11 @@ class PolicyWatch:
     settings : Settings
     every_seconds : float
         How often it is read: so late a change may be seen.
+
+    Attributes
+    ----------
+    is_reading : bool
+        Whether the last reading went well.
     """
 
     def __init__(
@@ -287,7 +292,7 @@ class PolicyWatch:
         self._every_seconds = every_seconds
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._is_reading = True
+        self.is_reading = True
         self._read: StoredPolicy | ReckeeperError | None = None
 
     def start(self) -> None:
@@ -319,11 +324,11 @@ class PolicyWatch:
         try:
             with self._database.read() as connection:
                 self._read = current(connection, self._settings)
-            self._is_reading = True
+            self.is_reading = True
         except ReckeeperError as exc:
-            if self._is_reading:
+            if self.is_reading:
                 _log.warning("policy_not_read", error=exc.message)
-            self._is_reading = False
+            self.is_reading = False
             if not isinstance(self._read, StoredPolicy):
                 self._read = exc
 
