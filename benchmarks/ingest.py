@@ -1,6 +1,6 @@
 """Interactions on their way into the table: ``python -m benchmarks.ingest``.
 
-``batches``: lists of 10,000 posted to one server process by 4 clients, on
+``batches``: lists of 10,000 posted to one server process by 8 clients, on
 SQLite and on PostgreSQL, into a table that holds a million; each answer comes
 after the commit. ``stream``: a million messages that wait in Kafka, until all
 are rows of PostgreSQL, with broker, database and worker on this machine.
@@ -24,7 +24,7 @@ from reckeeper import storage
 from reckeeper.config import Settings
 
 BATCH_ROWS = 10_000
-N_CLIENTS = 4
+N_CLIENTS = 8
 N_USERS, N_ITEMS = 100_000, 20_000
 
 

@@ -34,7 +34,7 @@ class DatabaseWriter:
     """
 
     # Rows in one transaction, so that other processes' writes get their turn.
-    _MOST_ROWS = 20_000
+    _MOST_ROWS = 40_000
 
     # So long is a database waited for that was started again, or a connection that broke.
     _RETRY_SECONDS = 3.0
