@@ -53,7 +53,8 @@ def ready_rows(first: int, n: int) -> list[storage.Interaction]:
 
 
 @contextlib.contextmanager
-def _postgresql() -> Iterator[dict[str, str]]:
+def postgresql() -> Iterator[dict[str, str]]:
+    """Give the settings that name a fresh PostgreSQL."""
     from tests.services import PostgreSQL
 
     with PostgreSQL() as cluster:
@@ -61,7 +62,8 @@ def _postgresql() -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def _kafka() -> Iterator[dict[str, str]]:
+def kafka() -> Iterator[dict[str, str]]:
+    """Give the settings that name a fresh broker."""
     from tests.services import Broker
 
     with Broker() as broker:
@@ -195,12 +197,12 @@ def run(n_there: int = 1_000_000, n_rows: int = 500_000, n_stream: int = 1_000_0
     """Measure all parts."""
     results: dict[str, Any] = {"benchmark": "ingest"}
     results["batches_sqlite"] = batches({}, n_there=n_there, n_rows=n_rows)
-    with _postgresql() as postgresql:
-        results["batches_postgresql"] = batches(postgresql, n_there=n_there, n_rows=n_rows)
-    with _postgresql() as postgresql, _kafka() as kafka:
-        results["stream"] = stream(postgresql | kafka, n_rows=n_stream)
-    with _postgresql() as postgresql, _kafka() as kafka:
-        results["latency"] = latency(postgresql | kafka)
+    with postgresql() as database:
+        results["batches_postgresql"] = batches(database, n_there=n_there, n_rows=n_rows)
+    with postgresql() as database, kafka() as broker:
+        results["stream"] = stream(database | broker, n_rows=n_stream)
+    with postgresql() as database, kafka() as broker:
+        results["latency"] = latency(database | broker)
     return results
 
 
@@ -213,10 +215,10 @@ if __name__ == "__main__":
     elif chosen == "sqlite":
         print(json.dumps(batches({}, n_there=1_000_000, n_rows=500_000)))
     else:
-        with _postgresql() as found, contextlib.ExitStack() as stack:
+        with postgresql() as found, contextlib.ExitStack() as stack:
             if chosen == "postgresql":
                 print(json.dumps(batches(found, n_there=1_000_000, n_rows=500_000)))
             else:
-                found |= stack.enter_context(_kafka())
+                found |= stack.enter_context(kafka())
                 measured = stream(found, n_rows=1_000_000) if chosen == "stream" else latency(found)
                 print(json.dumps(measured))

@@ -1,18 +1,21 @@
 """Single posts of interactions: ``python -m benchmarks.single_posts``.
 
 One server process on SQLite (WAL, synchronous=FULL), each answer after the
-disk has the row. The limit beside it, in the same run: the same server's
-``GET /health/live``, which does no work.
+disk has the row; with ``--on postgresql`` on that, with ``--on kafka`` each
+answer after the broker has acknowledged. The limit beside it, in the same run:
+the same server's ``GET /health/live``, which does no work.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import statistics
 import time
 import urllib.parse
 
 from benchmarks import harness
+from benchmarks.ingest import kafka, postgresql
 from reckeeper import storage
 
 
@@ -22,7 +25,7 @@ async def _client(host: str, port: int, requests: list[bytes], seconds: list[flo
         began = time.perf_counter()
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), head
+        assert head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 202")), head
         length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
         await reader.readexactly(length)
         seconds.append(time.perf_counter() - began)
@@ -68,11 +71,13 @@ async def _measure(url: str, n_clients: int, n_requests: int, *, posts: bool) ->
     }
 
 
-def run(n_requests: int = 20_000, n_runs: int = 3) -> dict[str, object]:
+def run(n_requests: int = 20_000, n_runs: int = 3, on: str = "sqlite") -> dict[str, object]:
     """Measure one client and sixteen; medians of the runs by requests a second."""
-    results: dict[str, object] = {"benchmark": "single_posts", "requests": n_requests}
+    results: dict[str, object] = {"benchmark": "single_posts", "on": on, "requests": n_requests}
+    ways = {"sqlite": contextlib.nullcontext({}), "postgresql": postgresql(), "kafka": kafka()}
     with (
-        harness.installation() as settings,
+        ways[on] as environ,
+        harness.installation(**environ) as settings,
         harness.process("server/server.py", settings, url=settings.server_url) as server,
     ):
         for name, n_clients, posts in (
@@ -99,4 +104,6 @@ def run(n_requests: int = 20_000, n_runs: int = 3) -> dict[str, object]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=int, default=20_000)
-    print(json.dumps(run(parser.parse_args().requests)))
+    parser.add_argument("--on", choices=["sqlite", "postgresql", "kafka"], default="sqlite")
+    given = parser.parse_args()
+    print(json.dumps(run(given.requests, on=given.on)))

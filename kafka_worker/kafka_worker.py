@@ -91,13 +91,8 @@ class Worker:
     def readiness(self) -> serving.Readiness:
         """Say whether the process can do its work, serving and reading."""
         readiness = self.serving.readiness()
-        if self.reader is None or not (problems := self.reader.problems()):
-            return readiness
-        return dataclasses.replace(
-            readiness,
-            status="degraded" if readiness.status == "ok" else readiness.status,
-            problems=[*readiness.problems, *problems],
-        )
+        problems = [] if self.reader is None else self.reader.problems()
+        return readiness.also(*problems)
 
     def _types(self) -> Collection[str]:
         """Return the interaction types that are taken in at the moment."""

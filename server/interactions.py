@@ -23,6 +23,7 @@ router = APIRouter()
 
 _LARGE_BODY_BYTES = 16 * 1024
 _MANY_ROWS = 100
+_ANSWER_SECONDS = 15.0  # longer than a broker may take
 _MESSAGE_SCHEMA = events.Message.model_json_schema()
 _ON_ITS_WAY = "Acknowledged by the broker; in the table shortly."
 
@@ -106,12 +107,20 @@ async def _store(
     runtime: Runtime, interactions: list[storage.Interaction]
 ) -> tuple[int, dict[str, Any]]:
     """Store interactions; return the answer's status and body."""
-    # Thousands of messages take as long to hand over as to parse.
-    stored = await asyncio.wrap_future(
-        await run_in_threadpool(runtime.writer.append, interactions)
-        if len(interactions) > _MANY_ROWS
-        else runtime.writer.append(interactions)
-    )
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            # Thousands of messages take as long to hand over as to parse.
+            stored = await asyncio.wrap_future(
+                await run_in_threadpool(runtime.writer.append, interactions)
+                if len(interactions) > _MANY_ROWS
+                else runtime.writer.append(interactions)
+            )
+    except TimeoutError as exc:
+        raise errors.StorageError(
+            f"The database has not answered for {_ANSWER_SECONDS:.0f} s. Whether the interactions "
+            "were stored is not known: send the request again; those with the same event_id are "
+            "counted once."
+        ) from exc
     body = {"status": "ok", "accepted": stored.accepted, "duplicates": stored.duplicates}
     if not runtime.settings.uses_kafka:
         return 200, body

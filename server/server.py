@@ -229,9 +229,11 @@ _NOT_READY = {
         }
     },
 )
-def ready(runtime: Needs) -> JSONResponse:
+async def ready(runtime: Needs) -> JSONResponse:
     """Say whether the process can do its work; 503 while it cannot."""
     readiness = runtime.serving.readiness()
+    if runtime.settings.uses_kafka and (problem := runtime.writer.problem) is not None:
+        readiness = readiness.also(problem)
     status = 503 if readiness.status == "unavailable" else 200
     return JSONResponse(dataclasses.asdict(readiness), status)
 

@@ -79,8 +79,11 @@ def _weights(text: str) -> dict[str, float]:
 
 
 def _schema(text: str) -> str:
-    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", text):
-        raise ValueError("must be a name of small letters, digits and _, 63 characters at most")
+    if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", text):
+        raise ValueError(
+            "must be a name of small letters, digits and _, 63 characters at most, and not begin "
+            "with pg_"
+        )
     return text
 
 
@@ -370,4 +373,5 @@ class Settings:
         if self.database_url is None:
             return None
         masked = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", self.database_url)
-        return re.sub(r"(password=)[^&]*", r"\1***", masked)
+        secrets = r"([?&][^=&]*(?:pass|pwd|secret|token|key)[^=&]*=)[^&]*"
+        return re.sub(secrets, r"\1***", masked, flags=re.IGNORECASE)

@@ -1,5 +1,7 @@
 """The active model in memory: hot swap and recommendations."""
 
+import contextlib
+import dataclasses
 import threading
 import time
 import uuid
@@ -22,6 +24,12 @@ RETRY_SECONDS = 5.0
 
 POLL_SECONDS = 0.25
 """How often a process looks whether another version has become active."""
+
+SILENCE_SECONDS = 5.0
+"""How long a database may be silent before a process says that it is not ready."""
+
+STOP_SECONDS = 2.0
+"""How long a stop waits for a database that does not answer."""
 
 _ROUNDING = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
 """What share of a row's largest score may be a rounding error, sums of many included."""
@@ -96,6 +104,9 @@ class Serving:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._refreshing = threading.Lock()
+        self._is_loading = False
+        self._answered_at = time.monotonic()
+        self._database_problem: str | None = None
 
     @property
     def version(self) -> int | None:
@@ -109,12 +120,20 @@ class Serving:
         return self._problem
 
     def readiness(self) -> "Readiness":
-        """Say whether this process can answer, from its memory and a look at the database."""
+        """Say whether this process can answer.
+
+        Once started it is told from memory, at once, also while the database hangs.
+        """
         problem = self._problem
-        try:
-            self._registry.active_version()
-        except StorageError as exc:
-            return Readiness("unavailable", [exc.message], self.version, None)
+        if self._thread is None:
+            with contextlib.suppress(StorageError):
+                self._look()
+        silent = time.monotonic() - self._answered_at
+        if self._database_problem is not None:
+            return Readiness("unavailable", [self._database_problem], self.version, None)
+        if silent > SILENCE_SECONDS and not self._is_loading:
+            sentence = f"The database has not answered for {silent:.0f} s: see that it runs."
+            return Readiness("unavailable", [sentence], self.version, None)
         if problem is None:
             return Readiness("ok", [], self.version, None)
         status = "unavailable" if self._loaded is None else "degraded"
@@ -130,7 +149,7 @@ class Serving:
         """End the thread that `start` began."""
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
 
     def refresh(self) -> None:
         """Take the active version into memory, if another is there.
@@ -139,7 +158,7 @@ class Serving:
         memory goes on serving, and the load is tried again every few seconds.
         """
         with self._refreshing:
-            active = self._registry.active_version()
+            active = self._look()
             problem = self._problem
             is_known = problem is not None and problem.version == active
             if is_known and time.monotonic() < self._retry_at:
@@ -152,6 +171,7 @@ class Serving:
                 self._problem = None
                 SERVED_VERSION.set(0)
                 return
+            self._is_loading = True
             try:
                 loaded = _Loaded.of(self._registry.load(active))
             except (ArtifactError, NotFoundError) as exc:
@@ -163,6 +183,9 @@ class Serving:
                         "active_model_not_loaded", version=active, error=exc.message, offer=offer
                     )
                 return
+            finally:
+                self._answered_at = time.monotonic()
+                self._is_loading = False
             self._loaded = loaded
             self._problem = None
         SERVED_VERSION.set(active)
@@ -247,6 +270,17 @@ class Serving:
                 if index is not None:
                     history[index] = whole[index]
         return history, "fold_in"
+
+    def _look(self) -> int | None:
+        """Return the active version as the database has it, and note whether it answers."""
+        try:
+            active = self._registry.active_version()
+        except StorageError as exc:
+            self._database_problem = exc.message
+            raise
+        self._database_problem = None
+        self._answered_at = time.monotonic()
+        return active
 
     def _follow(self) -> None:
         while not self._stopping.wait(POLL_SECONDS):
@@ -334,8 +368,8 @@ class Readiness:
     Attributes
     ----------
     status : str
-        ``ok``; ``degraded``: it serves, but not the active version;
-        ``unavailable``: it does not serve.
+        ``ok``; ``degraded``: it serves, but not the active version, or something else does not
+        work; ``unavailable``: it does not serve.
     problems : list of str
         Sentences that say what is wrong and what to do.
     model_version : int or None
@@ -348,6 +382,13 @@ class Readiness:
     problems: list[str]
     model_version: int | None
     offer_version: int | None
+
+    def also(self, *problems: str) -> "Readiness":
+        """Return the same with problems of other parts, which leave it degraded at best."""
+        if not problems:
+            return self
+        status = "degraded" if self.status == "ok" else self.status
+        return dataclasses.replace(self, status=status, problems=[*self.problems, *problems])
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,43 @@ def test_a_table_of_somebody_else_is_left_as_it_is(settings):
         assert rows == [("anna", "film")]
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE VIEW user_interactions AS SELECT 1 AS one",
+        "CREATE MATERIALIZED VIEW user_interactions AS SELECT 1 AS one",
+        "CREATE TYPE user_interactions AS (one int)",
+    ],
+)
+def test_what_else_has_a_name_of_ours_is_left_as_it_is(settings, statement):
+    with plain(settings.database_url) as connection:
+        connection.execute(statement)
+    with pytest.raises(SchemaError, match="RECKEEPER_DATABASE_SCHEMA"):
+        storage.migrate(settings)
+
+
+def test_a_user_who_may_not_make_tables_is_told_what_is_needed(settings, postgresql):
+    with plain(settings.database_url) as connection:
+        connection.execute("DROP ROLE IF EXISTS guest")
+        connection.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        name = connection.info.dbname
+    url = f"postgresql+psycopg://guest:guest@127.0.0.1:{postgresql.port}/{name}"
+    with pytest.raises(StorageError, match="GRANT CREATE, USAGE ON SCHEMA public"):
+        storage.migrate(dataclasses.replace(settings, database_url=url))
+
+
+@pytest.mark.parametrize("schema", ["user", "order", "default"])
+def test_a_schema_may_have_a_word_of_sql_as_its_name(settings, schema):
+    settings = dataclasses.replace(settings, database_schema=schema)
+    storage.migrate(settings)
+    with contextlib.closing(storage.open_database(settings)) as database:
+        with database.write() as connection:
+            storage.interactions.append(connection, [event("e")])
+        with database.read() as connection:
+            assert sum(b.num_rows for b in storage.interactions.read_batches(connection)) == 1
+
+
 def test_two_installations_share_a_database_by_schema(settings):
     both = [dataclasses.replace(settings, database_schema=name) for name in ("one", "two")]
     for number, each in enumerate(both):
@@ -160,6 +197,38 @@ def test_a_read_sees_one_moment_on_all_its_connections(database):
         assert storage.interactions.count(connection) == 5
         batches = list(storage.interactions.read_batches(connection, batch_rows=2))
     assert sum(batch.num_rows for batch in batches) == 5
+
+
+def test_a_reader_may_take_its_time(settings, monkeypatch):
+    storage.migrate(settings)
+    monkeypatch.setattr(storage.engine, "BUSY_TIMEOUT_SECONDS", 1)
+    with contextlib.closing(storage.open_database(settings)) as database:
+        with database.write() as connection:
+            storage.interactions.append(connection, [event(f"e{n}") for n in range(5)])
+        with database.read() as connection:
+            for batch in storage.interactions.read_batches(connection, batch_rows=2):
+                assert batch.num_rows
+                time.sleep(1.5)
+            assert storage.interactions.count(connection) == 5
+
+
+def test_other_defaults_of_the_role_change_nothing(settings):
+    storage.migrate(settings)
+    with plain(settings.database_url) as connection:
+        connection.execute(
+            f"ALTER DATABASE {connection.info.dbname} SET default_transaction_isolation = "
+            "'serializable'"
+        )
+    with contextlib.closing(storage.open_database(settings)) as database:
+
+        def write(number):
+            with database.write() as connection:
+                storage.interactions.append(connection, [event(f"e{number}")])
+                audit.record(connection, actor="test", action="test", subject=str(number))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(40)))
+        assert audit.verify(database, settings).n_entries == 40
 
 
 @pytest.mark.parametrize("n_rows", [150, 5_000], ids=["in one statement", "by COPY"])
@@ -326,15 +395,30 @@ def test_a_database_that_is_held_still_holds_up_no_health_route(tmp_path):
         site.run("migrate")
         site.start_worker()
         site.start_server()
-        rows = [{**row, "event_id": f"e{n}"} for n, row in enumerate(clicks(4, 6))]
-        with ThreadPoolExecutor(8) as pool:
+        rows = [{**row, "event_id": f"e{n}"} for n, row in enumerate(clicks(60, 40))]
+        site.send(rows)
+
+        def get(path):
+            return site.server.get(path, timeout=90).status_code
+
+        with ThreadPoolExecutor(60) as pool:
+            list(pool.map(get, ["/models"] * 25))  # many connections that stand
+            job = site.server.post("/evaluations", params={"wait": "false"}).json()["job"]
             cluster.suspend()
-            waiting = [pool.submit(site.server.post, "/user_interactions", json=rows)] * 2
-            time.sleep(2)
+            waiting = [pool.submit(get, "/recommendations/u1") for _ in range(50)]
+            answer = site.server.post("/user_interactions", json=rows)
+            assert answer.status_code == 503, answer.text
+            assert int(answer.headers["Retry-After"]) > 0
+            assert "event_id" in answer.json()["message"]
             for caller in (site.server, site.worker):
-                answer = httpx.get(f"{caller.base_url}/health/live", timeout=5, trust_env=False)
-                assert answer.status_code == 200
+                for path, status in (("live", 200), ("ready", 503)):
+                    answer = httpx.get(f"{caller.base_url}/health/{path}", timeout=5)
+                    assert answer.status_code == status, answer.text
+            time.sleep(5)  # by now the lease of the job has lapsed
             cluster.resume()
-            answers = [answer.result(60).json() for answer in waiting]
-        assert answers[0]["accepted"] + answers[0]["duplicates"] == len(rows)
+            assert {answer.result(90) for answer in waiting} <= {200, 503}
+        ended = site.wait_for_job(job["job_id"], seconds=120)
+        assert ended["status"] == "succeeded", ended
+        answer = site.server.post("/user_interactions", json=rows)
+        assert answer.json() == {"status": "ok", "accepted": 0, "duplicates": len(rows)}
         assert site.retrain() == 1

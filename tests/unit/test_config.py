@@ -268,6 +268,7 @@ def test_bad_settings_of_database_and_streams_are_refused(name, value, message):
         ("postgresql://anna:sec@ret@db/shop", "postgresql://anna:***@db/shop"),
         ("postgresql://:sec:ret@db/shop", "postgresql://:***@db/shop"),
         ("postgresql://db/x?password=secret&a=b", "postgresql://db/x?password=***&a=b"),
+        ("postgresql://db/x?a=b&Password=secret", "postgresql://db/x?a=b&Password=***"),
         ("sqlite:////data/a:b@c.db", "sqlite:////data/a:b@c.db"),
     ],
 )

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -951,6 +952,20 @@ def test_a_catalogue_without_its_columns_is_refused_before_anything_is_written(
         take(path, catalogue=write(tmp_path / "items.csv", "item_id,title,x,x\ni,a,b,c\n"))
     with database.read() as connection:
         assert storage.imports.all_imports(connection) == []
+
+
+def test_a_title_that_a_database_cannot_hold_is_refused_by_its_row(tmp_path, database, take):
+    (tmp_path / "items.csv").write_bytes(b"item_id,title\ni1,Fi\0lm\ni2,Film\n")
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu,i1\n")
+    report = take(path, catalogue=tmp_path / "items.csv")
+    assert (report.items, report.refused) == (1, 1)
+    assert report.first_refused[0].reason == "has a NUL character"
+
+
+def test_a_file_whose_name_is_no_text_is_refused(tmp_path, database, take):
+    path = write(tmp_path / os.fsdecode(b"caf\xe9.csv"), "user_id,item_id\nu,i\n")
+    with pytest.raises(DataError, match=r"caf\\udce9.csv is not UTF-8: rename"):
+        take(path)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console
 from rich.panel import Panel
@@ -495,21 +496,21 @@ def _probe(process: _Process) -> _Health:
     # No proxy: the three processes stand on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        opener.open(process.address + process.health_path, timeout=_PROBE_SECONDS).close()
+        with opener.open(process.address + process.health_path, timeout=_PROBE_SECONDS) as answer:
+            return _Health(is_up=True, problems=_problems(answer))
     except urllib.error.HTTPError as exc:
         with exc:
-            return _Health(is_up=exc.code == 503, problems=_problems(exc))
+            problems = _problems(exc) or (f"answers with status {exc.code}",)
+            return _Health(is_up=exc.code == 503, problems=problems)
     except (OSError, ValueError):
         return _Health(is_up=False)
-    return _Health(is_up=True)
 
 
-def _problems(answer: urllib.error.HTTPError) -> tuple[str, ...]:
+def _problems(answer: IO[bytes]) -> tuple[str, ...]:
     try:
-        problems = tuple(str(problem) for problem in json.load(answer)["problems"])
+        return tuple(str(problem) for problem in json.load(answer)["problems"])
     except (OSError, ValueError, KeyError, TypeError):
-        problems = ()
-    return problems or (f"answers with status {answer.code}",)
+        return ()
 
 
 def _n_deaths(name: str, supervisor_log: Path, log_start: int) -> int:

@@ -46,6 +46,9 @@ class DatabaseWriter:
         self._closed = False
         self._closing = threading.Lock()
 
+    problem: str | None = None
+    """What keeps interactions from being taken; the database tells of itself."""
+
     def start(self) -> None:
         """Start taking requests."""
         self._thread.start()

@@ -557,7 +557,11 @@ def judge_items(
     for name, column in chunk.columns.items():
         if name not in ("", format.item_column):
             textual = _is_textual(column.type)
-            values[name] = (_texts(column, name, verdict) if textual else column).to_pylist()
+            if textual:
+                column = _texts(column, name, verdict)
+                has_nul = pc.fill_null(pc.match_substring(column, "\0"), False)
+                verdict.refuse(has_nul, name, "has a NUL character")
+            values[name] = column.to_pylist()
     titles = values.pop(format.title_column)
     items = []
     for row in np.flatnonzero(verdict.is_good).tolist():

@@ -119,6 +119,9 @@ def open_source(path: Path, *, delimiter: str) -> Iterator[Source]:
     DataError
         It cannot be read, is empty, or does not begin with column names.
     """
+    shown = str(path).encode(errors="backslashreplace").decode()
+    if shown != str(path):
+        raise DataError(f"The name of {shown} is not UTF-8: rename the file, then import it.")
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is no regular file: an import reads one twice. Save it as one.")
     try:

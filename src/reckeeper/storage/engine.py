@@ -38,6 +38,8 @@ BUSY_TIMEOUT_SECONDS = 60
 START_SECONDS = 30.0
 """How long a database that does not answer is waited for when it is opened."""
 
+_SLOW_SECONDS = 2.0
+
 VERSION_TABLE = {"sqlite": "alembic_version", "postgresql": "reckeeper_alembic_version"}
 """Where Alembic keeps the revision; in PostgreSQL others may use the same schema."""
 
@@ -79,6 +81,8 @@ class Database:
         self._reader = self._engine
         self._unreached_at = -math.inf
         if is_postgresql(engine):
+            # Whatever the defaults of the role are: a writer must see what came before its lock.
+            self._writer = self._writer.execution_options(isolation_level="READ COMMITTED")
             self._reader = self._engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
@@ -141,7 +145,7 @@ class Database:
         return done
 
     def seconds_reached(self) -> float:
-        """Return for how long the database has done what this process asked of it.
+        """Return for how long the database has done at once what this process asked of it.
 
         What others did not write before that says nothing about them: they may
         not have reached it either.
@@ -154,13 +158,18 @@ class Database:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
+        began = time.monotonic()
+        was_reached = True
         try:
             with _translated(self._engine):
                 yield
         except StorageError as exc:
-            if is_unreachable(exc):
-                self._unreached_at = time.monotonic()
+            was_reached = not is_unreachable(exc)
             raise
+        finally:
+            # One that is held still raises nothing.
+            if not was_reached or time.monotonic() - began > _SLOW_SECONDS:
+                self._unreached_at = time.monotonic()
 
 
 def settings_of(connection: sa.Connection) -> Settings:
@@ -218,6 +227,14 @@ def _sentence(exc: Exception, engine: sa.Engine) -> str:
     shown = engine.get_execution_options()["reckeeper_settings"].masked_database_url
     lines = str(reason).strip().splitlines() or [type(reason).__name__]
     said = re.sub(r"\s+", " ", lines[0]).rstrip(".")
+    if _has_state(reason, ("42501",)):
+        schema = engine.get_execution_options()["reckeeper_settings"].database_schema
+        return (
+            f"The database {shown} does not allow this user what is needed: {said}. Have its owner "
+            f"GRANT CREATE, USAGE ON SCHEMA {schema}, or name another schema "
+            "(RECKEEPER_DATABASE_SCHEMA), which needs GRANT CREATE ON DATABASE; then `reckeeper "
+            "migrate` again."
+        )
     if _is_lost(reason):
         return (
             f"The database {shown} cannot be reached: {said}. See that it runs, and that "
@@ -353,11 +370,15 @@ def _see_that_it_is_free(connection: sa.Connection, settings: Settings, shown: s
     """Make the schema if it is not there; raise if it holds tables of others by our names."""
     if is_postgresql(connection):
         schema = settings.database_schema
-        inspector = sa.inspect(connection)
-        if not inspector.has_schema(schema):
+        if not sa.inspect(connection).has_schema(schema):
             connection.execute(sa.schema.CreateSchema(schema))
             return
-        names = set(inspector.get_table_names(schema)) | set(inspector.get_view_names(schema))
+        # Tables and views of every kind; they share their names with indexes and types.
+        relations = sa.text(
+            "SELECT relname FROM pg_class JOIN pg_namespace AS space ON space.oid = relnamespace "
+            "WHERE space.nspname = :schema"
+        )
+        names = set(connection.execute(relations, {"schema": schema}).scalars())
         where = f"schema {schema!r} of the database {shown}"
         remedy = (
             "Name another schema for Reckeeper (RECKEEPER_DATABASE_SCHEMA=reckeeper; it is made "
@@ -517,14 +538,19 @@ def _postgresql(url: sa.URL, settings: Settings) -> sa.Engine:
     # Two installations in two schemas of one database do not wait for each other.
     name = f"reckeeper {settings.database_schema}".encode()
     lock = int.from_bytes(hashlib.sha256(name).digest()[:8], "big", signed=True)
+    # A writer that is stopped in the middle would keep all others out for ever.
+    begin = (
+        f"SELECT set_config('idle_in_transaction_session_timeout', '{BUSY_TIMEOUT_SECONDS}s', true)"
+        f", pg_advisory_xact_lock({lock})"
+    )
 
     def on_connect(dbapi_connection: psycopg.Connection[Any], _record: Any) -> None:
         with dbapi_connection.cursor() as cursor:
             for setting, value in (
-                ("search_path", settings.database_schema),
+                ("search_path", f'"{settings.database_schema}"'),
                 ("lock_timeout", f"{BUSY_TIMEOUT_SECONDS}s"),
-                # A writer that is stopped in the middle would keep all others out for ever.
-                ("idle_in_transaction_session_timeout", f"{BUSY_TIMEOUT_SECONDS}s"),
+                # Readers compute between two statements, training's for minutes.
+                ("idle_in_transaction_session_timeout", "0"),
                 ("timezone", "UTC"),
             ):
                 cursor.execute("SELECT set_config(%s, %s, false)", (setting, value))
@@ -532,7 +558,7 @@ def _postgresql(url: sa.URL, settings: Settings) -> sa.Engine:
 
     def on_begin(connection: sa.Connection) -> None:
         if connection.get_execution_options().get("reckeeper_writes", False):
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({lock})")
+            connection.exec_driver_sql(begin)
 
     sa.event.listen(engine, "connect", on_connect)
     sa.event.listen(engine, "begin", on_begin)

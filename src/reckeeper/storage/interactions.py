@@ -236,7 +236,7 @@ def _arrow_batches(
     with adbc_driver_postgresql.dbapi.connect(target) as reader, reader.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-        cursor.execute(f"SET LOCAL search_path TO {schema}")
+        cursor.execute(f'SET LOCAL search_path TO "{schema}"')
         cursor.execute(query)
         for batch in cursor.fetch_record_batch():
             for start in range(0, batch.num_rows, batch_rows):

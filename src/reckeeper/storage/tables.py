@@ -29,6 +29,8 @@ metadata = MetaData(
 # SQLite numbers only a column of type INTEGER by itself.
 _Serial = BigInteger().with_variant(Integer(), "sqlite")
 _JsonOrNull = JSON(none_as_null=True)
+# A request may ask for any number; SQLite's integers hold it.
+_Version = Integer().with_variant(BigInteger(), "postgresql")
 # Compared byte by byte, as in SQLite: the order of no language, and faster.
 _Id = String(256).with_variant(String(256, collation="C"), "postgresql")
 
@@ -117,7 +119,7 @@ training_jobs = Table(
     Column("started_at", BigInteger, nullable=False),
     Column("heartbeat_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger),
-    Column("version", Integer),
+    Column("version", _Version),
     Column("peak_memory_bytes", BigInteger),
     Column("error_code", String(64)),
     Column("error_message", Text),
@@ -161,7 +163,7 @@ leases = Table(
 version_numbers = Table(
     "version_numbers",
     metadata,
-    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("version", _Version, primary_key=True, autoincrement=False),
     Column("job_id", BigInteger),
     Column("reserved_at", BigInteger, nullable=False),
 )
@@ -172,7 +174,7 @@ version_numbers = Table(
 models = Table(
     "models",
     metadata,
-    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("version", _Version, primary_key=True, autoincrement=False),
     Column("is_active", Boolean, nullable=False),
     Column("recipe", String(64), nullable=False),
     Column("settings", JSON, nullable=False),
@@ -219,7 +221,7 @@ timeline = Table(
     metadata,
     Column("entry_id", _Serial, primary_key=True),
     Column("at", BigInteger, nullable=False),
-    Column("version", Integer),
+    Column("version", _Version),
     Column("action", String(16), nullable=False),
     Column("actor", Text, nullable=False),
     Column("reason", Text),

@@ -127,8 +127,10 @@ class _Progress:
     def should_stop(self) -> bool:
         if not self._finish_requested and time.monotonic() - self._asked >= _REPORT_SECONDS:
             self._asked = time.monotonic()
-            with self._database.read() as connection:
-                job = storage.jobs.get(connection, self._job_id)
+            job = self._database.retrying(
+                lambda connection: storage.jobs.get(connection, self._job_id),
+                seconds=_OUTAGE_SECONDS,
+            )
             self._finish_requested = job is not None and job["finish_requested"]
         return self._finish_requested
 

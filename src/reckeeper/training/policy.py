@@ -34,6 +34,9 @@ _FROM_ENVIRONMENT = {
 }
 """Fields whose defaults the settings give, and which ones."""
 
+_STOP_SECONDS = 2.0
+"""How long a stop waits for a database that does not answer."""
+
 _log = get_logger(__name__)
 
 _UNSHOWN = {"webhook_secret", "webhook_url"}  # a refused URL may have a password in it
@@ -305,7 +308,7 @@ class PolicyWatch:
         """End the thread that `start` began."""
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_STOP_SECONDS)
 
     def current(self) -> StoredPolicy:
         """Return the policy that rules, or did a moment ago.

@@ -124,6 +124,7 @@ class KafkaReader:
         self._in_hand: deque[Batch] = deque()
         self._held: list[Message] = []
         self._stored: dict[int, int] = {}
+        self._reached: dict[int, int] = {}  # by what is stored or in hand
         self._lag: dict[int, int] = {}
         self._lag_due = self._commit_due = self._ensure_due = 0.0
         self._uncommitted: dict[int, int] = {}
@@ -261,7 +262,8 @@ class KafkaReader:
     def _drop(self, *, wait_seconds: float) -> None:
         self._generation += 1
         tasks: list[Task] = [*self._in_hand, *([self._placing] if self._placing else [])]
-        for task in tasks:
+        # The last first: none may be written whose predecessor is dropped.
+        for task in reversed(tasks):
             task.is_dropped.set()
         # One that is being written may still be done.
         wait_for([task.future for task in tasks], timeout=wait_seconds)
@@ -289,6 +291,7 @@ class KafkaReader:
             return
         self._from_start = set()
         self._stored = dict(positions)
+        self._reached = dict(positions)
         self._consumer.assign(
             [
                 TopicPartition(self._topic, number, positions.get(number, OFFSET_BEGINNING))
@@ -313,7 +316,12 @@ class KafkaReader:
             good, self._held = [*self._held, *good], []
         if good and self._placed_id is not None:
             self._problem = None
-            self._in_hand.append(self._store.submit(good, topic_id=self._placed_id))
+            base = {
+                n: self._reached[n] for n in {r.partition() for r in good} if n in self._reached
+            }
+            batch = self._store.submit(good, topic_id=self._placed_id, base=base)
+            self._reached.update(batch.offsets)
+            self._in_hand.append(batch)
 
     def _wait_for_room(self) -> None:
         """Wait until a batch is written; stay in the group if that takes long."""
@@ -337,6 +345,8 @@ class KafkaReader:
             if batch.future.result() is not None:
                 self._stored.update(batch.offsets)
                 self._uncommitted.update(batch.offsets)
+            elif not batch.is_dropped.is_set():
+                self._begin_again()
         self._commit()
 
     def _commit(self, *, at_once: bool = False) -> None:

@@ -42,6 +42,7 @@ class DeadLetterWriter:
         self._settings = settings
         self._topic = topics.dead_letter_topic(settings)
         self._producer = _producer(settings)
+        self._must_see_to_topic = False
 
     def write(self, refused: Sequence[Refused]) -> None:
         """Write letters; they are on the topic when this returns.
@@ -53,6 +54,10 @@ class DeadLetterWriter:
         UnavailableError
             Not all could be written; some may be there.
         """
+        if self._must_see_to_topic:  # somebody may have deleted it
+            admin = topics.make_client(AdminClient, self._settings)
+            topics.ensure(self._settings, admin, timeout_seconds=2.0)
+        self._must_see_to_topic = True
         waiting = list(refused)
         for cut in _CUTS:
             letters = [
@@ -69,6 +74,7 @@ class DeadLetterWriter:
             raise UnavailableError(
                 f"The Kafka topic {self._topic} takes not even 1 KiB: raise its max.message.bytes."
             )
+        self._must_see_to_topic = False
         for bad in refused:
             KAFKA_DEAD_LETTERS.labels(bad.code).inc()
 

@@ -22,6 +22,7 @@ TIMEOUT_SECONDS = 10.0
 _QUEUED_MESSAGES = 200_000
 _START_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
+_LOOK_SECONDS = 3.0
 
 _log = get_logger(__name__)
 
@@ -57,6 +58,7 @@ class KafkaWriter:
         self._tried = threading.Event()
         self._problem = "it was not reached yet"
         self._connection_error: str | None = None
+        self._away: str | None = None
         self._admin = topics.make_client(AdminClient, settings)
         self._producer = self._new_producer()
         self._polling = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
@@ -67,6 +69,15 @@ class KafkaWriter:
         self._polling.start()
         self._preparing.start()
         self._tried.wait(_START_SECONDS)
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps interactions from being taken, and what to do; None if nothing does."""
+        if self._is_ready:
+            return self._away
+        return (
+            f"Kafka does not take interactions: {self._problem}." if self._tried.is_set() else None
+        )
 
     def close(self) -> None:
         """Send what waits, a few seconds long, then end; what is left is told that it failed."""
@@ -154,7 +165,7 @@ class KafkaWriter:
         failed.flush(1.0)
 
     def _prepare(self) -> None:
-        """See to the topic, again and again until it is there."""
+        """See to the topic until it is there, then now and then whether the broker is."""
         pause = 0.2
         while not self._closing.is_set():
             try:
@@ -170,7 +181,13 @@ class KafkaWriter:
                 self._is_ready = True
                 self._tried.set()
                 _log.info("kafka_topic_ready", topic=self._topic)
-                return
+                break
+        while not self._closing.wait(_LOOK_SECONDS):
+            try:
+                self._admin.list_topics(self._topic, timeout=_LOOK_SECONDS)
+                self._away = None
+            except KafkaException as exc:
+                self._away = topics.unavailable(self._settings, exc.args[0]).message
 
     def _not_ready(self, problem: str) -> None:
         if problem != self._problem:
@@ -185,7 +202,7 @@ class KafkaWriter:
             {
                 "enable.idempotence": True,
                 "acks": "all",
-                "linger.ms": 5,
+                "linger.ms": 1,
                 "compression.type": "lz4",
                 # As Java's clients choose, so that a user's order is kept beside other producers.
                 "partitioner": "murmur2_random",

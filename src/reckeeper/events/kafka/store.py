@@ -19,6 +19,7 @@ from reckeeper.events.kafka.messages import Decoded, Decoder
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 _SILENCE_SECONDS = 10.0
+_TYPES_SECONDS = 5.0
 
 _log = telemetry.get_logger(__name__)
 
@@ -42,12 +43,17 @@ class Positions(Task):
 
 @dataclass
 class Batch(Task):
-    """Records, and what they are to the table; its future gives True once they are there."""
+    """Records, and what they are to the table; its future gives True once they are there.
+
+    `base` says from which offset on: what lies before must be stored, or else these are not,
+    and the future gives None.
+    """
 
     topic_id: str = ""
     records: list[Message] = field(default_factory=list)
     decoded: Decoded = field(default_factory=lambda: Decoded([], []))
     types: frozenset[str] = frozenset()
+    base: dict[int, int] = field(default_factory=dict)
     offsets: dict[int, int] = field(default_factory=dict)
     letters_are_written: bool = False
 
@@ -80,6 +86,7 @@ class Store:
         self._decoder = decoder
         self._ask_types = types
         self._types: frozenset[str] = frozenset()
+        self._types_due = 0.0
         self._letters = DeadLetterWriter(settings)
         self._tasks: queue.SimpleQueue[Positions | Batch | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="kafka-store", daemon=True)
@@ -117,10 +124,12 @@ class Store:
         self._tasks.put(task)
         return task
 
-    def submit(self, records: list[Message], *, topic_id: str) -> Batch:
+    def submit(self, records: list[Message], *, topic_id: str, base: dict[int, int]) -> Batch:
         """Decode records, and have them stored."""
         offsets = {record.partition() or 0: (record.offset() or 0) + 1 for record in records}
-        task = Batch(topic_id=topic_id, records=records, types=self._types, offsets=offsets)
+        task = Batch(
+            topic_id=topic_id, records=records, types=self._types, base=base, offsets=offsets
+        )
         task.decoded = self._decoder.decode(records, types=task.types)
         self._tasks.put(task)
         return task
@@ -177,10 +186,12 @@ class Store:
             if number in task.partitions and number not in task.from_start
         }
 
-    def _write(self, batch: Batch) -> bool:
-        if batch.decoded.refused and not batch.letters_are_written:
-            # A type may be new since the types were last asked for.
-            self._types = frozenset(self._ask_types())
+    def _write(self, batch: Batch) -> bool | None:
+        if not batch.letters_are_written:
+            # A type may be new since the types were last asked for, or not taken any more.
+            if batch.decoded.refused or time.monotonic() > self._types_due:
+                self._types = frozenset(self._ask_types())
+                self._types_due = time.monotonic() + _TYPES_SECONDS
             if self._types != batch.types:
                 batch.types = self._types
                 batch.decoded = self._decoder.decode(batch.records, types=batch.types)
@@ -189,6 +200,11 @@ class Store:
             batch.letters_are_written = True
         began = time.perf_counter()
         with self._database.write() as connection:
+            stored = storage.stream_offsets.get(connection, self._topic, topic_id=batch.topic_id)
+            if any(stored.get(number, 0) < offset for number, offset in batch.base.items()):
+                # One before it was dropped: these would be taken for all that there is.
+                _log.warning("kafka_batch_out_of_turn", base=batch.base, stored=stored)
+                return None
             n_new = storage.interactions.append(connection, batch.decoded.interactions)
             storage.stream_offsets.advance(
                 connection, self._topic, topic_id=batch.topic_id, offsets=batch.offsets

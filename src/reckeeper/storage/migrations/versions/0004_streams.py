@@ -29,6 +29,8 @@ def upgrade() -> None:
         ("watchlist", "item_id"),
     ):
         op.alter_column(table, column, type_=sa.String(length=256, collation="C"))
+    for table in ("models", "timeline", "training_jobs", "version_numbers"):
+        op.alter_column(table, "version", type_=sa.BigInteger())
     op.create_index(
         op.f("ix_user_interactions_occurred_at"),
         "user_interactions",
