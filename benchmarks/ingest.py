@@ -5,13 +5,15 @@ SQLite and on PostgreSQL, into a table that holds a million; each answer comes
 after the commit. ``stream``: a million messages that wait in Kafka, until all
 are rows of PostgreSQL, with broker, database and worker on this machine.
 ``latency``: from a single post, answered by the broker, until the row can be
-read. Beside them, in the same run, what the database does when ready rows are
+read. ``takeover``: from the death of a worker until the others store what was
+its own. Beside them, in the same run, what the database does when ready rows are
 handed to it in one process.
 """
 
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import json
 import statistics
 import time
@@ -131,7 +133,7 @@ def batches(environ: dict[str, str], *, n_there: int, n_rows: int) -> dict[str, 
     }
 
 
-def stream(environ: dict[str, str], *, n_rows: int) -> dict[str, Any]:
+def stream(environ: dict[str, str], *, n_rows: int = 1_000_000) -> dict[str, Any]:
     """Measure a million messages that wait, until all of them are rows."""
     with harness.installation(**environ) as settings:
         database = storage.open_database(settings)
@@ -193,6 +195,50 @@ def latency(environ: dict[str, str], *, n_posts: int = 500) -> dict[str, Any]:
     }
 
 
+def takeover(environ: dict[str, str], *, n_runs: int = 5) -> dict[str, Any]:
+    """Measure from the ``kill -9`` of one of three workers until its partitions go on."""
+    seconds = []
+    with (
+        harness.installation(**environ) as settings,
+        harness.process("server/server.py", settings, url=settings.server_url),
+        contextlib.closing(storage.open_database(settings)) as database,
+    ):
+        n_sent = 0
+
+        def send_and_wait() -> float:
+            nonlocal n_sent
+            body = json.dumps(rows(n_sent, 600)).encode()  # users of all partitions
+            began = time.perf_counter()
+            asyncio.run(_post_all(settings.server_url, [body], b"202"))
+            n_sent += 600
+            while _count(database) < n_sent:
+                time.sleep(0.01)
+            assert _count(database) == n_sent
+            return time.perf_counter() - began
+
+        for _ in range(n_runs):
+            with contextlib.ExitStack() as stack:
+                workers = []
+                for _ in range(3):
+                    port = harness.free_port()
+                    each = dataclasses.replace(settings, worker_port=port)
+                    url = f"http://127.0.0.1:{port}"
+                    workers.append(
+                        stack.enter_context(
+                            harness.process("kafka_worker/kafka_worker.py", each, url=url)
+                        )
+                    )
+                while send_and_wait() > 0.5:  # the group has settled
+                    pass
+                workers[1].kill()
+                seconds.append(send_and_wait())
+    return {
+        "median_seconds": round(statistics.median(seconds), 1),
+        "worst_seconds": round(max(seconds), 1),
+        "runs": n_runs,
+    }
+
+
 def run(n_there: int = 1_000_000, n_rows: int = 500_000, n_stream: int = 1_000_000) -> Any:
     """Measure all parts."""
     results: dict[str, Any] = {"benchmark": "ingest"}
@@ -203,12 +249,16 @@ def run(n_there: int = 1_000_000, n_rows: int = 500_000, n_stream: int = 1_000_0
         results["stream"] = stream(database | broker, n_rows=n_stream)
     with postgresql() as database, kafka() as broker:
         results["latency"] = latency(database | broker)
+    with postgresql() as database, kafka() as broker:
+        results["takeover"] = takeover(database | broker)
     return results
 
 
+_STREAMED = {"stream": stream, "latency": latency, "takeover": takeover}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", nargs="?", choices=["sqlite", "postgresql", "stream", "latency"])
+    parser.add_argument("part", nargs="?", choices=["sqlite", "postgresql", *_STREAMED])
     chosen = parser.parse_args().part
     if chosen is None:
         print(json.dumps(run()))
@@ -220,5 +270,4 @@ if __name__ == "__main__":
                 print(json.dumps(batches(found, n_there=1_000_000, n_rows=500_000)))
             else:
                 found |= stack.enter_context(kafka())
-                measured = stream(found, n_rows=1_000_000) if chosen == "stream" else latency(found)
-                print(json.dumps(measured))
+                print(json.dumps(_STREAMED[chosen](found)))

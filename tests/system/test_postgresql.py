@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import random
 import signal
 import threading
 import time
@@ -14,9 +15,17 @@ import pytest
 from tests.conftest import settings_in
 from tests.services import PostgreSQL
 from tests.system.installation import Installation, clicks, is_alive, wait_until
+from tests.unit.small_models import add_version
 
 from reckeeper import audit, storage
-from reckeeper.errors import ConfigError, JobRunningError, SchemaError, StorageError
+from reckeeper.errors import (
+    ConfigError,
+    ConflictError,
+    JobRunningError,
+    SchemaError,
+    StorageError,
+)
+from reckeeper.registry import Registry
 from reckeeper.storage import Interaction
 
 numbers = itertools.count(1)
@@ -278,6 +287,37 @@ def test_of_many_who_start_a_job_at_once_one_does(database):
     with ThreadPoolExecutor(8) as pool:
         started = [job_id for job_id in pool.map(start, range(16)) if job_id is not None]
     assert len(started) == 1
+
+
+def test_versions_that_many_switch_at_once_stay_one_history(database, settings):
+    registries = [Registry(database, settings.model_dir) for _ in range(4)]
+    for _ in range(4):
+        add_version(registries[0], settings)
+
+    def switch(worker):
+        registry, chance = registries[worker], random.Random(worker)
+        for _ in range(12):
+            with contextlib.suppress(ConflictError):  # somebody else was quicker
+                if chance.random() < 0.4:
+                    target = registry.rollback_target()
+                    registry.roll_back(registry.load(target), actor=f"w{worker}")
+                else:
+                    model = registry.load(chance.randint(1, 4))
+                    registry.activate(model, actor=f"w{worker}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(switch, range(4)))
+    with database.read() as connection:
+        active = storage.models.active_version(connection)
+        history = storage.timeline.page(connection, limit=1000)
+    assert history[0]["version"] == active
+    changes = [entry["version"] for entry in reversed(history)]
+    assert len(changes) > 4
+    assert all(earlier != later for earlier, later in itertools.pairwise(changes))
+    found = audit.verify(database, settings)
+    assert found.ok, found.problem
+    actions = [entry["action"] for entry in audit.entries(database, limit=1000)]
+    assert sum(action in {"activate", "rollback"} for action in actions) == len(changes)
 
 
 WRITER_THAT_STOPS = """
