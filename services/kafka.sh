@@ -104,6 +104,8 @@ group.initial.rebalance.delay.ms=0
 broker.heartbeat.interval.ms=1000
 broker.session.timeout.ms=3000
 END
+    # Of a setting that is there twice the last one holds.
+    [ ! -e "$dir/more.properties" ] || cat "$dir/more.properties" >>"$dir/server.properties"
     [ -e "$dir/data/meta.properties" ] || "$java" -cp "$jars/*" kafka.tools.StorageTool format \
         --config "$dir/server.properties" --cluster-id "$(
             head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c1-22

@@ -304,16 +304,25 @@ def _postgresql_programs() -> Path | None:
 
 
 class Broker(Service):
-    """A Kafka broker of one node."""
+    """A Kafka broker of one node.
+
+    `properties` are further settings of it, in which ``{port}`` and ``{controller}`` stand for
+    its two ports.
+    """
 
     PID_FILE = "pid"
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, properties: str = "") -> None:
         super().__init__(folder)
         self.port = free_port()
         while is_listening(self.port + 1):  # for its controller
             self.port = free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
+        ports = {"{port}": self.port, "{controller}": self.port + 1}
+        for name, port in ports.items():
+            properties = properties.replace(name, str(port))
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "more.properties").write_text(properties)
 
     def start(self) -> None:
         """Start it, after a crash too, and wait until it answers."""

@@ -9,6 +9,7 @@ import json
 import random
 import signal
 import sqlite3
+import subprocess
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -796,3 +797,64 @@ def test_topics_are_made_as_the_settings_say(settings):
     found = admin.list_topics(timeout=10).topics
     assert len(found[settings.kafka_topic].partitions) == 5
     assert len(found[f"{settings.kafka_topic}.dlq"].partitions) == 1
+
+
+SECURED = """
+listeners=SASL_SSL://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=SASL_SSL://127.0.0.1:{port}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL
+inter.broker.listener.name=SASL_SSL
+sasl.enabled.mechanisms=PLAIN
+sasl.mechanism.inter.broker.protocol=PLAIN
+listener.name.sasl_ssl.plain.sasl.jaas.config=\
+org.apache.kafka.common.security.plain.PlainLoginModule required \
+username="keeper" password="s3cret, x=y" user_keeper="s3cret, x=y";
+ssl.keystore.type=PEM
+ssl.keystore.location=$folder/broker.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$folder/ca.pem
+"""
+
+
+def test_a_cluster_with_tls_and_passwords_is_used_by_the_names_of_librdkafka(tmp_path):
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", tmp_path / "key.pem", "-out", tmp_path / "ca.pem"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    both = (tmp_path / "key.pem").read_text() + (tmp_path / "ca.pem").read_text()
+    (tmp_path / "broker.pem").write_text(both)
+    secured = SECURED.replace("$folder", str(tmp_path))
+    with Broker(properties=secured) as broker:
+        environ = kafka_environ(broker.bootstrap) | {
+            "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+            "KAFKA_SASL_MECHANISM": "PLAIN",
+            "KAFKA_SASL_USERNAME": "keeper",
+            "KAFKA_SASL_PASSWORD": "s3cret, x=y",
+            "KAFKA_SSL_CA_LOCATION": str(tmp_path / "ca.pem"),
+        }
+        with Installation(tmp_path / "site", **environ) as made:
+            made.folder.mkdir()
+            made.run("migrate")
+            worker, server = made.start_worker(), made.start_server()
+            answer = made.server.post("/user_interactions", json=GOOD)
+            assert answer.status_code == 202, answer.text
+
+            def is_there():
+                return made.server.get("/user_interactions/u").json()["interactions"]
+
+            wait_until(is_there, "the interaction is in the table")
+            assert "s3cret" not in worker.text() + server.text()
+            server.stop()
+            server = made.start_server(KAFKA_SASL_PASSWORD="guessed")
+            answer = made.server.post("/user_interactions", json=GOOD)
+            assert answer.status_code == 503
+            assert "uthentication" in answer.json()["message"]
+            assert "guessed" not in server.text() + answer.text
+            server.stop()
+            made.start_server(KAFKA_SSL_CA_LOCATION="")
+            assert made.server.post("/user_interactions", json=GOOD).status_code == 503
