@@ -1,5 +1,6 @@
 """A real PostgreSQL and a real Kafka broker, each in a folder of its own on a free port."""
 
+import abc
 import contextlib
 import glob
 import os
@@ -62,7 +63,7 @@ shutil.rmtree(folder, ignore_errors=True)
 """
 
 
-class Service:
+class Service(abc.ABC):
     """A service on this machine that tests may stop, kill, hold still and start again.
 
     Its data are in `folder`, by default a new one that is removed at the end.
@@ -108,17 +109,17 @@ class Service:
             return pid if is_alive(pid) else None
         return None
 
+    @abc.abstractmethod
     def start(self) -> None:
         """Start it and wait until it answers."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def stop(self) -> None:
         """End it in good order; one that is held still goes on first."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def kill(self) -> None:
         """End all its processes as `kill -9` does; what they wrote is there for the next start."""
-        raise NotImplementedError
 
     def suspend(self) -> None:
         """Hold all its processes still: connections stand, and nothing answers."""

@@ -275,6 +275,9 @@ def test_a_server_starts_without_a_broker_and_takes_posts_once_it_is_there(tmp_p
         assert answer.status_code == 503
         assert answer.headers["Retry-After"] == "5"
         assert "does not answer" in answer.json()["message"]
+        readiness = site.server.get("/health/ready").json()
+        assert readiness["status"] == "degraded"
+        assert "does not answer" in readiness["problems"][0]
         ready = site.worker.get("/health/ready").json()
         wait_until(
             lambda: (
@@ -290,6 +293,7 @@ def test_a_server_starts_without_a_broker_and_takes_posts_once_it_is_there(tmp_p
                 seconds=60,
             )
             wait_until(lambda: stored(site, "u"), "the row is there", seconds=60)
+            assert site.server.get("/health/ready").json()["problems"] == []
             assert worker.stop() == 0
 
 
@@ -343,6 +347,25 @@ def test_each_poison_is_a_dead_letter_with_its_reason_and_all_good_ones_are_stor
         assert letter.reason
         assert letter.full_bytes is None
     assert len({(letter.partition, letter.offset) for letter in letters}) == len(poison)
+
+
+def test_a_type_that_is_taken_no_more_becomes_a_dead_letter(
+    writer, start_reader, event_ids, database, settings, monkeypatch
+):
+    monkeypatch.setattr("reckeeper.events.kafka.store._TYPES_SECONDS", 0.0)
+    types = {**TYPES, "view": 1.0}
+    start_reader(types)
+    writer.append(clicks(range(10))).result()
+    wait_until(lambda: len(event_ids()) == 10, "they are stored")
+    del types["click"]
+    writer.append(clicks(range(10, 13))).result()
+
+    def letters():
+        return [letter.reason for letter in dead_letters.letters(database, settings)]
+
+    wait_until(lambda: len(letters()) == 3, "they are dead letters")
+    assert all("'click' has no weight" in reason for reason in letters())
+    assert len(event_ids()) == 10
 
 
 def test_a_letter_that_is_too_large_for_its_topic_is_cut(
@@ -640,6 +663,21 @@ def test_a_reader_goes_on_where_the_table_is_and_not_where_the_group_says(
         connection.execute(sa.text("DELETE FROM stream_offsets"))
     start_reader()
     wait_until(lambda: len(event_ids()) == 50, "they are read again")
+
+
+def test_a_table_that_is_put_back_under_a_reader_loses_nothing(
+    writer, start_reader, event_ids, database
+):
+    start_reader()
+    writer.append(clicks(range(50))).result()
+    wait_until(lambda: len(event_ids()) == 50, "all are stored")
+    with database.write() as connection:
+        connection.execute(sa.text("DELETE FROM user_interactions"))
+        connection.execute(sa.text("DELETE FROM stream_offsets"))
+    # What comes next does not follow what is stored: it must not pass for all that there is.
+    writer.append(clicks(range(50, 100))).result()
+    wait_until(lambda: len(event_ids()) == 100, "all are read again")
+    assert len(set(event_ids())) == 100
 
 
 def test_a_topic_that_is_made_anew_is_read_from_its_start(

@@ -178,6 +178,7 @@ class KafkaReader:
         try:
             self._leave()
         except Exception:  # noqa: BLE001
+            # What is stored is stored; the group finds out when the session has run out.
             _log.exception("kafka_reader_not_left")
 
     def _step(self) -> None:

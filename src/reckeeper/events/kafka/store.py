@@ -147,6 +147,7 @@ class Store:
             except ReckeeperError as exc:
                 self._note(exc.message, is_database=isinstance(exc, StorageError))
             except Exception as exc:  # noqa: BLE001
+                # Without this thread nothing would be stored any more.
                 _log.exception("kafka_batch_failed")
                 self._note(f"{type(exc).__name__}: {exc}", is_database=False)
             else:
