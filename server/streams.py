@@ -68,6 +68,7 @@ class JobFeed:
         self._database = database
         self._followed: dict[int, _Followed] = {}
         self._wanted = asyncio.Event()
+        self._in_thread = asyncio.Lock()
         self.is_reading = True
         self._is_ending = False
         self._n_streams = 0
@@ -77,12 +78,13 @@ class JobFeed:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Read within the block."""
+        """Read within the block: when it has ended, nothing here uses the database."""
         reader = asyncio.create_task(self._read_on())
         try:
             yield
         finally:
-            reader.cancel()
+            async with self._in_thread:  # to cancel the task would not end its thread
+                reader.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reader
 
@@ -167,7 +169,8 @@ class JobFeed:
                 self._wanted.clear()
                 continue
             try:
-                rows = await run_in_threadpool(self._read, list(self._followed))
+                async with self._in_thread:
+                    rows = await run_in_threadpool(self._read, list(self._followed))
             except Exception as exc:  # noqa: BLE001
                 # Without this task nobody who waits would ever be told.
                 if self.is_reading:

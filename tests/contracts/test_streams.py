@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -179,6 +180,28 @@ def test_at_the_end_of_the_process_streams_end_and_who_waits_goes_on(database, j
             assert not waiting.done()
             end(database, job)
             assert (await waiting)["status"] == "succeeded"
+
+    run(follow())
+
+
+def test_nothing_is_read_after_the_end(database, job):
+    class SlowFeed(streams.JobFeed):
+        has_begun = has_ended = False
+
+        def _read(self, job_ids):
+            self.has_begun = True
+            time.sleep(0.2)
+            rows = super()._read(job_ids)
+            self.has_ended = True
+            return rows
+
+    async def follow():
+        feed = SlowFeed(database)
+        async with feed.running(), contextlib.aclosing(feed.stream(job)) as events:
+            await anext(events)
+            while not feed.has_begun:
+                await asyncio.sleep(0)
+        assert feed.has_ended
 
     run(follow())
 
