@@ -17,13 +17,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 from confluent_kafka import KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 from tests.services import Broker
 from tests.system.installation import Installation, wait_until
 
 from reckeeper import storage
 from reckeeper.client import Client
-from reckeeper.errors import ConfigError, UnavailableError
+from reckeeper.errors import ConfigError, NotFoundError, UnavailableError
 from reckeeper.events.kafka import KafkaReader, KafkaWriter, dead_letters, topics
 from reckeeper.events.kafka.replay import replay
 from reckeeper.storage import Interaction
@@ -347,6 +347,33 @@ def test_each_poison_is_a_dead_letter_with_its_reason_and_all_good_ones_are_stor
         assert letter.reason
         assert letter.full_bytes is None
     assert len({(letter.partition, letter.offset) for letter in letters}) == len(poison)
+
+
+def test_a_topic_of_dead_letters_that_was_deleted_is_made_anew_with_its_limits(settings, database):
+    with Broker(properties="auto.create.topics.enable=false\n") as broker:
+        streaming = with_kafka(settings, broker.bootstrap)
+        topic = topics.dead_letter_topic(streaming)
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+        reader = KafkaReader(database, streaming, types=lambda: TYPES)
+        reader.start()
+
+        def codes():
+            with contextlib.suppress(NotFoundError):
+                return [letter.code for letter in dead_letters.letters(database, streaming)]
+
+        try:
+            wait_until(reader.lag, "it reads", seconds=60)
+            send(broker.bootstrap, streaming.kafka_topic, b"bad")
+            wait_until(lambda: codes() == ["not_json"], "a first letter")
+            admin.delete_topics([topic])[topic].result()
+            send(broker.bootstrap, streaming.kafka_topic, b"[]", *messages([1]))
+            wait_until(lambda: codes() == ["not_an_object"], "a second one", seconds=60)
+            wait_until(lambda: not sum(reader.lag().values()), "nothing waits", seconds=60)
+        finally:
+            reader.stop()
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        limits = admin.describe_configs([resource])[resource].result()
+        assert limits["max.message.bytes"].value == str(topics.MAX_LETTER_BYTES)
 
 
 def test_a_type_that_is_taken_no_more_becomes_a_dead_letter(

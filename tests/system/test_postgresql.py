@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import json
 import random
 import signal
 import threading
@@ -14,7 +15,7 @@ import psycopg
 import pytest
 from tests.conftest import settings_in
 from tests.services import PostgreSQL
-from tests.system.installation import Installation, clicks, is_alive, wait_until
+from tests.system.installation import BIN, Installation, clicks, is_alive, wait_until
 from tests.unit.small_models import add_version
 
 from reckeeper import audit, storage
@@ -374,6 +375,35 @@ def test_a_write_is_tried_again_over_a_restart(tmp_path):
                 assert waiting.result(60) == 1
             with database.read() as connection:
                 assert storage.interactions.count(connection) == 1
+
+
+def test_an_import_goes_on_over_a_restart(tmp_path):
+    n_rows = 400_000
+    file = tmp_path / "events.csv"
+    with file.open("w") as lines:
+        lines.write("user_id,item_id\n")
+        lines.writelines(f"u{n % 5000},i{n % 700}\n" for n in range(n_rows))
+    with PostgreSQL() as cluster, Installation(tmp_path, DATABASE_URL=cluster.create("x")) as site:
+        site.run("migrate")
+
+        def n_stored():
+            with cluster.connect("x") as connection:
+                return connection.execute("SELECT count(*) FROM user_interactions").fetchone()[0]
+
+        command = [str(BIN / "reckeeper"), "import", str(file), "--json"]
+        importing = site.start("import", command)
+        wait_until(n_stored, "the first rows are there")
+        cluster.kill()
+        cluster.start()
+        assert 0 < n_stored() < n_rows, "it was in the middle"
+        assert importing.wait() == 0, importing.text()
+        assert n_stored() == n_rows
+        (listed,) = json.loads(site.run("imports", "list", "--json").stdout)
+        assert (listed["status"], listed["accepted"], listed["duplicates"]) == (
+            "complete",
+            n_rows,
+            0,
+        )
 
 
 def test_the_processes_outlive_the_database(tmp_path):

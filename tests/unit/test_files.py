@@ -1,5 +1,6 @@
 """The importer of files, on real databases and real files."""
 
+import contextlib
 import csv
 import gzip
 import json
@@ -7,19 +8,20 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from reckeeper import storage
 from reckeeper.config import Settings
-from reckeeper.errors import ConflictError, DataError, NotFoundError
+from reckeeper.errors import ConflictError, DataError, NotFoundError, StorageError
 from reckeeper.events import files, parse, reading
 from reckeeper.events.files import MOVIELENS, CatalogueFormat, FileFormat
 from reckeeper.storage import Interaction, Item
@@ -681,6 +683,52 @@ def test_a_crash_leaves_what_a_repeat_takes_up(tmp_path, database, settings):
     # The half that the crash left can be taken out by itself.
     assert files.undo(database, 1, actor="test").interactions == n_before
     assert files.undo(database, 2, actor="test").interactions == 120_000 - n_before
+
+
+@pytest.fixture
+def losing(database, monkeypatch):
+    """Return a function that has the answer to the next but `n` commits lost, once."""
+
+    def lose(n: int) -> list[int]:
+        left = [n]
+        write = database.write
+
+        @contextlib.contextmanager
+        def write_and_lose() -> Iterator[storage.Connection]:
+            with write() as connection:
+                yield connection
+            left[0] -= 1
+            if left[0] == -1:
+                raise StorageError("lost") from psycopg.OperationalError("connection lost")
+
+        monkeypatch.setattr(database, "write", write_and_lose)
+        return left
+
+    return lose
+
+
+@pytest.mark.parametrize("n_before", range(1, 5))
+def test_a_commit_whose_answer_was_lost_is_counted_once(
+    tmp_path, database, take, losing, n_before, monkeypatch
+):
+    monkeypatch.setattr(files, "_CATALOGUE_ROWS", 2)
+    path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\nu,\nu,j\n")
+    catalogue = write(tmp_path / "items.csv", "item_id,title\ni,I\nj,J\n,none\n")
+    left = losing(n_before)
+    report = take(path, catalogue=catalogue)
+    monkeypatch.undo()
+    assert (report.accepted, report.duplicates, report.refused) == (2, 0, 2)
+    found = one_import(database, report.import_id)
+    assert (found["accepted"], found["duplicates"], found["refused"]) == (2, 0, 2)
+    assert found["status"] == storage.imports.COMPLETE
+    assert len(stored(database)) == 2
+    assert audit_actions(database) == ["import"]
+    assert left[0] < 0, "it was lost"
+    left = losing(n_before - 1)
+    files.undo(database, report.import_id, actor="test")
+    assert left[0] < 0
+    assert stored(database) == []
+    assert audit_actions(database) == ["undo_import", "import"]
 
 
 def test_undo_takes_out_its_own_rows_alone(tmp_path, database, take):

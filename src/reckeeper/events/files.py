@@ -3,8 +3,9 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ __all__ = [
 _UNDO_ROWS = 20_000
 _CATALOGUE_ROWS = 5_000
 _REFUSED_SHOWN = 5
+_DATABASE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def import_file(
         those that it has. Or a query is not accepted. If that shows only in
         the middle, the message names the import that holds the rows before it.
     StorageError
-        A query's database cannot be reached, or was lost in the middle.
+        A query's database cannot be reached, or was lost in the middle; or
+        ours did not answer for a minute.
     ConflictError
         The import was undone while it ran.
     """
@@ -258,7 +261,8 @@ def undo(
     ConflictError
         It has been undone already.
     """
-    with database.write() as connection:
+
+    def begin(connection: storage.Connection) -> str:
         row = storage.imports.get(connection, import_id)
         if row is None:
             raise NotFoundError(
@@ -267,30 +271,34 @@ def undo(
         if row["status"] == storage.imports.UNDONE:
             raise ConflictError(f"Import {import_id} has been undone already.")
         storage.imports.set_status(connection, import_id, storage.imports.UNDOING)
-    interactions = 0
-    while True:
-        with database.write() as connection:
-            deleted = storage.interactions.delete_imported(connection, import_id, limit=_UNDO_ROWS)
-        interactions += deleted
-        if not deleted:
-            break
-        if on_progress is not None:
-            on_progress(interactions)
-    with database.write() as connection:
+        return str(row["source"])
+
+    def end(connection: storage.Connection) -> int:
         items = storage.imports.delete_items(connection, import_id)
-        now = storage.imports.get(connection, import_id)
-        if now is not None and now["status"] != storage.imports.UNDONE:
+        row = storage.imports.get(connection, import_id)
+        if row is not None and row["status"] != storage.imports.UNDONE:
             storage.imports.set_status(connection, import_id, storage.imports.UNDONE)
             audit.record(
                 connection,
                 actor=actor,
                 action="undo_import",
                 subject=f"import {import_id}",
-                source=row["source"],
+                source=source,
                 interactions=interactions,
                 items=items,
             )
-    return Undone(interactions, items)
+        return items
+
+    take_out = functools.partial(
+        storage.interactions.delete_imported, import_id=import_id, limit=_UNDO_ROWS
+    )
+    source = database.retrying(begin, seconds=_DATABASE_SECONDS)
+    interactions = 0
+    while deleted := database.retrying(take_out, seconds=_DATABASE_SECONDS):
+        interactions += deleted
+        if on_progress is not None:
+            on_progress(interactions)
+    return Undone(interactions, database.retrying(end, seconds=_DATABASE_SECONDS))
 
 
 class _Import:
@@ -310,22 +318,14 @@ class _Import:
         self._before_first_row = before_first_row
         self.started_at = storage.now()
         self.rows = 0
-        self._accepted = 0
-        self._duplicates = 0
+        self._n_counted = 0
         self._skipped = 0
         self._items = 0
 
     def write(self, batch: "Judged") -> None:
         if batch.interactions:
             self._about_to_write()
-        with self._database.write() as connection:
-            self._see_that_it_runs(connection)
-            accepted = storage.imports.append(
-                connection, self._import_id, batch.interactions, refused=len(batch.refused)
-            )
-        self._refused.add(batch.refused)
-        self._accepted += accepted
-        self._duplicates += len(batch.interactions) - accepted
+        self._append(batch.interactions, batch.refused)
         self._skipped += batch.skipped
         self.rows += len(batch.interactions) + batch.skipped + len(batch.refused)
 
@@ -335,30 +335,16 @@ class _Import:
             for start in range(0, len(items), _CATALOGUE_ROWS):
                 part = items[start : start + _CATALOGUE_ROWS]
                 self._about_to_write()
-                with self._database.write() as connection:
-                    self._see_that_it_runs(connection)
-                    # What is there already stays with the import that brought it,
-                    # so that undoing a repeat does not take it out.
-                    there = storage.items.get_many(connection, [item.item_id for item in part])
-                    self._items += storage.items.put(
-                        connection,
-                        [item for item in part if there.get(item.item_id) != item],
-                        import_id=self._import_id,
-                    )
-            with self._database.write() as connection:
-                storage.imports.append(connection, self._import_id, [], refused=len(refused))
-            self._refused.add(refused)
+                put = functools.partial(self._put, part=part)
+                self._items += self._database.retrying(put, seconds=_DATABASE_SECONDS)
+            self._append([], refused)
 
     def finish(self, *, source: str, actor: str) -> ImportReport:
-        counts = {
-            "accepted": self._accepted,
-            "duplicates": self._duplicates,
-            "skipped": self._skipped,
-            "refused": self._refused.count,
-            "items": self._items,
-        }
-        with self._database.write() as connection:
-            self._see_that_it_runs(connection)
+        def complete(connection: storage.Connection) -> dict[str, int]:
+            row = storage.imports.get(connection, self._import_id)
+            if row is not None and row["status"] == storage.imports.COMPLETE:
+                return self._counts(row)  # a try was committed, and the answer to it was lost
+            counts = self._counts(self._running(connection))
             storage.imports.set_status(connection, self._import_id, storage.imports.COMPLETE)
             audit.record(
                 connection,
@@ -368,6 +354,9 @@ class _Import:
                 source=source,
                 **counts,
             )
+            return counts
+
+        counts = self._database.retrying(complete, seconds=_DATABASE_SECONDS)
         return ImportReport(
             import_id=self._import_id,
             **counts,
@@ -380,13 +369,45 @@ class _Import:
             self._before_first_row()
             self._before_first_row = None
 
-    def _see_that_it_runs(self, connection: storage.Connection) -> None:
+    def _counts(self, row: Mapping[str, Any]) -> dict[str, int]:
+        return {
+            **{name: row[name] for name in ("accepted", "duplicates", "refused")},
+            "skipped": self._skipped,
+            "items": self._items,
+        }
+
+    def _append(self, interactions: list[tuple[Any, ...]], refused: "list[RefusedLine]") -> None:
+        def append(connection: storage.Connection) -> None:
+            row = self._running(connection)
+            # Otherwise a try was committed, and the answer to it was lost.
+            if row["accepted"] + row["duplicates"] + row["refused"] == self._n_counted:
+                storage.imports.append(
+                    connection, self._import_id, interactions, refused=len(refused)
+                )
+
+        self._database.retrying(append, seconds=_DATABASE_SECONDS)
+        self._n_counted += len(interactions) + len(refused)
+        self._refused.add(refused)
+
+    def _put(self, connection: storage.Connection, part: list[storage.Item]) -> int:
+        self._running(connection)
+        # What is there already stays with the import that brought it, so that undoing a
+        # repeat does not take it out.
+        there = storage.items.get_many(connection, [item.item_id for item in part])
+        return storage.items.put(
+            connection,
+            [item for item in part if there.get(item.item_id) != item],
+            import_id=self._import_id,
+        )
+
+    def _running(self, connection: storage.Connection) -> dict[str, Any]:
         row = storage.imports.get(connection, self._import_id)
         if row is None or row["status"] != storage.imports.RUNNING:
             raise ConflictError(
                 f"Import {self._import_id} was undone while it ran, and has stopped. "
                 "Run it again if you want it."
             )
+        return row
 
 
 class _RefusedRows:
