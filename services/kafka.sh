@@ -106,9 +106,10 @@ broker.session.timeout.ms=3000
 END
     # Of a setting that is there twice the last one holds.
     [ ! -e "$dir/more.properties" ] || cat "$dir/more.properties" >>"$dir/server.properties"
+    # An id that begins with - would be taken for an option.
     [ -e "$dir/data/meta.properties" ] || "$java" -cp "$jars/*" kafka.tools.StorageTool format \
         --config "$dir/server.properties" --cluster-id "$(
-            head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c1-22
+            head -c 16 /dev/urandom | base64 | tr '+/' '__' | cut -c1-22
         )" >"$dir/kafka.log" 2>&1 || fail "its folder cannot be prepared: $(cat "$dir/kafka.log")"
     # In a process group of its own, so that Ctrl-C in this terminal is not for it.
     set -m

@@ -13,9 +13,10 @@ from tests.system.installation import Installation, require, wait_until
 from reckeeper import storage
 from reckeeper.config import Settings
 from reckeeper.registry import Registry
+from reckeeper.storage import engine
 
 # … of ours, of the client libraries, of broker and database.
-LONGER_THAN_EVERY_TIME_OUT_SECONDS = storage.BUSY_TIMEOUT_SECONDS + 15.0
+LONGER_THAN_EVERY_TIME_OUT_SECONDS = engine.BUSY_TIMEOUT_SECONDS + 15.0
 
 
 def rows(n, *, first=0):

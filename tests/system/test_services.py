@@ -149,6 +149,16 @@ def test_a_broker_has_what_it_acknowledged_before_it_was_killed():
     assert not killed.folder.exists()
 
 
+def test_a_broker_starts_whatever_its_cluster_is_called(tmp_path, monkeypatch):
+    # The random bytes that give the signs which are no letters and no digits.
+    head = tmp_path / "head"
+    head.write_text("#!/bin/sh\nprintf '\\373\\357\\276\\377%.0s' 1 2 3 4\n")
+    head.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with Broker() as broker:
+        send(broker.bootstrap, "first", b"one")
+
+
 def test_a_broker_that_is_held_still_answers_later(broker):
     broker.suspend()
     producer = Producer({"bootstrap.servers": broker.bootstrap, "acks": "all"})
