@@ -40,8 +40,8 @@ test: setup-dev chromium postgresql java ## Run every test: real browser, databa
 
 check: setup-dev ## Lint, types and unit tests, in under two minutes
 	@$(MAKE) --no-print-directory lint
-	$(IN_PARALLEL) -k "not postgresql" \
-		--ignore=tests/contracts/test_jobs.py --ignore=tests/contracts/test_recipes.py
+	$(IN_PARALLEL) -k "not postgresql" --ignore=tests/contracts/test_jobs.py \
+		--ignore=tests/contracts/test_recipes.py --ignore=tests/contracts/test_registry_life.py
 
 lint: setup-dev ## Lint, format and types
 	$(BIN)/ruff check
