@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from reckeeper import storage, telemetry, training
+from reckeeper import serving, storage, telemetry, training
 from reckeeper.errors import ReckeeperError, UnavailableError
 
 _READ_SECONDS = 0.25
@@ -78,13 +78,16 @@ class JobFeed:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Read within the block: when it has ended, nothing here uses the database."""
+        """Read within the block; its end waits, not for long, for a reading to end."""
         reader = asyncio.create_task(self._read_on())
         try:
             yield
         finally:
-            async with self._in_thread:  # to cancel the task would not end its thread
-                reader.cancel()
+            # To cancel the task would not end its thread, which uses the database.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(serving.STOP_SECONDS), self._in_thread:
+                    reader.cancel()
+            reader.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reader
 

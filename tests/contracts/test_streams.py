@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -202,6 +203,27 @@ def test_nothing_is_read_after_the_end(database, job):
             while not feed.has_begun:
                 await asyncio.sleep(0)
         assert feed.has_ended
+
+    run(follow())
+
+
+def test_the_end_does_not_wait_for_ever_for_a_database_that_hangs(database, job, monkeypatch):
+    monkeypatch.setattr(streams.serving, "STOP_SECONDS", 0.05)
+    has_begun, goes_on = threading.Event(), threading.Event()
+
+    class HangingFeed(streams.JobFeed):
+        def _read(self, job_ids):
+            has_begun.set()
+            goes_on.wait()
+            return []
+
+    async def follow():
+        feed = HangingFeed(database)
+        async with feed.running(), contextlib.aclosing(feed.stream(job)) as events:
+            await anext(events)
+            while not has_begun.is_set():
+                await asyncio.sleep(0)
+        goes_on.set()
 
     run(follow())
 

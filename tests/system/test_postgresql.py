@@ -10,7 +10,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import psycopg
 import pytest
 from tests.conftest import settings_in
@@ -482,7 +481,7 @@ def test_a_database_that_is_held_still_holds_up_no_health_route(tmp_path):
             assert "event_id" in answer.json()["message"]
             for caller in (site.server, site.worker):
                 for path, status in (("live", 200), ("ready", 503)):
-                    answer = httpx.get(f"{caller.base_url}/health/{path}", timeout=5)
+                    answer = caller.get(f"/health/{path}", timeout=5)
                     assert answer.status_code == status, answer.text
             time.sleep(5)  # by now the lease of the job has lapsed
             cluster.resume()

@@ -1,47 +1,18 @@
 """Batches from Kafka: none is stored whose predecessor is missing."""
 
-import types
+import dataclasses
 
 import pytest
+from confluent_kafka import TIMESTAMP_CREATE_TIME, Message
 
 from reckeeper import storage
 from reckeeper.events.kafka.messages import Decoder
 from reckeeper.events.kafka.store import Store
 
 
-class Record:
-    """A record as librdkafka gives it."""
-
-    def __init__(self, offset):
-        self._offset = offset
-
-    def topic(self):
-        return "t"
-
-    def partition(self):
-        return 0
-
-    def offset(self):
-        return self._offset
-
-    def key(self):
-        return b"u"
-
-    def value(self):
-        return b'{"user_id": "u", "item_id": "i", "interaction_type": "click"}'
-
-    def headers(self):
-        return None
-
-    def timestamp(self):
-        return 1, 1_700_000_000_000 + self._offset
-
-
 @pytest.fixture
 def store(database, settings):
-    settings = types.SimpleNamespace(
-        **{**vars(settings), "kafka_bootstrap_servers": "127.0.0.1:1", "kafka_topic": "t"}
-    )
+    settings = dataclasses.replace(settings, kafka_bootstrap_servers="127.0.0.1:1", kafka_topic="t")
     store = Store(database, settings, Decoder("t", None), lambda: {"click"})
     store.start()
     asked = store.ask_positions("id", [0], set())
@@ -51,7 +22,17 @@ def store(database, settings):
 
 
 def submit(store, first, last, *, base):
-    records = [Record(offset) for offset in range(first, last)]
+    records = [
+        Message(
+            topic="t",
+            partition=0,
+            offset=offset,
+            key=b"u",
+            value=b'{"user_id": "u", "item_id": "i", "interaction_type": "click"}',
+            timestamp=(TIMESTAMP_CREATE_TIME, 1_700_000_000_000 + offset),
+        )
+        for offset in range(first, last)
+    ]
     return store.submit(records, topic_id="id", base={} if base is None else {0: base})
 
 

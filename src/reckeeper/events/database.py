@@ -33,6 +33,9 @@ class DatabaseWriter:
     database : storage.Database
     """
 
+    problem: str | None = None
+    """What keeps interactions from being taken; the database tells of itself."""
+
     # Rows in one transaction, so that other processes' writes get their turn.
     _MOST_ROWS = 40_000
 
@@ -45,9 +48,6 @@ class DatabaseWriter:
         self._thread = threading.Thread(target=self._run, name="interaction-writer", daemon=True)
         self._closed = False
         self._closing = threading.Lock()
-
-    problem: str | None = None
-    """What keeps interactions from being taken; the database tells of itself."""
 
     def start(self) -> None:
         """Start taking requests."""
