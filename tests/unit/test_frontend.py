@@ -1,6 +1,5 @@
 """The pages, run by Streamlit's own test runner against a server that speaks the API."""
 
-import importlib
 import json
 import random
 import re
@@ -34,6 +33,7 @@ from reckeeper.client import (
     Verdict,
 )
 from reckeeper.errors import ConflictError
+from reckeeper.page import versions
 from reckeeper.registry import Registry
 
 HOME = Path(__file__).parents[2] / "frontend" / "Home.py"
@@ -974,10 +974,9 @@ def test_a_roll_back_leads_ever_further(api: Api, switches: str, leads_to: int |
 
 
 def test_a_roll_back_leads_where_the_registry_leads(
-    registry: Registry, taste: Any, train: Any, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, taste: Any, train: Any
 ) -> None:
-    monkeypatch.syspath_prepend(str(HOME.parent))
-    rollback_target = importlib.import_module("versions").rollback_target
+    rollback_target = versions.rollback_target
     there = [train() for _ in range(5)]
     chance = random.Random(5)
     seen = set()

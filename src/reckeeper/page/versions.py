@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import shared
 import streamlit as st
-import verdicts
 
 from reckeeper.client import Client, Job, Model, TimelineEntry, Verdict
+from reckeeper.page import shared, verdicts
 
 VERSIONS = "versions"
 """The place of the page's words on a switch from one version to another."""

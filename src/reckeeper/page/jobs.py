@@ -3,12 +3,11 @@
 import contextlib
 from collections.abc import Callable
 
-import shared
 import streamlit as st
-import verdicts
 
 from reckeeper.client import Client, Job, JobPage, Model, RetrainRequest
 from reckeeper.errors import ConflictError, JobRunningError, ReckeeperError
+from reckeeper.page import shared, verdicts
 
 PROGRESS_SECONDS = 0.5
 

@@ -99,6 +99,7 @@ class Streamed(StreamingResponse):
         self._content = content
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer, and close the generator."""
         async with contextlib.aclosing(self._content):
             await super().__call__(scope, receive, send)
 

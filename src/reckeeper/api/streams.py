@@ -29,6 +29,7 @@ class JobState:
 
     @property
     def has_ended(self) -> bool:
+        """Whether the job runs no more."""
         return bool(self.row["status"] != storage.jobs.RUNNING)
 
     @functools.cached_property

@@ -2,9 +2,8 @@
 
 import re
 
-import shared
-
 from reckeeper.client import Job, Model, Verdict
+from reckeeper.page import shared
 
 ROUTE = re.compile(r"\b(GET|POST|PUT|DELETE) /")
 

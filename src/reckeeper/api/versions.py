@@ -4,18 +4,16 @@ import functools
 from datetime import UTC, datetime, timedelta
 from typing import IO, Annotated, Any
 
-import bodies
-import examples
-import parameters
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from parameters import ActorName, Before, Limit, Reason, ReasonQuery, Version
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
-from runtime import Needs, Runtime
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from reckeeper import artifact, errors, serving, training
+from reckeeper.api import bodies, examples, parameters
+from reckeeper.api.parameters import ActorName, Before, Limit, Reason, ReasonQuery, Version
+from reckeeper.api.runtime import Needs, Runtime
 from reckeeper.registry import ActiveModel
 from reckeeper.security import actor_of
 

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-import bodies
 from fastapi import Depends, FastAPI, Request
-from streams import JobFeed
 
 from reckeeper import events, registry, serving, storage, telemetry
+from reckeeper.api import bodies
+from reckeeper.api.streams import JobFeed
 from reckeeper.client import Client
 from reckeeper.config import Settings
 from reckeeper.events.kafka import KafkaWriter
@@ -41,6 +41,7 @@ class Runtime:
 
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open what requests are answered from, and close it when the server stops."""
     settings = Settings.from_env()
     database = storage.open_database(settings)
     versions = registry.Registry(database, settings.model_dir)

@@ -7,15 +7,14 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-import bodies
-import examples
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from parameters import ActorName, ItemId, UserId
-from runtime import Needs, Runtime
 from starlette.concurrency import run_in_threadpool
 
 from reckeeper import errors, events, storage, telemetry
+from reckeeper.api import bodies, examples
+from reckeeper.api.parameters import ActorName, ItemId, UserId
+from reckeeper.api.runtime import Needs, Runtime
 from reckeeper.events import demo
 from reckeeper.security import actor_of
 

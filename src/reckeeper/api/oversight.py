@@ -2,14 +2,14 @@
 
 from typing import Annotated, Any
 
-import examples
 from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse
-from parameters import ActorName, Before, Limit, ReasonQuery, Revision
-from runtime import Needs
 from starlette.concurrency import run_in_threadpool
 
 from reckeeper import audit, training
+from reckeeper.api import examples
+from reckeeper.api.parameters import ActorName, Before, Limit, ReasonQuery, Revision
+from reckeeper.api.runtime import Needs
 from reckeeper.security import actor_of
 from reckeeper.training.policy import history
 

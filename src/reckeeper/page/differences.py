@@ -1,11 +1,10 @@
 """Two versions side by side, and what users would see of each."""
 
-import shared
 import streamlit as st
-import versions
 
 from reckeeper.client import Client, ComparedModel, Comparison, ExposureChange, Metric, Model
 from reckeeper.errors import ReckeeperError
+from reckeeper.page import shared, versions
 
 METRICS = {
     "ndcg@10": "NDCG@10",

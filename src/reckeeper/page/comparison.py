@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 
-import jobs
 import pandas as pd
-import shared
 import streamlit as st
 
 from reckeeper.client import (
@@ -15,6 +13,7 @@ from reckeeper.client import (
     MeasuredRecipe,
     RetrainRequest,
 )
+from reckeeper.page import jobs, shared
 
 SPLITS = {
     "user_time": "the last fifth of each user's history",

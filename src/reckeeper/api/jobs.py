@@ -4,17 +4,15 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import bodies
-import examples
-import parameters
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from parameters import ActorName, Before, JobId, Limit, Reason, Wait
-from runtime import Needs, Runtime
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from reckeeper import errors, recipes, storage, training
+from reckeeper.api import bodies, examples, parameters
+from reckeeper.api.parameters import ActorName, Before, JobId, Limit, Reason, Wait
+from reckeeper.api.runtime import Needs, Runtime
 from reckeeper.client import Client, Job
 from reckeeper.security import actor_of
 from reckeeper.training.jobs import job_error

@@ -1,0 +1,101 @@
+"""The first page: what Reckeeper is, how the installation is, where to go."""
+
+import json
+
+import streamlit as st
+
+from reckeeper.client import Client, Demo, Job, Model, Readiness
+from reckeeper.page import shared
+
+SERVER_STATUS = {"ok": "🟢 Ready", "degraded": "🟡 Degraded", "unavailable": "🔴 Not ready"}
+JOB_STATUS = {
+    "running": "🔵 Running",
+    "succeeded": "🟢 Succeeded",
+    "failed": "🔴 Failed",
+    "cancelled": "⚪ Cancelled",
+    "interrupted": "🟠 Interrupted",
+}
+
+
+def status(client: Client) -> None:
+    ready, models = client.ready(), client.models()
+    page = client.jobs(limit=20)
+    job = next((job for job in page["jobs"] if job["kind"] == "retrain"), None)
+    active = next((model for model in models if model["status"] == "active"), None)
+    server_card, model_card, job_card = st.columns(3, border=True)
+    with server_card:
+        show_server(ready, client.url)
+    with model_card:
+        show_model(active, job)
+    with job_card:
+        show_job(job)
+    for problem in ready["problems"]:
+        st.warning(shared.sentence(problem), icon="⚠️")
+    shared.watch(client, page)
+
+
+def show_server(ready: Readiness, url: str) -> None:
+    st.metric("Server", SERVER_STATUS[ready["status"]])
+    st.markdown(f":small[`{url}`]")  # a caption fades code until it is hard to read
+
+
+def show_model(model: Model | None, job: Job | None) -> None:
+    if model is None:
+        st.metric("Active model", "None yet")
+        is_coming = job is not None and job["status"] == "running"
+        st.caption("One is being trained." if is_coming else "Retrain to get the first one.")
+        return
+    st.metric("Active model", f"Version {model['version']}")
+    st.caption(
+        f"{model['n_users']:,} users · {model['n_items']:,} items · "
+        f"{model['explained_variance']} explained"
+    )
+
+
+def show_job(job: Job | None) -> None:
+    if job is None:
+        st.metric("Last retrain", "None yet")
+        st.caption("Nothing was trained so far.")
+        return
+    st.metric("Last retrain", JOB_STATUS[job["status"]])
+    st.caption(
+        f"{shared.local_time(job['started_at'])} · {shared.duration(job['seconds_elapsed'])} · "
+        f"{shared.escape(shared.trigger(job['trigger']))}"
+    )
+
+
+def first_steps(url: str) -> None:
+    st.subheader("Send a first interaction", anchor=False)
+    st.markdown(
+        "Tell Reckeeper what your users do, one interaction or up to 10,000 in a list. "
+        "Recommendations follow at once; a retrain makes them better."
+    )
+    interaction = {"user_id": "u1", "item_id": "i7", "interaction_type": "click"}
+    st.code(
+        f"curl {url}/user_interactions \\\n"
+        "  -H 'Content-Type: application/json' \\\n"
+        f"  -d '{json.dumps(interaction)}'\n\n"
+        f"curl {url}/recommendations/u1",
+        language="bash",
+    )
+    st.markdown(f"Every route, with examples to try: [API documentation]({url}/docs)")
+
+
+def home(client: Client, _demo: Demo) -> None:
+    st.markdown(
+        "Reckeeper keeps the recommendation models of your product: it takes in what users do, "
+        "retrains on it, and serves the new model without dropping a request."
+    )
+    shared.show_notice()
+    status(client)
+    with st.container(horizontal=True):
+        st.page_link(
+            "pages/1_Recommendations.py", label="See recommendations for a user", icon="✨"
+        )
+        st.page_link("pages/2_Model_Management.py", label="Manage and retrain models", icon="🚀")
+    first_steps(shared.reachable_url(client.url))
+
+
+def show() -> None:
+    """Show the page."""
+    shared.page("Reckeeper", "🎯", home)

@@ -1,0 +1,258 @@
+"""The versions, which one serves, and a retrain at the press of a button."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+
+from reckeeper.client import (
+    Client,
+    Demo,
+    Job,
+    JobPage,
+    Model,
+    PolicyRevision,
+    RecipeSetting,
+    RetrainRequest,
+)
+from reckeeper.page import comparison, differences, jobs, shared, versions
+
+JOBS_ASKED = 200  # among these is the last comparison looked for
+JOBS_SHOWN = 20
+BY_HAND, TUNE = "Set by hand", "Tune"
+NO_VARIANCE = "This model is not made of singular vectors, whose share of the variance this is."
+TUNING = (
+    "Tuning tries settings on a part of your data that it holds out. The best are kept with the "
+    "new version, and later retrains use them."
+)
+LONGEST_TUNING_SECONDS = 86_400
+SERVES = {
+    "always": "always serves",
+    "gate": "serves if it passes the gate",
+    "manual": "serves when somebody activates it",
+}
+
+
+# The active model
+
+
+def show_problems(client: Client) -> None:
+    ready = client.ready()
+    for problem in ready["problems"]:
+        st.warning(shared.sentence(problem), icon="⚠️")
+    offer = ready["offer_version"]
+    if offer is not None:
+        st.button(
+            f"Activate version {offer}",
+            on_click=shared.attempt,
+            args=(lambda: client.activate(offer), f"Version {offer} is active."),
+        )
+
+
+def show_active(models: list[Model], *, is_training: bool) -> None:
+    st.subheader("Active model", anchor=False)
+    active = versions.active_of(models)
+    if active is None:
+        missing = "No version is active." if models else "No model has been trained yet."
+        what_next = "One is being trained." if is_training else "Press the button to train one."
+        st.info(f"{missing} {what_next}", icon="💡")
+        return
+    users, items, variance, trained_on = st.columns([1, 1, 1.25, 1.75], border=True)
+    users.metric("Users", f"{active['n_users']:,}")
+    items.metric("Items", f"{active['n_items']:,}")
+    variance.metric(
+        "Explained variance",
+        active["explained_variance"],
+        help=NO_VARIANCE if active["explained_variance"] == "0.00%" else None,
+    )
+    trained_on.metric("Trained on", shared.local_time(active["trained_on"]))
+    settings = shared.settings_in_words(active["settings"])
+    recipe = shared.escape(active["recipe"]) + (f" ({settings})" if settings else "")
+    st.caption(
+        f"Version {active['version']} · recipe {recipe} · "
+        f"times are in {shared.escape(shared.timezone().key)}"
+    )
+
+
+# Retraining
+
+
+def show_retrain(client: Client, page: JobPage, running: Job | None) -> None:
+    ruling = client.policy()
+    st.subheader("Retrain", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="center", wrap=False):
+        st.button(
+            "🚀 Retrain Model",
+            type="primary",
+            disabled=running is not None,
+            on_click=shared.attempt,
+            args=(lambda: jobs.start_retrain(client, {}),),
+        )
+        # A caption fades code until it is hard to read.
+        st.markdown(f":small[{schedule(page, ruling)}]", width="stretch")
+    st.markdown(f":small[{policy_in_words(ruling)}]")
+    shared.show_notice()
+    jobs.show_running(client, running, place=shared.MAIN)
+
+
+def schedule(page: JobPage, ruling: PolicyRevision) -> str:
+    if page["schedule"] is None or page["next_scheduled_at"] is None:
+        if ruling["source"] == "stored":
+            return "The policy has no schedule."
+        return (
+            "To retrain on a schedule, set `RECKEEPER_RETRAIN_SCHEDULE` to a cron expression, "
+            "such as `0 3 * * 0`."
+        )
+    next_at = shared.local_time(page["next_scheduled_at"])
+    zone = shared.escape(shared.timezone().key)
+    return f"Next scheduled retrain: **{next_at}** ({zone}), by `{page['schedule']}`"
+
+
+def policy_in_words(ruling: PolicyRevision) -> str:
+    """Return what starts a retrain, what then serves, and who said so."""
+    policy = ruling["policy"]
+    by_rule = []
+    if policy["every_interactions"] is not None:
+        by_rule.append(f"after **{policy['every_interactions']:,}** new interactions")
+    if policy["max_age_hours"] is not None:
+        by_rule.append(f"**{policy['max_age_hours']:g}** hours after the last")
+    starts = ["by hand"]
+    promotion = {policy["promotion"]["manual"]: ["by hand"]}
+    if policy["schedule"] is not None:
+        zone = shared.escape(policy["timezone"])
+        starts.append(f"by the schedule `{policy['schedule']}` ({zone})")
+        promotion.setdefault(policy["promotion"]["schedule"], []).append("by schedule")
+    if by_rule:
+        starts.append(" or ".join(by_rule))
+        promotion.setdefault(policy["promotion"]["rule"], []).append("by rule")
+    served = "; ".join(
+        f"what is trained {' or '.join(triggers)} {SERVES[rule]}"
+        for rule, triggers in promotion.items()
+    )
+    return f"Retrains start {', '.join(starts)}; {served}. {origin(ruling)}"
+
+
+def origin(ruling: PolicyRevision) -> str:
+    if ruling["source"] == "environment" or ruling["updated_at"] is None:
+        return (
+            "This policy is from the environment; `PUT /policy` or `reckeeper policy set` "
+            "changes it."
+        )
+    return (
+        f"Stored policy, revision {ruling['revision']}, by {shared.escape(ruling['actor'] or '?')} "
+        f"at {shared.local_time(ruling['updated_at'])}: it rules; the environment's settings no "
+        "longer count."
+    )
+
+
+def show_panel(client: Client, active: Model | None, running: Job | None) -> None:
+    with st.expander("Retrain with another recipe or settings", icon="🎛️", key="panel"):
+        recipes = {recipe["name"]: recipe for recipe in client.recipes()}
+        names = list(recipes)
+        served = active["recipe"] if active is not None else None
+        choice, how = st.columns(2)
+        name = choice.selectbox(
+            "Recipe", names, index=names.index(served) if served in names else 0, key="recipe"
+        )
+        way = how.radio("Settings", [BY_HAND, TUNE], horizontal=True, key="way")
+        summary = shared.escape(recipes[name]["summary"])
+        if way == TUNE:
+            st.caption(f"{summary} {TUNING}")
+            request = ask_tuning(name)
+        else:
+            base = active if active is not None and active["recipe"] == name else None
+            origin = "the defaults" if base is None else f"those of version {base['version']}"
+            st.caption(f"{summary} The fields start from {origin}.")
+            request = ask_settings(name, recipes[name]["settings"], base)
+        st.button(
+            "Tune and train" if way == TUNE else "Train with these settings",
+            disabled=running is not None,
+            on_click=shared.attempt,
+            args=(lambda: jobs.start_retrain(client, request()),),
+            key="train",
+        )
+
+
+# Both return what reads the fields when the button is pressed: what was typed last before the
+# press would not yet be in a value that is read here.
+
+
+def ask_tuning(recipe: str) -> Callable[[], RetrainRequest]:
+    st.columns(2)[0].number_input(
+        "Time budget in seconds (optional)",
+        min_value=1,
+        max_value=LONGEST_TUNING_SECONDS,
+        value=None,
+        placeholder="just under five times what one fit takes",
+        key="tune_seconds",
+    )
+
+    def request() -> RetrainRequest:
+        asked: RetrainRequest = {"recipe": recipe, "tune": True}
+        if st.session_state["tune_seconds"] is not None:
+            asked["tune_seconds"] = st.session_state["tune_seconds"]
+        return asked
+
+    return request
+
+
+def ask_settings(
+    recipe: str, known: list[RecipeSetting], base: Model | None
+) -> Callable[[], RetrainRequest]:
+    """Show a field for each setting, filled from the version if there is one."""
+    reads: dict[str, Callable[[], Any]] = {}
+    columns = st.columns(3)
+    for number, setting in enumerate(known):
+        name, value = setting["name"], setting["default"]
+        if base is not None:
+            value = base["settings"].get(name, value)
+        key = f"setting {recipe} {name} {None if base is None else base['version']}"
+        with columns[number % len(columns)]:
+            reads[name] = ask_setting(name, value, key=key, help=shared.escape(setting["help"]))
+    return lambda: {"recipe": recipe, "settings": {name: read() for name, read in reads.items()}}
+
+
+def ask_setting(label: str, value: Any, *, key: str, help: str) -> Callable[[], Any]:
+    if isinstance(value, bool):
+        st.checkbox(label, value, key=key, help=help)
+    elif isinstance(value, int):
+        st.number_input(label, value=value, step=1, key=key, help=help)
+    elif isinstance(value, float):
+        st.number_input(label, value=value, step=0.01, format="%g", key=key, help=help)
+    else:
+        st.text_input(label, value or "", key=key, help=help, placeholder="null")
+        return lambda: typed(st.session_state[key])
+    return lambda: st.session_state[key]
+
+
+def typed(text: str) -> Any:
+    """Return the value that a text stands for: null, a number, or the text itself."""
+    try:
+        return json.loads(text) if text.strip() else None
+    except ValueError:
+        return text.strip()
+
+
+def model_management(client: Client, _demo: Demo) -> None:
+    # In this order: a job that has succeeded has its version among the models.
+    page = client.jobs(limit=JOBS_ASKED)
+    models = client.models()
+    timeline = client.timeline(limit=versions.ENTRIES_ASKED)
+    target = versions.rollback_target(models, timeline)
+    running = jobs.find_running(page)
+    show_problems(client)
+    show_active(models, is_training=running is not None and running["kind"] == "retrain")
+    jobs.follow(client, models, page)
+    show_retrain(client, page, running)
+    versions.show_verdict(client, models, page["jobs"], target)
+    show_panel(client, versions.active_of(models), running)
+    versions.show(client, models, page["jobs"], timeline, target)
+    differences.show(client, models)
+    comparison.show(client, page["jobs"], running)
+    jobs.show_recent(page["jobs"][:JOBS_SHOWN])
+
+
+def show() -> None:
+    """Show the page."""
+    shared.page("Model Management", "🚀", model_management)

@@ -1,0 +1,192 @@
+"""What a user did, what is recommended to them, and how the one changes the other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from reckeeper.client import Client, Demo, RecommendationList, RecommendedItem
+from reckeeper.errors import NoModelError
+from reckeeper.page import shared
+
+TYPES = {
+    "click": "👆 clicked",
+    "watchlist_add": "🔖 added to watchlist",
+    "watchlist_remove": "🗑️ removed from watchlist",
+}
+STRATEGIES = {
+    "model": "From what {user} had done when version {version} was trained.",
+    "fold_in": (
+        "From version {version} and what {user} has done since it was trained: new interactions "
+        "count at once, without a retrain."
+    ),
+    "popular": (
+        "Version {version} knows nothing of what {user} likes yet, so these are the items that "
+        "most users chose."
+    ),
+}
+CATEGORIES = ("category", "categories", "genre", "genres")
+
+
+# Whom to look at
+
+
+def choose_user(demo: Demo) -> tuple[str, int]:
+    samples = demo["sample_users"] if demo["loaded"] else []
+    if "user_id" not in st.session_state:
+        st.session_state["user_id"] = samples[0] if samples else ""
+    name, number, quick = st.columns([1.9, 1, 4], vertical_alignment="bottom")
+    user_id = name.text_input(
+        "User id",
+        key="user_id",
+        max_chars=256,
+        placeholder="The id that your product sends, such as u1",
+        persist_state="session",
+    )
+    n = number.number_input("Items", min_value=1, max_value=50, value=10, key="n")
+    if samples:
+        st.session_state["sample_user"] = user_id if user_id in samples else None
+        quick.pills("Users to try", samples, key="sample_user", on_change=take_sample, wrap=True)
+    return user_id, n
+
+
+def take_sample() -> None:
+    if st.session_state["sample_user"] is not None:
+        st.session_state["user_id"] = st.session_state["sample_user"]
+
+
+# What they did
+
+
+def show_history(client: Client, user_id: str) -> None:
+    st.subheader("Recently", anchor=False)
+    interactions = client.interactions(user_id, n=12)
+    if not interactions:
+        st.caption("Nothing so far.")
+        return
+    with st.container(border=True, gap="xsmall"):
+        for row in interactions:
+            what = TYPES.get(row["interaction_type"], shared.escape(row["interaction_type"]))
+            title = shared.escape(row["title"] or row["item_id"])
+            st.markdown(
+                f"{title}  \n:small[:gray[{what} · {shared.local_time(row['occurred_at'])}]]"
+            )
+
+
+def show_watchlist(client: Client, user_id: str) -> None:
+    st.subheader("Watchlist", anchor=False)
+    items = client.watchlist(user_id)
+    if not items:
+        st.caption("Empty.")
+        return
+    with st.container(border=True, gap="xsmall"):
+        for item in items:
+            item_id, title = item["item_id"], item["title"] or item["item_id"]
+            with st.container(horizontal=True, vertical_alignment="center", wrap=False):
+                st.markdown(describe(title, item["attributes"]), width="stretch")
+                st.button(
+                    "Remove",
+                    key=f"remove {item_id}",
+                    help="Take it off the watchlist",
+                    on_click=shared.attempt,
+                    args=(
+                        lambda item_id=item_id: client.remove_from_watchlist(user_id, item_id),
+                        f"{shared.escape(title)} is off the watchlist.",
+                    ),
+                )
+
+
+# What is recommended
+
+
+def show_recommendations(client: Client, user_id: str, n: int) -> None:
+    st.subheader("Recommended", anchor=False)
+    try:
+        answer = client.recommendations(user_id, n=n)
+    except NoModelError as exc:
+        st.info(shared.sentence(exc.message), icon="💡")
+        st.page_link("pages/2_Model_Management.py", label="Go to Model Management", icon="🚀")
+        shared.watch(client, client.jobs(limit=1))
+        return
+    st.markdown(explain(answer))
+    if not answer["items"]:
+        st.info("There is no item left that this user has not seen.", icon="💡")
+        return
+    with st.container(border=True, gap="xsmall"):
+        for item in answer["items"]:
+            show_item(client, user_id, item, strategy=answer["strategy"])
+
+
+def explain(answer: RecommendationList) -> str:
+    words = STRATEGIES[answer["strategy"]].format(
+        user=f"**{shared.escape(answer['user_id'])}**", version=answer["model_version"]
+    )
+    return f":blue-badge[{answer['strategy']}] :small[{words}]"
+
+
+def show_item(client: Client, user_id: str, item: RecommendedItem, *, strategy: str) -> None:
+    item_id, title = item["item_id"], item["title"] or item["item_id"]
+    shown = shared.escape(title)
+    score = f"{item['score']:,.0f}" if strategy == "popular" else f"{item['score']:.3f}"
+    with st.container(horizontal=True, vertical_alignment="center", wrap=False, gap="xsmall"):
+        st.markdown(f":gray[{item['rank']}]", width=20)
+        st.markdown(
+            f"{describe(title, item['attributes'])} :small[:gray[score{shared.NO_BREAK}{score}]]",
+            width="stretch",
+        )
+        st.button(
+            "👆 Click",
+            key=f"click {item_id}",
+            help="Record that the user clicked it",
+            on_click=shared.attempt,
+            args=(lambda: click(client, user_id, item_id), f"Recorded a click on {shown}."),
+        )
+        st.button(
+            "🔖 Watchlist",
+            key=f"add {item_id}",
+            help="Put it on the user's watchlist",
+            on_click=shared.attempt,
+            args=(
+                lambda: client.add_to_watchlist(user_id, item_id),
+                f"{shown} is on the watchlist.",
+            ),
+        )
+
+
+def click(client: Client, user_id: str, item_id: str) -> None:
+    client.send([{"user_id": user_id, "item_id": item_id, "interaction_type": "click"}])
+
+
+def describe(title: str, attributes: Mapping[str, Any]) -> str:
+    badges = " ".join(f":gray-badge[{shared.escape(name)}]" for name in categories(attributes))
+    return f"**{shared.escape(title)}**  \n{badges}"
+
+
+def categories(attributes: Mapping[str, Any]) -> list[str]:
+    """Return an item's categories: of a list, of text such as ``Comedy|Drama``, or one value."""
+    found: list[str] = []
+    for value in (attributes.get(name) for name in CATEGORIES):
+        if isinstance(value, str):
+            found += filter(None, value.split("|"))
+        elif value is not None:
+            found += map(str, value if isinstance(value, list) else [value])
+    return found
+
+
+def recommendations(client: Client, demo: Demo) -> None:
+    user_id, n = choose_user(demo)
+    shared.show_notice()
+    if user_id:
+        past, future = st.columns([3, 5], gap="medium")
+        with future:
+            show_recommendations(client, user_id, n)
+        with past:
+            show_watchlist(client, user_id)
+            show_history(client, user_id)
+    else:
+        st.info("Enter the id of a user to see what is recommended to them.", icon="💡")
+
+
+def show() -> None:
+    """Show the page."""
+    shared.page("Recommendations", "✨", recommendations)

@@ -1,0 +1,1 @@
+"""The worker: a Flask program that reads Kafka, runs jobs and keeps the schedule."""
