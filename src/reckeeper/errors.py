@@ -27,7 +27,56 @@ entry file maps these classes to statuses in one table.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+ActionName = Literal[
+    "activate",  # version
+    "change_policy",
+    "import_file",
+    "list_dead_letters",
+    "list_imports",
+    "list_jobs",
+    "list_recipes",
+    "list_versions",
+    "migrate",
+    "retrain",
+    "roll_back",
+    "see_job",  # job_id
+    "see_policy",
+    "send_interactions",
+    "undo_import",  # import_id
+    "unpin",  # version
+    "verify_audit",
+    "weigh_type",  # interaction_type
+]
+ACTION_NAMES: tuple[ActionName, ...] = get_args(ActionName)
+
+
+@dataclass(frozen=True)
+class Action:
+    """What to do next, which each surface puts in its own words: a route, a command, a button.
+
+    Attributes
+    ----------
+    name : str
+        One of `ACTION_NAMES`.
+    arguments : mapping of str to JSON value
+        What it is about, such as ``{"version": 3}``.
+    """
+
+    name: ActionName
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def in_words(self, words: Mapping[ActionName, str]) -> str:
+        """Return a surface's sentence for this action, with the arguments filled in.
+
+        Parameters
+        ----------
+        words : mapping of str to str
+            A sentence for each of `ACTION_NAMES`, with ``{argument}`` in it.
+        """
+        return words[self.name].format(**self.arguments)
 
 
 class ReckeeperError(Exception):
@@ -36,17 +85,27 @@ class ReckeeperError(Exception):
     Parameters
     ----------
     message : str
-        What was wrong, with the value, and what to do next.
+        What was wrong, with the value, and what to do about it, in words that
+        hold on every surface.
     details : mapping, optional
         Machine-readable facts, made of JSON values.
+    action : Action, optional
+        What to do next where a surface has a route, a command or a button for it.
     """
 
     code = "error"
 
-    def __init__(self, message: str, *, details: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        details: Mapping[str, Any] | None = None,
+        action: Action | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.details = dict(details) if details else None
+        self.action = action
 
     def to_json(self) -> dict[str, Any]:
         """Return the body with which every process answers this error."""
@@ -165,9 +224,13 @@ class UnavailableError(ReckeeperError):
 
 
 def error_of(
-    code: str, message: str, *, details: Mapping[str, Any] | None = None
+    code: str,
+    message: str,
+    *,
+    details: Mapping[str, Any] | None = None,
+    action: Action | None = None,
 ) -> ReckeeperError:
-    """Make the error again that another process told of; an unknown code gives the root."""
+    """Return the error that another process reported; an unknown code gives the root."""
 
     def tree(root: type[ReckeeperError]) -> Iterator[type[ReckeeperError]]:
         yield root
@@ -175,4 +238,4 @@ def error_of(
             yield from tree(child)
 
     matching = (error for error in tree(ReckeeperError) if error.code == code)
-    return next(matching, ReckeeperError)(message, details=details)
+    return next(matching, ReckeeperError)(message, details=details, action=action)
