@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import sqlite3
+import uuid
 
 import pytest
 import sqlalchemy as sa
@@ -60,6 +61,17 @@ def test_the_schema_of_this_release_is_the_last_migration():
 def test_migrating_again_changes_nothing(settings):
     assert storage.migrate(settings) is None
     assert storage.migrate(settings) == storage.SCHEMA_REVISION
+
+
+def test_a_database_has_an_id_of_its_own_from_the_start(settings, tmp_path):
+    def installation_of(place):
+        storage.migrate(place)
+        with contextlib.closing(storage.open_database(place)) as database, database.read() as of:
+            return storage.installation.id_of(of)
+
+    other = dataclasses.replace(settings, data_dir=tmp_path / "another")
+    assert str(uuid.UUID(installation_of(settings))) == installation_of(settings)
+    assert installation_of(settings) != installation_of(other)
 
 
 def at_revision(settings, revision):

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from reckeeper.storage import (
     audit_log,
     imports,
+    installation,
     interactions,
     items,
     jobs,
@@ -47,6 +48,7 @@ __all__ = [
     "after_commit",
     "audit_log",
     "imports",
+    "installation",
     "interactions",
     "is_unreachable",
     "items",

@@ -258,6 +258,13 @@ notices = Table(
     sqlite_autoincrement=True,
 )
 
+installation = Table(
+    "installation",
+    metadata,
+    Column("installation_id", String(36), primary_key=True),
+    Column("made_at", BigInteger, nullable=False),
+)
+
 audit_log = Table(
     "audit_log",
     metadata,
