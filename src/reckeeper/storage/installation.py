@@ -10,4 +10,5 @@ from reckeeper.storage.tables import installation
 
 def id_of(connection: sa.Connection) -> str:
     """Return the id of the installation, a UUID."""
-    return connection.execute(sa.select(installation.c.installation_id)).scalar_one()
+    found: str = connection.execute(sa.select(installation.c.installation_id)).scalar_one()
+    return found
