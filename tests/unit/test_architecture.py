@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "telemetry": {"config", "errors"},
+    "wire": {"errors"},
     "linalg": {"errors"},
     "matrix": EVERYWHERE,
     "recipes": EVERYWHERE | {"matrix", "linalg"},

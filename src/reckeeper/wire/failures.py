@@ -1,0 +1,70 @@
+"""Errors as JSON, and what to do next as HTTP words it."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from reckeeper.errors import ACTION_NAMES, Action, ActionName, ReckeeperError, error_of
+from reckeeper.wire.forms import Answer, JsonObject, is_none
+
+ACTIONS: Mapping[ActionName, str] = {
+    "activate": "POST /models/{version}/activate activates it.",
+    "change_policy": "PUT /policy changes the policy.",
+    "import_file": "`reckeeper import` reads a file in.",
+    "list_dead_letters": "`reckeeper kafka dead` lists the dead letters.",
+    "list_imports": "`reckeeper import --list` lists the imports.",
+    "list_jobs": "GET /jobs lists the jobs.",
+    "list_recipes": "GET /recipes lists the recipes.",
+    "list_versions": "GET /models lists the versions.",
+    "migrate": "`reckeeper migrate` updates the database.",
+    "retrain": "POST /retrain trains a new version.",
+    "roll_back": "POST /models/rollback rolls back.",
+    "see_job": "GET /jobs/{job_id} shows the job.",
+    "see_policy": "GET /policy shows the policy in force.",
+    "send_interactions": "POST /user_interactions takes interactions.",
+    "undo_import": "`reckeeper import --undo {import_id}` undoes it.",
+    "unpin": "DELETE /models/{version}/pin unpins it.",
+    "verify_audit": "GET /audit/verify checks the audit trail.",
+    "weigh_type": "PUT /policy gives {interaction_type} a weight.",
+}
+"""What to do next, for those who speak HTTP."""
+
+
+class Error(Answer):
+    """Why a request was refused or failed, and what to do next."""
+
+    status: Literal["error"] = "error"
+    code: str = Field(description="Stable; see the reference of error codes.")
+    message: str
+    details: JsonObject | None = Field(default=None, exclude_if=is_none)
+
+
+def error_body(error: ReckeeperError) -> Error:
+    """Return the body with which every process answers an error.
+
+    The message ends with the HTTP words for the error's action, and ``details``
+    has the action itself: ``{"action": {"name": "activate", "version": 3}}``.
+    """
+    details = dict(error.details or {})
+    message = error.message
+    if error.action is not None:
+        details["action"] = {**error.action.arguments, "name": error.action.name}
+        message = f"{message} {error.action.in_words(ACTIONS)}"
+    return Error(code=error.code, message=message, details=details or None)
+
+
+def error_from(body: Error) -> ReckeeperError:
+    """Return the error that `error_body` was made from: its action, and its message alone.
+
+    An action that this release does not know stays in the message and in ``details``.
+    """
+    details = dict(body.details or {})
+    action, message = None, body.message
+    told = details.get("action")
+    if isinstance(told, dict) and told.get("name") in ACTION_NAMES:
+        arguments = {name: value for name, value in told.items() if name != "name"}
+        action = Action(told["name"], arguments)
+        del details["action"]
+        message = message.removesuffix(f" {action.in_words(ACTIONS)}")
+    return error_of(body.code, message, details=details or None, action=action)

@@ -1,0 +1,68 @@
+"""What all JSON shapes share: how they are read, and how times and shares are written."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+JsonObject = dict[str, Any]
+"""Truly open content: an item's attributes, a recipe's settings, the details of an error."""
+
+
+class Answer(BaseModel):
+    """A JSON object that the API answers with, or a part of one.
+
+    Reads a mapping or a record whose attributes are named as the fields are. What a later
+    release adds is passed over.
+    """
+
+    model_config = ConfigDict(
+        from_attributes=True, frozen=True, json_schema_serialization_defaults_required=True
+    )
+
+
+class Done(Answer):
+    """An answer to a request that succeeded."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Request(BaseModel):
+    """A JSON object that the API is sent; a field that it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def is_none(value: object) -> bool:
+    """Say whether a field is left out of the JSON, because there is nothing in it."""
+    return value is None
+
+
+def rfc3339(moment: Any) -> Any:
+    """Write a time in microseconds since 1970 as ``2025-12-04T23:42:15.123456Z``."""
+    if not isinstance(moment, int) or isinstance(moment, bool):
+        return moment
+    seconds, rest = divmod(moment, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
+
+
+def _to_the_second(moment: Any) -> Any:
+    """Write a time in microseconds since 1970 as ``2025-12-04 23:42:15``, UTC."""
+    if not isinstance(moment, int) or isinstance(moment, bool):
+        return moment
+    return f"{datetime.fromtimestamp(moment // 1_000_000, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _percent(share: Any) -> Any:
+    """Write a share in [0, 1] as ``98.90%``."""
+    return f"{share:.2%}" if isinstance(share, float) else share
+
+
+Time = Annotated[str, BeforeValidator(rfc3339), Field(json_schema_extra={"format": "date-time"})]
+"""RFC 3339 in UTC; made from microseconds since 1970 as well."""
+
+PlainTime = Annotated[str, BeforeValidator(_to_the_second)]
+"""``2025-12-04 23:42:15``, UTC; made from microseconds since 1970 as well."""
+
+Percentage = Annotated[str, BeforeValidator(_percent)]
+"""``98.90%``; made from a share in [0, 1] as well."""

@@ -1,0 +1,189 @@
+"""Jobs: what they were asked, how far they are, and what they made."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from reckeeper.wire.forms import Answer, Done, JsonObject, Request, Time, is_none
+from reckeeper.wire.verdicts import Difference, Metric, Verdict
+from reckeeper.wire.versions import Cause
+
+
+class RetrainRequest(Request):
+    """What a new version is to be trained with; what is left out is as in the active version."""
+
+    model_config = ConfigDict(
+        strict=True,
+        allow_inf_nan=False,
+        json_schema_extra={
+            "examples": [
+                {"recipe": "svd", "settings": {"n_components": 20}},
+                {"tune": True, "tune_seconds": 60},
+            ]
+        },
+    )
+
+    recipe: str | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="GET /recipes lists them. Default: the active version's; spectral with tune.",
+    )
+    settings: JsonObject | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="The recipe's settings; those left out have their defaults. Without any: the "
+        "active version's where the recipe is the same, else the defaults.",
+    )
+    tune: bool = Field(
+        default=False,
+        exclude_if=lambda tune: not tune,
+        description="Find the settings by how well they do on what is held out.",
+    )
+    tune_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="How long to tune. Default: just under five times what one fit takes.",
+    )
+
+
+class JobRequest(RetrainRequest):
+    """What a job was asked to do otherwise than the active version was trained."""
+
+    model_config = ConfigDict(extra="ignore", strict=False, from_attributes=True)
+
+
+class JobError(Answer):
+    """Why a job did not succeed."""
+
+    code: str
+    message: str
+
+
+class TuningProgress(Answer):
+    """What tuning has found so far; `ndcg` and `settings` are the best's, None before the first."""
+
+    n_tried: int
+    ndcg: float | None
+    settings: JsonObject | None
+    seconds_left: float | None
+
+
+class MeasuredRecipe(Answer):
+    """How well a recipe did on what was held out.
+
+    `metrics` has ``recall@20``, ``ndcg@20``, ``hit_rate@20`` and ``map@20``,
+    and, of all lists together, ``coverage@20`` and ``novelty@20``.
+    `versus_popularity` has the first four as differences to the recipe
+    ``popularity`` on the same users.
+    """
+
+    recipe: str
+    settings: JsonObject
+    tuned: bool
+    fit_seconds: float
+    tune_seconds: float
+    metrics: dict[str, Metric]
+    versus_popularity: dict[str, Difference]
+
+
+class Evaluation(Answer):
+    """Recipes measured on one split of the stored interactions, a row as soon as it is there."""
+
+    split: str
+    k: int
+    n_users: int
+    recipes: list[MeasuredRecipe]
+
+
+class ListedJob(Answer):
+    """A job; times are RFC 3339, `fraction` lies in [0, 1], memory is in bytes.
+
+    One of the kind ``retrain`` makes a version.
+    """
+
+    job_id: int
+    kind: Literal["retrain", "evaluate"]
+    request: JobRequest
+    status: Literal["running", "succeeded", "failed", "cancelled", "interrupted"]
+    trigger: str
+    actor: str | None
+    cause: Cause | None
+    stage: str
+    fraction: float
+    seconds_elapsed: float
+    seconds_left: float | None
+    progress: TuningProgress | None
+    finish_requested: bool
+    cancel_requested: bool
+    started_at: Time
+    finished_at: Time | None
+    version: int | None
+    promoted: bool | None
+    verdict: Verdict | None
+    memory_bytes: int | None
+    estimated_memory_bytes: int | None
+    peak_memory_bytes: int | None
+    error: JobError | None
+
+
+class Job(ListedJob):
+    """A job by itself; one of the kind ``evaluate`` has a `result`, which grows while it runs."""
+
+    result: Evaluation | None
+
+
+class JobAnswer(Done):
+    """One job."""
+
+    job: Job
+
+
+class JobPage(Done):
+    """Jobs, the latest first, and when the schedule starts the next one."""
+
+    jobs: list[ListedJob]
+    schedule: str | None
+    next_scheduled_at: Time | None
+
+
+class RetrainDetails(Answer):
+    """What a retrain made."""
+
+    training_samples: int
+    n_users: int
+    n_items: int
+    explained_variance: float
+
+
+class RetrainAnswer(Done):
+    """The answer to a ``POST /retrain`` that waited."""
+
+    message: str
+    details: RetrainDetails
+    version: int
+    job_id: int
+    promoted: bool | None
+    verdict: Verdict | None
+
+
+class RecipeSetting(Answer):
+    """A setting of a recipe."""
+
+    name: str
+    default: Any
+    help: str
+
+
+class Recipe(Answer):
+    """A recipe that a version can be trained with."""
+
+    name: str
+    summary: str
+    decomposes: bool
+    settings: list[RecipeSetting]
+
+
+class RecipeList(Done):
+    """The recipes."""
+
+    recipes: list[Recipe]

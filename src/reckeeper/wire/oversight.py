@@ -1,0 +1,192 @@
+"""The policy, the audit trail, and whether a process can do its work."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from reckeeper.wire.forms import Answer, Done, JsonObject, Time
+
+Decides = Literal["gate", "always", "manual"]
+"""``gate``: the comparison with the active version. ``always``: nobody. ``manual``: a person."""
+
+
+class Promotion(Answer):
+    """Who decides whether a new version becomes active, by what started its training."""
+
+    manual: Decides = Field(
+        default="always",
+        description="A retrain that a person asked for.",
+    )
+    schedule: Decides = Field(
+        default="gate",
+        description="One by the schedule.",
+    )
+    rule: Decides = Field(
+        default="gate",
+        description="One by every_interactions or max_age_hours.",
+    )
+
+
+class Policy(Answer):
+    """When to retrain, on which interactions, and what a new version must prove."""
+
+    schedule: str | None = Field(
+        default=None,
+        description="Cron expression, such as `0 3 * * 0` (Sundays at 3); null: never.",
+        examples=["0 3 * * 0"],
+    )
+    timezone: str = Field(
+        default="UTC",
+        description="Name of the time zone in which the schedule is read.",
+        examples=["Europe/Berlin"],
+    )
+    every_interactions: int | None = Field(
+        default=None,
+        description="Retrain when so many have come since the last retrain.",
+    )
+    max_age_hours: float | None = Field(
+        default=None,
+        description="Retrain when the active version is older.",
+    )
+    min_minutes_between: float = Field(
+        default=0.0,
+        description="Automatic retrains begin no closer to the one before.",
+    )
+    skip_unchanged: bool = Field(
+        default=True,
+        description="Make no automatic version from what the last one was made of.",
+    )
+    promotion: Promotion = Field(
+        default=Promotion(),
+        description="Who decides whether a new version becomes active.",
+    )
+    metric: Literal["ndcg@10", "recall@10", "hit_rate@10", "map@10"] = Field(
+        default="ndcg@10",
+        description="The metric by which versions are compared.",
+    )
+    margin: float = Field(
+        default=0.02,
+        description="Share of the active version's score that a new one may be worse.",
+    )
+    min_users: int = Field(
+        default=100,
+        description="With fewer users to judge by, nothing is rejected.",
+    )
+    min_new_interactions: int = Field(
+        default=1000,
+        description="How many newer ones it takes to compare two versions on them.",
+    )
+    min_coverage_share: float = Field(
+        default=0.5,
+        description="Share of the active version's coverage that a new one must reach.",
+    )
+    max_fall: float = Field(
+        default=0.5,
+        description="Share by which interactions, users, items or daily rate may fall.",
+    )
+    weights: dict[str, float] = Field(
+        default={"click": 1.0, "watchlist_add": 2.0},
+        description="Interaction types that are accepted, and what one of each weighs.",
+    )
+    half_life_days: float | None = Field(
+        default=None,
+        description="After so long an interaction weighs half; null: always the same.",
+    )
+    window_days: float | None = Field(
+        default=None,
+        description="Train on interactions no older than this; null: on all.",
+    )
+    left_out_users: list[str] = Field(
+        default=[],
+        description="Users whose interactions are not trained on; * stands for anything.",
+    )
+    max_interactions_per_user: int | None = Field(
+        default=None,
+        description="Train on so many of each user's, the latest; null: on all.",
+    )
+    versions_kept: int = Field(
+        default=10,
+        description="The oldest inactive versions beyond are deleted.",
+    )
+    kept_days: float | None = Field(
+        default=None,
+        description="Older inactive versions are deleted; null: none for its age.",
+    )
+    stale_after_hours: float | None = Field(
+        default=None,
+        description="Notify the webhook when the active version is older.",
+    )
+    webhook_url: str | None = Field(
+        default=None,
+        description="Notified of failed jobs, rejections, promotions and a stale version.",
+    )
+    webhook_secret: str | None = Field(
+        default=None,
+        description="Key of the signature on what the webhook is sent; shown as ***, and *** "
+        "keeps the one that is stored.",
+        repr=False,
+    )
+
+
+class PolicyRevision(Answer):
+    """A policy with its history; revision 0 comes from the environment, and nobody stored it."""
+
+    policy: Policy
+    revision: int
+    source: Literal["environment", "stored"]
+    updated_at: Time | None
+    actor: str | None
+    reason: str | None
+
+
+class PolicyAnswer(PolicyRevision, Done):
+    """The policy in force."""
+
+
+class PolicyHistory(Done):
+    """The policies that were stored, the latest first."""
+
+    policies: list[PolicyRevision]
+
+
+class AuditEntry(Answer):
+    """An entry of the audit trail."""
+
+    entry_id: int
+    at: Time
+    actor: str
+    action: str
+    subject: str
+    details: JsonObject
+    hash: str | None
+
+
+class AuditPage(Done):
+    """Entries of the audit trail, the latest first."""
+
+    entries: list[AuditEntry]
+
+
+class AuditCheck(Done):
+    """Whether the trail is whole; if not, what is wrong with it, and from which entry on."""
+
+    ok: bool
+    n_entries: int
+    problem: str | None
+    entry_id: int | None
+
+
+class Readiness(Answer):
+    """Whether a process can do its work, and what stands in the way.
+
+    `offer_version` is a sound version to activate when the active one is not.
+    """
+
+    status: Literal["ok", "degraded", "unavailable"]
+    problems: list[str]
+    model_version: int | None
+    offer_version: int | None
+
+
+class Liveness(Done):
+    """The process runs."""

@@ -1,0 +1,80 @@
+"""What was measured of a version, and what the gate thinks of it."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from reckeeper.wire.forms import Answer, is_none
+
+
+class Metric(Answer):
+    """A metric; one that is a mean over users has the bounds of its confidence interval."""
+
+    mean: float
+    low: float | None = Field(default=None, exclude_if=is_none)
+    high: float | None = Field(default=None, exclude_if=is_none)
+
+
+class Difference(Answer):
+    """The difference of two means over the same users, and its confidence interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+class VerdictSummary(Answer):
+    """What the gate thinks of a version, in short; `outcome` says what was done with it."""
+
+    decision: Literal["promote", "reject", "unchanged"]
+    sentence: str
+    outcome: str | None = Field(default=None, exclude_if=is_none)
+
+
+class DataChange(Answer):
+    """A size of the data at the version before, None where there was none, and now."""
+
+    before: int | None
+    now: int
+
+
+class DailyRate(Answer):
+    """Interactions a day: as usual, and of late; None where too little is known."""
+
+    usual: float | None
+    recent: float | None
+
+
+class DataChanges(Answer):
+    """How the data has changed since the version before."""
+
+    interactions: DataChange
+    users: DataChange
+    items: DataChange
+    per_day: DailyRate
+
+
+class Verdict(VerdictSummary):
+    """What the gate thinks of a version, and what it measured.
+
+    `reasons` speak against the version, `warnings` do not decide. `candidate`,
+    `active` and `popularity` have the metrics of each by name, ``ndcg@10`` for
+    one; `versus_active` and `versus_popularity` are the candidate's less theirs.
+    With the `method` ``none`` nothing could be measured, and they are None.
+    """
+
+    method: Literal["new_interactions", "refit", "none"]
+    reasons: list[str]
+    warnings: list[str]
+    metric: str
+    margin: float
+    k: int
+    n_users: int
+    active_version: int | None
+    candidate: dict[str, Metric] | None
+    active: dict[str, Metric] | None
+    popularity: dict[str, Metric] | None
+    versus_active: dict[str, Difference] | None
+    versus_popularity: dict[str, Difference] | None
+    data: DataChanges
+    seconds: float
