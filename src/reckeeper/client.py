@@ -14,18 +14,20 @@ import contextlib
 import copy
 import json
 import os
+import random
 import re
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NotRequired, Self, TypedDict, cast
+from typing import Any, Literal, NotRequired, Self, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
-import tenacity
 
-from reckeeper import errors
+# Relative, since `reckeeper-client` installs these files under a name of its own.
+from . import errors
 
 __all__ = [
     "ACTOR_HEADER",
@@ -83,7 +85,10 @@ __all__ = [
 
 ACTOR_HEADER = "X-Reckeeper-Actor"
 
+_Answer = TypeVar("_Answer")
+
 _CHUNK_BYTES = 1024 * 1024
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _ZIP = {"Content-Type": "application/zip"}
 
 
@@ -668,6 +673,10 @@ class Client:
     actor : str, optional
         Who asks, for the trail, which then says ``api:ACTOR``: up to 64 letters, digits and
         ``. _ @ -``.
+    transport : httpx.BaseTransport, optional
+        What carries the requests, in place of connections to `url`. `httpx.MockTransport`
+        answers them from a function, for tests; `httpx.HTTPTransport` takes certificates,
+        proxies and addresses to bind.
     """
 
     def __init__(
@@ -677,21 +686,22 @@ class Client:
         timeout_seconds: float = 30.0,
         retry_seconds: float = 5.0,
         actor: str | None = None,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         address = httpx.URL(url.rstrip("/"))
         self.url = _masked(address)
         self._headers = {} if actor is None else {ACTOR_HEADER: actor}
         # A proxy of the environment leads out of this machine, never back to it.
         is_here = address.host in {"127.0.0.1", "::1", "localhost"}
-        self._http = httpx.Client(base_url=address, timeout=timeout_seconds, trust_env=not is_here)
+        self._http = httpx.Client(
+            base_url=address,
+            timeout=timeout_seconds,
+            trust_env=not is_here,
+            transport=transport,
+        )
         # A stream is never silent for longer than 15 seconds.
         self._stream_timeout = httpx.Timeout(timeout_seconds, read=max(timeout_seconds, 30.0))
-        self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(errors.UnavailableError),
-            wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1),
-            stop=tenacity.stop_after_delay(retry_seconds),
-            reraise=True,
-        )
+        self._retry_seconds = retry_seconds
 
     def __enter__(self) -> Self:
         return self
@@ -918,7 +928,7 @@ class Client:
         """
         while True:
             is_told, reason = False, "the stream ended before it told of the job"
-            with self._retrying(self._open, f"/jobs/{job_id}/stream") as response:
+            with self._retrying(lambda: self._open(f"/jobs/{job_id}/stream")) as response:
                 try:
                     for event, data in _events(response):
                         if event == "end":
@@ -1049,6 +1059,20 @@ class Client:
 
     def _get(self, path: str, *, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return self._call("GET", path, params=params, repeat=True)
+
+    def _retrying(self, once: Callable[[], _Answer]) -> _Answer:
+        """Return what a call gives, and call again, with growing pauses, while nobody answers."""
+        give_up_at = time.monotonic() + self._retry_seconds
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return once()
+            except errors.UnavailableError:
+                if time.monotonic() >= give_up_at:
+                    raise
+            # By chance, so that many clients do not come back all at one moment.
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2.0 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _call(
         self, method: str, path: str, *, repeat: bool = False, waits: bool = False, **more: Any

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     | {"serving"},
     "events": EVERYWHERE | {"storage", "audit"},
     "security": EVERYWHERE | {"storage", "audit"},
-    "client": EVERYWHERE,
+    "client": {"errors"},
 }  # fmt: skip
 LIBRARY = set(MAY_IMPORT) - {"__init__"}
 MAY_IMPORT["page"] = {"client", "config", "errors"}
@@ -58,7 +58,7 @@ EXCLUSIVE = {
     "structlog": {"telemetry"},
     "prometheus_client": {"telemetry"},
     "httpx": {"client", "training"},
-    "tenacity": {"client", "storage"},
+    "tenacity": {"storage"},
     "fastapi": {"api"},
     "starlette": {"api"},
     "uvicorn": {"api"},
