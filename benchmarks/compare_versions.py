@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.factorise import generate
-from reckeeper import artifact, storage
+from reckeeper import artifact, clock, storage
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.config import Settings
 from reckeeper.matrix import IdIndex, InteractionMatrix
@@ -60,7 +60,7 @@ def _prepare(settings: Settings) -> int:
             training_samples=interactions.n_interactions,
             explained_variance=model.explained_variance,
             watermark=interactions.n_interactions,
-            trained_at=storage.now(),
+            trained_at=clock.now(),
             seconds=1.0,
             trigger="manual",
         )

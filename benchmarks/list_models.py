@@ -12,7 +12,7 @@ import time
 import urllib.parse
 
 from benchmarks import harness
-from reckeeper import storage
+from reckeeper import clock, storage
 from reckeeper.artifact import Metadata, WrittenFile
 from reckeeper.registry import Registry
 
@@ -29,7 +29,7 @@ def _register(registry: Registry, n_versions: int) -> None:
             training_samples=60_000,
             explained_variance=0.4,
             watermark=60_000,
-            trained_at=storage.now(),
+            trained_at=clock.now(),
             seconds=2.0,
             trigger="manual",
         )

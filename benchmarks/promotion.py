@@ -20,7 +20,7 @@ import urllib.parse
 from typing import Any
 
 from benchmarks import harness
-from reckeeper import storage
+from reckeeper import clock, storage
 from reckeeper.config import Settings
 
 N_SERVERS = 3
@@ -28,7 +28,7 @@ N_SERVERS = 3
 
 def _fill(settings: Settings, *, n_users: int, n_items: int, n_interactions: int) -> None:
     draw = random.Random(7)
-    now = storage.now()
+    now = clock.now()
     database = storage.open_database(settings)
     with database.write() as connection:
         storage.interactions.append(

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reckeeper import storage
+from reckeeper import clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, StorageError
 from reckeeper.telemetry import get_logger
@@ -118,7 +118,7 @@ def record(
             _log.error("audit_key_differs", entry_id=last["entry_id"], advice=_VERIFY)
     entry = {
         "entry_id": 1 if last is None else last["entry_id"] + 1,
-        "at": storage.now(),
+        "at": clock.now(),
         "actor": actor,
         "action": action,
         "subject": subject,
@@ -127,7 +127,7 @@ def record(
     }
     entry["hash"] = _seal(key, entry)
     storage.audit_log.insert(connection, entry)
-    head = Head(entry["entry_id"], entry["hash"], storage.rfc3339(entry["at"]))
+    head = Head(entry["entry_id"], entry["hash"], clock.rfc3339(entry["at"]))
     stands = _head_stands(connection, settings.model_dir, last)
     storage.after_commit(
         connection,
@@ -157,7 +157,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         for name in ("at", "actor", "action", "subject")
     }
     with contextlib.suppress(TypeError, ValueError, OverflowError):
-        shown["at"] = storage.rfc3339(row["at"])
+        shown["at"] = clock.rfc3339(row["at"])
     details = row["details"] if isinstance(row["details"], dict) else {"altered": row["details"]}
     hash = row["hash"] if isinstance(row["hash"], str | None) else repr(row["hash"])
     return {"entry_id": row["entry_id"], **shown, "details": details, "hash": hash}

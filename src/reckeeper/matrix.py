@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
+from reckeeper import clock
 from reckeeper.errors import DataError
 
 WATCHLIST_ADD = "watchlist_add"
 WATCHLIST_REMOVE = "watchlist_remove"
 _DIRECTIONS = {WATCHLIST_ADD: 1, WATCHLIST_REMOVE: -1}
 
-_MICROSECONDS_A_DAY = 86_400_000_000
 
 _MOST_DOUBLINGS = 20.0
 """Half-lives by which an interaction newer than the model can count more: a million times."""
@@ -443,7 +443,7 @@ def choose(
     latest_at = int(times[stays].max()) if times is not None and stays.any() else 0
     if times is not None and window_days is not None:
         # In floating point: a long window must not overflow.
-        counts &= latest_at - times.astype(np.float64) <= window_days * _MICROSECONDS_A_DAY
+        counts &= latest_at - times.astype(np.float64) <= window_days * clock.DAY
     if max_interactions_per_user is not None:
         counts &= _are_latest(log, stays, max_interactions_per_user)
     if counts.all() and half_life_days is None:
@@ -529,7 +529,7 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 def _decay(occurred_at: np.ndarray, *, half_life_days: float, latest_at: int) -> np.ndarray:
     """Return what a weight is multiplied by: 1 at `latest_at`, a half a half-life before."""
     # In floating point: neither a difference nor a short half-life must overflow.
-    newer_days = (occurred_at.astype(np.float64) - latest_at) / _MICROSECONDS_A_DAY
+    newer_days = (occurred_at.astype(np.float64) - latest_at) / clock.DAY
     decay: np.ndarray = np.exp2(np.minimum(newer_days / half_life_days, _MOST_DOUBLINGS))
     return decay
 

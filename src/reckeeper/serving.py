@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from reckeeper import linalg, matrix, storage
+from reckeeper import clock, linalg, matrix, storage
 from reckeeper.errors import ArtifactError, NoModelError, NotFoundError, StorageError
 from reckeeper.registry import ActiveModel, Registry
 from reckeeper.telemetry import MODEL_SWAPS, RECOMMENDATIONS, SERVED_VERSION, get_logger
@@ -234,7 +234,7 @@ class Serving:
                 )
             ],
             request_id=str(uuid.uuid4()),
-            generated_at=storage.now(),
+            generated_at=clock.now(),
         )
 
     def _history(

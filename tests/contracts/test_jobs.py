@@ -10,7 +10,7 @@ import psutil
 import pytest
 import structlog
 
-from reckeeper import storage
+from reckeeper import clock, storage
 from reckeeper.errors import (
     ConflictError,
     DataError,
@@ -264,7 +264,7 @@ def test_old_versions_go_when_a_job_is_done(database, registry, settings, taste,
 def test_time_left_is_estimated():
     job = {
         "job_id": 1, "status": "running", "trigger": "manual", "stage": "fitting", "fraction": 0.25,
-        "started_at": storage.now() - 10_000_000, "finished_at": None, "version": None,
+        "started_at": clock.now() - 10_000_000, "finished_at": None, "version": None,
         "peak_memory_bytes": None, "error_code": None, "error_message": None, "kind": "retrain",
         "request": {}, "progress": None, "finish_requested": False, "actor": "api", "cause": None,
         "cancel_requested": False, "promoted": None, "verdict": None, "memory_bytes": None,
@@ -278,7 +278,7 @@ def test_time_left_is_estimated():
     assert describe_job(tuning)["result"] is None
     shown_tuning = describe_job({**tuning, "progress": found})
     assert (shown_tuning["seconds_left"], shown_tuning["progress"]) == (70.5, found)
-    ended = {**tuning, "status": "failed", "progress": found, "finished_at": storage.now()}
+    ended = {**tuning, "status": "failed", "progress": found, "finished_at": clock.now()}
     assert describe_job(ended)["seconds_left"] is None
     assert shown["seconds_left"] == pytest.approx(30.0, abs=0.5)
     assert shown["seconds_elapsed"] == pytest.approx(10.0, abs=0.2)
@@ -482,7 +482,7 @@ def test_a_job_that_would_not_fit_is_refused_with_the_numbers(
 
 
 def test_of_two_that_mean_the_same_moment_one_starts(runner, database, taste):
-    due_at = storage.now()
+    due_at = clock.now()
     job_id = runner.start(trigger="schedule", actor="schedule", not_since=due_at)
     runner.wait(job_id)
     with pytest.raises(ConflictError, match="Another worker has started"):

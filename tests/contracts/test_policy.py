@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckeeper import storage
+from reckeeper import clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, ConflictError, DataError, StorageError
 from reckeeper.training import policy
@@ -106,7 +106,7 @@ def test_once_stored_the_policy_rules(rules, store, settings, database):
     assert stored.policy == Policy(**WHOLE)
     assert (stored.revision, stored.source) == (1, "stored")
     assert (stored.actor, stored.reason) == ("test", "we know better")
-    assert abs(stored.at - storage.now()) < 60e6
+    assert abs(stored.at - clock.now()) < 60e6
     again = store({"versions_kept": 3}, actor="other")
     assert (again.revision, again.policy) == (2, Policy(versions_kept=3))
     with database.read() as connection:
@@ -362,7 +362,7 @@ def test_a_policy_is_described_as_the_api_shows_it(store, rules):
         "policy": {**WHOLE, "webhook_secret": "***"},
         "revision": 1,
         "source": "stored",
-        "updated_at": storage.rfc3339(stored.at),
+        "updated_at": clock.rfc3339(stored.at),
         "actor": "test",
         "reason": "why",
     }

@@ -11,7 +11,7 @@ import shutil
 import pytest
 from tests.unit.small_models import add_version
 
-from reckeeper import artifact, storage
+from reckeeper import artifact, clock, storage
 from reckeeper.artifact import Artifact
 from reckeeper.errors import ArtifactError, ConflictError, DataError, NotFoundError, PinnedError
 from reckeeper.recipes.popularity import Popularity
@@ -429,7 +429,7 @@ def test_what_an_import_writes_is_let_alone_for_an_hour(registry, database, sett
     name = begun(registry, database, job_id=None)
     assert registry.remove_unfinished() == []
     assert files(settings) == [f".{name}.4711.tmp", name]
-    later = storage.now() + int(3601e6)
+    later = clock.now() + int(3601e6)
     monkeypatch.setattr(storage, "now", lambda: later)
     assert registry.remove_unfinished() == [1]
     assert files(settings) == []
@@ -699,10 +699,10 @@ def test_a_pin_stands_in_the_way_of_a_promotion_alone(registry, make, activate, 
 def test_a_pin_ends_on_its_date(registry, make, activate, monkeypatch):
     activate(make())
     make()
-    until = storage.now() + int(60e6)
+    until = clock.now() + int(60e6)
     registry.pin(1, actor="ann", until=until)
-    assert registry.version(1)["pinned_until"] == storage.rfc3339(until)
-    with pytest.raises(PinnedError, match=f"is pinned until {storage.rfc3339(until)}: "):
+    assert registry.version(1)["pinned_until"] == clock.rfc3339(until)
+    with pytest.raises(PinnedError, match=f"is pinned until {clock.rfc3339(until)}: "):
         registry.activate(registry.load(2), actor="worker", action="promote")
     monkeypatch.setattr(storage, "now", lambda: until)
     assert [row["pinned"] for row in registry.versions()] == [False, False]
@@ -735,12 +735,12 @@ def test_a_pinned_version_is_not_deleted(registry, make, settings):
 
 def test_pins_are_in_the_trail(registry, make, database):
     make()
-    until = storage.now() + int(60e6)
+    until = clock.now() + int(60e6)
     registry.pin(1, actor="ann", until=until, reason="sale")
     registry.pin(1, actor="ben")
     registry.unpin(1, actor="ann", reason="over")
     first, second = trail(database, action="pin")
-    dated = {"pinned": True, "until": storage.rfc3339(until)}
+    dated = {"pinned": True, "until": clock.rfc3339(until)}
     assert first["details"] == {
         "before": {"pinned": False, "until": None}, "after": dated, "reason": "sale",
     }  # fmt: skip
@@ -786,7 +786,7 @@ def test_retention_keeps_the_way_back(registry, make, activate):
 
 def test_versions_beyond_an_age_go(registry, make, activate, database, monkeypatch):
     day = int(86_400e6)
-    ago = storage.now()
+    ago = clock.now()
     monkeypatch.setattr(storage.models, "now", lambda: ago - 40 * day)
     for _ in range(3):
         make(trained_at=ago - 40 * day)

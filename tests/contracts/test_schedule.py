@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import structlog
 
-from reckeeper import storage
+from reckeeper import clock, storage
 from reckeeper.errors import ConfigError, JobRunningError, MemoryLimitError
 from reckeeper.training import Schedule, cron, next_run, policy
 from reckeeper.training.policy import Policy
@@ -385,7 +385,7 @@ def test_a_retrain_that_cannot_start_is_logged_and_the_next_is_tried(schedule, s
 
 def test_enough_new_interactions_start_a_retrain(schedule, starts, store, add, retrained):
     store(every_interactions=3)
-    now = storage.now()
+    now = clock.now()
     add(("u1", "i1"), ("u1", "i2"))
     schedule.look(now)
     assert starts == []
@@ -414,7 +414,7 @@ def test_without_a_retrain_interactions_count_from_the_version_that_serves(
 ):
     store(every_interactions=2)
     add(("u1", "i1"), ("u1", "i2"), ("u1", "i3"))
-    now = storage.now()
+    now = clock.now()
     serve(trained_at=now, watermark=2)
     schedule.look(now)
     assert starts == []
@@ -425,7 +425,7 @@ def test_without_a_retrain_interactions_count_from_the_version_that_serves(
 
 def test_an_old_version_starts_a_retrain(schedule, starts, store, serve):
     store(max_age_hours=24)
-    now = storage.now()
+    now = clock.now()
     schedule.look(now)  # there is none that could be old
     serve(3, trained_at=now - DAY)
     schedule.look(now + 5 * SECOND)
@@ -442,7 +442,7 @@ def test_a_retrain_that_made_nothing_new_is_not_started_again_at_once(
     schedule, starts, store, serve, retrained
 ):
     store(max_age_hours=24)
-    serve(trained_at=storage.now() - 2 * DAY)
+    serve(trained_at=clock.now() - 2 * DAY)
     began = retrained()["started_at"]
     schedule.look(began + 23 * HOUR)
     assert starts == []
@@ -506,7 +506,7 @@ def test_rules_wait_for_a_job_that_runs(schedule, starts, store, add, database):
     add(("u1", "i1"))
     with database.write() as connection:
         job_id = storage.jobs.insert(connection, trigger="manual", kind="evaluate")
-    now = storage.now()
+    now = clock.now()
     schedule.look(now)
     assert starts == []
     with database.write() as connection:
@@ -522,7 +522,7 @@ def test_a_retrain_that_lost_its_worker_has_failed(schedule, starts, store, add,
         job_id = storage.jobs.insert(connection, trigger="manual")
         fence = storage.jobs.get(connection, job_id)["fence"]
         storage.leases.release(connection, storage.leases.TRAINING, fence=fence)
-    now = storage.now()
+    now = clock.now()
     schedule.look(now)
     with database.read() as connection:
         assert storage.jobs.get(connection, job_id)["status"] == "interrupted"
@@ -535,7 +535,7 @@ def test_a_retrain_that_lost_its_worker_has_failed(schedule, starts, store, add,
 def test_a_rule_that_waits_holds_up_no_stale_notice(schedule, starts, store, add, serve, notices):
     store(every_interactions=1, stale_after_hours=1, webhook_url="http://localhost:1/")
     add(("u1", "i1"))
-    now = storage.now()
+    now = clock.now()
     serve(trained_at=now - HOUR)
     starts.error = MemoryLimitError("Too large.")
     schedule.look(now)
@@ -547,7 +547,7 @@ def test_a_rule_that_waits_holds_up_no_stale_notice(schedule, starts, store, add
 def test_a_rule_that_cannot_start_a_retrain_waits_longer_each_time(schedule, starts, store, add):
     store(every_interactions=1)
     add(("u1", "i1"))
-    now = storage.now()
+    now = clock.now()
     starts.error = MemoryLimitError("Too large.")
     with structlog.testing.capture_logs() as lines:
         for seconds in (0, 54, 60, 174, 180, 240):
@@ -563,7 +563,7 @@ def test_a_rule_that_cannot_start_a_retrain_waits_longer_each_time(schedule, sta
 
 def test_a_stale_version_is_told_once(schedule, store, serve, notices, starts):
     store(stale_after_hours=24, webhook_url="http://localhost:1/")
-    now = storage.now()
+    now = clock.now()
     serve(3, trained_at=now - DAY)
     schedule.look(now)
     assert notices() == []
@@ -571,7 +571,7 @@ def test_a_stale_version_is_told_once(schedule, store, serve, notices, starts):
         schedule.look(now + hours * HOUR)
     payload = {
         "version": 3,
-        "trained_at": storage.rfc3339(now - DAY),
+        "trained_at": clock.rfc3339(now - DAY),
         "age_hours": 25.0,
         "threshold": 24.0,
         "message": "Version 3 serves and is 25.0 hours old: more than 24.0, after which it "
@@ -587,7 +587,7 @@ def test_a_stale_version_is_told_once(schedule, store, serve, notices, starts):
 
 def test_without_a_webhook_nobody_is_told_of_a_stale_version(schedule, store, serve, notices):
     store(stale_after_hours=24)
-    now = storage.now()
+    now = clock.now()
     serve(3, trained_at=now - 2 * DAY)
     schedule.look(now)
     assert notices() == []
@@ -599,7 +599,7 @@ def test_without_a_webhook_nobody_is_told_of_a_stale_version(schedule, store, se
 def test_it_is_tidied_up_every_hour(database, settings, starts):
     tidied = []
     schedule = Schedule(database, settings, starts, tidy=lambda: tidied.append(None))
-    now = storage.now()
+    now = clock.now()
     for later in (0, SECOND, HOUR - 1, HOUR, HOUR + SECOND, 2 * HOUR):
         schedule.look(now + later)
     assert len(tidied) == 3

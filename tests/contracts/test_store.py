@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from reckeeper import storage
+from reckeeper import clock, storage
 from reckeeper.errors import JobRunningError, StorageError
 from reckeeper.storage import (
     Interaction,
@@ -490,7 +490,7 @@ def test_a_job_that_has_ended_is_not_changed(database):
 
 
 def lapse(connection):
-    connection.execute(tables.leases.update().values(expires_at=storage.now()))
+    connection.execute(tables.leases.update().values(expires_at=clock.now()))
 
 
 def test_a_job_keeps_who_asked_why_and_what_it_could_see(database):
@@ -768,7 +768,7 @@ def test_a_reserved_number_is_free_again_after_a_failed_transaction(database):
 
 def test_unfinished_are_the_numbers_that_never_become_versions(database):
     job_id = start(database)
-    soon = storage.now() + 60_000_000
+    soon = clock.now() + 60_000_000
     with database.write() as connection:
         of_job = models.reserve(connection, above=0, job_id=job_id)
         registered = models.reserve(connection, above=0, job_id=job_id)
@@ -871,7 +871,7 @@ def test_the_policy_that_was_stored_last_rules(database):
         assert (latest["policy"], latest["reason"], latest["actor"]) == (
             contents[2], "reason 2", "api"
         )  # fmt: skip
-        assert 0 <= storage.now() - latest["at"] < 60_000_000
+        assert 0 <= clock.now() - latest["at"] < 60_000_000
         page = policies.page(connection, limit=1, before=3)
         assert [(row["revision"], row["policy"]) for row in page] == [(2, contents[1])]
 
@@ -888,7 +888,7 @@ def test_notices_are_due_in_their_order_until_they_are_dealt_with(database):
     with database.read() as connection:
         assert notices.first_due(connection) is None
     numbers = [notice(database, payload={"version": n}) for n in range(3)]
-    later = storage.now() + 60_000_000
+    later = clock.now() + 60_000_000
     with database.write() as connection:
         first = notices.first_due(connection)
         assert (first["notice_id"], first["payload"]) == (numbers[0], {"version": 0})
@@ -909,7 +909,7 @@ def test_one_process_takes_a_notice(database):
     number = notice(database)
     with database.read() as connection:
         seen = notices.first_due(connection)
-    until = storage.now() + 60_000_000
+    until = clock.now() + 60_000_000
     with database.write() as connection:
         assert notices.take(connection, seen, until=until)
         assert not notices.take(connection, seen, until=until + 1)  # who saw the same row
@@ -935,7 +935,7 @@ def test_of_notices_with_one_key_the_first_stands(database):
 
 def entry(entry_id, **fields):
     whole = {
-        "at": storage.now(),
+        "at": clock.now(),
         "actor": "cli",
         "action": "act",
         "subject": f"model {entry_id}",

@@ -12,7 +12,7 @@ import threading
 import pytest
 import structlog
 
-from reckeeper import __version__, storage
+from reckeeper import __version__, clock, storage
 from reckeeper.training import Courier, policy, webhook
 
 SECRET = "a secret of the receiver"
@@ -126,7 +126,7 @@ def test_a_notice_is_sent_until_it_is_received(receiver, store, tell, notice, co
     assert path == "/hook?team=1"
     assert json.loads(body) == {
         "event": "rejected",
-        "at": storage.rfc3339(notice(notice_id)["at"]),
+        "at": clock.rfc3339(notice(notice_id)["at"]),
         "notice_id": notice_id,
         "version": 3,
         "sentence": "Worse by 5 % – “no”.",
@@ -174,7 +174,7 @@ def test_a_notice_that_is_not_received_stops_no_other(
     wait_until(lambda: notice(second)["delivered_at"])
     found = notice(first)
     assert (found["delivered_at"], found["last_error"]) == (None, "the answer was 503")
-    assert 590e6 < found["next_attempt_at"] - storage.now() <= 600e6
+    assert 590e6 < found["next_attempt_at"] - clock.now() <= 600e6
 
 
 def test_pauses_double_up_to_the_longest(receiver, store, tell, notice, courier, wait_until):
@@ -274,7 +274,7 @@ def test_a_stop_waits_for_no_receiver(store, tell, notice, courier, wait_until):
         assert not [thread for thread in threading.enumerate() if thread.name == "courier"]
     found = notice(notice_id)
     assert (found["delivered_at"], found["attempts"]) == (None, 1)
-    assert found["next_attempt_at"] - storage.now() > 590e6
+    assert found["next_attempt_at"] - clock.now() > 590e6
 
 
 def test_after_a_stop_a_notice_is_sent_again(receiver, store, tell, notice, courier, wait_until):
@@ -329,7 +329,7 @@ def test_of_several_couriers_one_sends_a_notice(receiver, store, tell, notice, c
 def test_an_attempt_is_one_couriers_alone(database, tell, notice):
     notice_id = tell()
     seen = notice(notice_id)
-    until = storage.now() + 60_000_000
+    until = clock.now() + 60_000_000
     with database.write() as connection:
         assert storage.notices.take(connection, seen, until=until)
         assert not storage.notices.take(connection, seen, until=until + 1)

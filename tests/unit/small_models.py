@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import sparse
 
-from reckeeper import artifact, storage
+from reckeeper import artifact, clock
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import recipe_named
@@ -27,7 +27,7 @@ def small_model(*, recipe="popularity", **fields):
         training_samples=6,
         explained_variance=model.explained_variance,
         watermark=0,
-        trained_at=storage.now(),
+        trained_at=clock.now(),
         seconds=0.1,
         trigger="manual",
     )

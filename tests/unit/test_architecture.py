@@ -11,10 +11,11 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "reckeeper"
 
 # DESIGN.md, "The library, and who may import whom".
-EVERYWHERE = {"errors", "telemetry", "config"}
+EVERYWHERE = {"errors", "clock", "telemetry", "config"}
 MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
+    "clock": set(),
     "config": {"errors"},
     "telemetry": {"config", "errors"},
     "wire": {"errors"},

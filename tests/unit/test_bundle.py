@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from tests.unit.small_models import DENSE, add_version, small_model
 
-from reckeeper import artifact, storage
+from reckeeper import artifact, clock, storage
 from reckeeper.artifact import bundle as bundles
 from reckeeper.config import Settings
 from reckeeper.errors import ArtifactError, DataError, NotFoundError, TooLargeError
@@ -88,7 +88,7 @@ def test_an_imported_version_gives_the_same_answers(registry, settings, there, t
     origin = after["origin"]
     assert (origin["version"], origin["sha256"]) == (3, before["files"][0]["sha256"])
     assert origin["timeline"] == before["timeline"]
-    assert origin["trained_at"] == storage.rfc3339(made.metadata.trained_at)
+    assert origin["trained_at"] == clock.rfc3339(made.metadata.trained_at)
     assert origin["imported_at"] > origin["trained_at"]
     assert came.metadata.origin == origin
     assert files(there) == ["model-000001.pkl", "model-000001.safetensors"]

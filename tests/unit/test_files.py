@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reckeeper import storage
+from reckeeper import clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import ConflictError, DataError, NotFoundError, StorageError
 from reckeeper.events import files, parse, reading
@@ -78,7 +78,7 @@ def test_columns_under_their_usual_names_are_found(tmp_path, database, take):
         "2.5,2025-12-04T23:42:15Z,u1,x,click,i1\n"
         ",,u2,x,watchlist_add,i2\n",
     )
-    before = storage.now()
+    before = clock.now()
     report = take(path)
     assert (report.accepted, report.duplicates, report.skipped, report.refused) == (2, 0, 0, 0)
     first, second = stored(
@@ -87,7 +87,7 @@ def test_columns_under_their_usual_names_are_found(tmp_path, database, take):
     at = int(datetime(2025, 12, 4, 23, 42, 15, tzinfo=UTC).timestamp()) * 1_000_000
     assert first == ("u1", "i1", "click", 2.5, at, report.import_id)
     assert second[:4] == ("u2", "i2", "watchlist_add", 1.0)
-    assert before <= second[4] <= storage.now()
+    assert before <= second[4] <= clock.now()
     assert report.refused_report is None
     with database.read() as connection:
         assert "i2" in dict(storage.interactions.watchlist_of(connection, "u2"))
@@ -486,10 +486,10 @@ def test_parquet_times_of_every_type(tmp_path, database, take, times, unit, micr
         path,
         store_schema=True,
     )
-    before = storage.now()
+    before = clock.now()
     report = take(path, FileFormat(time_unit=unit))
     found = dict(stored(database, "user_id", "occurred_at"))
-    assert before <= found.pop("v") <= storage.now()
+    assert before <= found.pop("v") <= clock.now()
     assert found == ({} if micros is None else {"u": micros})
     assert report.refused == (micros is None)
 

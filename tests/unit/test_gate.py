@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckeeper import __version__, evaluation, matrix, storage
+from reckeeper import __version__, clock, evaluation, matrix
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import JobCancelledError
 from reckeeper.matrix import IdIndex, InteractionLog
@@ -63,7 +63,7 @@ def row_of(recipe, settings, log, /, **changed):
         "training_samples": len(log),
         "n_users": len(log.users),
         "n_items": len(log.items),
-        "trained_at": storage.now(),
+        "trained_at": clock.now(),
         "verdict": None,
         **changed,
     }
@@ -81,7 +81,7 @@ def fitted(recipe, settings, interactions):
         training_samples=interactions.n_interactions,
         explained_variance=model.explained_variance,
         watermark=1,
-        trained_at=storage.now(),
+        trained_at=clock.now(),
         seconds=1.0,
         trigger="manual",
     )
@@ -648,7 +648,7 @@ def at_times(times):
 
 
 def rates(log, *, trained_days_ago):
-    trained_at = storage.now() - int(trained_days_ago * DAY)
+    trained_at = clock.now() - int(trained_days_ago * DAY)
     verdict = with_previous(log, trained_at=trained_at)
     return verdict["data"]["per_day"], verdict["reasons"]
 
@@ -656,7 +656,7 @@ def rates(log, *, trained_days_ago):
 def every(days, *, until, n_a_day):
     """Return times at equal distances, the last so many days ago."""
     n = int(days * n_a_day)
-    return storage.now() - ((until + np.arange(n) / n_a_day) * DAY).astype(np.int64)
+    return clock.now() - ((until + np.arange(n) / n_a_day) * DAY).astype(np.int64)
 
 
 def test_interactions_that_stop_coming_are_a_reason():
@@ -677,7 +677,7 @@ def test_interactions_that_come_as_usual_are_none():
 
 
 def test_a_quiet_weekend_is_as_usual():
-    now = storage.now()
+    now = clock.now()
     times = every(40, until=0, n_a_day=400)
     is_busy = (now - times) // DAY % 7 >= 2  # the last two days of each week are quiet
     per_day, reasons = rates(at_times(times[is_busy]), trained_days_ago=1.5)

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from reckeeper import artifact, matrix, storage
+from reckeeper import artifact, clock, matrix, storage
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import ArtifactError, NoModelError
 from reckeeper.recipes import recipe_named
@@ -101,10 +101,10 @@ def test_items_are_ranked_and_cut(serving, taste):
 
 
 def test_an_answer_says_what_it_is(serving):
-    before = storage.now()
+    before = clock.now()
     first, second = (serving.recommend("u03", n=1) for _ in range(2))
     assert (first.user_id, first.model_version) == ("u03", 1)
-    assert before <= first.generated_at <= storage.now()
+    assert before <= first.generated_at <= clock.now()
     assert first.request_id != second.request_id
 
 
@@ -461,7 +461,7 @@ def train_recipe(database, registry, settings):
             training_samples=built.n_interactions,
             explained_variance=model.explained_variance,
             watermark=watermark,
-            trained_at=storage.now(),
+            trained_at=clock.now(),
             seconds=0.1,
             trigger="manual",
         )

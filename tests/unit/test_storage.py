@@ -364,8 +364,3 @@ def test_a_copy_that_was_restored_keeps_a_log_again(settings, tmp_path):
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         with own.read(), own.write():
             pass  # who reads holds up nobody who writes
-
-
-def test_times_are_rfc_3339():
-    assert storage.rfc3339(1_764_891_735_000_042) == "2025-12-04T23:42:15.000042Z"
-    assert storage.rfc3339(0) == "1970-01-01T00:00:00.000000Z"

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from reckeeper import errors, events, storage, telemetry
+from reckeeper import clock, errors, events, storage, telemetry
 from reckeeper.api import bodies, examples
 from reckeeper.api.parameters import ActorName, ItemId, UserId
 from reckeeper.api.runtime import Needs, Runtime
@@ -158,7 +158,7 @@ def get_interactions(
     for row in rows:
         item = catalogue.get(row["item_id"])
         row["title"] = None if item is None else item.title
-        row["occurred_at"] = storage.rfc3339(row["occurred_at"])
+        row["occurred_at"] = clock.rfc3339(row["occurred_at"])
     return JSONResponse({"status": "ok", "user_id": user_id, "interactions": rows})
 
 
@@ -190,7 +190,7 @@ def get_watchlist(runtime: Needs, user_id: UserId) -> JSONResponse:
     items = []
     for item_id, added_at in listed:
         item = catalogue.get(item_id, storage.Item(item_id, None, {}))
-        items.append({**item._asdict(), "added_at": storage.rfc3339(added_at)})
+        items.append({**item._asdict(), "added_at": clock.rfc3339(added_at)})
     return JSONResponse({"status": "ok", "user_id": user_id, "items": items})
 
 
@@ -297,7 +297,7 @@ def get_recommendations(
             "status": "ok",
             **vars(answer),
             "items": [vars(item) for item in answer.items],
-            "generated_at": storage.rfc3339(answer.generated_at),
+            "generated_at": clock.rfc3339(answer.generated_at),
         }
     )
 

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from reckeeper import errors, recipes, storage, training
+from reckeeper import clock, errors, recipes, storage, training
 from reckeeper.api import bodies, examples, parameters
 from reckeeper.api.parameters import ActorName, Before, JobId, Limit, Reason, Wait
 from reckeeper.api.runtime import Needs, Runtime
@@ -144,7 +144,7 @@ def get_jobs(runtime: Needs, limit: Limit = 20, before: Before = None) -> JSONRe
             "schedule": policy.schedule,
             "next_scheduled_at": None
             if next_at is None
-            else storage.rfc3339(int(next_at.timestamp()) * 1_000_000),
+            else clock.rfc3339(int(next_at.timestamp()) * 1_000_000),
         }
     )
 

@@ -1,7 +1,7 @@
 """Versions: what there is, what serves, and what served when."""
 
 import functools
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from reckeeper import artifact, errors, serving, training
+from reckeeper import artifact, clock, errors, serving, training
 from reckeeper.api import bodies, examples, parameters
 from reckeeper.api.parameters import ActorName, Before, Limit, Reason, ReasonQuery, Version
 from reckeeper.api.runtime import Needs, Runtime
@@ -19,7 +19,6 @@ from reckeeper.security import actor_of
 
 router = APIRouter(tags=["versions"])
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ANSWER = {"status": "ok", "model": examples.WHOLE_MODEL}
 _ZIP_SCHEMA = {"type": "string", "format": "binary"}
 
@@ -162,7 +161,7 @@ def pin(
     runtime.registry.pin(
         version,
         actor=actor_of(actor_name),
-        until=None if until is None else (until - _EPOCH) // timedelta(microseconds=1),
+        until=None if until is None else clock.microseconds(until),
         reason=parameters.given(asked),
     )
     return _answer(runtime, version)

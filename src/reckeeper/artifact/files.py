@@ -17,7 +17,6 @@ import stat
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy import sparse
 
+from reckeeper import clock
 from reckeeper.errors import ArtifactError, DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import RECIPES, Recipe, recipe_named
@@ -147,7 +147,7 @@ def type_name(recipe: str) -> str:
 
 def timestamp_name(moment: int) -> str:
     """Return a time in microseconds since 1970 as ``2025-12-04 23:42:15``, UTC."""
-    return f"{datetime.fromtimestamp(moment // 1_000_000, UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{clock.utc(moment):%Y-%m-%d %H:%M:%S}"
 
 
 @dataclass(frozen=True)

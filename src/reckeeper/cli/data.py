@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from reckeeper import storage, telemetry, training
+from reckeeper import clock, storage, telemetry, training
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
 from reckeeper.events import demo, files
@@ -381,7 +380,7 @@ def _print_report(
 
 
 def _iso(at: int | None) -> str | None:
-    return None if at is None else datetime.fromtimestamp(at / 1e6, UTC).isoformat()
+    return None if at is None else clock.utc(at).isoformat()
 
 
 def _print_json(content: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from reckeeper import storage, telemetry, training
+from reckeeper import clock, storage, telemetry, training
 from reckeeper.cli.data import progress_bar
 from reckeeper.cli.terminal import AsJson, print_json, print_table, say
 from reckeeper.config import Settings
@@ -171,7 +171,7 @@ def _base64(content: bytes | None) -> str | None:
 
 def _time(milliseconds: int) -> str:
     try:
-        return storage.rfc3339(milliseconds * 1000)
+        return clock.rfc3339(milliseconds * 1000)
     except (ValueError, OverflowError, OSError):  # the sender's clock may say anything
         return str(milliseconds)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reckeeper import audit, storage
+from reckeeper import audit, clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import ConflictError
 from reckeeper.events.files import undo
@@ -20,7 +20,6 @@ N_VISITS = 54_500
 N_DAYS = 90
 
 _SEED = 20_251_204
-_DAY = 86_400_000_000
 
 # Each category's words make its titles; the first part is shared out among all.
 _WORDS = {
@@ -109,22 +108,24 @@ def interactions(now: int) -> list[Interaction]:
     for category in range(len(CATEGORIES)):
         is_here = visited_category == category
         items[is_here] = draw.choose(popularity * (categories == category), int(is_here.sum()))
-    midnight = now // _DAY * _DAY
+    midnight = now // clock.DAY * clock.DAY
     day = (draw.uniform(N_VISITS) * N_DAYS).astype(np.int64)
     hour = draw.choose(_HOURS, N_VISITS)
     within_hour = (draw.uniform(N_VISITS) * 3600).astype(np.int64) * 1_000_000
-    visited_at = day * _DAY + hour * (_DAY // 24) + within_hour
+    visited_at = day * clock.DAY + hour * (clock.DAY // 24) + within_hour
     is_added = draw.uniform(N_VISITS) < 0.09
     added_at = visited_at + 1_000_000 * (20 + (draw.uniform(N_VISITS) * 600).astype(np.int64))
     is_removed = is_added & (draw.uniform(N_VISITS) < 0.15)
-    removed_at = added_at + _DAY // 24 + (draw.uniform(N_VISITS) * 14 * _DAY).astype(np.int64)
+    removed_at = (
+        added_at + clock.DAY // 24 + (draw.uniform(N_VISITS) * 14 * clock.DAY).astype(np.int64)
+    )
     rows = []
     for kind, chosen, at in (
         ("click", np.ones(N_VISITS, dtype=bool), visited_at),
         (storage.interactions.WATCHLIST_ADD, is_added, added_at),
         (storage.interactions.WATCHLIST_REMOVE, is_removed, removed_at),
     ):
-        chosen = chosen & (at < N_DAYS * _DAY)
+        chosen = chosen & (at < N_DAYS * clock.DAY)
         rows += [
             (at, kind, user, item)
             for at, user, item in zip(
@@ -132,7 +133,7 @@ def interactions(now: int) -> list[Interaction]:
             )
         ]
     rows.sort()
-    first_day = midnight - N_DAYS * _DAY
+    first_day = midnight - N_DAYS * clock.DAY
     return [
         Interaction(f"demo-{number:06d}", _user_id(user), _item_id(item), kind, 1.0, first_day + at)
         for number, (at, kind, user, item) in enumerate(rows)
@@ -157,7 +158,7 @@ def load_if_empty(database: storage.Database, settings: Settings) -> bool:
     with database.read() as connection:
         if not _is_untouched(connection):
             return False
-    rows = interactions(storage.now())
+    rows = interactions(clock.now())
     items = catalogue()
     with database.write() as connection:
         if not _is_untouched(connection):

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from reckeeper import audit, storage
+from reckeeper import audit, clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import ConflictError, DataError, NotFoundError, StorageError
 from reckeeper.events.formats import (
@@ -316,7 +316,7 @@ class _Import:
         self._import_id = import_id
         self._refused = refused
         self._before_first_row = before_first_row
-        self.started_at = storage.now()
+        self.started_at = clock.now()
         self.rows = 0
         self._n_counted = 0
         self._skipped = 0

@@ -2,10 +2,9 @@
 
 import os
 import re
-import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import (
@@ -19,6 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, SchemaValidator, core_schema, from_json
 
+from reckeeper import clock
 from reckeeper.errors import DataError, TooLargeError
 from reckeeper.storage import Interaction
 
@@ -34,7 +34,6 @@ MAX_WEIGHT = 1e6
 MAX_CLOCK_SKEW = timedelta(days=1)
 """How far in the future a time may lie, for clocks that go wrong."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _CONTROL = re.compile(CONTROL_CHARACTERS)
 _DATED = re.compile(r"\d{4}-\d")
@@ -232,14 +231,14 @@ def validate(
             for index, row in enumerate(rows)
             if index not in refused
         ]
-    now = time.time_ns() // 1000
+    now = clock.now()
     latest = now + MAX_CLOCK_SKEW // _MICROSECOND
     accepted_types = {*types, "watchlist_remove"}
     interactions = []
     for index, message in messages:
         moment = message.get("occurred_at")
         if moment is not None:
-            occurred_at = (moment - _EPOCH) // _MICROSECOND
+            occurred_at = clock.microseconds(moment)
         else:
             occurred_at = now if arrived_at is None else arrived_at[index]
         interaction_type = message["interaction_type"]

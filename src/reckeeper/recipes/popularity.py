@@ -8,13 +8,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy import sparse
 
+from reckeeper import clock
 from reckeeper.errors import DataError
 from reckeeper.matrix import InteractionMatrix
 from reckeeper.recipes.checks import check_interactions, checked_array
 from reckeeper.recipes.footprint import Footprint
 from reckeeper.recipes.settings import RecipeSettings, setting
-
-_MICROSECONDS_A_DAY = 86_400_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ class Popularity:
                     "times. Give them their times, or set half_life_days to null."
                 )
             newest = interactions.latest_at.max(initial=np.iinfo(np.int64).min)
-            age_days = (newest - interactions.latest_at) / _MICROSECONDS_A_DAY
+            age_days = (newest - interactions.latest_at) / clock.DAY
             counts *= np.exp2(-age_days / parsed.half_life_days)
         item_scores = np.bincount(weights.indices, weights=counts, minlength=weights.shape[1])
         item_scores = item_scores.astype(np.float64)  # of nothing, numpy counts in integers

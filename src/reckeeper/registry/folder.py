@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from reckeeper import artifact, audit, storage
+from reckeeper import artifact, audit, clock, storage
 from reckeeper.artifact import Artifact, Metadata, WrittenFile
 from reckeeper.errors import ArtifactError, ConflictError, DataError, StorageError
 from reckeeper.registry.rows import check_note, describe_entry, existing, row_of
@@ -140,14 +140,14 @@ class Folder:
         list of int
             The numbers whose files were deleted.
         """
-        abandoned = storage.now() - int(_ABANDONED_SECONDS * 1e6)
+        abandoned = clock.now() - int(_ABANDONED_SECONDS * 1e6)
         with self._database.read() as connection:
             unfinished = storage.models.unfinished(connection, reserved_before=abandoned)
             heard_at = storage.models.heard_at(connection)
         left_over = sorted(artifact.numbered_files(self._folder).intersection(unfinished))
         removed = []
         for version in left_over:
-            lapsed_at = heard_at.get(version, storage.now()) + storage.jobs.LEASE_SECONDS * 1e6
+            lapsed_at = heard_at.get(version, clock.now()) + storage.jobs.LEASE_SECONDS * 1e6
             if self._written_at(version) > lapsed_at:
                 artifact.set_aside(self._folder, version)
                 _log.warning("model_files_set_aside", versions=[version])
@@ -405,7 +405,7 @@ def _origin(metadata: Metadata, *, sha256: str, timeline: list[dict[str, Any]]) 
     return {
         "version": metadata.version,
         "sha256": sha256,
-        "trained_at": storage.rfc3339(metadata.trained_at),
+        "trained_at": clock.rfc3339(metadata.trained_at),
         "timeline": timeline,
-        "imported_at": storage.rfc3339(storage.now()),
+        "imported_at": clock.rfc3339(clock.now()),
     }

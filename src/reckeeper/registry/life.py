@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reckeeper import artifact, audit, storage
+from reckeeper import artifact, audit, clock, storage
 from reckeeper.artifact import Artifact, Metadata, WrittenFile
 from reckeeper.errors import ArtifactError, ConflictError, DataError, NotFoundError, PinnedError
 from reckeeper.registry.folder import Folder
@@ -322,14 +322,14 @@ class Registry(Folder):
         DataError
             `until` has passed.
         """
-        if until is not None and until <= storage.now():
+        if until is not None and until <= clock.now():
             raise DataError(
-                f"until: {storage.rfc3339(until)} has passed. Name a later time, or none: the "
+                f"until: {clock.rfc3339(until)} has passed. Name a later time, or none: the "
                 "version then stays pinned until it is unpinned.",
                 details={"field": "until"},
             )
         self._set_pin(
-            version, {"pinned_at": storage.now(), "pinned_until": until}, actor, "pin", reason
+            version, {"pinned_at": clock.now(), "pinned_until": until}, actor, "pin", reason
         )
 
     def unpin(self, version: int, *, actor: str, reason: str | None = None) -> None:
@@ -433,7 +433,7 @@ class Registry(Folder):
         list of int
             The versions deleted, the newest first.
         """
-        oldest = None if days is None else storage.now() - int(days * 86_400e6)
+        oldest = None if days is None else clock.now() - int(days * clock.DAY)
         with self._database.write() as connection:
             target = storage.timeline.before(connection)
             inactive = [
@@ -535,7 +535,7 @@ def _switch(
 
 def _pinned_message(active: Mapping[str, Any], version: int) -> str:
     number, until = active["version"], active["pinned_until"]
-    how_long = "" if until is None else f" until {storage.rfc3339(until)}"
+    how_long = "" if until is None else f" until {clock.rfc3339(until)}"
     return (
         f"Version {number} serves and is pinned{how_long}: version {version} does not take its "
         f"place by itself. Activate it (POST /models/{version}/activate) if it shall, or unpin "

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reckeeper import artifact, storage
+from reckeeper import artifact, clock, storage
 from reckeeper.artifact import Metadata, WrittenFile
 from reckeeper.errors import DataError, NotFoundError
 
@@ -155,7 +155,7 @@ def describe_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
 def is_pinned(row: Mapping[str, Any]) -> bool:
     """Return whether a version is pinned, and its date has not passed."""
     until = row["pinned_until"]
-    return row["pinned_at"] is not None and (until is None or until > storage.now())
+    return row["pinned_at"] is not None and (until is None or until > clock.now())
 
 
 def describe_pin(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,4 +184,4 @@ def check_note(text: str | None) -> None:
 
 def time_or_none(microseconds: int | None) -> str | None:
     """Return a time as the API shows it; None stays None."""
-    return None if microseconds is None else storage.rfc3339(microseconds)
+    return None if microseconds is None else clock.rfc3339(microseconds)

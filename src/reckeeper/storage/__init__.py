@@ -31,9 +31,7 @@ from reckeeper.storage.engine import (
     after_commit,
     is_unreachable,
     migrate,
-    now,
     open_database,
-    rfc3339,
     settings_of,
 )
 from reckeeper.storage.interactions import Interaction
@@ -57,10 +55,8 @@ __all__ = [
     "migrate",
     "models",
     "notices",
-    "now",
     "open_database",
     "policies",
-    "rfc3339",
     "settings_of",
     "stream_offsets",
     "timeline",

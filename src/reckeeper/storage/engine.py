@@ -11,7 +11,6 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,17 +45,6 @@ VERSION_TABLE = {"sqlite": "alembic_version", "postgresql": "reckeeper_alembic_v
 T = TypeVar("T")
 
 _log = get_logger(__name__)
-
-
-def now() -> int:
-    """Return the present time in microseconds since 1970-01-01 UTC."""
-    return time.time_ns() // 1000
-
-
-def rfc3339(moment: int) -> str:
-    """Return a time in microseconds since 1970 as ``2025-12-04T23:42:15.123456Z``."""
-    seconds, rest = divmod(moment, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
 
 
 class Database:

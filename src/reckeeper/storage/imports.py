@@ -4,8 +4,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from reckeeper.clock import now
 from reckeeper.storage import interactions
-from reckeeper.storage.engine import now
 from reckeeper.storage.tables import imports, items
 
 RUNNING, COMPLETE, UNDOING, UNDONE = "running", "complete", "undoing", "undone"

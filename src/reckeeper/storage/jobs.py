@@ -11,10 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from reckeeper.clock import now
 from reckeeper.errors import JobRunningError
 from reckeeper.storage import interactions
 from reckeeper.storage import leases as lease_rows
-from reckeeper.storage.engine import now
 from reckeeper.storage.tables import leases, training_jobs
 
 RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"

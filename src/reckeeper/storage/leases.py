@@ -6,7 +6,7 @@ clocks within a second or two of each other, as time servers do.
 
 import sqlalchemy as sa
 
-from reckeeper.storage.engine import now
+from reckeeper.clock import now
 from reckeeper.storage.tables import leases
 
 TRAINING = "training"

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from reckeeper.storage.engine import now
+from reckeeper.clock import now
 from reckeeper.storage.tables import notices
 
 

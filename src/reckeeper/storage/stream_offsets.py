@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from reckeeper.storage.engine import now, upsert
+from reckeeper.clock import now
+from reckeeper.storage.engine import upsert
 from reckeeper.storage.tables import stream_offsets
 
 

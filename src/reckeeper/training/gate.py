@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from reckeeper import __version__, evaluation, storage
+from reckeeper import __version__, clock, evaluation
 from reckeeper.artifact import Artifact
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation import Quality, Scorer, Split
@@ -33,8 +33,7 @@ _HELD_OUT = 0.2
 _LEAST_EXPECTED = 100
 """Interactions that must be usual for a span before a fall can be told from chance."""
 
-_DAY = 86_400_000_000
-_WEEK = 7 * _DAY
+_WEEK = 7 * clock.DAY
 
 _METRICS = {"ndcg": "NDCG", "recall": "Recall", "hit_rate": "HitRate", "map": "MAP"}
 
@@ -561,7 +560,7 @@ def _data_beside(
                 f"{name.capitalize()} fell by {1 - size['now'] / size['before']:.0%}: "
                 f"{size['now']:,} now, {size['before']:,} for version {previous['version']}."
             )
-    rates = _rates(log, since=previous["trained_at"], now=storage.now())
+    rates = _rates(log, since=previous["trained_at"], now=clock.now())
     if rates is not None:
         usual, recent = rates
         data["per_day"] = {"usual": round(usual, 1), "recent": round(recent, 1)}
@@ -595,5 +594,5 @@ def _rates(log: InteractionLog, *, since: int, now: int) -> tuple[float, float] 
     expected = float(np.mean(counts[1:]))
     if expected < _LEAST_EXPECTED:
         return None
-    days = (now - begin) / _DAY
+    days = (now - begin) / clock.DAY
     return expected / days, float(counts[0]) / days

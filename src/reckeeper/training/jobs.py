@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import psutil
 
-from reckeeper import audit, serving, storage
+from reckeeper import audit, clock, serving, storage
 from reckeeper.config import Settings
 from reckeeper.errors import (
     ConflictError,
@@ -669,7 +669,7 @@ def describe_job(job: dict[str, Any]) -> dict[str, Any]:
     the fraction done and the time that it took; None while too little is known
     to tell. ``result`` is there if the row has it.
     """
-    ended_at = job["finished_at"] or storage.now()
+    ended_at = job["finished_at"] or clock.now()
     elapsed = (ended_at - job["started_at"]) / 1e6
     left = None
     if job["status"] == storage.jobs.RUNNING:
@@ -695,8 +695,8 @@ def describe_job(job: dict[str, Any]) -> dict[str, Any]:
         "progress": job["progress"],
         "finish_requested": job["finish_requested"],
         "cancel_requested": job["cancel_requested"],
-        "started_at": storage.rfc3339(job["started_at"]),
-        "finished_at": None if job["finished_at"] is None else storage.rfc3339(job["finished_at"]),
+        "started_at": clock.rfc3339(job["started_at"]),
+        "finished_at": None if job["finished_at"] is None else clock.rfc3339(job["finished_at"]),
         "version": job["version"],
         "promoted": job["promoted"],
         "verdict": job["verdict"],

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reckeeper import artifact, matrix, storage
+from reckeeper import artifact, clock, matrix, storage
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.config import Settings
 from reckeeper.errors import (
@@ -412,8 +412,8 @@ def run(
         training_samples=interactions.n_interactions,
         explained_variance=model.explained_variance,
         watermark=watermark,
-        trained_at=storage.now(),
-        seconds=(storage.now() - job["started_at"]) / 1e6,
+        trained_at=clock.now(),
+        seconds=(clock.now() - job["started_at"]) / 1e6,
         trigger=job["trigger"],
         is_demo=is_demo,
         fingerprint=fingerprint,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from reckeeper import audit, storage
+from reckeeper import audit, clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import (
     ConfigError,
@@ -470,7 +470,7 @@ def _described(row: Mapping[str, Any], source: str) -> dict[str, Any]:
         "policy": _masked(row["policy"]),
         "revision": row["revision"],
         "source": source,
-        "updated_at": None if row["at"] is None else storage.rfc3339(row["at"]),
+        "updated_at": None if row["at"] is None else clock.rfc3339(row["at"]),
         "actor": row["actor"],
         "reason": row["reason"],
     }

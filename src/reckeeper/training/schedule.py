@@ -2,10 +2,10 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from reckeeper import storage
+from reckeeper import clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import ReckeeperError
 from reckeeper.telemetry import get_logger
@@ -29,7 +29,6 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 6 * 3600.0
 
 _SEEN_JOBS = 20
 _UNBOUNDED = 2**62
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FAILED = {storage.jobs.FAILED, storage.jobs.INTERRUPTED}
 _log = get_logger(__name__)
 
@@ -149,7 +148,7 @@ class Schedule:
         cause = {
             "rule": "schedule",
             "expression": policy.schedule,
-            "due_at": storage.rfc3339(due_at),
+            "due_at": clock.rfc3339(due_at),
             "sentence": f"Scheduled by {policy.schedule} ({policy.timezone}).",
         }
         if _is_too_soon(policy, last, now):
@@ -204,7 +203,7 @@ class Schedule:
                 "stale",
                 {
                     "version": active["version"],
-                    "trained_at": storage.rfc3339(active["trained_at"]),
+                    "trained_at": clock.rfc3339(active["trained_at"]),
                     "age_hours": age_hours,
                     "threshold": policy.stale_after_hours,
                     "message": f"Version {active['version']} serves and is {age_hours:,} hours "
@@ -225,7 +224,7 @@ class Schedule:
     def _follow(self) -> None:
         while True:
             try:
-                self.look(storage.now())
+                self.look(clock.now())
             except ReckeeperError as exc:
                 _log.warning("schedule_not_looked_at", error=exc.message)
             except Exception:  # noqa: BLE001
@@ -259,10 +258,10 @@ def _last_due(policy: Policy, *, since: int, now: int) -> int | None:
     """Return the last time of the schedule that lies after `since` and not after `now`."""
     found, moment = None, since
     while True:
-        due = next_run(policy, after=_EPOCH + timedelta(microseconds=moment + 1))
+        due = next_run(policy, after=clock.utc(moment + 1))
         if due is None:
             return found
-        moment = (due - _EPOCH) // timedelta(microseconds=1)
+        moment = clock.microseconds(due)
         if moment > now:
             return found
         found = moment

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import httpx
 
-from reckeeper import __version__, storage
+from reckeeper import __version__, clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import ReckeeperError
 from reckeeper.telemetry import get_logger
@@ -150,7 +150,7 @@ class Courier:
             min(self._first_pause_seconds * 2 ** min(notice["attempts"], 30), self._longest_pause)
         )
         # Should this process die, the notice is due again when nobody can still be sending it.
-        until = storage.now() + _microseconds(self._timeout_seconds) + pause
+        until = clock.now() + _microseconds(self._timeout_seconds) + pause
         with self._database.write() as connection:
             is_ours = storage.notices.take(connection, notice, until=until)
         if is_ours:
@@ -164,7 +164,7 @@ class Courier:
             {
                 **notice["payload"],
                 "event": notice["event"],
-                "at": storage.rfc3339(notice["at"]),
+                "at": clock.rfc3339(notice["at"]),
                 "notice_id": notice["notice_id"],
             }
         ).encode()
@@ -197,7 +197,7 @@ class Courier:
         return f"the answer was {status}"
 
     def _note(self, notice: Mapping[str, Any], error: str | None, pause: int) -> None:
-        now, attempts = storage.now(), notice["attempts"] + 1
+        now, attempts = clock.now(), notice["attempts"] + 1
         about = {"notice_id": notice["notice_id"], "kind": notice["event"], "attempts": attempts}
         next_attempt_at: int | None = None
         if error is None:

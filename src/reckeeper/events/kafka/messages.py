@@ -13,7 +13,7 @@ from typing import Any
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 from pydantic_core import from_json, to_json
 
-from reckeeper import storage
+from reckeeper import clock
 from reckeeper.errors import ConfigError
 from reckeeper.events import message
 from reckeeper.storage import Interaction
@@ -72,7 +72,7 @@ def encode(interaction: Interaction) -> bytes:
             "item_id": interaction.item_id,
             "interaction_type": interaction.interaction_type,
             "weight": interaction.weight,
-            "occurred_at": storage.rfc3339(interaction.occurred_at),
+            "occurred_at": clock.rfc3339(interaction.occurred_at),
         }
     )
 
@@ -144,9 +144,7 @@ class Decoder:
                 origin, timestamp = self._origin(record)
                 if row.get("event_id") is None:
                     row["event_id"] = origin
-            arrived_at.append(
-                storage.now() if kind == TIMESTAMP_NOT_AVAILABLE else timestamp * 1000
-            )
+            arrived_at.append(clock.now() if kind == TIMESTAMP_NOT_AVAILABLE else timestamp * 1000)
             rows.append(row)
             positions.append(position)
         parsed = message.validate(rows, types=types, arrived_at=arrived_at)
@@ -313,7 +311,7 @@ class _Place:
                 f"{self.field} must be a number since 1970 in {unit}, as "
                 f"RECKEEPER_KAFKA_FIELDS says of {'.'.join(self.path)}",
             )
-        return storage.rfc3339(round(number * per_unit))
+        return clock.rfc3339(round(number * per_unit))
 
 
 def _places(fields: Mapping[str, str]) -> tuple[_Place, ...]:
