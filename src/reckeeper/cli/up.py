@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-import reckeeper
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError
 
@@ -46,8 +45,8 @@ class _Process:
     name: str
     address: str
     health_path: str
-    arguments: tuple[str, ...]
-    """What Python runs, with the checkout as current folder."""
+    module: str
+    """What Python runs."""
     stop_seconds: int = 10
     """How long it may take to stop before it is killed."""
 
@@ -89,19 +88,15 @@ def up(settings: Settings, *, console: Console, explicit_worker_port: bool) -> i
     ------
     ConfigError
         A port is in use or cannot be listened on, a folder cannot be written,
-        another `up` holds the data folder, or there is no checkout around the
-        package. Nothing was started.
+        or another `up` holds the data folder. Nothing was started.
     """
-    checkout = _checkout()
     _see_that_writable("RECKEEPER_DATA_DIR", settings.data_dir)
     _see_that_writable("RECKEEPER_MODEL_DIR", settings.model_dir)
     with _locked(settings.data_dir):
-        return _run(settings, checkout, console=console, explicit_worker_port=explicit_worker_port)
+        return _run(settings, console=console, explicit_worker_port=explicit_worker_port)
 
 
-def _run(
-    settings: Settings, checkout: Path, *, console: Console, explicit_worker_port: bool
-) -> int:
+def _run(settings: Settings, *, console: Console, explicit_worker_port: bool) -> int:
     settings = _with_free_ports(
         settings, console=console, explicit_worker_port=explicit_worker_port
     )
@@ -114,7 +109,7 @@ def _run(
         config.write_text(_supervisord_conf(processes), encoding="utf-8")
     log_start = supervisor_log.stat().st_size if supervisor_log.exists() else 0
 
-    with _stop_requests() as requests, _supervisord(config, checkout, settings) as supervisord:
+    with _stop_requests() as requests, _supervisord(config, settings) as supervisord:
         failure = _wait_until_healthy(
             processes,
             supervisord=supervisord,
@@ -144,16 +139,6 @@ def _run(
         return 1
     console.print("All stopped.")
     return 0
-
-
-def _checkout() -> Path:
-    checkout = Path(reckeeper.__file__).parents[2]
-    if not (checkout / "server" / "server.py").is_file():
-        raise ConfigError(
-            f"`reckeeper up` finds no server/server.py in {str(checkout)!r}. Run it from a clone "
-            "of the repository: clone it, then `make run`."
-        )
-    return checkout
 
 
 # Folders
@@ -311,25 +296,19 @@ def _processes(settings: Settings) -> tuple[_Process, ...]:
             "worker",
             _address(settings.host, settings.worker_port),
             "/health/ready",
-            ("kafka_worker/kafka_worker.py",),
+            "reckeeper.worker",
         ),
         _Process(
             "server",
             _address(settings.host, settings.server_port),
             "/health/ready",
-            ("server/server.py",),
+            "reckeeper.api",
         ),
         _Process(
             "ui",
             _address(settings.host, settings.ui_port),
             "/_stcore/health",
-            (
-                *("-m", "streamlit", "run", "frontend/Home.py"),
-                "--server.headless=true",
-                f"--server.address={settings.host}",
-                f"--server.port={settings.ui_port}",
-                "--browser.gatherUsageStats=false",
-            ),
+            "reckeeper.page",
             # It keeps nothing, and does not listen to SIGTERM while it starts.
             stop_seconds=2,
         ),
@@ -337,8 +316,8 @@ def _processes(settings: Settings) -> tuple[_Process, ...]:
 
 
 def _supervisord_conf(processes: tuple[_Process, ...]) -> str:
-    # Paths come in through the current folder (the data folder) and through the
-    # environment: neither is parsed, so no character in them can break this.
+    # Paths come in through supervisord's current folder (the data folder) and through
+    # the environment: neither is parsed, so no character in them can break this.
     lines = [
         "; Written by `reckeeper up` at every start.",
         "[supervisord]",
@@ -356,8 +335,9 @@ def _supervisord_conf(processes: tuple[_Process, ...]) -> str:
         lines += [
             "",
             f"[program:{process.name}]",
-            f"command=%(ENV_RECKEEPER_UP_PYTHON)s {' '.join(process.arguments)}",
-            "directory=%(ENV_RECKEEPER_UP_CHECKOUT)s",
+            # -P: a file in the current folder is no module to them.
+            f"command=%(ENV_RECKEEPER_UP_PYTHON)s -P -m {process.module}",
+            "directory=%(ENV_RECKEEPER_UP_FOLDER)s",
             "autorestart=true",
             # What dies within startsecs is tried again after 1, 2, 3, … seconds:
             # 100 tries take an hour and a half.
@@ -378,9 +358,7 @@ def _supervisord_conf(processes: tuple[_Process, ...]) -> str:
 
 
 @contextlib.contextmanager
-def _supervisord(
-    config: Path, checkout: Path, settings: Settings
-) -> Iterator[subprocess.Popen[bytes]]:
+def _supervisord(config: Path, settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     """Run supervisord, and on leaving stop it and wait until all its children are gone."""
     # A session of its own: Ctrl-C reaches `up` alone, which stops it in order.
     supervisord = subprocess.Popen(
@@ -390,7 +368,7 @@ def _supervisord(
         | settings.to_env()
         | {
             "PYTHONUNBUFFERED": "1",
-            "RECKEEPER_UP_CHECKOUT": str(checkout),
+            "RECKEEPER_UP_FOLDER": str(Path.cwd()),
             "RECKEEPER_UP_PYTHON": shlex.quote(sys.executable),
         },
         stdin=subprocess.DEVNULL,

@@ -1,0 +1,5 @@
+"""Recommendations."""
+
+from reckeeper.page import recommendations
+
+recommendations.show()

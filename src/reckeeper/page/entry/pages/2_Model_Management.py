@@ -1,0 +1,5 @@
+"""Model Management."""
+
+from reckeeper.page import model_management
+
+model_management.show()
