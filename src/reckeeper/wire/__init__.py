@@ -5,7 +5,8 @@ library's records by ``Model.model_validate(record)``: formats such as ``"98.90%
 are made here. Importing this needs pydantic alone.
 """
 
-from reckeeper.wire.events import (
+# Imports are relative: reckeeper-client installs these files under a name of its own.
+from .events import (
     Demo,
     DemoCleared,
     Interaction,
@@ -18,9 +19,9 @@ from reckeeper.wire.events import (
     Watchlist,
     WatchlistItem,
 )
-from reckeeper.wire.failures import ACTIONS, Error, error_body, error_from
-from reckeeper.wire.forms import Answer, Done, JsonObject, Percentage, PlainTime, Time
-from reckeeper.wire.jobs import (
+from .failures import ACTIONS, Error, error_body, error_from
+from .forms import Answer, Done, JsonObject, Percentage, PlainTime, Time
+from .jobs import (
     Evaluation,
     Job,
     JobAnswer,
@@ -37,7 +38,7 @@ from reckeeper.wire.jobs import (
     RetrainRequest,
     TuningProgress,
 )
-from reckeeper.wire.oversight import (
+from .oversight import (
     AuditCheck,
     AuditEntry,
     AuditPage,
@@ -49,7 +50,7 @@ from reckeeper.wire.oversight import (
     Promotion,
     Readiness,
 )
-from reckeeper.wire.verdicts import (
+from .verdicts import (
     DailyRate,
     DataChange,
     DataChanges,
@@ -58,7 +59,7 @@ from reckeeper.wire.verdicts import (
     Verdict,
     VerdictSummary,
 )
-from reckeeper.wire.versions import (
+from .versions import (
     MAX_NOTE_CHARACTERS,
     MAX_REASON_CHARACTERS,
     Cause,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from reckeeper.wire.forms import Answer, Done, JsonObject, Request, Time, is_none
+from .forms import Answer, Done, JsonObject, Request, Time, is_none
 
 Id = Annotated[str, Field(min_length=1, max_length=256)] | int
 """Without control characters; an integer becomes its decimal form."""

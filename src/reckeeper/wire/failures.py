@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from reckeeper.errors import ACTION_NAMES, Action, ActionName, ReckeeperError, error_of
-from reckeeper.wire.forms import Answer, JsonObject, is_none
+from ..errors import ACTION_NAMES, Action, ActionName, ReckeeperError, error_of  # noqa: TID252
+from .forms import Answer, JsonObject, is_none
 
 ACTIONS: Mapping[ActionName, str] = {
     "activate": "POST /models/{version}/activate activates it.",

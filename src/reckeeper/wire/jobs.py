@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from reckeeper.wire.forms import Answer, Done, JsonObject, Request, Time, is_none
-from reckeeper.wire.verdicts import Difference, Metric, Verdict
-from reckeeper.wire.versions import Cause
+from .forms import Answer, Done, JsonObject, Request, Time, is_none
+from .verdicts import Difference, Metric, Verdict
+from .versions import Cause
 
 
 class RetrainRequest(Request):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from reckeeper.wire.forms import Answer, Done, JsonObject, Time
+from .forms import Answer, Done, JsonObject, Time
 
 Decides = Literal["gate", "always", "manual"]
 """``gate``: the comparison with the active version. ``always``: nobody. ``manual``: a person."""

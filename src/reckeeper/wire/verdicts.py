@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from reckeeper.wire.forms import Answer, is_none
+from .forms import Answer, is_none
 
 
 class Metric(Answer):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, AwareDatetime, BeforeValidator, Field
 
-from reckeeper.wire.forms import (
+from .forms import (
     Answer,
     Done,
     JsonObject,
@@ -16,7 +16,7 @@ from reckeeper.wire.forms import (
     Time,
     is_none,
 )
-from reckeeper.wire.verdicts import Metric, Verdict, VerdictSummary
+from .verdicts import Metric, Verdict, VerdictSummary
 
 MAX_NOTE_CHARACTERS = 10_000
 MAX_REASON_CHARACTERS = 1000
