@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import itertools
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +23,14 @@ from reckeeper.registry import Registry
 from reckeeper.training import pipeline
 
 ROOT = Path(__file__).parents[1]
+
+# What a shell starts in the background ignores Ctrl-C, and so would every process of a test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Databases and model files are synced at every step: in memory that costs nothing.
+IN_MEMORY, ROOM = Path("/dev/shm"), 4_000_000_000
+if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 # Examples read and write databases: how long one takes says nothing.
 hypothesis.settings.register_profile(
@@ -46,7 +56,7 @@ def settings_in(folder):
 @pytest.fixture(scope="session")
 def postgresql():
     """Return a running cluster for databases of one's own; who kills one starts a new one."""
-    with PostgreSQL() as cluster:
+    with PostgreSQL(safe=False) as cluster:
         yield cluster
 
 

@@ -157,14 +157,18 @@ class Service(abc.ABC):
 
 
 class PostgreSQL(Service):
-    """A cluster of PostgreSQL, reached by TCP with a password."""
+    """A cluster of PostgreSQL, reached by TCP with a password.
+
+    One that is not `safe` never waits for the disk: to make and drop databases is then 20 times
+    as fast, and what it has written is lost if the machine ends, which no test does.
+    """
 
     PID_FILE = "data/postmaster.pid"
     # A URL must carry these signs in another form.
     PASSWORD = "s3cret:p@ss/w%rd"
     ROLE = "reckeeper"
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, safe: bool = True) -> None:
         programs = _postgresql_programs()
         require(programs, "PostgreSQL (initdb, postgres) is not installed")
         assert programs is not None
@@ -179,6 +183,7 @@ class PostgreSQL(Service):
         super().__init__(folder)
         self.port = free_port()
         self._popen: subprocess.Popen[bytes] | None = None
+        self._is_safe = safe
         self._data = self.folder / "data"
         self._log = self.folder / "server.log"
 
@@ -196,6 +201,8 @@ class PostgreSQL(Service):
             "unix_socket_directories": "",  # their paths would be too long
             "max_connections": 300,
         }
+        if not self._is_safe:
+            options |= {"fsync": "off", "full_page_writes": "off"}
         with self._log.open("ab") as log:
             self._popen = subprocess.Popen(
                 [
@@ -245,6 +252,9 @@ class PostgreSQL(Service):
             sql.Identifier(database), sql.Identifier(template or "template0")
         )
         with self.connect() as connection:
+            # Until 14 the only way; without waiting for the disk the faster.
+            if not self._is_safe and connection.info.server_version >= 150_000:
+                statement += sql.SQL(" STRATEGY FILE_COPY")
             connection.execute(statement)
         return self.url(database)
 

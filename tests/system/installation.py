@@ -52,9 +52,11 @@ def wait_until(condition: Callable[[], T], what: str, *, seconds: float = 30.0) 
 
 def free_port() -> int:
     """Return a port that nothing listens on, and that no connection takes by chance."""
+    # Below the ports that systems give to outgoing connections, and a part of them for each of
+    # pytest's processes: between here and the first use another could take it too.
+    first = 20_000 + 1_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 12)
     while True:
-        # Below the ports that systems give to outgoing connections.
-        port = random.randrange(20_000, 32_000)
+        port = random.randrange(first, first + 1_000)
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

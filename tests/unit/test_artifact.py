@@ -7,18 +7,17 @@ import importlib.metadata
 import json
 import os
 import pickle
-import re
 import resource
 import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import venv
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
@@ -29,7 +28,6 @@ from reckeeper.errors import ArtifactError, DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import RECIPES, recipe_named
 
-ROOT = Path(__file__).parents[2]
 N_USERS, N_ITEMS = 30, 20
 
 
@@ -597,49 +595,32 @@ def test_the_link_is_replaced_and_never_taken_away(tmp_path):
 # The pickle, as a user opens it
 
 
-def pinned(names):
-    """Return the lines of requirements.txt for these packages and all that they need."""
-    text = (ROOT / "requirements.txt").read_text().replace("\\\n", " ")
-    lines = {line.split("==")[0]: line for line in text.splitlines() if re.match(r"\w", line)}
-    needed, waiting = {}, list(names)
+def with_all_they_need(*names):
+    """Return these installed packages and all that they need."""
+    needed, waiting = {}, [Requirement(name) for name in names]
     while waiting:
-        name = re.match(r"[\w.-]+", waiting.pop())[0].lower().replace("_", "-")
-        if name in lines and name not in needed:
-            needed[name] = lines[name]
-            waiting += [
-                requirement
-                for requirement in importlib.metadata.requires(name) or []
-                if "extra ==" not in requirement
-            ]
-    return "\n".join(sorted(needed.values())) + "\n"
+        requirement = waiting.pop()
+        is_for_us = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if is_for_us and requirement.name not in needed:
+            package = needed[requirement.name] = importlib.metadata.distribution(requirement.name)
+            waiting += map(Requirement, package.requires or ())
+    return needed
 
 
 @pytest.fixture(scope="session")
-def plain_python():
+def plain_python(tmp_path_factory):
     """Return a Python that has pandas, scipy and scikit-learn, and nothing of ours."""
-    requirements = pinned(["pandas", "scipy", "scikit-learn"])
-    assert "pyarrow" not in requirements
-    fingerprint = hashlib.sha256((sys.executable + requirements).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"reckeeper-plain-{os.getuid()}-{fingerprint}"
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        venv.create(folder, clear=True)
-        (folder / "requirements.txt").write_text(requirements)
-        install = subprocess.run(
-            [
-                *(sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python),
-                *("install", "--quiet", "--no-deps", "--require-hashes"),
-                *("-r", folder / "requirements.txt"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if install.returncode:
-            reason = f"packages could not be installed: {install.stderr[-300:]}"
-            pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-        (folder / "complete").touch()
-    return python
+    folder = tmp_path_factory.mktemp("plain")
+    venv.create(folder)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    packages = with_all_they_need("pandas", "scipy", "scikit-learn")
+    assert "pyarrow" not in packages
+    for package in packages.values():
+        for name in {path.parts[0] for path in package.files or ()} - {"..", "__pycache__"}:
+            target = site_packages / name
+            if not target.exists():
+                target.symlink_to(package.locate_file(name))
+    return folder / "bin" / "python"
 
 
 OPEN = """
