@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "clock": set(),
     "config": {"errors"},
     "telemetry": {"config", "errors"},
-    "wire": {"errors"},
+    "wire": {"clock", "errors"},
     "linalg": {"errors"},
     "matrix": EVERYWHERE,
     "recipes": EVERYWHERE | {"matrix", "linalg"},

@@ -1,9 +1,10 @@
 """What all JSON shapes share: how they are read, and how times and shares are written."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ..clock import rfc3339, utc
 
 JsonObject = dict[str, Any]
 """Truly open content: an item's attributes, a recipe's settings, the details of an error."""
@@ -38,27 +39,24 @@ def is_none(value: object) -> bool:
     return value is None
 
 
-def rfc3339(moment: Any) -> Any:
-    """Write a time in microseconds since 1970 as ``2025-12-04T23:42:15.123456Z``."""
-    if not isinstance(moment, int) or isinstance(moment, bool):
-        return moment
-    seconds, rest = divmod(moment, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
+def _is_count(moment: Any) -> bool:
+    """Say whether a time is in microseconds since 1970, and not written already."""
+    return isinstance(moment, int) and not isinstance(moment, bool)
+
+
+def _rfc3339(moment: Any) -> Any:
+    return rfc3339(moment) if _is_count(moment) else moment
 
 
 def _to_the_second(moment: Any) -> Any:
-    """Write a time in microseconds since 1970 as ``2025-12-04 23:42:15``, UTC."""
-    if not isinstance(moment, int) or isinstance(moment, bool):
-        return moment
-    return f"{datetime.fromtimestamp(moment // 1_000_000, UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{utc(moment):%Y-%m-%d %H:%M:%S}" if _is_count(moment) else moment
 
 
 def _percent(share: Any) -> Any:
-    """Write a share in [0, 1] as ``98.90%``."""
     return f"{share:.2%}" if isinstance(share, float) else share
 
 
-Time = Annotated[str, BeforeValidator(rfc3339), Field(json_schema_extra={"format": "date-time"})]
+Time = Annotated[str, BeforeValidator(_rfc3339), Field(json_schema_extra={"format": "date-time"})]
 """RFC 3339 in UTC; made from microseconds since 1970 as well."""
 
 PlainTime = Annotated[str, BeforeValidator(_to_the_second)]

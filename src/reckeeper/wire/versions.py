@@ -58,9 +58,12 @@ class TimelineEntry(Answer):
 
 
 class Timeline(Done):
-    """What was active when, the latest first."""
+    """What was active when, the latest first; `rollback_version` is what a roll back activates."""
 
     timeline: list[TimelineEntry]
+    rollback_version: int | None = Field(
+        description="The version that POST /models/rollback activates; null: there is none."
+    )
 
 
 class Origin(Answer):
@@ -131,12 +134,9 @@ class ModelDetails(ListedModel):
 
 
 class ModelList(Done):
-    """All versions, the newest first; `rollback_version` is what a roll back activates."""
+    """All versions, the newest first."""
 
     models: list[Model]
-    rollback_version: int | None = Field(
-        description="The version that POST /models/rollback activates; null: there is none."
-    )
 
 
 class ModelAnswer(Done):
