@@ -13,7 +13,6 @@ handed to it in one process.
 import argparse
 import asyncio
 import contextlib
-import dataclasses
 import json
 import statistics
 import time
@@ -221,7 +220,7 @@ def takeover(environ: dict[str, str], *, n_runs: int = 5) -> dict[str, Any]:
                 workers = []
                 for _ in range(3):
                     port = harness.free_port()
-                    each = dataclasses.replace(settings, worker_port=port)
+                    each = settings.replaced(worker_port=port)
                     url = f"http://127.0.0.1:{port}"
                     workers.append(
                         stack.enter_context(

@@ -8,7 +8,6 @@ same run: ``POST /models/{version}/activate`` at one server until all serve it.
 """
 
 import contextlib
-import dataclasses
 import functools
 import http.client
 import json
@@ -102,9 +101,7 @@ def run(n_promotions: int = 20, n_users: int = 5000, n_items: int = 2000) -> dic
         urls = []
         for number in range(N_SERVERS):
             port = settings.server_port if number == 0 else harness.free_port()
-            server = dataclasses.replace(
-                settings, server_port=port, server_url=f"http://127.0.0.1:{port}"
-            )
+            server = settings.replaced(server_port=port, server_url=f"http://127.0.0.1:{port}")
             stack.enter_context(harness.process("server/server.py", server, url=server.server_url))
             urls.append(server.server_url)
         worker = settings.worker_url

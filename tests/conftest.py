@@ -1,7 +1,6 @@
 """What every test may ask for: an installation of its own, in a temporary folder."""
 
 import contextlib
-import dataclasses
 import itertools
 import os
 import shutil
@@ -172,7 +171,7 @@ def train(database, settings):
         try:
             version = pipeline.run(
                 database,
-                dataclasses.replace(settings, **changed),
+                settings.replaced(**changed),
                 job=job,
                 report=lambda stage, fraction, **found: None,
             )

@@ -1,48 +1,36 @@
 """The only reader of the environment: one frozen `Settings`."""
 
-import dataclasses
 import json
 import math
 import os
 import re
 import zoneinfo
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from reckeeper.errors import ConfigError
 
-
-def _whole_number(text: str) -> int:
-    if not re.fullmatch(r"-?\d{1,18}", text):
-        raise ValueError("must be a whole number")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    port = _whole_number(text)
-    if not 1 <= port <= 65535:
-        raise ValueError("must lie between 1 and 65535")
-    return port
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        number = _whole_number(text)
-        if number < least:
-            raise ValueError(f"must be at least {least}")
-        return number
-
-    return parse
-
-
-def _flag(text: str) -> bool:
-    if text.lower() in {"1", "true", "yes", "on"}:
-        return True
-    if text.lower() in {"0", "false", "no", "off"}:
-        return False
-    raise ValueError("must be 1 or 0")
+# How pydantic's findings are worded; those of the functions below come with their own words.
+_WORDS = {
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number",
+    "float_parsing": "must be a number",
+    "bool_parsing": "must be 1 or 0",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
 
 
 def _url(text: str) -> str:
@@ -134,11 +122,12 @@ _KAFKA_PREFIXES = (
 )  # fmt: skip
 
 
-def _kafka_options(text: str) -> dict[str, str]:
-    """Take variables, with a NUL between, as librdkafka's settings by its own names."""
-    options = (line.partition("=") for line in text.split("\0") if line)
+def _kafka_options(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what the variables ask of librdkafka, by its own names."""
     return {
-        name.removeprefix("KAFKA_").lower().replace("_", "."): value for name, _, value in options
+        name.removeprefix("KAFKA_").lower().replace("_", "."): value
+        for name, value in sorted(environ.items())
+        if name.startswith(_KAFKA_PREFIXES) and value
     }
 
 
@@ -148,144 +137,174 @@ def _key(text: str) -> str:
     return text
 
 
-def _folder(text: str) -> Path:
-    return Path(text).expanduser()
+def _folder(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _default_model_dir() -> Path:
+    """Return where the models lie: in a clone where the contract has them."""
+    return Path("kafka_worker/models" if Path("kafka_worker").is_dir() else "models")
+
+
+def _address(host: str, port: int) -> str:
+    """Return the URL of a process of this machine that listens on `host`."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+_Folder = Annotated[Path, AfterValidator(_folder)]
+_Port = Annotated[int, Field(ge=1, le=65_535)]
+_Count = Annotated[int, Field(ge=1)]
+_Url = Annotated[str, AfterValidator(_url)]
+_Timezone = Annotated[str, AfterValidator(_timezone)]
+_Schema = Annotated[str, AfterValidator(_schema)]
+_Topic = Annotated[str, AfterValidator(_topic)]
+_Brokers = Annotated[str, AfterValidator(_brokers)]
+_Key = Annotated[str, AfterValidator(_key)]
+_Fields = Annotated[Mapping[str, str], NoDecode, BeforeValidator(_message_fields)]
+_Weights = Annotated[Mapping[str, float], NoDecode, BeforeValidator(_weights)]
+
+
+class Variable(NamedTuple):
+    """What the environment variable of a setting is.
+
+    Attributes
+    ----------
+    field : str
+        Of `Settings`.
+    env : str
+    default : str
+        For people.
+    help : str
+    is_secret : bool
+        Whether its value is never shown.
+    """
+
+    field: str
+    env: str
+    default: str
+    help: str
+    is_secret: bool
 
 
 def _setting(
-    env: str,
-    default: str | None,
-    parse: Callable[[str], Any],
-    help: str,
-    *,
-    shown_default: str | None = None,
-    is_secret: bool = False,
+    env: str, default: Any, help: str, *, shown: str | None = None, is_secret: bool = False
 ) -> Any:
-    shown = shown_default if shown_default is not None else (default or "")
-    return dataclasses.field(
-        metadata={
-            "env": env,
-            "default": default,
-            "parse": parse,
-            "help": help,
-            "shown": shown,
-            "is_secret": is_secret,
-        }
-    )
+    made = {"default_factory": default} if callable(default) else {"default": default}
+    extra = {"shown": str(default) if shown is None else shown, "is_secret": is_secret}
+    return Field(**made, validation_alias=env, description=help, json_schema_extra=extra)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(BaseSettings):
     """What an operator can set, each field from one environment variable.
 
-    The metadata of a field holds its variable (``env``), default, parser and
-    help text; README's table is held against them by a test.
+    `variables` describes them, and the documented list is held against it by
+    a test. Only `from_env` reads the environment.
     """
 
-    data_dir: Path = _setting(
-        "RECKEEPER_DATA_DIR", "data", _folder, "Folder of the SQLite file and the logs.",
-        shown_default="./data",
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", case_sensitive=True)
+
+    data_dir: _Folder = _setting(
+        "RECKEEPER_DATA_DIR", Path("data"), "Folder of the SQLite file and the logs.",
+        shown="./data",
     )  # fmt: skip
-    model_dir: Path = _setting(
-        "RECKEEPER_MODEL_DIR", "kafka_worker/models", _folder, "Folder of the model files."
-    )
-    host: str = _setting(
-        "RECKEEPER_HOST", "127.0.0.1", str, "Address on which the processes listen."
-    )
-    server_port: int = _setting("RECKEEPER_SERVER_PORT", "8000", _port, "Port of the public API.")
-    worker_port: int = _setting("RECKEEPER_WORKER_PORT", "5000", _port, "Port of the worker.")
-    ui_port: int = _setting("RECKEEPER_UI_PORT", "8501", _port, "Port of the page.")
-    server_url: str = _setting(
-        "RECKEEPER_SERVER_URL", None, _url, "Where page and command line find the server.",
-        shown_default="from host and port",
+    model_dir: _Folder = _setting(
+        "RECKEEPER_MODEL_DIR", _default_model_dir, "Folder of the model files.",
+        shown="./models, in a clone ./kafka_worker/models",
     )  # fmt: skip
-    worker_url: str = _setting(
-        "RECKEEPER_WORKER_URL", None, _url, "Where the server finds the worker.",
-        shown_default="from host and port",
+    host: str = _setting("RECKEEPER_HOST", "127.0.0.1", "Address on which the processes listen.")
+    server_port: _Port = _setting("RECKEEPER_SERVER_PORT", 8000, "Port of the public API.")
+    worker_port: _Port = _setting("RECKEEPER_WORKER_PORT", 5000, "Port of the worker.")
+    ui_port: _Port = _setting("RECKEEPER_UI_PORT", 8501, "Port of the page.")
+    server_url: _Url = _setting(
+        "RECKEEPER_SERVER_URL", lambda given: _address(given["host"], given["server_port"]),
+        "Where page and command line find the server.", shown="from host and port",
+    )  # fmt: skip
+    worker_url: _Url = _setting(
+        "RECKEEPER_WORKER_URL", lambda given: _address(given["host"], given["worker_port"]),
+        "Where the server finds the worker.", shown="from host and port",
     )  # fmt: skip
     database_url: str | None = _setting(
-        "DATABASE_URL", None, str,
+        "DATABASE_URL", None,
         "Database to use instead of the embedded one, as `postgresql+psycopg://user@host/name` or "
         "`sqlite:////path/to/file.db`.",
-        shown_default="the embedded database",
+        shown="the embedded database",
     )  # fmt: skip
-    database_schema: str = _setting(
-        "RECKEEPER_DATABASE_SCHEMA", "public", _schema,
+    database_schema: _Schema = _setting(
+        "RECKEEPER_DATABASE_SCHEMA", "public",
         "Schema in PostgreSQL that holds the tables; made if need be.",
     )  # fmt: skip
-    kafka_bootstrap_servers: str | None = _setting(
-        "KAFKA_BOOTSTRAP_SERVERS", None, _brokers,
+    kafka_bootstrap_servers: _Brokers | None = _setting(
+        "KAFKA_BOOTSTRAP_SERVERS", None,
         "Brokers through which interactions come in, as `host:9092,other:9092`.",
-        shown_default="none: straight into the database",
+        shown="none: straight into the database",
     )  # fmt: skip
-    kafka_topic: str = _setting(
-        "RECKEEPER_KAFKA_TOPIC", "user_interactions", _topic,
+    kafka_topic: _Topic = _setting(
+        "RECKEEPER_KAFKA_TOPIC", "user_interactions",
         "Topic of the interactions; dead letters go to the one with `.dlq` behind its name.",
     )  # fmt: skip
     kafka_group: str = _setting(
-        "RECKEEPER_KAFKA_GROUP", "reckeeper", str, "Consumer group of the workers."
+        "RECKEEPER_KAFKA_GROUP", "reckeeper", "Consumer group of the workers."
     )
-    kafka_partitions: int = _setting(
-        "RECKEEPER_KAFKA_PARTITIONS", "6", _at_least(1),
-        "Partitions of the topic, where Reckeeper makes it.",
-    )  # fmt: skip
-    kafka_retention_hours: int = _setting(
-        "RECKEEPER_KAFKA_RETENTION_HOURS", "168", _at_least(1),
+    kafka_partitions: _Count = _setting(
+        "RECKEEPER_KAFKA_PARTITIONS", 6, "Partitions of the topic, where Reckeeper makes it."
+    )
+    kafka_retention_hours: _Count = _setting(
+        "RECKEEPER_KAFKA_RETENTION_HOURS", 168,
         "Hours for which the topic keeps messages, where Reckeeper makes it.",
     )  # fmt: skip
-    kafka_fields: Mapping[str, str] | None = _setting(
-        "RECKEEPER_KAFKA_FIELDS", None, _message_fields,
+    kafka_fields: _Fields | None = _setting(
+        "RECKEEPER_KAFKA_FIELDS", None,
         "Where the fields are in a topic of another format, as "
         "`user_id=customer.id,item_id=sku,interaction_type='click',occurred_at=ts:ms`.",
-        shown_default="the format of Reckeeper",
+        shown="the format of Reckeeper",
     )  # fmt: skip
-    kafka_max_lag: int = _setting(
-        "RECKEEPER_KAFKA_MAX_LAG", "100000", _at_least(1),
+    kafka_max_lag: _Count = _setting(
+        "RECKEEPER_KAFKA_MAX_LAG", 100_000,
         "Messages that the workers may be behind before `GET /health/ready` says so.",
     )  # fmt: skip
     demo: bool = _setting(
-        "RECKEEPER_DEMO", "1", _flag,
-        "Load the demo data when the embedded database is empty; `0` starts empty.",
+        "RECKEEPER_DEMO", True,
+        "Load the demo data when the embedded database is empty; `0` starts empty.", shown="1",
     )  # fmt: skip
     retrain_schedule: str | None = _setting(
-        "RECKEEPER_RETRAIN_SCHEDULE", None, str,
+        "RECKEEPER_RETRAIN_SCHEDULE", None,
         "When to retrain by itself: a cron expression, such as `0 3 * * 0` (Sundays at 3).",
-        shown_default="never",
+        shown="never",
     )  # fmt: skip
-    timezone: str = _setting(
-        "RECKEEPER_TIMEZONE", "UTC", _timezone, "Time zone in which the schedule is read."
+    timezone: _Timezone = _setting(
+        "RECKEEPER_TIMEZONE", "UTC", "Time zone in which the schedule is read."
     )
-    interaction_weights: Mapping[str, float] = _setting(
-        "RECKEEPER_INTERACTION_WEIGHTS", "click=1,watchlist_add=2", _weights,
+    interaction_weights: _Weights = _setting(
+        "RECKEEPER_INTERACTION_WEIGHTS", "click=1,watchlist_add=2",
         "Interaction types that are taken in, and what one of each weighs in training.",
     )  # fmt: skip
-    prediction_cell_limit: int = _setting(
-        "RECKEEPER_PREDICTION_CELL_LIMIT", "5000000", _at_least(0),
+    prediction_cell_limit: Annotated[int, Field(ge=0)] = _setting(
+        "RECKEEPER_PREDICTION_CELL_LIMIT", 5_000_000,
         "Users times items up to which the pickle carries all predicted ratings.",
     )  # fmt: skip
-    job_timeout_seconds: int = _setting(
-        "RECKEEPER_JOB_TIMEOUT_SECONDS", "86400", _at_least(1),
-        "Seconds after which a job is ended.",
-    )  # fmt: skip
-    training_memory_bytes: int | None = _setting(
-        "RECKEEPER_TRAINING_MEMORY_BYTES", None, _at_least(1),
+    job_timeout_seconds: _Count = _setting(
+        "RECKEEPER_JOB_TIMEOUT_SECONDS", 86_400, "Seconds after which a job is ended."
+    )
+    training_memory_bytes: _Count | None = _setting(
+        "RECKEEPER_TRAINING_MEMORY_BYTES", None,
         "Bytes that a job may need by its estimate; a larger one is refused.",
-        shown_default="what is free",
+        shown="what is free",
     )  # fmt: skip
-    audit_key: str | None = _setting(
-        "RECKEEPER_AUDIT_KEY", None, _key,
+    audit_key: _Key | None = _setting(
+        "RECKEEPER_AUDIT_KEY", None,
         "Key of the audit trail's chain, 16 characters or more; the same in all processes.",
-        shown_default="`audit.key` in the data folder, made at first", is_secret=True,
+        shown="`audit.key` in the data folder, made at first", is_secret=True,
     )  # fmt: skip
-    versions_kept: int = _setting(
-        "RECKEEPER_VERSIONS_KEPT", "10", _at_least(2),
+    versions_kept: Annotated[int, Field(ge=2)] = _setting(
+        "RECKEEPER_VERSIONS_KEPT", 10,
         "Model versions kept; the oldest inactive ones beyond are deleted after a retrain.",
     )  # fmt: skip
-    kafka_options: Mapping[str, str] = _setting(
-        "KAFKA_*", "", _kafka_options,
+    kafka_options: Annotated[Mapping[str, str], NoDecode] = _setting(
+        "KAFKA_*", dict,
         "What a cluster asks for, by librdkafka's own names: `KAFKA_SASL_PASSWORD` is its "
         "`sasl.password`. Of its settings, those of SASL, TLS, client, broker and socket.",
-        shown_default="none", is_secret=True,
+        shown="none", is_secret=True,
     )  # fmt: skip
 
     @property
@@ -297,6 +316,23 @@ class Settings:
     def is_embedded(self) -> bool:
         """Whether the database is the one that Reckeeper makes for itself."""
         return self.database_url is None
+
+    @classmethod
+    def variables(cls) -> tuple[Variable, ...]:
+        """Describe the environment variables, in the order in which they are documented."""
+        described = []
+        for name, field in cls.model_fields.items():
+            extra: Any = field.json_schema_extra
+            described.append(
+                Variable(
+                    name,
+                    str(field.validation_alias),
+                    extra["shown"],
+                    field.description or "",
+                    extra["is_secret"],
+                )
+            )
+        return tuple(described)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -311,31 +347,29 @@ class Settings:
             A value cannot be used; the message names the variable.
         """
         environ = os.environ if environ is None else environ
-        values: dict[str, Any] = {}
-        several = "\0".join(
-            f"{name}={value.strip()}"
-            for name, value in sorted(environ.items())
-            if name.startswith(_KAFKA_PREFIXES) and value.strip()
-        )
-        environ = {**environ, "KAFKA_*": several}
-        for field in dataclasses.fields(cls):
-            text = environ.get(field.metadata["env"], "").strip() or field.metadata["default"]
-            try:
-                values[field.name] = None if text is None else field.metadata["parse"](text)
-            except ValueError as exc:
-                shown = "***" if field.metadata["is_secret"] else repr(text)
-                raise ConfigError(
-                    f"{field.metadata['env']}={shown} cannot be used: {exc}. "
-                    "Correct it or unset it."
-                ) from exc
-        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(values["host"], values["host"])
-        if ":" in reachable:
-            reachable = f"[{reachable}]"
-        values["server_url"] = values["server_url"] or f"http://{reachable}:{values['server_port']}"
-        values["worker_url"] = values["worker_url"] or f"http://{reachable}:{values['worker_port']}"
-        values["data_dir"] = values["data_dir"].absolute()
-        values["model_dir"] = values["model_dir"].absolute()
-        return cls(**values)
+        source = EnvSettingsSource(cls)
+        source.env_vars = {name: text for name, given in environ.items() if (text := given.strip())}
+        options = _kafka_options({name: text or "" for name, text in source.env_vars.items()})
+        try:
+            return cls(**source() | {"KAFKA_*": options})
+        except ValidationError as exc:
+            raise ConfigError(_sentence(exc.errors()[0])) from exc
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing by itself: what `from_env` hands over is all there is."""
+        return (init_settings,)
+
+    def replaced(self, **changes: Any) -> "Settings":
+        """Return these settings with some fields changed, which are taken as they are."""
+        return self.model_copy(update=changes)
 
     def to_env(self) -> dict[str, str]:
         """Return the variables that make `from_env` give these settings again.
@@ -344,9 +378,9 @@ class Settings:
         these settings hold.
         """
         environ = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "kafka_options":
+        for variable in self.variables():
+            value = getattr(self, variable.field)
+            if variable.field == "kafka_options":
                 for name, option in value.items():
                     environ[f"KAFKA_{name.upper().replace('.', '_')}"] = option
                 continue
@@ -354,18 +388,20 @@ class Settings:
                 value = ""
             elif isinstance(value, Mapping):
                 value = ",".join(f"{name}={part}" for name, part in value.items())
-            environ[field.metadata["env"]] = str(int(value) if isinstance(value, bool) else value)
+            environ[variable.env] = str(int(value) if isinstance(value, bool) else value)
         return environ
 
     def __repr__(self) -> str:
         shown = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "database_url" and not field.metadata["is_secret"]
+            variable.field: getattr(self, variable.field)
+            for variable in self.variables()
+            if variable.field != "database_url" and not variable.is_secret
         }
         return (
             f"Settings({json.dumps(shown, default=str)}, database_url={self.masked_database_url!r})"
         )
+
+    __str__ = __repr__
 
     @property
     def masked_database_url(self) -> str | None:
@@ -375,3 +411,13 @@ class Settings:
         masked = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", self.database_url)
         secrets = r"([?&][^=&]*(?:pass|pwd|secret|token|key)[^=&]*=)[^&]*"
         return re.sub(secrets, r"\1***", masked, flags=re.IGNORECASE)
+
+
+def _sentence(finding: ErrorDetails) -> str:
+    """Say what is wrong with which variable, and what to do."""
+    env = finding["loc"][0]
+    secrets = {variable.env for variable in Settings.variables() if variable.is_secret}
+    shown = "***" if env in secrets else repr(finding["input"])
+    context = finding.get("ctx", {})
+    words = _WORDS.get(finding["type"], finding["msg"]).format_map(context)
+    return f"{env}={shown} cannot be used: {context.get('error', words)}. Correct it or unset it."

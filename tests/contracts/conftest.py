@@ -1,7 +1,6 @@
 """What every implementation must do runs on each: here, on both kinds of database."""
 
 import contextlib
-import dataclasses
 import itertools
 
 import pytest
@@ -15,7 +14,7 @@ def migrated_postgresql(postgresql, tmp_path_factory):
     """Return a function that gives, for a ``with`` block, the URL of a migrated, empty database."""
     template, numbers = "migrated", itertools.count(1)
     settings = settings_in(tmp_path_factory.mktemp(template))
-    storage.migrate(dataclasses.replace(settings, database_url=postgresql.create(template)))
+    storage.migrate(settings.replaced(database_url=postgresql.create(template)))
 
     @contextlib.contextmanager
     def copy():
@@ -37,7 +36,7 @@ def settings(request, settings):
         yield settings
         return
     with request.getfixturevalue("migrated_postgresql")() as url:
-        yield dataclasses.replace(settings, database_url=url)
+        yield settings.replaced(database_url=url)
 
 
 @pytest.fixture
@@ -49,6 +48,6 @@ def fresh(request, settings, fresh):
     @contextlib.contextmanager
     def make():
         with fresh() as made, request.getfixturevalue("migrated_postgresql")() as url:
-            yield dataclasses.replace(made, database_url=url)
+            yield made.replaced(database_url=url)
 
     return make

@@ -1,6 +1,5 @@
 """The audit trail: each way to tamper with it is found, and its head is kept."""
 
-import dataclasses
 import fcntl
 import json
 import stat
@@ -390,13 +389,13 @@ def test_of_several_that_make_the_key_at_once_one_does(settings):
 
 
 def test_a_key_of_the_settings_is_taken(database, settings):
-    chosen = dataclasses.replace(settings, audit_key="a key of sixteen")
+    chosen = settings.replaced(audit_key="a key of sixteen")
     own = storage.open_database(chosen)
     record(own)
     assert audit.verify(own, chosen).ok
     own.close()
     assert not (settings.data_dir / "audit.key").exists()
-    other = dataclasses.replace(settings, audit_key="another of sixteen")
+    other = settings.replaced(audit_key="another of sixteen")
     assert not audit.verify(database, other).ok
 
 
@@ -438,7 +437,7 @@ def test_a_damaged_key_is_refused_and_nothing_written(database, settings, trail,
 
 @ON_SQLITE
 def test_a_key_that_cannot_be_made_is_said(settings, tmp_path):
-    own = dataclasses.replace(settings, database_url=f"sqlite:///{tmp_path}/own.db")
+    own = settings.replaced(database_url=f"sqlite:///{tmp_path}/own.db")
     own.data_dir.write_text("a file where the folder should be")
     storage.migrate(own)
     database = storage.open_database(own)

@@ -1,6 +1,5 @@
 """Training jobs, in real child processes."""
 
-import dataclasses
 import os
 import re
 import signal
@@ -254,7 +253,7 @@ def test_the_process_of_a_job_ends_with_its_worker(
 def test_old_versions_go_when_a_job_is_done(database, registry, settings, taste, train, job_of):
     for _ in range(3):
         train()
-    runner = JobRunner(database, registry, dataclasses.replace(settings, versions_kept=2))
+    runner = JobRunner(database, registry, settings.replaced(versions_kept=2))
     job_id, _ = start(runner)
     runner.wait(job_id)
     assert [row["version"] for row in registry.versions()] == [4, 3]
@@ -452,7 +451,7 @@ def test_leftovers_that_cannot_be_removed_stop_no_job(runner, job_of, registry, 
 
 
 def test_a_job_that_takes_too_long_is_ended(database, registry, settings, taste, job_of):
-    runner = JobRunner(database, registry, dataclasses.replace(settings, job_timeout_seconds=1))
+    runner = JobRunner(database, registry, settings.replaced(job_timeout_seconds=1))
     job_id, pid = start(runner)
     os.kill(pid, signal.SIGSTOP)
     runner.wait(job_id)
@@ -469,7 +468,7 @@ def test_a_job_that_takes_too_long_is_ended(database, registry, settings, taste,
 def test_a_job_that_would_not_fit_is_refused_with_the_numbers(
     database, registry, settings, taste, job_of
 ):
-    small = dataclasses.replace(settings, training_memory_bytes=1_000_000)
+    small = settings.replaced(training_memory_bytes=1_000_000)
     runner = JobRunner(database, registry, small)
     job_id, _ = start(runner)
     runner.wait(job_id)

@@ -1,6 +1,5 @@
 """The policy: what is refused, what rules, and that its secret stays one."""
 
-import dataclasses
 import json
 import math
 
@@ -82,8 +81,7 @@ def test_the_test_knows_every_field():
 
 def test_the_environment_gives_the_first_policy(rules, settings):
     first = rules(
-        dataclasses.replace(
-            settings,
+        settings.replaced(
             retrain_schedule="@daily",
             timezone="Asia/Tokyo",
             interaction_weights={"buy": 3.0},
@@ -102,7 +100,7 @@ def test_the_defaults_of_environment_and_policy_agree(rules):
 
 def test_once_stored_the_policy_rules(rules, store, settings, database):
     stored = store(WHOLE, reason="we know better")
-    assert stored == rules() == rules(dataclasses.replace(settings, retrain_schedule="@hourly"))
+    assert stored == rules() == rules(settings.replaced(retrain_schedule="@hourly"))
     assert stored.policy == Policy(**WHOLE)
     assert (stored.revision, stored.source) == (1, "stored")
     assert (stored.actor, stored.reason) == ("test", "we know better")
@@ -119,8 +117,8 @@ def test_once_stored_the_policy_rules(rules, store, settings, database):
 
 
 def test_what_is_left_out_is_as_the_environment_has_it(database, settings):
-    changed = dataclasses.replace(
-        settings, retrain_schedule="@daily", timezone="Asia/Tokyo", interaction_weights={"buy": 3.0}
+    changed = settings.replaced(
+        retrain_schedule="@daily", timezone="Asia/Tokyo", interaction_weights={"buy": 3.0}
     )
     stored = policy.store(database, changed, {"versions_kept": 3}, actor="test").policy
     assert stored == Policy(
@@ -291,7 +289,7 @@ def test_weights_are_what_the_environment_takes_too(name, number):
     ],
 )
 def test_an_environment_that_makes_no_policy_is_named(rules, settings, changed, says):
-    broken = dataclasses.replace(settings, **changed)
+    broken = settings.replaced(**changed)
     for act in (policy.first, rules):
         with pytest.raises(ConfigError) as caught:
             act(broken)

@@ -116,7 +116,7 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.left = contextlib.ExitStack()
         made = self.left.enter_context(fresh())
-        self.settings = dataclasses.replace(made, audit_key="0123456789abcdef")
+        self.settings = made.replaced(audit_key="0123456789abcdef")
         self.database = storage.open_database(self.settings)
         self.left.callback(self.database.close)
         self.registry = Registry(self.database, self.settings.model_dir)

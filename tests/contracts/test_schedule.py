@@ -1,6 +1,5 @@
 """Cron expressions, as cron means them; when a policy starts a retrain by itself."""
 
-import dataclasses
 import threading
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -266,7 +265,7 @@ def test_an_hour_that_the_day_skips_does_not_lose_the_run(runs):
 def test_what_is_no_expression_is_refused(database, settings, expression):
     with pytest.raises(ValueError, match=r"^is not a cron expression: .*0 or 7 is Sunday"):
         cron.check(expression)
-    broken = dataclasses.replace(settings, retrain_schedule=expression)
+    broken = settings.replaced(retrain_schedule=expression)
     with pytest.raises(ConfigError) as caught:
         Schedule(database, broken, print)
     assert caught.value.message.startswith(
@@ -312,7 +311,7 @@ def test_the_schedule_is_read_in_its_time_zone(schedule, starts, store):
 def test_the_schedule_of_the_environment_rules_until_a_policy_is_stored(
     database, settings, starts, store
 ):
-    set_ = dataclasses.replace(settings, retrain_schedule="@hourly")
+    set_ = settings.replaced(retrain_schedule="@hourly")
     schedule = Schedule(database, set_, starts)
     schedule.look(at("12:05:00"))
     schedule.look(at("13:00:01"))

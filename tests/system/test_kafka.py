@@ -3,7 +3,6 @@
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import itertools
 import json
 import random
@@ -44,8 +43,7 @@ def kafka_environ(bootstrap):
 
 def with_kafka(settings, bootstrap):
     environ = kafka_environ(bootstrap)
-    return dataclasses.replace(
-        settings,
+    return settings.replaced(
         kafka_bootstrap_servers=bootstrap,
         kafka_topic=environ["RECKEEPER_KAFKA_TOPIC"],
         kafka_group=environ["RECKEEPER_KAFKA_GROUP"],
@@ -65,9 +63,7 @@ def start_reader(database, settings):
     started = []
 
     def start(types=TYPES, **changed):
-        reader = KafkaReader(
-            database, dataclasses.replace(settings, **changed), types=lambda: types
-        )
+        reader = KafkaReader(database, settings.replaced(**changed), types=lambda: types)
         started.append(reader)
         reader.start()
         return reader
@@ -787,7 +783,7 @@ def test_a_topic_of_another_format_is_read_by_a_mapping(tmp_path, broker):
     ],
 )
 def test_an_option_that_cannot_be_used_is_named(settings, database, options, variable):
-    settings = dataclasses.replace(settings, kafka_options=options)
+    settings = settings.replaced(kafka_options=options)
     for make in (
         lambda: KafkaWriter(settings),
         lambda: KafkaReader(database, settings, types=lambda: TYPES),
@@ -804,7 +800,7 @@ def test_what_the_broker_has_against_a_client_is_told(settings, database):
         "sasl.username": "u",
         "sasl.password": "s3cret",
     }
-    settings = dataclasses.replace(settings, kafka_options=refused)
+    settings = settings.replaced(kafka_options=refused)
     reader = KafkaReader(database, settings, types=lambda: TYPES)
     writer = KafkaWriter(settings)
     reader.start()
@@ -855,7 +851,7 @@ def test_closing_while_requests_come_leaves_none_unanswered(writer, start_reader
 
 
 def test_topics_are_made_as_the_settings_say(settings):
-    settings = dataclasses.replace(settings, kafka_partitions=5)
+    settings = settings.replaced(kafka_partitions=5)
     topics.ensure(settings)
     topics.ensure(settings)
     admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})

@@ -1,6 +1,5 @@
 """`training.memory`: an estimate that is held against what a process really held."""
 
-import dataclasses
 import json
 import sys
 
@@ -55,7 +54,7 @@ def settings_of(settings):
     """Return a function that gives settings with a limit of memory."""
 
     def limited(limit):
-        return dataclasses.replace(settings, training_memory_bytes=limit)
+        return settings.replaced(training_memory_bytes=limit)
 
     return limited
 

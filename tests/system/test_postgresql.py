@@ -1,7 +1,6 @@
 """PostgreSQL under the whole: others' tables, real concurrency, and a database that goes away."""
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import random
@@ -41,7 +40,7 @@ def url(postgresql):
 
 @pytest.fixture
 def settings(tmp_path, url):
-    return dataclasses.replace(settings_in(tmp_path), database_url=url)
+    return settings_in(tmp_path).replaced(database_url=url)
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ def test_a_table_of_somebody_else_is_left_as_it_is(settings):
         tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
         assert connection.execute(tables).fetchone() == (1,)
 
-        other = dataclasses.replace(settings, database_schema="reckeeper")
+        other = settings.replaced(database_schema="reckeeper")
         assert storage.migrate(other) is None
         with contextlib.closing(storage.open_database(other)) as database:
             with database.write() as writer:
@@ -112,12 +111,12 @@ def test_a_user_who_may_not_make_tables_is_told_what_is_needed(settings, postgre
         name = connection.info.dbname
     url = f"postgresql+psycopg://guest:guest@127.0.0.1:{postgresql.port}/{name}"
     with pytest.raises(StorageError, match="GRANT CREATE, USAGE ON SCHEMA public"):
-        storage.migrate(dataclasses.replace(settings, database_url=url))
+        storage.migrate(settings.replaced(database_url=url))
 
 
 @pytest.mark.parametrize("schema", ["user", "order", "default"])
 def test_a_schema_may_have_a_word_of_sql_as_its_name(settings, schema):
-    settings = dataclasses.replace(settings, database_schema=schema)
+    settings = settings.replaced(database_schema=schema)
     storage.migrate(settings)
     with contextlib.closing(storage.open_database(settings)) as database:
         with database.write() as connection:
@@ -127,7 +126,7 @@ def test_a_schema_may_have_a_word_of_sql_as_its_name(settings, schema):
 
 
 def test_two_installations_share_a_database_by_schema(settings):
-    both = [dataclasses.replace(settings, database_schema=name) for name in ("one", "two")]
+    both = [settings.replaced(database_schema=name) for name in ("one", "two")]
     for number, each in enumerate(both):
         storage.migrate(each)
         with contextlib.closing(storage.open_database(each)) as database:
@@ -150,7 +149,7 @@ def test_what_cannot_be_reached_is_told_at_once_and_without_the_password(setting
     for url, said in ((wrong, "password authentication failed"), (missing, "does not exist")):
         began = time.monotonic()
         with pytest.raises(StorageError, match=said) as caught:
-            storage.open_database(dataclasses.replace(settings, database_url=url))
+            storage.open_database(settings.replaced(database_url=url))
         assert time.monotonic() - began < 10
         assert "guessed" not in caught.value.message
         assert "s3cret" not in caught.value.message
@@ -160,7 +159,7 @@ def test_what_cannot_be_reached_is_told_at_once_and_without_the_password(setting
 @pytest.mark.parametrize("url", ["mysql://anna@db/shop", "postgresql+asyncpg://anna@db/shop"])
 def test_other_databases_are_refused(settings, url):
     with pytest.raises(ConfigError, match="postgresql\\+psycopg://"):
-        storage.open_database(dataclasses.replace(settings, database_url=url))
+        storage.open_database(settings.replaced(database_url=url))
 
 
 # Concurrency
@@ -357,7 +356,7 @@ def test_a_writer_that_is_stopped_in_the_middle_keeps_nobody_out_for_ever(databa
 
 def test_a_write_is_tried_again_over_a_restart(tmp_path):
     with PostgreSQL() as cluster:
-        settings = dataclasses.replace(settings_in(tmp_path), database_url=cluster.create("x"))
+        settings = settings_in(tmp_path).replaced(database_url=cluster.create("x"))
         storage.migrate(settings)
         with contextlib.closing(storage.open_database(settings)) as database:
 

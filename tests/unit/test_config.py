@@ -1,29 +1,32 @@
 """Settings: each field from one variable, refused by name, given back whole."""
 
-import dataclasses
 import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-FIELDS = dataclasses.fields(Settings)
+VARIABLES = Settings.variables()
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_every_field_has_variable_help_and_default(field):
+@pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: variable.field)
+def test_every_field_has_variable_help_and_default(variable):
     known = r"RECKEEPER_[A-Z_]+|DATABASE_URL|KAFKA_BOOTSTRAP_SERVERS|KAFKA_\*"
-    assert re.fullmatch(known, field.metadata["env"])
-    assert field.metadata["help"].endswith(".")
-    assert "default" in field.metadata
-    assert field.metadata["shown"]
+    assert re.fullmatch(known, variable.env)
+    assert variable.help.endswith(".")
+    assert variable.default
+
+
+def test_every_field_is_described():
+    assert [variable.field for variable in VARIABLES] == list(Settings.model_fields)
 
 
 def test_variables_are_unique():
-    assert len({field.metadata["env"] for field in FIELDS}) == len(FIELDS)
+    assert len({variable.env for variable in VARIABLES}) == len(VARIABLES)
 
 
 def test_readme_lists_the_settings_with_their_defaults():
@@ -31,7 +34,7 @@ def test_readme_lists_the_settings_with_their_defaults():
         r"^\| `([A-Z_*]+)` \| ([^|]+) \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
     )
     assert {name: shown.strip().strip("`") for name, shown in rows} == {
-        field.metadata["env"]: field.metadata["shown"].strip("`") for field in FIELDS
+        variable.env: variable.default.strip("`") for variable in VARIABLES
     }
 
 
@@ -39,7 +42,7 @@ def test_defaults(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     settings = Settings.from_env({})
     assert settings.data_dir == tmp_path / "data"
-    assert settings.model_dir == tmp_path / "kafka_worker" / "models"
+    assert settings.model_dir == tmp_path / "models"
     assert settings.host == "127.0.0.1"
     assert (settings.server_port, settings.worker_port, settings.ui_port) == (8000, 5000, 8501)
     assert settings.server_url == "http://127.0.0.1:8000"
@@ -57,6 +60,17 @@ def test_defaults(monkeypatch, tmp_path):
     assert settings.versions_kept == 10
 
 
+def test_in_a_clone_the_models_lie_where_the_contract_has_them(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kafka_worker").mkdir()
+    assert Settings.from_env({}).model_dir == tmp_path / "kafka_worker" / "models"
+
+
+def test_only_from_env_reads_the_environment(monkeypatch):
+    monkeypatch.setenv("RECKEEPER_VERSIONS_KEPT", "7")
+    assert Settings().versions_kept == 10
+
+
 def test_reads_the_environment_of_the_process(monkeypatch):
     monkeypatch.setenv("RECKEEPER_VERSIONS_KEPT", "7")
     assert Settings.from_env().versions_kept == 7
@@ -67,7 +81,7 @@ def test_an_empty_variable_counts_as_unset():
 
 
 def test_settings_cannot_be_changed():
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValidationError, match="frozen"):
         Settings.from_env({}).host = "0.0.0.0"
 
 
@@ -193,11 +207,10 @@ OTHER_VALUES = {
 
 def test_every_field_takes_another_value():
     standard, other = Settings.from_env({}), Settings.from_env(OTHER_VALUES)
-    assert {*OTHER_VALUES, "KAFKA_*"} == {field.metadata["env"] for field in FIELDS}
-    for field in FIELDS:
-        if field.name == "kafka_options":
-            continue
-        assert getattr(standard, field.name) != getattr(other, field.name), field.name
+    assert {*OTHER_VALUES, "KAFKA_*"} == {variable.env for variable in VARIABLES}
+    for field in Settings.model_fields:
+        if field != "kafka_options":
+            assert getattr(standard, field) != getattr(other, field), field
 
 
 @pytest.mark.parametrize("environ", [{}, OTHER_VALUES], ids=["defaults", "others"])

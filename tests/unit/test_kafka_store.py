@@ -1,7 +1,5 @@
 """Batches from Kafka: none is stored whose predecessor is missing."""
 
-import dataclasses
-
 import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME, Message
 
@@ -12,7 +10,7 @@ from reckeeper.events.kafka.store import Store
 
 @pytest.fixture
 def store(database, settings):
-    settings = dataclasses.replace(settings, kafka_bootstrap_servers="127.0.0.1:1", kafka_topic="t")
+    settings = settings.replaced(kafka_bootstrap_servers="127.0.0.1:1", kafka_topic="t")
     store = Store(database, settings, Decoder("t", None), lambda: {"click"})
     store.start()
     asked = store.ask_positions("id", [0], set())

@@ -1,6 +1,5 @@
 """The files around the source agree with the source, and keep what they promise."""
 
-import dataclasses
 import re
 import subprocess
 import sys
@@ -29,9 +28,7 @@ FIXED = {
 INSIDE = {"RECKEEPER_SERVER_PORT", "RECKEEPER_WORKER_PORT", "RECKEEPER_UI_PORT"}
 OF_A_DATABASE = {"DATABASE_URL", "RECKEEPER_DATABASE_SCHEMA"}
 OF_THE_EMBEDDED_ONE = {"RECKEEPER_DEMO"}
-OF_KAFKA = {
-    field.metadata["env"] for field in dataclasses.fields(Settings) if "kafka" in field.name
-}
+OF_KAFKA = {variable.env for variable in Settings.variables() if "kafka" in variable.field}
 # The broker of the file asks for no TLS and no SASL.
 OF_OTHER_CLUSTERS = {"KAFKA_*"}
 
@@ -171,7 +168,7 @@ def test_both_files_run_our_services_alike():
 
 
 def test_services_get_only_known_settings_with_values_they_take(file, services):
-    known = {field.metadata["env"] for field in dataclasses.fields(Settings)}
+    known = {variable.env for variable in Settings.variables()}
     for name in OURS:
         environment = services[name]["environment"]
         assert environment.keys() - {"PGPASSWORD"} <= known, name
@@ -186,7 +183,7 @@ def test_services_get_only_known_settings_with_values_they_take(file, services):
 
 
 def test_every_setting_that_makes_sense_there_can_be_set_for_the_services(file):
-    settings = {field.metadata["env"] for field in dataclasses.fields(Settings)}
+    settings = {variable.env for variable in Settings.variables()}
     of_the_file = OF_THE_EMBEDDED_ONE if file == compose.SMALL else OF_A_DATABASE | OF_KAFKA
     sensible = settings - INSIDE - OF_THE_EMBEDDED_ONE - OF_A_DATABASE - OF_KAFKA | of_the_file
     sensible -= OF_OTHER_CLUSTERS

@@ -1,7 +1,6 @@
 """The schema and the SQLite file: what only they must do."""
 
 import contextlib
-import dataclasses
 import sqlite3
 import uuid
 
@@ -23,7 +22,7 @@ def file_of(settings):
 
 
 def with_url(settings, url):
-    return dataclasses.replace(settings, database_url=url)
+    return settings.replaced(database_url=url)
 
 
 def test_the_migrations_make_the_tables_that_the_code_knows(database):
@@ -69,7 +68,7 @@ def test_a_database_has_an_id_of_its_own_from_the_start(settings, tmp_path):
         with contextlib.closing(storage.open_database(place)) as database, database.read() as of:
             return storage.installation.id_of(of)
 
-    other = dataclasses.replace(settings, data_dir=tmp_path / "another")
+    other = settings.replaced(data_dir=tmp_path / "another")
     assert str(uuid.UUID(installation_of(settings))) == installation_of(settings)
     assert installation_of(settings) != installation_of(other)
 
@@ -346,7 +345,7 @@ def test_urls_that_cannot_be_used_are_refused(settings, url, message, act):
 def test_what_is_no_database_is_said_in_words(settings, tmp_path):
     settings.data_dir.mkdir()
     file_of(settings).write_bytes(b"neither SQLite nor empty " * 100)
-    named = dataclasses.replace(settings, database_url=f"sqlite:///{tmp_path}")
+    named = settings.replaced(database_url=f"sqlite:///{tmp_path}")
     for broken in (settings, named):
         with pytest.raises(StorageError, match="RECKEEPER_DATA_DIR, or DATABASE_URL"):
             storage.migrate(broken)

@@ -142,7 +142,7 @@ def import_command(
     settings, database = _open(make=True)
     with database.read() as connection:
         policy = training.current_policy(connection, settings).policy
-    settings = dataclasses.replace(settings, interaction_weights=policy.weights)
+    settings = settings.replaced(interaction_weights=policy.weights)
     written_to = settings.masked_database_url or str(settings.data_dir / "reckeeper.sqlite3")
     removed: list[int] = []
     shown, unit = (origin.name, "line") if isinstance(origin, Path) else (origin.masked_url, "row")

@@ -1,7 +1,6 @@
 """`reckeeper up`: the three processes under supervisord, started and stopped as one."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
@@ -274,7 +273,7 @@ def _move_worker(settings: Settings, port: int) -> Settings:
     environ = settings.to_env()
     del environ["RECKEEPER_WORKER_URL"]
     if Settings.from_env(environ).worker_url != settings.worker_url:
-        return dataclasses.replace(settings, worker_port=port)
+        return settings.replaced(worker_port=port)
     return Settings.from_env(environ | {"RECKEEPER_WORKER_PORT": str(port)})
 
 

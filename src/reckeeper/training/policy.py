@@ -1,6 +1,5 @@
 """When to retrain, on which interactions, and what a new version must prove."""
 
-import dataclasses
 import re
 import threading
 import zoneinfo
@@ -354,9 +353,7 @@ def first(settings: Settings) -> StoredPolicy:
     except ValidationError as exc:
         field, reason = _first_error(exc)
         setting = _FROM_ENVIRONMENT[field.partition(".")[0]]
-        (env,) = (
-            known.metadata["env"] for known in dataclasses.fields(Settings) if known.name == setting
-        )
+        (env,) = (known.env for known in Settings.variables() if known.field == setting)
         raise ConfigError(f"{env}={reason}. Correct it or unset it.") from exc
     return StoredPolicy(policy, 0, "environment")
 
