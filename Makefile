@@ -14,7 +14,7 @@ INITDB := initdb /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb \
 JAVA := $(if $(JAVA_HOME),$(JAVA_HOME)/bin/)java
 KAFKA_PORT ?= 9092
 LOCK := uv pip compile pyproject.toml --quiet --no-header --universal --python-version 3.11 \
-	--fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links
+	--all-extras --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links
 
 .PHONY: help setup run setup-dev test check lint bench lock clean kafka kafka-stop \
 	chromium postgresql java

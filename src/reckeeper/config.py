@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -191,7 +192,7 @@ def _setting(
     env: str, default: Any, help: str, *, shown: str | None = None, is_secret: bool = False
 ) -> Any:
     made = {"default_factory": default} if callable(default) else {"default": default}
-    extra = {"shown": str(default) if shown is None else shown, "is_secret": is_secret}
+    extra: JsonDict = {"shown": str(default) if shown is None else shown, "is_secret": is_secret}
     return Field(**made, validation_alias=env, description=help, json_schema_extra=extra)
 
 

@@ -1,5 +1,6 @@
 """The files around the source agree with the source, and keep what they promise."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -247,7 +248,8 @@ def test_every_dependency_of_the_project_is_pinned():
     def names(requirements):
         return {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in requirements}
 
-    runtime = names(project["project"]["dependencies"] + groups["build"])
+    extras = itertools.chain(*project["project"]["optional-dependencies"].values())
+    runtime = names([*project["project"]["dependencies"], *extras, *groups["build"]])
     assert groups["build"] == project["build-system"]["requires"]
     assert runtime <= pins("requirements.txt").keys()
     assert names(groups["dev"]) <= pins("requirements-dev.txt").keys()
