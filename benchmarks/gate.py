@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks import factorise, harness, quality
 from reckeeper import evaluation, storage
 from reckeeper.evaluation import Quality
+from reckeeper.interactions import Interaction
 from reckeeper.matrix import IdIndex, InteractionLog
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
@@ -150,7 +151,7 @@ def _store(database: storage.Database, log: InteractionLog, rows: range) -> None
             storage.interactions.append(
                 connection,
                 [
-                    storage.Interaction(
+                    Interaction(
                         f"e{row}",
                         log.users.ids[log.user_index[row]],
                         log.items.ids[log.item_index[row]],

@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks import harness
 from reckeeper import storage
 from reckeeper.config import Settings
+from reckeeper.interactions import Interaction
 
 BATCH_ROWS = 10_000
 N_CLIENTS = 8
@@ -43,10 +44,10 @@ def rows(first: int, n: int) -> list[dict[str, Any]]:
     ]
 
 
-def ready_rows(first: int, n: int) -> list[storage.Interaction]:
+def ready_rows(first: int, n: int) -> list[Interaction]:
     """Return the same as the database takes them."""
     return [
-        storage.Interaction(
+        Interaction(
             row["event_id"], row["user_id"], row["item_id"], "click", 1.0, 1_764_891_735_000_000
         )
         for row in rows(first, n)

@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks import harness
 from reckeeper import clock, storage
 from reckeeper.config import Settings
+from reckeeper.interactions import Interaction
 
 N_SERVERS = 3
 
@@ -33,7 +34,7 @@ def _fill(settings: Settings, *, n_users: int, n_items: int, n_interactions: int
         storage.interactions.append(
             connection,
             [
-                storage.Interaction(
+                Interaction(
                     f"e{number}",
                     f"u{draw.randrange(n_users)}",
                     f"i{int(n_items * draw.random() ** 2)}",

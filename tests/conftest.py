@@ -18,6 +18,7 @@ from tests.services import Broker, PostgreSQL
 
 from reckeeper import storage
 from reckeeper.config import Settings
+from reckeeper.interactions import Interaction
 from reckeeper.registry import Registry
 from reckeeper.training import pipeline
 
@@ -140,7 +141,7 @@ def add(database):
         number = next(numbers)
         defaults = (None, None, "click", 1.0, 1_700_000_000_000_000 + number, f"test-{number}")
         user_id, item_id, kind, weight, occurred_at, event_id = (*row, *defaults[len(row) :])
-        return storage.Interaction(event_id, user_id, item_id, kind, weight, occurred_at)
+        return Interaction(event_id, user_id, item_id, kind, weight, occurred_at)
 
     return append
 

@@ -13,9 +13,8 @@ from scipy import sparse
 
 from reckeeper import clock
 from reckeeper.errors import DataError
+from reckeeper.interactions import WATCHLIST_ADD, WATCHLIST_REMOVE
 
-WATCHLIST_ADD = "watchlist_add"
-WATCHLIST_REMOVE = "watchlist_remove"
 _DIRECTIONS = {WATCHLIST_ADD: 1, WATCHLIST_REMOVE: -1}
 
 

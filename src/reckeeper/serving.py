@@ -16,6 +16,7 @@ from scipy import sparse
 
 from reckeeper import clock, linalg, matrix, storage
 from reckeeper.errors import ArtifactError, NoModelError, NotFoundError, StorageError
+from reckeeper.interactions import WATCHLIST_ADD, WATCHLIST_REMOVE
 from reckeeper.registry import ActiveModel, Registry
 from reckeeper.telemetry import MODEL_SWAPS, RECOMMENDATIONS, SERVED_VERSION, get_logger
 
@@ -254,7 +255,7 @@ class Serving:
         }
         # A removal takes back what was trained, or a late addition; a sum is clipped at zero
         # only when all is added. Where one or the other may be, these items are summed again.
-        listings = pa.array([matrix.WATCHLIST_ADD, matrix.WATCHLIST_REMOVE])
+        listings = pa.array([WATCHLIST_ADD, WATCHLIST_REMOVE])
         intertwined = pc.is_in(newer.column("interaction_type"), listings)
         if min(weights.values(), default=0.0) < 0:
             intertwined = pa.array([True] * newer.num_rows)

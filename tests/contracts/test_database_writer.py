@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from reckeeper import storage
 from reckeeper.errors import StorageError, UnavailableError
 from reckeeper.events import Accepted, DatabaseWriter
-from reckeeper.storage import Interaction
+from reckeeper.interactions import Interaction
 
 
 @pytest.fixture
@@ -130,13 +130,14 @@ WRITE = """
 from reckeeper import storage
 from reckeeper.config import Settings
 from reckeeper.events import DatabaseWriter
+from reckeeper.interactions import Interaction
 
 writer = DatabaseWriter(storage.open_database(Settings.from_env()))
 writer.start()
 number = 0
 while True:
     number += 1
-    row = storage.Interaction(f"e{number}", "u", "i", "click", 1.0, number)
+    row = Interaction(f"e{number}", "u", "i", "click", 1.0, number)
     writer.append([row]).result()
     print(number, flush=True)
 """

@@ -9,8 +9,8 @@ from hypothesis import given
 
 from reckeeper import clock, storage
 from reckeeper.errors import JobRunningError, StorageError
+from reckeeper.interactions import SCHEMA, Interaction
 from reckeeper.storage import (
-    Interaction,
     Item,
     imports,
     interactions,
@@ -76,7 +76,7 @@ def test_batches_have_the_asked_size_and_the_schema(database, batch_rows):
     append(database, *(event(f"e{number}", occurred_at=number) for number in range(10)))
     with database.read() as connection:
         batches = list(interactions.read_batches(connection, batch_rows=batch_rows))
-    assert all(batch.schema == interactions.SCHEMA for batch in batches)
+    assert all(batch.schema == SCHEMA for batch in batches)
     assert [batch.num_rows for batch in batches[:-1]] == [batch_rows] * (len(batches) - 1)
     times = [time for batch in batches for time in batch.column("occurred_at").to_pylist()]
     assert times == list(range(10))
@@ -86,7 +86,7 @@ def test_an_empty_store_gives_nothing(database):
     with database.read() as connection:
         assert list(interactions.read_batches(connection)) == []
         assert interactions.of_user(connection, "u").num_rows == 0
-        assert interactions.of_user(connection, "u").schema == interactions.SCHEMA
+        assert interactions.of_user(connection, "u").schema == SCHEMA
         assert interactions.count(connection) == 0
         assert interactions.last_id(connection) == 0
         assert interactions.is_empty(connection)
@@ -986,6 +986,7 @@ WRITE = """
 import sys
 from reckeeper import storage
 from reckeeper.config import Settings
+from reckeeper.interactions import Interaction
 
 database = storage.open_database(Settings.from_env())
 name = sys.argv[1]
@@ -993,7 +994,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for transaction in range(200):
     rows = [
-        storage.Interaction(f"{name}-{transaction}-{n}", name, f"i{n}", "watchlist_add", 1.0, n)
+        Interaction(f"{name}-{transaction}-{n}", name, f"i{n}", "watchlist_add", 1.0, n)
         for n in range(50)
     ]
     with database.write() as connection:

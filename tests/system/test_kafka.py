@@ -25,7 +25,7 @@ from reckeeper.client import Client
 from reckeeper.errors import ConfigError, NotFoundError, UnavailableError
 from reckeeper.events.kafka import KafkaReader, KafkaWriter, dead_letters, topics
 from reckeeper.events.kafka.replay import replay
-from reckeeper.storage import Interaction
+from reckeeper.interactions import Interaction
 
 TYPES = {"click": 1.0, "watchlist_add": 2.0}
 GOOD = {"user_id": "u", "item_id": "i", "interaction_type": "click"}

@@ -24,8 +24,8 @@ from reckeeper.errors import (
     SchemaError,
     StorageError,
 )
+from reckeeper.interactions import Interaction
 from reckeeper.registry import Registry
-from reckeeper.storage import Interaction
 
 numbers = itertools.count(1)
 
@@ -323,13 +323,14 @@ WRITER_THAT_STOPS = """
 import sys
 from reckeeper import storage
 from reckeeper.config import Settings
+from reckeeper.interactions import Interaction
 from reckeeper.storage import engine
 
 engine.BUSY_TIMEOUT_SECONDS = 2
 database = storage.open_database(Settings.from_env())
 with database.write() as connection:
     storage.interactions.append(
-        connection, [storage.Interaction("held", "u", "i", "click", 1.0, 1)]
+        connection, [Interaction("held", "u", "i", "click", 1.0, 1)]
     )
     print("in the middle", flush=True)
     sys.stdin.readline()

@@ -11,11 +11,12 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "reckeeper"
 
 # DESIGN.md, "The library, and who may import whom".
-EVERYWHERE = {"errors", "clock", "telemetry", "config"}
+EVERYWHERE = {"errors", "clock", "interactions", "telemetry", "config"}
 MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
     "clock": set(),
+    "interactions": {"clock"},
     "config": {"errors"},
     "telemetry": {"config", "errors"},
     "wire": {"clock", "errors"},

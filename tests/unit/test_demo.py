@@ -13,8 +13,8 @@ import pytest
 from reckeeper import linalg, matrix, storage
 from reckeeper.config import Settings
 from reckeeper.events import demo, files
+from reckeeper.interactions import SCHEMA, Interaction
 from reckeeper.recipes.svd import Svd
-from reckeeper.storage import Interaction
 
 ROOT = Path(__file__).parents[2]
 DAY = 86_400_000_000
@@ -35,11 +35,8 @@ def rows() -> list[Interaction]:
 def trained(rows: list[Interaction]) -> matrix.InteractionMatrix:
     columns = list(zip(*rows, strict=True))[1:]
     batch = pa.RecordBatch.from_arrays(
-        [
-            pa.array(column, field.type)
-            for column, field in zip(columns, storage.interactions.SCHEMA, strict=True)
-        ],
-        schema=storage.interactions.SCHEMA,
+        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)],
+        schema=SCHEMA,
     )
     return matrix.build([batch], type_weights={"click": 1.0, "watchlist_add": 2.0})
 

@@ -14,7 +14,7 @@ from sklearn.metrics import ndcg_score
 from reckeeper import evaluation, matrix
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation import Quality, Split
-from reckeeper.storage.interactions import SCHEMA
+from reckeeper.interactions import SCHEMA
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
 WEIGHTS = {"click": 1.0, ADD: 2.0, "dislike": -1.5}

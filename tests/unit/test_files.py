@@ -24,7 +24,8 @@ from reckeeper.config import Settings
 from reckeeper.errors import ConflictError, DataError, NotFoundError, StorageError
 from reckeeper.events import files, parse, reading
 from reckeeper.events.files import MOVIELENS, CatalogueFormat, FileFormat
-from reckeeper.storage import Interaction, Item
+from reckeeper.interactions import Interaction
+from reckeeper.storage import Item
 
 ROOT = Path(__file__).parents[2]
 MOVIELENS_FOLDER = ROOT.parent / "shared" / "data" / "ml-latest-small"

@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reckeeper.errors import ConfigError
-from reckeeper.events import MAX_ROWS
 from reckeeper.events.kafka import messages
 from reckeeper.events.kafka.messages import Decoder, encode
-from reckeeper.storage import Interaction
+from reckeeper.interactions import MAX_ROWS, Interaction
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "user_interactions.schema.json"
 TYPES = {"click": 1.0, "watchlist_add": 2.0}

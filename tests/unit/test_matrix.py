@@ -12,8 +12,8 @@ from hypothesis import given
 
 from reckeeper import matrix
 from reckeeper.errors import DataError
+from reckeeper.interactions import SCHEMA
 from reckeeper.matrix import IdIndex
-from reckeeper.storage.interactions import SCHEMA
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
 WEIGHTS = {"click": 1.0, ADD: 2.0, "dislike": -1.5}

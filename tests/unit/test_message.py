@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from reckeeper.errors import DataError, TooLargeError
-from reckeeper.events import MAX_BODY_BYTES, MAX_ROWS, checked_id, parse
+from reckeeper.events import checked_id, parse
+from reckeeper.interactions import MAX_BODY_BYTES, MAX_ROWS
 
 TYPES = {"click": 1.0, "watchlist_add": 2.0}
 GOOD = {"user_id": "u", "item_id": "i", "interaction_type": "click"}

@@ -11,6 +11,7 @@ import pytest
 from reckeeper import artifact, clock, matrix, storage
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import ArtifactError, NoModelError
+from reckeeper.interactions import Interaction
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
 from reckeeper.serving import Serving, is_noise, trial
@@ -267,7 +268,7 @@ def test_a_request_sees_one_model_throughout(
         with database.write() as connection:
             import_id = storage.imports.begin(connection, source=name, fingerprint=name)
             rows = [
-                storage.Interaction(f"{name}{u}{i}", f"u{u}", f"{name}{i}", "click", 1.0 + u, 1)
+                Interaction(f"{name}{u}{i}", f"u{u}", f"{name}{i}", "click", 1.0 + u, 1)
                 for u in range(4)
                 for i in range(30)
                 if (u + i) % 4

@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 
 from reckeeper import storage
 from reckeeper.errors import ConfigError, SchemaError, StorageError
+from reckeeper.interactions import Interaction
 from reckeeper.storage.tables import metadata
 
 
@@ -267,7 +268,7 @@ def test_what_follows_a_commit_finds_the_lock_free_and_the_change_made(settings,
         with database.write() as connection:
             seen.append(storage.interactions.count(connection))
 
-    row = storage.Interaction("e", "u", "i", "click", 1.0, 1)
+    row = Interaction("e", "u", "i", "click", 1.0, 1)
     with database.write() as connection:
         storage.after_commit(connection, "look", look)
         storage.interactions.append(connection, [row])

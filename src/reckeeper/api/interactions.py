@@ -16,6 +16,13 @@ from reckeeper.api import bodies, examples
 from reckeeper.api.parameters import ActorName, ItemId, UserId
 from reckeeper.api.runtime import Needs, Runtime
 from reckeeper.events import demo
+from reckeeper.interactions import (
+    MAX_BODY_BYTES,
+    MAX_ROWS,
+    WATCHLIST_ADD,
+    WATCHLIST_REMOVE,
+    Interaction,
+)
 from reckeeper.security import actor_of
 
 router = APIRouter()
@@ -52,7 +59,7 @@ def _taken(*failures: int) -> dict[int | str, dict[str, Any]]:
                                 "type": "array",
                                 "items": _MESSAGE_SCHEMA,
                                 "minItems": 1,
-                                "maxItems": events.MAX_ROWS,
+                                "maxItems": MAX_ROWS,
                             },
                         ]
                     },
@@ -85,7 +92,7 @@ async def post_interactions(
     Through Kafka the answer is 202: the broker has acknowledged all of them, and they are in
     the table shortly. Duplicates are found there, and so are not counted here.
     """
-    limit = events.MAX_BODY_BYTES
+    limit = MAX_BODY_BYTES
     body = b"".join([part async for part in bodies.parts(request, limit=limit)])
     parse = functools.partial(
         events.parse,
@@ -102,9 +109,7 @@ async def post_interactions(
     return JSONResponse(answer, status)
 
 
-async def _store(
-    runtime: Runtime, interactions: list[storage.Interaction]
-) -> tuple[int, dict[str, Any]]:
+async def _store(runtime: Runtime, interactions: list[Interaction]) -> tuple[int, dict[str, Any]]:
     """Store interactions; return the answer's status and body."""
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
@@ -204,7 +209,7 @@ async def add_to_watchlist(runtime: Needs, user_id: UserId, item_id: ItemId) -> 
 
     Through Kafka the answer is 202, and whether it is a duplicate shows in the table.
     """
-    return await _change_watchlist(runtime, user_id, item_id, "watchlist_add")
+    return await _change_watchlist(runtime, user_id, item_id, WATCHLIST_ADD)
 
 
 @router.delete(
@@ -217,7 +222,7 @@ async def remove_from_watchlist(runtime: Needs, user_id: UserId, item_id: ItemId
 
     Through Kafka the answer is 202, and whether it is a duplicate shows in the table.
     """
-    return await _change_watchlist(runtime, user_id, item_id, "watchlist_remove")
+    return await _change_watchlist(runtime, user_id, item_id, WATCHLIST_REMOVE)
 
 
 async def _change_watchlist(
@@ -235,7 +240,7 @@ async def _change_watchlist(
         return JSONResponse(answer, status)
     state = await run_in_threadpool(_watchlist_state, runtime, user_id, item_id)
     is_listed, changed_at = state or (False, 0)
-    if is_listed == (interaction_type == "watchlist_add"):
+    if is_listed == (interaction_type == WATCHLIST_ADD):
         return JSONResponse({"status": "ok", "accepted": 0, "duplicates": 1})
     # Of several such requests at once, each makes the same event, and one is stored. It
     # comes after the change that it answers, even one that was dated ahead.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from reckeeper import storage
 from reckeeper.errors import ReckeeperError, UnavailableError
-from reckeeper.storage import Interaction
+from reckeeper.interactions import Interaction
 from reckeeper.telemetry import INTERACTIONS, get_logger
 
 _log = get_logger(__name__)

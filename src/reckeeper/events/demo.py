@@ -8,7 +8,8 @@ from reckeeper import audit, clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import ConflictError
 from reckeeper.events.files import undo
-from reckeeper.storage import Interaction, Item
+from reckeeper.interactions import WATCHLIST_ADD, WATCHLIST_REMOVE, Interaction
+from reckeeper.storage import Item
 from reckeeper.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -122,8 +123,8 @@ def interactions(now: int) -> list[Interaction]:
     rows = []
     for kind, chosen, at in (
         ("click", np.ones(N_VISITS, dtype=bool), visited_at),
-        (storage.interactions.WATCHLIST_ADD, is_added, added_at),
-        (storage.interactions.WATCHLIST_REMOVE, is_removed, removed_at),
+        (WATCHLIST_ADD, is_added, added_at),
+        (WATCHLIST_REMOVE, is_removed, removed_at),
     ):
         chosen = chosen & (at < N_DAYS * clock.DAY)
         rows += [

@@ -6,22 +6,21 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reckeeper import storage
 from reckeeper.errors import DataError
-from reckeeper.events.message import (
+from reckeeper.events.reading import VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
+from reckeeper.interactions import (
     CONTROL_CHARACTERS,
     MAX_CLOCK_SKEW,
     MAX_ID_CHARACTERS,
     MAX_WEIGHT,
+    WATCHLIST_REMOVE,
 )
-from reckeeper.events.reading import VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
 from reckeeper.storage import Item
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -200,7 +199,7 @@ def _see_that_there_are(names: Mapping[str, str], source: Source) -> None:
 
 
 def _accepted_types(types: Mapping[str, float]) -> list[str]:
-    return sorted({*types, storage.interactions.WATCHLIST_REMOVE})
+    return sorted({*types, WATCHLIST_REMOVE})
 
 
 def _no_weight(accepted: Sequence[str]) -> str:
@@ -395,7 +394,7 @@ def _occurred_at(
     given, is_empty, is_number = _times(chunk, column, verdict, unit=unit)
     times = np.where(is_empty, arrived_at, given)
     verdict.refuse(times < 0, column, "lies before 1970")
-    latest = arrived_at + MAX_CLOCK_SKEW // timedelta(microseconds=1)
+    latest = arrived_at + MAX_CLOCK_SKEW
     reason = "lies more than a day in the future: see that the clock is right"
     verdict.refuse(
         (times > latest) & is_number,

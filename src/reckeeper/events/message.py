@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import (
@@ -20,21 +19,17 @@ from pydantic_core import PydanticCustomError, SchemaValidator, core_schema, fro
 
 from reckeeper import clock
 from reckeeper.errors import DataError, TooLargeError
-from reckeeper.storage import Interaction
+from reckeeper.interactions import (
+    CONTROL_CHARACTERS,
+    MAX_BODY_BYTES,
+    MAX_CLOCK_SKEW,
+    MAX_ID_CHARACTERS,
+    MAX_ROWS,
+    MAX_WEIGHT,
+    WATCHLIST_REMOVE,
+    Interaction,
+)
 
-MAX_ROWS = 10_000
-"""Interactions in one request."""
-
-MAX_BODY_BYTES = 16 * 1024 * 1024
-"""Size of one request's body."""
-
-MAX_ID_CHARACTERS = 256
-CONTROL_CHARACTERS = "[\x00-\x1f\x7f-\x9f]"
-MAX_WEIGHT = 1e6
-MAX_CLOCK_SKEW = timedelta(days=1)
-"""How far in the future a time may lie, for clocks that go wrong."""
-
-_MICROSECOND = timedelta(microseconds=1)
 _CONTROL = re.compile(CONTROL_CHARACTERS)
 _DATED = re.compile(r"\d{4}-\d")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -232,8 +227,8 @@ def validate(
             if index not in refused
         ]
     now = clock.now()
-    latest = now + MAX_CLOCK_SKEW // _MICROSECOND
-    accepted_types = {*types, "watchlist_remove"}
+    latest = now + MAX_CLOCK_SKEW
+    accepted_types = {*types, WATCHLIST_REMOVE}
     interactions = []
     for index, message in messages:
         moment = message.get("occurred_at")

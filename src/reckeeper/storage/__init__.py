@@ -34,14 +34,12 @@ from reckeeper.storage.engine import (
     open_database,
     settings_of,
 )
-from reckeeper.storage.interactions import Interaction
 from reckeeper.storage.items import Item
 
 __all__ = [
     "SCHEMA_REVISION",
     "Connection",
     "Database",
-    "Interaction",
     "Item",
     "after_commit",
     "audit_log",

@@ -1,41 +1,16 @@
 """`user_interactions`, and the watchlist that is projected from it."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import adbc_driver_postgresql.dbapi
 import pyarrow as pa
 import sqlalchemy as sa
 from psycopg.conninfo import make_conninfo
 
+from reckeeper.interactions import SCHEMA, WATCHLIST_ADD, WATCHLIST_REMOVE
 from reckeeper.storage.engine import is_postgresql, settings_of
 from reckeeper.storage.tables import imports, user_interactions, watchlist
-
-WATCHLIST_ADD = "watchlist_add"
-WATCHLIST_REMOVE = "watchlist_remove"
-
-SCHEMA = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("item_id", pa.string()),
-        ("interaction_type", pa.string()),
-        ("weight", pa.float64()),
-        ("occurred_at", pa.int64()),
-    ]
-)
-"""What `read_batches` and `of_user` give: interactions in the order of their numbers."""
-
-
-class Interaction(NamedTuple):
-    """One valid interaction, as `append` takes it; `occurred_at` in microseconds UTC."""
-
-    event_id: str
-    user_id: str
-    item_id: str
-    interaction_type: str
-    weight: float
-    occurred_at: int
-
 
 _COLUMNS = "event_id, user_id, item_id, interaction_type, weight, occurred_at"
 _APPEND = f"""

@@ -16,7 +16,7 @@ from pydantic_core import from_json, to_json
 from reckeeper import clock
 from reckeeper.errors import ConfigError
 from reckeeper.events import message
-from reckeeper.storage import Interaction
+from reckeeper.interactions import MAX_ID_CHARACTERS, MAX_WEIGHT, Interaction
 
 VERSION = 1
 """Of the message's format."""
@@ -209,7 +209,7 @@ def schema() -> dict[str, Any]:
     fields = described["properties"]
     identity: dict[str, Any] = {
         "anyOf": [
-            {"type": "string", "minLength": 1, "maxLength": message.MAX_ID_CHARACTERS,
+            {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARACTERS,
              "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"},
             {"type": "integer"},
         ]
@@ -222,7 +222,7 @@ def schema() -> dict[str, Any]:
         "item_id": identity,
         "interaction_type": {"type": "string"},
         "weight": {
-            "type": "number", "exclusiveMinimum": 0, "maximum": message.MAX_WEIGHT, "default": 1
+            "type": "number", "exclusiveMinimum": 0, "maximum": MAX_WEIGHT, "default": 1
         },
         "occurred_at": {"anyOf": [moment, nothing]},
     }  # fmt: skip

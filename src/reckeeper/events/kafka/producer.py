@@ -13,7 +13,7 @@ from reckeeper.errors import ReckeeperError, UnavailableError
 from reckeeper.events.database import Accepted
 from reckeeper.events.kafka import topics
 from reckeeper.events.kafka.messages import VERSION, VERSION_HEADER, encode
-from reckeeper.storage import Interaction
+from reckeeper.interactions import Interaction
 from reckeeper.telemetry import INTERACTIONS, get_logger
 
 TIMEOUT_SECONDS = 10.0

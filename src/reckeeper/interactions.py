@@ -1,0 +1,49 @@
+"""The nouns of events: an interaction, its types, its limits, and its Arrow columns."""
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from reckeeper import clock
+
+WATCHLIST_ADD = "watchlist_add"
+WATCHLIST_REMOVE = "watchlist_remove"
+"""Takes back what was added to the watchlist; always accepted, and has no weight."""
+
+MAX_ROWS = 10_000
+"""Interactions in one request."""
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""Size of one request's body."""
+
+MAX_ID_CHARACTERS = 256
+
+CONTROL_CHARACTERS = "[\x00-\x1f\x7f-\x9f]"
+"""Pattern of the characters that an id must not have."""
+
+MAX_WEIGHT = 1e6
+
+MAX_CLOCK_SKEW = clock.DAY
+"""Microseconds that a time may lie in the future, for clocks that go wrong."""
+
+SCHEMA = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        ("interaction_type", pa.string()),
+        ("weight", pa.float64()),
+        ("occurred_at", pa.int64()),
+    ]
+)
+"""Columns of stored interactions as they are read; ``occurred_at`` in microseconds UTC."""
+
+
+class Interaction(NamedTuple):
+    """One valid interaction, ready to be stored; `occurred_at` in microseconds UTC."""
+
+    event_id: str
+    user_id: str
+    item_id: str
+    interaction_type: str
+    weight: float
+    occurred_at: int
