@@ -16,7 +16,7 @@ KAFKA_PORT ?= 9092
 LOCK := uv pip compile pyproject.toml --quiet --no-header --universal --python-version 3.11 \
 	--all-extras --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links
 
-.PHONY: help setup run setup-dev test check lint bench lock clean kafka kafka-stop \
+.PHONY: help setup run setup-dev test check lint docs bench lock clean kafka kafka-stop \
 	chromium postgresql java
 
 help: ## Show this list
@@ -47,6 +47,10 @@ lint: setup-dev ## Lint, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: setup-dev ## Write the generated parts of docs/, and build it in docs/_build
+	$(BIN)/python -m docs.generate
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
 
 kafka: ## Start a Kafka broker on this machine; KAFKA_PORT=9092
 	@bash services/kafka.sh start .services/kafka $(KAFKA_PORT)

@@ -29,9 +29,11 @@ def test_variables_are_unique():
     assert len({variable.env for variable in VARIABLES}) == len(VARIABLES)
 
 
-def test_readme_lists_the_settings_with_their_defaults():
+def test_the_docs_list_the_settings_with_their_defaults():
     rows = re.findall(
-        r"^\| `([A-Z_*]+)` \| ([^|]+) \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+        r"^\| `([A-Z_*]+)` \| ([^|]+) \|",
+        (ROOT / "docs/operate/settings.md").read_text(),
+        re.MULTILINE,
     )
     assert {name: shown.strip().strip("`") for name, shown in rows} == {
         variable.env: variable.default.strip("`") for variable in VARIABLES
