@@ -329,7 +329,7 @@ def test_a_decomposition_serves_every_smaller_rank():
 
 def test_a_decomposition_by_iteration_serves_every_smaller_rank():
     dense = random_weights((1400, 800), density=0.05)
-    assert dense.size > linalg._DENSE_CELLS
+    assert dense.size > linalg.svd._DENSE_CELLS
     weighted = Weighted.of(sparse.csr_array(dense), "binary")
     large, small = (
         weighted.factorise(user_power=0.4, item_power=0.5, n_components=n) for n in (60, 30)

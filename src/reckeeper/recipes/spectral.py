@@ -12,7 +12,7 @@ from reckeeper import linalg
 from reckeeper.errors import DataError
 from reckeeper.matrix import InteractionMatrix
 from reckeeper.recipes.checks import check_interactions, checked_array, checked_csr
-from reckeeper.recipes.footprint import Footprint, collapse_bytes, decomposition_bytes
+from reckeeper.recipes.footprint import Footprint
 from reckeeper.recipes.settings import RecipeSettings, setting
 
 if TYPE_CHECKING:
@@ -228,9 +228,13 @@ class Spectral:
         k = min(parsed.n_components, most_components((n_users, n_items)))
         n_kept = min(n_neighbours(parsed, max(1, n_items)), n_items)
         model = 8 * n_items * n_kept + 4 * k * n_items
-        sizes = {"n_users": n_users, "n_items": n_items, "n_pairs": n_pairs}
-        decomposition = decomposition_bytes(**sizes, n_components=max(1, k))
-        collapse = collapse_bytes(**sizes, n_components=k, n_neighbours=n_kept, n_threads=n_threads)
+        sizes = {"n_rows": n_users, "n_columns": n_items, "n_entries": n_pairs}
+        decomposition = linalg.svd.bytes_needed(
+            **sizes, n_components=max(1, k), oversampling=_OVERSAMPLING
+        )
+        collapse = linalg.collapse.bytes_needed(
+            **sizes, n_components=k, n_neighbours=n_kept, n_threads=n_threads
+        )
         components = 4 * k * n_items
         variance = model + 4 * k * n_users
         # Weighted and normalised, the matrix is held twice more all the while.

@@ -1,17 +1,14 @@
-"""Kernels. Pure: no I/O, no clock, no logging."""
+"""Singular value decompositions of sparse matrices."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.linalg
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 
 from reckeeper.errors import DataError
+from reckeeper.linalg.parallel import SparseOperator
 
 _DENSE_CELLS = 1 << 20
 """Up to so many cells a matrix is decomposed by LAPACK, in double precision."""
@@ -27,103 +24,42 @@ _NEGLIGIBLE = 1e-6
 """What is smaller than this share of the largest is rounding, in single precision."""
 
 
-def top_k(scores: np.ndarray, k: int, *, exclude: np.ndarray) -> np.ndarray:
-    """Return the indices of the k largest scores, the largest first.
-
-    Parameters
-    ----------
-    scores : ndarray of float, shape (n,)
-        Finite.
-    k : int
-        At least 1.
-    exclude : ndarray of int, shape (m,)
-        Indices that must not be returned.
-
-    Returns
-    -------
-    ndarray of int, shape (min(k, n - number excluded),)
-        Of equal scores the smaller index comes first.
-
-    Notes
-    -----
-    O(n) to select and O(k log k) to sort; deterministic.
-    """
-    allowed = np.ones(len(scores), dtype=bool)
-    allowed[exclude] = False
-    candidates = np.flatnonzero(allowed)
-    if 0 < k < len(candidates):
-        # The k-th largest score, then all that reach it: ties at the border
-        # are cut by index, as the sort below puts them.
-        chosen = scores[candidates]
-        border = np.partition(chosen, len(chosen) - k)[len(chosen) - k]
-        candidates = candidates[chosen >= border]
-    order = np.argsort(-scores[candidates], kind="stable")
-    return candidates[order[:k]]
-
-
-def top_k_rows(
-    scores: np.ndarray,
-    k: int,
+def bytes_needed(
     *,
-    exclude: sparse.csr_array | None = None,
-    n_threads: int | None = None,
-) -> np.ndarray:
-    """Return the indices of the k largest scores of each row, the largest first.
+    n_rows: int,
+    n_columns: int,
+    n_entries: int,
+    n_components: int,
+    oversampling: float = 2.1,
+) -> int:
+    """Return what `truncated_svd` holds at most, its matrix not counted.
+
+    That is the matrix twice, its basis on the smaller side, and the iterates
+    on both.
 
     Parameters
     ----------
-    scores : ndarray of float, shape (n, n_items)
-        Finite. Overwritten where `exclude` has entries.
-    k : int
+    n_rows, n_columns, n_entries : int
+        Of the matrix, from 0 on.
+    n_components : int
         At least 1.
-    exclude : scipy.sparse.csr_array, shape (n, n_items), optional
-        Stored entries, zeros too, must not be returned.
-    n_threads : int, optional
-        All cores by default.
-
-    Returns
-    -------
-    ndarray of int64, shape (n, k)
-        Rows with fewer than k allowed items are filled up with -1. Of equal
-        scores the smaller index comes first.
-
-    Notes
-    -----
-    The result does not depend on the number of threads. Split users into
-    blocks with `row_blocks`, so that users × items is never held.
+    oversampling : float
+        As for `truncated_svd`.
     """
-    n_rows, n_columns = scores.shape
-    if exclude is not None:
-        rows = np.repeat(np.arange(n_rows), np.diff(exclude.indptr))
-        scores[rows, exclude.indices] = -np.inf
-    width = min(k, n_columns)
-    top = np.full((n_rows, k), -1, dtype=np.int64)
-
-    def select(rows: slice) -> None:
-        part = scores[rows]
-        border = np.partition(part, n_columns - width, axis=1)[:, n_columns - width]
-        row, column = np.nonzero(part >= border[:, None])
-        values = part[row, column]
-        order = np.lexsort((column, -values, row))
-        row, column, values = row[order], column[order], values[order]
-        rank = np.arange(len(row)) - np.searchsorted(row, row)
-        kept = (rank < width) & (values > -np.inf)
-        top[rows][row[kept], rank[kept]] = column[kept]
-
-    if width:
-        # Small blocks: the copy that a selection works on stays in the cache.
-        blocks = list(row_blocks(n_rows, n_columns, limit_bytes=4 << 20))
-        _parallel(select, blocks, n_threads=n_threads)
-    return top
+    small, large = sorted((n_rows, n_columns))
+    n_vectors = _n_vectors(n_components)
+    if 2 * n_vectors > small:
+        dense = 4 * small * small + 2 * n_components * (n_rows + n_columns)
+        return 24 * n_entries + 8 * dense
+    basis = min(small, max(24 * 64, int(oversampling * n_vectors) + 64))
+    lanczos = small * (basis + 2 * n_vectors) + 8 * basis * basis
+    iteration = n_vectors * (5 * small + 3 * large)
+    return 24 * n_entries + 4 * max(lanczos, iteration)
 
 
-def row_blocks(
-    n_rows: int, n_columns: int, *, itemsize: int = 4, limit_bytes: int = 64 << 20
-) -> Iterator[slice]:
-    """Cut rows into blocks whose dense form stays under a limit; at least one row each."""
-    height = max(1, limit_bytes // max(1, n_columns * itemsize))
-    for start in range(0, n_rows, height):
-        yield slice(start, min(start + height, n_rows))
+def _n_vectors(n_components: int) -> int:
+    """Return how many vectors are iterated on: some more than are asked for."""
+    return n_components + max(8, n_components // 16)
 
 
 def check_finite(matrix: sparse.csr_array) -> None:
@@ -141,315 +77,6 @@ def check_finite(matrix: sparse.csr_array) -> None:
             f"The matrix has the value {matrix.data[bad[0]]} at row {row}, column "
             f"{matrix.indices[bad[0]]}: give only finite numbers."
         )
-
-
-class SparseOperator:
-    """A sparse matrix cut into blocks of rows, so that products run on all cores.
-
-    SciPy's own products run on one core, but without the interpreter's lock:
-    blocks with equal numbers of entries go to threads. No values are copied.
-
-    Parameters
-    ----------
-    matrix : scipy.sparse.csr_array of float32, shape (m, n)
-    n_threads : int, optional
-        All cores by default.
-    """
-
-    def __init__(self, matrix: sparse.csr_array, *, n_threads: int | None = None) -> None:
-        self.shape: tuple[int, int] = matrix.shape
-        self._n_threads = n_threads
-        n_blocks = 4 * (n_threads or _n_cores())
-        indptr = matrix.indptr
-        cuts = np.searchsorted(indptr, np.linspace(0, matrix.nnz, n_blocks + 1)[1:-1])
-        edges = np.unique([0, *cuts, self.shape[0]])
-        self._blocks = []
-        for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-            first, last = indptr[start], indptr[stop]
-            # Filled afterwards: the constructor copies pieces of much larger arrays.
-            block = sparse.csr_array((stop - start, self.shape[1]), dtype=matrix.dtype)
-            block.data, block.indices = matrix.data[first:last], matrix.indices[first:last]
-            block.indptr = indptr[start : stop + 1] - first
-            self._blocks.append((slice(start, stop), block))
-
-    def __matmul__(self, dense: np.ndarray) -> np.ndarray:
-        """Return the product with a dense matrix of shape (n, k), as float32 (m, k)."""
-        product = np.empty((self.shape[0], dense.shape[1]), dtype=np.float32)
-        dense = np.ascontiguousarray(dense)
-
-        def multiply(block: tuple[slice, sparse.csr_array]) -> None:
-            rows, part = block
-            product[rows] = part @ dense
-
-        _parallel(multiply, self._blocks, n_threads=self._n_threads)
-        return product
-
-
-def item_filter(
-    matrix: sparse.csr_array,
-    *,
-    components: np.ndarray,
-    gains: np.ndarray,
-    scale: np.ndarray,
-    n_neighbours: int,
-    tail: float = 1.0,
-    seed: int = 0,
-    n_threads: int | None = None,
-    on_progress: Callable[[float], None] | None = None,
-) -> sparse.csr_array:
-    """Collapse a filter of the spectrum of AᵀA into one sparse items × items matrix.
-
-    W = (tail AᵀA + Vᵀ diag(gains) V) diag(scale), without its diagonal, of
-    each row the `n_neighbours` largest entries that are above zero (above
-    rounding). The dense matrix never exists: the symmetric part is made in
-    square blocks, half of them, and only entries above a bound that a sample
-    of columns gives for each row are looked at.
-
-    Parameters
-    ----------
-    matrix : scipy.sparse.csr_array of float32, shape (m, n)
-        A.
-    components : ndarray of float32, shape (k, n)
-        V; k may be 0.
-    gains : ndarray of float, shape (k,)
-    scale : ndarray of float, shape (n,)
-        Above zero.
-    n_neighbours : int
-        At least 1.
-    tail : float
-    seed : int
-        Of the sample of columns; the result does not depend on it.
-    n_threads : int, optional
-        All cores by default.
-    on_progress : callable, optional
-        Called between blocks with the fraction done, in [0, 1]; what it
-        raises ends the work.
-
-    Returns
-    -------
-    scipy.sparse.csr_array of float32, shape (n, n)
-        Columns ascending in each row.
-
-    Notes
-    -----
-    n² k multiplications, in single precision; holds A twice, a block a
-    thread, and about twice the entries that are kept.
-    """
-    report = on_progress or (lambda _: None)
-    n_items = matrix.shape[1]
-    filtered = _Filter(matrix, components, gains, tail)
-    scale = scale.astype(np.float32)
-    diagonal = np.sqrt(np.maximum(filtered.diagonal(), 0.0))
-    floor = 10 * _NEGLIGIBLE * float(diagonal.max(initial=0.0)) * diagonal * scale.min()
-    floor = floor.astype(np.float32)
-
-    if not len(components):
-        return _neighbours(filtered, scale, floor, n_neighbours, n_threads=n_threads, report=report)
-    bound = floor
-    n_sampled = 2048
-    if n_neighbours * 4 < n_items and 4 * n_sampled < n_items:
-        bound = _row_bounds(
-            filtered, scale, floor, n_neighbours, n_sampled=n_sampled, seed=seed,
-            n_threads=n_threads,
-        )  # fmt: skip
-    height = max(256, min(2048, -(-n_items // 8)))
-    blocks = [slice(at, min(at + height, n_items)) for at in range(0, n_items, height)]
-    filtered.cut(blocks)
-    found: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in blocks]
-    pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
-
-    def fill(pair: tuple[int, int]) -> None:
-        first, second = pair
-        values = filtered.values(first, second)
-        upper, right = blocks[first], blocks[second]
-        scaled = values * scale[right]
-        if first == second:
-            np.fill_diagonal(scaled, -np.inf)
-        row, column, value = _above(scaled, bound[upper, None])
-        found[first].append((row, column + np.int32(right.start), value))
-        if first != second:
-            np.multiply(values, scale[upper, None], out=scaled)
-            row, column, value = _above(scaled, bound[None, right])
-            found[second].append((column, row + np.int32(upper.start), value))
-
-    with threadpool_limits(1, user_api="blas"):
-        _parallel(fill, pairs, n_threads=n_threads, report=lambda done: report(0.95 * done))
-
-    pieces: list[sparse.csr_array] = []
-    for index, block in enumerate(blocks):
-        parts, found[index] = found[index], []
-        row, column, value = (np.concatenate([part[at] for part in parts]) for at in range(3))
-        shape = (block.stop - block.start, n_items)
-        pieces.append(sparse.coo_array((value, (row, column)), shape=shape).tocsr())
-    # A bound that was too high for its row left it short: that row again, whole.
-    counts = np.concatenate([np.diff(part.indptr) for part in pieces])
-    short = np.flatnonzero((counts < min(n_neighbours, n_items - 1)) & (bound > floor))
-    whole = sparse.vstack(pieces, format="csr")
-    if len(short):
-        whole = _replace_rows(whole, short, filtered, scale, floor, n_neighbours)
-    kept = [_largest_of_rows(whole[block], n_neighbours) for block in blocks]
-    report(1.0)
-    return sparse.csr_array(sparse.vstack(kept, format="csr"))
-
-
-def _neighbours(
-    filtered: "_Filter",
-    scale: np.ndarray,
-    floor: np.ndarray,
-    n_neighbours: int,
-    *,
-    n_threads: int | None,
-    report: Callable[[float], None],
-) -> sparse.csr_array:
-    """Do `item_filter`'s work without components, where all is sparse."""
-    n_items = len(scale)
-    blocks = [slice(at, min(at + 512, n_items)) for at in range(0, n_items, 512)]
-    pieces: dict[int, sparse.csr_array] = {}
-    columns = filtered.items.T.tocsr()
-
-    def fill(index: int) -> None:
-        block = blocks[index]
-        product = filtered.items[block] @ columns
-        product.data *= filtered.tail * scale[product.indices]
-        row = np.repeat(np.arange(block.start, block.stop, dtype=np.int32), np.diff(product.indptr))
-        product.data[(product.indices == row) | (product.data <= floor[row])] = 0.0
-        product.eliminate_zeros()
-        pieces[index] = _largest_of_rows(product, n_neighbours)
-
-    _parallel(fill, range(len(blocks)), n_threads=n_threads, report=report)
-    made = sparse.vstack([pieces[index] for index in range(len(blocks))], format="csr")
-    return sparse.csr_array(made)
-
-
-class _Filter:
-    """The symmetric matrix tail AᵀA + Vᵀ diag(gains) V, by blocks."""
-
-    def __init__(
-        self,
-        matrix: sparse.csr_array,
-        components: np.ndarray,
-        gains: np.ndarray,
-        tail: float,
-    ) -> None:
-        self.items = matrix.T.tocsr().astype(np.float32)
-        self.components = components
-        self.weighted = components * gains[:, None].astype(np.float32)
-        self.tail = np.float32(tail)
-
-    def cut(self, blocks: list[slice]) -> None:
-        """Prepare blocks of columns, which `values` then names by number."""
-        self._rows = [self.items[block] for block in blocks]
-        self._columns = [rows.T.tocsr() for rows in self._rows]
-        self._blocks = blocks
-
-    def values(self, first: int, second: int) -> np.ndarray:
-        """Return the block of rows `first` and columns `second`, dense."""
-        return self._dense(
-            self._rows[first] @ self._columns[second],
-            self.weighted[:, self._blocks[first]],
-            self.components[:, self._blocks[second]],
-        )
-
-    def rows(self, index: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
-        """Return rows, at all columns or some, dense."""
-        others = self.items if columns is None else self.items[columns]
-        right = self.components if columns is None else self.components[:, columns]
-        product = self.items[index] @ others.T.tocsr()
-        return self._dense(product, self.weighted[:, index], right)
-
-    def diagonal(self) -> np.ndarray:
-        """Return the diagonal, in double precision."""
-        squares = self.items.multiply(self.items).sum(axis=1)
-        low_rank = np.einsum("ki,ki->i", self.weighted, self.components, dtype=np.float64)
-        return np.asarray(float(self.tail) * np.asarray(squares, dtype=np.float64) + low_rank)
-
-    def _dense(self, product: Any, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        values: np.ndarray = product.toarray()
-        if self.tail != 1:
-            values *= self.tail
-        if len(left):
-            values += left.T @ right
-        return values
-
-
-def _row_bounds(
-    filtered: _Filter,
-    scale: np.ndarray,
-    floor: np.ndarray,
-    n_neighbours: int,
-    *,
-    n_sampled: int,
-    seed: int,
-    n_threads: int | None,
-) -> np.ndarray:
-    """Return for each row a value that probably somewhat more than `n_neighbours` exceed."""
-    n_items = len(scale)
-    columns = np.sort(np.random.default_rng(seed).choice(n_items, size=n_sampled, replace=False))
-    expected = n_neighbours * n_sampled / n_items
-    rank = min(n_sampled, int(expected + 3 * np.sqrt(expected)) + 1)
-    bound = floor.copy()
-
-    def fill(block: slice) -> None:
-        values = filtered.rows(np.arange(block.start, block.stop), columns) * scale[columns]
-        sampled = np.partition(values, n_sampled - rank, axis=1)[:, n_sampled - rank]
-        bound[block] = np.maximum(sampled, floor[block])
-
-    blocks = list(row_blocks(n_items, n_sampled, limit_bytes=16 << 20))
-    with threadpool_limits(1, user_api="blas"):
-        _parallel(fill, blocks, n_threads=n_threads)
-    return bound
-
-
-def _above(values: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return row, column and value of the entries above a bound."""
-    place = np.flatnonzero(values > bound)
-    row, column = np.divmod(place, values.shape[1])
-    return row.astype(np.int32), column.astype(np.int32), values.ravel()[place]
-
-
-def _replace_rows(
-    whole: sparse.csr_array,
-    index: np.ndarray,
-    filtered: _Filter,
-    scale: np.ndarray,
-    floor: np.ndarray,
-    n_neighbours: int,
-) -> sparse.csr_array:
-    keeps = np.ones(whole.shape[0], dtype=np.float32)
-    keeps[index] = 0.0
-    kept = sparse.diags_array(keeps, format="csr", dtype=np.float32) @ whole
-    kept.eliminate_zeros()
-    added = []
-    for block in row_blocks(len(index), whole.shape[1]):
-        part = index[block]
-        values = filtered.rows(part) * scale
-        values[np.arange(len(part)), part] = -np.inf
-        row, column, value = _above(values, floor[part, None])
-        # Cut at once: where many columns are equal, many rows are made again.
-        made = sparse.csr_array((value, (row, column)), shape=values.shape)
-        best = _largest_of_rows(made, n_neighbours).tocoo()
-        added.append((part[best.row], best.col, best.data))
-    row, column, value = (np.concatenate([part[at] for part in added]) for at in range(3))
-    total = kept + sparse.csr_array((value, (row, column)), shape=whole.shape)
-    return sparse.csr_array(total.astype(np.float32))
-
-
-def _largest_of_rows(matrix: sparse.csr_array, n: int) -> sparse.csr_array:
-    """Keep the n largest entries of each row; of equal ones those of smaller columns."""
-    matrix.sort_indices()
-    indptr, data = matrix.indptr, matrix.data
-    keep = np.ones(len(data), dtype=bool)
-    for row in np.flatnonzero(np.diff(indptr) > n).tolist():
-        values = data[indptr[row] : indptr[row + 1]]
-        border = np.partition(values, len(values) - n)[len(values) - n]
-        chosen = values >= border
-        surplus = int(chosen.sum()) - n
-        if surplus:
-            chosen[np.flatnonzero(values == border)[-surplus:]] = False
-        keep[indptr[row] : indptr[row + 1]] = chosen
-    kept_before = np.concatenate([[0], np.cumsum(keep)])
-    parts = (data[keep], matrix.indices[keep].astype(np.int32), kept_before[indptr])
-    return sparse.csr_array(parts, shape=matrix.shape)
 
 
 @dataclass(frozen=True)
@@ -552,7 +179,7 @@ def truncated_svd(
         report(1.0)
         return TruncatedSvd(np.eye(k, n_columns, dtype=np.float32), np.zeros(k), 0.0)
     size = min(n_rows, n_columns)
-    n_vectors = k + max(8, k // 16)
+    n_vectors = _n_vectors(k)
     if n_rows * n_columns <= _DENSE_CELLS or 2 * n_vectors > size:
         whole = _dense_svd(matrix, k)
         report(1.0)
@@ -865,36 +492,3 @@ def _householder(
 
 def _random_columns(random: np.random.Generator, n: int, k: int) -> np.ndarray:
     return random.standard_normal((n, k), dtype=np.float32) / np.float32(np.sqrt(n))
-
-
-def _n_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # where the system has no such call
-        return os.cpu_count() or 1
-
-
-def _parallel(
-    function: Callable[[Any], None],
-    tasks: Sequence[Any],
-    *,
-    n_threads: int | None,
-    report: Callable[[float], None] = lambda _: None,
-) -> None:
-    """Call a function on each task, on several threads; what it raises is raised here.
-
-    `report` is called on the caller's thread with the fraction done; where it
-    raises, what has not begun is left undone.
-    """
-    n_threads = min(n_threads or _n_cores(), len(tasks))
-    if n_threads <= 1:
-        for n_done, task in enumerate(tasks, 1):
-            function(task)
-            report(n_done / len(tasks))
-        return
-    pool = ThreadPoolExecutor(n_threads)
-    try:
-        for n_done, _ in enumerate(pool.map(function, tasks), 1):
-            report(n_done / len(tasks))
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,22 @@
+"""Kernels. Pure: no I/O, no clock, no logging; each states its own bytes."""
+
+from reckeeper.linalg import collapse, parallel, ranking, svd
+from reckeeper.linalg.collapse import item_filter
+from reckeeper.linalg.parallel import SparseOperator, row_blocks
+from reckeeper.linalg.ranking import top_k, top_k_rows
+from reckeeper.linalg.svd import TruncatedSvd, check_finite, truncated_svd
+
+__all__ = [
+    "SparseOperator",
+    "TruncatedSvd",
+    "check_finite",
+    "collapse",
+    "item_filter",
+    "parallel",
+    "ranking",
+    "row_blocks",
+    "svd",
+    "top_k",
+    "top_k_rows",
+    "truncated_svd",
+]
