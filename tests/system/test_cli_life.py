@@ -184,6 +184,11 @@ def test_the_trail_is_verified_without_a_server(trained):
 def test_models_of_a_lost_database_are_taken_in(trained):
     shutil.rmtree(trained.data_dir)
     (trained.model_dir / "model-000007.safetensors").write_bytes(b"\x80\x04nothing")
+    refused = trained.run("models", "rebuild", check=False)
+    assert refused.returncode == 2
+    assert "run `reckeeper migrate`" in refused.stderr
+    assert not trained.data_dir.exists()
+    trained.run("migrate")
     done = trained.run("models", "rebuild")
     assert "Version 1 was taken in." in done.stdout
     assert "Version 2 was taken in and serves." in done.stdout

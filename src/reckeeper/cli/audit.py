@@ -5,8 +5,6 @@ import dataclasses
 
 import typer
 
-from reckeeper import audit as trail
-from reckeeper import storage, telemetry
 from reckeeper.cli.terminal import (
     AsJson,
     Before,
@@ -55,6 +53,9 @@ def verify(as_json: AsJson = False) -> None:
 
     The exit status is 0 if the trail is whole, and 1 if it is not.
     """
+    from reckeeper import audit as trail
+    from reckeeper import storage, telemetry
+
     telemetry.configure_logging("cli")
     settings = Settings.from_env()
     with contextlib.closing(storage.open_database(settings)) as database:

@@ -1,49 +1,100 @@
-"""The commands, put together."""
+"""The commands: their names and what each does; a command's module is loaded when it runs."""
 
 import sys
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from typer.core import TyperCommand, TyperGroup
 
-from reckeeper import storage, training
-from reckeeper.cli import audit, data, evaluate, jobs, models, policy, stream
-from reckeeper.cli.up import up
-from reckeeper.config import Settings
+import reckeeper
 from reckeeper.errors import ReckeeperError
 
+COMMANDS = {
+    "up": "Start worker, server and page, and keep them running until Ctrl-C.",
+    "migrate": "Make the database, or bring it to the schema of this release.",
+    "import": "Import interactions from a file or a database; a repeat adds only what is missing.",
+    "imports": "What was imported.",
+    "demo": "The invented data of a new installation.",
+    "dlq": "Records from Kafka that were refused.",
+    "replay": "Read the topic again, and add what is missing; nothing that is there changes.",
+    "models": "List, switch, compare, keep and move model versions. Without a command: list.",
+    "jobs": "List, follow and end training jobs. Without a command: list.",
+    "retrain": "Train a new version on the latest interactions, and wait until it is done.",
+    "evaluate": "Measure how well a recipe finds what users did next.",
+    "policy": "When to retrain, and what a new version must prove. Without a command: show.",
+    "audit": "Who changed what, and is the trail whole? Without a command: list.",
+}
+"""The first line of each command's help: it is listed without loading the command."""
+
+
+def load(name: str) -> TyperCommand | TyperGroup:
+    """Import what a command needs, and return it."""
+    app = typer.Typer(add_completion=False)
+    app.callback()(lambda: None)
+    _register(name, app)
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    found: TyperCommand | TyperGroup = commands[name]
+    return found
+
+
+def _register(name: str, app: typer.Typer) -> None:
+    if name in {"up", "migrate"}:
+        from reckeeper.cli.start import register
+    elif name in {"import", "imports", "demo"}:
+        from reckeeper.cli.data import register
+    elif name in {"dlq", "replay"}:
+        from reckeeper.cli.stream import register
+    elif name == "models":
+        from reckeeper.cli.models import register
+    elif name in {"jobs", "retrain"}:
+        from reckeeper.cli.jobs import register
+    elif name == "evaluate":
+        from reckeeper.cli.evaluate import register
+    elif name == "policy":
+        from reckeeper.cli.policy import register
+    else:
+        from reckeeper.cli.audit import register
+    register(app)
+
+
+class _Commands(TyperGroup):
+    """Lists the commands without loading one of them."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {
+            name: TyperCommand(name, help=help, short_help=help) for name, help in COMMANDS.items()
+        }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name in COMMANDS else command, rest
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     help="Keep the recommendation models of a product.",
 )
-data.register(app)
-stream.register(app)
-models.register(app)
-jobs.register(app)
-evaluate.register(app)
-policy.register(app)
-audit.register(app)
 
 
-@app.command("up")
-def up_command() -> None:
-    """Start worker, server and page, and keep them running until Ctrl-C."""
-    settings = Settings.from_env()
-    training.first_policy(settings)  # a bad one is said here, and not in a log
-    storage.migrate(settings)
-    # A worker that stands on its default port may move away from a taken one.
-    explicit = settings.worker_port != 5000
-    raise typer.Exit(up(settings, console=Console(), explicit_worker_port=explicit))
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"reckeeper {reckeeper.__version__}")
+        raise typer.Exit
 
 
-@app.command("migrate")
-def migrate_command() -> None:
-    """Make the database, or bring it to the schema of this release."""
-    before = storage.migrate(Settings.from_env())
-    if before == storage.SCHEMA_REVISION:
-        typer.echo(f"The database has schema {before} already.")
-    else:
-        typer.echo(f"The database has schema {storage.SCHEMA_REVISION} now.")
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def run() -> None:
@@ -51,5 +102,7 @@ def run() -> None:
     try:
         app()
     except ReckeeperError as exc:
+        from rich.console import Console
+
         Console(stderr=True).print(exc.message, style="red", markup=False, soft_wrap=True)
         sys.exit(2)

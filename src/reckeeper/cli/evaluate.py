@@ -4,7 +4,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -18,6 +18,7 @@ from rich.table import Table
 from reckeeper import evaluation, storage, telemetry
 from reckeeper.cli import trials
 from reckeeper.cli.evaluation_files import read_interactions
+from reckeeper.cli.terminal import parse_settings, tuning_note
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
 from reckeeper.matrix import InteractionLog
@@ -141,31 +142,6 @@ def evaluate(
         _print_report(Console(), report)
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return the settings that ``key=value`` pairs give.
-
-    A value is read as JSON where it is JSON, so that numbers, ``true`` and
-    ``null`` are what they look like; else it is text.
-
-    Raises
-    ------
-    DataError
-        A pair has no ``=``, no key, or a key that came before.
-    """
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise DataError(f"--set {pair!r} is not of the form key=value, as in n_components=64.")
-        if key in settings:
-            raise DataError(f"--set gives {key} twice: leave one out.")
-        try:
-            settings[key] = json.loads(text)
-        except (ValueError, RecursionError):
-            settings[key] = text
-    return settings
-
-
 # The run
 
 
@@ -231,16 +207,6 @@ def _tuned(
             should_stop=should_stop,
         )
     return tuned, stage.seconds
-
-
-def tuning_note(progress: Mapping[str, Any]) -> str:
-    """Say what tuning has found so far, of what a job's ``progress`` has."""
-    parts = [f"{progress['n_tried']} tried"]
-    if progress["ndcg"] is not None:
-        parts.append(f"best NDCG {progress['ndcg']:.4f}")
-    if progress["seconds_left"] is not None:
-        parts.append(f"about {progress['seconds_left']:.0f} s left")
-    return ", ".join(parts)
 
 
 @contextlib.contextmanager

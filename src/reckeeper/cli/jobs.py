@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from reckeeper import errors
-from reckeeper.cli.evaluate import parse_settings, tuning_note
 from reckeeper.cli.models import print_verdict
 from reckeeper.cli.terminal import (
     AsJson,
@@ -19,16 +18,20 @@ from reckeeper.cli.terminal import (
     client,
     compact,
     group,
+    parse_settings,
     print_facts,
     print_json,
     print_table,
     say,
     size,
+    tuning_note,
     warn,
     when,
 )
 from reckeeper.client import Client, Job
-from reckeeper.training.pipeline import TUNING
+
+_TUNING = "tuning"
+"""The stage of a job that can be asked to end early."""
 
 _JobId = Annotated[int, typer.Argument(help="Number of the job.")]
 
@@ -194,7 +197,7 @@ def _follow(server: Client, job_id: int, *, on_state: Callable[[Job], None] | No
                         note=_note(job),
                     )
             except KeyboardInterrupt:
-                if asked_to_finish or job is None or job["stage"] != TUNING:
+                if asked_to_finish or job is None or job["stage"] != _TUNING:
                     console.print(
                         f"Job {job_id} goes on: `reckeeper jobs follow {job_id}` shows it again, "
                         f"`reckeeper jobs cancel {job_id}` ends it.",
@@ -301,7 +304,7 @@ def _remarks(job: Job) -> str:
 
 
 def _note(job: Job) -> str:
-    if job["stage"] == TUNING and job["progress"] is not None:
+    if job["stage"] == _TUNING and job["progress"] is not None:
         parts = [tuning_note(job["progress"])]
     elif job["seconds_left"] is not None:
         parts = [f"about {job['seconds_left']:.0f} s left"]

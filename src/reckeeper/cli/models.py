@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from reckeeper import storage, telemetry
 from reckeeper.cli.terminal import (
     AsJson,
     Before,
@@ -27,7 +26,6 @@ from reckeeper.cli.terminal import (
 )
 from reckeeper.client import Model, ModelDetails, TimelineEntry
 from reckeeper.config import Settings
-from reckeeper.registry import Registry
 
 _Version = Annotated[int, typer.Argument(help="Number of the version.")]
 
@@ -236,13 +234,16 @@ def rebuild(as_json: AsJson = False) -> None:
     """Take in model files that the database does not know; needs no server.
 
     Such files are in the model folder and its folder unknown/ after the
-    database was lost, or restored from a backup older than they. A lost
-    database is made anew, and what served before serves again; otherwise the
-    versions taken in do not serve until they are activated.
+    database was lost, or restored from a backup older than they. Into a database
+    that `reckeeper migrate` has just made again, the version that was active
+    before comes back as active; otherwise the versions taken in stay inactive
+    until you activate them.
     """
+    from reckeeper import storage, telemetry
+    from reckeeper.registry import Registry
+
     telemetry.configure_logging("cli")
     settings = Settings.from_env()
-    storage.migrate(settings)
     with contextlib.closing(storage.open_database(settings)) as database:
         registry = Registry(database, settings.model_dir)
         rebuilt = registry.rebuild()

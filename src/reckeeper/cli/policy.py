@@ -26,7 +26,7 @@ from reckeeper.cli.terminal import (
 )
 from reckeeper.client import PolicyRevision
 from reckeeper.errors import DataError
-from reckeeper.training import Policy
+from reckeeper.wire import Policy
 
 
 def register(app: typer.Typer) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from reckeeper.client import Client
 from reckeeper.config import Settings
+from reckeeper.errors import DataError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many to list.")]
@@ -41,6 +42,31 @@ def group(*, help: str, default: str) -> typer.Typer:
 def client() -> Client:
     """Return a client of the server that the settings name; its calls name the command line."""
     return Client(Settings.from_env().server_url, actor="cli")
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that ``key=value`` pairs give.
+
+    A value is read as JSON where it is JSON, so that numbers, ``true`` and
+    ``null`` are what they look like; else it is text.
+
+    Raises
+    ------
+    DataError
+        A pair has no ``=``, no key, or a key that came before.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise DataError(f"--set {pair!r} is not of the form key=value, as in n_components=64.")
+        if key in settings:
+            raise DataError(f"--set gives {key} twice: leave one out.")
+        try:
+            settings[key] = json.loads(text)
+        except (ValueError, RecursionError):
+            settings[key] = text
+    return settings
 
 
 def print_json(content: Any) -> None:
@@ -97,6 +123,16 @@ def compact(values: Any) -> str:
             for name, value in values.items()
         )
     return values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
+
+
+def tuning_note(progress: Mapping[str, Any]) -> str:
+    """Say what tuning has found so far, of what a job's ``progress`` has."""
+    parts = [f"{progress['n_tried']} tried"]
+    if progress["ndcg"] is not None:
+        parts.append(f"best NDCG {progress['ndcg']:.4f}")
+    if progress["seconds_left"] is not None:
+        parts.append(f"about {progress['seconds_left']:.0f} s left")
+    return ", ".join(parts)
 
 
 def _print(table: Table) -> None:

@@ -1,0 +1,33 @@
+"""`reckeeper up` and `migrate`: an installation made, and started."""
+
+import typer
+from rich.console import Console
+
+from reckeeper import storage, training
+from reckeeper.cli import up
+from reckeeper.config import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands `up` and `migrate`."""
+    app.command("up")(up_command)
+    app.command("migrate")(migrate_command)
+
+
+def up_command() -> None:
+    """Start worker, server and page, and keep them running until Ctrl-C."""
+    settings = Settings.from_env()
+    training.first_policy(settings)  # a bad one is said here, and not in a log
+    storage.migrate(settings)
+    # A worker that stands on its default port may move away from a taken one.
+    explicit = settings.worker_port != 5000
+    raise typer.Exit(up.up(settings, console=Console(), explicit_worker_port=explicit))
+
+
+def migrate_command() -> None:
+    """Make the database, or bring it to the schema of this release."""
+    before = storage.migrate(Settings.from_env())
+    if before == storage.SCHEMA_REVISION:
+        typer.echo(f"The database has schema {before} already.")
+    else:
+        typer.echo(f"The database has schema {storage.SCHEMA_REVISION} now.")

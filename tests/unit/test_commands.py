@@ -1,0 +1,75 @@
+"""The command line's list of commands: complete, in their own words, and quick."""
+
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import reckeeper
+from reckeeper.cli.commands import COMMANDS, app, load
+
+HEAVY = {"numpy", "pandas", "sqlalchemy", "pyarrow", "scipy", "sklearn", "streamlit"}
+ASK_THE_SERVER = ("models", "jobs", "policy", "audit")
+
+
+def loaded_by(code):
+    """Return which heavy packages a fresh interpreter has loaded after `code`."""
+    code += "\nimport sys\nsys.stderr.write(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout, set(done.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], []])
+def test_what_lists_the_commands_loads_none_of_them(arguments):
+    said, loaded = loaded_by(
+        f"""
+import sys
+sys.argv = ["reckeeper", *{arguments!r}]
+from reckeeper.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+"""
+    )
+    assert said.strip()
+    assert not loaded & (HEAVY | {"pydantic", "httpx"})
+    assert {name for name in loaded if name.startswith("reckeeper.")} == {
+        "reckeeper.cli", "reckeeper.cli.commands", "reckeeper.errors",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ASK_THE_SERVER)
+def test_a_command_that_asks_the_server_loads_nothing_heavy(name):
+    _, loaded = loaded_by(f"from reckeeper.cli.commands import load\nload({name!r})")
+    assert "reckeeper.client" in loaded
+    assert not loaded & HEAVY
+
+
+def test_the_version_is_printed():
+    said = CliRunner().invoke(app, ["--version"])
+    assert (said.exit_code, said.stdout) == (0, f"reckeeper {reckeeper.__version__}\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_listed_with_the_first_line_of_its_help(name):
+    command = load(name)
+    assert command.name == name
+    assert command.help.partition("\n")[0] == COMMANDS[name]
+
+
+def test_the_commands_of_every_module_are_listed():
+    from reckeeper.cli import audit, data, evaluate, jobs, models, policy, start, stream
+
+    every = typer.Typer()
+    for module in (audit, data, evaluate, jobs, models, policy, start, stream):
+        module.register(every)
+    assert set(typer.main.get_command(every).commands) == set(COMMANDS)
+
+
+def test_a_command_that_there_is_not_is_refused_with_the_nearest():
+    said = CliRunner().invoke(app, ["modles"])
+    assert said.exit_code == 2
+    assert "Did you mean 'models'?" in said.stderr
