@@ -258,7 +258,9 @@ def test_a_refusal_is_one_line_and_status_2(server, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         run()
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "Version 3 [is] pinned: unpin it.\n"
+    asked, refusal = capsys.readouterr().err.splitlines()
+    assert asked == f"Using the server at http://127.0.0.1:{server.server_port}."
+    assert refusal == "Version 3 [is] pinned: unpin it."
 
 
 class Terminal(io.StringIO):
@@ -475,7 +477,9 @@ def test_a_retrain_says_what_became_of_it(cli, server, job, told, warned):
     assert server.requests[0].body == {"recipe": "svd", "settings": {"n_components": 3}}
     assert told in done.stdout
     assert all(text in done.stderr for text in warned), done.stderr
-    assert bool(done.stderr) == bool(warned)
+    asked, _, rest = done.stderr.partition("\n")
+    assert asked == f"Using the server at http://127.0.0.1:{server.server_port}."
+    assert bool(rest) == bool(warned)
     whole = json.loads(cli("retrain", "--json").stdout)
     assert whole == {"job": job, "model": MODEL if job["version"] else None}
 

@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from reckeeper import clock, storage, telemetry, training
+from reckeeper.cli.database import made_or_opened, opened
+from reckeeper.cli.installation import database_of
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
 from reckeeper.events import demo, files
@@ -139,11 +141,12 @@ def import_command(
         delimiter=delimiter,
     )
     console = Console(stderr=True)
-    settings, database = _open(make=True)
+    settings = Settings.from_env()
+    database = made_or_opened(settings)
     with database.read() as connection:
         policy = training.current_policy(connection, settings).policy
     settings = settings.replaced(interaction_weights=policy.weights)
-    written_to = settings.masked_database_url or str(settings.data_dir / "reckeeper.sqlite3")
+    written_to = database_of(settings)
     removed: list[int] = []
     shown, unit = (origin.name, "line") if isinstance(origin, Path) else (origin.masked_url, "row")
     with contextlib.closing(database), progress_bar(console, f"Importing {shown}") as advance:
@@ -180,7 +183,7 @@ def import_command(
 
 def list_command(as_json: _Json = False) -> None:
     """List the imports, the latest first."""
-    _, database = _open()
+    database = _read_only()
     with contextlib.closing(database), database.read() as connection:
         rows = storage.imports.all_imports(connection)
     if as_json:
@@ -212,7 +215,8 @@ def undo_command(
     as_json: _Json = False,
 ) -> None:
     """Take out what an import brought: its interactions and its catalogue items."""
-    settings, database = _open()
+    settings = Settings.from_env()
+    database = opened(settings)
     with contextlib.closing(database):
         with database.read() as connection:
             row = storage.imports.get(connection, import_id)
@@ -244,7 +248,7 @@ def undo_command(
 
 def demo_status_command(as_json: _Json = False) -> None:
     """Tell whether the demo data is loaded."""
-    _, database = _open()
+    database = _read_only()
     with contextlib.closing(database):
         info = demo.info(database)
     if as_json:
@@ -261,7 +265,8 @@ def demo_status_command(as_json: _Json = False) -> None:
 
 def demo_clear_command(as_json: _Json = False) -> None:
     """Remove the demo data, and the models that it went into."""
-    settings, database = _open()
+    settings = Settings.from_env()
+    database = opened(settings)
     with contextlib.closing(database):
         interactions = demo.clear(database, actor="cli")
         versions = Registry(database, settings.model_dir).delete_demo(actor="cli")
@@ -285,12 +290,9 @@ def _origin(file: Path | None, from_database: str | None, query: str | None) -> 
     raise typer.BadParameter("Give either a FILE, or --database with --query.")
 
 
-def _open(*, make: bool = False) -> tuple[Settings, storage.Database]:
+def _read_only() -> storage.Database:
     telemetry.configure_logging("cli")
-    settings = Settings.from_env()
-    if make:
-        storage.migrate(settings)
-    return settings, storage.open_database(settings)
+    return storage.open_database(Settings.from_env())
 
 
 def _remove_demo(settings: Settings, database: storage.Database) -> int:

@@ -239,12 +239,11 @@ def rebuild(as_json: AsJson = False) -> None:
     before comes back as active; otherwise the versions taken in stay inactive
     until you activate them.
     """
-    from reckeeper import storage, telemetry
+    from reckeeper.cli.database import opened
     from reckeeper.registry import Registry
 
-    telemetry.configure_logging("cli")
     settings = Settings.from_env()
-    with contextlib.closing(storage.open_database(settings)) as database:
+    with contextlib.closing(opened(settings)) as database:
         registry = Registry(database, settings.model_dir)
         rebuilt = registry.rebuild()
         active = registry.active_version() if rebuilt else None

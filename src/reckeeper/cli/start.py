@@ -4,7 +4,9 @@ import typer
 from rich.console import Console
 
 from reckeeper import storage, training
-from reckeeper.cli import up
+from reckeeper.cli.database import migrate
+from reckeeper.cli.installation import database_of
+from reckeeper.cli.up import up
 from reckeeper.config import Settings
 
 
@@ -18,15 +20,24 @@ def up_command() -> None:
     """Start worker, server and page, and keep them running until Ctrl-C."""
     settings = Settings.from_env()
     training.first_policy(settings)  # a bad one is said here, and not in a log
-    storage.migrate(settings)
+    console = Console()
+    if migrate(settings) is None:
+        console.print(
+            f"A new installation was made: {database_of(settings)}.",
+            soft_wrap=True,
+            highlight=False,
+        )
     # A worker that stands on its default port may move away from a taken one.
     explicit = settings.worker_port != 5000
-    raise typer.Exit(up.up(settings, console=Console(), explicit_worker_port=explicit))
+    raise typer.Exit(up(settings, console=console, explicit_worker_port=explicit))
 
 
 def migrate_command() -> None:
     """Make the database, or bring it to the schema of this release."""
-    before = storage.migrate(Settings.from_env())
+    settings = Settings.from_env()
+    before = migrate(settings)
+    if before is None:
+        typer.echo(f"A new installation was made: {database_of(settings)}.")
     if before == storage.SCHEMA_REVISION:
         typer.echo(f"The database has schema {before} already.")
     else:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from reckeeper import clock, storage, telemetry, training
 from reckeeper.cli.data import progress_bar
+from reckeeper.cli.database import opened
 from reckeeper.cli.terminal import AsJson, print_json, print_table, say
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, DataError
@@ -36,8 +37,8 @@ def list_command(
     as_json: AsJson = False,
 ) -> None:
     """List the dead letters, the latest last."""
-    settings, database = _open()
-    with contextlib.closing(database):
+    settings = _settings()
+    with contextlib.closing(storage.open_database(settings)) as database:
         latest = deque(dead_letters.letters(database, settings), maxlen=limit)
     if as_json:
         print_json([_as_json(letter) for letter in latest])
@@ -78,7 +79,8 @@ def replay_letters_command(
             raise DataError(
                 f"{place!r} is no dead letter: name it as PARTITION:OFFSET, such as 0:17."
             )
-    settings, database = _open()
+    settings = _settings()
+    database = opened(settings)
     console = Console(stderr=True)
     with contextlib.closing(database), progress_bar(console, "Sending letters") as advance:
         done = dead_letters.replay(
@@ -109,7 +111,8 @@ def replay_command(
 ) -> None:
     """Read the topic again, and add what is missing; nothing that is there changes."""
     parsed = _start(start)
-    settings, database = _open()
+    settings = _settings()
+    database = opened(settings)
     console = Console(stderr=True)
     title = f"Reading {settings.kafka_topic}"
     with contextlib.closing(database), progress_bar(console, title) as advance:
@@ -127,7 +130,7 @@ def replay_command(
     )
 
 
-def _open() -> tuple[Settings, storage.Database]:
+def _settings() -> Settings:
     telemetry.configure_logging("cli")
     settings = Settings.from_env()
     if not settings.uses_kafka:
@@ -135,7 +138,7 @@ def _open() -> tuple[Settings, storage.Database]:
             "Interactions come straight into the database here, and not through Kafka: set "
             "KAFKA_BOOTSTRAP_SERVERS to the brokers that the worker reads from."
         )
-    return settings, storage.open_database(settings)
+    return settings
 
 
 def _start(text: str) -> int | datetime:

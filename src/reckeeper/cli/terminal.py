@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from reckeeper.cli import installation
 from reckeeper.client import Client
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
@@ -22,6 +23,8 @@ Before = Annotated[
     int | None, typer.Option(min=1, help="List those with lower numbers: the next page.")
 ]
 Reason = Annotated[str | None, typer.Option(help="Kept in the audit trail.")]
+
+_DEFAULT_URL = "http://127.0.0.1:8000"
 
 # In what people have written, they would move the cursor or worse.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -40,8 +43,24 @@ def group(*, help: str, default: str) -> typer.Typer:
 
 
 def client() -> Client:
-    """Return a client of the server that the settings name; its calls name the command line."""
-    return Client(Settings.from_env().server_url, actor="cli")
+    """Return a client of the installation's server; its calls name the command line.
+
+    Where that is not at the default address, stderr says which one is asked.
+
+    Raises
+    ------
+    ConfigError
+        The server there is of another installation than the database of the
+        settings. One that RECKEEPER_SERVER_URL names is not compared.
+    """
+    settings = Settings.from_env()
+    url = installation.server_url(settings)
+    if url != _DEFAULT_URL:
+        warn(f"Using the server at {url}.", style="dim")
+    known = installation.known(settings)
+    if known is not None and "server_url" not in settings.model_fields_set:
+        installation.check(settings, known.installation_id)
+    return Client(url, actor="cli")
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -96,10 +115,10 @@ def say(line: str) -> None:
     typer.echo(_CONTROLS.sub("�", line))
 
 
-def warn(line: str) -> None:
-    """Print a line in yellow on stderr."""
+def warn(line: str, *, style: str = "yellow") -> None:
+    """Print a line on stderr, in yellow."""
     Console(stderr=True).print(
-        Text(_CONTROLS.sub("�", line), style="yellow"), soft_wrap=True, highlight=False
+        Text(_CONTROLS.sub("�", line), style=style), soft_wrap=True, highlight=False
     )
 
 

@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from reckeeper.cli import installation
+from reckeeper.cli.installation import Installation
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError
 
@@ -121,8 +123,9 @@ def _run(settings: Settings, *, console: Console, explicit_worker_port: bool) ->
             _print_failure(failure, logs=logs, console=console)
         elif not requests:
             _print_addresses(settings, logs=logs, console=console)
-            while not requests and supervisord.poll() is None:
-                time.sleep(_POLL_SECONDS)
+            with _addresses_known(settings):
+                while not requests and supervisord.poll() is None:
+                    time.sleep(_POLL_SECONDS)
         has_ended = supervisord.poll() is not None
         if not has_ended:
             console.print("Stopping page, server and worker …")
@@ -505,6 +508,25 @@ def _print_failure(failure: tuple[str, str], *, logs: Path, console: Console) ->
         file.seek(max(0, log.stat().st_size - 100_000))
         lines = file.read().decode("utf-8", "replace").splitlines()
         console.print(Text("\n".join(lines[-_LOG_LINES:])), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _addresses_known(settings: Settings) -> Iterator[None]:
+    """Have the addresses in the installation's file while the block runs."""
+    before = installation.known(settings)
+    assert before is not None, "migrating has written it"
+    here = Installation(
+        before.installation_id,
+        before.database,
+        server_url=_address(settings.host, settings.server_port),
+        worker_url=_address(settings.host, settings.worker_port),
+        page_url=_address(settings.host, settings.ui_port),
+    )
+    installation.write(settings, here)
+    try:
+        yield
+    finally:
+        installation.write(settings, Installation(before.installation_id, before.database))
 
 
 def _print_addresses(settings: Settings, *, logs: Path, console: Console) -> None:

@@ -1,0 +1,60 @@
+"""What the commands that work straight at the database share: opening it, making it."""
+
+import contextlib
+
+from reckeeper import storage, telemetry
+from reckeeper.cli import installation
+from reckeeper.cli.terminal import warn
+from reckeeper.config import Settings
+from reckeeper.errors import SchemaError
+
+
+def opened(settings: Settings) -> storage.Database:
+    """Open the database for a command that changes something.
+
+    Raises
+    ------
+    ConfigError
+        The installation's server answers, and is of another installation.
+    SchemaError
+        There is no database, or it has another schema.
+    """
+    telemetry.configure_logging("cli")
+    database = storage.open_database(settings)
+    try:
+        installation.check(settings, _id_of(database))
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def migrate(settings: Settings) -> str | None:
+    """Make the database or bring it to this release's schema; return the one it had before."""
+    before = storage.migrate(settings)
+    with contextlib.closing(storage.open_database(settings)) as database:
+        installation.note_id(settings, _id_of(database))
+    return before
+
+
+def made_or_opened(settings: Settings) -> storage.Database:
+    """Open the database as `opened` does; make it where there is none, and say so on stderr.
+
+    Raises
+    ------
+    ConfigError
+        The installation's server answers, and is of another installation;
+        nothing was made.
+    """
+    try:
+        return opened(settings)
+    except SchemaError:
+        installation.check(settings, None)
+    if migrate(settings) is None:
+        warn(f"A new installation was made: {installation.database_of(settings)}.")
+    return opened(settings)
+
+
+def _id_of(database: storage.Database) -> str:
+    with database.read() as connection:
+        return storage.installation.id_of(connection)

@@ -1,0 +1,131 @@
+"""The installation that a command belongs to: its file in the data folder, and its server.
+
+`up`, `migrate` and `import` write into the data folder which installation its
+database is of, and `up` the addresses while it runs. A command finds its
+server there, and does not begin where that server is of another installation.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+from reckeeper.config import Settings
+from reckeeper.errors import ConfigError
+from reckeeper.wire.headers import INSTALLATION_HEADER
+
+FILE = "installation.json"
+
+_PROBE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What the file in the data folder says.
+
+    Attributes
+    ----------
+    installation_id : str
+    database : str
+        As people see it, without a password.
+    server_url, worker_url, page_url : str or None
+        None while `up` does not run.
+    """
+
+    installation_id: str
+    database: str
+    server_url: str | None = None
+    worker_url: str | None = None
+    page_url: str | None = None
+
+
+def database_of(settings: Settings) -> str:
+    """Return the name of the database that the settings mean, without a password."""
+    return settings.masked_database_url or str(settings.data_dir / "reckeeper.sqlite3")
+
+
+def known(settings: Settings) -> Installation | None:
+    """Return what the file says; None if it is not there or speaks of another database."""
+    try:
+        found = Installation(**json.loads((settings.data_dir / FILE).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if found.database == database_of(settings) else None
+
+
+def write(settings: Settings, installation: Installation) -> None:
+    """Put the file into the data folder, whole or not at all.
+
+    Where the database is not in the data folder, one that cannot be written is
+    done without: commands then ask the server that the settings name.
+    """
+    file = settings.data_dir / FILE
+    unfinished = file.with_name(f"{FILE}.{os.getpid()}")
+    ignored = () if settings.is_embedded else (OSError,)
+    with contextlib.suppress(*ignored):
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(dataclasses.asdict(installation), indent=2) + "\n")
+        unfinished.replace(file)
+
+
+def note_id(settings: Settings, installation_id: str) -> None:
+    """Write which installation the database is of; addresses of a running `up` stay."""
+    found = known(settings)
+    if found is None or found.installation_id != installation_id:
+        write(settings, Installation(installation_id, database_of(settings)))
+
+
+def server_url(settings: Settings) -> str:
+    """Return where the installation's server is.
+
+    That is the address in RECKEEPER_SERVER_URL, or else the one at which `up`
+    started it, or else the one of the settings' host and port.
+    """
+    if "server_url" in settings.model_fields_set:
+        return settings.server_url
+    found = known(settings)
+    return (found and found.server_url) or settings.server_url
+
+
+def answering(url: str) -> str | None:
+    """Return the id of the installation whose server answers at `url`; None if none does."""
+    # No proxy: what stands on this machine or beside it is asked.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url}/health/live", timeout=_PROBE_SECONDS) as answer:
+            found: str | None = answer.headers[INSTALLATION_HEADER]
+            return found
+    except (OSError, ValueError):
+        return None
+
+
+def check(settings: Settings, installation_id: str | None) -> None:
+    """See that a server that answers is of this installation.
+
+    Parameters
+    ----------
+    settings : Settings
+    installation_id : str or None
+        Of the database; None if there is none yet.
+
+    Raises
+    ------
+    ConfigError
+        It is of another one.
+    """
+    url = server_url(settings)
+    there = answering(url)
+    if there is None or there == installation_id:
+        return
+    database = database_of(settings)
+    which = "is of another one" if installation_id else "does not exist yet"
+    raise ConfigError(
+        f"The server at {url} belongs to the installation {there}, and the database {database} "
+        f"{which}: nothing was done. To use the installation of that server, set "
+        "RECKEEPER_DATA_DIR to its data folder (or DATABASE_URL to its database). To use "
+        f"{database}, give it a server of its own: set RECKEEPER_SERVER_PORT to a free port, here "
+        "and for `reckeeper up`, or RECKEEPER_SERVER_URL to where its server is."
+    )
