@@ -24,10 +24,10 @@ from reckeeper import evaluation, storage
 from reckeeper.evaluation import Quality
 from reckeeper.interactions import Interaction
 from reckeeper.matrix import IdIndex, InteractionLog
+from reckeeper.policy import Policy
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
 from reckeeper.training import gate, pipeline
-from reckeeper.training.policy import Policy
 
 N_COMPARED = 100
 SAMPLE = 0.9

@@ -17,6 +17,7 @@ from scipy import sparse
 from reckeeper import clock, linalg, matrix, storage
 from reckeeper.errors import ArtifactError, NoModelError, NotFoundError, StorageError
 from reckeeper.interactions import WATCHLIST_ADD, WATCHLIST_REMOVE
+from reckeeper.policy import PolicyWatch
 from reckeeper.registry import ActiveModel, Registry
 from reckeeper.telemetry import MODEL_SWAPS, RECOMMENDATIONS, SERVED_VERSION, get_logger
 
@@ -88,17 +89,15 @@ class Serving:
     ----------
     database : storage.Database
     registry : Registry
-    type_weights : mapping of str to float
-        Weight of each interaction type, for histories newer than a model that
-        does not say with which it was trained.
+    policy : PolicyWatch
+        Asked for the weights of interaction types where a model does not say
+        with which it was trained.
     """
 
-    def __init__(
-        self, database: storage.Database, registry: Registry, *, type_weights: Mapping[str, float]
-    ) -> None:
+    def __init__(self, database: storage.Database, registry: Registry, policy: PolicyWatch) -> None:
         self._database = database
         self._registry = registry
-        self._type_weights = type_weights
+        self._policy = policy
         self._loaded: _Loaded | None = None
         self._problem: Problem | None = None
         self._retry_at = 0.0
@@ -248,7 +247,7 @@ class Serving:
             newer = newer.filter(pc.greater(newer.column("occurred_at"), loaded.model.seen_until))
         if not newer.num_rows:
             return seen, "model"
-        weights, decay = loaded.weights(self._type_weights)
+        weights, decay = loaded.weights(self._policy)
         added = matrix.row_of_history(newer, items=loaded.items, type_weights=weights, **decay)
         history = {
             index: seen.get(index, 0.0) + added.get(index, 0.0) for index in seen.keys() | added
@@ -409,16 +408,15 @@ class _Loaded:
     def items(self) -> matrix.IdIndex:
         return self.model.artifact.matrix.items
 
-    def weights(
-        self, default: Mapping[str, float]
-    ) -> tuple[Mapping[str, float], Mapping[str, Any]]:
+    def weights(self, policy: PolicyWatch) -> tuple[Mapping[str, float], Mapping[str, Any]]:
         """Return how interactions are weighed, by type and by time, as they were in training."""
         metadata = self.model.artifact.metadata
         decay = {
             "half_life_days": metadata.data.get("half_life_days"),
             "latest_at": metadata.latest_at or None,
         }
-        return metadata.data.get("weights", default), decay
+        weights = metadata.data.get("weights")
+        return policy.weights() if weights is None else weights, decay
 
     def trained_row(self, user_id: str) -> dict[int, float]:
         trained = self.model.artifact.matrix

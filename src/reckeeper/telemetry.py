@@ -56,7 +56,7 @@ KAFKA_COMMIT_SECONDS = Histogram(
 KAFKA_RESETS = Counter(
     "reckeeper_kafka_resets_total",
     "Times a partition was read from its start again: gap (messages are gone unread), "
-    "beyond_end (the topic was cut) or made_anew.",
+    "beyond_end (the topic was cut) or recreated.",
     ["reason"],
 )
 

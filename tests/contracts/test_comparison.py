@@ -10,6 +10,7 @@ from scipy import sparse
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
+from reckeeper.policy import PolicyWatch
 from reckeeper.recipes import recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.registry import ActiveModel
@@ -128,7 +129,7 @@ def test_users_and_items_are_compared_by_id_wherever_they_stand():
     assert found["overlap"]["mean"] > 0.8
 
 
-def test_lists_are_those_that_are_served(add, taste, train, registry, database):
+def test_lists_are_those_that_are_served(add, taste, train, registry, database, settings):
     first = train()
     add(*((f"u{user:02}", f"i{item}", "click", 3.0) for user in range(12) for item in (1, 7)))
     add(("stranger", "i99"))  # what nobody else has tells nothing: shown is what is popular
@@ -137,7 +138,7 @@ def test_lists_are_those_that_are_served(add, taste, train, registry, database):
     rows = [{"data": {}, "metrics": None, **registry.version(model.version)} for model in models]
     found = comparison.compare(*models, first_row=rows[0], second_row=rows[1], k=3)
     assert found["most_changed"]
-    serving = Serving(database, registry, type_weights={"click": 1.0})
+    serving = Serving(database, registry, PolicyWatch(database, settings))
     registry.activate(models[1], actor="test")
     serving.refresh()
     for entry in found["most_changed"]:

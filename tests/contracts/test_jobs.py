@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from reckeeper import clock, storage
+from reckeeper import policy as policies
 from reckeeper.errors import (
     ConflictError,
     DataError,
@@ -32,7 +33,6 @@ from reckeeper.training import (
     request_cancel,
     request_finish,
 )
-from reckeeper.training import policy as policies
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckeeper import clock, storage
+from reckeeper import clock, policy, storage
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, ConflictError, DataError, StorageError
-from reckeeper.training import policy
-from reckeeper.training.policy import Policy, PolicyWatch, Promotion
+from reckeeper.policy import Policy, PolicyWatch, Promotion, revisions
 
 SECRET = "a secret of the receiver"
 WHOLE = {
@@ -138,7 +137,7 @@ def test_of_promotion_a_part_may_be_given(store):
     ("field", "value", "says"),
     [
         ("schedule", "sundays", "'sundays' is not a cron expression: it has 1 field(s)."),
-        ("schedule", "0 0 31 2 *", "it names no date that ever comes"),
+        ("schedule", "0 0 31 2 *", "Bad day-of-month"),
         ("schedule", "", "it has 0 field(s)"),
         ("schedule", "* " * 200, "must have at most 256 characters"),
         ("schedule", 5, "5 must be a valid string"),
@@ -244,11 +243,11 @@ def test_what_is_no_object_is_refused(database, settings, content):
 def test_whatever_is_sent_is_a_policy_or_refused_by_field(field, value):
     refusal = None
     try:
-        found = policy._checked({field: value}, kept_secret=None)
+        found = revisions._checked({field: value}, kept_secret=None)
     except DataError as exc:
         refusal = exc
     if refusal is None:
-        assert policy._checked(json.loads(json.dumps(found)), kept_secret=None) == found
+        assert revisions._checked(json.loads(json.dumps(found)), kept_secret=None) == found
     else:
         assert refusal.details["field"].partition(".")[0] == field
         json.dumps(refusal.to_json(), ensure_ascii=False).encode()
@@ -266,7 +265,7 @@ def test_weights_are_what_the_environment_takes_too(name, number):
             return None
 
     assert is_taken(
-        lambda: policy._checked({"weights": {name: number}}, kept_secret=None)["weights"]
+        lambda: revisions._checked({"weights": {name: number}}, kept_secret=None)["weights"]
     ) == is_taken(
         lambda: (
             Settings.from_env(
@@ -283,7 +282,7 @@ def test_weights_are_what_the_environment_takes_too(name, number):
             {"retrain_schedule": "sundays"},
             "RECKEEPER_RETRAIN_SCHEDULE='sundays' is not a cron expression: it has 1 field(s). ",
         ),
-        ({"retrain_schedule": "0 0 30 2 *"}, "it names no date that ever comes"),
+        ({"retrain_schedule": "0 0 30 2 *"}, "Bad day-of-month"),
         ({"timezone": "Mars"}, "RECKEEPER_TIMEZONE='Mars' must be a time zone's name"),
         ({"versions_kept": 10**15}, "RECKEEPER_VERSIONS_KEPT=1000000000000000 must be less"),
     ],
@@ -299,7 +298,9 @@ def test_an_environment_that_makes_no_policy_is_named(rules, settings, changed, 
 
 def test_a_policy_stored_for_another_revision_is_refused(store, rules):
     assert store({"margin": 0.1}, if_revision=0).revision == 1
-    with pytest.raises(ConflictError, match="Revision 1 of the policy rules, not 0") as caught:
+    with pytest.raises(
+        ConflictError, match="Revision 1 of the policy is in force, not 0"
+    ) as caught:
         store({"margin": 0.3}, if_revision=0)
     assert caught.value.details == {"revision": 1}
     assert rules().policy.margin == 0.1
@@ -420,10 +421,12 @@ def test_a_watch_keeps_what_it_read_while_nothing_can_be_read(watch, database, s
     wait_until(lambda: watch.current() == stored)
     with database.write() as connection:
         storage.policies.insert(connection, policy={"margni": 1}, actor="later", reason=None)
-    wait_until(lambda: not watch.is_reading)
+    wait_until(lambda: watch.problem is not None)
+    assert "margni" in watch.problem
     assert watch.current() == stored
     again = store({"weights": {"buy": 3}})
     wait_until(lambda: watch.current() == again)
+    wait_until(lambda: watch.problem is None)
 
 
 def test_a_watch_that_could_read_nothing_yet_says_why(database, settings):

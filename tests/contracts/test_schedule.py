@@ -7,10 +7,10 @@ from zoneinfo import ZoneInfo
 import pytest
 import structlog
 
-from reckeeper import clock, storage
+from reckeeper import clock, policy, storage
 from reckeeper.errors import ConfigError, JobRunningError, MemoryLimitError
-from reckeeper.training import Schedule, cron, next_run, policy
-from reckeeper.training.policy import Policy
+from reckeeper.policy import cron
+from reckeeper.training import Schedule
 
 # 1 January 2026 is a Thursday.
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -28,10 +28,9 @@ def runs():
     """Return a function that gives the next runs of an expression."""
 
     def runs(expression, count, *, timezone="UTC", after=START):
-        scheduled = Policy(schedule=expression, timezone=timezone)
         found = []
         for _ in range(count):
-            after = next_run(scheduled, after=after)
+            after = policy.next_run(expression, timezone=timezone, after=after)
             assert after.tzinfo == ZoneInfo(timezone)
             found.append(after)
             after = after.astimezone(UTC) + timedelta(microseconds=1)
@@ -186,10 +185,17 @@ def test_times_are_those_of_the_time_zone(runs):
 @pytest.mark.parametrize(
     ("expression", "zone", "after", "expected"),
     [
-        # At midnight the clock is put forward by an hour, or by as much in the night.
+        # At midnight the clock is put forward by an hour, or in the night: at the end of the gap.
         ("@daily", "America/Havana", "2026-03-07T12:00-05:00", "2026-03-08T01:00-04:00"),
         ("@daily", "America/Havana", "2026-03-08T02:00-04:00", "2026-03-09T00:00-04:00"),
-        ("30 2 * * *", "Europe/Berlin", "2026-03-29T00:00+01:00", "2026-03-29T03:30+02:00"),
+        ("30 2 * * *", "Europe/Berlin", "2026-03-29T00:00+01:00", "2026-03-29T03:00+02:00"),
+        ("15 2 * * 0", "America/New_York", "2026-03-08T00:00-05:00", "2026-03-08T03:00-04:00"),
+        # Several times in the gap come once.
+        ("0,30 2 * * *", "Europe/Berlin", "2026-03-29T03:00:01+02:00", "2026-03-30T02:00+02:00"),
+        ("*/20 2 * * *", "Europe/Berlin", "2026-03-29T00:00+01:00", "2026-03-29T03:00+02:00"),
+        ("*/20 2 * * *", "Europe/Berlin", "2026-03-29T03:01+02:00", "2026-03-30T02:00+02:00"),
+        ("*/20 2 * * *", "Europe/Berlin", "2026-10-25T02:41+02:00", "2026-10-26T02:00+01:00"),
+        ("*/20 * * * *", "Europe/Berlin", "2026-03-29T01:41+01:00", "2026-03-29T03:00+02:00"),
         # At three it is put back by an hour.
         ("30 2 * * *", "Europe/Berlin", "2026-10-25T00:00+02:00", "2026-10-25T02:30+02:00"),
         ("30 2 * * *", "Europe/Berlin", "2026-10-25T02:31+02:00", "2026-10-26T02:30+01:00"),
@@ -198,7 +204,7 @@ def test_times_are_those_of_the_time_zone(runs):
     ],
 )
 def test_a_named_hour_comes_once_a_day(expression, zone, after, expected):
-    found = cron.next_time(expression, timezone=zone, after=datetime.fromisoformat(after))
+    found = policy.next_run(expression, timezone=zone, after=datetime.fromisoformat(after))
     assert found.astimezone(UTC) == datetime.fromisoformat(expected)
 
 
@@ -227,7 +233,7 @@ def test_an_hour_that_the_day_skips_does_not_lose_the_run(runs):
     after = datetime(2026, 3, 28, 12, tzinfo=UTC)
     found = runs("30 2 * * *", 2, timezone="Europe/Berlin", after=after)
     assert [moment.astimezone(UTC).isoformat() for moment in found] == [
-        "2026-03-29T01:30:00+00:00",
+        "2026-03-29T01:00:00+00:00",
         "2026-03-30T00:30:00+00:00",
     ]
 
@@ -271,15 +277,6 @@ def test_what_is_no_expression_is_refused(database, settings, expression):
     assert caught.value.message.startswith(
         f"RECKEEPER_RETRAIN_SCHEDULE={expression!r} is not a cron expression: "
     )
-
-
-def test_without_a_schedule_there_is_no_next_run():
-    assert next_run(Policy()) is None
-
-
-def test_now_counts_where_no_time_is_given():
-    found = next_run(Policy(schedule="* * * * *"))
-    assert timedelta(0) <= found - datetime.now(UTC) + timedelta(seconds=5) < timedelta(minutes=2)
 
 
 def test_a_time_of_the_schedule_starts_a_retrain_once(schedule, starts, store):
@@ -617,12 +614,15 @@ def test_a_schedule_follows_the_policy_in_its_thread(
     schedule = Schedule(database, settings, starts, tidy=fail)
     with structlog.testing.capture_logs() as lines:
         schedule.start()
-        wait_until(lambda: "schedule_not_looked_at" in [line["event"] for line in lines])
+        wait_until(lambda: "mood" in (schedule.problem or ""))
         store(margin=0.5)
-        wait_until(lambda: "schedule_failed" in [line["event"] for line in lines])
+        wait_until(lambda: "RuntimeError" in (schedule.problem or ""))
         store(every_interactions=1)
         wait_until(lambda: starts.rules == ["every_interactions"])
+        wait_until(lambda: schedule.problem is None)
         schedule.stop()
+    failures = [line for line in lines if line["event"] == "periodic_failed"]
+    assert [line["log_level"] for line in failures] == ["warning", "error"]
     assert threading.active_count() == before
     schedule.stop()
 

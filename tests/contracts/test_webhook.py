@@ -12,8 +12,8 @@ import threading
 import pytest
 import structlog
 
-from reckeeper import __version__, clock, storage
-from reckeeper.training import Courier, policy, webhook
+from reckeeper import __version__, clock, notices, policy, storage
+from reckeeper.notices import Courier
 
 SECRET = "a secret of the receiver"
 
@@ -77,7 +77,7 @@ def tell(database):
 
     def tell(event="promoted", payload=None, **options):
         with database.write() as connection:
-            webhook.notify(connection, event, payload or {"version": 3}, **options)
+            notices.notify(connection, event, payload or {"version": 3}, **options)
             return next(
                 number
                 for number in itertools.count(1)
@@ -193,7 +193,7 @@ def test_a_notice_is_given_up_in_the_end(receiver, store, tell, notice, courier,
     receiver.statuses = [500] * 1000
     notice_id = tell()
     with structlog.testing.capture_logs() as lines:
-        courier(longest_pause_seconds=0.05, give_up_seconds=0.5)
+        courier(longest_pause_seconds=0.05, give_up_seconds=3.0)
         wait_until(lambda: notice(notice_id)["next_attempt_at"] is None)
     found = notice(notice_id)
     assert (found["delivered_at"], found["last_error"]) == (None, "the answer was 500")
@@ -347,7 +347,7 @@ def test_of_notices_with_one_key_the_first_is_told(tell, notice):
 
 def test_a_notice_of_a_transaction_that_failed_is_not_told(database, notice):
     with contextlib.suppress(RuntimeError), database.write() as connection:
-        webhook.notify(connection, "promoted", {"version": 1})
+        notices.notify(connection, "promoted", {"version": 1})
         raise RuntimeError
     assert notice(1) is None
 
@@ -363,7 +363,7 @@ def test_a_courier_outlives_what_nobody_thought_of(
         wait_until(lambda: lines)
         store(webhook_url=receiver.url)
         wait_until(lambda: notice(notice_id)["delivered_at"])
-    assert lines[0]["event"] == "outbox_not_read"
+    assert lines[0]["event"] == "periodic_failed"
 
 
 def test_a_courier_that_was_not_started_can_be_stopped(database, settings):

@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 from tests.system.installation import ROOT, Installation
 
-from reckeeper import storage, training
+from reckeeper import policy, storage
 from reckeeper.config import Settings
 from reckeeper.events import demo
 
@@ -175,8 +175,8 @@ def test_the_demo_commands(made, database):
 def test_types_are_taken_that_the_stored_policy_weighs(made, write, database):
     settings = Settings.from_env(made.environ)
     with database.read() as connection:
-        current = training.current_policy(connection, settings).policy.model_dump()
-    training.store_policy(database, settings, {**current, "weights": {"view": 3.0}}, actor="test")
+        current = policy.current(connection, settings).policy.model_dump()
+    policy.store(database, settings, {**current, "weights": {"view": 3.0}}, actor="test")
     views = write("views.csv", "user_id,item_id,interaction_type\nu,i,view\nu,j,click\n")
     done = made.run("import", views, "--json")
     assert (json.loads(done.stdout)["accepted"], json.loads(done.stdout)["refused"]) == (1, 1)

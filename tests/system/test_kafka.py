@@ -20,14 +20,13 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 from tests.services import Broker
 from tests.system.installation import Installation, wait_until
 
-from reckeeper import clock, storage
+from reckeeper import clock, policy, storage
 from reckeeper.client import Client
 from reckeeper.errors import ConfigError, NotFoundError, UnavailableError
 from reckeeper.events.kafka import KafkaReader, KafkaWriter, dead_letters, topics
 from reckeeper.events.kafka.replay import replay
 from reckeeper.interactions import Interaction
 
-TYPES = {"click": 1.0, "watchlist_add": 2.0}
 GOOD = {"user_id": "u", "item_id": "i", "interaction_type": "click"}
 
 
@@ -62,8 +61,8 @@ def start_reader(database, settings):
     """Return a function that starts a reader in this process."""
     started = []
 
-    def start(types=TYPES, **changed):
-        reader = KafkaReader(database, settings.replaced(**changed), types=lambda: types)
+    def start(**changed):
+        reader = KafkaReader(database, settings.replaced(**changed))
         started.append(reader)
         reader.start()
         return reader
@@ -255,7 +254,7 @@ def test_a_broker_that_is_away_or_hangs_is_a_503_and_nothing_that_was_answered_i
             seconds=60,
         )
         # A state is logged once, not each try.
-        assert 1 <= len(worker.events("kafka_away")) <= 4
+        assert 1 <= len(worker.events("kafka_unavailable")) <= 4
         assert "Connection refused" not in "".join(
             line for line in worker.text().splitlines() if '"librdkafka"' in line
         )
@@ -350,7 +349,7 @@ def test_a_topic_of_dead_letters_that_was_deleted_is_made_anew_with_its_limits(s
         streaming = with_kafka(settings, broker.bootstrap)
         topic = topics.dead_letter_topic(streaming)
         admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-        reader = KafkaReader(database, streaming, types=lambda: TYPES)
+        reader = KafkaReader(database, streaming)
         reader.start()
 
         def codes():
@@ -376,11 +375,10 @@ def test_a_type_that_is_taken_no_more_becomes_a_dead_letter(
     writer, start_reader, event_ids, database, settings, monkeypatch
 ):
     monkeypatch.setattr("reckeeper.events.kafka.store._TYPES_SECONDS", 0.0)
-    types = {**TYPES, "view": 1.0}
-    start_reader(types)
+    start_reader()
     writer.append(clicks(range(10))).result()
     wait_until(lambda: len(event_ids()) == 10, "they are stored")
-    del types["click"]
+    policy.store(database, settings, {"weights": {"view": 1.0}}, actor="test")
     writer.append(clicks(range(10, 13))).result()
 
     def letters():
@@ -468,7 +466,6 @@ def test_replay_adds_what_is_missing_and_changes_nothing(
     report = replay(
         database,
         settings,
-        types=TYPES,
         start=0,
         actor="test",
         on_progress=lambda *step: steps.append(step),
@@ -480,7 +477,7 @@ def test_replay_adds_what_is_missing_and_changes_nothing(
     now = datetime.now(UTC)
     hour = timedelta(hours=1)
     for start, n_read in ((10**12, 0), (now + hour, 0), (now - hour, 101)):
-        report = replay(database, settings, types=TYPES, start=start, actor="test")
+        report = replay(database, settings, start=start, actor="test")
         assert (report.read, report.new) == (n_read, 0)
 
 
@@ -570,7 +567,7 @@ from reckeeper.config import Settings
 from reckeeper.events.kafka import KafkaReader
 
 settings = Settings.from_env()
-reader = KafkaReader(storage.open_database(settings), settings, types=lambda: {"click"})
+reader = KafkaReader(storage.open_database(settings), settings)
 reader.start()
 sys.stdin.read()
 reader.stop()
@@ -639,7 +636,7 @@ def test_a_database_that_fails_is_waited_for(
 def test_stopping_is_quick_whoever_is_away(settings, database, past_reckeeper):
     with Broker() as broker:
         streaming = with_kafka(settings, broker.bootstrap)
-        readers = [KafkaReader(database, streaming, types=lambda: TYPES) for _ in range(3)]
+        readers = [KafkaReader(database, streaming) for _ in range(3)]
         writer = KafkaWriter(streaming)
         writer.start()
         for reader in readers[:2]:
@@ -786,7 +783,7 @@ def test_an_option_that_cannot_be_used_is_named(settings, database, options, var
     settings = settings.replaced(kafka_options=options)
     for make in (
         lambda: KafkaWriter(settings),
-        lambda: KafkaReader(database, settings, types=lambda: TYPES),
+        lambda: KafkaReader(database, settings),
     ):
         with pytest.raises(ConfigError, match=variable) as caught:
             make()
@@ -801,7 +798,7 @@ def test_what_the_broker_has_against_a_client_is_told(settings, database):
         "sasl.password": "s3cret",
     }
     settings = settings.replaced(kafka_options=refused)
-    reader = KafkaReader(database, settings, types=lambda: TYPES)
+    reader = KafkaReader(database, settings)
     writer = KafkaWriter(settings)
     reader.start()
     writer.start()

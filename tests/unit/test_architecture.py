@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "reckeeper"
 
 # DESIGN.md, "The library, and who may import whom".
-EVERYWHERE = {"errors", "clock", "interactions", "telemetry", "config"}
+EVERYWHERE = {"errors", "clock", "interactions", "telemetry", "config", "periodic"}
 MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "telemetry": {"config", "errors"},
     "wire": {"clock", "errors"},
+    "periodic": {"errors", "telemetry"},
     "linalg": {"errors"},
     "matrix": EVERYWHERE,
     "recipes": EVERYWHERE | {"matrix", "linalg"},
@@ -27,13 +28,15 @@ MAY_IMPORT = {
     "evaluation": EVERYWHERE | {"matrix", "recipes", "linalg"},
     "storage": EVERYWHERE,
     "audit": EVERYWHERE | {"storage"},
+    "policy": EVERYWHERE | {"storage", "audit"},
+    "notices": EVERYWHERE | {"storage", "policy"},
     "registry": EVERYWHERE | {"storage", "artifact", "audit"},
     "serving": EVERYWHERE
-    | {"registry", "storage", "recipes", "artifact", "matrix", "linalg"},
+    | {"registry", "policy", "storage", "recipes", "artifact", "matrix", "linalg"},
     "training": EVERYWHERE
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
-    | {"serving"},
-    "events": EVERYWHERE | {"storage", "audit"},
+    | {"serving", "policy", "notices"},
+    "events": EVERYWHERE | {"storage", "audit", "policy"},
     "security": EVERYWHERE | {"storage", "audit"},
     "client": {"errors"},
 }  # fmt: skip
@@ -51,7 +54,8 @@ EXCLUSIVE = {
     "adbc_driver_postgresql": {"storage"},
     "adbc_driver_sqlite": set(),
     "confluent_kafka": {"events"},
-    "apscheduler": {"training"},
+    "cronsim": {"policy"},
+    "apscheduler": set(),
     "sklearn": {"recipes", "artifact"},
     "pandas": {"artifact", "page"},
     "safetensors": {"artifact"},
@@ -59,7 +63,7 @@ EXCLUSIVE = {
     "pickle": {"artifact"},
     "structlog": {"telemetry"},
     "prometheus_client": {"telemetry"},
-    "httpx": {"client", "training"},
+    "httpx": {"client", "notices"},
     "tenacity": {"storage"},
     "fastapi": {"api"},
     "starlette": {"api"},

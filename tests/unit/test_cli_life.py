@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from reckeeper.cli.commands import app, run
 from reckeeper.cli.policy import changed
 from reckeeper.errors import ConflictError, DataError, TrainingError
-from reckeeper.training import Policy
+from reckeeper.policy import Policy
 
 AT = "2026-01-02T03:04:05.678901Z"
 INTERVAL = {"mean": 0.2, "low": 0.1, "high": 0.3}

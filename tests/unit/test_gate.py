@@ -12,10 +12,10 @@ from reckeeper import __version__, clock, evaluation, matrix
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import JobCancelledError
 from reckeeper.matrix import IdIndex, InteractionLog
+from reckeeper.policy import Policy
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import ActiveModel
 from reckeeper.training import gate
-from reckeeper.training.policy import Policy
 
 DAY = 86_400_000_000
 POLICY = Policy(min_users=30, min_new_interactions=200)

@@ -12,6 +12,7 @@ from reckeeper import artifact, clock, matrix, storage
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import ArtifactError, NoModelError
 from reckeeper.interactions import Interaction
+from reckeeper.policy import PolicyWatch
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
 from reckeeper.serving import Serving, is_noise, trial
@@ -22,12 +23,15 @@ WEIGHTS = {"click": 1.0, ADD: 2.0}
 
 
 @pytest.fixture
-def make_serving(database, registry):
+def make_serving(database, registry, settings):
     """Return a function that starts a `Serving`, stopped when the test ends."""
     started = []
 
     def make(*, weights=WEIGHTS):
-        serving = Serving(database, registry, type_weights=weights)
+        policy = PolicyWatch(database, settings.replaced(interaction_weights=weights))
+        policy.start()
+        started.append(policy)
+        serving = Serving(database, registry, policy)
         serving.start()
         started.append(serving)
         return serving

@@ -20,7 +20,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import reckeeper
-from reckeeper import errors, storage, telemetry, training
+from reckeeper import errors, storage, telemetry
+from reckeeper import policy as policies
 from reckeeper.api import examples, interactions, jobs, oversight, versions
 from reckeeper.api.runtime import Needs, Runtime, lifespan
 from reckeeper.config import Settings
@@ -230,6 +231,8 @@ async def ready(runtime: Needs) -> JSONResponse:
     readiness = runtime.serving.readiness()
     if runtime.settings.uses_kafka and (problem := runtime.writer.problem) is not None:
         readiness = readiness.also(problem)
+    if (problem := runtime.policy.problem) is not None:
+        readiness = readiness.also(problem)
     status = 503 if readiness.status == "unavailable" else 200
     return JSONResponse(dataclasses.asdict(readiness), status)
 
@@ -265,7 +268,7 @@ def main() -> None:
     telemetry.configure_logging("server")
     try:
         settings = Settings.from_env()
-        training.first_policy(settings)
+        policies.first(settings)
         storage.open_database(settings).close()
     except errors.ReckeeperError as exc:
         _log.error("server_not_started", error=exc.message)

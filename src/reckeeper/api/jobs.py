@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from reckeeper import clock, errors, recipes, storage, training
+from reckeeper import policy as policies
 from reckeeper.api import bodies, examples, parameters
 from reckeeper.api.parameters import ActorName, Before, JobId, Limit, Reason, Wait
 from reckeeper.api.runtime import Needs, Runtime
@@ -135,8 +137,12 @@ def get_jobs(runtime: Needs, limit: Limit = 20, before: Before = None) -> JSONRe
     training.expire_silent(runtime.database)
     with runtime.database.read() as connection:
         rows = storage.jobs.page(connection, limit=limit, before=before)
-        policy = training.current_policy(connection, runtime.settings).policy
-    next_at = training.next_run(policy)
+        policy = policies.current(connection, runtime.settings).policy
+    next_at = (
+        None
+        if policy.schedule is None
+        else policies.next_run(policy.schedule, timezone=policy.timezone, after=datetime.now(UTC))
+    )
     return JSONResponse(
         {
             "status": "ok",

@@ -6,27 +6,27 @@ from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from reckeeper import audit, training
+from reckeeper import audit
+from reckeeper import policy as policies
 from reckeeper.api import examples
 from reckeeper.api.parameters import ActorName, Before, Limit, ReasonQuery, Revision
 from reckeeper.api.runtime import Needs
 from reckeeper.security import actor_of
-from reckeeper.training.policy import history
 
 router = APIRouter()
 
 _POLICY = {"status": "ok", **examples.POLICY}
-_SCHEMA = training.Policy.model_json_schema()
+_SCHEMA = policies.Policy.model_json_schema()
 _SCHEMA["properties"]["promotion"] = _SCHEMA.pop("$defs")["Promotion"]
 _CHECKED = {"status": "ok", "ok": True, "n_entries": 12, "problem": None, "entry_id": None}
 
 
 @router.get("/policy", tags=["policy"], responses=examples.answers(_POLICY))
 def get_policy(runtime: Needs) -> JSONResponse:
-    """Return the policy that rules: the last that was stored, or else the environment's."""
+    """Return the policy in force: the last that was stored, or else the environment's."""
     with runtime.database.read() as connection:
-        stored = training.current_policy(connection, runtime.settings)
-    return JSONResponse({"status": "ok", **training.describe_policy(stored)})
+        stored = policies.current(connection, runtime.settings)
+    return JSONResponse({"status": "ok", **policies.describe(stored)})
 
 
 @router.put(
@@ -51,12 +51,12 @@ def put_policy(
     if_revision: Revision = None,
     reason: ReasonQuery = None,
 ) -> JSONResponse:
-    """Store a policy, which rules from now on; a field that is left out has its default.
+    """Store a policy, in force from now on; a field that is left out has its default.
 
     One that cannot be used is refused as a whole, and `details` names the field. The secret
     given as `***` stays as it is.
     """
-    stored = training.store_policy(
+    stored = policies.store(
         runtime.database,
         runtime.settings,
         policy,
@@ -64,7 +64,7 @@ def put_policy(
         reason=reason,
         if_revision=if_revision,
     )
-    return JSONResponse({"status": "ok", **training.describe_policy(stored)})
+    return JSONResponse({"status": "ok", **policies.describe(stored)})
 
 
 @router.get(
@@ -75,8 +75,8 @@ def put_policy(
 def get_policy_history(runtime: Needs, limit: Limit = 20, before: Before = None) -> JSONResponse:
     """List the policies that were stored, the latest first."""
     with runtime.database.read() as connection:
-        policies = history(connection, limit=limit, before=before)
-    return JSONResponse({"status": "ok", "policies": policies})
+        listed = policies.history(connection, limit=limit, before=before)
+    return JSONResponse({"status": "ok", "policies": listed})
 
 
 @router.get(

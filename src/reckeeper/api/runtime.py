@@ -14,7 +14,7 @@ from reckeeper.api.streams import JobFeed
 from reckeeper.client import Client
 from reckeeper.config import Settings
 from reckeeper.events.kafka import KafkaWriter
-from reckeeper.training.policy import PolicyWatch
+from reckeeper.policy import PolicyWatch
 
 _log = telemetry.get_logger("server")
 
@@ -48,20 +48,21 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     versions.rebuild()
     versions.repair_link()
     bodies.remove_leftovers(settings.model_dir)
+    policy = PolicyWatch(database, settings)
     runtime = Runtime(
         settings=settings,
         database=database,
         registry=versions,
-        serving=serving.Serving(database, versions, type_weights=settings.interaction_weights),
-        policy=PolicyWatch(database, settings),
+        serving=serving.Serving(database, versions, policy),
+        policy=policy,
         writer=KafkaWriter(settings) if settings.uses_kafka else events.DatabaseWriter(database),
         worker=Client(settings.worker_url, retry_seconds=0),
         feed=JobFeed(database),
         comparisons=asyncio.Semaphore(2),
         transfers=asyncio.Semaphore(2),
     )
-    runtime.serving.start()
     runtime.policy.start()
+    runtime.serving.start()
     runtime.writer.start()
     app.state.runtime = runtime
     _log.info("server_started", version=runtime.serving.version)

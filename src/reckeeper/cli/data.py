@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from reckeeper import clock, storage, telemetry, training
+from reckeeper import clock, storage, telemetry
 from reckeeper.cli.database import made_or_opened, opened
 from reckeeper.cli.installation import database_of
 from reckeeper.config import Settings
@@ -143,9 +143,6 @@ def import_command(
     console = Console(stderr=True)
     settings = Settings.from_env()
     database = made_or_opened(settings)
-    with database.read() as connection:
-        policy = training.current_policy(connection, settings).policy
-    settings = settings.replaced(interaction_weights=policy.weights)
     written_to = database_of(settings)
     removed: list[int] = []
     shown, unit = (origin.name, "line") if isinstance(origin, Path) else (origin.masked_url, "row")

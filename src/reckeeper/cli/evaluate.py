@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from reckeeper import evaluation, storage, telemetry
+from reckeeper import policy as policies
 from reckeeper.cli import trials
 from reckeeper.cli.evaluation_files import read_interactions
 from reckeeper.cli.terminal import parse_settings, tuning_note
@@ -25,7 +26,6 @@ from reckeeper.matrix import InteractionLog
 from reckeeper.recipes import RECIPES, recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.training import pipeline
-from reckeeper.training import policy as policies
 
 if TYPE_CHECKING:
     from reckeeper.training.tune import Tuned, TuningProgress

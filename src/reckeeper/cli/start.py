@@ -3,7 +3,8 @@
 import typer
 from rich.console import Console
 
-from reckeeper import storage, training
+from reckeeper import policy as policies
+from reckeeper import storage
 from reckeeper.cli.database import migrate
 from reckeeper.cli.installation import database_of
 from reckeeper.cli.up import up
@@ -19,7 +20,7 @@ def register(app: typer.Typer) -> None:
 def up_command() -> None:
     """Start worker, server and page, and keep them running until Ctrl-C."""
     settings = Settings.from_env()
-    training.first_policy(settings)  # a bad one is said here, and not in a log
+    policies.first(settings)  # a bad one is said here, and not in a log
     console = Console()
     if migrate(settings) is None:
         console.print(

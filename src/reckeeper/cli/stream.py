@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from reckeeper import clock, storage, telemetry, training
+from reckeeper import clock, storage, telemetry
 from reckeeper.cli.data import progress_bar
 from reckeeper.cli.database import opened
 from reckeeper.cli.terminal import AsJson, print_json, print_table, say
@@ -116,11 +116,7 @@ def replay_command(
     console = Console(stderr=True)
     title = f"Reading {settings.kafka_topic}"
     with contextlib.closing(database), progress_bar(console, title) as advance:
-        with database.read() as connection:
-            types = training.current_policy(connection, settings).policy.weights
-        done = replay(
-            database, settings, types=types, start=parsed, actor="cli", on_progress=advance
-        )
+        done = replay(database, settings, start=parsed, actor="cli", on_progress=advance)
     if as_json:
         print_json(dataclasses.asdict(done))
         return

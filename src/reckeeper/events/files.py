@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from reckeeper import audit, clock, storage
+from reckeeper import policy as policies
 from reckeeper.config import Settings
 from reckeeper.errors import ConflictError, DataError, NotFoundError, StorageError
 from reckeeper.events.formats import (
@@ -124,7 +125,7 @@ def import_file(
         A query runs once, in a transaction that is not to write.
     format : FileFormat
     settings : Settings
-        Says which interaction types have a weight, and where reports go.
+        The policy while none is stored, and where reports go.
     actor : str
         Who imports, for the trail.
     catalogue : Path, optional
@@ -157,7 +158,9 @@ def import_file(
             if isinstance(origin, Query)
             else open_source(origin, delimiter=format.delimiter)
         )
-        columns = find_columns(source, format, types=settings.interaction_weights)
+        with database.read() as connection:
+            types = policies.current(connection, settings).policy.weights
+        columns = find_columns(source, format, types=types)
         catalogue_format = catalogue_format or CatalogueFormat()
         items_source = None
         if catalogue is not None:
@@ -193,7 +196,7 @@ def import_file(
                     chunk,
                     columns=columns,
                     format=format,
-                    types=settings.interaction_weights,
+                    types=types,
                     source=source,
                     fingerprint=content,
                     arrived_at=run.started_at,

@@ -13,9 +13,9 @@ from reckeeper.artifact import Artifact
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation import Quality, Scorer, Split
 from reckeeper.matrix import IdIndex, InteractionLog
+from reckeeper.policy import Policy
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import ActiveModel
-from reckeeper.training.policy import Policy
 
 K = 10
 """Length of the lists that are judged."""

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import psutil
 
-from reckeeper import audit, clock, serving, storage
+from reckeeper import audit, clock, notices, serving, storage
+from reckeeper import policy as policies
 from reckeeper.config import Settings
 from reckeeper.errors import (
     ConflictError,
@@ -30,8 +31,6 @@ from reckeeper.errors import (
 )
 from reckeeper.registry import Registry
 from reckeeper.telemetry import TRAINING_JOBS, TRAINING_SECONDS, get_logger
-from reckeeper.training import policy as policies
-from reckeeper.training import webhook
 from reckeeper.training.pipeline import TUNING, checked_request
 
 HEARTBEAT_SECONDS = 1.0
@@ -399,7 +398,7 @@ class JobRunner:
         with self._database.write() as connection:
             self._set_succeeded(connection, job["job_id"], promoted=False, outcome=outcome)
             if (job["verdict"] or {}).get("decision") == "reject":
-                webhook.notify(
+                notices.notify(
                     connection,
                     "rejected",
                     {
@@ -455,7 +454,7 @@ class JobRunner:
             if not ended:
                 raise _lost(job_id)
             if status != storage.jobs.CANCELLED and not self._stopping.is_set():
-                webhook.notify(
+                notices.notify(
                     connection,
                     "job_failed",
                     {"job_id": job_id, "code": error.code, "message": error.message},
@@ -560,7 +559,7 @@ def expire_silent(database: storage.Database) -> None:
             if holder is not None and is_gone:
                 storage.leases.revoke(connection, storage.leases.TRAINING, holder=holder)
             for job_id in storage.jobs.interrupt_lapsed(connection):
-                webhook.notify(
+                notices.notify(
                     connection,
                     "job_failed",
                     {

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reckeeper import artifact, clock, matrix, storage
+from reckeeper import policy as policies
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.config import Settings
 from reckeeper.errors import (
@@ -20,12 +21,11 @@ from reckeeper.errors import (
     NotEnoughDataError,
     NotFoundError,
 )
+from reckeeper.policy import Policy
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import ActiveModel, Registry
 from reckeeper.telemetry import get_logger, peak_memory_bytes
 from reckeeper.training import gate, memory
-from reckeeper.training import policy as policies
-from reckeeper.training.policy import Policy
 from reckeeper.training.tune import TuningProgress, tune
 
 FIRST_RECIPE: tuple[str, dict[str, Any]] = ("svd", {"n_components": 10})

@@ -1,18 +1,16 @@
 """When to retrain without being asked: the policy's schedule and its policy."""
 
-import threading
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
-from reckeeper import clock, storage
+from reckeeper import clock, notices, storage
+from reckeeper import policy as policies
 from reckeeper.config import Settings
 from reckeeper.errors import ReckeeperError
+from reckeeper.periodic import Periodic
+from reckeeper.policy import Policy
 from reckeeper.telemetry import get_logger
-from reckeeper.training import cron, webhook
-from reckeeper.training import policy as policies
 from reckeeper.training.jobs import expire_silent
-from reckeeper.training.policy import Policy
 
 LOOK_SECONDS = 1.0
 """How often the policy and the clock are looked at."""
@@ -37,7 +35,7 @@ Start = Callable[[str, Mapping[str, Any], int | None], None]
 
 
 class Schedule:
-    """Starts retrains as the policy that rules asks for them.
+    """Starts retrains as the policy in force asks for them.
 
     A thread looks at the policy in the database every second, so that one that
     is stored takes effect at once. What it starts:
@@ -92,19 +90,22 @@ class Schedule:
         self._tidy_at = 0
         self._paused_until = 0
         self._n_refused = 0
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._looking = Periodic(
+            lambda: self.look(clock.now()), name="schedule", every_seconds=LOOK_SECONDS
+        )
+
+    @property
+    def problem(self) -> str | None:
+        """Why the last look failed, in a sentence; None if it succeeded."""
+        return self._looking.problem
 
     def start(self) -> None:
         """Follow the policy until `stop`; times before now do not count."""
-        self._thread = threading.Thread(target=self._follow, name="schedule", daemon=True)
-        self._thread.start()
+        self._looking.start()
 
     def stop(self) -> None:
         """Start nothing more."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._looking.stop(timeout_seconds=None)
 
     def look(self, now: int) -> None:
         """Start what is due.
@@ -140,9 +141,15 @@ class Schedule:
             return  # its times count from now on
         if policy.schedule is None:
             return
-        due_at = _last_due(policy, since=max(since, now - _microseconds(MISSED_SECONDS)), now=now)
-        if due_at is None:
+        due = policies.last_run(
+            policy.schedule,
+            timezone=policy.timezone,
+            after=clock.utc(max(since, now - _microseconds(MISSED_SECONDS))),
+            until=clock.utc(now),
+        )
+        if due is None:
             return
+        due_at = clock.microseconds(due)
         with self._database.read() as connection:
             last = storage.jobs.last_retrain(connection)
         cause = {
@@ -198,7 +205,7 @@ class Schedule:
                 return
         age_hours = round(age_hours, 2)
         with self._database.write() as connection:
-            webhook.notify(
+            notices.notify(
                 connection,
                 "stale",
                 {
@@ -220,51 +227,6 @@ class Schedule:
             _log.warning("retrain_not_started", trigger=trigger, cause=cause, error=exc.message)
             return False
         return True
-
-    def _follow(self) -> None:
-        while True:
-            try:
-                self.look(clock.now())
-            except ReckeeperError as exc:
-                _log.warning("schedule_not_looked_at", error=exc.message)
-            except Exception:  # noqa: BLE001
-                # This thread must not die: without it nothing would ever start by itself.
-                _log.exception("schedule_failed")
-            if self._stopping.wait(LOOK_SECONDS):
-                return
-
-
-def next_run(policy: Policy, *, after: datetime | None = None) -> datetime | None:
-    """Return when the schedule of a policy comes next; None without a schedule.
-
-    Parameters
-    ----------
-    policy : Policy
-    after : datetime, optional
-        With a zone; default now.
-
-    Returns
-    -------
-    datetime or None
-        `after` or later, in the policy's time zone.
-    """
-    if policy.schedule is None:
-        return None
-    after = datetime.now(UTC) if after is None else after
-    return cron.next_time(policy.schedule, timezone=policy.timezone, after=after)
-
-
-def _last_due(policy: Policy, *, since: int, now: int) -> int | None:
-    """Return the last time of the schedule that lies after `since` and not after `now`."""
-    found, moment = None, since
-    while True:
-        due = next_run(policy, after=clock.utc(moment + 1))
-        if due is None:
-            return found
-        moment = clock.microseconds(due)
-        if moment > now:
-            return found
-        found = moment
 
 
 def _is_too_soon(policy: Policy, last: Mapping[str, Any] | None, now: int) -> bool:

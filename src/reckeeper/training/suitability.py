@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from reckeeper import evaluation, storage
+from reckeeper import policy as policies
 from reckeeper.config import Settings
 from reckeeper.errors import NotEnoughDataError
 from reckeeper.evaluation import Quality, Split
 from reckeeper.matrix import InteractionLog
 from reckeeper.recipes import recipe_named
-from reckeeper.training import policy as policies
 from reckeeper.training.pipeline import (
     FIRST_RECIPE,
     TUNED_RECIPE,

@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ from flask import Flask, Response, g, jsonify, request
 from waitress.server import create_server
 from werkzeug.exceptions import HTTPException
 
-from reckeeper import errors, registry, serving, storage, telemetry, training
+from reckeeper import errors, notices, registry, serving, storage, telemetry, training
+from reckeeper import policy as policies
 from reckeeper.client import ACTOR_HEADER
 from reckeeper.config import Settings
 from reckeeper.events import demo
@@ -47,17 +48,14 @@ class Worker:
         self.settings = settings
         self.database = storage.open_database(settings)
         self.registry = registry.Registry(self.database, settings.model_dir)
-        self.serving = serving.Serving(
-            self.database, self.registry, type_weights=settings.interaction_weights
-        )
+        self.policy = policies.PolicyWatch(self.database, settings)
+        self.serving = serving.Serving(self.database, self.registry, self.policy)
         self.jobs = training.JobRunner(self.database, self.registry, settings)
         self.schedule = training.Schedule(
             self.database, settings, self._retrain_by_itself, tidy=self.jobs.tidy
         )
-        self.courier = training.Courier(self.database, settings)
-        self.reader = (
-            KafkaReader(self.database, settings, types=self._types) if settings.uses_kafka else None
-        )
+        self.courier = notices.Courier(self.database, settings)
+        self.reader = KafkaReader(self.database, settings) if settings.uses_kafka else None
 
     def start(self) -> None:
         """Put in order what a crash has left, load the active model, and follow the policy.
@@ -69,6 +67,7 @@ class Worker:
         training.expire_silent(self.database)
         self.registry.remove_unfinished()
         self.registry.set_aside_unknown()
+        self.policy.start()
         self.serving.start()
         self.schedule.start()
         self.courier.start()
@@ -86,18 +85,16 @@ class Worker:
         self.jobs.stop()
         self.courier.stop()
         self.serving.stop()
+        self.policy.stop()
         self.database.close()
 
     def readiness(self) -> serving.Readiness:
         """Say whether the process can do its work, serving and reading."""
         readiness = self.serving.readiness()
         problems = [] if self.reader is None else self.reader.problems()
+        threads = (self.policy, self.schedule, self.courier)
+        problems += [thread.problem for thread in threads if thread.problem is not None]
         return readiness.also(*problems)
-
-    def _types(self) -> Collection[str]:
-        """Return the interaction types that are taken in at the moment."""
-        with self.database.read() as connection:
-            return training.current_policy(connection, self.settings).policy.weights
 
     def _retrain_by_itself(
         self, trigger: str, cause: Mapping[str, Any], not_since: int | None

@@ -9,10 +9,10 @@ Two threads: one belongs to the consumer, which must go on polling to stay in it
 other does what waits for the database or the dead letters, and tries until it succeeds.
 """
 
+import enum
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from typing import Any
@@ -61,16 +61,46 @@ _FORBIDDEN = {
 _log = telemetry.get_logger(__name__)
 
 
+class ReaderState(enum.Enum):
+    """What a `KafkaReader` is doing; see the diagram there."""
+
+    JOINING = "joining"
+    UNASSIGNED = "unassigned"
+    UNPLACED = "unplaced"
+    PLACING = "placing"
+    READING = "reading"
+    PAUSED = "paused"
+
+
 class KafkaReader:
     """Stores what comes on the topic, as a member of the workers' group.
+
+    ::
+
+        JOINING ─► UNASSIGNED ─► UNPLACED ◄─► PLACING ─► READING ◄─► PAUSED
+                       ▲            ▲                       │          │
+                       │            └── has to begin again ─┴──────────┤
+                       └─────── partitions are revoked or lost ────────┘
+
+    ==========  ===================================================  ==========
+    from        when                                                 to
+    ==========  ===================================================  ==========
+    JOINING     the topics exist, and the group is joined            UNASSIGNED
+    UNASSIGNED  partitions are assigned                              UNPLACED
+    UNPLACED    the database is asked for their positions            PLACING
+    PLACING     it gives them; it was asked in vain                  READING; UNPLACED
+    READING     enough batches are in hand                           PAUSED
+    PAUSED      one of them is written                               READING
+    all but     a batch was not written, an offset is gone, the      UNPLACED
+    JOINING     topic was recreated, a step failed
+    all but     partitions are revoked or lost                       UNASSIGNED
+    JOINING
+    ==========  ===================================================  ==========
 
     Parameters
     ----------
     database : storage.Database
     settings : Settings
-    types : callable
-        Gives the interaction types that are taken in, as they are at the moment; may raise
-        `StorageError`.
 
     Raises
     ------
@@ -78,13 +108,7 @@ class KafkaReader:
         A setting of the client cannot be used.
     """
 
-    def __init__(
-        self,
-        database: storage.Database,
-        settings: Settings,
-        *,
-        types: Callable[[], Collection[str]],
-    ) -> None:
+    def __init__(self, database: storage.Database, settings: Settings) -> None:
         self._settings = settings
         self._topic = settings.kafka_topic
         self._connection_error: str | None = None
@@ -107,20 +131,17 @@ class KafkaReader:
                 "error_cb": self._on_connection_error,
             },
         )
-        self._store = Store(database, settings, Decoder(self._topic, settings.kafka_fields), types)
+        self._store = Store(database, settings, Decoder(self._topic, settings.kafka_fields))
         self._probe = _Probe(self._admin, settings)
         self._thread = threading.Thread(target=self._run, name="kafka-reader", daemon=True)
         self._stopping = threading.Event()
         self._problem: str | None = None
-        self._is_subscribed = False
-        # Of the assignment that holds; another generation drops what the last had in hand.
+        self._state = ReaderState.JOINING
         self._granted: list[int] = []
         self._placing: Task | None = None
         self._placed_id: str | None = None
-        self._must_place = False
         self._from_start: set[int] = set()
-        self._is_paused = False
-        self._generation = 0
+        self._generation = 0  # another one drops what the last had in hand
         self._in_hand: deque[Batch] = deque()
         self._held: list[Message] = []
         self._stored: dict[int, int] = {}
@@ -130,12 +151,12 @@ class KafkaReader:
         self._uncommitted: dict[int, int] = {}
 
     def start(self) -> None:
-        """Join the group; a broker or a database that is away is waited for."""
+        """Join the group; it waits for a broker or a database that is unavailable."""
         self._store.start()
         self._thread.start()
 
     def stop(self) -> None:
-        """Store what is in hand, leave the group; takes some seconds at most, whoever is away."""
+        """Store what is in hand and leave the group, within seconds whatever is unavailable."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(2 * _STOP_SECONDS)
@@ -148,7 +169,7 @@ class KafkaReader:
     def problems(self) -> list[str]:
         """Return sentences that say what keeps interactions from the table, and what to do."""
         found = [self._problem, self._probe.problem, self._store.problem]
-        is_away = self._probe.problem is not None or not self._is_subscribed
+        is_away = self._probe.problem is not None or self._state is ReaderState.JOINING
         if is_away and self._connection_error is not None:
             found.append(f"The last error of a connection to Kafka: {self._connection_error}.")
         n_behind, most = sum(self.lag().values()), self._settings.kafka_max_lag
@@ -182,17 +203,18 @@ class KafkaReader:
             _log.exception("kafka_reader_not_left")
 
     def _step(self) -> None:
-        if (not self._is_subscribed or self._probe.is_missing) and not self._subscribe():
-            self._consumer.poll(_IDLE_SECONDS)  # which tells of errors
+        is_absent = self._state is ReaderState.JOINING or self._probe.is_missing
+        if is_absent and not self._subscribe():
+            self._consumer.poll(_IDLE_SECONDS)  # which reports errors
             return
         self._probe.step()
         if self._probe.topic_id is not None and self._placed_id not in {None, self._probe.topic_id}:
-            _log.warning("kafka_topic_made_anew", topic=self._topic)
-            telemetry.KAFKA_RESETS.labels("made_anew").inc()
+            _log.warning("kafka_topic_recreated", topic=self._topic)
+            telemetry.KAFKA_RESETS.labels("recreated").inc()
             self._begin_again()
         self._collect()
         self._note_lag()
-        if self._granted and (self._must_place or self._placing is not None):
+        if self._state in {ReaderState.UNPLACED, ReaderState.PLACING}:
             self._place()
         if len(self._in_hand) >= _IN_HAND:
             self._wait_for_room()
@@ -215,7 +237,7 @@ class KafkaReader:
             return False
         self._problem = None
         self._probe.is_missing = False
-        if self._is_subscribed:
+        if self._state is not ReaderState.JOINING:
             return True
         self._consumer.subscribe(
             [self._topic],
@@ -223,7 +245,7 @@ class KafkaReader:
             on_revoke=self._on_revoke,
             on_lost=self._on_lost,
         )
-        self._is_subscribed = True
+        self._state = ReaderState.UNASSIGNED
         _log.info("kafka_reader_started", topic=self._topic, group=self._settings.kafka_group)
         return True
 
@@ -249,7 +271,7 @@ class KafkaReader:
     def _give_up(self, partitions: list[TopicPartition]) -> None:
         _log.info("kafka_partitions_left", partitions=[one.partition for one in partitions])
         self._granted = []
-        self._must_place = False
+        self._state = ReaderState.UNASSIGNED
         self._placed_id = None
         self._forget_lag()
 
@@ -257,8 +279,9 @@ class KafkaReader:
         """Drop what is in hand, and go on from where the database says that the table is."""
         self._drop(wait_seconds=0.0)
         self._consumer.assign([])
-        self._must_place = True
         self._placed_id = None
+        if self._state is not ReaderState.JOINING:
+            self._state = ReaderState.UNPLACED if self._granted else ReaderState.UNASSIGNED
 
     def _drop(self, *, wait_seconds: float) -> None:
         self._generation += 1
@@ -272,23 +295,22 @@ class KafkaReader:
         self._in_hand.clear()
         self._held.clear()
         self._placing = None
-        self._is_paused = False
 
     def _place(self) -> None:
         """Ask for the positions of the partitions, and begin to read there once they are known."""
         if self._placing is None:
-            # Asked anew, for the topic may be another than before.
+            # Asked again, for the topic may be another than before.
             topic_id = self._probe.fresh_id()
             if topic_id is None:
                 return
-            self._placed_id, self._must_place = topic_id, False
+            self._placed_id, self._state = topic_id, ReaderState.PLACING
             self._placing = self._store.ask_positions(topic_id, self._granted, self._from_start)
         if not self._placing.future.done():
             return
         positions: dict[int, int] | None = self._placing.future.result()
         self._placing = None
         if positions is None:
-            self._must_place = True
+            self._state = ReaderState.UNPLACED
             return
         self._from_start = set()
         self._stored = dict(positions)
@@ -300,12 +322,13 @@ class KafkaReader:
             ]
         )
         self._consumer.resume(self._consumer.assignment())
+        self._state = ReaderState.READING
         _log.info("kafka_reading", positions={n: positions.get(n, 0) for n in self._granted})
 
     def _read(self) -> None:
-        if self._is_paused:
+        if self._state is ReaderState.PAUSED:
             self._consumer.resume(self._consumer.assignment())
-            self._is_paused = False
+            self._state = ReaderState.READING
         generation = self._generation
         records = self._consumer.consume(1, timeout=_IDLE_SECONDS)
         if records:
@@ -326,12 +349,12 @@ class KafkaReader:
 
     def _wait_for_room(self) -> None:
         """Wait until a batch is written; stay in the group if that takes long."""
-        patience = 0.0 if self._is_paused else _PATIENCE_SECONDS
+        patience = 0.0 if self._state is ReaderState.PAUSED else _PATIENCE_SECONDS
         if wait_for([self._in_hand[0].future], timeout=patience).done:
             return
-        if not self._is_paused:
+        if self._state is not ReaderState.PAUSED:
             self._consumer.pause(self._consumer.assignment())
-            self._is_paused = True
+            self._state = ReaderState.PAUSED
         record = self._consumer.poll(_IDLE_SECONDS)
         if record is not None:
             generation = self._generation
@@ -414,8 +437,9 @@ class KafkaReader:
     def _note_lag(self) -> None:
         if time.monotonic() < self._lag_due:
             return
-        self._lag_due = time.monotonic() + (5.0 if self._is_paused else 1.0)
-        if self._must_place or self._placing is not None:
+        is_paused = self._state is ReaderState.PAUSED
+        self._lag_due = time.monotonic() + (5.0 if is_paused else 1.0)
+        if not is_paused and self._state is not ReaderState.READING:
             return
         for number in self._granted:
             place = TopicPartition(self._topic, number)
@@ -423,7 +447,7 @@ class KafkaReader:
                 # What is not fetched learns of no end.
                 low, high = (
                     self._consumer.get_watermark_offsets(place, timeout=0.5)
-                    if self._is_paused
+                    if is_paused
                     else self._consumer.get_watermark_offsets(place, cached=True)
                 )
             except KafkaException:
@@ -502,6 +526,6 @@ class _Probe:
             if problem is None:
                 _log.info("kafka_answers_again")
             else:
-                _log.error("kafka_away", error=problem)
+                _log.error("kafka_unavailable", error=problem)
         self.problem = problem
         return problem is None

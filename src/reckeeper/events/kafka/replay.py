@@ -2,11 +2,12 @@
 
 import functools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from reckeeper import audit, storage
+from reckeeper import policy as policies
 from reckeeper.config import Settings
 from reckeeper.events.kafka import topics
 from reckeeper.events.kafka.messages import Decoder
@@ -38,7 +39,6 @@ def replay(
     database: storage.Database,
     settings: Settings,
     *,
-    types: Collection[str],
     start: int | datetime,
     actor: str,
     on_progress: Callable[[int, int, int], None] = lambda done, total, n_read: None,
@@ -52,8 +52,6 @@ def replay(
     ----------
     database : storage.Database
     settings : Settings
-    types : collection of str
-        Interaction types that are taken in.
     start : int or datetime
         Offset in every partition, or a time with a zone, of whose records on is read.
     actor : str
@@ -70,6 +68,8 @@ def replay(
     StorageError
         The database did not answer for a minute.
     """
+    with database.read() as connection:
+        types = policies.current(connection, settings).policy.weights
     decoder = Decoder(settings.kafka_topic, settings.kafka_fields)
     n_read = n_new = n_good = n_refused = 0
     began = time.monotonic()

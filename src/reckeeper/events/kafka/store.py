@@ -3,13 +3,13 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import Message
 
+from reckeeper import policy as policies
 from reckeeper import storage, telemetry
 from reckeeper.config import Settings
 from reckeeper.errors import ReckeeperError, StorageError
@@ -67,24 +67,15 @@ class Store:
     settings : Settings
     decoder : Decoder
         Of the topic.
-    types : callable
-        Gives the interaction types that are taken in at the moment.
-
     """
 
-    def __init__(
-        self,
-        database: storage.Database,
-        settings: Settings,
-        decoder: Decoder,
-        types: Callable[[], Collection[str]],
-    ) -> None:
+    def __init__(self, database: storage.Database, settings: Settings, decoder: Decoder) -> None:
         self._problem: str | None = None
         self._busy_since: float | None = None
         self._database = database
         self._topic = settings.kafka_topic
         self._decoder = decoder
-        self._ask_types = types
+        self._settings = settings
         self._types: frozenset[str] = frozenset()
         self._types_due = 0.0
         self._letters = DeadLetterWriter(settings)
@@ -170,7 +161,7 @@ class Store:
         self._problem = problem
 
     def _positions(self, task: Positions) -> dict[int, int]:
-        self._types = frozenset(self._ask_types())
+        self._types = self._accepted_types()
         if task.from_start:
             start = dict.fromkeys(task.from_start, 0)
             with self._database.write() as connection:
@@ -187,11 +178,15 @@ class Store:
             if number in task.partitions and number not in task.from_start
         }
 
+    def _accepted_types(self) -> frozenset[str]:
+        with self._database.read() as connection:
+            return frozenset(policies.current(connection, self._settings).policy.weights)
+
     def _write(self, batch: Batch) -> bool | None:
         if not batch.letters_are_written:
-            # A type may be new since the types were last asked for, or not taken any more.
+            # A type may have been added or removed since the types were last asked for.
             if batch.decoded.refused or time.monotonic() > self._types_due:
-                self._types = frozenset(self._ask_types())
+                self._types = self._accepted_types()
                 self._types_due = time.monotonic() + _TYPES_SECONDS
             if self._types != batch.types:
                 batch.types = self._types

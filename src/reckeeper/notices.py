@@ -1,23 +1,25 @@
-"""Telling a webhook what happened: an outbox in the database, and who empties it."""
+"""What a webhook is told: an outbox in the database, and the courier who empties it."""
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Literal
 
 import httpx
 
-from reckeeper import __version__, clock, storage
+from reckeeper import __version__, clock, policy, storage
 from reckeeper.config import Settings
-from reckeeper.errors import ReckeeperError
+from reckeeper.periodic import Periodic
 from reckeeper.telemetry import get_logger
-from reckeeper.training import policy as policies
 
 STOP_SECONDS = 5.0
 """How long `Courier.stop` waits at most."""
+
+_STOP_LOOK_SECONDS = 0.1
 
 _log = get_logger(__name__)
 
@@ -30,7 +32,7 @@ def notify(
     payload: Mapping[str, Any],
     key: str | None = None,
 ) -> None:
-    """Have the webhook told of an event, if this transaction comes to its end.
+    """Have the webhook told about an event, if this transaction commits.
 
     Parameters
     ----------
@@ -41,7 +43,7 @@ def notify(
     payload : mapping
         JSON values.
     key : str, optional
-        Of several notices with one key only the first is told.
+        Only the first of several notices with one key is sent.
     """
     storage.notices.insert(connection, event=event, payload=dict(payload), key=key)
 
@@ -68,13 +70,13 @@ class Courier:
     settings : Settings
         The policy while none is stored.
     timeout_seconds : float
-        From the begin of an attempt to the whole head of the answer.
+        From the beginning of an attempt to the whole head of the answer.
     first_pause_seconds, longest_pause_seconds : float
         After the first attempt, and at most.
     give_up_seconds : float
         From the event to the last attempt.
     look_seconds : float
-        How often the outbox is looked into.
+        How often the outbox is read.
     """
 
     def __init__(
@@ -94,55 +96,36 @@ class Courier:
         self._first_pause_seconds = first_pause_seconds
         self._longest_pause = longest_pause_seconds
         self._give_up_seconds = give_up_seconds
-        self._look_seconds = look_seconds
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._stopping = asyncio.Event()
+        self._stopping = threading.Event()
+        self._looking = Periodic(self._deliver_due, name="courier", every_seconds=look_seconds)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the outbox could not be read, in a sentence; None if it could."""
+        return self._looking.problem
 
     def start(self) -> None:
         """Deliver until `stop`."""
-        # An event loop, as nothing else ends an attempt on time whatever the receiver does.
-        loop = self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._work, args=(loop,), name="courier", daemon=True
-        )
-        self._thread.start()
+        self._looking.start()
 
     def stop(self) -> None:
-        """Break off what is under way; it is sent again after the next start."""
-        if self._thread is not None and self._loop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join(STOP_SECONDS)
+        """Break off the attempt under way; the notice is sent again after the next start."""
+        self._stopping.set()
+        self._looking.stop(timeout_seconds=STOP_SECONDS)
 
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(self._until_stop())
+    def _deliver_due(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            while self._deliver_one():
+                pass
 
-    async def _until_stop(self) -> None:
-        following = asyncio.create_task(self._follow())
-        await self._stopping.wait()
-        following.cancel()
-
-    async def _follow(self) -> None:
-        while True:
-            try:
-                while await self._deliver_one():
-                    pass
-            except ReckeeperError as exc:
-                _log.warning("outbox_not_read", error=exc.message)
-            except Exception:  # noqa: BLE001
-                # This thread must not die: without it nobody would be told anything again.
-                _log.exception("courier_failed")
-            await asyncio.sleep(self._look_seconds)
-
-    async def _deliver_one(self) -> bool:
+    def _deliver_one(self) -> bool:
         """Try the oldest notice that is due; return whether there was one."""
         with self._database.read() as connection:
             notice = storage.notices.first_due(connection)
             if notice is None:
                 return False
-            policy = policies.current(connection, self._settings).policy
-        if policy.webhook_url is None:
+            in_force = policy.current(connection, self._settings).policy
+        if in_force.webhook_url is None:
             with self._database.write() as connection:
                 storage.notices.drop_due(connection)
             return False
@@ -154,9 +137,25 @@ class Courier:
         with self._database.write() as connection:
             is_ours = storage.notices.take(connection, notice, until=until)
         if is_ours:
-            error = await self._post(policy.webhook_url, policy.webhook_secret, notice)
+            sending = self._post(in_force.webhook_url, in_force.webhook_secret, notice)
+            error = asyncio.run(self._unless_stopped(sending))
             self._note(notice, error, pause)
         return True
+
+    async def _unless_stopped(self, sending: Coroutine[None, None, str | None]) -> str | None:
+        """Return what `sending` returns.
+
+        Raises
+        ------
+        asyncio.CancelledError
+            `stop` was called first. Only an event loop ends an attempt on
+            time, whatever the receiver does.
+        """
+        task = asyncio.create_task(sending)
+        while not (await asyncio.wait({task}, timeout=_STOP_LOOK_SECONDS))[0]:
+            if self._stopping.is_set():
+                task.cancel()
+        return await task
 
     async def _post(self, url: str, secret: str | None, notice: Mapping[str, Any]) -> str | None:
         """Send a notice; return what went wrong, None if nothing did."""

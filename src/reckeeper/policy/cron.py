@@ -1,0 +1,108 @@
+"""Cron expressions: when they come, also on days when the clock changes."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+_NAMED = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def check(expression: str) -> None:
+    """Check that an expression can be read and names a time that comes.
+
+    Raises
+    ------
+    ValueError
+        It does not; the message says why, and how one is written.
+    """
+    try:
+        next(CronSim(_fields(expression), datetime.now(UTC)))
+    except (CronSimError, StopIteration, ValueError) as exc:
+        why = str(exc) or "it names no date that ever comes"
+        raise ValueError(
+            f"is not a cron expression: {why}. It has five fields: minute, hour, day of the "
+            "month, month, weekday (0 or 7 is Sunday), such as `0 3 * * 0`"
+        ) from exc
+
+
+def next_run(expression: str, *, timezone: str, after: datetime) -> datetime:
+    """Return the first time of an expression at `after` or later.
+
+    A time that the clock skips comes at the end of the gap, once; one that
+    the clock shows twice comes the first time alone. An hour of ``*`` comes
+    every hour, however the clock changes.
+
+    Parameters
+    ----------
+    expression : str
+        One that passes `check`.
+    timezone : str
+        Name of the zone in which it is read.
+    after : datetime
+        With a zone, any.
+
+    Returns
+    -------
+    datetime
+        In the time zone named.
+    """
+    # By UTC: times of one zone compare as the clock shows them, and repeat in autumn.
+    since = after.astimezone(UTC)
+    before = (since - _MICROSECOND).astimezone(ZoneInfo(timezone))
+    runs = CronSim(_fields(expression), before)
+    return next(run for run in runs if run.astimezone(UTC) >= since)
+
+
+def last_run(
+    expression: str, *, timezone: str, after: datetime, until: datetime
+) -> datetime | None:
+    """Return the last time of an expression later than `after` and not later than `until`.
+
+    Parameters
+    ----------
+    expression, timezone
+        As `next_run` takes them.
+    after, until : datetime
+        With a zone, any.
+
+    Returns
+    -------
+    datetime or None
+        In the time zone named; None if it does not come between them.
+    """
+    found = None
+    while True:
+        after = next_run(expression, timezone=timezone, after=after + _MICROSECOND)
+        if after.astimezone(UTC) > until.astimezone(UTC):
+            return found
+        found = after
+
+
+def _fields(expression: str) -> str:
+    """Return five fields as the library reads them.
+
+    Raises
+    ------
+    ValueError
+        There are more or fewer.
+    """
+    fields = _NAMED.get(expression.strip(), expression).lower().split()
+    if len(fields) != 5:
+        raise ValueError(f"it has {len(fields)} field(s)")
+    minute, hour, day, month, weekday = fields
+    if not hour.startswith("*"):
+        # The library takes a minute of `*` for "whatever the clock does", also in a named hour.
+        minute = re.sub(r"^\*", "0-59", minute)
+    weekday = re.sub(r"-sun\b", "-7", weekday)  # a range may end with Sunday
+    return " ".join((minute, hour, day, month, weekday))
