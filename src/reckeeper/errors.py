@@ -22,8 +22,8 @@
     ├── NoModelError           no_model             no version serves
     └── UnavailableError       unavailable          a process that is needed does not answer
 
-Codes are part of the API and never change. The library knows no HTTP: each
-entry file maps these classes to statuses in one table.
+Codes are part of the API and never change. The library knows no HTTP:
+`wire.STATUSES` maps these classes to statuses.
 """
 
 from collections.abc import Iterator, Mapping
@@ -106,13 +106,6 @@ class ReckeeperError(Exception):
         self.message = message
         self.details = dict(details) if details else None
         self.action = action
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the body with which every process answers this error."""
-        body: dict[str, Any] = {"status": "error", "code": self.code, "message": self.message}
-        if self.details is not None:
-            body["details"] = self.details
-        return body
 
 
 class ConfigError(ReckeeperError):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckeeper import clock, policy, storage
+from reckeeper import clock, policy, storage, wire
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, ConflictError, DataError, StorageError
 from reckeeper.policy import Policy, PolicyWatch, Promotion, revisions
@@ -250,7 +250,7 @@ def test_whatever_is_sent_is_a_policy_or_refused_by_field(field, value):
         assert revisions._checked(json.loads(json.dumps(found)), kept_secret=None) == found
     else:
         assert refusal.details["field"].partition(".")[0] == field
-        json.dumps(refusal.to_json(), ensure_ascii=False).encode()
+        wire.error_body(refusal).model_dump_json().encode()
 
 
 @given(

@@ -104,7 +104,7 @@ def test_a_damaged_target_is_refused_with_what_to_do(served):
 
     for path in ("/models/rollback", "/models/1/activate"):
         message = assert_error(served.server.post(path), 409, "damaged_artifact")
-        assert message.startswith("Version 1 cannot serve: ")
+        assert message.startswith("Version 1 cannot be activated: ")
         assert message.endswith("Activate another version, or retrain.")
 
     assert recommended(served)[0] == 2

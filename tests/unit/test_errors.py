@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from reckeeper import errors
+from reckeeper import errors, wire
 from reckeeper.errors import ReckeeperError
 
 CODES = {
@@ -71,7 +71,9 @@ def test_an_unknown_code_gives_the_root():
 
 
 def test_body():
-    body = errors.JobRunningError("Job 3 runs.", details={"job_id": 3}).to_json()
+    body = wire.error_body(
+        errors.JobRunningError("Job 3 runs.", details={"job_id": 3})
+    ).model_dump()
     assert json.loads(json.dumps(body)) == {
         "status": "error",
         "code": "job_running",
@@ -81,4 +83,5 @@ def test_body():
 
 
 def test_body_without_details():
-    assert set(errors.NotFoundError("No such thing.").to_json()) == {"status", "code", "message"}
+    body = wire.error_body(errors.NotFoundError("No such thing.")).model_dump()
+    assert set(body) == {"status", "code", "message"}

@@ -1,5 +1,6 @@
-"""What the documentation of the routes shows."""
+"""What the documentation of the routes shows: examples by the name of the operation."""
 
+from collections.abc import Mapping
 from typing import Any
 
 _METRICS = {
@@ -20,9 +21,9 @@ _SHORT_VERDICT = {
     "decision": "promote",
     "sentence": "No worse than version 3 on 1,204 users' newer interactions: NDCG@10 0.181 against "
     "0.178 (difference +0.003, 95% interval -0.002 to +0.008).",
-    "outcome": "Version 4 serves.",
+    "outcome": "Version 4 is active.",
 }
-VERDICT = {
+_VERDICT = {
     **_SHORT_VERDICT,
     "method": "new_interactions",
     "reasons": [],
@@ -58,7 +59,7 @@ _DATA: dict[str, Any] = {
     "left_out_users": ["test-*"],
     "max_interactions_per_user": 1000,
 }
-ENTRY = {
+_ENTRY = {
     "entry_id": 7,
     "at": "2025-12-04T23:42:16.145920Z",
     "until": None,
@@ -68,7 +69,7 @@ ENTRY = {
     "reason": "job 4",
     "job_id": 4,
 }
-MODEL = {
+_MODEL = {
     "name": "Retrained SVD Model",
     "path": "/app/models/retrained_svd_model.pkl",
     "type": "SVD",
@@ -92,9 +93,9 @@ MODEL = {
     "metrics": _METRICS,
     "served": True,
 }
-WHOLE_MODEL = {
-    **MODEL,
-    "verdict": VERDICT,
+_WHOLE_MODEL = {
+    **_MODEL,
+    "verdict": _VERDICT,
     "fingerprint": "7a1c0ce3f2ab4b3f8f5a0b6f5b3a9d10",
     "watermark": 56193,
     "latest_at": "2025-12-04T23:41:58.002110Z",
@@ -111,10 +112,10 @@ WHOLE_MODEL = {
         "imported_at": "2025-12-04T20:00:00.000000Z",
     },
     "files": [{"name": "model-000004.safetensors", "bytes": 10240, "sha256": "9f86d081884c7d65"}],
-    "timeline": [ENTRY],
+    "timeline": [_ENTRY],
 }
 _SPECTRAL = {"n_components": 256}
-LISTED_JOB = {
+_LISTED_JOB = {
     "job_id": 2,
     "kind": "retrain",
     "request": {"recipe": "spectral", "tune": True},
@@ -139,7 +140,7 @@ LISTED_JOB = {
     "peak_memory_bytes": 201326592,
     "error": None,
 }
-JOB = {**LISTED_JOB, "result": None}
+_JOB = {**_LISTED_JOB, "result": None}
 _RESULT = {
     "split": "user_time",
     "k": 20,
@@ -168,8 +169,8 @@ _RESULT = {
         }
     ],
 }
-EVALUATED = {
-    **JOB,
+_EVALUATED = {
+    **_JOB,
     "kind": "evaluate",
     "request": {},
     "status": "succeeded",
@@ -179,7 +180,7 @@ EVALUATED = {
     "finished_at": "2025-12-04T23:42:36.145920Z",
     "result": _RESULT,
 }
-RETRAINED = {
+_RETRAINED = {
     "status": "ok",
     "message": "Model retrained in 2.3s - 56193 samples, 98.90% variance explained",
     "details": {
@@ -191,9 +192,9 @@ RETRAINED = {
     "version": 2,
     "job_id": 2,
     "promoted": True,
-    "verdict": VERDICT,
+    "verdict": _VERDICT,
 }
-RECIPE = {
+_RECIPE = {
     "name": "svd",
     "summary": "The plain singular value decomposition of the interaction counts.",
     "decomposes": True,
@@ -210,7 +211,7 @@ _COMPARED = {
     "explained_variance": "98.90%",
     "metrics": _METRICS,
 }
-COMPARISON = {
+_COMPARISON = {
     "status": "ok",
     "first": _COMPARED,
     "second": {**_COMPARED, "version": 2, "settings": {"n_components": 8}},
@@ -218,7 +219,7 @@ COMPARISON = {
     "users": {"both": 6, "only_first": 0, "only_second": 0},
     "k": 10,
     "n_users": 6,
-    "sentence": "Of 6 users, the lists of 10 have 81% in common.",
+    "sentence": "The lists of 10 that 6 users get have 81% in common.",
     "overlap": {"mean": 0.81, "low": 0.78, "high": 0.84},
     "most_changed": [
         {"user_id": "u1", "overlap": 0.4, "first": ["i3", "i7"], "second": ["i3", "i9"]}
@@ -230,7 +231,7 @@ COMPARISON = {
     "coverage": {"first": 0.4, "second": 0.45},
     "popularity": {"first": 0.21, "second": 0.18},
 }
-POLICY = {
+_POLICY = {
     "policy": {
         "schedule": "0 3 * * 0",
         "timezone": "Europe/Berlin",
@@ -262,7 +263,7 @@ POLICY = {
     "actor": "api:alice",
     "reason": "the shop has grown",
 }
-AUDIT_ENTRY = {
+_AUDIT_ENTRY = {
     "entry_id": 12,
     "at": "2025-12-04T23:42:15.000000Z",
     "actor": "api:alice",
@@ -271,35 +272,184 @@ AUDIT_ENTRY = {
     "details": {"before": 4, "after": 3, "reason": "version 4 lost coverage"},
     "hash": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
 }
-ACCEPTED = {"status": "ok", "accepted": 3, "duplicates": 0}
-_WHY = {
-    404: ("not_found", "There is no version 7: GET /models lists those that there are."),
-    409: ("conflict", "Version 4 is active and cannot be deleted: activate another first."),
-    413: ("too_large", "The request has 12000 interactions; at most 10000 are taken."),
-    422: ("invalid_data", "Row 0: user_id is missing. Nothing of this request was stored."),
-    500: ("training_failed", "The training process was ended by signal 9 before it was done."),
-    503: ("unavailable", "The worker does not answer, so nothing was trained."),
+_ACCEPTED = {"status": "ok", "accepted": 3, "duplicates": 0}
+_READY = {"status": "ok", "problems": [], "model_version": 2, "offer_version": None}
+_NOT_READY = {
+    "status": "unavailable",
+    "problems": [
+        "The active version 2 cannot be loaded: model-000002.safetensors is missing from "
+        "/app/models. Version 1 is sound: activate it, or retrain."
+    ],
+    "model_version": None,
+    "offer_version": 1,
 }
+_EVENTS = """event: job
+data: {"job_id": 2, "status": "running", "stage": "fitting", "fraction": 0.4}
+
+event: job
+data: {"job_id": 2, "status": "succeeded", "stage": "done", "fraction": 1.0}
+
+event: end
+data: {}
+"""
+_METRICS_TEXT = """# HELP reckeeper_served_version Model version in memory; 0 when there is none.
+# TYPE reckeeper_served_version gauge
+reckeeper_served_version 2.0
+"""
+_ONE_MODEL = {200: {"status": "ok", "model": _WHOLE_MODEL}}
+_TAKEN = {
+    200: _ACCEPTED,
+    202: {**_ACCEPTED, "message": "Acknowledged by the broker; in the table shortly."},
+}
+_REASON = {"reason": "version 2 lost coverage"}
 
 
-def answers(example: Any, *failures: int, status: int = 200) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's description of a JSON answer, and of the errors that a route may give."""
-    done = media("application/json", {"example": example}, *failures)
-    return {status: done.pop(200), **done}
+def _job(**more: Any) -> dict[str, Any]:
+    return {"status": "ok", "job": {**_JOB, **more}}
 
 
-def media(
-    media_type: str, content: dict[str, Any], *failures: int
-) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's description of any answer, and of the errors that a route may give."""
-    described: dict[int | str, dict[str, Any]] = {
-        200: {"description": "Done", "content": {media_type: content}}
-    }
-    for status in failures:
-        code, message = _WHY[status]
-        body = {"status": "error", "code": code, "message": message}
-        described[status] = {
-            "description": code.replace("_", " "),
-            "content": {"application/json": {"example": body}},
+ANSWERS: Mapping[str, Mapping[int, Any]] = {
+    "list_models": {200: {"status": "ok", "models": [_MODEL]}},
+    "list_timeline": {200: {"status": "ok", "timeline": [_ENTRY], "rollback_version": 3}},
+    **dict.fromkeys(
+        (
+            "get_model",
+            "update_model",
+            "activate_model",
+            "roll_back",
+            "pin_model",
+            "unpin_model",
+            "import_model",
+        ),
+        _ONE_MODEL,
+    ),
+    "delete_model": {200: {"status": "ok", "version": 1}},
+    "compare_models": {200: _COMPARISON},
+    "retrain": {200: _RETRAINED, 202: _job()},
+    "evaluate": {
+        200: {"status": "ok", "job": _EVALUATED},
+        202: _job(kind="evaluate", request={}),
+    },
+    "list_jobs": {
+        200: {
+            "status": "ok",
+            "jobs": [_LISTED_JOB],
+            "schedule": "0 3 * * 0",
+            "next_scheduled_at": "2025-12-07T03:00:00.000000Z",
         }
-    return described
+    },
+    "get_job": {200: _job()},
+    "follow_job": {200: _EVENTS},
+    "cancel_job": {200: _job(cancel_requested=True)},
+    "finish_job": {200: _job(finish_requested=True)},
+    "list_recipes": {200: {"status": "ok", "recipes": [_RECIPE]}},
+    "get_policy": {200: {"status": "ok", **_POLICY}},
+    "set_policy": {200: {"status": "ok", **_POLICY}},
+    "list_policies": {200: {"status": "ok", "policies": [_POLICY]}},
+    "list_audit_entries": {200: {"status": "ok", "entries": [_AUDIT_ENTRY]}},
+    "verify_audit": {
+        200: {"status": "ok", "ok": True, "n_entries": 12, "problem": None, "entry_id": None}
+    },
+    "create_interactions": _TAKEN,
+    "add_to_watchlist": _TAKEN,
+    "remove_from_watchlist": _TAKEN,
+    "list_interactions": {
+        200: {
+            "status": "ok",
+            "user_id": "u1",
+            "interactions": [
+                {
+                    "event_id": "e-18",
+                    "item_id": "i9",
+                    "title": "Toy Story (1995)",
+                    "interaction_type": "watchlist_add",
+                    "weight": 1.0,
+                    "occurred_at": "2025-12-04T23:42:15.000000Z",
+                }
+            ],
+        }
+    },
+    "get_watchlist": {
+        200: {
+            "status": "ok",
+            "user_id": "u1",
+            "items": [
+                {
+                    "item_id": "i9",
+                    "title": "Toy Story (1995)",
+                    "attributes": {"genres": ["Animation"]},
+                    "added_at": "2025-12-04T23:42:15.000000Z",
+                }
+            ],
+        }
+    },
+    "get_recommendations": {
+        200: {
+            "status": "ok",
+            "user_id": "u1",
+            "model_version": 1,
+            "strategy": "model",
+            "items": [
+                {
+                    "rank": 1,
+                    "item_id": "i3",
+                    "score": 0.87,
+                    "title": "Toy Story (1995)",
+                    "attributes": {"genres": ["Animation", "Comedy"]},
+                }
+            ],
+            "request_id": "6d1b4f0e-5a53-4f8b-9d53-0d5f3fd0b7c1",
+            "generated_at": "2025-12-04T23:42:15.000000Z",
+        }
+    },
+    "get_demo": {
+        200: {
+            "status": "ok",
+            "loaded": True,
+            "interactions": 60000,
+            "sample_users": ["user-0001"],
+        }
+    },
+    "delete_demo": {200: {"status": "ok", "interactions": 60000, "versions": [1]}},
+    "get_liveness": {200: {"status": "ok"}},
+    "get_readiness": {200: _READY, 503: _NOT_READY},
+    "get_metrics": {200: _METRICS_TEXT},
+}
+"""Answers, by operation and status."""
+
+REQUESTS: Mapping[str, Any] = {
+    "create_interactions": [
+        {"user_id": "u1", "item_id": "i7", "interaction_type": "click"},
+        {
+            "event_id": "e-18",
+            "user_id": "u1",
+            "item_id": "i9",
+            "interaction_type": "watchlist_add",
+            "weight": 1.0,
+            "occurred_at": "2025-12-04T23:42:15Z",
+        },
+    ],
+    "set_policy": _POLICY["policy"],
+    "retrain": {"recipe": "svd", "settings": {"n_components": 20}},
+    "update_model": {"note": "the one before the sale"},
+    "pin_model": {"until": "2126-01-31T12:00:00Z", "reason": "the sale must not change"},
+    "activate_model": _REASON,
+    "roll_back": _REASON,
+    "cancel_job": _REASON,
+}
+"""Bodies, by operation."""
+
+
+def _error(code: str, message: str) -> dict[str, str]:
+    return {"status": "error", "code": code, "message": message}
+
+
+FAILURES: Mapping[int, Any] = {
+    404: _error("not_found", "There is no version 7. GET /models lists the versions."),
+    409: _error("conflict", "Version 4 is active and cannot be deleted: activate another first."),
+    413: _error("too_large", "The request has 12000 interactions; at most 10000 are taken."),
+    422: _error("invalid_data", "Row 0: user_id is missing. Nothing of this request was stored."),
+    500: _error("training_failed", "Signal 9 ended the training process before it was done."),
+    503: _error("unavailable", "The worker does not answer, so nothing was trained."),
+}
+"""Errors, by status."""

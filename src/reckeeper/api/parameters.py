@@ -4,10 +4,10 @@ from typing import Annotated
 from urllib.parse import unquote
 
 from fastapi import Depends, Header, Path, Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator
 from starlette.convertors import Convertor, register_url_convertor
 
-from reckeeper import security
+from reckeeper import security, wire
 from reckeeper.client import ACTOR_HEADER
 
 _MOST = 2**63 - 1  # the largest number that a database knows
@@ -45,34 +45,28 @@ Before = Annotated[
 ]
 Revision = Annotated[
     int | None,
-    Query(ge=0, le=_MOST, description="store only if this revision rules", examples=[3]),
+    Query(ge=0, le=_MOST, description="store only if this revision is in force", examples=[3]),
 ]
-_Storable = AfterValidator(security.checked_reason)
 ReasonQuery = Annotated[
     str | None,
     Query(
-        max_length=security.MAX_REASON_CHARACTERS,
+        max_length=wire.MAX_REASON_CHARACTERS,
         description="for the trail",
         examples=["version 2 lost coverage"],
     ),
-    _Storable,
+    AfterValidator(security.checked_reason),
 ]
 
 
-class Reason(BaseModel):
-    """Why something is done; it may be left out."""
+def given(asked: wire.Reason | None) -> str | None:
+    """Return the reason in a body, if there is one.
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"reason": "version 2 lost coverage"}]}
-    )
-    reason: Annotated[str | None, Field(max_length=security.MAX_REASON_CHARACTERS), _Storable] = (
-        None
-    )
-
-
-def given(reason: Reason | None) -> str | None:
-    """Return the reason in a body, if there is one."""
-    return None if reason is None else reason.reason
+    Raises
+    ------
+    DataError
+        It is no text that can be kept.
+    """
+    return None if asked is None else security.checked_reason(asked.reason)
 
 
 async def _actor_name(

@@ -2,35 +2,37 @@
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import AsyncIterator
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Self
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, Request
 
-from reckeeper import events, registry, serving, storage, telemetry
+from reckeeper import events, storage, telemetry
 from reckeeper.api import bodies
-from reckeeper.api.streams import JobFeed
+from reckeeper.api.job_feed import JobFeed
 from reckeeper.client import Client
 from reckeeper.config import Settings
 from reckeeper.events.kafka import KafkaWriter
 from reckeeper.policy import PolicyWatch
+from reckeeper.registry import Registry
+from reckeeper.serving import Readiness, Serving
 
 _log = telemetry.get_logger("server")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Runtime:
     """The parts that requests are answered from.
 
     `comparisons` and `transfers` let two at a time do what takes long and much memory or disk:
-    of more, the others wait without a thread.
+    the others wait without a thread.
     """
 
     settings: Settings
     database: storage.Database
-    registry: registry.Registry
-    serving: serving.Serving
+    registry: Registry
+    serving: Serving
     policy: PolicyWatch
     writer: events.DatabaseWriter | KafkaWriter
     worker: Client
@@ -38,41 +40,56 @@ class Runtime:
     comparisons: asyncio.Semaphore
     transfers: asyncio.Semaphore
 
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Open the database and make the parts; none of them does anything yet.
 
-@contextlib.asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open what requests are answered from, and close it when the server stops."""
-    settings = Settings.from_env()
-    database = storage.open_database(settings)
-    versions = registry.Registry(database, settings.model_dir)
-    versions.rebuild()
-    versions.repair_link()
-    bodies.remove_leftovers(settings.model_dir)
-    policy = PolicyWatch(database, settings)
-    runtime = Runtime(
-        settings=settings,
-        database=database,
-        registry=versions,
-        serving=serving.Serving(database, versions, policy),
-        policy=policy,
-        writer=KafkaWriter(settings) if settings.uses_kafka else events.DatabaseWriter(database),
-        worker=Client(settings.worker_url, retry_seconds=0),
-        feed=JobFeed(database),
-        comparisons=asyncio.Semaphore(2),
-        transfers=asyncio.Semaphore(2),
-    )
-    runtime.policy.start()
-    runtime.serving.start()
-    runtime.writer.start()
-    app.state.runtime = runtime
-    _log.info("server_started", version=runtime.serving.version)
-    async with runtime.feed.running():
-        yield
-    runtime.serving.stop()
-    runtime.policy.stop()
-    runtime.writer.close()
-    runtime.worker.close()
-    database.close()
+        Raises
+        ------
+        ReckeeperError
+            The database cannot be used.
+        """
+        database = storage.open_database(settings)
+        versions = Registry(database, settings.model_dir)
+        policy = PolicyWatch(database, settings)
+        return cls(
+            settings=settings,
+            database=database,
+            registry=versions,
+            serving=Serving(database, versions, policy),
+            policy=policy,
+            writer=KafkaWriter(settings)
+            if settings.uses_kafka
+            else events.DatabaseWriter(database),
+            worker=Client(settings.worker_url, retry_seconds=0),
+            feed=JobFeed(database),
+            comparisons=asyncio.Semaphore(2),
+            transfers=asyncio.Semaphore(2),
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Put in order what a crash has left, and run the parts within the block; close them."""
+        self.registry.rebuild()
+        self.registry.repair_link()
+        bodies.remove_leftovers(self.settings.model_dir)
+        self.policy.start()
+        self.serving.start()
+        self.writer.start()
+        _log.info("server_started", version=self.serving.version)
+        async with self.feed.running():
+            yield
+        self.serving.stop()
+        self.policy.stop()
+        self.writer.close()
+        self.worker.close()
+        self.database.close()
+
+    def readiness(self) -> Readiness:
+        """Say whether the process can do its work, and what stands in the way."""
+        readiness = self.serving.readiness()
+        problems = [self.writer.problem if self.settings.uses_kafka else None, self.policy.problem]
+        return readiness.also(*(problem for problem in problems if problem is not None))
 
 
 async def _runtime(request: Request) -> Runtime:

@@ -19,7 +19,7 @@ from .events import (
     Watchlist,
     WatchlistItem,
 )
-from .failures import ACTIONS, Error, error_body, error_from
+from .failures import ACTIONS, RETRY_SECONDS, STATUSES, Error, error_body, error_from, status_of
 from .forms import Answer, Done, JsonObject, Percentage, PlainTime, Time
 from .jobs import (
     Evaluation,
@@ -45,9 +45,11 @@ from .oversight import (
     Liveness,
     Policy,
     PolicyAnswer,
+    PolicyChange,
     PolicyHistory,
     PolicyRevision,
     Promotion,
+    PromotionChange,
     Readiness,
 )
 from .verdicts import (
@@ -70,7 +72,6 @@ from .versions import (
     Exposure,
     ExposureChange,
     KnownUsers,
-    ListedModel,
     Model,
     ModelAnswer,
     ModelDetails,
@@ -91,6 +92,8 @@ __all__ = [
     "ACTIONS",
     "MAX_NOTE_CHARACTERS",
     "MAX_REASON_CHARACTERS",
+    "RETRY_SECONDS",
+    "STATUSES",
     "Answer",
     "AuditCheck",
     "AuditEntry",
@@ -121,7 +124,6 @@ __all__ = [
     "JsonObject",
     "KnownUsers",
     "ListedJob",
-    "ListedModel",
     "Liveness",
     "MeasuredRecipe",
     "Metric",
@@ -138,9 +140,11 @@ __all__ = [
     "PlainTime",
     "Policy",
     "PolicyAnswer",
+    "PolicyChange",
     "PolicyHistory",
     "PolicyRevision",
     "Promotion",
+    "PromotionChange",
     "Readiness",
     "Reason",
     "Recipe",
@@ -166,4 +170,5 @@ __all__ = [
     "WatchlistItem",
     "error_body",
     "error_from",
+    "status_of",
 ]

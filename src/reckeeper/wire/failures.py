@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..errors import ACTION_NAMES, Action, ActionName, ReckeeperError, error_of  # noqa: TID252
+from .. import errors  # noqa: TID252
+from ..errors import Action, ActionName, ReckeeperError  # noqa: TID252
 from .forms import Answer, JsonObject, is_none
 
 ACTIONS: Mapping[ActionName, str] = {
@@ -29,6 +30,24 @@ ACTIONS: Mapping[ActionName, str] = {
     "weigh_type": "PUT /policy gives {interaction_type} a weight.",
 }
 """What to do next, for those who speak HTTP."""
+
+STATUSES: Mapping[type[ReckeeperError], int] = {
+    errors.NotEnoughDataError: 409,
+    errors.TooLargeError: 413,
+    errors.DataError: 422,
+    errors.NotFoundError: 404,
+    errors.ConflictError: 409,
+    errors.JobCancelledError: 409,
+    errors.ArtifactError: 409,
+    errors.NoModelError: 503,
+    errors.UnavailableError: 503,
+    errors.StorageError: 503,
+    ReckeeperError: 500,
+}
+"""The status that a process answers an error with: that of its class, or else of the next above."""
+
+RETRY_SECONDS = 5
+"""So long the header ``Retry-After`` of a 503 asks to wait."""
 
 
 class Error(Answer):
@@ -54,6 +73,11 @@ def error_body(error: ReckeeperError) -> Error:
     return Error(code=error.code, message=message, details=details or None)
 
 
+def status_of(error: ReckeeperError) -> int:
+    """Return the HTTP status that goes with an error."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
 def error_from(body: Error) -> ReckeeperError:
     """Return the error that `error_body` was made from: its action, and its message alone.
 
@@ -62,9 +86,9 @@ def error_from(body: Error) -> ReckeeperError:
     details = dict(body.details or {})
     action, message = None, body.message
     told = details.get("action")
-    if isinstance(told, dict) and told.get("name") in ACTION_NAMES:
+    if isinstance(told, dict) and told.get("name") in errors.ACTION_NAMES:
         arguments = {name: value for name, value in told.items() if name != "name"}
         action = Action(told["name"], arguments)
         del details["action"]
         message = message.removesuffix(f" {action.in_words(ACTIONS)}")
-    return error_of(body.code, message, details=details or None, action=action)
+    return errors.error_of(body.code, message, details=details or None, action=action)

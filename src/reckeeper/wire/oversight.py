@@ -128,6 +128,16 @@ class Policy(Answer):
     )
 
 
+class PromotionChange(Promotion):
+    """Who is to decide; what is left out has its default."""
+
+
+class PolicyChange(Policy):
+    """A policy to store; a field that is left out has its default."""
+
+    promotion: PromotionChange = PromotionChange()
+
+
 class PolicyRevision(Answer):
     """A policy with its history; revision 0 comes from the environment, and nobody stored it."""
 

@@ -84,8 +84,8 @@ class ModelFile(Answer):
     sha256: str
 
 
-class ListedModel(Answer):
-    """What a list and a single answer both have of a version; `served`: it was active once."""
+class _AnyModel(Answer):
+    """What both a list and an answer by itself show; `served`: it was active at some time."""
 
     name: str
     path: str
@@ -110,13 +110,13 @@ class ListedModel(Answer):
     served: bool
 
 
-class Model(ListedModel):
+class Model(_AnyModel):
     """A version, as ``GET /models`` lists it."""
 
     verdict: VerdictSummary | None
 
 
-class ModelDetails(ListedModel):
+class ModelDetails(_AnyModel):
     """A version with all that is known of it."""
 
     verdict: Verdict | None

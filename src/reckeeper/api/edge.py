@@ -1,0 +1,79 @@
+"""What every request passes: the size of its body, its path as it was sent, the metrics."""
+
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from reckeeper import errors, telemetry
+from reckeeper.api import handlers
+
+_LARGEST_BODY = 4 * 1024 * 1024
+"""Bytes, except for the routes that read theirs in parts: `_READ_IN_PARTS`."""
+
+_TOO_LARGE = (
+    f"The body is larger than {_LARGEST_BODY // 1024**2} MiB, and no route but those for "
+    "interactions and bundles takes so much. /docs shows what the route takes."
+)
+_READ_IN_PARTS = ("/user_interactions", "/models/import")
+
+
+class Edge:
+    """Keeps encoded slashes inside path segments, and counts and times requests.
+
+    A body that is larger than any that makes sense is refused before it is parsed.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope.get("raw_path"):
+            scope["path"] = scope["raw_path"].decode("latin-1")
+        began = time.perf_counter()
+        status = 500
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            takes_any = scope["method"] in {"GET", "HEAD"} or scope["path"] in _READ_IN_PARTS
+            body = receive if takes_any else await _whole(scope, receive)
+            if body is None:
+                refused = handlers.answer(errors.TooLargeError(_TOO_LARGE))
+                await refused(scope, receive, send_and_note)
+            else:
+                await self._app(scope, body, send_and_note)
+        finally:
+            path = getattr(scope.get("route"), "path", "unknown")
+            method = scope["method"]
+            telemetry.HTTP_REQUESTS.labels(method, path, status).inc()
+            telemetry.HTTP_SECONDS.labels(method, path).observe(time.perf_counter() - began)
+
+
+async def _whole(scope: Scope, receive: Receive) -> Receive | None:
+    """Read a body, and return a function that gives it again; None if it is too large."""
+    parts: list[bytes] = []
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    size = int(declared) if declared.isdigit() else 0
+    message: Message = {"more_body": True}
+    while size <= _LARGEST_BODY and message.get("more_body", False):
+        message = await receive()
+        if message["type"] != "http.request":
+            return receive  # the client hung up
+        parts.append(message.get("body", b""))
+        size = max(size, sum(map(len, parts)))
+    if size > _LARGEST_BODY:
+        return None
+    given: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+
+    async def again() -> Message:
+        return given.pop() if given else await receive()
+
+    return again

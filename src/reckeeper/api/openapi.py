@@ -1,0 +1,76 @@
+"""The description of the API as OpenAPI, for people, generators and tests."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
+
+from reckeeper import wire
+from reckeeper.api import examples
+from reckeeper.interactions import MAX_ROWS
+
+_REF = "#/components/schemas/{model}"
+_SENT = (wire.Interaction, wire.PolicyChange)
+"""Bodies that the library parses itself."""
+
+
+def reference(name: str) -> dict[str, str]:
+    """Return a reference to a schema by its name."""
+    return {"$ref": _REF.format(model=name)}
+
+
+def body(schema: Mapping[str, Any], media_type: str = "application/json") -> dict[str, Any]:
+    """Describe the body of a request that FastAPI does not parse, as ``openapi_extra``."""
+    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the stable name of an operation: that of its function."""
+    return route.name
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """Return the document of a program, made once.
+
+    It has what FastAPI makes of the routes, the schemas of bodies that the library parses itself,
+    and the examples, in which FastAPI would leave out what is null.
+    """
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, summary=app.summary, routes=app.routes
+        )
+        document["components"]["schemas"] |= _sent_schemas()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"] = dict(sorted(operation["responses"].items()))
+                _add_examples(operation)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _sent_schemas() -> dict[str, Any]:
+    _, found = models_json_schema([(model, "validation") for model in _SENT], ref_template=_REF)
+    schemas: dict[str, Any] = found["$defs"]
+    schemas["InteractionBatch"] = {
+        "title": "InteractionBatch",
+        "type": "array",
+        "items": reference("Interaction"),
+        "minItems": 1,
+        "maxItems": MAX_ROWS,
+    }
+    return schemas
+
+
+def _add_examples(operation: dict[str, Any]) -> None:
+    name = operation["operationId"]
+    if name in examples.REQUESTS:
+        (content,) = operation["requestBody"]["content"].values()
+        content["example"] = examples.REQUESTS[name]
+    given = {**examples.FAILURES, **examples.ANSWERS.get(name, {})}
+    for status, answer in operation["responses"].items():
+        (content,) = answer["content"].values()
+        if int(status) in given:
+            content["example"] = given[int(status)]

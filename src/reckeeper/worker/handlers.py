@@ -1,0 +1,57 @@
+"""What every request of the worker passes: one form of errors, and the metrics."""
+
+import time
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from reckeeper import errors, telemetry, wire
+from reckeeper.worker.routes import json_answer
+
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+_log = telemetry.get_logger("worker")
+
+
+def register(app: Flask) -> None:
+    """Let a program answer every error in the one form, and count and time its requests."""
+    app.before_request(_begin)
+    app.after_request(_count)
+    app.register_error_handler(errors.ReckeeperError, _on_reckeeper_error)
+    app.register_error_handler(HTTPException, _on_http_exception)
+    app.register_error_handler(Exception, _on_unexpected)
+
+
+def _begin() -> None:
+    g.began = time.perf_counter()
+
+
+def _count(response: Response) -> Response:
+    route = request.url_rule.rule if request.url_rule is not None else "unknown"
+    # A method may be any word; each would be a series of its own.
+    method = request.method if request.method in _METHODS else "other"
+    telemetry.HTTP_REQUESTS.labels(method, route, response.status_code).inc()
+    telemetry.HTTP_SECONDS.labels(method, route).observe(time.perf_counter() - g.began)
+    return response
+
+
+def _on_reckeeper_error(exc: errors.ReckeeperError) -> Response:
+    response = json_answer(wire.error_body(exc), wire.status_of(exc))
+    if response.status_code == 503:
+        response.headers["Retry-After"] = str(wire.RETRY_SECONDS)
+    return response
+
+
+def _on_http_exception(exc: HTTPException) -> Response:
+    code = {404: "not_found", 405: "method_not_allowed"}.get(exc.code or 500, "http_error")
+    message = (
+        f"{request.method} {request.path}: {exc.name}. The worker answers GET /models, POST "
+        "/retrain, /evaluations and /jobs/{id}/cancel, health and metrics; the server "
+        "(RECKEEPER_SERVER_URL) everything else."
+    )
+    return json_answer(wire.Error(code=code, message=message), exc.code or 500)
+
+
+def _on_unexpected(exc: Exception) -> Response:
+    _log.error("request_failed", method=request.method, path=request.path, exc_info=exc)
+    message = "The worker failed on this request; its log has the details."
+    return json_answer(wire.Error(code="internal", message=message), 500)

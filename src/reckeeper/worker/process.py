@@ -1,0 +1,85 @@
+"""The worker process: what it holds, starts and stops."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reckeeper import notices, registry, serving, storage, telemetry, training
+from reckeeper import policy as policies
+from reckeeper.config import Settings
+from reckeeper.events import demo
+from reckeeper.events.kafka import KafkaReader
+
+_log = telemetry.get_logger("worker")
+
+
+class Worker:
+    """What the worker process holds between its start and its stop.
+
+    Its database is open once it is made; nothing else is done before `start`.
+
+    Parameters
+    ----------
+    settings : Settings
+
+    Raises
+    ------
+    ReckeeperError
+        The database cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = storage.open_database(settings)
+        self.registry = registry.Registry(self.database, settings.model_dir)
+        self.policy = policies.PolicyWatch(self.database, settings)
+        self.serving = serving.Serving(self.database, self.registry, self.policy)
+        self.jobs = training.JobRunner(self.database, self.registry, settings)
+        self.schedule = training.Schedule(
+            self.database, settings, self._retrain_by_itself, tidy=self.jobs.tidy
+        )
+        self.courier = notices.Courier(self.database, settings)
+        self.reader = KafkaReader(self.database, settings) if settings.uses_kafka else None
+
+    def start(self) -> None:
+        """Put in order what a crash has left, load the active model, and follow the policy.
+
+        Into an empty database the demo is loaded, if it is wanted.
+        """
+        self.registry.rebuild()
+        self.registry.repair_link()
+        training.expire_silent(self.database)
+        self.registry.remove_unfinished()
+        self.registry.set_aside_unknown()
+        self.policy.start()
+        self.serving.start()
+        self.schedule.start()
+        self.courier.start()
+        if self.reader is not None:
+            self.reader.start()
+        if demo.load_if_empty(self.database, self.settings):
+            self.jobs.start(trigger="demo", actor="start")
+        _log.info("worker_started", version=self.serving.version)
+
+    def stop(self) -> None:
+        """Stop reading, the schedule, a running job and what reports it."""
+        if self.reader is not None:
+            self.reader.stop()
+        self.schedule.stop()
+        self.jobs.stop()
+        self.courier.stop()
+        self.serving.stop()
+        self.policy.stop()
+        self.database.close()
+
+    def readiness(self) -> serving.Readiness:
+        """Say whether the process can do its work, serving and reading."""
+        readiness = self.serving.readiness()
+        problems = [] if self.reader is None else self.reader.problems()
+        threads = (self.policy, self.schedule, self.courier)
+        problems += [thread.problem for thread in threads if thread.problem is not None]
+        return readiness.also(*problems)
+
+    def _retrain_by_itself(
+        self, trigger: str, cause: Mapping[str, Any], not_since: int | None
+    ) -> None:
+        self.jobs.start(trigger=trigger, actor=trigger, cause=cause, not_since=not_since)

@@ -1,0 +1,143 @@
+"""The routes of the worker: the contract's two, the jobs that need this process, operation."""
+
+import json
+from typing import Any, Literal
+
+from flask import Blueprint, Response, current_app, request
+
+from reckeeper import errors, storage, telemetry, training, wire
+from reckeeper.client import ACTOR_HEADER
+from reckeeper.security import actor_of, checked_reason
+from reckeeper.training.jobs import job_error
+from reckeeper.worker.process import Worker
+
+routes = Blueprint("worker", __name__)
+
+
+def json_answer(answer: wire.Answer, status: int = 200) -> Response:
+    """Return a model of `wire` as a response."""
+    return Response(answer.model_dump_json(), status, content_type="application/json")
+
+
+@routes.get("/models")
+def list_models() -> Response:
+    """List all versions with their metadata, the newest first."""
+    return json_answer(wire.ModelList.model_validate({"models": _worker().registry.versions()}))
+
+
+@routes.post("/retrain")
+def retrain() -> Response:
+    """Train on the latest interactions, and answer when the new version is active."""
+    row, waited = _run_job("retrain", _json_object(request.get_data()))
+    if not waited:
+        return json_answer(_job_answer(row), 202)
+    worker = _worker()
+    worker.serving.refresh()
+    answer = worker.registry.retrain_answer(
+        row["version"],
+        job_id=row["job_id"],
+        promoted=row["promoted"],
+        verdict=row["verdict"],
+    )
+    return json_answer(wire.RetrainAnswer.model_validate(answer))
+
+
+@routes.post("/evaluations")
+def evaluate() -> Response:
+    """Measure which recipe suits the data, and answer when that is done."""
+    row, waited = _run_job("evaluate", {})
+    return json_answer(_job_answer(row), 200 if waited else 202)
+
+
+@routes.post("/jobs/<int:job_id>/cancel")
+def cancel_job(job_id: int) -> Response:
+    """End a running job within about a second."""
+    row = training.request_cancel(
+        _worker().database, _number(job_id), actor=_actor(), reason=_reason(request.get_data())
+    )
+    return json_answer(_job_answer(row))
+
+
+@routes.get("/health/live")
+def get_liveness() -> Response:
+    """Say that the process runs."""
+    return json_answer(wire.Liveness())
+
+
+@routes.get("/health/ready")
+def get_readiness() -> Response:
+    """Say whether the process can do its work; 503 while it cannot."""
+    readiness = _worker().readiness()
+    status = 503 if readiness.status == "unavailable" else 200
+    return json_answer(wire.Readiness.model_validate(readiness), status)
+
+
+@routes.get("/metrics")
+def get_metrics() -> Response:
+    """Return this process's metrics in Prometheus' text format."""
+    return Response(telemetry.render_metrics(), content_type=telemetry.METRICS_CONTENT_TYPE)
+
+
+def _worker() -> Worker:
+    worker: Worker = current_app.extensions["worker"]
+    return worker
+
+
+def _actor() -> str:
+    return actor_of(request.headers.get(ACTOR_HEADER))
+
+
+def _job_answer(row: dict[str, Any]) -> wire.JobAnswer:
+    return wire.JobAnswer.model_validate({"job": training.describe_job(row)})
+
+
+def _run_job(
+    kind: Literal["retrain", "evaluate"], asked: wire.JsonObject
+) -> tuple[dict[str, Any], bool]:
+    """Start a job; return its row, and whether its end was waited for, and it succeeded."""
+    wait = request.args.get("wait", "true").lower()
+    if wait not in {"true", "false"}:
+        raise errors.DataError(f"wait={wait!r} must be true or false: send ?wait=false.")
+    worker = _worker()
+    job_id = worker.jobs.start(trigger="manual", actor=_actor(), kind=kind, request=asked)
+    if wait == "true":
+        worker.jobs.wait(job_id)
+    row = training.find_job(worker.database, job_id)
+    if wait == "true" and row["status"] != storage.jobs.SUCCEEDED:
+        raise job_error(row)
+    return row, wait == "true"
+
+
+def _json_object(body: bytes) -> wire.JsonObject:
+    """Return what a body holds; no body is an empty object."""
+    if not body.strip():
+        return {}
+    try:
+        decoded = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise errors.DataError(f"The body is not JSON: {exc}. Send an object, or nothing.") from exc
+    if decoded is None:
+        return {}
+    if not isinstance(decoded, dict):
+        raise errors.DataError(
+            f"The body is {type(decoded).__name__} and not an object. Send an object, or nothing."
+        )
+    return decoded
+
+
+def _reason(body: bytes) -> str | None:
+    """Return the reason that a body gives, if it gives one."""
+    asked = _json_object(body)
+    reason = checked_reason(asked.pop("reason", None))
+    if asked:
+        raise errors.DataError(
+            f"{next(iter(asked))!r} is no field here: send a reason, or nothing."
+        )
+    return reason
+
+
+def _number(job_id: int) -> int:
+    """Return a job's number, if it can be one."""
+    if job_id >= 2**63:
+        raise errors.NotFoundError(f"There is no job {job_id}.", action=errors.Action("list_jobs"))
+    return job_id

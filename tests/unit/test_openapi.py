@@ -1,0 +1,112 @@
+"""The description of the API: whole, and true to itself."""
+
+import inspect
+
+import jsonschema
+import pytest
+
+from reckeeper import wire
+from reckeeper.api import app, examples
+
+DOCUMENT = app.document()
+SCHEMAS = DOCUMENT["components"]["schemas"]
+OPERATIONS = {
+    operation["operationId"]: operation
+    for path in DOCUMENT["paths"].values()
+    for operation in path.values()
+}
+OTHERWISE = {"follow_job": "text/event-stream", "get_metrics": "text/plain"}
+OTHERWISE |= {"download_model": "application/zip"}
+
+
+def contents():
+    """Yield what is sent and answered: operation, status or ``sent``, media type, content."""
+    for name, operation in OPERATIONS.items():
+        for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+            yield name, "sent", media_type, content
+        for status, answer in operation["responses"].items():
+            for media_type, content in answer["content"].items():
+                yield name, status, media_type, content
+
+
+CONTENTS = {f"{name}-{status}": (media, it) for name, status, media, it in contents()}
+
+
+def validate(value, schema):
+    jsonschema.Draft202012Validator(
+        {**schema, "components": {"schemas": SCHEMAS}},
+        format_checker=jsonschema.FormatChecker(),
+    ).validate(value)
+
+
+def test_names_of_operations_are_stable():
+    assert list(OPERATIONS) == [
+        *("list_models", "list_timeline", "roll_back", "import_model", "get_model"),
+        *("update_model", "delete_model", "activate_model", "pin_model", "unpin_model"),
+        *("compare_models", "download_model", "retrain", "evaluate", "list_jobs", "get_job"),
+        *("follow_job", "cancel_job", "finish_job", "list_recipes", "get_policy"),
+        *("set_policy", "list_policies", "list_audit_entries", "verify_audit"),
+        *("create_interactions", "list_interactions", "get_watchlist", "add_to_watchlist"),
+        *("remove_from_watchlist", "get_recommendations", "get_demo", "delete_demo"),
+        *("get_liveness", "get_readiness", "get_metrics"),
+    ]
+
+
+@pytest.mark.parametrize("where", CONTENTS)
+def test_every_answer_has_a_schema_of_wire(where):
+    media_type, content = CONTENTS[where]
+    name, status = where.rsplit("-", 1)
+    if status == "200" and name in OTHERWISE:
+        assert media_type == OTHERWISE[name]
+    elif status == "sent":
+        assert content["schema"]
+    else:
+        assert media_type == "application/json"
+        model = content["schema"]["$ref"].rpartition("/")[2]
+        assert issubclass(getattr(wire, model), wire.Answer)
+        if not status.startswith("2") and name != "get_readiness":
+            assert model == "Error"
+
+
+@pytest.mark.parametrize("where", [where for where in CONTENTS if "example" in CONTENTS[where][1]])
+def test_examples_are_as_the_schema_says(where):
+    _, content = CONTENTS[where]
+    validate(content["example"], content["schema"])
+
+
+def test_every_answer_has_an_example():
+    without = {where for where, (_, content) in CONTENTS.items() if "example" not in content}
+    assert {where for where in without if not where.endswith("-sent")} == {"download_model-200"}
+    assert examples.ANSWERS.keys() | examples.REQUESTS.keys() <= OPERATIONS.keys()
+
+
+def test_every_object_is_described():
+    for name, schema in SCHEMAS.items():
+        assert schema.get("description") or schema["type"] == "array", name
+
+
+def test_every_model_of_wire_is_used():
+    shapes = (wire.Answer, wire.Done)
+    models = {
+        name
+        for name in wire.__all__
+        if inspect.isclass(getattr(wire, name))
+        and issubclass(getattr(wire, name), wire.Answer)
+        and getattr(wire, name) not in shapes
+    }
+    assert models <= SCHEMAS.keys()
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"user_id": "u1", "item_id": "i7"},
+        {"user_id": "u1", "item_id": "i7", "interaction_type": "click", "more": 1},
+        [],
+    ],
+)
+def test_the_schema_of_interactions_refuses_what_is_none(refused):
+    schema = CONTENTS["create_interactions-sent"][1]["schema"]
+    with pytest.raises(jsonschema.ValidationError):
+        validate(refused, schema)
+    validate({"user_id": 1, "item_id": "i7", "interaction_type": "click"}, schema)
