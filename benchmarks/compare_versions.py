@@ -24,7 +24,7 @@ from reckeeper.config import Settings
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
-from reckeeper.training import comparison
+from reckeeper.serving import version_comparison
 
 N_USERS, N_ITEMS, N_DRAWN = 100_000, 20_000, 6_600_000
 MODELS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -93,7 +93,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     rows = [registry.version(number) for number in numbers]
     for n_users in SAMPLES:
         began = time.perf_counter()
-        found = comparison.compare(
+        found = version_comparison.compare(
             first, second, first_row=rows[0], second_row=rows[1], n_users=n_users
         )
         seconds = time.perf_counter() - began

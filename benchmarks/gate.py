@@ -25,6 +25,7 @@ from reckeeper.evaluation import Quality
 from reckeeper.interactions import Interaction
 from reckeeper.matrix import IdIndex, InteractionLog
 from reckeeper.policy import Policy
+from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
 from reckeeper.training import gate, pipeline
@@ -74,9 +75,13 @@ def compare(log: InteractionLog, model: Model, *, n: int) -> dict[str, Any]:
 
     def measured(settings: Mapping[str, Any]) -> Quality:
         sample = learnable.part(draw.random(len(learnable)) < SAMPLE)
-        fitted = recipe_named(model.recipe).fit(sample.matrix(), settings=settings)
+        trained = sample.matrix()
+        fitted = recipe_named(model.recipe).fit(trained, settings=settings)
         return evaluation.measure(
-            fitted, histories=split.histories, held_out=split.held_out, k=gate.K
+            Ranker.of(fitted, trained),
+            histories=split.histories,
+            held_out=split.held_out,
+            k=gate.K,
         )
 
     def is_rejected(candidate: Quality, *, seed: int) -> bool:
@@ -91,7 +96,7 @@ def compare(log: InteractionLog, model: Model, *, n: int) -> dict[str, Any]:
 
     policy = Policy()
     popular = evaluation.measure(
-        recipe_named("popularity").fit(learnable.matrix(), settings={}),
+        Ranker.of(recipe_named("popularity").fit(split.train, settings={}), split.train),
         histories=split.histories,
         held_out=split.held_out,
         k=gate.K,

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +30,9 @@ from scipy import sparse
 
 from benchmarks import harness
 from reckeeper import evaluation
-from reckeeper.evaluation import Quality, Scorer
+from reckeeper.evaluation import Quality
 from reckeeper.matrix import InteractionLog, InteractionMatrix, read_log
+from reckeeper.ranking import Ranker, Scorer
 from reckeeper.recipes import recipe_named
 from reckeeper.training.tune import tune
 
@@ -158,6 +159,7 @@ class ItemWeights:
     """Scores r·W with W items × items, dense or sparse."""
 
     weights: Any
+    is_personal: ClassVar[bool] = False  # its scores are taken as they are
 
     def score(self, rows: sparse.csr_array) -> np.ndarray:
         scores = rows @ self.weights
@@ -169,6 +171,7 @@ class Projection:
     """Scores r·VᵀV with V components × items."""
 
     components: np.ndarray
+    is_personal: ClassVar[bool] = False  # its scores are taken as they are
 
     def score(self, rows: sparse.csr_array) -> np.ndarray:
         return (rows @ self.components.T) @ self.components
@@ -180,6 +183,7 @@ class UserFactors:
 
     users: np.ndarray
     items: np.ndarray
+    is_personal: ClassVar[bool] = False  # its scores are taken as they are
 
     def score(self, rows: sparse.csr_array) -> np.ndarray:
         number = rows.data[rows.indptr[:-1]].astype(np.int64)
@@ -191,6 +195,7 @@ class AlsFoldIn:
     """Scores users by factors that implicit's ALS solves for from their histories."""
 
     model: Any
+    is_personal: ClassVar[bool] = False  # its scores are taken as they are
 
     def score(self, rows: sparse.csr_array) -> np.ndarray:
         from threadpoolctl import threadpool_limits
@@ -326,12 +331,14 @@ TASKS: dict[str, tuple[Callable[[Path], Task], dict[str, Method]]] = {
 
 def _judge(model: Scorer, asked: Task | evaluation.Split) -> Quality:
     histories = asked.histories
+    popularity = np.bincount(histories.indices[histories.data > 0], minlength=histories.shape[1])
     if isinstance(model, UserFactors):
         number = np.repeat(np.arange(histories.shape[0]), np.diff(histories.indptr))
         histories = sparse.csr_array(
             (number.astype(np.float64), histories.indices, histories.indptr), shape=histories.shape
         )
-    return evaluation.measure(model, histories=histories, held_out=asked.held_out)
+    ranker = Ranker(model, popularity=popularity.astype(np.float64))
+    return evaluation.measure(ranker, histories=histories, held_out=asked.held_out)
 
 
 def _choose(method: Method, log: InteractionLog) -> Settings:

@@ -357,13 +357,13 @@ def test_a_cancelled_job_ends_and_leaves_nothing_behind(
 def test_a_job_that_is_cancelled_at_the_last_moment_does_not_serve(
     runner, job_of, registry, taste, database, settings, monkeypatch
 ):
-    trial = jobs.serving.trial
+    check = jobs.serving.check
 
     def cancel_first(model):
         request_cancel(database, 1, actor="test")
-        trial(model)
+        check(model)
 
-    monkeypatch.setattr(jobs.serving, "trial", cancel_first)
+    monkeypatch.setattr(jobs.serving, "check", cancel_first)
     job_id, _ = start(runner)
     runner.wait(job_id)
     assert job_of(job_id)["status"] == "cancelled"
@@ -394,13 +394,13 @@ def test_a_version_that_was_judged_beside_another_waits(
 ):
     for _ in range(2):
         registry.activate(registry.load(train()), actor="test")
-    trial = jobs.serving.trial
+    check = jobs.serving.check
 
     def roll_back_first(model):
         registry.roll_back(registry.load(1), actor="anna", reason="2 is bad")
-        trial(model)
+        check(model)
 
-    monkeypatch.setattr(jobs.serving, "trial", roll_back_first)
+    monkeypatch.setattr(jobs.serving, "check", roll_back_first)
     job = run(runner, job_of, trigger="rule")
     assert (job["promoted"], registry.active_version()) == (False, 1)
     assert "since it was judged, another version was activated" in job["verdict"]["outcome"]

@@ -11,8 +11,8 @@ from scipy import sparse
 
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
+from reckeeper.ranking import is_noise
 from reckeeper.recipes import RECIPES, describe_recipes, recipe_named
-from reckeeper.serving import is_noise
 
 SHAPES = [(2, 2), (2, 50), (50, 2), (3, 3), (11, 11), (40, 25)]
 DAY = 86_400_000_000

@@ -25,17 +25,18 @@ MAY_IMPORT = {
     "matrix": EVERYWHERE,
     "recipes": EVERYWHERE | {"matrix", "linalg"},
     "artifact": EVERYWHERE | {"recipes", "matrix"},
-    "evaluation": EVERYWHERE | {"matrix", "recipes", "linalg"},
+    "ranking": {"errors", "matrix", "linalg"},
+    "evaluation": {"errors", "matrix", "ranking"},
     "storage": EVERYWHERE,
     "audit": EVERYWHERE | {"storage"},
     "policy": EVERYWHERE | {"storage", "audit"},
     "notices": EVERYWHERE | {"storage", "policy"},
     "registry": EVERYWHERE | {"storage", "artifact", "audit"},
     "serving": EVERYWHERE
-    | {"registry", "policy", "storage", "recipes", "artifact", "matrix", "linalg"},
+    | {"ranking", "registry", "policy", "storage", "matrix"},
     "training": EVERYWHERE
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
-    | {"serving", "policy", "notices"},
+    | {"ranking", "serving", "policy", "notices"},
     "events": EVERYWHERE | {"storage", "audit", "policy"},
     "security": EVERYWHERE | {"storage", "audit"},
     "client": {"errors"},

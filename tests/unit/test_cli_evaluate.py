@@ -233,6 +233,8 @@ TRAIN = [*(("a", item) for item in "ijk"), ("b", "i"), ("b", "j"), ("c", "i"), (
 class Ranked:
     """A scorer that has the items in the order of their indices."""
 
+    is_personal = False
+
     def score(self, matrix: sparse.csr_array) -> np.ndarray:
         return np.tile(-np.arange(matrix.shape[1], dtype=np.float64), (matrix.shape[0], 1))
 

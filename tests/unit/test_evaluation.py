@@ -15,6 +15,7 @@ from reckeeper import evaluation, matrix
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation import Quality, Split
 from reckeeper.interactions import SCHEMA
+from reckeeper.ranking import Ranker
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
 WEIGHTS = {"click": 1.0, ADD: 2.0, "dislike": -1.5}
@@ -205,6 +206,8 @@ def test_a_planted_leak_is_caught():
 class Memory:
     """Scores each user's items by what it saw of that user: nothing but a leak helps it."""
 
+    is_personal = False
+
     def __init__(self, seen, histories):
         self._row_of = {self._key(histories, row): row for row in range(histories.shape[0])}
         self._seen = seen
@@ -232,7 +235,7 @@ def test_who_learns_the_answers_by_heart_wins_by_a_leak_only(kind):
     log = read(events)
     split = SPLITS[kind](log)
     honest, cheating = (
-        evaluation.measure(Memory(seen, split.histories), histories=split.histories,
+        measured(Memory(seen, split.histories), histories=split.histories,
                            held_out=split.held_out, k=20)
         for seen in (split.train.weights, log.matrix().weights)
     )  # fmt: skip
@@ -416,6 +419,8 @@ def test_a_cut_beyond_the_log_is_refused(n_first):
 class Table:
     """A model that has its scores in a table; the history's first item tells the row."""
 
+    is_personal = False
+
     def __init__(self, scores, histories):
         self._scores = np.asarray(scores, dtype=np.float64)
         self._row_of = {int(histories.indices[histories.indptr[row]]): row
@@ -424,6 +429,12 @@ class Table:
     def score(self, rows):
         firsts = rows.indices[rows.indptr[:-1]]
         return self._scores[[self._row_of[int(first)] for first in firsts]]
+
+
+def measured(model, *, histories, **given):
+    """Measure the lists that a model's scores make as they are."""
+    ranker = Ranker(model, popularity=np.zeros(histories.shape[1]))
+    return evaluation.measure(ranker, histories=histories, **given)
 
 
 def measure(scores, seen, relevant, **kwargs):
@@ -436,7 +447,7 @@ def measure(scores, seen, relevant, **kwargs):
         return sparse.csr_array((np.ones(len(user)), (user, column)), shape=shape)
 
     histories = pairs(seen)
-    return evaluation.measure(
+    return measured(
         Table(scores, histories), histories=histories, held_out=pairs(relevant), **kwargs
     )
 
@@ -480,10 +491,10 @@ def test_what_weighs_nothing_is_had_by_nobody_and_yet_not_recommended():
     histories = sparse.csr_array(([0.0, 1.0, 1.0], ([0, 0, 1], [0, 1, 0])), shape=(2, 4))
     held_out = sparse.csr_array(([1.0], ([0], [2])), shape=(2, 4))
     table = Table([[9, 8, 7, 6], [0, 0, 0, 0]], sparse.csr_array(np.eye(2, 4)))
-    quality = evaluation.measure(table, histories=histories, held_out=held_out, k=1)
+    quality = measured(table, histories=histories, held_out=held_out, k=1)
     assert quality.recall.tolist() == [1.0]
     assert quality.novelty == 1.0
-    two = evaluation.measure(table, histories=histories, held_out=held_out, k=3)
+    two = measured(table, histories=histories, held_out=held_out, k=3)
     assert two.coverage == 2 / 4
 
 
@@ -518,13 +529,15 @@ def test_only_positive_entries_are_relevant_each_once():
     untidy = sparse.csr_array(
         (np.array([2.0, 0.0, 1.0, 1.0]), np.array([3, 1, 3, 2]), np.array([0, 4])), shape=(1, 4)
     )
-    quality = evaluation.measure(table, histories=histories, held_out=untidy, k=2)
+    quality = measured(table, histories=histories, held_out=untidy, k=2)
     assert quality.recall.tolist() == [0.5]
     assert untidy.nnz == 4
 
 
 class Products:
     """Random scores of any row, all different: a linear model that knows nothing."""
+
+    is_personal = False
 
     def __init__(self, n_items, seed=0):
         random = np.random.default_rng(seed)
@@ -550,7 +563,7 @@ def task(seed, *, n_users=40, n_items=30):
 def test_metrics_agree_with_trec_eval(seed, k):
     histories, held_out = task(seed)
     model = Products(30, seed)
-    quality = evaluation.measure(model, histories=histories, held_out=held_out, k=k)
+    quality = measured(model, histories=histories, held_out=held_out, k=k)
 
     scores = model.score(histories)
     scores[histories.nonzero()] = -np.inf
@@ -574,7 +587,7 @@ def test_metrics_agree_with_trec_eval(seed, k):
 def test_ndcg_agrees_with_scikit_learn(k):
     histories, held_out = task(7)
     model = Products(30, 7)
-    quality = evaluation.measure(model, histories=histories, held_out=held_out, k=k)
+    quality = measured(model, histories=histories, held_out=held_out, k=k)
     scores = model.score(histories)
     scores[histories.nonzero()] = scores.min() - 1 - np.arange(histories.nnz)
     users = quality.user_index
@@ -600,6 +613,8 @@ def test_users_are_scored_in_blocks_and_measured_as_if_alone():
     factors[:, places[1, :, 0]] += 1
 
     class Factors:
+        is_personal = False
+
         def __init__(self):
             self.heights = []
 
@@ -608,16 +623,12 @@ def test_users_are_scored_in_blocks_and_measured_as_if_alone():
             return (rows.astype(np.float32) @ factors.T) @ factors
 
     model, told = Factors(), []
-    whole = evaluation.measure(
-        model, histories=histories, held_out=held_out, on_progress=told.append
-    )
+    whole = measured(model, histories=histories, held_out=held_out, on_progress=told.append)
     assert sum(model.heights) == n_users
     assert max(model.heights) * n_items * 4 <= 64 << 20
     assert told == pytest.approx(np.cumsum(model.heights) / n_users)
     for user_index in (np.arange(250), np.arange(250, n_users)):
-        part = evaluation.measure(
-            Factors(), histories=histories, held_out=held_out, user_index=user_index
-        )
+        part = measured(Factors(), histories=histories, held_out=held_out, user_index=user_index)
         assert np.array_equal(part.user_index, user_index)
         assert 0 < part.recall.mean() < 1
         for name in ("recall", "ndcg", "hit_rate", "average_precision"):
@@ -630,7 +641,7 @@ def test_what_progress_raises_ends_the_measuring():
 
     histories, held_out = task(1)
     with pytest.raises(KeyboardInterrupt):
-        evaluation.measure(Products(30), histories=histories, held_out=held_out, on_progress=stop)
+        measured(Products(30), histories=histories, held_out=held_out, on_progress=stop)
 
 
 @pytest.mark.parametrize(
@@ -649,7 +660,7 @@ def test_what_cannot_be_measured_is_refused(changed, message):
     histories, held_out = task(1)
     given_all = {"histories": histories, "held_out": held_out, **changed}
     with pytest.raises(DataError, match=message):
-        evaluation.measure(Products(30), **given_all)
+        measured(Products(30), **given_all)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -749,15 +760,19 @@ def test_a_model_that_is_better_by_plan_is_found_so():
     neighbours = split.histories.T @ split.histories
 
     class Neighbours:
+        is_personal = False
+
         def score(self, rows):
             return (rows @ neighbours).toarray()
 
     class Counts:
+        is_personal = False
+
         def score(self, rows):
             return np.tile(split.histories.sum(axis=0), (rows.shape[0], 1))
 
     counts, personal = (
-        evaluation.measure(model, histories=split.histories, held_out=split.held_out, k=10)
+        measured(model, histories=split.histories, held_out=split.held_out, k=10)
         for model in (Counts(), Neighbours())
     )
     compared = evaluation.compare(counts, personal)

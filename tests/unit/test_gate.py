@@ -13,6 +13,7 @@ from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import JobCancelledError
 from reckeeper.matrix import IdIndex, InteractionLog
 from reckeeper.policy import Policy
+from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import ActiveModel
 from reckeeper.training import gate
@@ -281,7 +282,12 @@ def test_the_candidate_does_not_see_what_is_held_out(method):
     split = gate.prepare(log, n_seen=n_seen, active=row, policy=POLICY).split
     leaking = dataclasses.replace(split, train=log.matrix())
     seen_all = recipe_named("svd").fit(leaking.train, settings=candidate[1])
-    quality = evaluation.measure(seen_all, histories=split.histories, held_out=split.held_out, k=10)
+    quality = evaluation.measure(
+        Ranker.of(seen_all, leaking.train),
+        histories=split.histories,
+        held_out=split.held_out,
+        k=10,
+    )
     assert quality.recall.mean() > by_chance * 3
 
 
@@ -370,11 +376,16 @@ def test_an_active_version_that_lacks_items_never_recommends_them():
     counts[kept] = np.bincount(first.matrix().weights.indices, minlength=len(counts))[kept]
 
     class Table:
+        is_personal = False
+
         def score(self, rows):
             return np.tile(counts, (rows.shape[0], 1))
 
     expected = evaluation.measure(
-        Table(), histories=trial.split.histories, held_out=trial.split.held_out, k=10
+        Ranker(Table(), popularity=counts),
+        histories=trial.split.histories,
+        held_out=trial.split.held_out,
+        k=10,
     )
     assert verdict["active"] == expected.summary()
     assert verdict["active"]["coverage@10"]["mean"] <= len(kept) / len(log.items)

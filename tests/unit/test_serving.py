@@ -13,9 +13,10 @@ from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import ArtifactError, NoModelError
 from reckeeper.interactions import Interaction
 from reckeeper.policy import PolicyWatch
+from reckeeper.ranking import is_noise
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
-from reckeeper.serving import Serving, is_noise, trial
+from reckeeper.serving import Serving, check
 from reckeeper.storage import Item
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
@@ -238,7 +239,7 @@ def test_without_a_model_there_is_no_answer(make_serving):
     serving = make_serving()
     assert serving.version is None
     assert serving.problem is None
-    with pytest.raises(NoModelError, match=r"No model is active yet\. Train one: POST /retrain"):
+    with pytest.raises(NoModelError, match=r"No model is active yet: train one"):
         serving.recommend("u", n=5)
     readiness = serving.readiness()
     assert (readiness.status, readiness.model_version) == ("ok", None)
@@ -334,7 +335,7 @@ def test_a_damaged_version_is_reported_while_the_old_one_serves(
     (sentence,) = readiness.problems
     assert "The active version 3 cannot be loaded" in sentence
     assert "its content changed" in sentence
-    assert "Version 2 is sound: POST /models/2/activate" in sentence
+    assert "Version 2 is sound: activate it" in sentence
     activate(2)
     wait_until(lambda: serving.version == 2)
     assert serving.problem is None
@@ -387,18 +388,18 @@ def test_a_database_that_does_not_answer_is_reported_and_the_model_serves_on(
     wait_until(lambda: serving.readiness().status == "ok")
 
 
-# The trial of a new version
+# The check of a new version
 
 
-def test_a_trial_answers_as_serving_does(taste, train, registry):
-    trial(registry.load(train()))
+def test_a_check_answers_as_serving_does(taste, train, registry):
+    check(registry.load(train()))
 
 
-def test_a_trial_refuses_a_model_whose_scores_are_no_numbers(taste, train, registry):
+def test_a_check_refuses_a_model_whose_scores_are_no_numbers(taste, train, registry):
     model = registry.load(train())
     model.artifact.model.components[:] = np.nan
     with pytest.raises(ArtifactError, match="Version 1 answers with scores that are no numbers"):
-        trial(dataclasses.replace(model))
+        check(dataclasses.replace(model))
 
 
 def test_a_user_of_whom_the_model_knows_nothing_gets_what_most_users_have(
@@ -504,7 +505,7 @@ def test_a_popularity_model_decays_for_strangers_too(
     add(*[(f"u{user}", "new", "click", 1.0, 400 * day + user) for user in range(2)])
     add(("u9", "third", "click", 1.0, 400 * day))
     activate(train_recipe("popularity", half_life_days=20))
-    trial(registry.load(1))
+    check(registry.load(1))
     serving = make_serving()
     for user_id in ("nobody", "u9"):
         strategy, scores = answer(serving, user_id)

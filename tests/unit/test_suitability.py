@@ -9,6 +9,7 @@ import pytest
 from reckeeper import evaluation, storage
 from reckeeper.errors import NotEnoughDataError
 from reckeeper.matrix import IdIndex, InteractionLog
+from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.training import suitability
 
@@ -100,7 +101,9 @@ def test_what_is_held_out_stays_unseen(told):
     split = evaluation.split_user_time(log)
     for row in result["recipes"]:
         model = recipe_named(row["recipe"]).fit(split.train, settings=row["settings"])
-        quality = evaluation.measure(model, histories=split.histories, held_out=split.held_out)
+        quality = evaluation.measure(
+            Ranker.of(model, split.train), histories=split.histories, held_out=split.held_out
+        )
         assert row["metrics"]["ndcg@20"]["mean"] == pytest.approx(quality.ndcg.mean(), rel=1e-6)
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from reckeeper import artifact, clock, errors, serving, training, wire
+from reckeeper import artifact, clock, errors, serving, wire
 from reckeeper.api import bodies, openapi, parameters
 from reckeeper.api.answers import BINARY, content, failures
 from reckeeper.api.parameters import ActorName, Before, Limit, ReasonQuery, Version
@@ -165,7 +165,7 @@ def _compared(
     runtime: Runtime, version: int, other: int, *, k: int, n_users: int
 ) -> wire.Comparison:
     versions = runtime.registry
-    compared = training.compare_versions(
+    compared = serving.compare_versions(
         versions.load(version),
         versions.load(other),
         first_row=versions.version(version),
@@ -219,7 +219,7 @@ def _sound(runtime: Runtime, version: int) -> ActiveModel:
     """
     try:
         model = runtime.registry.load(version)
-        serving.trial(model)
+        serving.check(model)
     except errors.ArtifactError as exc:
         raise errors.ArtifactError(
             f"Version {version} cannot be activated: {exc.message} Activate another version, or "

@@ -1,6 +1,5 @@
 """What `reckeeper evaluate` asks of a recipe: a trial, made of files or of what is stored."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from scipy import sparse
 from reckeeper import evaluation
 from reckeeper.errors import NotEnoughDataError
 from reckeeper.matrix import IdIndex, InteractionLog, InteractionMatrix
+from reckeeper.ranking import Ranker, Scorer
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Trial:
 
     def measure(
         self,
-        model: evaluation.Scorer,
+        model: Scorer,
         *,
         k: int,
         on_progress: Callable[[float], None] | None = None,
@@ -79,28 +79,15 @@ class Trial:
         These cannot be found, and count as relevant: recall and the others
         are shares of all that users did. See `evaluation.measure`.
         """
-        held_out, n_findable = self.held_out, np.diff(self.held_out.indptr)
-        hopeless = np.flatnonzero(n_findable == 0)
-        if len(hopeless):
-            # They get a list all the same. What is in a history is never found.
-            had = self.histories.indices[self.histories.indptr[hopeless]]
-            held_out = held_out + _ones(hopeless, had, shape=held_out.shape)
-        quality = evaluation.measure(
-            model,
+        return evaluation.measure(
+            Ranker.of(model, self.train),
             histories=self.histories,
-            held_out=held_out,
+            held_out=self.held_out,
+            n_unfindable=self.n_unseen,
             popularity=self._n_users_of_item(),
             n_users=self.train.weights.shape[0],
             k=k,
             on_progress=on_progress,
-        )
-        n_relevant = n_findable + self.n_unseen
-        ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(k) + 2))])
-        return dataclasses.replace(
-            quality,
-            recall=quality.recall * n_findable / n_relevant,
-            ndcg=quality.ndcg * ideal[np.minimum(n_findable, k)] / ideal[np.minimum(n_relevant, k)],
-            average_precision=quality.average_precision * n_findable / n_relevant,
         )
 
     def _n_users_of_item(self) -> np.ndarray:

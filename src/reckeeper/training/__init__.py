@@ -1,6 +1,5 @@
 """Training: the pipeline, the gate, the jobs that run them, and the policy that starts them."""
 
-from reckeeper.training.comparison import compare as compare_versions
 from reckeeper.training.jobs import (
     JobRunner,
     describe_job,
@@ -17,7 +16,6 @@ __all__ = [
     "RetrainRequest",
     "Schedule",
     "checked_request",
-    "compare_versions",
     "describe_job",
     "expire_silent",
     "find_job",

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from reckeeper import __version__, clock, evaluation
-from reckeeper.artifact import Artifact
 from reckeeper.errors import DataError, NotEnoughDataError
-from reckeeper.evaluation import Quality, Scorer, Split
-from reckeeper.matrix import IdIndex, InteractionLog
+from reckeeper.evaluation import Quality, Split
+from reckeeper.matrix import InteractionLog
 from reckeeper.policy import Policy
+from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import ActiveModel
 
@@ -218,8 +217,8 @@ def judge(
 
 # What is measured
 
-_Make = Callable[[Callable[[float], None]], Scorer]
-"""Gives a model, and tells how far it is."""
+_Make = Callable[[Callable[[float], None]], Ranker]
+"""Makes a model's ranker, and reports how far it is."""
 
 
 @dataclass(frozen=True)
@@ -282,17 +281,18 @@ def _measure(
         users = np.random.default_rng(seed).choice(users, most, replace=False)
 
     def fitted(name: str, of_settings: Mapping[str, Any]) -> _Make:
-        return lambda tell: recipe_named(name).fit(
-            split.train, settings=of_settings, on_progress=tell
+        return lambda tell: Ranker.of(
+            recipe_named(name).fit(split.train, settings=of_settings, on_progress=tell),
+            split.train,
         )
 
-    def ready(scorer: Scorer) -> _Make:
-        return lambda _: scorer
+    def ready(ranker: Ranker) -> _Make:
+        return lambda _: ranker
 
     def measured(make: _Make, step: int) -> Quality:
-        scorer = make(lambda done: report((step + done / 2) / 3))
+        ranker = make(lambda done: report((step + done / 2) / 3))
         return evaluation.measure(
-            scorer,
+            ranker,
             histories=split.histories,
             held_out=split.held_out,
             user_index=users,
@@ -309,7 +309,9 @@ def _measure(
     method = "new_interactions" if is_new else "refit"
     beside: _Make | None = None if is_same else fitted(row["recipe"], row["settings"])
     if active is not None and is_new:
-        beside = ready(_InOtherIds(active.artifact, split.train.items))
+        trained = active.artifact.matrix
+        served = Ranker.of(active.artifact.model, trained)
+        beside = ready(served.in_ids_of(split.train.items, own=trained.items))
     ours = fitted(recipe, settings)
     if beside is not None and is_new and is_same and _is_of(row, trial):
         ours = beside
@@ -340,28 +342,6 @@ def _coverage_then(row: Mapping[str, Any], *, n_users: int) -> float | None:
         return float(verdict["candidate"][f"coverage@{K}"]["mean"]) if is_alike else None
     except (KeyError, TypeError, ValueError):
         return None  # nothing was measured, or it came from elsewhere and tells other things
-
-
-class _InOtherIds:
-    """A model that was fitted to other items, as a scorer of these.
-
-    What it does not know is never recommended, and says nothing in a history.
-    """
-
-    def __init__(self, artifact: Artifact, items: IdIndex) -> None:
-        self._model = artifact.model
-        self._n_known = len(artifact.matrix.items)
-        self._place = items.places_in(artifact.matrix.items)
-
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
-        place = self._place[rows.indices]
-        is_known = place >= 0
-        n_before = np.concatenate([[0], np.cumsum(is_known)])
-        entries = (rows.data[is_known], place[is_known], n_before[rows.indptr])
-        scores = self._model.score(sparse.csr_array(entries, shape=(rows.shape[0], self._n_known)))
-        unknown = np.full((len(scores), 1), -np.inf, dtype=scores.dtype)
-        # Of an item that it does not know, -1 is the place: the last column.
-        return np.concatenate([scores, unknown], axis=1)[:, self._place]
 
 
 def _to_judge(split: Split) -> np.ndarray:

@@ -344,7 +344,7 @@ class JobRunner:
             has_demo = storage.imports.demo(connection) is not None
         mode = policy.promotion_for(job["trigger"])
         model = self._registry.load(version)
-        serving.trial(model)
+        serving.check(model)
         if model.artifact.metadata.is_demo and not has_demo:
             self._discard(version, reason="demo data removed")
             raise TrainingError(

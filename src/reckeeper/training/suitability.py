@@ -12,6 +12,7 @@ from reckeeper.config import Settings
 from reckeeper.errors import NotEnoughDataError
 from reckeeper.evaluation import Quality, Split
 from reckeeper.matrix import InteractionLog
+from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.training.pipeline import (
     FIRST_RECIPE,
@@ -170,7 +171,7 @@ class _Comparison:
         fit_seconds = time.perf_counter() - began
         self._report("measuring", middle)
         quality = evaluation.measure(
-            model,
+            Ranker.of(model, self._split.train),
             histories=self._split.histories,
             held_out=self._split.held_out,
             k=K,

@@ -18,6 +18,7 @@ from reckeeper import evaluation, linalg
 from reckeeper.errors import NotEnoughDataError
 from reckeeper.evaluation import Split
 from reckeeper.matrix import InteractionLog
+from reckeeper.ranking import Ranker, Scorer, popularity_of, rank_scores
 from reckeeper.recipes import recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.recipes.spectral import (
@@ -332,9 +333,13 @@ def _tune_popularity(splits: list[Split], run: _Run, *, seed: int) -> None:
         run.step((number + 1) / len(half_lives))
 
 
-def _ndcg(model: evaluation.Scorer, split: Split, users: np.ndarray) -> np.ndarray:
+def _ndcg(model: Scorer, split: Split, users: np.ndarray) -> np.ndarray:
     quality = evaluation.measure(
-        model, histories=split.histories, held_out=split.held_out, k=K, user_index=users
+        Ranker.of(model, split.train),
+        histories=split.histories,
+        held_out=split.held_out,
+        k=K,
+        user_index=users,
     )
     return quality.ndcg
 
@@ -354,6 +359,7 @@ class _Side:
         users = _sample(split, n=n_users, seed=seed)
         self.histories = self.weights[users]
         self.held_out = split.held_out[users]
+        self._popularity = popularity_of(split.train)
         self._weighted: dict[str, Weighted] = {}
         self._neighbours: tuple[Any, np.ndarray] | None = None
         self._factors: tuple[Any, Factors] | None = None
@@ -417,27 +423,13 @@ class _Side:
                 projected *= gains.astype(np.float32)
                 scores += projected @ components
         scores *= (item_sums**settings.popularity_power).astype(np.float32)
-        quality = evaluation.measure(
-            _Given(scores), histories=self.histories, held_out=self.held_out, k=K
-        )
-        return quality.ndcg
+        lists = rank_scores(scores, self.histories, k=K, popularity=self._popularity)
+        return evaluation.ndcg(lists, held_out=self.held_out)
 
     def _rows(self, settings: SpectralSettings, *, power: float) -> sparse.csr_array:
         weighted = self.weighted(settings.weighting)
         rows = weigh(self.histories, settings.weighting, scale=weighted.scale)
         return sparse.csr_array(rows * (weighted.item_sums**-power).astype(np.float32))
-
-
-class _Given:
-    """Scores that are there already, handed out in the order in which rows are asked for."""
-
-    def __init__(self, scores: np.ndarray) -> None:
-        self._scores = scores
-        self._at = 0
-
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
-        start, self._at = self._at, self._at + rows.shape[0]
-        return self._scores[start : self._at]
 
 
 _GRIDS_OF_SPECTRAL: dict[str, tuple[Any, ...]] = {

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from reckeeper import linalg
 from reckeeper.errors import DataError
 from reckeeper.matrix import InteractionMatrix
+from reckeeper.ranking import Ranker, popularity_of
 from reckeeper.registry import ActiveModel
-from reckeeper.serving import is_noise
 
 MOST_USERS = 20_000
 LONGEST = 100
@@ -144,7 +143,7 @@ def compare(
     # Of equal data either will do; what is unknown to the larger is as rare as can be.
     larger = max((1, 0), key=lambda index: matrices[index].n_interactions)
     share_of_users = np.zeros(len(item_ids))
-    share_of_users[codes[larger]] = _users_of_items(matrices[larger]) / len(known[larger])
+    share_of_users[codes[larger]] = popularity_of(matrices[larger]) / len(known[larger])
 
     result["overlap"] = _mean(overlap, random=random)
     result["most_changed"] = [
@@ -197,30 +196,16 @@ def _common_items(
     return item_ids, (first_codes, second_codes)
 
 
-def _users_of_items(matrix: InteractionMatrix) -> np.ndarray:
-    weights = matrix.weights
-    return np.bincount(weights.indices[weights.data > 0], minlength=len(matrix.items))
-
-
 def _lists(
     model: ActiveModel, user_ids: list[str], *, k: int, code_of_item: np.ndarray
 ) -> np.ndarray:
     """Return users' lists as codes of items, shape (n_users, k), filled up with -1."""
-    matrix, recipe = model.artifact.matrix, model.artifact.model
-    users = np.array([matrix.users.find(user_id) for user_id in user_ids], dtype=np.int64)
-    popularity = _users_of_items(matrix)
+    trained = model.artifact.matrix
+    users = np.array([trained.users.find(user_id) for user_id in user_ids], dtype=np.int64)
+    ranker = Ranker.of(model.artifact.model, trained)
     lists = np.empty((len(users), k), dtype=np.int64)
-    for block in linalg.row_blocks(len(users), len(matrix.items), itemsize=8):
-        rows = matrix.weights[users[block]]
-        scores = recipe.score(rows)
-        if recipe.is_personal:
-            # As in serving: who is told noise is shown what is popular.
-            for row, (start, stop) in enumerate(
-                zip(rows.indptr[:-1], rows.indptr[1:], strict=True)
-            ):
-                if is_noise(scores[row], seen=rows.indices[start:stop]):
-                    scores[row] = popularity
-        lists[block] = linalg.top_k_rows(scores, k, exclude=rows)
+    for block, ranked in ranker.in_blocks(trained.weights, users, k=k):
+        lists[block] = ranked.item_index
     return np.where(lists >= 0, code_of_item[lists], -1)
 
 

@@ -9,16 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from scipy import sparse
-
-from reckeeper import clock, linalg, matrix, storage
-from reckeeper.errors import ArtifactError, NoModelError, NotFoundError, StorageError
-from reckeeper.interactions import WATCHLIST_ADD, WATCHLIST_REMOVE
+from reckeeper import clock, storage
+from reckeeper.errors import (
+    Action,
+    ArtifactError,
+    DataError,
+    NoModelError,
+    NotFoundError,
+    StorageError,
+)
 from reckeeper.policy import PolicyWatch
+from reckeeper.ranking import Lists, Ranker
 from reckeeper.registry import ActiveModel, Registry
+from reckeeper.serving.histories import history_of
 from reckeeper.telemetry import MODEL_SWAPS, RECOMMENDATIONS, SERVED_VERSION, get_logger
 
 RETRY_SECONDS = 5.0
@@ -32,9 +35,6 @@ SILENCE_SECONDS = 5.0
 
 STOP_SECONDS = 2.0
 """How long a stop waits for a database that does not answer."""
-
-_ROUNDING = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
-"""What share of a row's largest score may be a rounding error, sums of many included."""
 
 _log = get_logger(__name__)
 
@@ -61,8 +61,8 @@ class Recommendations:
     strategy : str
         ``model``: from the user's row as it was trained. ``fold_in``: from
         that row and interactions that are newer than the model. ``popular``:
-        the most popular items, as nothing is known of the user, or as the
-        model is of a recipe that gives all users the same.
+        the most popular items, since nothing is known about the user or the
+        recipe gives everybody the same.
     items : list of Recommendation
         Best first, without the items of the user's history.
     request_id : str
@@ -122,7 +122,7 @@ class Serving:
     def readiness(self) -> "Readiness":
         """Say whether this process can answer.
 
-        Once started it is told from memory, at once, also while the database hangs.
+        After `start` the answer comes from memory, at once, even while the database hangs.
         """
         problem = self._problem
         if self._thread is None:
@@ -211,15 +211,14 @@ class Serving:
         loaded = self._loaded
         if loaded is None:
             if self._problem is not None:
-                raise NoModelError(self._problem.sentence)
-            raise NoModelError(
-                "No model is active yet. Train one: POST /retrain, or the button on the page."
-            )
+                raise NoModelError(self._problem.sentence, action=self._problem.action)
+            raise NoModelError("No model is active yet: train one.", action=Action("retrain"))
         with self._database.read() as connection:
-            seen, strategy = self._history(connection, loaded, user_id)
-            chosen, scores, strategy = loaded.rank(seen, n=n, strategy=strategy)
-            item_ids = [loaded.items.ids[index] for index in chosen]
+            history, has_newer = history_of(connection, loaded.model, user_id, policy=self._policy)
+            lists = loaded.ranker.rank(history, k=n)
+            item_ids, scores = _named(lists, loaded.model)
             catalogue = storage.items.get_many(connection, item_ids)
+        strategy = "popular" if lists.is_popular[0] else "fold_in" if has_newer else "model"
         RECOMMENDATIONS.labels(strategy).inc()
         nothing = storage.Item("", None, {})
         described = [catalogue.get(item_id, nothing) for item_id in item_ids]
@@ -236,40 +235,6 @@ class Serving:
             request_id=str(uuid.uuid4()),
             generated_at=clock.now(),
         )
-
-    def _history(
-        self, connection: storage.Connection, loaded: "_Loaded", user_id: str
-    ) -> tuple[dict[int, float], str]:
-        """Return a user's weights by dense item index, and where they come from."""
-        seen = loaded.trained_row(user_id)
-        newer = storage.interactions.of_user(connection, user_id, after=loaded.model.watermark)
-        if loaded.model.seen_until is not None:
-            newer = newer.filter(pc.greater(newer.column("occurred_at"), loaded.model.seen_until))
-        if not newer.num_rows:
-            return seen, "model"
-        weights, decay = loaded.weights(self._policy)
-        added = matrix.row_of_history(newer, items=loaded.items, type_weights=weights, **decay)
-        history = {
-            index: seen.get(index, 0.0) + added.get(index, 0.0) for index in seen.keys() | added
-        }
-        # A removal takes back what was trained, or a late addition; a sum is clipped at zero
-        # only when all is added. Where one or the other may be, these items are summed again.
-        listings = pa.array([WATCHLIST_ADD, WATCHLIST_REMOVE])
-        intertwined = pc.is_in(newer.column("interaction_type"), listings)
-        if min(weights.values(), default=0.0) < 0:
-            intertwined = pa.array([True] * newer.num_rows)
-        if pc.any(intertwined).as_py():
-            whole = matrix.row_of_history(
-                storage.interactions.of_user(connection, user_id),
-                items=loaded.items,
-                type_weights=weights,
-                **decay,
-            )
-            summed_again = newer.filter(intertwined).column("item_id").unique().to_pylist()
-            for index in (loaded.items.find(item_id) for item_id in summed_again):
-                if index is not None:
-                    history[index] = whole[index]
-        return history, "fold_in"
 
     def _look(self) -> int | None:
         """Return the active version as the database has it, and note whether it answers."""
@@ -293,49 +258,34 @@ class Serving:
                 _log.exception("refresh_failed")
 
 
-def is_noise(scores: np.ndarray, *, seen: np.ndarray) -> bool:
-    """Say whether a user's scores tell nothing of the items that the user has not seen.
-
-    Of who has nothing that weighs, or only items that nobody else has, a
-    model knows no more than of a stranger: what it says of other items is
-    zero or rounding.
-
-    Parameters
-    ----------
-    scores : ndarray of float32 or float64, shape (n_items,)
-    seen : ndarray of int, shape (m,)
-        Dense indices of the user's items.
-
-    Returns
-    -------
-    bool
-        Whether no score of an unseen item is larger than the rounding error
-        of the row's largest. False where there is no such item.
-    """
-    unseen = np.delete(scores, seen)
-    if not unseen.size:
-        return False
-    return bool(np.abs(unseen).max() <= _ROUNDING[scores.dtype] * np.abs(scores).max())
+def _named(lists: Lists, model: ActiveModel) -> tuple[list[str], list[float]]:
+    """Return ids and scores of the first list."""
+    is_item = lists.item_index[0] >= 0
+    ids = model.artifact.matrix.items.ids
+    item_ids = [ids[index] for index in lists.item_index[0, is_item].tolist()]
+    return item_ids, lists.scores[0, is_item].tolist()
 
 
-def trial(model: ActiveModel) -> None:
-    """Answer a request from a model that is to serve, for the first user it knows.
+def check(model: ActiveModel) -> None:
+    """Answer a request from a model before it is activated, for the first user it knows.
 
     Raises
     ------
     ArtifactError
-        The answer is not a list of finite scores.
+        The model's scores are no finite numbers.
     """
-    loaded = _Loaded.of(model)
-    seen = loaded.trained_row(model.artifact.matrix.users.ids[0])
-    _, scores, _ = loaded.rank(seen, n=10, strategy="model")
-    if not np.isfinite(scores).all():
-        raise ArtifactError(f"Version {model.version} answers with scores that are no numbers.")
+    trained = model.artifact.matrix
+    try:
+        Ranker.of(model.artifact.model, trained).rank(trained.weights[[0]], k=10)
+    except DataError as exc:
+        raise ArtifactError(
+            f"Version {model.version} answers with scores that are no numbers."
+        ) from exc
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a version is active and not in memory, and what would serve instead.
+    """Why a version is active and not in memory, and what could be activated instead.
 
     Attributes
     ----------
@@ -354,11 +304,18 @@ class Problem:
     def sentence(self) -> str:
         """The whole in words, with what to do."""
         what_to_do = (
-            f"Version {self.offer} is sound: POST /models/{self.offer}/activate, or retrain."
+            f"Version {self.offer} is sound: activate it, or retrain."
             if self.offer is not None
             else "No other version is sound: retrain."
         )
         return f"The active version {self.version} cannot be loaded: {self.reason} {what_to_do}"
+
+    @property
+    def action(self) -> Action:
+        """What helps: to activate the sound version, or to retrain."""
+        if self.offer is None:
+            return Action("retrain")
+        return Action("activate", {"version": self.offer})
 
 
 @dataclass(frozen=True)
@@ -368,8 +325,8 @@ class Readiness:
     Attributes
     ----------
     status : str
-        ``ok``; ``degraded``: it serves, but not the active version, or something else does not
-        work; ``unavailable``: it does not serve.
+        ``ok``; ``degraded``: it answers, but not from the active version, or something else does
+        not work; ``unavailable``: it does not answer.
     problems : list of str
         Sentences that say what is wrong and what to do.
     model_version : int or None
@@ -384,7 +341,7 @@ class Readiness:
     offer_version: int | None
 
     def also(self, *problems: str) -> "Readiness":
-        """Return the same with problems of other parts, which leave it degraded at best."""
+        """Add problems of other parts, which leave it degraded at best."""
         if not problems:
             return self
         status = "degraded" if self.status == "ok" else self.status
@@ -394,59 +351,8 @@ class Readiness:
 @dataclass(frozen=True)
 class _Loaded:
     model: ActiveModel
-    popularity: np.ndarray
+    ranker: Ranker
 
     @classmethod
     def of(cls, model: ActiveModel) -> "_Loaded":
-        weights = model.artifact.matrix.weights
-        users_per_item = np.bincount(
-            weights.indices[weights.data > 0], minlength=len(model.artifact.matrix.items)
-        )
-        return cls(model, users_per_item.astype(np.float64))
-
-    @property
-    def items(self) -> matrix.IdIndex:
-        return self.model.artifact.matrix.items
-
-    def weights(self, policy: PolicyWatch) -> tuple[Mapping[str, float], Mapping[str, Any]]:
-        """Return how interactions are weighed, by type and by time, as they were in training."""
-        metadata = self.model.artifact.metadata
-        decay = {
-            "half_life_days": metadata.data.get("half_life_days"),
-            "latest_at": metadata.latest_at or None,
-        }
-        weights = metadata.data.get("weights")
-        return policy.weights() if weights is None else weights, decay
-
-    def trained_row(self, user_id: str) -> dict[int, float]:
-        trained = self.model.artifact.matrix
-        user_index = trained.users.find(user_id)
-        if user_index is None:
-            return {}
-        start, stop = trained.weights.indptr[user_index : user_index + 2]
-        row = slice(int(start), int(stop))
-        return dict(
-            zip(
-                trained.weights.indices[row].tolist(),
-                trained.weights.data[row].tolist(),
-                strict=True,
-            )
-        )
-
-    def rank(
-        self, seen: dict[int, float], *, n: int, strategy: str
-    ) -> tuple[list[int], list[float], str]:
-        """Return the best items that were not seen, their scores, and the strategy."""
-        exclude = np.fromiter(seen.keys(), dtype=np.int64, count=len(seen))
-        weights = np.fromiter(seen.values(), dtype=np.float64, count=len(seen))
-        model = self.model.artifact.model
-        row = sparse.csr_array(
-            (weights, exclude, np.array([0, len(seen)])), shape=(1, len(self.items))
-        )
-        scores = model.score(row)[0]
-        if not model.is_personal:
-            strategy = "popular"
-        elif is_noise(scores, seen=exclude):
-            scores, strategy = self.popularity, "popular"
-        chosen = linalg.top_k(scores, n, exclude=exclude)
-        return chosen.tolist(), scores[chosen].tolist(), strategy
+        return cls(model, Ranker.of(model.artifact.model, model.artifact.matrix))

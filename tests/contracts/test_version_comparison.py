@@ -1,4 +1,4 @@
-"""`training.comparison`: what users would see of two versions."""
+"""`serving.version_comparison`: what users would see of two versions."""
 
 import dataclasses
 import json
@@ -14,8 +14,7 @@ from reckeeper.policy import PolicyWatch
 from reckeeper.recipes import recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.registry import ActiveModel
-from reckeeper.serving import Serving
-from reckeeper.training import comparison
+from reckeeper.serving import Serving, version_comparison
 
 
 def version_of(histories, *, version=1, recipe="popularity", settings=None, more_items=()):
@@ -47,7 +46,7 @@ def version_of(histories, *, version=1, recipe="popularity", settings=None, more
 
 
 def compared(first, second, **options):
-    return comparison.compare(
+    return version_comparison.compare(
         first[0], second[0], first_row=first[1], second_row=second[1], **options
     )
 
@@ -136,7 +135,7 @@ def test_lists_are_those_that_are_served(add, taste, train, registry, database, 
     second = train()
     models = [registry.load(version) for version in (first, second)]
     rows = [{"data": {}, "metrics": None, **registry.version(model.version)} for model in models]
-    found = comparison.compare(*models, first_row=rows[0], second_row=rows[1], k=3)
+    found = version_comparison.compare(*models, first_row=rows[0], second_row=rows[1], k=3)
     assert found["most_changed"]
     serving = Serving(database, registry, PolicyWatch(database, settings))
     registry.activate(models[1], actor="test")

@@ -1,0 +1,259 @@
+"""What list a history gets: scores, noise, exclusions, the best k.
+
+The server, the check before a version is activated, the comparison of
+versions, the gate and `evaluation` all take their lists from here: what is
+judged is what is shown.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from scipy import sparse
+
+from reckeeper import linalg
+from reckeeper.errors import DataError
+from reckeeper.matrix import IdIndex, InteractionMatrix
+
+_ROUNDING = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
+"""What share of a row's largest score may be a rounding error, sums of many included."""
+
+_CELLS = 8_400_000
+"""Scores that a block of histories has at most, 64 MB in double precision."""
+
+_CELL_BYTES = 30
+"""What one of them comes to while it is made and ranked."""
+
+
+class Scorer(Protocol):
+    """What a list takes of a model; every recipe is one."""
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether scores depend on the history; if not, they are taken as they are."""
+        ...
+
+    def score(self, rows: sparse.csr_array) -> np.ndarray:
+        """Score all items for rows of weights, shape (n, n_items) → the same, dense.
+
+        Finite, or -inf for an item that is never to be listed; the caller may
+        write to the result.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What histories get, a row each, the best item first.
+
+    Attributes
+    ----------
+    item_index : ndarray of int64, shape (n, k)
+        Dense indices; -1 where there is no item: at the end of a list that is
+        shorter, or in place of an item that the histories' ids lack.
+    scores : ndarray of float64, shape (n, k)
+        Of these items; 0 where there is none.
+    is_popular : ndarray of bool, shape (n,)
+        Whether a list is the popular items, and not the history's own.
+    """
+
+    item_index: np.ndarray
+    scores: np.ndarray
+    is_popular: np.ndarray
+
+
+class Ranker:
+    """The lists of a model.
+
+    An item of the history, whatever it weighs, is not listed. Of equal scores
+    the smaller index comes first. A history of which a personal model knows
+    nothing gets the popular items: where no score of an item outside it is
+    larger than the rounding error of the largest, as of users who have
+    nothing that weighs, or only what nobody else has.
+
+    Parameters
+    ----------
+    model : Recipe or any other Scorer
+    popularity : ndarray of float64, shape (n_items,)
+        How many users have each item.
+    places : ndarray of int, shape (any,), optional
+        Of each item of the histories the model's index, -1 where it has none:
+        for histories whose ids are not the model's. Lists are in the
+        histories' ids too.
+    """
+
+    def __init__(
+        self, model: Scorer, *, popularity: np.ndarray, places: np.ndarray | None = None
+    ) -> None:
+        self._model = model
+        self._popularity = popularity
+        self._places = places
+
+    @classmethod
+    def of(cls, model: Scorer, trained: InteractionMatrix) -> "Ranker":
+        """Make the ranker of a model with the popularity in what it was trained on."""
+        return cls(model, popularity=popularity_of(trained).astype(np.float64))
+
+    def in_ids_of(self, items: IdIndex, *, own: IdIndex) -> "Ranker":
+        """Return the same for histories of other items.
+
+        What the model does not know says nothing in a history and is in no
+        list.
+
+        Parameters
+        ----------
+        items : IdIndex
+            The columns of the histories.
+        own : IdIndex
+            Those of the model.
+        """
+        return Ranker(self._model, popularity=self._popularity, places=items.places_in(own))
+
+    def rank(self, histories: sparse.csr_array, *, k: int) -> Lists:
+        """Give each history its list; scores are dense, so mind the number.
+
+        Parameters
+        ----------
+        histories : scipy.sparse.csr_array of float64, shape (n, n_items)
+            Weights, of users known to the model or not; a stored zero was
+            seen.
+        k : int
+            At least 1.
+
+        Raises
+        ------
+        DataError
+            The model gives scores that are no numbers.
+        """
+        if self._places is not None:
+            histories = _renamed(histories, self._places, n_items=len(self._popularity))
+        lists = rank_scores(
+            self._model.score(histories),
+            histories,
+            k=k,
+            popularity=self._popularity if self._model.is_personal else None,
+        )
+        if self._places is None:
+            return lists
+        theirs = np.full(len(self._popularity) + 1, -1)  # the last is the place of -1
+        is_known = self._places >= 0
+        theirs[self._places[is_known]] = np.flatnonzero(is_known)
+        return replace(lists, item_index=theirs[lists.item_index])
+
+    def in_blocks(
+        self, histories: sparse.csr_array, user_index: np.ndarray, *, k: int
+    ) -> Iterator[tuple[slice, Lists]]:
+        """Give users their lists, a block at a time: users × items is never held.
+
+        Parameters
+        ----------
+        histories : scipy.sparse.csr_array of float64, shape (n_users, n_items)
+        user_index : ndarray of int, shape (n,)
+            Rows of `histories`.
+        k : int
+            At least 1.
+
+        Yields
+        ------
+        slice
+            Which of `user_index` these are.
+        Lists
+        """
+        n_items = len(self._popularity)
+        for block in linalg.row_blocks(len(user_index), n_items, itemsize=8):
+            yield block, self.rank(histories[user_index[block]], k=k)
+
+
+def popularity_of(trained: InteractionMatrix) -> np.ndarray:
+    """Return how many users have each item, a weight above zero, as integers."""
+    weights = trained.weights
+    return np.bincount(weights.indices[weights.data > 0], minlength=len(trained.items))
+
+
+def rank_scores(
+    scores: np.ndarray, histories: sparse.csr_array, *, k: int, popularity: np.ndarray | None
+) -> Lists:
+    """Make the lists that belong to scores; see `Ranker`.
+
+    Parameters
+    ----------
+    scores : ndarray of float32 or float64, shape (n, n_items)
+        As of `Scorer.score`; overwritten.
+    histories : scipy.sparse.csr_array, shape (n, n_items)
+    k : int
+        At least 1.
+    popularity : ndarray of float, shape (n_items,), or None
+        What is listed where scores are noise; None takes them as they are.
+
+    Raises
+    ------
+    DataError
+        Scores are no numbers.
+    """
+    # The sum of a row tells in one cheap pass; it is -inf where an item is ruled out.
+    if not (scores.sum(axis=1) < np.inf).all():
+        raise DataError(
+            "The model gives scores that are no finite numbers: fit it again, on finite weights."
+        )
+    n = len(scores)
+    row_of = np.repeat(np.arange(n), np.diff(histories.indptr))
+    seen_scores = scores[row_of, histories.indices]
+    top = linalg.top_k_rows(scores, k, exclude=histories)
+    found = top >= 0
+    best = np.zeros(top.shape)
+    best[found] = scores[np.nonzero(found)[0], top[found]]
+    if popularity is None:
+        return Lists(top, best, np.ones(n, dtype=bool))
+
+    # What is best is at most the largest: nearly every row is told by this alone.
+    largest_seen = np.zeros(n, dtype=scores.dtype)
+    np.maximum.at(largest_seen, row_of, np.abs(seen_scores))
+    is_popular = found[:, 0] & (best[:, 0] <= _ROUNDING[scores.dtype] * largest_seen)
+    for row in np.flatnonzero(is_popular).tolist():
+        entries = slice(int(histories.indptr[row]), int(histories.indptr[row + 1]))
+        seen = histories.indices[entries]
+        scores[row, seen] = seen_scores[entries]
+        is_popular[row] = is_noise(scores[row], seen=seen)
+    rows = np.flatnonzero(is_popular)
+    if len(rows):
+        top[rows] = linalg.top_k_rows(
+            np.tile(popularity.astype(np.float64), (len(rows), 1)), k, exclude=histories[rows]
+        )
+        best[rows] = np.where(top[rows] >= 0, popularity[top[rows]], 0.0)
+    return Lists(top, best, is_popular)
+
+
+def is_noise(scores: np.ndarray, *, seen: np.ndarray) -> bool:
+    """Say whether scores tell nothing of the items outside a history.
+
+    Parameters
+    ----------
+    scores : ndarray of float32 or float64, shape (n_items,)
+    seen : ndarray of int, shape (m,)
+        Dense indices of the history's items.
+
+    Returns
+    -------
+    bool
+        Whether no score of an unseen item is larger than the rounding error
+        of the row's largest. False where there is no such item.
+    """
+    unseen = np.delete(scores, seen)
+    if not unseen.size:
+        return False
+    return bool(np.abs(unseen).max() <= _ROUNDING[scores.dtype] * np.abs(scores).max())
+
+
+def bytes_needed(*, n_users: int, n_items: int) -> int:
+    """Return what is held at most while so many users get their lists in blocks."""
+    return _CELL_BYTES * min(_CELLS, n_users * n_items)
+
+
+def _renamed(histories: sparse.csr_array, places: np.ndarray, *, n_items: int) -> sparse.csr_array:
+    """Return histories in other ids, without the items that have none there."""
+    place = places[histories.indices]
+    is_known = place >= 0
+    n_before = np.concatenate([[0], np.cumsum(is_known)])
+    entries = (histories.data[is_known], place[is_known], n_before[histories.indptr])
+    return sparse.csr_array(entries, shape=(histories.shape[0], n_items))

@@ -1,0 +1,29 @@
+"""The active model in memory: hot swap, histories, lists, and how two versions' lists differ."""
+
+from reckeeper.serving.live import (
+    POLL_SECONDS,
+    RETRY_SECONDS,
+    SILENCE_SECONDS,
+    STOP_SECONDS,
+    Problem,
+    Readiness,
+    Recommendation,
+    Recommendations,
+    Serving,
+    check,
+)
+from reckeeper.serving.version_comparison import compare as compare_versions
+
+__all__ = [
+    "POLL_SECONDS",
+    "RETRY_SECONDS",
+    "SILENCE_SECONDS",
+    "STOP_SECONDS",
+    "Problem",
+    "Readiness",
+    "Recommendation",
+    "Recommendations",
+    "Serving",
+    "check",
+    "compare_versions",
+]
