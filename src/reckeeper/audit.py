@@ -16,8 +16,8 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,10 @@ KEY_NAME = "audit.key"
 
 _LOCK_NAME = ".audit-head.lock"
 _LOCK_SECONDS = 2.0
-_SEALED = ("entry_id", "at", "actor", "action", "subject", "details", "previous_hash")
+_BEGIN = ""
+"""What the first entry has for the hash of the entry before."""
+
+_SEALED = ("entry_id", "at", "actor", "action", "subject", "previous_hash")
 
 _log = get_logger(__name__)
 
@@ -109,25 +112,23 @@ def record(
     settings = storage.settings_of(connection)
     key = _key_of(settings) or _make_key(settings)
     last = storage.audit_log.last(connection)
-    if last is None or last["hash"] is None:
-        # What was written before the chain began is sealed by its first entry.
-        previous_hash = _older_hash(key, storage.audit_log.in_order(connection))
-    else:
-        previous_hash = last["hash"]
-        if _seal_of_row(key, last) != last["hash"]:
-            _log.error("audit_key_differs", entry_id=last["entry_id"], advice=_VERIFY)
-    entry = {
-        "entry_id": 1 if last is None else last["entry_id"] + 1,
-        "at": clock.now(),
-        "actor": actor,
-        "action": action,
-        "subject": subject,
-        "details": json.loads(json.dumps(details, allow_nan=False)),
-        "previous_hash": previous_hash,
-    }
-    entry["hash"] = _seal(key, entry)
+    if last is not None and _seal(key, last) != last.hash:
+        _log.error("audit_key_differs", entry_id=last.entry_id, advice=_VERIFY)
+    entry = storage.AuditEntry(
+        entry_id=1 if last is None else last.entry_id + 1,
+        at=clock.now(),
+        actor=actor,
+        action=action,
+        subject=subject,
+        details=json.dumps(details, allow_nan=False),
+        previous_hash=_BEGIN if last is None else last.hash,
+        hash="",
+    )
+    seal = _seal(key, entry)
+    assert seal is not None
+    entry = replace(entry, hash=seal)
     storage.audit_log.insert(connection, entry)
-    head = Head(entry["entry_id"], entry["hash"], clock.rfc3339(entry["at"]))
+    head = Head(entry.entry_id, entry.hash, clock.rfc3339(entry.at))
     stands = _head_stands(connection, settings.model_dir, last)
     storage.after_commit(
         connection,
@@ -142,25 +143,32 @@ def entries(
     """Return up to `limit` entries with numbers below `before`, the latest first.
 
     Each has ``entry_id``, ``at`` (RFC 3339), ``actor``, ``action``,
-    ``subject``, ``details`` and ``hash``, None for those from before the
-    chain began.
+    ``subject``, ``details`` and ``hash``.
     """
     with database.read() as connection:
-        rows = storage.audit_log.latest(connection, limit=limit, before=before)
-    return [_shown(row) for row in rows]
+        found = storage.audit_log.latest(connection, limit=limit, before=before)
+    return [_shown(entry) for entry in found]
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(entry: storage.AuditEntry) -> dict[str, Any]:
     """Describe an entry; one that somebody altered can hold anything, and is shown too."""
-    shown = {
-        name: row[name] if isinstance(row[name], str) else repr(row[name])
-        for name in ("at", "actor", "action", "subject")
-    }
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        shown["at"] = clock.rfc3339(row["at"])
-    details = row["details"] if isinstance(row["details"], dict) else {"altered": row["details"]}
-    hash = row["hash"] if isinstance(row["hash"], str | None) else repr(row["hash"])
-    return {"entry_id": row["entry_id"], **shown, "details": details, "hash": hash}
+    shown = {name: _text(getattr(entry, name)) for name in ("actor", "action", "subject", "hash")}
+    try:
+        at = clock.rfc3339(entry.at)
+    except (TypeError, ValueError, OverflowError):
+        at = _text(entry.at)
+    try:
+        # NaN is no JSON, and becomes a text too.
+        details = json.loads(entry.details, parse_constant=str)
+    except (TypeError, ValueError, RecursionError):
+        details = entry.details
+    if not isinstance(details, dict):
+        details = {"altered": details}
+    return {"entry_id": entry.entry_id, "at": at, **shown, "details": details}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
 
 
 def verify(database: storage.Database, settings: Settings) -> Verification:
@@ -215,36 +223,23 @@ class _Walk:
         self._key = key or b""
         self._has_key = key is not None
         self._head = head
-        self._older = _older_digest(self._key)
-        self._last_hash: str | None = None
+        self._last_hash = _BEGIN
         self.last_id = 0
         self.n_entries = 0
 
-    def step(self, row: Mapping[str, Any], rest: Iterable[Mapping[str, Any]]) -> _Problem | None:
+    def step(self, row: storage.AuditEntry, rest: Iterable[storage.AuditEntry]) -> _Problem | None:
         """Go past the next entry, or tell what is wrong with it; `rest` are those after it."""
         problem = self._problem_of(row, rest)
         if problem is None:
-            if row["hash"] is None:
-                self._older.update(_older_line(row))
-            self._last_hash = row["hash"]
-            self.last_id = row["entry_id"]
+            self._last_hash = row.hash
+            self.last_id = row.entry_id
             self.n_entries += 1
         return problem
 
     def _problem_of(
-        self, row: Mapping[str, Any], rest: Iterable[Mapping[str, Any]]
+        self, row: storage.AuditEntry, rest: Iterable[storage.AuditEntry]
     ) -> _Problem | None:
-        entry_id = row["entry_id"]
-        begins = self._last_hash is None
-        if row["hash"] is None:
-            if begins:
-                return self._problem_with_head(row)
-            return (
-                f"Entry {entry_id} has no hash, and those before it have: it was inserted by "
-                "hand, its hash was removed, or an older release of Reckeeper wrote it. "
-                f"{_COMPARE}",
-                entry_id,
-            )
+        entry_id = row.entry_id
         if not self._has_key:
             return (
                 f"The key of the trail is missing: there is no {KEY_NAME} in the data folder "
@@ -252,9 +247,9 @@ class _Walk:
                 "the processes that wrote the entries had it.",
                 None,
             )
-        if _seal_of_row(self._key, row) != row["hash"]:
-            if begins and not any(
-                _seal_of_row(self._key, other) == other["hash"] for other in rest
+        if _seal(self._key, row) != row.hash:
+            if not self.n_entries and not any(
+                _seal(self._key, other) == other.hash for other in rest
             ):
                 return (
                     f"No entry from {entry_id} on was sealed with the key in use: it is another "
@@ -268,8 +263,7 @@ class _Walk:
                 f"or written by a process with another key. {_COMPARE}",
                 entry_id,
             )
-        expected = self._older.hexdigest() if begins else self._last_hash
-        if row["previous_hash"] == expected:
+        if row.previous_hash == self._last_hash:
             return self._problem_with_head(row)
         missing = self.last_id + 1
         if entry_id > missing:
@@ -277,13 +271,6 @@ class _Walk:
                 f"Entries {missing} to {entry_id - 1} are"
             )  # fmt: skip
             return f"{which} missing: removed, or given other numbers. {_COMPARE}", missing
-        if begins:
-            return (
-                f"Of the entries up to {self.last_id}, which are from before the trail was "
-                "chained, at least one was altered, removed or inserted. Compare them with a "
-                "backup of the database; which one it was cannot be told.",
-                None,
-            )
         return (
             f"Entry {entry_id} does not follow entry {self.last_id}: one of them was put there "
             f"from another copy of the trail. {_COMPARE}",
@@ -295,7 +282,7 @@ class _Walk:
         path = folder / HEAD_NAME
         if self._head is None:
             # Of a trail that has just begun, the first head may have come meanwhile.
-            if self._last_hash is None or path.exists():
+            if not self.n_entries or path.exists():
                 return None
             return (
                 f"There is no {path}, so nobody can tell whether the last entries were cut off. "
@@ -315,9 +302,9 @@ class _Walk:
             missing,
         )
 
-    def _problem_with_head(self, row: Mapping[str, Any]) -> _Problem | None:
+    def _problem_with_head(self, row: storage.AuditEntry) -> _Problem | None:
         head = self._head
-        if head is None or head.entry_id != row["entry_id"] or head.hash == row["hash"]:
+        if head is None or head.entry_id != row.entry_id or head.hash == row.hash:
             return None
         return (
             f"Entry {head.entry_id} is another one than {HEAD_NAME} in the model folder names "
@@ -328,37 +315,15 @@ class _Walk:
         )
 
 
-def _canonical(entry: Mapping[str, Any]) -> bytes:
-    sealed = {name: entry[name] for name in _SEALED}
-    return json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _seal(key: bytes, entry: Mapping[str, Any]) -> str:
-    return hmac.new(key, _canonical(entry), "sha256").hexdigest()
-
-
-def _seal_of_row(key: bytes, row: Mapping[str, Any]) -> str | None:
-    """Return the hash that a row should have; None for what cannot have been written."""
+def _seal(key: bytes, entry: storage.AuditEntry) -> str | None:
+    """Return the hash that an entry should have; None for what cannot have been written."""
     try:
-        return _seal(key, {**row, "details": json.loads(row["details"])})
+        sealed = {name: getattr(entry, name) for name in _SEALED}
+        sealed["details"] = json.loads(entry.details)
+        text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         return None
-
-
-def _older_digest(key: bytes) -> "hmac.HMAC":
-    return hmac.new(key, digestmod="sha256")
-
-
-def _older_line(row: Mapping[str, Any]) -> bytes:
-    # Details as they stand: these were written without a thought of sealing them.
-    return json.dumps([row[name] for name in _SEALED], default=repr).encode() + b"\n"
-
-
-def _older_hash(key: bytes, rows: Iterable[Mapping[str, Any]]) -> str:
-    digest = _older_digest(key)
-    for row in rows:
-        digest.update(_older_line(row))
-    return digest.hexdigest()
+    return hmac.new(key, text.encode(), "sha256").hexdigest()
 
 
 def _key_of(settings: Settings) -> bytes | None:
@@ -416,7 +381,7 @@ def _make_key(settings: Settings) -> bytes:
 
 
 def _head_stands(
-    connection: storage.Connection, folder: Path, last: Mapping[str, Any] | None
+    connection: storage.Connection, folder: Path, last: storage.AuditEntry | None
 ) -> bool:
     """Return whether the written head is an entry of the trail, before the next one.
 
@@ -428,8 +393,8 @@ def _head_stands(
         if head is None:
             return True
         # Others write their heads after their commits: this transaction sees those entries.
-        if last is not None and head.entry_id == last["entry_id"]:
-            stands = bool(head.hash == last["hash"])
+        if last is not None and head.entry_id == last.entry_id:
+            stands = head.hash == last.hash
         else:
             stands = head.hash == storage.audit_log.hash_of(connection, head.entry_id)
     except StorageError:

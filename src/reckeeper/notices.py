@@ -130,7 +130,7 @@ class Courier:
                 storage.notices.drop_due(connection)
             return False
         pause = _microseconds(
-            min(self._first_pause_seconds * 2 ** min(notice["attempts"], 30), self._longest_pause)
+            min(self._first_pause_seconds * 2 ** min(notice.attempts, 30), self._longest_pause)
         )
         # Should this process die, the notice is due again when nobody can still be sending it.
         until = clock.now() + _microseconds(self._timeout_seconds) + pause
@@ -157,21 +157,21 @@ class Courier:
                 task.cancel()
         return await task
 
-    async def _post(self, url: str, secret: str | None, notice: Mapping[str, Any]) -> str | None:
+    async def _post(self, url: str, secret: str | None, notice: storage.Notice) -> str | None:
         """Send a notice; return what went wrong, None if nothing did."""
         body = json.dumps(
             {
-                **notice["payload"],
-                "event": notice["event"],
-                "at": clock.rfc3339(notice["at"]),
-                "notice_id": notice["notice_id"],
+                **notice.payload,
+                "event": notice.event,
+                "at": clock.rfc3339(notice.at),
+                "notice_id": notice.notice_id,
             }
         ).encode()
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"reckeeper/{__version__}",
-            "X-Reckeeper-Event": notice["event"],
-            "X-Reckeeper-Delivery": str(notice["notice_id"]),
+            "X-Reckeeper-Event": notice.event,
+            "X-Reckeeper-Delivery": str(notice.notice_id),
         }
         if secret is not None:
             signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
@@ -195,21 +195,21 @@ class Courier:
             return f"the answer was {status}: redirects are not followed"
         return f"the answer was {status}"
 
-    def _note(self, notice: Mapping[str, Any], error: str | None, pause: int) -> None:
-        now, attempts = clock.now(), notice["attempts"] + 1
-        about = {"notice_id": notice["notice_id"], "kind": notice["event"], "attempts": attempts}
+    def _note(self, notice: storage.Notice, error: str | None, pause: int) -> None:
+        now, attempts = clock.now(), notice.attempts + 1
+        about = {"notice_id": notice.notice_id, "kind": notice.event, "attempts": attempts}
         next_attempt_at: int | None = None
         if error is None:
             _log.info("notice_delivered", **about)
-        elif now + pause <= notice["at"] + _microseconds(self._give_up_seconds):
+        elif now + pause <= notice.at + _microseconds(self._give_up_seconds):
             next_attempt_at = now + pause
             _log.warning("notice_not_delivered", **about, error=error, retry_seconds=pause / 1e6)
         else:
             _log.error("notice_given_up", **about, error=error)
         with self._database.write() as connection:
-            storage.notices.update(
+            storage.notices.set_outcome(
                 connection,
-                notice["notice_id"],
+                notice.notice_id,
                 delivered_at=now if error is None else None,
                 next_attempt_at=next_attempt_at,
                 last_error=error,

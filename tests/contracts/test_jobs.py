@@ -1,5 +1,6 @@
 """Training jobs, in real child processes."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -70,10 +71,10 @@ def test_a_job_trains_and_activates(runner, job_of, registry, taste, settings, d
     assert pid != os.getpid()
     runner.wait(job_id)
     job = job_of(job_id)
-    assert (job["status"], job["stage"], job["fraction"]) == ("succeeded", "done", 1.0)
-    assert (job["version"], job["error_code"], job["trigger"]) == (1, None, "schedule")
-    assert job["peak_memory_bytes"] > 10_000_000
-    assert job["finished_at"] > job["started_at"]
+    assert (job.status, job.stage, job.fraction) == ("succeeded", "done", 1.0)
+    assert (job.version, job.error_code, job.trigger) == (1, None, "schedule")
+    assert job.peak_memory_bytes > 10_000_000
+    assert job.finished_at > job.started_at
     described = registry.version(1)
     assert (described["status"], described["job_id"]) == ("active", job_id)
     assert (described["trigger"], described["training_samples"]) == ("schedule", len(taste))
@@ -81,7 +82,7 @@ def test_a_job_trains_and_activates(runner, job_of, registry, taste, settings, d
     shown = describe_job(job)
     assert (shown["seconds_left"], shown["error"]) == (None, None)
     assert shown["seconds_elapsed"] == pytest.approx(
-        (job["finished_at"] - job["started_at"]) / 1e6, abs=0.06
+        (job.finished_at - job.started_at) / 1e6, abs=0.06
     )
     assert shown["started_at"].endswith("Z")
     with database.read() as connection:
@@ -118,11 +119,11 @@ def test_too_little_data_fails_and_leaves_the_active_version(
     job_id, _ = start(runner)
     runner.wait(job_id)
     job = job_of(job_id)
-    assert (job["status"], job["error_code"]) == ("failed", "not_enough_data")
-    assert "There are no interactions to train on" in job["error_message"]
+    assert (job.status, job.error_code) == ("failed", "not_enough_data")
+    assert "There are no interactions to train on" in job.error_message
     assert describe_job(job)["error"] == {
         "code": "not_enough_data",
-        "message": job["error_message"],
+        "message": job.error_message,
     }
     error = jobs.job_error(job)
     assert isinstance(error, NotEnoughDataError)
@@ -146,9 +147,9 @@ def test_a_killed_process_is_an_interrupted_job_and_the_next_one_runs(
     os.kill(pid, signal.SIGKILL)
     runner.wait(job_id)
     job = job_of(job_id)
-    assert (job["status"], job["error_code"]) == ("interrupted", "interrupted")
-    assert "was ended by signal 9 before it was done" in job["error_message"]
-    assert "If the machine ran out of memory" in job["error_message"]
+    assert (job.status, job.error_code) == ("interrupted", "interrupted")
+    assert "was ended by signal 9 before it was done" in job.error_message
+    assert "If the machine ran out of memory" in job.error_message
     assert registry.versions() == []
     again, _ = start(runner)
     runner.wait(again)
@@ -161,8 +162,8 @@ def test_an_error_that_nobody_foresaw_is_in_the_jobs_row(runner, job_of, databas
         connection.exec_driver_sql("ALTER TABLE models RENAME TO away")
     runner.wait(job_id)
     job = job_of(job_id)
-    assert (job["status"], job["error_code"]) == ("failed", "storage_failed")
-    assert re.search('no such table: models|"models" does not exist', job["error_message"])
+    assert (job.status, job.error_code) == ("failed", "storage_failed")
+    assert re.search('no such table: models|"models" does not exist', job.error_message)
 
 
 def test_stopping_interrupts_the_job(runner, job_of, registry, taste):
@@ -170,8 +171,8 @@ def test_stopping_interrupts_the_job(runner, job_of, registry, taste):
     os.kill(pid, signal.SIGSTOP)  # so that it cannot come to its end by itself
     runner.stop()
     job = job_of(job_id)
-    assert (job["status"], job["error_code"]) == ("interrupted", "interrupted")
-    assert "Start another one" in job["error_message"]
+    assert (job.status, job.error_code) == ("interrupted", "interrupted")
+    assert "Start another one" in job.error_message
     assert isinstance(jobs.job_error(job), JobInterruptedError)
     assert registry.active_version() is None
     with pytest.raises(ProcessLookupError):
@@ -261,28 +262,30 @@ def test_old_versions_go_when_a_job_is_done(database, registry, settings, taste,
 
 
 def test_time_left_is_estimated():
-    job = {
+    fields = {
         "job_id": 1, "status": "running", "trigger": "manual", "stage": "fitting", "fraction": 0.25,
         "started_at": clock.now() - 10_000_000, "finished_at": None, "version": None,
         "peak_memory_bytes": None, "error_code": None, "error_message": None, "kind": "retrain",
         "request": {}, "progress": None, "finish_requested": False, "actor": "api", "cause": None,
         "cancel_requested": False, "promoted": None, "verdict": None, "memory_bytes": None,
-        "estimated_memory_bytes": None,
+        "estimated_memory_bytes": None, "fence": 1, "watermark": 0, "heartbeat_at": 0,
+        "traceback": None,
     }  # fmt: skip
+    job = storage.JobSummary(**fields)
     shown = describe_job(job)
     assert "result" not in shown
-    tuning = {**job, "stage": "tuning", "result": None}
+    tuning = storage.Job(**{**fields, "stage": "tuning"}, result=None)
     found = {"n_tried": 3, "ndcg": 0.1, "settings": {}, "seconds_left": 70.5}
     assert describe_job(tuning)["seconds_left"] is None  # nothing says how long it takes
     assert describe_job(tuning)["result"] is None
-    shown_tuning = describe_job({**tuning, "progress": found})
+    shown_tuning = describe_job(dataclasses.replace(tuning, progress=found))
     assert (shown_tuning["seconds_left"], shown_tuning["progress"]) == (70.5, found)
-    ended = {**tuning, "status": "failed", "progress": found, "finished_at": clock.now()}
+    ended = dataclasses.replace(tuning, status="failed", progress=found, finished_at=clock.now())
     assert describe_job(ended)["seconds_left"] is None
     assert shown["seconds_left"] == pytest.approx(30.0, abs=0.5)
     assert shown["seconds_elapsed"] == pytest.approx(10.0, abs=0.2)
     assert shown["finished_at"] is None
-    assert describe_job({**job, "fraction": 0.01})["seconds_left"] is None
+    assert describe_job(dataclasses.replace(job, fraction=0.01))["seconds_left"] is None
 
 
 def test_a_heartbeat_that_cannot_be_written_ends_nothing(
@@ -313,8 +316,8 @@ def test_a_worker_that_fails_on_a_job_says_so(runner, job_of, taste, monkeypatch
     job_id, _ = start(runner)
     runner.wait(job_id)
     job = job_of(job_id)
-    assert (job["status"], job["error_code"]) == ("failed", "training_failed")
-    assert "its log has the details" in job["error_message"]
+    assert (job.status, job.error_code) == ("failed", "training_failed")
+    assert "its log has the details" in job.error_message
 
 
 # How a job ends
@@ -335,7 +338,7 @@ def test_a_cancelled_job_ends_and_leaves_nothing_behind(
     assert request_cancel(database, held, actor="test")["cancel_requested"]
     runner.wait(held)
     job = job_of(held)
-    assert (job["status"], job["error_code"], job["version"]) == ("cancelled", "cancelled", None)
+    assert (job.status, job.error_code, job.version) == ("cancelled", "cancelled", None)
     assert isinstance(jobs.job_error(job), JobCancelledError)
     assert registry.versions() == []
     assert not list(settings.model_dir.glob("*model*"))
@@ -385,7 +388,7 @@ def test_a_version_that_loads_for_longer_than_a_lease_serves(
         return load(version)
 
     monkeypatch.setattr(registry, "load", slowly)
-    assert run(runner, job_of)["promoted"]
+    assert run(runner, job_of).promoted
     assert registry.active_version() == 1
 
 
@@ -402,25 +405,25 @@ def test_a_version_that_was_judged_beside_another_waits(
 
     monkeypatch.setattr(jobs.serving, "check", roll_back_first)
     job = run(runner, job_of, trigger="rule")
-    assert (job["promoted"], registry.active_version()) == (False, 1)
-    assert "since it was judged, another version was activated" in job["verdict"]["outcome"]
+    assert (job.promoted, registry.active_version()) == (False, 1)
+    assert "since it was judged, another version was activated" in job.verdict["outcome"]
 
 
 def test_a_fall_of_the_data_is_rejected_until_somebody_accepts_it(
     runner, job_of, registry, add, policy, database
 ):
     add(*((f"u{user}", f"i{(user + item) % 30}") for user in range(60) for item in range(12)))
-    assert run(runner, job_of, trigger="schedule")["promoted"]
+    assert run(runner, job_of, trigger="schedule").promoted
     with database.write() as connection:
         connection.exec_driver_sql("DELETE FROM user_interactions WHERE user_id > 'u3'")
     for number in range(2):
         add(("u1", f"new{number}"))
         job = run(runner, job_of, trigger="schedule")
-        assert (job["promoted"], job["verdict"]["decision"]) == (False, "reject")
-        assert any("fell by" in reason for reason in job["verdict"]["reasons"])
-    registry.activate(registry.load(job["version"]), actor="anna")
+        assert (job.promoted, job.verdict["decision"]) == (False, "reject")
+        assert any("fell by" in reason for reason in job.verdict["reasons"])
+    registry.activate(registry.load(job.version), actor="anna")
     add(("u1", "new9"))
-    assert run(runner, job_of, trigger="schedule")["promoted"]
+    assert run(runner, job_of, trigger="schedule").promoted
 
 
 def test_the_webhook_is_told_of_a_worker_that_died(database):
@@ -430,8 +433,8 @@ def test_the_webhook_is_told_of_a_worker_that_died(database):
     expire_silent(database)
     with database.read() as connection:
         notice = storage.notices.first_due(connection)
-    assert (notice["event"], notice["payload"]["job_id"]) == ("job_failed", job_id)
-    assert notice["payload"]["code"] == "interrupted"
+    assert (notice.event, notice.payload["job_id"]) == ("job_failed", job_id)
+    assert notice.payload["code"] == "interrupted"
 
 
 def test_a_worker_is_not_gone_because_the_clock_was_set(monkeypatch):
@@ -447,7 +450,7 @@ def test_leftovers_that_cannot_be_removed_stop_no_job(runner, job_of, registry, 
         raise StorageError("The database is locked.")
 
     monkeypatch.setattr(registry, "remove_unfinished", fail)
-    assert run(runner, job_of)["promoted"]
+    assert run(runner, job_of).promoted
 
 
 def test_a_job_that_takes_too_long_is_ended(database, registry, settings, taste, job_of):
@@ -456,11 +459,11 @@ def test_a_job_that_takes_too_long_is_ended(database, registry, settings, taste,
     os.kill(pid, signal.SIGSTOP)
     runner.wait(job_id)
     job = job_of(job_id)
-    assert (job["status"], job["error_code"]) == ("failed", "timed_out")
-    assert "longer than the 1 seconds" in job["error_message"]
+    assert (job.status, job.error_code) == ("failed", "timed_out")
+    assert "longer than the 1 seconds" in job.error_message
     with database.read() as connection:
         notice = storage.notices.first_due(connection)
-    assert (notice["event"], notice["payload"]["code"]) == ("job_failed", "timed_out")
+    assert (notice.event, notice.payload["code"]) == ("job_failed", "timed_out")
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -473,11 +476,11 @@ def test_a_job_that_would_not_fit_is_refused_with_the_numbers(
     job_id, _ = start(runner)
     runner.wait(job_id)
     job = job_of(job_id)
-    assert (job["status"], job["error_code"], job["stage"]) == (
+    assert (job.status, job.error_code, job.stage) == (
         "failed", "not_enough_memory", "starting",
     )  # fmt: skip
-    assert job["estimated_memory_bytes"] > 1_000_000
-    assert "RECKEEPER_TRAINING_MEMORY_BYTES allows 1.0 MB" in job["error_message"]
+    assert job.estimated_memory_bytes > 1_000_000
+    assert "RECKEEPER_TRAINING_MEMORY_BYTES allows 1.0 MB" in job.error_message
 
 
 def test_of_two_that_mean_the_same_moment_one_starts(runner, database, taste):
@@ -508,7 +511,7 @@ def run(runner, job_of, *, trigger="manual"):
     job_id = runner.start(trigger=trigger, actor="test")
     runner.wait(job_id)
     job = job_of(job_id)
-    assert job["status"] == "succeeded", job
+    assert job.status == "succeeded", job
     return job
 
 
@@ -518,9 +521,9 @@ def rejecting(monkeypatch, database):
     decide = JobRunner._decide
 
     def reject_first(self, job):
-        verdict = {**job["verdict"], "decision": "reject", "reasons": ["It is worse."]}
+        verdict = {**job.verdict, "decision": "reject", "reasons": ["It is worse."]}
         with database.write() as connection:
-            storage.jobs.update(connection, job["job_id"], verdict=verdict)
+            storage.jobs.update(connection, job.job_id, verdict=verdict)
         decide(self, {**job, "verdict": verdict})
 
     monkeypatch.setattr(JobRunner, "_decide", reject_first)
@@ -532,9 +535,9 @@ def test_a_worse_version_serves_only_if_somebody_watches(
 ):
     registry.activate(registry.load(train()), actor="test")
     job = run(runner, job_of, trigger=trigger)
-    assert (job["promoted"], job["version"]) == (serves, 2)
+    assert (job.promoted, job.version) == (serves, 2)
     assert registry.active_version() == (2 if serves else 1)
-    outcome = job["verdict"]["outcome"]
+    outcome = job.verdict["outcome"]
     assert ("POST /models/rollback" if serves else "POST /models/2/activate") in outcome
     assert registry.version(2)["verdict"]["outcome"] == outcome
     with database.read() as connection:
@@ -550,18 +553,18 @@ def test_a_worse_version_serves_only_if_somebody_watches(
 def test_by_policy_a_person_decides(runner, job_of, registry, taste, policy):
     policy(promotion={"manual": "manual", "schedule": "gate", "rule": "gate"})
     job = run(runner, job_of)
-    assert (job["promoted"], registry.active_version()) == (False, None)
-    assert "waits: by the policy a person decides" in job["verdict"]["outcome"]
+    assert (job.promoted, registry.active_version()) == (False, None)
+    assert "waits: by the policy a person decides" in job.verdict["outcome"]
 
 
 def test_a_pinned_version_stays_whatever_is_trained(runner, job_of, registry, taste, train):
     registry.activate(registry.load(train()), actor="test")
     registry.pin(1, actor="test")
     job = run(runner, job_of)
-    assert (job["promoted"], registry.active_version()) == (False, 1)
-    assert "Version 1 serves and is pinned" in job["verdict"]["outcome"]
+    assert (job.promoted, registry.active_version()) == (False, 1)
+    assert "Version 1 serves and is pinned" in job.verdict["outcome"]
     registry.unpin(1, actor="test")
-    assert run(runner, job_of)["promoted"]
+    assert run(runner, job_of).promoted
     assert registry.active_version() == 3
 
 
@@ -569,7 +572,7 @@ def test_nothing_is_trained_unwatched_when_nothing_has_changed(
     runner, job_of, registry, taste, add, policy
 ):
     first = run(runner, job_of, trigger="schedule")
-    assert first["promoted"]
+    assert first.promoted
     again = run(runner, job_of, trigger="rule")
     assert (again["version"], again["promoted"]) == (None, False)
     assert again["verdict"]["decision"] == "unchanged"
@@ -735,8 +738,8 @@ def test_a_job_trains_what_was_asked_for(runner, job_of, registry, taste, databa
     job_id = runner.start(trigger="manual", actor="test", request=SVD)
     runner.wait(job_id)
     job = job_of(job_id)
-    assert (job["status"], job["kind"], job["request"]) == ("succeeded", "retrain", SVD)
-    made = registry.version(job["version"])
+    assert (job.status, job.kind, job.request) == ("succeeded", "retrain", SVD)
+    made = registry.version(job.version)
     assert (made["status"], made["recipe"], made["settings"]) == ("active", *SVD.values())
     with database.read() as connection:
         (asked,) = [
@@ -782,9 +785,9 @@ def test_an_evaluation_makes_no_version(runner, job_of, registry, taste, train):
     assert caught.value.details == {"job_id": job_id, "kind": "evaluate"}
     runner.wait(job_id)
     job = job_of(job_id)
-    assert (job["status"], job["kind"], job["stage"]) == ("succeeded", "evaluate", "done"), job
-    assert (job["version"], job["request"], job["fraction"]) == (None, {}, 1.0)
-    assert [row["recipe"] for row in job["result"]["recipes"]] == ["popularity", "svd", "spectral"]
+    assert (job.status, job.kind, job.stage) == ("succeeded", "evaluate", "done"), job
+    assert (job.version, job.request, job.fraction) == (None, {}, 1.0)
+    assert [row["recipe"] for row in job.result["recipes"]] == ["popularity", "svd", "spectral"]
     assert registry.versions() == before
 
 
@@ -793,9 +796,9 @@ def test_an_evaluation_of_too_little_fails(runner, job_of, add):
     job_id = runner.start(trigger="manual", actor="test", kind="evaluate")
     runner.wait(job_id)
     job = job_of(job_id)
-    assert (job["status"], job["error_code"]) == ("failed", "not_enough_data")
-    assert "at least 10 users" in job["error_message"]
-    assert job["result"] is None
+    assert (job.status, job.error_code) == ("failed", "not_enough_data")
+    assert "at least 10 users" in job.error_message
+    assert job.result is None
 
 
 @pytest.fixture
@@ -845,12 +848,12 @@ def test_of_reports_in_quick_succession_no_result_is_lost(database, row, job_of,
     progress.report("tuning", 0.1, progress={"n_tried": 1})
     progress.report("tuning", 0.2, progress={"n_tried": 2})
     job = job_of(job_id)
-    assert (job["stage"], job["fraction"], job["progress"]) == ("tuning", 0.1, {"n_tried": 1})
+    assert (job.stage, job.fraction, job.progress) == ("tuning", 0.1, {"n_tried": 1})
     progress.report("fitting", 0.5)
     job = job_of(job_id)
-    assert (job["stage"], job["fraction"], job["progress"]) == ("fitting", 0.5, {"n_tried": 2})
+    assert (job.stage, job.fraction, job.progress) == ("fitting", 0.5, {"n_tried": 2})
     progress.report("fitting", 0.6, result={"recipes": [1]})
     progress.report("fitting", 0.7, result={"recipes": [1, 2]})
     job = job_of(job_id)
-    assert (job["fraction"], job["result"]) == (0.7, {"recipes": [1, 2]})
-    assert job["progress"] == {"n_tried": 2}
+    assert (job.fraction, job.result) == (0.7, {"recipes": [1, 2]})
+    assert job.progress == {"n_tried": 2}

@@ -11,7 +11,7 @@ import shutil
 import pytest
 from tests.unit.small_models import add_version
 
-from reckeeper import artifact, clock, storage
+from reckeeper import artifact, audit, clock, storage
 from reckeeper.artifact import Artifact
 from reckeeper.errors import ArtifactError, ConflictError, DataError, NotFoundError, PinnedError
 from reckeeper.recipes.popularity import Popularity
@@ -37,8 +37,7 @@ def files(settings):
 
 
 def trail(database, *, action):
-    with database.read() as connection:
-        entries = storage.audit_log.latest(connection, limit=100)
+    entries = audit.entries(database, limit=100)
     return [entry for entry in reversed(entries) if entry["action"] == action]
 
 
@@ -430,7 +429,7 @@ def test_what_an_import_writes_is_let_alone_for_an_hour(registry, database, sett
     assert registry.remove_unfinished() == []
     assert files(settings) == [f".{name}.4711.tmp", name]
     later = clock.now() + int(3601e6)
-    monkeypatch.setattr(storage, "now", lambda: later)
+    monkeypatch.setattr(clock, "now", lambda: later)
     assert registry.remove_unfinished() == [1]
     assert files(settings) == []
     assert registry.reserve(job_id=None) == 2
@@ -637,8 +636,8 @@ def test_every_change_of_what_serves_is_told_to_the_webhook(registry, make, data
     registry.activate(registry.load(2), actor="ben", reason="I know better")
     registry.roll_back(registry.load(1), actor="ben")
     registry.activate(registry.load(2), actor="worker", action="promote", job_id=4)
-    assert {notice["event"] for notice in notices(database)} == {"promoted"}
-    told = [notice["payload"] for notice in notices(database)]
+    assert {notice.event for notice in notices(database)} == {"promoted"}
+    told = [notice.payload for notice in notices(database)]
     assert [(row["version"], row["previous_version"], row["action"]) for row in told] == [
         (1, None, "activate"), (2, 1, "override"), (1, 2, "rollback"), (2, 1, "promote"),
     ]  # fmt: skip
@@ -678,7 +677,7 @@ def test_a_pin_stands_in_the_way_of_a_promotion_alone(registry, make, activate, 
     changed = []
 
     def also(connection):
-        storage.models.update(connection, 2, note="promoted")
+        storage.models.set_note(connection, 2, "promoted")
         changed.append(True)
 
     with pytest.raises(PinnedError, match=r"Version 1 serves and is pinned: version 2 does not"):
@@ -704,7 +703,7 @@ def test_a_pin_ends_on_its_date(registry, make, activate, monkeypatch):
     assert registry.version(1)["pinned_until"] == clock.rfc3339(until)
     with pytest.raises(PinnedError, match=f"is pinned until {clock.rfc3339(until)}: "):
         registry.activate(registry.load(2), actor="worker", action="promote")
-    monkeypatch.setattr(storage, "now", lambda: until)
+    monkeypatch.setattr(clock, "now", lambda: until)
     assert [row["pinned"] for row in registry.versions()] == [False, False]
     assert registry.version(1)["pinned_until"] is None
     registry.activate(registry.load(2), actor="worker", action="promote")

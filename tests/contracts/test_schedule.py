@@ -121,7 +121,7 @@ def notices(database):
     def notices():
         with database.read() as connection:
             rows = [storage.notices.get(connection, number) for number in range(1, 10)]
-        return [(row["event"], row["payload"]) for row in rows if row is not None]
+        return [(row.event, row.payload) for row in rows if row is not None]
 
     return notices
 
@@ -516,12 +516,12 @@ def test_a_retrain_that_lost_its_worker_has_failed(schedule, starts, store, add,
     add(("u1", "i1"))
     with database.write() as connection:
         job_id = storage.jobs.insert(connection, trigger="manual")
-        fence = storage.jobs.get(connection, job_id)["fence"]
+        fence = storage.jobs.get(connection, job_id).fence
         storage.leases.release(connection, storage.leases.TRAINING, fence=fence)
     now = clock.now()
     schedule.look(now)
     with database.read() as connection:
-        assert storage.jobs.get(connection, job_id)["status"] == "interrupted"
+        assert storage.jobs.get(connection, job_id).status == "interrupted"
     schedule.look(now + MINUTE - SECOND)
     assert starts == []
     schedule.look(now + MINUTE + 5 * SECOND)

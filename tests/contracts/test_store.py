@@ -6,6 +6,7 @@ import json
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from tests.unit.small_models import stored_version
 
 from reckeeper import clock, storage
 from reckeeper.errors import JobRunningError, StorageError
@@ -159,7 +160,7 @@ def test_latest_of_user_goes_by_time_then_arrival(database):
     )
     with database.read() as connection:
         latest = interactions.latest_of_user(connection, "u", n=3)
-    assert [row["event_id"] for row in latest] == ["c", "b", "a"]
+    assert [row.event_id for row in latest] == ["c", "b", "a"]
 
 
 def test_a_reader_sees_one_moment_while_others_write(database):
@@ -290,9 +291,9 @@ def test_an_import_counts_what_became_of_its_rows(database):
     with database.read() as connection:
         row = imports.get(connection, import_id)
         assert imports.all_imports(connection) == [row]
-    assert (row["accepted"], row["duplicates"], row["refused"]) == (2, 2, 2)
-    assert row["status"] == imports.COMPLETE
-    assert row["finished_at"] >= row["started_at"]
+    assert (row.accepted, row.duplicates, row.refused) == (2, 2, 2)
+    assert row.status == imports.COMPLETE
+    assert row.finished_at >= row.started_at
 
 
 def test_an_import_is_taken_out_whole_and_nothing_else(database):
@@ -368,7 +369,7 @@ def test_demo_data_is_there_until_it_is_undone(database):
         assert imports.demo(connection) is None
     import_id = begin(database, is_demo=True)
     with database.read() as connection:
-        assert imports.demo(connection)["import_id"] == import_id
+        assert imports.demo(connection).import_id == import_id
     with database.write() as connection:
         imports.set_status(connection, import_id, imports.UNDONE)
     with database.read() as connection:
@@ -419,9 +420,9 @@ def test_jobs_are_paged_from_the_latest(database):
     with database.read() as connection:
         pages = [jobs.page(connection, limit=2, before=None)]
         while pages[-1]:
-            pages.append(jobs.page(connection, limit=2, before=pages[-1][-1]["job_id"]))
+            pages.append(jobs.page(connection, limit=2, before=pages[-1][-1].job_id))
     assert [len(page) for page in pages] == [2, 2, 1, 0]
-    assert [job["job_id"] for page in pages for job in page] == numbers
+    assert [job.job_id for page in pages for job in page] == numbers
 
 
 def test_one_job_runs_at_a_time(database):
@@ -431,7 +432,7 @@ def test_one_job_runs_at_a_time(database):
     assert caught.value.details == {"job_id": job_id, "kind": "retrain"}
     with database.read() as connection:
         job = jobs.running(connection)
-    assert (job["job_id"], job["trigger"], job["stage"]) == (job_id, "schedule", "starting")
+    assert (job.job_id, job.trigger, job.stage) == (job_id, "schedule", "starting")
     end(database, job_id)
     with database.read() as connection:
         assert jobs.running(connection) is None
@@ -443,8 +444,8 @@ def test_a_job_keeps_what_was_asked_and_what_was_found(database):
     with database.write() as connection:
         job_id = jobs.insert(connection, trigger="manual", kind=jobs.EVALUATE, request=request)
         job = jobs.get(connection, job_id)
-        assert (job["kind"], job["request"]) == ("evaluate", request)
-        assert (job["progress"], job["result"], job["finish_requested"]) == (None, None, False)
+        assert (job.kind, job.request) == ("evaluate", request)
+        assert (job.progress, job.result, job.finish_requested) == (None, None, False)
         with pytest.raises(JobRunningError, match="compares the recipes") as caught:
             jobs.insert(connection, trigger="manual")
         assert caught.value.details == {"job_id": job_id, "kind": "evaluate"}
@@ -456,10 +457,9 @@ def test_a_job_keeps_what_was_asked_and_what_was_found(database):
     with database.read() as connection:
         job = jobs.get(connection, job_id)
         (listed,) = jobs.page(connection, limit=1, before=None)
-    assert {name: job[name] for name in found} == found
-    assert job["finish_requested"] is True
-    assert job.keys() - listed.keys() == {"result"}  # a list stays small
-    assert listed == {name: job[name] for name in listed}
+    assert {name: getattr(job, name) for name in found} == found
+    assert job.finish_requested is True
+    assert vars(job) == {**vars(listed), "result": found["result"]}  # a list stays small
 
 
 def test_the_database_itself_lets_one_job_run(database):
@@ -475,7 +475,7 @@ def test_the_database_itself_lets_one_job_run(database):
     with pytest.raises(StorageError), database.write() as connection:
         connection.execute(tables.training_jobs.insert().values(other))
     with database.read() as connection:
-        assert [job["job_id"] for job in jobs.page(connection, limit=9, before=None)] == [job_id]
+        assert [job.job_id for job in jobs.page(connection, limit=9, before=None)] == [job_id]
 
 
 def test_a_job_that_has_ended_is_not_changed(database):
@@ -485,7 +485,7 @@ def test_a_job_that_has_ended_is_not_changed(database):
         assert not jobs.update(connection, job_id, stage="reading")
         assert not jobs.update(connection, 99, stage="reading")
     with database.read() as connection:
-        assert jobs.get(connection, job_id)["stage"] == "starting"
+        assert jobs.get(connection, job_id).stage == "starting"
         assert jobs.get(connection, 99) is None
 
 
@@ -501,16 +501,16 @@ def test_a_job_keeps_who_asked_why_and_what_it_could_see(database):
             connection, trigger="rule", actor="schedule", cause=cause, holder="worker 7"
         )
         job = jobs.get(connection, job_id)
-        assert job["watermark"] == interactions.last_id(connection)
-    assert (job["actor"], job["cause"], job["fence"]) == ("schedule", cause, 1)
-    assert (job["cancel_requested"], job["promoted"], job["verdict"]) == (False, None, None)
+        assert job.watermark == interactions.last_id(connection)
+    assert (job.actor, job.cause, job.fence) == ("schedule", cause, 1)
+    assert (job.cancel_requested, job.promoted, job.verdict) == (False, None, None)
     found = {"verdict": {"decision": "reject", "reasons": ["worse"]}, "promoted": False}
     with database.write() as connection:
         assert jobs.end(connection, job_id, status=jobs.SUCCEEDED, version=3, **found)
         job = jobs.get(connection, job_id)
-    assert {name: job[name] for name in found} == found
-    assert (job["status"], job["version"]) == ("succeeded", 3)
-    assert job["finished_at"] >= job["started_at"]
+    assert {name: getattr(job, name) for name in found} == found
+    assert (job.status, job.version) == ("succeeded", 3)
+    assert job.finished_at >= job.started_at
 
 
 def test_the_latest_retrain_whatever_became_of_it(database):
@@ -522,7 +522,7 @@ def test_the_latest_retrain_whatever_became_of_it(database):
     with database.write() as connection:
         assert jobs.end(connection, second, status=jobs.FAILED)
         evaluation = jobs.insert(connection, trigger="manual", kind=jobs.EVALUATE)
-        assert jobs.last_retrain(connection)["job_id"] == second < evaluation
+        assert jobs.last_retrain(connection).job_id == second < evaluation
 
 
 def test_a_job_holds_the_lease_until_it_ends(database):
@@ -538,7 +538,7 @@ def test_a_job_holds_the_lease_until_it_ends(database):
         assert not jobs.has_lapsed(connection)
         assert not jobs.end(connection, job_id, status=jobs.FAILED)
         assert jobs.beat(connection, job_id) is None
-        assert jobs.get(connection, job_id)["status"] == jobs.SUCCEEDED
+        assert jobs.get(connection, job_id).status == jobs.SUCCEEDED
 
 
 def test_a_beat_renews_the_lease(database):
@@ -548,7 +548,7 @@ def test_a_beat_renews_the_lease(database):
         assert jobs.has_lapsed(connection)
         before = jobs.get(connection, job_id)
         after = jobs.beat(connection, job_id)
-        assert after["heartbeat_at"] >= before["heartbeat_at"]
+        assert after.heartbeat_at >= before.heartbeat_at
         assert not jobs.has_lapsed(connection)
         assert jobs.interrupt_lapsed(connection) == []
 
@@ -560,8 +560,8 @@ def test_a_job_whose_lease_has_lapsed_is_interrupted(database):
         assert jobs.interrupt_lapsed(connection) == [job_id]
         assert jobs.interrupt_lapsed(connection) == []
         job = jobs.get(connection, job_id)
-    assert (job["status"], job["error_code"]) == (jobs.INTERRUPTED, "interrupted")
-    assert job["finished_at"] >= job["started_at"]
+    assert (job.status, job.error_code) == (jobs.INTERRUPTED, "interrupted")
+    assert job.finished_at >= job.started_at
 
 
 def test_of_two_that_believe_they_hold_the_lease_the_older_one_is_refused(database):
@@ -570,7 +570,7 @@ def test_of_two_that_believe_they_hold_the_lease_the_older_one_is_refused(databa
         lapse(connection)
     newer = start(database)
     with database.write() as connection:
-        fences = [jobs.get(connection, job_id)["fence"] for job_id in (older, newer)]
+        fences = [jobs.get(connection, job_id).fence for job_id in (older, newer)]
         assert fences == [1, 2]
         # Even if the row still said that it runs.
         connection.execute(
@@ -628,50 +628,28 @@ def test_only_its_holder_renews_and_releases_a_lease(database):
 # Versions
 
 
-def version_row(version):
-    return {
-        "version": version,
-        "recipe": "svd",
-        "settings": {"n_components": 10},
-        "n_users": 6,
-        "n_items": 12,
-        "training_samples": 100,
-        "explained_variance": 0.5,
-        "watermark": 7,
-        "trained_at": 1,
-        "seconds": 0.5,
-        "trigger": "manual",
-        "job_id": None,
-        "is_demo": False,
-        "native_bytes": 1,
-        "native_sha256": "a",
-        "pickle_bytes": 1,
-        "pickle_sha256": "b",
-    }
-
-
 def test_versions(database):
     with database.write() as connection:
         assert models.last_version(connection) == 0
         assert models.active_version(connection) is None
         assert models.active(connection) is None
         for version in (1, 2, 3):
-            models.insert(connection, version_row(version))
+            models.insert(connection, stored_version(version))
         assert models.active(connection) is None
         models.set_active(connection, 2)
-        assert models.active(connection)["version"] == models.active_version(connection) == 2
+        assert models.active(connection).version == models.active_version(connection) == 2
         models.set_active(connection, 3)
-        assert models.active(connection)["version"] == 3
+        assert models.active(connection).version == 3
         models.mark_deleted(connection, 3)
         assert models.active(connection) is None
-        assert [row["version"] for row in models.all_versions(connection)] == [2, 1]
+        assert [row.version for row in models.all_versions(connection)] == [2, 1]
         assert models.get(connection, 3) is None
         assert models.last_version(connection) == 3
         models.set_active(connection, 1)
         models.set_active(connection, None)
         assert models.active_version(connection) is None
     with pytest.raises(StorageError), database.write() as connection:
-        models.insert(connection, version_row(3))
+        models.insert(connection, stored_version(3))
 
 
 def test_a_version_keeps_what_is_told_of_it(database):
@@ -690,18 +668,20 @@ def test_a_version_keeps_what_is_told_of_it(database):
         "pinned_until": 2,
     }
     with database.write() as connection:
-        models.insert(connection, {**version_row(1), **told})
-        models.insert(connection, version_row(2))
+        models.insert(connection, stored_version(1, **told))
+        models.insert(connection, stored_version(2))
         row = models.get(connection, 1)
-        assert {name: row[name] for name in told} == told
-        row = models.get(connection, 2)
-        assert {name: row[name] for name in told} == dict.fromkeys(told)
-        models.update(connection, 2, note="a note", verdict=None)
-        assert models.get(connection, 2)["note"] == "a note"
-        assert models.get(connection, 1)["note"] == "für später"
-        models.update(connection, 1, verdict=None, note=None)
-        row = models.get(connection, 1)
-        assert (row["verdict"], row["note"]) == (None, None)
+        assert row == stored_version(1, **told)
+        assert models.get(connection, 2) == stored_version(2)
+        models.set_note(connection, 2, "a note")
+        models.set_pin(connection, 2, pinned_at=3, pinned_until=None)
+        models.set_verdict(connection, 2, {"decision": "reject"})
+        assert models.get(connection, 2) == stored_version(
+            2, note="a note", pinned_at=3, verdict={"decision": "reject"}
+        )
+        assert models.get(connection, 1) == row
+        models.set_note(connection, 1, None)
+        assert models.get(connection, 1).note is None
         models.mark_deleted(connection, 2)
         assert models.deleted_versions(connection) == {2}
 
@@ -712,32 +692,32 @@ def test_a_list_of_versions_has_what_is_small(database):
     large = {"data": {"a": 1}, "cause": {"rule": "schedule"}, "origin": {"version": 7}}
     with database.write() as connection:
         assert models.listed(connection) == []
-        models.insert(connection, {**version_row(1), "verdict": verdict, **large})
-        models.insert(connection, {**version_row(2), "verdict": {"decision": "promote"}})
-        models.insert(connection, version_row(3))
-        models.insert(connection, version_row(4))
+        models.insert(connection, stored_version(1, verdict=verdict, **large))
+        models.insert(connection, stored_version(2, verdict={"decision": "promote"}))
+        models.insert(connection, stored_version(3))
+        models.insert(connection, stored_version(4))
         models.mark_deleted(connection, 4)
         serve(connection, None, action="delete")
         serve(connection, 2)
         rows = models.listed(connection)
-        assert [row["version"] for row in rows] == [3, 2, 1]
-        assert [row["served"] for row in rows] == [False, True, False]
-        assert [row["verdict"] for row in rows] == [
+        assert [row.version for row in rows] == [3, 2, 1]
+        assert [row.served for row in rows] == [False, True, False]
+        assert [row.verdict for row in rows] == [
             None, {"decision": "promote", "sentence": None}, small
         ]  # fmt: skip
-        assert not rows[-1].keys() & large.keys()
-        assert models.get(connection, 1)["verdict"] == verdict
+        assert not vars(rows[-1]).keys() & large.keys()
+        assert models.get(connection, 1).verdict == verdict
 
 
 def test_the_version_that_was_trained_last_here(database):
     job_id = start(database)
     with database.write() as connection:
         assert models.last_trained(connection) is None
-        models.insert(connection, {**version_row(1), "job_id": job_id})
-        models.insert(connection, {**version_row(2), "job_id": job_id})
-        models.insert(connection, version_row(3))  # imported
+        models.insert(connection, stored_version(1, job_id=job_id))
+        models.insert(connection, stored_version(2, job_id=job_id))
+        models.insert(connection, stored_version(3))  # imported
         models.mark_deleted(connection, 2)
-        assert models.last_trained(connection)["version"] == 2
+        assert models.last_trained(connection).version == 2
 
 
 def test_numbers_of_versions_never_come_again(database):
@@ -746,7 +726,7 @@ def test_numbers_of_versions_never_come_again(database):
         assert models.reserve(connection, above=0, job_id=None) == 1
         assert models.reserve(connection, above=0, job_id=None) == 2
         assert models.reserve(connection, above=7, job_id=None) == 8
-        models.insert(connection, version_row(11))
+        models.insert(connection, stored_version(11))
         models.mark_deleted(connection, 11)
         assert (models.last_number(connection), models.last_version(connection)) == (11, 11)
         assert models.reserve(connection, above=3, job_id=None) == 12
@@ -772,7 +752,7 @@ def test_unfinished_are_the_numbers_that_never_become_versions(database):
     with database.write() as connection:
         of_job = models.reserve(connection, above=0, job_id=job_id)
         registered = models.reserve(connection, above=0, job_id=job_id)
-        models.insert(connection, version_row(registered))
+        models.insert(connection, stored_version(registered))
         of_import = models.reserve(connection, above=0, job_id=None)
         assert models.unfinished(connection, reserved_before=0) == []
         assert models.unfinished(connection, reserved_before=soon) == [of_import]
@@ -784,8 +764,8 @@ def test_unfinished_are_the_numbers_that_never_become_versions(database):
 
 def test_the_database_itself_lets_one_version_be_active(database):
     with database.write() as connection:
-        models.insert(connection, version_row(1))
-        models.insert(connection, version_row(2))
+        models.insert(connection, stored_version(1))
+        models.insert(connection, stored_version(2))
         models.set_active(connection, 1)
     with pytest.raises(StorageError), database.write() as connection:
         connection.execute(tables.models.update().values(is_active=True))
@@ -814,15 +794,15 @@ def test_the_timeline_tells_from_when_until_when(database):
         )  # fmt: skip
         third = serve(connection, None, action="delete")
         whole = timeline.page(connection, limit=9)
-        assert [entry["entry_id"] for entry in whole] == [third, second, first]
-        assert [entry["until"] for entry in whole] == [None, whole[0]["at"], whole[1]["at"]]
+        assert [entry.entry_id for entry in whole] == [third, second, first]
+        assert [entry.until for entry in whole] == [None, whole[0].at, whole[1].at]
         assert timeline.page(connection, limit=1) == whole[:1]
         assert timeline.page(connection, limit=2, before=third) == whole[1:]
         assert timeline.page(connection, limit=9, before=first) == []
         assert timeline.latest(connection) == whole[0]
-        plain = {name: value for name, value in whole[1].items() if name != "until"}
-        assert timeline.get(connection, second) == plain
-        assert (plain["reason"], plain["job_id"], plain["back_to"]) == ("gute Gründe", 7, first)
+        entry = timeline.get(connection, second)
+        assert entry == whole[1]
+        assert (entry.reason, entry.job_id, entry.back_to) == ("gute Gründe", 7, first)
         assert timeline.get(connection, 99) is None
         assert timeline.of_version(connection, 2) == [whole[1]]
         assert timeline.of_version(connection, 9) == []
@@ -831,19 +811,19 @@ def test_the_timeline_tells_from_when_until_when(database):
 def test_a_roll_back_leads_to_what_served_before_and_is_there(database):
     with database.write() as connection:
         for version in (1, 2, 3):
-            models.insert(connection, version_row(version))
+            models.insert(connection, stored_version(version))
         first = serve(connection, 1)
         assert timeline.before(connection) is None
         second = serve(connection, 2, back_to=first)
-        assert timeline.before(connection)["entry_id"] == first
+        assert timeline.before(connection).entry_id == first
         again = serve(connection, 2, back_to=second)  # the same version is no way back
-        assert timeline.before(connection)["entry_id"] == first
+        assert timeline.before(connection).entry_id == first
         nothing = serve(connection, None, back_to=again)
-        assert timeline.before(connection)["entry_id"] == again
+        assert timeline.before(connection).entry_id == again
         third = serve(connection, 3, back_to=nothing)
-        assert timeline.before(connection)["entry_id"] == again
+        assert timeline.before(connection).entry_id == again
         models.mark_deleted(connection, 2)
-        assert timeline.before(connection)["entry_id"] == first
+        assert timeline.before(connection).entry_id == first
         # Rolled back, as the registry does: from here the way leads further back.
         serve(connection, 1, back_to=None, action="rollback")
         assert timeline.before(connection) is None
@@ -868,12 +848,12 @@ def test_the_policy_that_was_stored_last_rules(database):
         assert revisions == [1, 2, 3]
         assert policies.latest_revision(connection) == 3
         latest = policies.latest(connection)
-        assert (latest["policy"], latest["reason"], latest["actor"]) == (
+        assert (latest.policy, latest.reason, latest.actor) == (
             contents[2], "reason 2", "api"
         )  # fmt: skip
-        assert 0 <= clock.now() - latest["at"] < 60_000_000
+        assert 0 <= clock.now() - latest.at < 60_000_000
         page = policies.page(connection, limit=1, before=3)
-        assert [(row["revision"], row["policy"]) for row in page] == [(2, contents[1])]
+        assert [(row.revision, row.policy) for row in page] == [(2, contents[1])]
 
 
 # Notices
@@ -884,6 +864,16 @@ def notice(database, **fields):
         return notices.insert(connection, **{"event": "promoted", "payload": {}, **fields})
 
 
+def set_outcome(connection, number, *, next_attempt_at, delivered_at=None, last_error=None):
+    notices.set_outcome(
+        connection,
+        number,
+        next_attempt_at=next_attempt_at,
+        delivered_at=delivered_at,
+        last_error=last_error,
+    )
+
+
 def test_notices_are_due_in_their_order_until_they_are_dealt_with(database):
     with database.read() as connection:
         assert notices.first_due(connection) is None
@@ -891,18 +881,18 @@ def test_notices_are_due_in_their_order_until_they_are_dealt_with(database):
     later = clock.now() + 60_000_000
     with database.write() as connection:
         first = notices.first_due(connection)
-        assert (first["notice_id"], first["payload"]) == (numbers[0], {"version": 0})
-        assert (first["event"], first["attempts"]) == ("promoted", 0)
-        notices.update(connection, numbers[0], next_attempt_at=later, last_error="refused")
-        assert notices.first_due(connection)["notice_id"] == numbers[1]
-        notices.update(connection, numbers[1], delivered_at=later, next_attempt_at=None)
-        assert notices.first_due(connection)["notice_id"] == numbers[2]
+        assert (first.notice_id, first.payload) == (numbers[0], {"version": 0})
+        assert (first.event, first.attempts) == ("promoted", 0)
+        set_outcome(connection, numbers[0], next_attempt_at=later, last_error="refused")
+        assert notices.first_due(connection).notice_id == numbers[1]
+        set_outcome(connection, numbers[1], delivered_at=later, next_attempt_at=None)
+        assert notices.first_due(connection).notice_id == numbers[2]
         notices.drop_due(connection)
         assert notices.first_due(connection) is None
         # What was put off is not dropped with what was due.
-        notices.update(connection, numbers[0], next_attempt_at=1)
+        set_outcome(connection, numbers[0], next_attempt_at=1, last_error="refused")
         again = notices.first_due(connection)
-        assert (again["notice_id"], again["last_error"]) == (numbers[0], "refused")
+        assert (again.notice_id, again.last_error) == (numbers[0], "refused")
 
 
 def test_one_process_takes_a_notice(database):
@@ -914,8 +904,8 @@ def test_one_process_takes_a_notice(database):
         assert notices.take(connection, seen, until=until)
         assert not notices.take(connection, seen, until=until + 1)  # who saw the same row
         assert notices.first_due(connection) is None
-        notices.update(connection, number, next_attempt_at=1)
-        assert notices.first_due(connection)["attempts"] == 1
+        set_outcome(connection, number, next_attempt_at=1)
+        assert notices.first_due(connection).attempts == 1
 
 
 def test_of_notices_with_one_key_the_first_stands(database):
@@ -923,10 +913,10 @@ def test_of_notices_with_one_key_the_first_stands(database):
     assert notice(database, payload={"n": 2}, key="stale 3") is None
     other = notice(database, payload={"n": 3}, key="stale 4")
     with database.write() as connection:
-        notices.update(connection, first, next_attempt_at=None)
+        set_outcome(connection, first, next_attempt_at=None)
         assert notices.has(connection, "stale 3")
         assert not notices.has(connection, "stale 5")
-        assert notices.first_due(connection)["notice_id"] == other
+        assert notices.first_due(connection).notice_id == other
     assert notice(database, payload={"n": 4}, key="stale 3") is None
 
 
@@ -939,11 +929,11 @@ def entry(entry_id, **fields):
         "actor": "cli",
         "action": "act",
         "subject": f"model {entry_id}",
-        "details": {"n": [entry_id, "ü", None]},
-        "previous_hash": None,
-        "hash": None,
+        "details": json.dumps({"n": [entry_id, "ü", None]}),
+        "previous_hash": "",
+        "hash": "a" * 64,
     }
-    return {"entry_id": entry_id, **whole, **fields}
+    return storage.AuditEntry(entry_id=entry_id, **(whole | fields))
 
 
 def test_the_trail_shows_the_latest_first(database):
@@ -966,9 +956,8 @@ def test_the_trail_is_read_in_order_with_its_details_as_text(database):
         assert storage.audit_log.last(connection) == found[-1]
         assert storage.audit_log.hash_of(connection, 2) == "b" * 64
         assert storage.audit_log.hash_of(connection, 9) is None
-    assert [row["entry_id"] for row in found] == [1, 2, 3]
-    for row, written in zip(found, sorted(entries, key=lambda row: row["entry_id"]), strict=True):
-        assert {**row, "details": json.loads(row["details"])} == written
+    assert [row.entry_id for row in found] == [1, 2, 3]
+    assert found == sorted(entries, key=lambda row: row.entry_id)
 
 
 def test_an_entry_is_never_overwritten(database):
@@ -977,7 +966,7 @@ def test_an_entry_is_never_overwritten(database):
     with pytest.raises(StorageError), database.write() as connection:
         storage.audit_log.insert(connection, entry(1, actor="somebody else"))
     with database.read() as connection:
-        assert storage.audit_log.last(connection)["actor"] == "cli"
+        assert storage.audit_log.last(connection).actor == "cli"
 
 
 # Several processes

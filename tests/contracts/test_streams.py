@@ -2,16 +2,15 @@
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from reckeeper import storage, training
+from reckeeper.api import streams
 from reckeeper.errors import UnavailableError
 
 
@@ -19,18 +18,6 @@ def run(coroutine):
     """Run it in a thread: tests of the page leave a loop running in this one."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, coroutine).result()
-
-
-def load_streams():
-    """Import the server's module without its folder on the path, where others have such names."""
-    path = Path(__file__).parents[2] / "server" / "streams.py"
-    spec = importlib.util.spec_from_file_location("server_streams", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-streams = load_streams()
 
 
 @pytest.fixture
@@ -55,12 +42,12 @@ class CountedFeed(streams.JobFeed):
 
 def change(database, job, **values):
     with database.write() as connection:
-        assert storage.jobs.update(connection, job["job_id"], **values)
+        assert storage.jobs.update(connection, job.job_id, **values)
 
 
 def end(database, job):
     with database.write() as connection:
-        assert storage.jobs.end(connection, job["job_id"], status="succeeded", fraction=1.0)
+        assert storage.jobs.end(connection, job.job_id, status="succeeded", fraction=1.0)
 
 
 def fraction_of(event):
@@ -84,8 +71,8 @@ def test_all_who_follow_share_one_reader_and_get_the_end(database, job):
                 assert await anext(events) == b"event: end\ndata: {}\n\n"
                 with pytest.raises(StopAsyncIteration):
                     await anext(events)
-            assert (await waiting)["status"] == "succeeded"
-            assert {tuple(read) for read in feed.reads} == {(job["job_id"],)}
+            assert (await waiting).status == "succeeded"
+            assert {tuple(read) for read in feed.reads} == {(job.job_id,)}
             assert not feed._followed
             assert feed._n_streams == 0
 
@@ -143,7 +130,7 @@ def test_a_job_that_has_ended_is_told_without_reading(database, job):
     async def follow():
         feed = CountedFeed(database)
         async with feed.running():
-            ended = training.find_job(database, job["job_id"])
+            ended = training.find_job(database, job.job_id)
             events = [event async for event in feed.stream(ended)]
             assert (fraction_of(events[0]), len(events)) == (1.0, 2)
             assert await feed.ended(ended) == ended
@@ -180,7 +167,7 @@ def test_at_the_end_of_the_process_streams_end_and_who_waits_goes_on(database, j
                 assert [event async for event in events] == []
             assert not waiting.done()
             end(database, job)
-            assert (await waiting)["status"] == "succeeded"
+            assert (await waiting).status == "succeeded"
 
     run(follow())
 

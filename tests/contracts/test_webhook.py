@@ -119,14 +119,14 @@ def test_a_notice_is_sent_until_it_is_received(receiver, store, tell, notice, co
     notice_id = tell("rejected", {"version": 3, "sentence": "Worse by 5 % – “no”."})
     with structlog.testing.capture_logs() as lines:
         courier()
-        wait_until(lambda: notice(notice_id)["delivered_at"])
+        wait_until(lambda: notice(notice_id).delivered_at)
     assert len(receiver.received) == 3
     assert len({body for _, _, body in receiver.received}) == 1
     path, headers, body = receiver.received[-1]
     assert path == "/hook?team=1"
     assert json.loads(body) == {
         "event": "rejected",
-        "at": clock.rfc3339(notice(notice_id)["at"]),
+        "at": clock.rfc3339(notice(notice_id).at),
         "notice_id": notice_id,
         "version": 3,
         "sentence": "Worse by 5 % – “no”.",
@@ -138,7 +138,7 @@ def test_a_notice_is_sent_until_it_is_received(receiver, store, tell, notice, co
     expected = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
     assert headers["X-Reckeeper-Signature"] == f"sha256={expected}"
     done = notice(notice_id)
-    assert (done["attempts"], done["next_attempt_at"], done["last_error"]) == (3, None, None)
+    assert (done.attempts, done.next_attempt_at, done.last_error) == (3, None, None)
     assert [(line["event"], line.get("error")) for line in lines] == [
         ("notice_not_delivered", "the answer was 500"),
         ("notice_not_delivered", "the answer was 500"),
@@ -160,7 +160,7 @@ def test_notices_are_sent_in_their_order(receiver, store, tell, notice, courier,
     store(webhook_url=receiver.url)
     numbers = [tell(payload={"version": version}) for version in range(5)]
     courier()
-    wait_until(lambda: notice(numbers[-1])["delivered_at"])
+    wait_until(lambda: notice(numbers[-1]).delivered_at)
     assert [json.loads(body)["version"] for _, _, body in receiver.received] == [0, 1, 2, 3, 4]
 
 
@@ -171,10 +171,10 @@ def test_a_notice_that_is_not_received_stops_no_other(
     receiver.statuses = [503]
     first, second = tell(), tell()
     courier(first_pause_seconds=600.0)
-    wait_until(lambda: notice(second)["delivered_at"])
+    wait_until(lambda: notice(second).delivered_at)
     found = notice(first)
-    assert (found["delivered_at"], found["last_error"]) == (None, "the answer was 503")
-    assert 590e6 < found["next_attempt_at"] - clock.now() <= 600e6
+    assert (found.delivered_at, found.last_error) == (None, "the answer was 503")
+    assert 590e6 < found.next_attempt_at - clock.now() <= 600e6
 
 
 def test_pauses_double_up_to_the_longest(receiver, store, tell, notice, courier, wait_until):
@@ -183,7 +183,7 @@ def test_pauses_double_up_to_the_longest(receiver, store, tell, notice, courier,
     notice_id = tell()
     with structlog.testing.capture_logs() as lines:
         courier(first_pause_seconds=0.01, longest_pause_seconds=0.05)
-        wait_until(lambda: notice(notice_id)["delivered_at"])
+        wait_until(lambda: notice(notice_id).delivered_at)
     pauses = [line.get("retry_seconds") for line in lines]
     assert pauses == [0.01, 0.02, 0.04, 0.05, 0.05, None]
 
@@ -194,10 +194,10 @@ def test_a_notice_is_given_up_in_the_end(receiver, store, tell, notice, courier,
     notice_id = tell()
     with structlog.testing.capture_logs() as lines:
         courier(longest_pause_seconds=0.05, give_up_seconds=3.0)
-        wait_until(lambda: notice(notice_id)["next_attempt_at"] is None)
+        wait_until(lambda: notice(notice_id).next_attempt_at is None)
     found = notice(notice_id)
-    assert (found["delivered_at"], found["last_error"]) == (None, "the answer was 500")
-    assert found["attempts"] == len(receiver.received) > 1
+    assert (found.delivered_at, found.last_error) == (None, "the answer was 500")
+    assert found.attempts == len(receiver.received) > 1
     assert [line["event"] for line in lines][-2:] == ["notice_not_delivered", "notice_given_up"]
 
 
@@ -207,8 +207,8 @@ def test_redirects_are_not_followed(receiver, store, tell, notice, courier, wait
     receiver.headers = {"Location": f"http://127.0.0.1:{receiver.server_port}/elsewhere"}
     notice_id = tell()
     courier(first_pause_seconds=600.0)
-    wait_until(lambda: notice(notice_id)["last_error"])
-    assert notice(notice_id)["last_error"] == "the answer was 302: redirects are not followed"
+    wait_until(lambda: notice(notice_id).last_error)
+    assert notice(notice_id).last_error == "the answer was 302: redirects are not followed"
     assert [path for path, _, _ in receiver.received] == ["/hook?team=1"]
 
 
@@ -229,7 +229,7 @@ def test_a_body_without_end_is_not_read(store, tell, notice, courier, wait_until
         store(webhook_url=url)
         notice_id = tell()
         courier()
-        wait_until(lambda: notice(notice_id)["delivered_at"])
+        wait_until(lambda: notice(notice_id).delivered_at)
     assert sum(sent) < 50_000_000
 
 
@@ -238,8 +238,8 @@ def test_a_receiver_that_hangs_is_left(store, tell, notice, courier, wait_until)
         store(webhook_url=url)
         notice_id = tell()
         courier(timeout_seconds=0.2, first_pause_seconds=600.0)
-        wait_until(lambda: notice(notice_id)["last_error"])
-    assert notice(notice_id)["last_error"] == "no answer within 0.2 seconds"
+        wait_until(lambda: notice(notice_id).last_error)
+    assert notice(notice_id).last_error == "no answer within 0.2 seconds"
 
 
 def test_a_receiver_that_drips_is_left(store, tell, notice, courier, wait_until):
@@ -258,9 +258,9 @@ def test_a_receiver_that_drips_is_left(store, tell, notice, courier, wait_until)
         store(webhook_url=url)
         notice_id = tell()
         courier(timeout_seconds=0.5, first_pause_seconds=600.0)
-        wait_until(lambda: notice(notice_id)["last_error"])
+        wait_until(lambda: notice(notice_id).last_error)
     pause.set()
-    assert notice(notice_id)["last_error"] == "no answer within 0.5 seconds"
+    assert notice(notice_id).last_error == "no answer within 0.5 seconds"
 
 
 def test_a_stop_waits_for_no_receiver(store, tell, notice, courier, wait_until):
@@ -273,8 +273,8 @@ def test_a_stop_waits_for_no_receiver(store, tell, notice, courier, wait_until):
         stopped.stop()
         assert not [thread for thread in threading.enumerate() if thread.name == "courier"]
     found = notice(notice_id)
-    assert (found["delivered_at"], found["attempts"]) == (None, 1)
-    assert found["next_attempt_at"] - clock.now() > 590e6
+    assert (found.delivered_at, found.attempts) == (None, 1)
+    assert found.next_attempt_at - clock.now() > 590e6
 
 
 def test_after_a_stop_a_notice_is_sent_again(receiver, store, tell, notice, courier, wait_until):
@@ -285,11 +285,11 @@ def test_after_a_stop_a_notice_is_sent_again(receiver, store, tell, notice, cour
         stopped = courier(timeout_seconds=1.0)
         assert reached.wait(20)
         stopped.stop()
-    assert notice(notice_id)["delivered_at"] is None
+    assert notice(notice_id).delivered_at is None
     store(webhook_url=receiver.url)
     courier()
-    wait_until(lambda: notice(notice_id)["delivered_at"])
-    assert notice(notice_id)["attempts"] == 2
+    wait_until(lambda: notice(notice_id).delivered_at)
+    assert notice(notice_id).attempts == 2
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "a" * 64 + ".invalid"])
@@ -299,20 +299,20 @@ def test_a_receiver_that_is_not_there_is_told(store, tell, notice, courier, wait
     store(webhook_url=f"http://{host}:{port}/")
     notice_id = tell()
     courier(first_pause_seconds=600.0)
-    wait_until(lambda: notice(notice_id)["last_error"])
-    assert notice(notice_id)["delivered_at"] is None
-    assert "Error" in notice(notice_id)["last_error"]
+    wait_until(lambda: notice(notice_id).last_error)
+    assert notice(notice_id).delivered_at is None
+    assert "Error" in notice(notice_id).last_error
 
 
 def test_without_a_webhook_notices_are_dropped(receiver, store, tell, notice, courier, wait_until):
     first, second = tell(), tell()
     courier()
-    wait_until(lambda: notice(second)["next_attempt_at"] is None)
-    assert notice(first)["next_attempt_at"] is None
-    assert [notice(number)["delivered_at"] for number in (first, second)] == [None, None]
+    wait_until(lambda: notice(second).next_attempt_at is None)
+    assert notice(first).next_attempt_at is None
+    assert [notice(number).delivered_at for number in (first, second)] == [None, None]
     store(webhook_url=receiver.url)
     third = tell()
-    wait_until(lambda: notice(third)["delivered_at"])
+    wait_until(lambda: notice(third).delivered_at)
     assert len(receiver.received) == 1
 
 
@@ -321,7 +321,7 @@ def test_of_several_couriers_one_sends_a_notice(receiver, store, tell, notice, c
     for _ in range(3):
         courier(look_seconds=0.001)
     numbers = [tell() for _ in range(20)]
-    wait_until(lambda: all(notice(number)["delivered_at"] for number in numbers))
+    wait_until(lambda: all(notice(number).delivered_at for number in numbers))
     sent = [json.loads(body)["notice_id"] for _, _, body in receiver.received]
     assert sorted(sent) == numbers
 
@@ -335,14 +335,14 @@ def test_an_attempt_is_one_couriers_alone(database, tell, notice):
         assert not storage.notices.take(connection, seen, until=until + 1)
     with database.read() as connection:
         assert storage.notices.first_due(connection) is None
-    assert (notice(notice_id)["attempts"], notice(notice_id)["next_attempt_at"]) == (1, until)
+    assert (notice(notice_id).attempts, notice(notice_id).next_attempt_at) == (1, until)
 
 
 def test_of_notices_with_one_key_the_first_is_told(tell, notice):
     first = tell("stale", {"version": 1}, key="stale:1")
     assert tell("stale", {"version": 2}, key="stale:1") == first
     assert tell("stale", {"version": 3}, key="stale:3") == first + 1
-    assert notice(first)["payload"] == {"version": 1}
+    assert notice(first).payload == {"version": 1}
 
 
 def test_a_notice_of_a_transaction_that_failed_is_not_told(database, notice):
@@ -362,7 +362,7 @@ def test_a_courier_outlives_what_nobody_thought_of(
         courier()
         wait_until(lambda: lines)
         store(webhook_url=receiver.url)
-        wait_until(lambda: notice(notice_id)["delivered_at"])
+        wait_until(lambda: notice(notice_id).delivered_at)
     assert lines[0]["event"] == "periodic_failed"
 
 

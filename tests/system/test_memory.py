@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import psutil
 import pytest
+from tests.unit.small_models import stored_version
 
 from reckeeper import storage
 from reckeeper.errors import DataError, MemoryLimitError
@@ -105,7 +106,7 @@ def test_a_training_holds_no_more_than_estimated_and_not_far_less(
     runner.wait(job_id)
     with database.read() as connection:
         job = storage.jobs.get(connection, job_id)
-    assert job["status"] == "succeeded", job["error_message"]
+    assert job.status == "succeeded", job.error_message
     estimated = memory.estimate(
         "spectral",
         request["settings"],
@@ -114,7 +115,7 @@ def test_a_training_holds_no_more_than_estimated_and_not_far_less(
         n_items=2000,
         cell_limit=settings.prediction_cell_limit,
     )
-    assert job["peak_memory_bytes"] <= estimated <= 2.5 * job["peak_memory_bytes"]
+    assert job.peak_memory_bytes <= estimated <= 2.5 * job.peak_memory_bytes
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -158,13 +159,15 @@ def test_the_active_version_counts_as_it_is_loaded_and_fitted_again():
     sizes = {**SIZES, "n_interactions": 5_000_000}
     active = {"recipe": "popularity", "settings": {}, "n_users": 20_000, "n_items": 5000}
     alone = memory.estimate("popularity", {}, **sizes)
-    loaded = memory.estimate("popularity", {}, **sizes, active={**active, "native_bytes": 10**9})
+    loaded = memory.estimate(
+        "popularity", {}, **sizes, active=stored_version(**active, native_bytes=10**9)
+    )
     assert loaded > alone + 10**9
     assert loaded.stage == "judging"
-    heavy = {**active, "recipe": "spectral", "native_bytes": 0}
+    heavy = stored_version(**{**active, "recipe": "spectral"}, native_bytes=0)
     fitted = memory.estimate("popularity", {}, **sizes, active=heavy)
     assert fitted > alone + 10**8
-    unknown = {**active, "recipe": "of a later release", "native_bytes": 0}
+    unknown = stored_version(**{**active, "recipe": "of a later release"}, native_bytes=0)
     assert alone < memory.estimate("popularity", {}, **sizes, active=unknown) < alone + 10**8
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import sparse
 
-from reckeeper import artifact, clock
+from reckeeper import artifact, clock, storage
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import recipe_named
@@ -32,6 +32,40 @@ def small_model(*, recipe="popularity", **fields):
         trigger="manual",
     )
     return Artifact(dataclasses.replace(metadata, **fields), matrix, model)
+
+
+def stored_version(version=1, **fields):
+    """Return the record of a version that has no files."""
+    whole = {
+        "is_active": False,
+        "recipe": "svd",
+        "settings": {"n_components": 10},
+        "n_users": 6,
+        "n_items": 12,
+        "training_samples": 100,
+        "explained_variance": 0.5,
+        "watermark": 7,
+        "trained_at": 1,
+        "seconds": 0.5,
+        "trigger": "manual",
+        "job_id": None,
+        "is_demo": False,
+        "native_bytes": 1,
+        "native_sha256": "a",
+        "pickle_bytes": 1,
+        "pickle_sha256": "b",
+        "fingerprint": "",
+        "latest_at": 0,
+        "data": {},
+        "actor": "",
+        "cause": None,
+        "metrics": None,
+        "verdict": None,
+        "peak_memory_bytes": 0,
+        "libraries": {},
+        "origin": None,
+    }
+    return storage.Version(version=version, **(whole | fields))
 
 
 def add_version(registry, settings, *, also=None, **fields):

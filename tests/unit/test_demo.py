@@ -138,11 +138,11 @@ def test_it_is_loaded_into_an_empty_database_once(database, settings, rows):
     assert info.n_interactions == len(rows)
     with database.read() as connection:
         (row,) = storage.imports.all_imports(connection)
-        assert row["is_demo"]
-        assert row["status"] == storage.imports.COMPLETE
-        assert row["accepted"] == len(rows)
+        assert row.is_demo
+        assert row.status == storage.imports.COMPLETE
+        assert row.accepted == len(rows)
         entry = storage.audit_log.latest(connection, limit=1)[0]
-        assert entry["action"] == "load_demo"
+        assert entry.action == "load_demo"
         film = storage.items.get_many(connection, ["film-0173"])["film-0173"]
         assert film == demo.catalogue()[172]
         for user in info.sample_users:

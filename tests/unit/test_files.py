@@ -720,8 +720,8 @@ def test_a_commit_whose_answer_was_lost_is_counted_once(
     monkeypatch.undo()
     assert (report.accepted, report.duplicates, report.refused) == (2, 0, 2)
     found = one_import(database, report.import_id)
-    assert (found["accepted"], found["duplicates"], found["refused"]) == (2, 0, 2)
-    assert found["status"] == storage.imports.COMPLETE
+    assert (found.accepted, found.duplicates, found.refused) == (2, 0, 2)
+    assert found.status == storage.imports.COMPLETE
     assert len(stored(database)) == 2
     assert audit_actions(database) == ["import"]
     assert left[0] < 0, "it was lost"
@@ -876,9 +876,9 @@ def test_the_row_of_an_import_tells_of_it(tmp_path, database, take):
     path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n,i\nv,i\n")
     take(path)
     row = one_import(database, 1)
-    assert (row["accepted"], row["duplicates"], row["refused"]) == (2, 0, 1)
-    assert (row["source"], row["status"], row["is_demo"]) == (str(path), "complete", False)
-    assert row["finished_at"] >= row["started_at"]
+    assert (row.accepted, row.duplicates, row.refused) == (2, 0, 1)
+    assert (row.source, row.status, row.is_demo) == (str(path), "complete", False)
+    assert row.finished_at >= row.started_at
     with database.read() as connection:
         (entry,) = storage.audit_log.latest(connection, limit=10)
     assert (entry["actor"], entry["action"], entry["subject"]) == ("test", "import", "import 1")

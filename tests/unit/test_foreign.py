@@ -115,9 +115,9 @@ def test_a_query_is_imported_as_a_file_is(shop, url, ask, database, settings, tm
     with database.read() as connection:
         (row,) = storage.imports.all_imports(connection)
         (entry,) = storage.audit_log.latest(connection, limit=1)
-    assert entry["details"]["source"] == row["source"]
-    assert row["source"].startswith(f"{url} (SELECT customer, sku, at")
-    assert row["status"] == "complete"
+    assert entry["details"]["source"] == row.source
+    assert row.source.startswith(f"{url} (SELECT customer, sku, at")
+    assert row.status == "complete"
     assert files.undo(database, report.import_id, actor="test").interactions == 1
     assert stored(database, "id") == []
 

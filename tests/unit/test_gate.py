@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.small_models import stored_version
 
 from reckeeper import __version__, clock, evaluation, matrix
 from reckeeper.artifact import Artifact, Metadata
@@ -53,21 +54,16 @@ def tastes(n_users=160, n_items=80, *, n_kinds=4, of_kind=0.9, n_each=16, with_t
 
 
 def row_of(recipe, settings, log, /, **changed):
-    """Return the row of version 3, fitted to a log."""
-    return {
-        "version": 3,
-        "recipe": recipe,
-        "settings": settings,
+    """Return the record of version 3, fitted to a log."""
+    known = {
         "data": DATA,
-        "fingerprint": None,
-        "libraries": None,
         "training_samples": len(log),
         "n_users": len(log.users),
         "n_items": len(log.items),
         "trained_at": clock.now(),
-        "verdict": None,
         **changed,
     }
+    return stored_version(**{"version": 3, "recipe": recipe, "settings": settings, **known})
 
 
 def fitted(recipe, settings, interactions):
@@ -547,7 +543,7 @@ def test_a_model_that_falls_below_popularity_is_rejected_unless_nothing_serves()
 def test_an_active_version_that_cannot_be_fitted_again_is_said():
     log = tastes()
     for broken in ({"recipe": "gone"}, {"settings": {"n_factors": 3}}):
-        row = row_of(*WORSE, log) | broken
+        row = dataclasses.replace(row_of(*WORSE, log), **broken)
         trial = gate.prepare(log, n_seen=0, active=row, policy=POLICY)
         verdict = judge(trial, BETTER)
         assert (verdict["decision"], verdict["active"]) == ("promote", None)

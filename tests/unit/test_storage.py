@@ -6,7 +6,6 @@ import uuid
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -72,90 +71,6 @@ def test_a_database_has_an_id_of_its_own_from_the_start(settings, tmp_path):
     other = settings.replaced(data_dir=tmp_path / "another")
     assert str(uuid.UUID(installation_of(settings))) == installation_of(settings)
     assert installation_of(settings) != installation_of(other)
-
-
-def at_revision(settings, revision):
-    """Make a database as an earlier release left it."""
-    settings.data_dir.mkdir()
-    engine = sa.create_engine(f"sqlite:///{file_of(settings)}")
-    with engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", "reckeeper.storage:migrations")
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    engine.dispose()
-
-
-def test_a_database_of_the_first_release_is_brought_up(settings):
-    at_revision(settings, "0001")
-    with sqlite3.connect(file_of(settings)) as connection:
-        connection.executescript(
-            """
-            INSERT INTO training_jobs (job_id, status, trigger, stage, fraction, started_at,
-                heartbeat_at, finished_at, version, peak_memory_bytes)
-            VALUES (1, 'succeeded', 'manual', 'done', 1.0, 5, 6, 7, 1, 1000),
-                (4, 'running', 'schedule', 'fitting', 0.6, 8, 9, NULL, NULL, NULL);
-            INSERT INTO models VALUES (1, 1, 'svd', '{"n_components": 10}', 6, 12, 100, 0.5, 7, 6,
-                0.5, 'manual', 1, 0, 1, 'a', 1, 'b', NULL);
-            INSERT INTO audit_log VALUES (1, 6, 'cli', 'activate', 'model 1', '{"after": 1}');
-            """
-        )
-    connection.close()
-    with pytest.raises(SchemaError, match="an older schema: run `reckeeper migrate`"):
-        storage.open_database(settings)
-
-    assert storage.migrate(settings) == "0001"
-
-    database = storage.open_database(settings)
-    with database.read() as connection:
-        before, running = (storage.jobs.get(connection, job_id) for job_id in (1, 4))
-        active = storage.models.active(connection)
-        (served,) = storage.timeline.page(connection, limit=9)
-        (entry,) = storage.audit_log.latest(connection, limit=9)
-        options = {
-            "compare_type": True,
-            "include_object": lambda found, name, *_: name != "ix_user_interactions_occurred_at",
-        }
-        context = MigrationContext.configure(connection, opts=options)
-        assert compare_metadata(context, metadata) == []
-    new = {
-        "kind": "retrain",
-        "request": {},
-        "progress": None,
-        "result": None,
-        "finish_requested": False,
-        "actor": None,
-        "cause": None,
-        "fence": 0,
-        "watermark": None,
-        "cancel_requested": False,
-        "estimated_memory_bytes": None,
-        "memory_bytes": None,
-        "verdict": None,
-        "promoted": None,
-    }
-    assert before == {
-        "job_id": 1, "status": "succeeded", "trigger": "manual", "stage": "done", "fraction": 1.0,
-        "started_at": 5, "heartbeat_at": 6, "finished_at": 7, "version": 1,
-        "peak_memory_bytes": 1000, "error_code": None, "error_message": None, "traceback": None,
-        **new,
-    }  # fmt: skip
-    assert (running["status"], running["stage"]) == ("running", "fitting")
-    assert {name: running[name] for name in new} == new
-    assert (active["version"], active["job_id"], active["native_sha256"]) == (1, 1, "a")
-    assert {name for name, value in active.items() if value is None} >= {
-        "fingerprint", "data", "verdict", "metrics", "origin", "note", "pinned_at", "deleted_at"
-    }  # fmt: skip
-    assert (served["version"], served["at"], served["job_id"]) == (1, 6, 1)
-    assert (served["action"], served["actor"], served["back_to"]) == ("activate", "migrate", None)
-    assert (entry["details"], entry["previous_hash"], entry["hash"]) == ({"after": 1}, None, None)
-    with database.write() as connection:
-        # Its worker was of the release before: it ended before the migration.
-        assert not storage.jobs.update(connection, 4, stage="writing")
-        assert storage.jobs.insert(connection, trigger="manual") == 5
-        assert storage.jobs.get(connection, 4)["status"] == storage.jobs.INTERRUPTED
-        assert storage.models.reserve(connection, above=0, job_id=5) == 2
-    database.close()
 
 
 MIGRATE = """

@@ -103,8 +103,7 @@ def list_interactions(
     user_id = events.checked_id("user_id", user_id)
     with runtime.database.read() as connection:
         rows = storage.interactions.latest_of_user(connection, user_id, n=n)
-        catalogue = storage.items.get_many(connection, {row["item_id"] for row in rows})
-    for row in rows:
-        item = catalogue.get(row["item_id"])
-        row["title"] = None if item is None else item.title
-    return wire.InteractionList.model_validate({"user_id": user_id, "interactions": rows})
+        catalogue = storage.items.get_many(connection, {row.item_id for row in rows})
+    nothing = storage.Item("", None, {})
+    shown = [{**row._asdict(), "title": catalogue.get(row.item_id, nothing).title} for row in rows]
+    return wire.InteractionList.model_validate({"user_id": user_id, "interactions": shown})

@@ -7,7 +7,6 @@ import json
 import resource
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
@@ -23,14 +22,14 @@ _log = telemetry.get_logger("server")
 
 @dataclass(frozen=True, eq=False)
 class JobState:
-    """A job's row as it was at a moment."""
+    """A job as it was at a moment."""
 
-    row: dict[str, Any]
+    row: storage.Job
 
     @property
     def has_ended(self) -> bool:
         """Whether the job runs no more."""
-        return bool(self.row["status"] != storage.jobs.RUNNING)
+        return self.row.status != storage.jobs.RUNNING
 
     @functools.cached_property
     def event(self) -> bytes:
@@ -98,20 +97,20 @@ class JobFeed:
         for followed in self._followed.values():
             followed.wake()
 
-    async def ended(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Wait until a job has ended, and return its row.
+    async def ended(self, row: storage.Job) -> storage.Job:
+        """Wait until a job has ended, and return it.
 
         Parameters
         ----------
-        row : dict
-            Of the job, as it was just read.
+        row : storage.Job
+            The job, as it was just read.
         """
         async with contextlib.aclosing(self._states(row)) as states:
             async for state in states:
                 row = row if state is None else state.row
         return row
 
-    def stream(self, row: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+    def stream(self, row: storage.Job) -> AsyncGenerator[bytes, None]:
         """Return a job's states as server-sent events: ``job``, …, and ``end`` after the last.
 
         Raises
@@ -122,11 +121,11 @@ class JobFeed:
         if self._n_streams >= self._most_streams:
             raise UnavailableError(
                 f"{self._n_streams} streams are open, and this process has files for no more. Ask "
-                f"GET /jobs/{row['job_id']} now and then instead, or raise the limit on open files."
+                f"GET /jobs/{row.job_id} now and then instead, or raise the limit on open files."
             )
         return self._events(row)
 
-    async def _events(self, row: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+    async def _events(self, row: storage.Job) -> AsyncGenerator[bytes, None]:
         self._n_streams += 1
         try:
             async with contextlib.aclosing(self._states(row)) as states:
@@ -138,13 +137,13 @@ class JobFeed:
         finally:
             self._n_streams -= 1
 
-    async def _states(self, row: dict[str, Any]) -> AsyncGenerator[JobState | None, None]:
+    async def _states(self, row: storage.Job) -> AsyncGenerator[JobState | None, None]:
         """Yield the states of a job up to its end; None where there is nothing new to tell."""
         given = JobState(row)
         if given.has_ended:
             yield given
             return
-        followed = self._followed.setdefault(row["job_id"], _Followed(given))
+        followed = self._followed.setdefault(row.job_id, _Followed(given))
         followed.n_followers += 1
         self._wanted.set()
         try:
@@ -164,7 +163,7 @@ class JobFeed:
         finally:
             followed.n_followers -= 1
             if not followed.n_followers:
-                del self._followed[row["job_id"]]
+                del self._followed[row.job_id]
 
     async def _read_on(self) -> None:
         while True:
@@ -184,13 +183,13 @@ class JobFeed:
             else:
                 self.is_reading = True
                 for row in rows:
-                    followed = self._followed.get(row["job_id"])
+                    followed = self._followed.get(row.job_id)
                     if followed is not None and followed.state.row != row:
                         followed.state = JobState(row)
                         followed.wake()
             await asyncio.sleep(_READ_SECONDS)
 
-    def _read(self, job_ids: Iterable[int]) -> list[dict[str, Any]]:
+    def _read(self, job_ids: Iterable[int]) -> list[storage.Job]:
         training.expire_silent(self._database)
         with self._database.read() as connection:
             found = (storage.jobs.get(connection, job_id) for job_id in job_ids)

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
@@ -49,13 +48,14 @@ async def retrain(
     if not wait:
         return Json(started, 202)
     row = await _success(runtime, started.job.job_id)
+    assert row.version is not None
     await run_in_threadpool(runtime.serving.refresh)
     answer = functools.partial(
         runtime.registry.retrain_answer,
-        row["version"],
-        job_id=row["job_id"],
-        promoted=row["promoted"],
-        verdict=row["verdict"],
+        row.version,
+        job_id=row.job_id,
+        promoted=row.promoted,
+        verdict=row.verdict,
     )
     return Json(wire.RetrainAnswer.model_validate(await run_in_threadpool(answer)))
 
@@ -100,11 +100,11 @@ async def _start(start: Callable[[], object]) -> wire.JobAnswer:
     return wire.JobAnswer.model_validate({"job": job})
 
 
-async def _success(runtime: Runtime, job_id: int) -> dict[str, Any]:
-    """Wait for a job to succeed, and return its row."""
+async def _success(runtime: Runtime, job_id: int) -> storage.Job:
+    """Wait for a job to succeed, and return it."""
     started = await run_in_threadpool(training.find_job, runtime.database, job_id)
     row = await runtime.feed.ended(started)
-    if row["status"] != storage.jobs.SUCCEEDED:
+    if row.status != storage.jobs.SUCCEEDED:
         raise job_error(row)
     return row
 
@@ -174,7 +174,7 @@ def finish_job(runtime: Needs, actor_name: ActorName, job_id: JobId) -> wire.Job
     return _answer(row)
 
 
-def _answer(row: dict[str, Any]) -> wire.JobAnswer:
+def _answer(row: storage.Job) -> wire.JobAnswer:
     return wire.JobAnswer.model_validate({"job": training.describe_job(row)})
 
 

@@ -185,7 +185,9 @@ def list_command(as_json: _Json = False) -> None:
         rows = storage.imports.all_imports(connection)
     if as_json:
         shown = ("started_at", "finished_at")
-        _print_json([{**row, **{name: _iso(row[name]) for name in shown}} for row in rows])
+        _print_json(
+            [vars(row) | {name: _iso(getattr(row, name)) for name in shown} for row in rows]
+        )
         return
     console = Console()
     if not rows:
@@ -196,13 +198,13 @@ def list_command(as_json: _Json = False) -> None:
     )
     for row in rows:
         table.add_row(
-            str(row["import_id"]),
-            Text(row["source"]),
-            row["status"],
-            f"{row['accepted']:,}",
-            f"{row['duplicates']:,}",
-            f"{row['refused']:,}",
-            (_iso(row["started_at"]) or "")[:19].replace("T", " "),
+            str(row.import_id),
+            Text(row.source),
+            row.status,
+            f"{row.accepted:,}",
+            f"{row.duplicates:,}",
+            f"{row.refused:,}",
+            (_iso(row.started_at) or "")[:19].replace("T", " "),
         )
     console.print(table)
 
@@ -217,7 +219,7 @@ def undo_command(
     with contextlib.closing(database):
         with database.read() as connection:
             row = storage.imports.get(connection, import_id)
-        total = row["accepted"] if row else 0
+        total = row.accepted if row else 0
         console = Console(stderr=True)
         with progress_bar(console, f"Undoing import {import_id}") as advance:
             undone = files.undo(
@@ -226,7 +228,7 @@ def undo_command(
                 actor="cli",
                 on_progress=lambda n_rows: advance(n_rows, total, n_rows),
             )
-        if row and row["is_demo"]:
+        if row and row.is_demo:
             _remove_demo(settings, database)
     if as_json:
         _print_json({"import_id": import_id, **dataclasses.asdict(undone)})

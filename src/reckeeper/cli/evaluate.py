@@ -166,7 +166,7 @@ def _stored(
     database = storage.open_database(settings)
     with contextlib.closing(database), database.read() as connection:
         active = storage.models.active(connection)
-        basis, chosen = (active["recipe"], active["settings"]) if active else pipeline.FIRST_RECIPE
+        basis, chosen = (active.recipe, active.settings) if active else pipeline.FIRST_RECIPE
         name = recipe or basis
         chosen = {**(chosen if name == basis else {}), **given}
         recipe_named(name).settings_type.parse(chosen, recipe=name)

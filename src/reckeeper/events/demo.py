@@ -195,7 +195,7 @@ def clear(database: storage.Database, *, actor: str) -> int:
     if row is None:
         return 0
     try:
-        return undo(database, row["import_id"], actor=actor).interactions
+        return undo(database, row.import_id, actor=actor).interactions
     except ConflictError:  # somebody else was quicker
         return 0
 
@@ -208,7 +208,7 @@ def info(database: storage.Database) -> DemoInfo:
         return DemoInfo(is_loaded=False, n_interactions=0, sample_users=())
     return DemoInfo(
         is_loaded=True,
-        n_interactions=row["accepted"],
+        n_interactions=row.accepted,
         sample_users=tuple(_user_id(number) for number in range(5)),
     )
 

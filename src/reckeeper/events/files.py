@@ -5,7 +5,7 @@ import csv
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -271,15 +271,15 @@ def undo(
             raise NotFoundError(
                 f"There is no import {import_id}: `reckeeper imports list` shows those there are."
             )
-        if row["status"] == storage.imports.UNDONE:
+        if row.status == storage.imports.UNDONE:
             raise ConflictError(f"Import {import_id} has been undone already.")
         storage.imports.set_status(connection, import_id, storage.imports.UNDOING)
-        return str(row["source"])
+        return row.source
 
     def end(connection: storage.Connection) -> int:
         items = storage.imports.delete_items(connection, import_id)
         row = storage.imports.get(connection, import_id)
-        if row is not None and row["status"] != storage.imports.UNDONE:
+        if row is not None and row.status != storage.imports.UNDONE:
             storage.imports.set_status(connection, import_id, storage.imports.UNDONE)
             audit.record(
                 connection,
@@ -345,7 +345,7 @@ class _Import:
     def finish(self, *, source: str, actor: str) -> ImportReport:
         def complete(connection: storage.Connection) -> dict[str, int]:
             row = storage.imports.get(connection, self._import_id)
-            if row is not None and row["status"] == storage.imports.COMPLETE:
+            if row is not None and row.status == storage.imports.COMPLETE:
                 return self._counts(row)  # a try was committed, and the answer to it was lost
             counts = self._counts(self._running(connection))
             storage.imports.set_status(connection, self._import_id, storage.imports.COMPLETE)
@@ -372,9 +372,11 @@ class _Import:
             self._before_first_row()
             self._before_first_row = None
 
-    def _counts(self, row: Mapping[str, Any]) -> dict[str, int]:
+    def _counts(self, row: storage.Import) -> dict[str, int]:
         return {
-            **{name: row[name] for name in ("accepted", "duplicates", "refused")},
+            "accepted": row.accepted,
+            "duplicates": row.duplicates,
+            "refused": row.refused,
             "skipped": self._skipped,
             "items": self._items,
         }
@@ -383,7 +385,7 @@ class _Import:
         def append(connection: storage.Connection) -> None:
             row = self._running(connection)
             # Otherwise a try was committed, and the answer to it was lost.
-            if row["accepted"] + row["duplicates"] + row["refused"] == self._n_counted:
+            if row.accepted + row.duplicates + row.refused == self._n_counted:
                 storage.imports.append(
                     connection, self._import_id, interactions, refused=len(refused)
                 )
@@ -403,9 +405,9 @@ class _Import:
             import_id=self._import_id,
         )
 
-    def _running(self, connection: storage.Connection) -> dict[str, Any]:
+    def _running(self, connection: storage.Connection) -> storage.Import:
         row = storage.imports.get(connection, self._import_id)
-        if row is None or row["status"] != storage.imports.RUNNING:
+        if row is None or row.status != storage.imports.RUNNING:
             raise ConflictError(
                 f"Import {self._import_id} was undone while it ran, and has stopped. "
                 "Run it again if you want it."

@@ -84,15 +84,15 @@ def current(connection: storage.Connection, settings: Settings) -> StoredPolicy:
     if row is None:
         return first(settings)
     try:
-        policy = Policy.model_validate(row["policy"])
+        policy = Policy.model_validate(row.policy)
     except ValidationError as exc:
         field, reason = _first_error(exc)
         raise StorageError(
-            f"The stored policy (revision {row['revision']}) cannot be used: {field}: {reason}. "
+            f"The stored policy (revision {row.revision}) cannot be used: {field}: {reason}. "
             "Store another.",
             action=Action("change_policy"),
         ) from exc
-    return StoredPolicy(policy, row["revision"], "stored", row["at"], row["actor"], row["reason"])
+    return StoredPolicy(policy, row.revision, "stored", row.at, row.actor, row.reason)
 
 
 def store(
@@ -135,7 +135,7 @@ def store(
         raise _refused("policy", f"must be an object, not {type(content).__name__}")
     with database.write() as connection:
         row = storage.policies.latest(connection)
-        in_force = 0 if row is None else row["revision"]
+        in_force = 0 if row is None else row.revision
         if if_revision not in {None, in_force}:
             raise ConflictError(
                 f"Revision {in_force} of the policy is in force, not {if_revision}: somebody else "
@@ -143,7 +143,7 @@ def store(
                 details={"revision": in_force},
                 action=Action("see_policy"),
             )
-        before = first(settings).policy.model_dump() if row is None else row["policy"]
+        before = first(settings).policy.model_dump() if row is None else row.policy
         after = _checked({**_defaults(settings), **content}, kept_secret=_secret(before))
         if row is None or after != before:
             revision = storage.policies.insert(connection, policy=after, actor=actor, reason=reason)
@@ -162,7 +162,7 @@ def store(
 
 def describe(stored: StoredPolicy) -> dict[str, Any]:
     """Return a policy as the API shows it, its secret masked."""
-    return _described({**vars(stored), "policy": stored.policy.model_dump()}, stored.source)
+    return _described(stored, stored.policy.model_dump(), stored.source)
 
 
 def history(
@@ -173,17 +173,19 @@ def history(
     Each is as `describe` shows one.
     """
     rows = storage.policies.page(connection, limit=limit, before=before)
-    return [_described(row, "stored") for row in rows]
+    return [_described(row, row.policy, "stored") for row in rows]
 
 
-def _described(row: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _described(
+    row: StoredPolicy | storage.PolicyRevision, policy: Mapping[str, Any], source: str
+) -> dict[str, Any]:
     return {
-        "policy": _masked(row["policy"]),
-        "revision": row["revision"],
+        "policy": _masked(policy),
+        "revision": row.revision,
         "source": source,
-        "updated_at": None if row["at"] is None else clock.rfc3339(row["at"]),
-        "actor": row["actor"],
-        "reason": row["reason"],
+        "updated_at": None if row.at is None else clock.rfc3339(row.at),
+        "actor": row.actor,
+        "reason": row.reason,
     }
 
 

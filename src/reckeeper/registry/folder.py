@@ -8,7 +8,7 @@ from typing import Any
 from reckeeper import artifact, audit, clock, storage
 from reckeeper.artifact import Artifact, Metadata, WrittenFile
 from reckeeper.errors import ArtifactError, ConflictError, DataError, StorageError
-from reckeeper.registry.rows import check_note, describe_entry, existing, row_of
+from reckeeper.registry.rows import check_note, describe_entry, existing, version_of
 from reckeeper.telemetry import get_logger
 
 _ABANDONED_SECONDS = 3600.0
@@ -98,11 +98,17 @@ class Folder:
                 continue
             if loaded.metadata.version == version <= _LARGEST_BROUGHT:
                 native, exported = artifact.describe_files(self._folder, version)
-                row = row_of(loaded.metadata, (native, exported), job_id=None)
-                rows.append({**row, "watermark": self._watermark(loaded.metadata)})
+                rows.append(
+                    version_of(
+                        loaded.metadata,
+                        (native, exported),
+                        job_id=None,
+                        watermark=self._watermark(loaded.metadata),
+                    )
+                )
         if not rows:
             return []
-        taken_in = [row["version"] for row in rows]
+        taken_in = [row.version for row in rows]
         active = linked if linked in taken_in else taken_in[-1]
         reason = "the database was empty, the model folder was not"
         with self._database.write() as connection:
@@ -179,7 +185,7 @@ class Folder:
         # Listed first: a number is reserved before there is a file of it.
         files = artifact.numbered_files(self._folder)
         with self._database.read() as connection:
-            known = {row["version"] for row in storage.models.listed(connection)}
+            known = {row.version for row in storage.models.listed(connection)}
             deleted = storage.models.deleted_versions(connection)
             reserved = storage.models.reserved_versions(connection)
         for version in sorted(files & deleted):
@@ -237,8 +243,8 @@ class Folder:
         sha256 = artifact.sha256_of(path)
         with self._database.write() as connection:
             for row in storage.models.all_versions(connection):
-                if sha256 in (row["native_sha256"], (row["origin"] or {}).get("sha256")):
-                    raise ConflictError(f"{path.name} is version {row['version']} already.")
+                if sha256 in (row.native_sha256, (row.origin or {}).get("sha256")):
+                    raise ConflictError(f"{path.name} is version {row.version} already.")
             number, last = loaded.metadata.version, storage.models.last_number(connection)
             keeps = last < number <= _LARGEST_BROUGHT
             version = storage.models.reserve(
@@ -278,15 +284,15 @@ class Folder:
         with self._database.read() as connection:
             row = existing(connection, version)
             entries = storage.timeline.of_version(connection, version)
-        earlier = (row["origin"] or {}).get("timeline")
+        earlier = (row.origin or {}).get("timeline")
         history = [describe_entry(entry) for entry in entries]
         history += earlier if isinstance(earlier, list) else []
         return artifact.write_bundle(
             target,
             self._folder / artifact.native_name(version),
-            n_bytes=row["native_bytes"],
-            sha256=row["native_sha256"],
-            note=row["note"],
+            n_bytes=row.native_bytes,
+            sha256=row.native_sha256,
+            note=row.note,
             timeline=history[:_HISTORY],
         )
 
@@ -347,9 +353,9 @@ class Folder:
             )
         files = artifact.write(made, self._folder, cell_limit=cell_limit, native=native)
         try:
-            row = row_of(made.metadata, files, job_id=None)
+            row = version_of(made.metadata, files, job_id=None, watermark=watermark, note=note)
             with self._database.write() as connection:
-                storage.models.insert(connection, {**row, "watermark": watermark, "note": note})
+                storage.models.insert(connection, row)
                 audit.record(
                     connection,
                     actor=actor,

@@ -1,6 +1,7 @@
 """The versions of an installation and their life."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from reckeeper.registry.rows import (
     describe_rest,
     existing,
     is_pinned,
-    row_of,
+    version_of,
 )
 
 
@@ -76,13 +77,13 @@ class Registry(Folder):
         with self._database.write() as connection:
             if also is not None:
                 also(connection)
-            storage.models.insert(connection, row_of(metadata, files, job_id=job_id))
+            storage.models.insert(connection, version_of(metadata, files, job_id=job_id))
 
     def versions(self) -> list[dict[str, Any]]:
         """Describe all versions, the newest first; opens no model file."""
         with self._database.read() as connection:
             rows = storage.models.listed(connection)
-        return [describe(row, self._folder) for row in rows]
+        return [describe(row, self._folder, verdict=row.verdict, served=row.served) for row in rows]
 
     def version(self, version: int) -> dict[str, Any]:
         """Describe one version in full; opens no model file.
@@ -96,7 +97,7 @@ class Registry(Folder):
             row = existing(connection, version)
             entries = storage.timeline.of_version(connection, version)
         return {
-            **describe({**row, "served": bool(entries)}, self._folder),
+            **describe(row, self._folder, verdict=row.verdict, served=bool(entries)),
             **describe_rest(row, entries=entries),
         }
 
@@ -142,19 +143,19 @@ class Registry(Folder):
         return {
             "status": "ok",
             "message": (
-                f"Model retrained in {row['seconds']:.1f}s - {row['training_samples']} samples, "
-                f"{row['explained_variance']:.2%} variance explained"
+                f"Model retrained in {row.seconds:.1f}s - {row.training_samples} samples, "
+                f"{row.explained_variance:.2%} variance explained"
             ),
             "details": {
-                "training_samples": row["training_samples"],
-                "n_users": row["n_users"],
-                "n_items": row["n_items"],
-                "explained_variance": round(row["explained_variance"], 4),
+                "training_samples": row.training_samples,
+                "n_users": row.n_users,
+                "n_items": row.n_items,
+                "explained_variance": round(row.explained_variance, 4),
             },
             "version": version,
             "job_id": job_id,
             "promoted": promoted,
-            "verdict": row["verdict"] if verdict is None else dict(verdict),
+            "verdict": row.verdict if verdict is None else dict(verdict),
         }
 
     def load(self, version: int) -> ActiveModel:
@@ -171,23 +172,25 @@ class Registry(Folder):
             row = existing(connection, version)
         loaded = artifact.read(
             self._folder / artifact.native_name(version),
-            n_bytes=row["native_bytes"],
-            sha256=row["native_sha256"],
+            n_bytes=row.native_bytes,
+            sha256=row.native_sha256,
         )
         if loaded.metadata.version != version:
             raise ArtifactError(
                 f"The file of version {version} says that it is version {loaded.metadata.version}."
             )
-        is_from_here = row["job_id"] is not None
+        is_from_here = row.job_id is not None
         seen_until = None if is_from_here else loaded.metadata.latest_at
-        return ActiveModel(version, loaded, row["watermark"], seen_until)
+        return ActiveModel(version, loaded, row.watermark, seen_until)
 
     def newest_sound(self, *, besides: int | None = None) -> int | None:
         """Return the newest version whose file is sound, or None; reads files until one is."""
-        for row in self.versions():
-            if row["version"] != besides:
+        with self._database.read() as connection:
+            versions = [row.version for row in storage.models.listed(connection)]
+        for version in versions:
+            if version != besides:
                 with contextlib.suppress(ArtifactError, NotFoundError):
-                    return self.load(row["version"]).version
+                    return self.load(version).version
         return None
 
     def activate(
@@ -234,12 +237,12 @@ class Registry(Folder):
                 also(connection)
             row = existing(connection, version)
             active = storage.models.active(connection)
-            if not row["is_active"]:
+            if not row.is_active:
                 if action == "promote" and active is not None and is_pinned(active):
                     raise PinnedError(_pinned_message(active, version))
                 is_override = (
                     action == "activate"
-                    and (row["verdict"] or {}).get("decision") == "reject"
+                    and (row.verdict or {}).get("decision") == "reject"
                     and not storage.timeline.of_version(connection, version)
                 )
                 latest = storage.timeline.latest(connection)
@@ -251,7 +254,7 @@ class Registry(Folder):
                     actor=actor,
                     reason=reason,
                     job_id=job_id,
-                    back_to=latest["entry_id"] if latest else None,
+                    back_to=latest.entry_id if latest else None,
                 )
         self.repair_link()
 
@@ -264,7 +267,9 @@ class Registry(Folder):
             There is none.
         """
         with self._database.read() as connection:
-            return int(_target(connection)["version"])
+            version = _target(connection).version
+        assert version is not None
+        return version
 
     def roll_back(self, model: ActiveModel, *, actor: str, reason: str | None = None) -> None:
         """Let the version serve that served before; a second time leads further back.
@@ -283,10 +288,10 @@ class Registry(Folder):
         """
         with self._database.write() as connection:
             target = _target(connection)
-            if target["version"] != model.version:
+            if target.version != model.version:
                 raise ConflictError(
                     "Another version has come to serve in the meantime, and a roll back leads to "
-                    f"version {target['version']} now, not to {model.version}. See what serves, "
+                    f"version {target.version} now, not to {model.version}. See what serves, "
                     "then ask again if you still want to."
                 )
             _switch(
@@ -296,7 +301,7 @@ class Registry(Folder):
                 recorded_as="rollback",
                 actor=actor,
                 reason=reason,
-                back_to=target["back_to"],
+                back_to=target.back_to,
             )
         self.repair_link()
 
@@ -328,9 +333,7 @@ class Registry(Folder):
                 "version then stays pinned until it is unpinned.",
                 details={"field": "until"},
             )
-        self._set_pin(
-            version, {"pinned_at": clock.now(), "pinned_until": until}, actor, "pin", reason
-        )
+        self._set_pin(version, clock.now(), until, actor, "pin", reason)
 
     def unpin(self, version: int, *, actor: str, reason: str | None = None) -> None:
         """Take a pin away; a version without one stays as it is.
@@ -340,28 +343,32 @@ class Registry(Folder):
         NotFoundError
             There is no such version.
         """
-        self._set_pin(version, {"pinned_at": None, "pinned_until": None}, actor, "unpin", reason)
+        self._set_pin(version, None, None, actor, "unpin", reason)
 
     def _set_pin(
         self,
         version: int,
-        values: dict[str, int | None],
+        pinned_at: int | None,
+        pinned_until: int | None,
         actor: str,
         action: str,
         reason: str | None,
     ) -> None:
         with self._database.write() as connection:
             before = existing(connection, version)
-            if describe_pin(before) == describe_pin(values):
+            after = dataclasses.replace(before, pinned_at=pinned_at, pinned_until=pinned_until)
+            if describe_pin(before) == describe_pin(after):
                 return
-            storage.models.update(connection, version, **values)
+            storage.models.set_pin(
+                connection, version, pinned_at=pinned_at, pinned_until=pinned_until
+            )
             audit.record(
                 connection,
                 actor=actor,
                 action=action,
                 subject=f"model {version}",
                 before=describe_pin(before),
-                after=describe_pin(values),
+                after=describe_pin(after),
                 reason=reason,
             )
 
@@ -377,9 +384,9 @@ class Registry(Folder):
         """
         check_note(text)
         with self._database.write() as connection:
-            before = existing(connection, version)["note"]
+            before = existing(connection, version).note
             if before != text:
-                storage.models.update(connection, version, note=text)
+                storage.models.set_note(connection, version, text)
                 audit.record(
                     connection,
                     actor=actor,
@@ -401,7 +408,7 @@ class Registry(Folder):
         """
         with self._database.write() as connection:
             row = existing(connection, version)
-            if row["is_active"]:
+            if row.is_active:
                 raise ConflictError(
                     f"Version {version} is active and cannot be deleted: activate another first."
                 )
@@ -436,20 +443,18 @@ class Registry(Folder):
         oldest = None if days is None else clock.now() - int(days * clock.DAY)
         with self._database.write() as connection:
             target = storage.timeline.before(connection)
-            inactive = [
-                row for row in storage.models.all_versions(connection) if not row["is_active"]
-            ]
+            inactive = [row for row in storage.models.all_versions(connection) if not row.is_active]
             came_at = storage.models.reserved_at(connection)
             deleted = []
             place = 1
             for row in inactive:
-                version = row["version"]
+                version = row.version
                 # A policy that was lost with its database may have kept more than this one.
-                is_counted = row["job_id"] is not None or version in came_at
+                is_counted = row.job_id is not None or version in came_at
                 place += is_counted
-                since = max(row["trained_at"], came_at.get(version, 0))
+                since = max(row.trained_at, came_at.get(version, 0))
                 is_old = oldest is not None and since < oldest
-                is_kept = is_pinned(row) or (target and version == target["version"])
+                is_kept = is_pinned(row) or (target and version == target.version)
                 if is_kept or not (is_old or (is_counted and place > n_versions)):
                     continue
                 reason = f"older than {days:g} days" if is_old else f"beyond {n_versions} versions"
@@ -462,26 +467,26 @@ class Registry(Folder):
         """Delete every version that demo data went into, an active or pinned one too."""
         reason = "demo data removed"
         with self._database.write() as connection:
-            rows = [row for row in storage.models.all_versions(connection) if row["is_demo"]]
+            rows = [row for row in storage.models.all_versions(connection) if row.is_demo]
             latest = storage.timeline.latest(connection)
             for row in rows:
-                _delete_row(connection, row["version"], actor=actor, reason=reason)
-            if any(row["is_active"] for row in rows):
+                _delete_row(connection, row.version, actor=actor, reason=reason)
+            if any(row.is_active for row in rows):
                 storage.timeline.insert(
                     connection,
                     version=None,
                     action="delete",
                     actor=actor,
                     reason=reason,
-                    back_to=latest["entry_id"] if latest else None,
+                    back_to=latest.entry_id if latest else None,
                 )
         self.repair_link()
-        deleted = [row["version"] for row in rows]
+        deleted = [row.version for row in rows]
         self._delete_files(deleted)
         return deleted
 
 
-def _target(connection: storage.Connection) -> dict[str, Any]:
+def _target(connection: storage.Connection) -> storage.TimelineEntry:
     target = storage.timeline.before(connection)
     if target is None:
         raise ConflictError(
@@ -533,8 +538,8 @@ def _switch(
     )
 
 
-def _pinned_message(active: Mapping[str, Any], version: int) -> str:
-    number, until = active["version"], active["pinned_until"]
+def _pinned_message(active: storage.Version, version: int) -> str:
+    number, until = active.version, active.pinned_until
     how_long = "" if until is None else f" until {clock.rfc3339(until)}"
     return (
         f"Version {number} serves and is pinned{how_long}: version {version} does not take its "
@@ -554,7 +559,7 @@ def _delete_row(
         actor=actor,
         action="delete",
         subject=f"model {version}",
-        before={name: row[name] for name in told},
+        before={name: getattr(row, name) for name in told},
         after=None,
         reason=reason,
     )

@@ -1,7 +1,6 @@
-"""Rows of versions: made from what files tell, and shown as the API shows them."""
+"""Versions: made from what files say, and shown as the API shows them."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +10,46 @@ from reckeeper.errors import DataError, NotFoundError
 
 MAX_NOTE_CHARS = 10_000
 
-_FROM_METADATA = (
-    "version",
-    "recipe",
-    "settings",
-    "n_users",
-    "n_items",
-    "training_samples",
-    "explained_variance",
-    "watermark",
-    "trained_at",
-    "seconds",
-    "trigger",
-    "is_demo",
-    "fingerprint",
-    "latest_at",
-    "data",
-    "actor",
-    "cause",
-    "metrics",
-    "verdict",
-    "peak_memory_bytes",
-    "libraries",
-    "origin",
-)
 
+def version_of(
+    metadata: Metadata,
+    files: tuple[WrittenFile, WrittenFile | None],
+    *,
+    job_id: int | None,
+    watermark: int | None = None,
+    note: str | None = None,
+) -> storage.Version:
+    """Return the inactive version whose files are written.
 
-def row_of(
-    metadata: Metadata, files: tuple[WrittenFile, WrittenFile | None], *, job_id: int | None
-) -> dict[str, Any]:
-    """Return the row of a version whose files are written."""
+    Parameters
+    ----------
+    metadata : Metadata
+    files : tuple of WrittenFile
+        The native one, and the pickle if there is one.
+    job_id : int or None
+        The job that made it; None for one that was brought here.
+    watermark : int, optional
+        Of one that was brought here; by default the metadata's.
+    note : str, optional
+    """
     native, exported = files
-    return {
-        **{name: getattr(metadata, name) for name in _FROM_METADATA},
-        "job_id": job_id,
-        "native_bytes": native.n_bytes,
-        "native_sha256": native.sha256,
-        "pickle_bytes": exported.n_bytes if exported else 0,
-        "pickle_sha256": exported.sha256 if exported else "",
-    }
+    told = vars(metadata)
+    if watermark is not None:
+        told = told | {"watermark": watermark}
+    return storage.Version(
+        **told,
+        is_active=False,
+        job_id=job_id,
+        native_bytes=native.n_bytes,
+        native_sha256=native.sha256,
+        pickle_bytes=exported.n_bytes if exported else 0,
+        pickle_sha256=exported.sha256 if exported else "",
+        note=note,
+    )
 
 
-def existing(connection: storage.Connection, version: int) -> dict[str, Any]:
-    """Return the row of a version.
+def existing(connection: storage.Connection, version: int) -> storage.Version:
+    """Return a version.
 
     Raises
     ------
@@ -68,99 +64,105 @@ def existing(connection: storage.Connection, version: int) -> dict[str, Any]:
     return row
 
 
-def describe(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def describe(
+    row: storage.VersionSummary, folder: Path, *, verdict: dict[str, Any] | None, served: bool
+) -> dict[str, Any]:
     """Return what a list shows of a version: the contract's fields, then ours.
 
     Parameters
     ----------
-    row : mapping
-        As `storage.models.listed` gives it.
+    row : storage.VersionSummary
     folder : Path
         Of the model files.
+    verdict : dict or None
+    served : bool
+        Whether it was ever active.
     """
-    version = row["version"]
-    name = artifact.ACTIVE_LINK if row["is_active"] else artifact.pickle_name(version)
+    version = row.version
+    name = artifact.ACTIVE_LINK if row.is_active else artifact.pickle_name(version)
     is_pinned_now = is_pinned(row)
     return {
         "name": "Retrained SVD Model",
         "path": os.path.join(folder, name),
-        "type": artifact.type_name(row["recipe"]),
-        "status": "active" if row["is_active"] else "inactive",
-        "n_users": row["n_users"],
-        "n_items": row["n_items"],
-        "explained_variance": f"{row['explained_variance']:.2%}",
-        "trained_on": artifact.timestamp_name(row["trained_at"]),
+        "type": artifact.type_name(row.recipe),
+        "status": "active" if row.is_active else "inactive",
+        "n_users": row.n_users,
+        "n_items": row.n_items,
+        "explained_variance": f"{row.explained_variance:.2%}",
+        "trained_on": artifact.timestamp_name(row.trained_at),
         "version": version,
-        "recipe": row["recipe"],
-        "settings": row["settings"],
-        "training_samples": row["training_samples"],
-        "seconds": row["seconds"],
-        "trigger": row["trigger"],
-        "job_id": row["job_id"],
-        "is_demo": row["is_demo"],
-        "note": row["note"],
+        "recipe": row.recipe,
+        "settings": row.settings,
+        "training_samples": row.training_samples,
+        "seconds": row.seconds,
+        "trigger": row.trigger,
+        "job_id": row.job_id,
+        "is_demo": row.is_demo,
+        "note": row.note,
         "pinned": is_pinned_now,
-        "pinned_until": time_or_none(row["pinned_until"]) if is_pinned_now else None,
-        "verdict": row["verdict"],
-        "metrics": row["metrics"],
-        "served": row["served"],
+        "pinned_until": time_or_none(row.pinned_until) if is_pinned_now else None,
+        "verdict": verdict,
+        "metrics": row.metrics,
+        "served": served,
     }
 
 
-def describe_rest(row: Mapping[str, Any], *, entries: list[dict[str, Any]]) -> dict[str, Any]:
+def describe_rest(row: storage.Version, *, entries: list[storage.TimelineEntry]) -> dict[str, Any]:
     """Return what is shown of a version that somebody looks at by itself.
 
     Parameters
     ----------
-    row : mapping
-        As `storage.models.get` gives it.
-    entries : list of dict
-        Of the timeline, as `storage.timeline.of_version` gives them.
+    row : storage.Version
+    entries : list of storage.TimelineEntry
+        When it was active.
     """
-    version = row["version"]
-    names = {"native": artifact.native_name(version), "pickle": artifact.pickle_name(version)}
+    version = row.version
+    files = (
+        (artifact.native_name(version), row.native_bytes, row.native_sha256),
+        (artifact.pickle_name(version), row.pickle_bytes, row.pickle_sha256),
+    )
     return {
-        "fingerprint": row["fingerprint"] or "",
-        "watermark": row["watermark"],
-        "latest_at": time_or_none(row["latest_at"] or None),
-        "data": row["data"] or {},
-        "actor": row["actor"] or None,
-        "cause": row["cause"],
-        "peak_memory_bytes": row["peak_memory_bytes"] or 0,
-        "libraries": row["libraries"] or {},
-        "origin": row["origin"],
+        "fingerprint": row.fingerprint,
+        "watermark": row.watermark,
+        "latest_at": time_or_none(row.latest_at or None),
+        "data": row.data,
+        "actor": row.actor or None,
+        "cause": row.cause,
+        "peak_memory_bytes": row.peak_memory_bytes,
+        "libraries": row.libraries,
+        "origin": row.origin,
         "files": [
-            {"name": name, "bytes": row[f"{kind}_bytes"], "sha256": row[f"{kind}_sha256"]}
-            for kind, name in names.items()
-            if row[f"{kind}_sha256"]
+            {"name": name, "bytes": n_bytes, "sha256": sha256}
+            for name, n_bytes, sha256 in files
+            if sha256
         ],
         "timeline": [describe_entry(entry) for entry in entries],
     }
 
 
-def describe_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+def describe_entry(entry: storage.TimelineEntry) -> dict[str, Any]:
     """Return an entry of the timeline as the API shows it."""
     return {
-        "entry_id": entry["entry_id"],
-        "at": time_or_none(entry["at"]),
-        "until": time_or_none(entry["until"]),
-        "version": entry["version"],
-        "action": entry["action"],
-        "actor": entry["actor"],
-        "reason": entry["reason"],
-        "job_id": entry["job_id"],
+        "entry_id": entry.entry_id,
+        "at": time_or_none(entry.at),
+        "until": time_or_none(entry.until),
+        "version": entry.version,
+        "action": entry.action,
+        "actor": entry.actor,
+        "reason": entry.reason,
+        "job_id": entry.job_id,
     }
 
 
-def is_pinned(row: Mapping[str, Any]) -> bool:
+def is_pinned(row: storage.VersionSummary) -> bool:
     """Return whether a version is pinned, and its date has not passed."""
-    until = row["pinned_until"]
-    return row["pinned_at"] is not None and (until is None or until > clock.now())
+    until = row.pinned_until
+    return row.pinned_at is not None and (until is None or until > clock.now())
 
 
-def describe_pin(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pin as the trail tells it."""
-    return {"pinned": is_pinned(row), "until": time_or_none(row["pinned_until"])}
+def describe_pin(row: storage.VersionSummary) -> dict[str, Any]:
+    """Return a pin as the trail has it."""
+    return {"pinned": is_pinned(row), "until": time_or_none(row.pinned_until)}
 
 
 def check_note(text: str | None) -> None:

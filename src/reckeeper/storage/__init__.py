@@ -1,8 +1,8 @@
 """All SQL: the database, its tables and its migrations.
 
-Speaks in rows (plain dicts, named tuples) and Arrow batches. Each submodule
-has the statements of one table, as functions of a connection, so that a
-caller decides what is one transaction::
+Speaks in frozen records and Arrow batches. Each submodule has the statements
+of one table, as functions of a connection, so that a caller decides what is
+one transaction::
 
     with database.write() as connection:
         interactions.append(connection, rows)
@@ -35,12 +35,36 @@ from reckeeper.storage.engine import (
     settings_of,
 )
 from reckeeper.storage.items import Item
+from reckeeper.storage.tables import (
+    AuditEntry,
+    Import,
+    Job,
+    JobSummary,
+    Lease,
+    ListedVersion,
+    Notice,
+    PolicyRevision,
+    TimelineEntry,
+    Version,
+    VersionSummary,
+)
 
 __all__ = [
     "SCHEMA_REVISION",
+    "AuditEntry",
     "Connection",
     "Database",
+    "Import",
     "Item",
+    "Job",
+    "JobSummary",
+    "Lease",
+    "ListedVersion",
+    "Notice",
+    "PolicyRevision",
+    "TimelineEntry",
+    "Version",
+    "VersionSummary",
     "after_commit",
     "audit_log",
     "imports",

@@ -1,13 +1,12 @@
 """`audit_log`: rows are added, never changed. `audit` knows what their hashes mean."""
 
 import json
-from collections.abc import Generator, Mapping
-from typing import Any
+from collections.abc import Generator
 
 import sqlalchemy as sa
 
 from reckeeper.errors import StorageError
-from reckeeper.storage.tables import audit_log
+from reckeeper.storage.tables import AuditEntry, audit_log, every, one
 
 # Details as they stand in the table: somebody may have put there what is no JSON.
 _ROW = [
@@ -16,19 +15,19 @@ _ROW = [
 ]
 
 
-def insert(connection: sa.Connection, entry: Mapping[str, Any]) -> None:
-    """Add an entry; it has a value for every column."""
-    connection.execute(sa.insert(audit_log).values(dict(entry)))
+def insert(connection: sa.Connection, entry: AuditEntry) -> None:
+    """Add an entry."""
+    values = {**vars(entry), "details": json.loads(entry.details)}
+    connection.execute(sa.insert(audit_log).values(values))
 
 
-def last(connection: sa.Connection) -> dict[str, Any] | None:
-    """Return the entry with the largest number, or None; details as `in_order` gives them.
+def last(connection: sa.Connection) -> AuditEntry | None:
+    """Return the entry with the largest number, or None.
 
     Within a write nobody else can add one before the transaction ends.
     """
     query = sa.select(*_ROW).order_by(audit_log.c.entry_id.desc()).limit(1)
-    row = connection.execute(query).mappings().first()
-    return None if row is None else dict(row)
+    return one(AuditEntry, connection.execute(query))
 
 
 def hash_of(connection: sa.Connection, entry_id: int) -> str | None:
@@ -38,28 +37,16 @@ def hash_of(connection: sa.Connection, entry_id: int) -> str | None:
     return value
 
 
-def latest(
-    connection: sa.Connection, *, limit: int, before: int | None = None
-) -> list[dict[str, Any]]:
-    """Return up to `limit` entries with numbers below `before`, the latest first.
-
-    Details that are no JSON any more come as the text that they are.
-    """
+def latest(connection: sa.Connection, *, limit: int, before: int | None = None) -> list[AuditEntry]:
+    """Return up to `limit` entries with numbers below `before`, the latest first."""
     query = sa.select(*_ROW).order_by(audit_log.c.entry_id.desc()).limit(limit)
     if before is not None:
         query = query.where(audit_log.c.entry_id < before)
-    rows = [dict(row) for row in connection.execute(query).mappings()]
-    for row in rows:
-        try:
-            # NaN is no JSON, and becomes a text too.
-            row["details"] = json.loads(row["details"], parse_constant=str)
-        except (ValueError, RecursionError):
-            continue
-    return rows
+    return every(AuditEntry, connection.execute(query))
 
 
-def in_order(connection: sa.Connection) -> Generator[dict[str, Any], None, None]:
-    """Yield all entries by number, in bounded memory; details are text.
+def in_order(connection: sa.Connection) -> Generator[AuditEntry, None, None]:
+    """Yield all entries by number, in bounded memory.
 
     Raises
     ------
@@ -70,6 +57,6 @@ def in_order(connection: sa.Connection) -> Generator[dict[str, Any], None, None]
     try:
         with connection.execute(query, execution_options={"yield_per": 1000}) as result:
             for row in result.mappings():
-                yield dict(row)
+                yield AuditEntry(**row)
     except sa.exc.DBAPIError as exc:
         raise StorageError(f"The audit trail cannot be read on: {exc.orig}.") from exc

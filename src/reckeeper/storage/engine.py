@@ -28,7 +28,7 @@ from reckeeper.errors import ConfigError, SchemaError, StorageError
 from reckeeper.storage.tables import metadata
 from reckeeper.telemetry import get_logger
 
-SCHEMA_REVISION = "0005"
+SCHEMA_REVISION = "0001"
 """The migration that this release needs; a test holds it against the scripts."""
 
 BUSY_TIMEOUT_SECONDS = 60

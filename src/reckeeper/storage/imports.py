@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from reckeeper.clock import now
 from reckeeper.storage import interactions
-from reckeeper.storage.tables import imports, items
+from reckeeper.storage.tables import Import, every, imports, items, one
 
 RUNNING, COMPLETE, UNDOING, UNDONE = "running", "complete", "undoing", "undone"
 
@@ -63,32 +63,29 @@ def append(
 
 def set_status(connection: sa.Connection, import_id: int, status: str) -> None:
     """Set the status of an import; `COMPLETE` and `UNDONE` also end it."""
-    values: dict[str, Any] = {"status": status}
+    update = sa.update(imports).where(imports.c.import_id == import_id).values(status=status)
     if status in (COMPLETE, UNDONE):
-        values["finished_at"] = now()
-    connection.execute(sa.update(imports).where(imports.c.import_id == import_id).values(values))
+        update = update.values(finished_at=now())
+    connection.execute(update)
 
 
-def all_imports(connection: sa.Connection) -> list[dict[str, Any]]:
-    """Return every import's row, the latest first."""
-    rows = connection.execute(sa.select(imports).order_by(imports.c.import_id.desc()))
-    return [dict(row) for row in rows.mappings()]
+def all_imports(connection: sa.Connection) -> list[Import]:
+    """Return all imports, the latest first."""
+    return every(
+        Import, connection.execute(sa.select(imports).order_by(imports.c.import_id.desc()))
+    )
 
 
-def get(connection: sa.Connection, import_id: int) -> dict[str, Any] | None:
-    """Return the row of one import, or None."""
-    row = connection.execute(sa.select(imports).where(imports.c.import_id == import_id)).mappings()
-    found = row.first()
-    return None if found is None else dict(found)
+def get(connection: sa.Connection, import_id: int) -> Import | None:
+    """Return an import, or None."""
+    query = sa.select(imports).where(imports.c.import_id == import_id)
+    return one(Import, connection.execute(query))
 
 
-def demo(connection: sa.Connection) -> dict[str, Any] | None:
-    """Return the import row of the demo data that is in the database, or None."""
-    rows = connection.execute(
-        sa.select(imports).where(imports.c.is_demo, imports.c.status != UNDONE)
-    ).mappings()
-    found = rows.first()
-    return None if found is None else dict(found)
+def demo(connection: sa.Connection) -> Import | None:
+    """Return the import of the demo data that is in the database, or None."""
+    query = sa.select(imports).where(imports.c.is_demo, imports.c.status != UNDONE)
+    return one(Import, connection.execute(query))
 
 
 def delete_items(connection: sa.Connection, import_id: int) -> int:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from psycopg.conninfo import make_conninfo
 
-from reckeeper.interactions import SCHEMA, WATCHLIST_ADD, WATCHLIST_REMOVE
+from reckeeper.interactions import SCHEMA, WATCHLIST_ADD, WATCHLIST_REMOVE, Interaction
 from reckeeper.storage.engine import is_postgresql, settings_of
 from reckeeper.storage.tables import imports, user_interactions, watchlist
 
@@ -229,22 +229,16 @@ def of_user(connection: sa.Connection, user_id: str, *, after: int = 0) -> pa.Re
     return _batch(rows)
 
 
-def latest_of_user(connection: sa.Connection, user_id: str, *, n: int) -> list[dict[str, Any]]:
+def latest_of_user(connection: sa.Connection, user_id: str, *, n: int) -> list[Interaction]:
     """Return a user's `n` latest interactions by time, the latest first."""
     columns = user_interactions.c
     rows = connection.execute(
-        sa.select(
-            columns.event_id,
-            columns.item_id,
-            columns.interaction_type,
-            columns.weight,
-            columns.occurred_at,
-        )
+        sa.select(*(columns[name] for name in Interaction._fields))
         .where(columns.user_id == user_id)
         .order_by(columns.occurred_at.desc(), columns.id.desc())
         .limit(n)
     )
-    return [dict(row) for row in rows.mappings()]
+    return [Interaction(*row) for row in rows]
 
 
 def watchlist_of(connection: sa.Connection, user_id: str) -> list[tuple[str, int]]:

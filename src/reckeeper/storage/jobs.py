@@ -6,8 +6,9 @@ lease `leases.TRAINING`, and every write of it checks that it still does: of
 two that believe they hold it, the older one's writes are refused.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import sqlalchemy as sa
 
@@ -15,7 +16,7 @@ from reckeeper.clock import now
 from reckeeper.errors import JobRunningError
 from reckeeper.storage import interactions
 from reckeeper.storage import leases as lease_rows
-from reckeeper.storage.tables import leases, training_jobs
+from reckeeper.storage.tables import Job, JobSummary, Lease, every, leases, one, training_jobs
 
 RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
 CANCELLED, INTERRUPTED = "cancelled", "interrupted"
@@ -23,6 +24,30 @@ RETRAIN, EVALUATE = "retrain", "evaluate"
 
 LEASE_SECONDS = 10.0
 """A running job whose lease was not renewed for so long has lost its worker."""
+
+
+_SUMMARY = sa.select(*(training_jobs.c[field.name] for field in dataclasses.fields(JobSummary)))
+
+
+class Changes(TypedDict, total=False):
+    """What changes of a job while it runs, and at its end; see `Job`."""
+
+    heartbeat_at: int
+    stage: str
+    fraction: float
+    progress: Mapping[str, Any] | None
+    result: Mapping[str, Any] | None
+    cancel_requested: bool
+    finish_requested: bool
+    memory_bytes: int | None
+    estimated_memory_bytes: int
+    peak_memory_bytes: int | None
+    version: int
+    promoted: bool | None
+    verdict: Mapping[str, Any] | None
+    error_code: str
+    error_message: str
+    traceback: str | None
 
 
 def insert(
@@ -74,6 +99,8 @@ def insert(
             kind=kind,
             request=dict(request or {}),
             cause=None if cause is None else dict(cause),
+            finish_requested=False,
+            cancel_requested=False,
             fence=fence,
             watermark=interactions.last_id(connection),
             stage="starting",
@@ -86,55 +113,44 @@ def insert(
     return int(job_id.scalar_one())
 
 
-def _running_error(other: Mapping[str, Any] | None) -> JobRunningError:
+def _running_error(other: JobSummary | None) -> JobRunningError:
     if other is None:
         return JobRunningError(
             "Another worker is just starting or ending a training job: ask again in a moment."
         )
-    what = "runs already" if other["kind"] == RETRAIN else "runs, and compares the recipes"
+    what = "runs already" if other.kind == RETRAIN else "runs, and compares the recipes"
     return JobRunningError(
-        f"Training job {other['job_id']} {what}: wait for it (GET /jobs/{other['job_id']} "
+        f"Training job {other.job_id} {what}: wait for it (GET /jobs/{other.job_id} "
         "shows how far it is), then ask again if you still need to.",
-        details={"job_id": other["job_id"], "kind": other["kind"]},
+        details={"job_id": other.job_id, "kind": other.kind},
     )
 
 
-def get(connection: sa.Connection, job_id: int) -> dict[str, Any] | None:
-    """Return the row of a job, or None."""
-    rows = connection.execute(sa.select(training_jobs).where(training_jobs.c.job_id == job_id))
-    row = rows.mappings().first()
-    return None if row is None else dict(row)
+def get(connection: sa.Connection, job_id: int) -> Job | None:
+    """Return a job, or None."""
+    query = sa.select(training_jobs).where(training_jobs.c.job_id == job_id)
+    return one(Job, connection.execute(query))
 
 
-def page(connection: sa.Connection, *, limit: int, before: int | None) -> list[dict[str, Any]]:
-    """Return up to `limit` jobs, the latest first, with numbers below `before`.
-
-    Their rows lack ``result``, which may be large.
-    """
-    columns = [column for column in training_jobs.c if column.name != "result"]
-    query = sa.select(*columns).order_by(training_jobs.c.job_id.desc()).limit(limit)
+def page(connection: sa.Connection, *, limit: int, before: int | None) -> list[JobSummary]:
+    """Return up to `limit` jobs, the latest first, with numbers below `before`."""
+    query = _SUMMARY.order_by(training_jobs.c.job_id.desc()).limit(limit)
     if before is not None:
         query = query.where(training_jobs.c.job_id < before)
-    return [dict(row) for row in connection.execute(query).mappings()]
+    return every(JobSummary, connection.execute(query))
 
 
-def running(connection: sa.Connection) -> dict[str, Any] | None:
-    """Return the row of the running job, or None."""
-    rows = connection.execute(sa.select(training_jobs).where(training_jobs.c.status == RUNNING))
-    row = rows.mappings().first()
-    return None if row is None else dict(row)
+def running(connection: sa.Connection) -> JobSummary | None:
+    """Return the running job, or None."""
+    return one(JobSummary, connection.execute(_SUMMARY.where(training_jobs.c.status == RUNNING)))
 
 
-def last_retrain(connection: sa.Connection) -> dict[str, Any] | None:
-    """Return the row of the latest retrain, whatever became of it, or None."""
-    rows = connection.execute(
-        sa.select(training_jobs)
-        .where(training_jobs.c.kind == RETRAIN)
-        .order_by(training_jobs.c.job_id.desc())
-        .limit(1)
+def last_retrain(connection: sa.Connection) -> JobSummary | None:
+    """Return the latest retrain, whatever became of it, or None."""
+    query = _SUMMARY.where(training_jobs.c.kind == RETRAIN)
+    return one(
+        JobSummary, connection.execute(query.order_by(training_jobs.c.job_id.desc()).limit(1))
     )
-    row = rows.mappings().first()
-    return None if row is None else dict(row)
 
 
 def has_started(connection: sa.Connection, *, trigger: str, since: int) -> bool:
@@ -148,8 +164,12 @@ def has_started(connection: sa.Connection, *, trigger: str, since: int) -> bool:
     return found.first() is not None
 
 
-def update(connection: sa.Connection, job_id: int, **values: Any) -> bool:
-    """Set columns of a running job; return False if it does not run, or lost its lease."""
+def update(connection: sa.Connection, job_id: int, **changes: Unpack[Changes]) -> bool:
+    """Change a running job; return False if it does not run, or lost its lease."""
+    return _update(connection, job_id, changes)
+
+
+def _update(connection: sa.Connection, job_id: int, values: Mapping[str, object]) -> bool:
     result = connection.execute(
         sa.update(training_jobs).where(*_is_held(), training_jobs.c.job_id == job_id).values(values)
     )
@@ -169,22 +189,22 @@ def _is_held() -> tuple[sa.ColumnElement[bool], ...]:
     return training_jobs.c.status == RUNNING, training_jobs.c.fence == fence
 
 
-def beat(connection: sa.Connection, job_id: int) -> dict[str, Any] | None:
-    """Renew a job's lease and return its row, or None if it is not its holder any more."""
+def beat(connection: sa.Connection, job_id: int) -> Job | None:
+    """Renew a job's lease and return it, or None if it is not its holder any more."""
     if not update(connection, job_id, heartbeat_at=now()):
         return None
     job = get(connection, job_id)
     assert job is not None
-    lease_rows.renew(connection, lease_rows.TRAINING, fence=job["fence"], seconds=LEASE_SECONDS)
+    lease_rows.renew(connection, lease_rows.TRAINING, fence=job.fence, seconds=LEASE_SECONDS)
     return job
 
 
-def end(connection: sa.Connection, job_id: int, *, status: str, **values: Any) -> bool:
+def end(connection: sa.Connection, job_id: int, *, status: str, **changes: Unpack[Changes]) -> bool:
     """End a running job and give its lease back; return False if it is not its holder."""
     job = get(connection, job_id)
-    ended = update(connection, job_id, status=status, finished_at=now(), **values)
+    ended = _update(connection, job_id, {"status": status, "finished_at": now(), **changes})
     if ended and job is not None:
-        lease_rows.release(connection, lease_rows.TRAINING, fence=job["fence"])
+        lease_rows.release(connection, lease_rows.TRAINING, fence=job.fence)
     return ended
 
 
@@ -219,9 +239,12 @@ def has_lapsed(connection: sa.Connection) -> bool:
     job = running(connection)
     if job is None:
         return False
-    row = connection.execute(
-        sa.select(leases.c.expires_at).where(
-            leases.c.name == lease_rows.TRAINING, leases.c.fence == job["fence"]
-        )
-    ).first()
-    return row is None or row.expires_at <= now()
+    held = one(
+        Lease,
+        connection.execute(
+            sa.select(leases).where(
+                leases.c.name == lease_rows.TRAINING, leases.c.fence == job.fence
+            )
+        ),
+    )
+    return held is None or held.expires_at <= now()

@@ -7,7 +7,7 @@ clocks within a second or two of each other, as time servers do.
 import sqlalchemy as sa
 
 from reckeeper.clock import now
-from reckeeper.storage.tables import leases
+from reckeeper.storage.tables import Lease, leases, one
 
 TRAINING = "training"
 
@@ -32,16 +32,20 @@ def take(connection: sa.Connection, name: str, *, holder: str, seconds: float) -
         somebody else holds it.
     """
     columns = leases.c
-    row = connection.execute(sa.select(leases).where(columns.name == name)).first()
-    if row is not None and row.expires_at > now():
+    last = one(Lease, connection.execute(sa.select(leases).where(columns.name == name)))
+    if last is not None and last.expires_at > now():
         return None
-    fence = 1 if row is None else row.fence + 1
-    values = {"fence": fence, "holder": holder, "expires_at": now() + int(seconds * 1e6)}
-    if row is None:
-        connection.execute(sa.insert(leases).values(name=name, **values))
+    taken = Lease(
+        name=name,
+        fence=1 if last is None else last.fence + 1,
+        holder=holder,
+        expires_at=now() + int(seconds * 1e6),
+    )
+    if last is None:
+        connection.execute(sa.insert(leases).values(vars(taken)))
     else:
-        connection.execute(sa.update(leases).where(columns.name == name).values(values))
-    return fence
+        connection.execute(sa.update(leases).where(columns.name == name).values(vars(taken)))
+    return taken.fence
 
 
 def renew(connection: sa.Connection, name: str, *, fence: int, seconds: float) -> bool:

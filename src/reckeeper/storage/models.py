@@ -1,18 +1,29 @@
-"""`models`: the rows of the versions. Which one is active is one of them."""
+"""`models`: the versions, active or not, and the numbers that were taken for them."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from reckeeper.clock import now
-from reckeeper.storage.tables import models, timeline, training_jobs, version_numbers
+from reckeeper.storage.tables import (
+    ListedVersion,
+    Version,
+    VersionSummary,
+    every,
+    models,
+    one,
+    timeline,
+    training_jobs,
+    version_numbers,
+)
 
-_LARGE = {"data", "cause", "verdict", "libraries", "origin"}
 _VERDICT = ("decision", "sentence", "outcome")
 _SERVED = sa.select(timeline.c.version).where(timeline.c.version.is_not(None))
 _LISTED = (
     sa.select(
-        *(column for column in models.c if column.name not in _LARGE),
+        *(models.c[field.name] for field in dataclasses.fields(VersionSummary)),
         models.c.version.in_(_SERVED).label("served"),
         *(models.c.verdict[name].as_string().label(name) for name in _VERDICT),
     )
@@ -21,61 +32,48 @@ _LISTED = (
 )
 
 
-def insert(connection: sa.Connection, row: dict[str, Any]) -> None:
-    """Add an inactive version; `row` has a value for every column without a default."""
-    connection.execute(sa.insert(models).values({"is_active": False, "deleted_at": None, **row}))
+def insert(connection: sa.Connection, version: Version) -> None:
+    """Add a version."""
+    connection.execute(sa.insert(models).values(vars(version)))
 
 
-def all_versions(connection: sa.Connection) -> list[dict[str, Any]]:
-    """Return the rows of all versions that are not deleted, the newest first."""
-    rows = connection.execute(
-        sa.select(models).where(models.c.deleted_at.is_(None)).order_by(models.c.version.desc())
-    )
-    return [dict(row) for row in rows.mappings()]
+def all_versions(connection: sa.Connection) -> list[Version]:
+    """Return all versions that are not deleted, the newest first."""
+    query = sa.select(models).where(models.c.deleted_at.is_(None))
+    return every(Version, connection.execute(query.order_by(models.c.version.desc())))
 
 
-def listed(connection: sa.Connection) -> list[dict[str, Any]]:
-    """Return what a list shows of all versions that are not deleted, the newest first.
-
-    Large values are left out. Of ``verdict`` there are ``decision``,
-    ``sentence`` and, where it has one, ``outcome``; ``served`` says
-    whether the version ever did.
-    """
+def listed(connection: sa.Connection) -> list[ListedVersion]:
+    """Return what a list shows of all versions that are not deleted, the newest first."""
     rows = [dict(row) for row in connection.execute(_LISTED).mappings()]
     for row in rows:
         verdict = {name: row.pop(name) for name in _VERDICT}
         if verdict["outcome"] is None:
             del verdict["outcome"]
         row["verdict"] = verdict if verdict["decision"] else None
-    return rows
+    return [ListedVersion(**row) for row in rows]
 
 
-def get(connection: sa.Connection, version: int) -> dict[str, Any] | None:
-    """Return the row of a version that is not deleted, or None."""
-    rows = connection.execute(
-        sa.select(models).where(models.c.version == version, models.c.deleted_at.is_(None))
-    )
-    row = rows.mappings().first()
-    return None if row is None else dict(row)
+def get(connection: sa.Connection, version: int) -> Version | None:
+    """Return a version that is not deleted, or None."""
+    query = sa.select(models).where(models.c.version == version, models.c.deleted_at.is_(None))
+    return one(Version, connection.execute(query))
 
 
-def active(connection: sa.Connection) -> dict[str, Any] | None:
-    """Return the row of the active version, or None."""
-    row = connection.execute(sa.select(models).where(models.c.is_active)).mappings().first()
-    return None if row is None else dict(row)
+def active(connection: sa.Connection) -> Version | None:
+    """Return the active version, or None."""
+    return one(Version, connection.execute(sa.select(models).where(models.c.is_active)))
 
 
-def last_trained(connection: sa.Connection, *, served: bool = False) -> dict[str, Any] | None:
-    """Return the row of the version that was trained here last, a deleted one too, or None.
+def last_trained(connection: sa.Connection, *, served: bool = False) -> Version | None:
+    """Return the version that was trained here last, a deleted one too, or None.
 
-    With `served`, of those that ever did.
+    With `served`, the last of those that were ever active.
     """
     query = sa.select(models).where(models.c.job_id.is_not(None))
     if served:
         query = query.where(models.c.version.in_(_SERVED))
-    rows = connection.execute(query.order_by(models.c.version.desc()).limit(1))
-    row = rows.mappings().first()
-    return None if row is None else dict(row)
+    return one(Version, connection.execute(query.order_by(models.c.version.desc()).limit(1)))
 
 
 def active_version(connection: sa.Connection) -> int | None:
@@ -165,8 +163,24 @@ def heard_at(connection: sa.Connection) -> dict[int, int]:
     return {int(row.version): int(row.heartbeat_at) for row in connection.execute(query)}
 
 
-def update(connection: sa.Connection, version: int, **values: Any) -> None:
-    """Set columns of a version."""
+def set_note(connection: sa.Connection, version: int, note: str | None) -> None:
+    """Write a note on a version, or take it away."""
+    _update(connection, version, {"note": note})
+
+
+def set_pin(
+    connection: sa.Connection, version: int, *, pinned_at: int | None, pinned_until: int | None
+) -> None:
+    """Pin a version since and until two times, or unpin it: both None."""
+    _update(connection, version, {"pinned_at": pinned_at, "pinned_until": pinned_until})
+
+
+def set_verdict(connection: sa.Connection, version: int, verdict: Mapping[str, Any]) -> None:
+    """Replace the verdict on a version; JSON values."""
+    _update(connection, version, {"verdict": dict(verdict)})
+
+
+def _update(connection: sa.Connection, version: int, values: Mapping[str, object]) -> None:
     connection.execute(sa.update(models).where(models.c.version == version).values(values))
 
 
@@ -187,8 +201,4 @@ def set_active(connection: sa.Connection, version: int | None) -> None:
 
 def mark_deleted(connection: sa.Connection, version: int) -> None:
     """Mark a version deleted; its row stays, so that its number never comes again."""
-    connection.execute(
-        sa.update(models)
-        .where(models.c.version == version)
-        .values(is_active=False, deleted_at=now())
-    )
+    _update(connection, version, {"is_active": False, "deleted_at": now()})

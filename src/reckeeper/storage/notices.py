@@ -1,12 +1,11 @@
 """`notices`: what a webhook is to be told, kept until it was told."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from reckeeper.clock import now
-from reckeeper.storage.tables import notices
+from reckeeper.storage.tables import Notice, notices, one
 
 
 def insert(
@@ -23,11 +22,10 @@ def insert(
     return int(notice_id.scalar_one())
 
 
-def get(connection: sa.Connection, notice_id: int) -> dict[str, Any] | None:
+def get(connection: sa.Connection, notice_id: int) -> Notice | None:
     """Return a notice, or None."""
-    rows = connection.execute(sa.select(notices).where(notices.c.notice_id == notice_id))
-    row = rows.mappings().first()
-    return None if row is None else dict(row)
+    query = sa.select(notices).where(notices.c.notice_id == notice_id)
+    return one(Notice, connection.execute(query))
 
 
 def has(connection: sa.Connection, key: str) -> bool:
@@ -36,37 +34,31 @@ def has(connection: sa.Connection, key: str) -> bool:
     return found.first() is not None
 
 
-def first_due(connection: sa.Connection) -> dict[str, Any] | None:
+def first_due(connection: sa.Connection) -> Notice | None:
     """Return the oldest notice whose next attempt is due, or None."""
-    rows = connection.execute(
-        sa.select(notices)
-        .where(notices.c.next_attempt_at <= now())
-        .order_by(notices.c.notice_id)
-        .limit(1)
-    )
-    row = rows.mappings().first()
-    return None if row is None else dict(row)
+    query = sa.select(notices).where(notices.c.next_attempt_at <= now())
+    return one(Notice, connection.execute(query.order_by(notices.c.notice_id).limit(1)))
 
 
-def take(connection: sa.Connection, notice: Mapping[str, Any], *, until: int) -> bool:
+def take(connection: sa.Connection, notice: Notice, *, until: int) -> bool:
     """Put off a notice's next attempt for the present one; False if another process did.
 
     Parameters
     ----------
     connection : sqlalchemy.Connection
         Of `Database.write`.
-    notice : mapping
-        Its row, as `first_due` gave it.
+    notice : Notice
+        As `first_due` gave it.
     until : int
         Microseconds since 1970: when it is due again should this process die.
     """
     taken = connection.execute(
         sa.update(notices)
         .where(
-            notices.c.notice_id == notice["notice_id"],
-            notices.c.next_attempt_at == notice["next_attempt_at"],
+            notices.c.notice_id == notice.notice_id,
+            notices.c.next_attempt_at == notice.next_attempt_at,
         )
-        .values(next_attempt_at=until, attempts=notice["attempts"] + 1)
+        .values(next_attempt_at=until, attempts=notice.attempts + 1)
     )
     return taken.rowcount == 1
 
@@ -78,6 +70,17 @@ def drop_due(connection: sa.Connection) -> None:
     )
 
 
-def update(connection: sa.Connection, notice_id: int, **values: Any) -> None:
-    """Set columns of a notice."""
-    connection.execute(sa.update(notices).where(notices.c.notice_id == notice_id).values(values))
+def set_outcome(
+    connection: sa.Connection,
+    notice_id: int,
+    *,
+    delivered_at: int | None,
+    next_attempt_at: int | None,
+    last_error: str | None,
+) -> None:
+    """Note how the attempt on a notice went, and when the next one is due."""
+    connection.execute(
+        sa.update(notices)
+        .where(notices.c.notice_id == notice_id)
+        .values(delivered_at=delivered_at, next_attempt_at=next_attempt_at, last_error=last_error)
+    )

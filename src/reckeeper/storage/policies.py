@@ -1,17 +1,17 @@
-"""`policies`: every policy that was ever stored; the last one rules."""
+"""`policies`: every policy that was ever stored; the last one is in force."""
 
 from typing import Any
 
 import sqlalchemy as sa
 
 from reckeeper.clock import now
-from reckeeper.storage.tables import policies
+from reckeeper.storage.tables import PolicyRevision, every, policies
 
 
 def insert(
     connection: sa.Connection, *, policy: dict[str, Any], actor: str, reason: str | None
 ) -> int:
-    """Add a policy, which rules from now on, and return its revision."""
+    """Add a policy, which is in force from now on, and return its revision."""
     revision = connection.execute(
         sa.insert(policies)
         .values(at=now(), actor=actor, reason=reason, policy=policy)
@@ -20,22 +20,22 @@ def insert(
     return int(revision.scalar_one())
 
 
-def latest(connection: sa.Connection) -> dict[str, Any] | None:
-    """Return the row of the policy that rules, or None while none is stored."""
+def latest(connection: sa.Connection) -> PolicyRevision | None:
+    """Return the policy in force, or None while none is stored."""
     rows = page(connection, limit=1)
     return rows[0] if rows else None
 
 
 def latest_revision(connection: sa.Connection) -> int:
-    """Return the revision of the policy that rules, 0 while none is stored."""
+    """Return the revision of the policy in force, 0 while none is stored."""
     return int(connection.execute(sa.select(sa.func.max(policies.c.revision))).scalar() or 0)
 
 
 def page(
     connection: sa.Connection, *, limit: int, before: int | None = None
-) -> list[dict[str, Any]]:
+) -> list[PolicyRevision]:
     """Return up to `limit` policies with revisions below `before`, the latest first."""
     query = sa.select(policies).order_by(policies.c.revision.desc()).limit(limit)
     if before is not None:
         query = query.where(policies.c.revision < before)
-    return [dict(row) for row in connection.execute(query).mappings()]
+    return every(PolicyRevision, connection.execute(query))

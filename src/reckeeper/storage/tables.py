@@ -1,4 +1,13 @@
-"""The tables. Times are microseconds since 1970-01-01 UTC."""
+"""The records that storage gives, and the tables that hold them.
+
+A record's annotations are its table's columns: type, length, and whether it may
+be NULL. All times are microseconds since 1970-01-01 UTC; all JSON is plain
+values.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from sqlalchemy import (
     JSON,
@@ -10,12 +19,13 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Result,
     String,
     Table,
     Text,
-    false,
     text,
 )
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData(
     naming_convention={
@@ -27,40 +37,437 @@ metadata = MetaData(
 )
 
 # SQLite numbers only a column of type INTEGER by itself.
-_Serial = BigInteger().with_variant(Integer(), "sqlite")
-_JsonOrNull = JSON(none_as_null=True)
+_BIG_SERIAL = BigInteger().with_variant(Integer(), "sqlite")
 # A request may ask for any number; SQLite's integers hold it.
-_Version = Integer().with_variant(BigInteger(), "postgresql")
+_VERSION = Integer().with_variant(BigInteger(), "postgresql")
 # Compared byte by byte, as in SQLite: the order of no language, and faster.
-_Id = String(256).with_variant(String(256, collation="C"), "postgresql")
+_ID = String(256).with_variant(String(256, collation="C"), "postgresql")
 
-imports = Table(
-    "imports",
-    metadata,
-    Column("import_id", _Serial, primary_key=True),
-    Column("source", Text, nullable=False),
-    Column("fingerprint", String(64), nullable=False),
-    Column("is_demo", Boolean, nullable=False),
-    Column("status", String(16), nullable=False),
-    Column("accepted", BigInteger, nullable=False),
-    Column("duplicates", BigInteger, nullable=False),
-    Column("refused", BigInteger, nullable=False),
-    Column("first_id", BigInteger),
-    Column("last_id", BigInteger),
-    Column("started_at", BigInteger, nullable=False),
-    Column("finished_at", BigInteger),
-    sqlite_autoincrement=True,
-)
+_KEY, _UNIQUE, _NOT_STORED = "key", "unique", "not stored"
+
+_Serial = Annotated[int, _BIG_SERIAL, _KEY]
+_VersionKey = Annotated[int, _VERSION, _KEY]
+_VersionNumber = Annotated[int, _VERSION]
+_Word = Annotated[str, String(16)]
+_Label = Annotated[str, String(64)]
+_Hash = Annotated[str, String(64)]
+
+_TYPES: dict[type, TypeEngine[Any]] = {
+    bool: Boolean(),
+    int: BigInteger(),
+    float: Float(),
+    str: Text(),
+    dict: JSON(none_as_null=True),
+}
+
+R = TypeVar("R")
+
+
+def _columns(record: type) -> Iterator[Column[Any]]:
+    """Make the columns of a record's table out of its annotations."""
+    for name, hint in get_type_hints(record, include_extras=True).items():
+        is_nullable = type(None) in get_args(hint)
+        hint = get_args(hint)[0] if is_nullable else hint
+        kind, *rest = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if _NOT_STORED in rest:
+            continue
+        types = [part for part in rest if isinstance(part, TypeEngine)]
+        (column_type,) = types or [_TYPES[get_origin(kind) or kind]]
+        yield Column(
+            name,
+            column_type,
+            *(part for part in rest if isinstance(part, ForeignKey)),
+            primary_key=_KEY in rest,
+            unique=_UNIQUE in rest or None,
+            nullable=is_nullable,
+            autoincrement=False if column_type is _VERSION else "auto",
+        )
+
+
+def one(record: type[R], found: Result[Any]) -> R | None:
+    """Return the first row of what a query found as a record, or None."""
+    row = found.mappings().first()
+    return None if row is None else record(**row)
+
+
+def every(record: type[R], found: Result[Any]) -> list[R]:
+    """Return all rows of what a query found as records."""
+    return [record(**row) for row in found.mappings()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """A file, or the demo data, that was taken in and can be taken out again.
+
+    Attributes
+    ----------
+    import_id : int
+    source : str
+        Name of the file.
+    fingerprint : str
+        SHA-256 of its content and mapping.
+    is_demo : bool
+    status : str
+        ``running``, ``complete``, ``undoing`` or ``undone``.
+    accepted, duplicates, refused : int
+        Rows so far.
+    first_id, last_id : int or None
+        Between which the numbers of its interactions lie.
+    started_at, finished_at : int
+    """
+
+    import_id: _Serial
+    source: str
+    fingerprint: _Hash
+    is_demo: bool
+    status: _Word
+    accepted: int
+    duplicates: int
+    refused: int
+    first_id: int | None
+    last_id: int | None
+    started_at: int
+    finished_at: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSummary:
+    """What a list needs of a training job.
+
+    Attributes
+    ----------
+    job_id : int
+    kind : str
+        ``retrain`` or ``evaluate``.
+    status : str
+        ``running``, ``succeeded``, ``failed``, ``cancelled`` or ``interrupted``.
+    trigger : str
+        What started it: ``manual``, ``schedule``, ``rule``, ``demo``.
+    actor : str or None
+        Who started it.
+    cause : dict or None
+        The rule that asked for it, with its numbers.
+    request : dict
+        What was asked for.
+    stage : str
+    fraction : float
+        Share that is done, in [0, 1].
+    progress : dict or None
+        What tuning has found so far.
+    finish_requested, cancel_requested : bool
+        Whether tuning is to end with the best that it has; the whole job.
+    fence : int
+        Number of the lease that it holds.
+    watermark : int
+        Number of the last interaction when it started.
+    started_at, heartbeat_at, finished_at : int
+    version : int or None
+        What it made.
+    promoted : bool or None
+        Whether that version was activated.
+    verdict : dict or None
+        What the gate found.
+    memory_bytes, estimated_memory_bytes, peak_memory_bytes : int or None
+        Of its process: now, by the estimate, and at most.
+    error_code, error_message, traceback : str or None
+        Why it failed.
+    """
+
+    job_id: _Serial
+    kind: _Word
+    status: _Word
+    trigger: _Label
+    actor: str | None
+    cause: dict[str, Any] | None
+    request: dict[str, Any]
+    stage: Annotated[str, String(32)]
+    fraction: float
+    progress: dict[str, Any] | None
+    finish_requested: bool
+    cancel_requested: bool
+    fence: int
+    watermark: int
+    started_at: int
+    heartbeat_at: int
+    finished_at: int | None
+    version: _VersionNumber | None
+    promoted: bool | None
+    verdict: dict[str, Any] | None
+    memory_bytes: int | None
+    estimated_memory_bytes: int | None
+    peak_memory_bytes: int | None
+    error_code: _Label | None
+    error_message: str | None
+    traceback: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(JobSummary):
+    """All that is known of a training job.
+
+    Attributes
+    ----------
+    result : dict or None
+        What an evaluation has measured so far; it may be large.
+    """
+
+    result: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """What only one process may do at a time.
+
+    Attributes
+    ----------
+    name : str
+    fence : int
+        Grows with each holder.
+    holder : str
+        Which process, for people.
+    expires_at : int
+    """
+
+    name: Annotated[str, String(32), _KEY]
+    fence: int
+    holder: str
+    expires_at: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionSummary:
+    """What a list needs of a version.
+
+    Attributes
+    ----------
+    version : int
+    is_active : bool
+    recipe : str
+    settings : dict
+        Of the recipe.
+    n_users, n_items : int
+    training_samples : int
+        Interactions that went in.
+    explained_variance : float
+        In [0, 1].
+    watermark : int
+        Number of the last interaction that it has seen.
+    trained_at : int
+    seconds : float
+        That its training took.
+    trigger : str
+    job_id : int or None
+        The job that made it; None for one that was brought here.
+    is_demo : bool
+        Whether demo data went in.
+    native_bytes, native_sha256, pickle_bytes, pickle_sha256 : int, str
+        Of its two files; 0 and empty where there is no pickle.
+    deleted_at : int or None
+    fingerprint : str
+        Of the interactions that went in.
+    latest_at : int
+        When the latest of them occurred; 0 where they have no times.
+    actor : str
+        Who asked for it.
+    metrics : dict or None
+        How well it did on what was held out.
+    peak_memory_bytes : int
+        Of its training; 0 where it is not known.
+    note : str or None
+        What people wrote on it.
+    pinned_at, pinned_until : int or None
+        Since when it is pinned, and until when: for ever where that is None.
+    """
+
+    version: _VersionKey
+    is_active: bool
+    recipe: _Label
+    settings: dict[str, Any]
+    n_users: int
+    n_items: int
+    training_samples: int
+    explained_variance: float
+    watermark: int
+    trained_at: int
+    seconds: float
+    trigger: _Label
+    job_id: Annotated[int, ForeignKey("training_jobs.job_id")] | None
+    is_demo: bool
+    native_bytes: int
+    native_sha256: _Hash
+    pickle_bytes: int
+    pickle_sha256: _Hash
+    deleted_at: int | None = None
+    fingerprint: _Hash
+    latest_at: int
+    actor: str
+    metrics: dict[str, Any] | None
+    peak_memory_bytes: int
+    note: str | None = None
+    pinned_at: int | None = None
+    pinned_until: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version(VersionSummary):
+    """All that is known of a version.
+
+    Attributes
+    ----------
+    data : dict
+        How the interactions were chosen and weighed.
+    cause : dict or None
+        The rule that asked for it, with its numbers.
+    verdict : dict or None
+        What the gate found.
+    libraries : dict
+        Names to versions.
+    origin : dict or None
+        Of one that was made elsewhere: its number there, and what it did there.
+    """
+
+    data: dict[str, Any]
+    cause: dict[str, Any] | None
+    verdict: dict[str, Any] | None
+    libraries: dict[str, Any]
+    origin: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedVersion(VersionSummary):
+    """A version in a list.
+
+    Attributes
+    ----------
+    verdict : dict or None
+        Its ``decision``, ``sentence`` and, where it has one, ``outcome``.
+    served : bool
+        Whether it was ever active.
+    """
+
+    verdict: dict[str, Any] | None
+    served: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineEntry:
+    """A switch: from when on which version was active.
+
+    Attributes
+    ----------
+    entry_id : int
+    at : int
+    until : int or None
+        When the next entry began; None for the last.
+    version : int or None
+        None: no version was active.
+    action : str
+        ``activate``, ``promote``, ``rollback``, ``rebuild`` or ``delete``.
+    actor : str
+    reason : str or None
+    job_id : int or None
+    back_to : int or None
+        The entry that a roll back leads to from here.
+    """
+
+    entry_id: _Serial
+    at: int
+    until: Annotated[int, _NOT_STORED] | None
+    version: _VersionNumber | None
+    action: _Word
+    actor: str
+    reason: str | None
+    job_id: int | None
+    back_to: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyRevision:
+    """A policy that was stored; the last one is in force.
+
+    Attributes
+    ----------
+    revision : int
+    at : int
+    actor : str
+    reason : str or None
+    policy : dict
+        Its fields.
+    """
+
+    revision: _Serial
+    at: int
+    actor: str
+    reason: str | None
+    policy: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """What a webhook is told.
+
+    Attributes
+    ----------
+    notice_id : int
+    at : int
+    event : str
+    key : str or None
+        Of several notices with one key the first stands.
+    payload : dict
+    attempts : int
+    next_attempt_at : int or None
+        None: nothing is left to do, it was delivered or given up.
+    delivered_at : int or None
+    last_error : str or None
+    """
+
+    notice_id: _Serial
+    at: int
+    event: Annotated[str, String(32)]
+    key: Annotated[str, String(128), _UNIQUE] | None
+    payload: dict[str, Any]
+    attempts: Annotated[int, Integer()]
+    next_attempt_at: int | None
+    delivered_at: int | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry:
+    """An entry of the trail; one that somebody altered can hold anything.
+
+    Attributes
+    ----------
+    entry_id : int
+    at : int
+    actor, action, subject : str
+    details : str
+        JSON, as it stands in the table.
+    previous_hash, hash : str
+        Hexadecimal.
+    """
+
+    entry_id: _Serial
+    at: int
+    actor: str
+    action: _Label
+    subject: str
+    details: Annotated[str, JSON()]
+    previous_hash: _Hash
+    hash: _Hash
+
+
+imports = Table("imports", metadata, *_columns(Import), sqlite_autoincrement=True)
 
 # AUTOINCREMENT: a number that an undone import has freed must not come again,
 # or it would lie below the watermark of a model that has not seen it.
 user_interactions = Table(
     "user_interactions",
     metadata,
-    Column("id", _Serial, primary_key=True),
-    Column("event_id", _Id, nullable=False, unique=True),
-    Column("user_id", _Id, nullable=False, index=True),
-    Column("item_id", _Id, nullable=False),
+    Column("id", _BIG_SERIAL, primary_key=True),
+    Column("event_id", _ID, nullable=False, unique=True),
+    Column("user_id", _ID, nullable=False, index=True),
+    Column("item_id", _ID, nullable=False),
     Column("interaction_type", String(64), nullable=False),
     Column("weight", Float, nullable=False),
     Column("occurred_at", BigInteger, nullable=False),
@@ -86,7 +493,7 @@ stream_offsets = Table(
 items = Table(
     "items",
     metadata,
-    Column("item_id", _Id, primary_key=True),
+    Column("item_id", _ID, primary_key=True),
     Column("title", Text),
     Column("attributes", JSON, nullable=False),
     Column("import_id", BigInteger),
@@ -97,49 +504,14 @@ items = Table(
 watchlist = Table(
     "watchlist",
     metadata,
-    Column("user_id", _Id, primary_key=True),
-    Column("item_id", _Id, primary_key=True),
+    Column("user_id", _ID, primary_key=True),
+    Column("item_id", _ID, primary_key=True),
     Column("is_listed", Boolean, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 
-# `kind`: see `jobs`. `request`: what was asked for. `progress`: what tuning has found so far.
-# `result`: what an evaluation has measured so far. `finish_requested`: tuning is to end with
-# the best that it has. `cause`: the rule that fired, with its numbers. `fence`: number of the
-# lease that it holds. `watermark`: the last interaction when it started.
-training_jobs = Table(
-    "training_jobs",
-    metadata,
-    Column("job_id", _Serial, primary_key=True),
-    Column("status", String(16), nullable=False),
-    Column("trigger", String(64), nullable=False),
-    Column("stage", String(32), nullable=False),
-    Column("fraction", Float, nullable=False),
-    Column("started_at", BigInteger, nullable=False),
-    Column("heartbeat_at", BigInteger, nullable=False),
-    Column("finished_at", BigInteger),
-    Column("version", _Version),
-    Column("peak_memory_bytes", BigInteger),
-    Column("error_code", String(64)),
-    Column("error_message", Text),
-    Column("traceback", Text),
-    Column("kind", String(16), nullable=False, server_default="retrain"),
-    Column("request", JSON, nullable=False, server_default=text("'{}'")),
-    Column("progress", _JsonOrNull),
-    Column("result", _JsonOrNull),
-    Column("finish_requested", Boolean, nullable=False, server_default=false()),
-    Column("actor", Text),
-    Column("cause", _JsonOrNull),
-    Column("fence", BigInteger, nullable=False, server_default=text("0")),
-    Column("watermark", BigInteger),
-    Column("cancel_requested", Boolean, nullable=False, server_default=false()),
-    Column("estimated_memory_bytes", BigInteger),
-    Column("memory_bytes", BigInteger),
-    Column("verdict", _JsonOrNull),
-    Column("promoted", Boolean),
-    sqlite_autoincrement=True,
-)
+training_jobs = Table("training_jobs", metadata, *_columns(Job), sqlite_autoincrement=True)
 Index(
     "uq_training_jobs_one_running",
     training_jobs.c.status,
@@ -148,65 +520,19 @@ Index(
     postgresql_where=text("status = 'running'"),
 )
 
-# One row a thing that only one process may do at a time. `fence` grows with each holder.
-leases = Table(
-    "leases",
-    metadata,
-    Column("name", String(32), primary_key=True),
-    Column("fence", BigInteger, nullable=False),
-    Column("holder", Text, nullable=False),
-    Column("expires_at", BigInteger, nullable=False),
-)
+leases = Table("leases", metadata, *_columns(Lease))
 
 # A number is taken before its files are written: files of one that was taken and never
 # became a version are what a process that died has left.
 version_numbers = Table(
     "version_numbers",
     metadata,
-    Column("version", _Version, primary_key=True, autoincrement=False),
+    Column("version", _VERSION, primary_key=True, autoincrement=False),
     Column("job_id", BigInteger),
     Column("reserved_at", BigInteger, nullable=False),
 )
 
-# `fingerprint`, `latest_at`: of the interactions that went in. `data`: how they were weighed
-# and chosen. `actor`, `cause`: who or what asked for it, and why. `origin`: where an imported
-# one comes from.
-models = Table(
-    "models",
-    metadata,
-    Column("version", _Version, primary_key=True, autoincrement=False),
-    Column("is_active", Boolean, nullable=False),
-    Column("recipe", String(64), nullable=False),
-    Column("settings", JSON, nullable=False),
-    Column("n_users", BigInteger, nullable=False),
-    Column("n_items", BigInteger, nullable=False),
-    Column("training_samples", BigInteger, nullable=False),
-    Column("explained_variance", Float, nullable=False),
-    Column("watermark", BigInteger, nullable=False),
-    Column("trained_at", BigInteger, nullable=False),
-    Column("seconds", Float, nullable=False),
-    Column("trigger", String(64), nullable=False),
-    Column("job_id", BigInteger, ForeignKey("training_jobs.job_id")),
-    Column("is_demo", Boolean, nullable=False),
-    Column("native_bytes", BigInteger, nullable=False),
-    Column("native_sha256", String(64), nullable=False),
-    Column("pickle_bytes", BigInteger, nullable=False),
-    Column("pickle_sha256", String(64), nullable=False),
-    Column("deleted_at", BigInteger),
-    Column("fingerprint", String(64)),
-    Column("latest_at", BigInteger),
-    Column("data", _JsonOrNull),
-    Column("actor", Text),
-    Column("cause", _JsonOrNull),
-    Column("metrics", _JsonOrNull),
-    Column("verdict", _JsonOrNull),
-    Column("peak_memory_bytes", BigInteger),
-    Column("libraries", _JsonOrNull),
-    Column("origin", _JsonOrNull),
-    Column("note", Text),
-    Column("pinned_at", BigInteger),
-    Column("pinned_until", BigInteger),
-)
+models = Table("models", metadata, *_columns(Version))
 Index(
     "uq_models_one_active",
     models.c.is_active,
@@ -215,66 +541,18 @@ Index(
     postgresql_where=text("is_active"),
 )
 
-# What served from when on; None: nothing. `back_to`: the entry that a roll back leads to.
-timeline = Table(
-    "timeline",
-    metadata,
-    Column("entry_id", _Serial, primary_key=True),
-    Column("at", BigInteger, nullable=False),
-    Column("version", _Version),
-    Column("action", String(16), nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("reason", Text),
-    Column("job_id", BigInteger),
-    Column("back_to", BigInteger),
-    sqlite_autoincrement=True,
-)
+timeline = Table("timeline", metadata, *_columns(TimelineEntry), sqlite_autoincrement=True)
 
-policies = Table(
-    "policies",
-    metadata,
-    Column("revision", _Serial, primary_key=True),
-    Column("at", BigInteger, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("reason", Text),
-    Column("policy", JSON, nullable=False),
-    sqlite_autoincrement=True,
-)
+policies = Table("policies", metadata, *_columns(PolicyRevision), sqlite_autoincrement=True)
 
-# What a webhook is told. `key`: of several with one key the first stands. Without a
-# `next_attempt_at` nothing is left to do: it was delivered, or given up.
-notices = Table(
-    "notices",
-    metadata,
-    Column("notice_id", _Serial, primary_key=True),
-    Column("at", BigInteger, nullable=False),
-    Column("event", String(32), nullable=False),
-    Column("key", String(128), unique=True),
-    Column("payload", JSON, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("next_attempt_at", BigInteger),
-    Column("delivered_at", BigInteger),
-    Column("last_error", Text),
-    sqlite_autoincrement=True,
-)
+notices = Table("notices", metadata, *_columns(Notice), sqlite_autoincrement=True)
 
+audit_log = Table("audit_log", metadata, *_columns(AuditEntry), sqlite_autoincrement=True)
+
+# One row, which the migration that makes the database writes.
 installation = Table(
     "installation",
     metadata,
     Column("installation_id", String(36), primary_key=True),
     Column("made_at", BigInteger, nullable=False),
-)
-
-audit_log = Table(
-    "audit_log",
-    metadata,
-    Column("entry_id", _Serial, primary_key=True),
-    Column("at", BigInteger, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("action", String(64), nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("details", JSON, nullable=False),
-    Column("previous_hash", String(64)),
-    Column("hash", String(64)),
-    sqlite_autoincrement=True,
 )

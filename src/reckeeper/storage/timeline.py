@@ -1,11 +1,20 @@
-"""`timeline`: which version served from when on, who switched, and why."""
-
-from typing import Any
+"""`timeline`: which version was active from when on, who switched, and why."""
 
 import sqlalchemy as sa
 
 from reckeeper.clock import now
-from reckeeper.storage.tables import models, timeline
+from reckeeper.storage.tables import TimelineEntry, every, models, one, timeline
+
+_later = timeline.alias("later")
+_ENTRIES = sa.select(
+    timeline,
+    sa.select(_later.c.at)
+    .where(_later.c.entry_id > timeline.c.entry_id)
+    .order_by(_later.c.entry_id)
+    .limit(1)
+    .scalar_subquery()
+    .label("until"),
+)
 
 
 def insert(
@@ -20,7 +29,7 @@ def insert(
 ) -> int:
     """Add an entry, dated now, and return its number.
 
-    `version` is the one that serves from now on, None: nothing does.
+    `version` is the one that is active from now on; None: none is.
     `back_to` is the entry that a roll back leads to from here.
     """
     entry_id = connection.execute(
@@ -39,66 +48,49 @@ def insert(
     return int(entry_id.scalar_one())
 
 
-def latest(connection: sa.Connection) -> dict[str, Any] | None:
-    """Return the entry of what serves now, or None before the first."""
+def latest(connection: sa.Connection) -> TimelineEntry | None:
+    """Return the last entry, or None before the first."""
     rows = page(connection, limit=1)
     return rows[0] if rows else None
 
 
-def get(connection: sa.Connection, entry_id: int) -> dict[str, Any] | None:
+def get(connection: sa.Connection, entry_id: int) -> TimelineEntry | None:
     """Return an entry, or None."""
-    rows = connection.execute(sa.select(timeline).where(timeline.c.entry_id == entry_id))
-    row = rows.mappings().first()
-    return None if row is None else dict(row)
+    return one(TimelineEntry, connection.execute(_ENTRIES.where(timeline.c.entry_id == entry_id)))
 
 
 def page(
     connection: sa.Connection, *, limit: int, before: int | None = None
-) -> list[dict[str, Any]]:
-    """Return up to `limit` entries with numbers below `before`, the latest first.
-
-    Each has ``until``, when the next one began: None for the last.
-    """
-    columns = timeline.c
-    query = sa.select(timeline).order_by(columns.entry_id.desc())
+) -> list[TimelineEntry]:
+    """Return up to `limit` entries with numbers below `before`, the latest first."""
+    query = _ENTRIES.order_by(timeline.c.entry_id.desc()).limit(limit)
     if before is not None:
-        query = query.where(columns.entry_id < before)
-    rows = [dict(row) for row in connection.execute(query.limit(limit)).mappings()]
-    first = rows[0]["entry_id"] if rows else 0
-    later = connection.execute(
-        sa.select(columns.at).where(columns.entry_id > first).order_by(columns.entry_id).limit(1)
-    ).scalar()
-    for row in rows:
-        row["until"], later = later, row["at"]
-    return rows
+        query = query.where(timeline.c.entry_id < before)
+    return every(TimelineEntry, connection.execute(query))
 
 
-def of_version(connection: sa.Connection, version: int) -> list[dict[str, Any]]:
-    """Return the entries of a version as `page` does, the latest first."""
-    until = sa.func.lead(timeline.c.at).over(order_by=timeline.c.entry_id).label("until")
-    entries = sa.select(timeline, until).subquery()
-    rows = connection.execute(
-        sa.select(entries).where(entries.c.version == version).order_by(entries.c.entry_id.desc())
-    )
-    return [dict(row) for row in rows.mappings()]
+def of_version(connection: sa.Connection, version: int) -> list[TimelineEntry]:
+    """Return the entries of a version, the latest first."""
+    query = _ENTRIES.where(timeline.c.version == version)
+    return every(TimelineEntry, connection.execute(query.order_by(timeline.c.entry_id.desc())))
 
 
-def before(connection: sa.Connection) -> dict[str, Any] | None:
+def before(connection: sa.Connection) -> TimelineEntry | None:
     """Return the entry to which a roll back leads now, or None.
 
     Entries are walked back by `back_to`, past versions that are deleted and
-    past the one that serves.
+    past the active one.
     """
     current = latest(connection)
     entry = current
-    while entry is not None and entry["back_to"] is not None:
-        entry = get(connection, entry["back_to"])
+    while entry is not None and entry.back_to is not None:
+        entry = get(connection, entry.back_to)
         assert current is not None
-        if entry is None or entry["version"] in (None, current["version"]):
+        if entry is None or entry.version in (None, current.version):
             continue
         is_there = connection.execute(
             sa.select(models.c.version).where(
-                models.c.version == entry["version"], models.c.deleted_at.is_(None)
+                models.c.version == entry.version, models.c.deleted_at.is_(None)
             )
         ).first()
         if is_there is not None:

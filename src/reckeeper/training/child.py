@@ -39,9 +39,9 @@ def main(job_id: int) -> int:
     try:
         with database.read() as connection:
             job = storage.jobs.get(connection, job_id)
-        if job is None or job["status"] != storage.jobs.RUNNING:
+        if job is None or job.status != storage.jobs.RUNNING:
             raise _NotOursError
-        if job["kind"] == storage.jobs.EVALUATE:
+        if job.kind == storage.jobs.EVALUATE:
             suitability.run(
                 database, settings, report=progress.report, should_stop=progress.should_stop
             )
@@ -131,7 +131,7 @@ class _Progress:
                 lambda connection: storage.jobs.get(connection, self._job_id),
                 seconds=_OUTAGE_SECONDS,
             )
-            self._finish_requested = job is not None and job["finish_requested"]
+            self._finish_requested = job is not None and job.finish_requested
         return self._finish_requested
 
     def save(self, **values: Any) -> None:

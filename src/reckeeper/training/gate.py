@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reckeeper import __version__, clock, evaluation
+from reckeeper import __version__, clock, evaluation, storage
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation import Quality, Split
 from reckeeper.matrix import InteractionLog
@@ -46,13 +46,13 @@ class Trial:
     split : Split or None
         Of `log`: its kind is ``new`` where what came after the active version
         is held out. None where there is nothing to split.
-    active : mapping or None
-        Row of the active version.
+    active : storage.Version or None
+        The active version.
     log : InteractionLog
     """
 
     split: Split | None
-    active: Mapping[str, Any] | None
+    active: storage.Version | None
     log: InteractionLog = field(repr=False)
 
     @property
@@ -65,7 +65,7 @@ def prepare(
     log: InteractionLog,
     *,
     n_seen: int,
-    active: Mapping[str, Any] | None,
+    active: storage.Version | None,
     policy: Policy,
     seen: InteractionLog | None = None,
     seed: int = 0,
@@ -82,8 +82,8 @@ def prepare(
         All that the policy lets into training.
     n_seen : int
         How many of them the active version could have seen: the first ones.
-    active : mapping or None
-        Row of the active version.
+    active : storage.Version or None
+        The active version.
     policy : Policy
     seen : InteractionLog, optional
         What the policy would have let into training when there was no more
@@ -112,7 +112,7 @@ def judge(
     recipe: str,
     settings: Mapping[str, Any],
     active: ActiveModel | None,
-    previous: Mapping[str, Any] | None,
+    previous: storage.Version | None,
     log: InteractionLog,
     policy: Policy,
     is_automatic: bool,
@@ -177,7 +177,7 @@ def judge(
         "margin": policy.margin,
         "k": K,
         "n_users": 0,
-        "active_version": None if trial.active is None else trial.active["version"],
+        "active_version": None if trial.active is None else trial.active.version,
         "candidate": None,
         "active": None,
         "popularity": None,
@@ -307,7 +307,7 @@ def _measure(
     is_same = _is_same(row, recipe, settings)
     is_new = split.kind == "new" and active is not None
     method = "new_interactions" if is_new else "refit"
-    beside: _Make | None = None if is_same else fitted(row["recipe"], row["settings"])
+    beside: _Make | None = None if is_same else fitted(row.recipe, row.settings)
     if active is not None and is_new:
         trained = active.artifact.matrix
         served = Ranker.of(active.artifact.model, trained)
@@ -324,19 +324,19 @@ def _measure(
     try:
         quality = candidate if ours is beside else measured(beside, 2)
     except DataError as exc:
-        problem = f"Version {row['version']} could not be measured beside it: {exc.message}"
+        problem = f"Version {row.version} could not be measured beside it: {exc.message}"
         return _Measured(method, candidate, popularity, problem=problem)
     return _Measured(method, candidate, popularity, quality, quality.coverage)
 
 
-def _coverage_then(row: Mapping[str, Any], *, n_users: int) -> float | None:
+def _coverage_then(row: storage.Version, *, n_users: int) -> float | None:
     """Return what share of the items a version's lists had when it was judged by a refit.
 
     The version itself has seen what is held out now, and lists other things.
     Of more users than are judged now it tells nothing: more users have more
     lists.
     """
-    verdict = row["verdict"] or {}
+    verdict = row.verdict or {}
     try:
         is_alike = verdict["method"] == "refit" and verdict["n_users"] <= n_users
         return float(verdict["candidate"][f"coverage@{K}"]["mean"]) if is_alike else None
@@ -370,29 +370,29 @@ def _continued(seen: InteractionLog, later: InteractionLog) -> InteractionLog:
     )
 
 
-def _is_same(row: Mapping[str, Any], recipe: str, settings: Mapping[str, Any]) -> bool:
+def _is_same(row: storage.Version, recipe: str, settings: Mapping[str, Any]) -> bool:
     """Say whether a version has this recipe with these settings, once both are complete."""
-    if row["recipe"] != recipe:
+    if row.recipe != recipe:
         return False
     complete = recipe_named(recipe).settings_type.parse
     try:
-        return complete(row["settings"], recipe=recipe) == complete(settings, recipe=recipe)
+        return complete(row.settings, recipe=recipe) == complete(settings, recipe=recipe)
     except DataError:
         return False  # settings of another time, which the recipe no longer takes
 
 
-def _is_of(row: Mapping[str, Any], trial: Trial) -> bool:
+def _is_of(row: storage.Version, trial: Trial) -> bool:
     """Say whether a version was fitted by this code to what a trial lets be known.
 
     Fits are repeatable: to fit its recipe and settings again gives the version.
     """
-    code = (row["libraries"] or {}).get("reckeeper")
-    return code == __version__ and row["fingerprint"] == trial.training_log.fingerprint()
+    code = row.libraries.get("reckeeper")
+    return code == __version__ and row.fingerprint == trial.training_log.fingerprint()
 
 
-def _differ(row: Mapping[str, Any] | None, data_now: Mapping[str, Any]) -> bool:
+def _differ(row: storage.Version | None, data_now: Mapping[str, Any]) -> bool:
     """Say whether a version's interactions were weighed or chosen otherwise; unknown is no."""
-    return bool(row is not None and row["data"] and row["data"] != dict(data_now))
+    return bool(row is not None and row.data and row.data != dict(data_now))
 
 
 # What it means
@@ -509,7 +509,7 @@ def _too_few(verdict: Mapping[str, Any], least: int) -> str:
 
 
 def _data_beside(
-    previous: Mapping[str, Any] | None,
+    previous: storage.Version | None,
     log: InteractionLog,
     *,
     policy: Policy,
@@ -519,14 +519,15 @@ def _data_beside(
 
     Sizes fall for a good reason where interactions are chosen otherwise.
     """
-    sizes = {
-        "interactions": ("training_samples", len(log)),
-        "users": ("n_users", len(log.users)),
-        "items": ("n_items", len(log.items)),
-    }
+    before = (
+        (None, None, None)
+        if previous is None
+        else (previous.training_samples, previous.n_users, previous.n_items)
+    )
+    sizes = (len(log), len(log.users), len(log.items))
     data: dict[str, Any] = {
-        name: {"before": None if previous is None else previous[column], "now": now}
-        for name, (column, now) in sizes.items()
+        name: {"before": then, "now": now}
+        for name, then, now in zip(("interactions", "users", "items"), before, sizes, strict=True)
     }
     data["per_day"] = {"usual": None, "recent": None}
     falls: list[str] = []
@@ -538,16 +539,16 @@ def _data_beside(
         if size["now"] < (1 - policy.max_fall) * size["before"]:
             falls.append(
                 f"{name.capitalize()} fell by {1 - size['now'] / size['before']:.0%}: "
-                f"{size['now']:,} now, {size['before']:,} for version {previous['version']}."
+                f"{size['now']:,} now, {size['before']:,} for version {previous.version}."
             )
-    rates = _rates(log, since=previous["trained_at"], now=clock.now())
+    rates = _rates(log, since=previous.trained_at, now=clock.now())
     if rates is not None:
         usual, recent = rates
         data["per_day"] = {"usual": round(usual, 1), "recent": round(recent, 1)}
         if recent < (1 - policy.max_fall) * usual:
             falls.append(
                 f"Interactions come more slowly by {1 - recent / usual:.0%}: {recent:,.0f} a day "
-                f"since version {previous['version']} was trained, {usual:,.0f} at the same times "
+                f"since version {previous.version} was trained, {usual:,.0f} at the same times "
                 "of the weeks before."
             )
     return data, falls

@@ -255,7 +255,7 @@ class JobRunner:
                 job = storage.jobs.get(connection, job_id)
         except StorageError:
             return False
-        return job is not None and job["cancel_requested"]
+        return job is not None and job.cancel_requested
 
     def _beat(self, job_id: int, pid: int | None) -> bool:
         """Tell that the job is alive; return whether it is still this worker's."""
@@ -292,29 +292,29 @@ class JobRunner:
         if not is_ours:
             raise _lost(job_id)
         if ended is not None:
-            if job["version"] is not None and not isinstance(ended, JobInterruptedError):
-                self._discard(job["version"], reason=f"job {job_id} was ended: {ended.code}")
+            if job.version is not None and not isinstance(ended, JobInterruptedError):
+                self._discard(job.version, reason=f"job {job_id} was ended: {ended.code}")
             self._fail(job_id, ended)
         elif status == 0:
             try:
-                if job["version"] is not None:
+                if job.version is not None:
                     self._decide(job)
                 else:  # an evaluation, or a retrain that found nothing new
-                    is_retrain = job["kind"] == storage.jobs.RETRAIN
+                    is_retrain = job.kind == storage.jobs.RETRAIN
                     self._succeed(job_id, promoted=False if is_retrain else None)
             except JobInterruptedError:
                 raise
             except ReckeeperError as exc:
                 if storage.is_unreachable(exc):
                     raise
-                if isinstance(exc, JobCancelledError) and job["version"] is not None:
-                    self._discard(job["version"], reason=f"job {job_id} was cancelled")
+                if isinstance(exc, JobCancelledError) and job.version is not None:
+                    self._discard(job.version, reason=f"job {job_id} was cancelled")
                 self._fail(job_id, exc)
-        elif job["error_code"] is not None:
+        elif job.error_code is not None:
             self._fail(
                 job_id,
-                error_of(job["error_code"], job["error_message"] or ""),
-                traceback=job["traceback"],
+                error_of(job.error_code, job.error_message or ""),
+                traceback=job.traceback,
             )
         elif status < 0:
             self._fail(
@@ -333,16 +333,17 @@ class JobRunner:
                 ),
             )
 
-    def _decide(self, job: dict[str, Any]) -> None:
+    def _decide(self, job: storage.Job) -> None:
         """Let a job's version serve, if the policy lets it."""
-        job_id, version = job["job_id"], job["version"]
-        verdict = job["verdict"] or {}
+        job_id, version = job.job_id, job.version
+        assert version is not None
+        verdict = job.verdict or {}
         is_rejected = verdict.get("decision") == "reject"
         with self._database.read() as connection:
             policy = policies.current(connection, self._settings).policy
             before = storage.models.active_version(connection)
             has_demo = storage.imports.demo(connection) is not None
-        mode = policy.promotion_for(job["trigger"])
+        mode = policy.promotion_for(job.trigger)
         model = self._registry.load(version)
         serving.check(model)
         if model.artifact.metadata.is_demo and not has_demo:
@@ -374,7 +375,7 @@ class JobRunner:
         try:
             self._registry.activate(
                 model,
-                actor=job["actor"] or "worker",
+                actor=job.actor or "worker",
                 reason=_why(job),
                 action="promote",
                 job_id=job_id,
@@ -393,23 +394,23 @@ class JobRunner:
         self._count(job_id)
         self.tidy()
 
-    def _hold_back(self, job: dict[str, Any], outcome: str) -> None:
+    def _hold_back(self, job: storage.Job, outcome: str) -> None:
         """Keep a job's version inactive, and say why."""
         with self._database.write() as connection:
-            self._set_succeeded(connection, job["job_id"], promoted=False, outcome=outcome)
-            if (job["verdict"] or {}).get("decision") == "reject":
+            self._set_succeeded(connection, job.job_id, promoted=False, outcome=outcome)
+            if (job.verdict or {}).get("decision") == "reject":
                 notices.notify(
                     connection,
                     "rejected",
                     {
-                        "job_id": job["job_id"],
-                        "version": job["version"],
-                        "trigger": job["trigger"],
+                        "job_id": job.job_id,
+                        "version": job.version,
+                        "trigger": job.trigger,
                         "message": outcome,
-                        "verdict": job["verdict"],
+                        "verdict": job.verdict,
                     },
                 )
-        self._count(job["job_id"])
+        self._count(job.job_id)
         self.tidy()
 
     def _discard(self, version: int, *, reason: str) -> None:
@@ -431,12 +432,14 @@ class JobRunner:
     ) -> None:
         """End a job well, in the transaction of what it did."""
         job = _found(connection, job_id)
-        if job["cancel_requested"]:
+        if job.cancel_requested:
             raise _cancelled(job_id)
-        values: dict[str, Any] = {"promoted": promoted, "stage": "done", "fraction": 1.0}
+        values: storage.jobs.Changes = {"promoted": promoted, "stage": "done", "fraction": 1.0}
         if outcome is not None:
-            values["verdict"] = {**(job["verdict"] or {}), "outcome": outcome}
-            storage.models.update(connection, job["version"], verdict=values["verdict"])
+            assert job.version is not None
+            verdict = {**(job.verdict or {}), "outcome": outcome}
+            values["verdict"] = verdict
+            storage.models.set_verdict(connection, job.version, verdict)
         if not storage.jobs.end(connection, job_id, status=storage.jobs.SUCCEEDED, **values):
             raise _lost(job_id)
 
@@ -465,18 +468,19 @@ class JobRunner:
         with self._database.read() as connection:
             job = storage.jobs.get(connection, job_id)
         assert job is not None
-        seconds = (job["finished_at"] - job["started_at"]) / 1e6
-        TRAINING_JOBS.labels(job["status"]).inc()
+        assert job.finished_at is not None
+        seconds = (job.finished_at - job.started_at) / 1e6
+        TRAINING_JOBS.labels(job.status).inc()
         TRAINING_SECONDS.observe(seconds)
         _log.info(
             "job_ended",
             job_id=job_id,
-            kind=job["kind"],
-            status=job["status"],
-            version=job["version"],
-            promoted=job["promoted"],
+            kind=job.kind,
+            status=job.status,
+            version=job.version,
+            promoted=job.promoted,
             seconds=round(seconds, 3),
-            error=job["error_message"],
+            error=job.error_message,
         )
 
 
@@ -504,10 +508,10 @@ def _lost(job_id: int) -> JobInterruptedError:
     )
 
 
-def _why(job: Mapping[str, Any]) -> str:
+def _why(job: storage.Job) -> str:
     """Return in words what started a job, for the timeline."""
-    cause = (job["cause"] or {}).get("sentence")
-    return f"job {job['job_id']}: {cause}" if cause else f"job {job['job_id']}"
+    cause = (job.cause or {}).get("sentence")
+    return f"job {job.job_id}: {cause}" if cause else f"job {job.job_id}"
 
 
 def _holder(pid: int | None = None) -> str:
@@ -572,8 +576,8 @@ def expire_silent(database: storage.Database) -> None:
 
 def request_cancel(
     database: storage.Database, job_id: int, *, actor: str, reason: str | None = None
-) -> dict[str, Any]:
-    """Ask the worker of a job to end it, and return its row; within a second it is done.
+) -> storage.Job:
+    """Ask the worker of a job to end it, and return it; within a second it is done.
 
     Asking again changes nothing.
 
@@ -587,13 +591,13 @@ def request_cancel(
     expire_silent(database)
     with database.write() as connection:
         job = _found(connection, job_id)
-        if job["status"] == storage.jobs.CANCELLED:
+        if job.status == storage.jobs.CANCELLED:
             return job
-        if job["status"] != storage.jobs.RUNNING:
+        if job.status != storage.jobs.RUNNING:
             raise ConflictError(
-                f"Job {job_id} has ended already ({job['status']}): there is nothing to cancel."
+                f"Job {job_id} has ended already ({job.status}): there is nothing to cancel."
             )
-        if not job["cancel_requested"]:
+        if not job.cancel_requested:
             storage.jobs.update(connection, job_id, cancel_requested=True)
             audit.record(
                 connection, actor=actor, action="cancel", subject=f"job {job_id}", reason=reason
@@ -601,8 +605,8 @@ def request_cancel(
         return _found(connection, job_id)
 
 
-def find_job(database: storage.Database, job_id: int) -> dict[str, Any]:
-    """Return the row of a job.
+def find_job(database: storage.Database, job_id: int) -> storage.Job:
+    """Return a job.
 
     Raises
     ------
@@ -614,8 +618,8 @@ def find_job(database: storage.Database, job_id: int) -> dict[str, Any]:
         return _found(connection, job_id)
 
 
-def request_finish(database: storage.Database, job_id: int, *, actor: str) -> dict[str, Any]:
-    """Ask a job that tunes to go on with the best that it has, and return its row.
+def request_finish(database: storage.Database, job_id: int, *, actor: str) -> storage.Job:
+    """Ask a job that tunes to go on with the best that it has, and return it.
 
     Asking again changes nothing.
 
@@ -629,79 +633,79 @@ def request_finish(database: storage.Database, job_id: int, *, actor: str) -> di
     expire_silent(database)
     with database.write() as connection:
         job = _found(connection, job_id)
-        if job["status"] != storage.jobs.RUNNING or job["stage"] != TUNING:
+        if job.status != storage.jobs.RUNNING or job.stage != TUNING:
             doing = (
-                f"is at {job['stage']!r}"
-                if job["status"] == storage.jobs.RUNNING
-                else f"has ended ({job['status']})"
+                f"is at {job.stage!r}"
+                if job.status == storage.jobs.RUNNING
+                else f"has ended ({job.status})"
             )
             raise ConflictError(
                 f"Job {job_id} {doing}, and tunes nothing: there is nothing to finish. GET "
                 f"/jobs/{job_id} shows when its stage is {TUNING!r}."
             )
-        if not job["finish_requested"]:
+        if not job.finish_requested:
             storage.jobs.update(connection, job_id, finish_requested=True)
             audit.record(connection, actor=actor, action="finish_tuning", subject=f"job {job_id}")
         return _found(connection, job_id)
 
 
-def _found(connection: storage.Connection, job_id: int) -> dict[str, Any]:
+def _found(connection: storage.Connection, job_id: int) -> storage.Job:
     job = storage.jobs.get(connection, job_id)
     if job is None:
         raise NotFoundError(f"There is no job {job_id}: GET /jobs lists those that there are.")
     return job
 
 
-def job_error(job: dict[str, Any]) -> ReckeeperError:
-    """Return the error that ended a job, from its row."""
+def job_error(job: storage.JobSummary) -> ReckeeperError:
+    """Return the error that ended a job."""
     return error_of(
-        job["error_code"] or "training_failed",
-        job["error_message"] or "The training did not succeed.",
-        details={"job_id": job["job_id"]},
+        job.error_code or "training_failed",
+        job.error_message or "The training did not succeed.",
+        details={"job_id": job.job_id},
     )
 
 
-def describe_job(job: dict[str, Any]) -> dict[str, Any]:
-    """Return a job's row as the API shows it.
+def describe_job(job: storage.JobSummary) -> dict[str, Any]:
+    """Return a job as the API shows it.
 
     ``seconds_left`` is an estimate: what tuning says while it lasts, else from
     the fraction done and the time that it took; None while too little is known
-    to tell. ``result`` is there if the row has it.
+    to tell. ``result`` is there for a whole `storage.Job`.
     """
-    ended_at = job["finished_at"] or clock.now()
-    elapsed = (ended_at - job["started_at"]) / 1e6
+    ended_at = job.finished_at or clock.now()
+    elapsed = (ended_at - job.started_at) / 1e6
     left = None
-    if job["status"] == storage.jobs.RUNNING:
-        if job["stage"] == TUNING:
-            left = (job["progress"] or {}).get("seconds_left")
-        elif job["fraction"] >= 0.05:
-            left = round(elapsed * (1 - job["fraction"]) / job["fraction"], 1)
+    if job.status == storage.jobs.RUNNING:
+        if job.stage == TUNING:
+            left = (job.progress or {}).get("seconds_left")
+        elif job.fraction >= 0.05:
+            left = round(elapsed * (1 - job.fraction) / job.fraction, 1)
     error = None
-    if job["error_code"] is not None:
-        error = {"code": job["error_code"], "message": job["error_message"]}
+    if job.error_code is not None:
+        error = {"code": job.error_code, "message": job.error_message}
     described = {
-        "job_id": job["job_id"],
-        "kind": job["kind"],
-        "request": job["request"],
-        "status": job["status"],
-        "trigger": job["trigger"],
-        "actor": job["actor"],
-        "cause": job["cause"],
-        "stage": job["stage"],
-        "fraction": job["fraction"],
+        "job_id": job.job_id,
+        "kind": job.kind,
+        "request": job.request,
+        "status": job.status,
+        "trigger": job.trigger,
+        "actor": job.actor,
+        "cause": job.cause,
+        "stage": job.stage,
+        "fraction": job.fraction,
         "seconds_elapsed": round(elapsed, 1),
         "seconds_left": left,
-        "progress": job["progress"],
-        "finish_requested": job["finish_requested"],
-        "cancel_requested": job["cancel_requested"],
-        "started_at": clock.rfc3339(job["started_at"]),
-        "finished_at": None if job["finished_at"] is None else clock.rfc3339(job["finished_at"]),
-        "version": job["version"],
-        "promoted": job["promoted"],
-        "verdict": job["verdict"],
-        "memory_bytes": job["memory_bytes"],
-        "estimated_memory_bytes": job["estimated_memory_bytes"],
-        "peak_memory_bytes": job["peak_memory_bytes"],
+        "progress": job.progress,
+        "finish_requested": job.finish_requested,
+        "cancel_requested": job.cancel_requested,
+        "started_at": clock.rfc3339(job.started_at),
+        "finished_at": None if job.finished_at is None else clock.rfc3339(job.finished_at),
+        "version": job.version,
+        "promoted": job.promoted,
+        "verdict": job.verdict,
+        "memory_bytes": job.memory_bytes,
+        "estimated_memory_bytes": job.estimated_memory_bytes,
+        "peak_memory_bytes": job.peak_memory_bytes,
         "error": error,
     }
-    return described | ({"result": job["result"]} if "result" in job else {})
+    return described | ({"result": job.result} if isinstance(job, storage.Job) else {})

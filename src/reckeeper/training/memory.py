@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import psutil
 
+from reckeeper import storage
 from reckeeper.config import Settings
 from reckeeper.errors import DataError, MemoryLimitError
 from reckeeper.recipes import recipe_named
@@ -83,7 +84,7 @@ def estimate(
     n_pairs: int | None = None,
     tune: bool = False,
     cell_limit: int = 0,
-    active: Mapping[str, Any] | None = None,
+    active: storage.Version | None = None,
 ) -> Estimate:
     """Estimate the peak of the resident memory of the process that trains.
 
@@ -102,8 +103,8 @@ def estimate(
         Whether settings are to be found.
     cell_limit : int
         Users × items up to which the pickle carries a table of predictions.
-    active : mapping, optional
-        Row of the active version, which is loaded to be judged, and perhaps
+    active : storage.Version, optional
+        The active version, which is loaded to be judged, and perhaps
         fitted again.
 
     Returns
@@ -130,9 +131,9 @@ def estimate(
     if active is not None:
         # One that this release does not know is not judged: no reason to refuse a retrain.
         with contextlib.suppress(DataError):
-            other = sizes.footprint(active["recipe"], active["settings"])
-        n_ids = active["n_users"] + active["n_items"]
-        loaded = int(1.3 * active["native_bytes"]) + _ID * n_ids
+            other = sizes.footprint(active.recipe, active.settings)
+        n_ids = active.n_users + active.n_items
+        loaded = int(1.3 * active.native_bytes) + _ID * n_ids
 
     n_cells = n_users * n_items
     scoring = _CELL * min(_SCORED, n_cells)

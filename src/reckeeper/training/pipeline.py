@@ -112,7 +112,7 @@ class RetrainRequest(BaseModel):
 
 
 def checked_request(
-    request: Mapping[str, Any], *, active: Mapping[str, Any] | None
+    request: Mapping[str, Any], *, active: storage.Version | None
 ) -> dict[str, Any]:
     """Return a valid request for a retrain in its shortest form.
 
@@ -123,8 +123,8 @@ def checked_request(
     ----------
     request : mapping
         Fields of `RetrainRequest`.
-    active : mapping or None
-        Row of the active version.
+    active : storage.Version or None
+        The active version.
 
     Raises
     ------
@@ -257,7 +257,7 @@ def run(
     database: storage.Database,
     settings: Settings,
     *,
-    job: Mapping[str, Any],
+    job: storage.Job,
     report: Report,
     should_stop: Callable[[], bool] | None = None,
 ) -> int | None:
@@ -271,8 +271,8 @@ def run(
     ----------
     database : storage.Database
     settings : Settings
-    job : mapping
-        Row of the job that this run belongs to; its ``request`` as
+    job : storage.Job
+        The job that this run belongs to; its ``request`` as
         `checked_request` gives it.
     report : Report
         What it raises ends the run, and nothing is registered.
@@ -297,8 +297,8 @@ def run(
         The job has lost its lease: another one may have run since.
     """
     registry = Registry(database, settings.model_dir)
-    request = RetrainRequest.model_validate(job["request"])
-    is_automatic = job["trigger"] in AUTOMATIC
+    request = RetrainRequest.model_validate(job.request)
+    is_automatic = job.trigger in AUTOMATIC
     stages = _TUNED_STAGES if request.tune else _STAGES
 
     report("starting", 0.0)
@@ -310,9 +310,9 @@ def run(
         accepted = storage.models.last_trained(connection, served=True) or previous
         watermark = storage.interactions.last_id(connection)
         is_demo = storage.imports.demo(connection) is not None
-        if previous is not None and previous["is_demo"] and not is_demo:
+        if previous is not None and previous.is_demo and not is_demo:
             previous = None  # of other data
-        if accepted is not None and accepted["is_demo"] and not is_demo:
+        if accepted is not None and accepted.is_demo and not is_demo:
             accepted = previous
         name, recipe_settings = _chosen(request, active)
 
@@ -402,7 +402,7 @@ def run(
     )
 
     report("writing", stages.fitting)
-    version = registry.reserve(job_id=job["job_id"])
+    version = registry.reserve(job_id=job.job_id)
     metadata = Metadata(
         version=version,
         recipe=name,
@@ -413,14 +413,14 @@ def run(
         explained_variance=model.explained_variance,
         watermark=watermark,
         trained_at=clock.now(),
-        seconds=(clock.now() - job["started_at"]) / 1e6,
-        trigger=job["trigger"],
+        seconds=(clock.now() - job.started_at) / 1e6,
+        trigger=job.trigger,
         is_demo=is_demo,
         fingerprint=fingerprint,
         latest_at=latest_at,
         data=policy.data(),
-        actor=job["actor"] or "",
-        cause=job["cause"],
+        actor=job.actor or "",
+        cause=job.cause,
         metrics=verdict["candidate"],
         verdict=verdict,
         peak_memory_bytes=peak_memory_bytes() or 0,
@@ -437,8 +437,8 @@ def run(
         registry.register(
             metadata,
             files,
-            job_id=job["job_id"],
-            also=lambda connection: _take_note(connection, job["job_id"], version),
+            job_id=job.job_id,
+            also=lambda connection: _take_note(connection, job.job_id, version),
         )
     except BaseException:
         registry.discard(version)
@@ -469,16 +469,16 @@ _STAGES = _Stages(reading=0.35, tuning=0.35, judging=0.6, fitting=0.8)
 _TUNED_STAGES = _Stages(reading=0.1, tuning=0.75, judging=0.85, fitting=0.93)
 
 
-def _seen_by(active: Mapping[str, Any] | None) -> int:
+def _seen_by(active: storage.Version | None) -> int:
     """Return the number of the last interaction that the active version has seen, 0 if unknown.
 
     What a version of elsewhere has seen may have come here in any order.
     """
-    return 0 if active is None or active["job_id"] is None else int(active["watermark"])
+    return 0 if active is None or active.job_id is None else active.watermark
 
 
 def _sizes(
-    connection: storage.Connection, previous: Mapping[str, Any] | None
+    connection: storage.Connection, previous: storage.Version | None
 ) -> tuple[int, int, int]:
     """Return the numbers of interactions, users and items, the last two from the last version.
 
@@ -488,12 +488,12 @@ def _sizes(
     if previous is None:
         return storage.interactions.sizes(connection)
     n_interactions = storage.interactions.count(connection)
-    growth = max(1.0, n_interactions / max(1, previous["training_samples"]))
-    return n_interactions, int(previous["n_users"] * growth), int(previous["n_items"] * growth)
+    growth = max(1.0, n_interactions / max(1, previous.training_samples))
+    return n_interactions, int(previous.n_users * growth), int(previous.n_items * growth)
 
 
 def _unchanged(
-    previous: Mapping[str, Any] | None,
+    previous: storage.Version | None,
     fingerprint: str,
     recipe: str,
     settings: Mapping[str, Any],
@@ -503,31 +503,31 @@ def _unchanged(
 
     One whose job was cut off before it was decided on is as good as none.
     """
-    if previous is None or "outcome" not in (previous["verdict"] or {}):
+    if previous is None or "outcome" not in (previous.verdict or {}):
         return None
-    is_same = (previous["fingerprint"], previous["recipe"], previous["data"]) == (
+    is_same = (previous.fingerprint, previous.recipe, previous.data) == (
         fingerprint,
         recipe,
         policy.data(),
     )
     complete = recipe_named(recipe).settings_type.parse(settings, recipe=recipe)
-    if not is_same or previous["settings"] != dataclasses.asdict(complete):
+    if not is_same or previous.settings != dataclasses.asdict(complete):
         return None
     return {
         "decision": "unchanged",
-        "sentence": f"Nothing has changed since version {previous['version']} was trained: the "
-        f"same {previous['training_samples']:,} interactions, recipe and settings.",
+        "sentence": f"Nothing has changed since version {previous.version} was trained: the "
+        f"same {previous.training_samples:,} interactions, recipe and settings.",
     }
 
 
-def _loaded(registry: Registry, active: Mapping[str, Any] | None) -> ActiveModel | None:
+def _loaded(registry: Registry, active: storage.Version | None) -> ActiveModel | None:
     """Load the active version to be judged; one that cannot be loaded serves nobody."""
     if active is None:
         return None
     try:
-        return registry.load(active["version"])
+        return registry.load(active.version)
     except (ArtifactError, NotFoundError) as exc:
-        _log.warning("active_model_not_judged", version=active["version"], error=exc.message)
+        _log.warning("active_model_not_judged", version=active.version, error=exc.message)
         return None
 
 
@@ -537,13 +537,11 @@ def _libraries() -> dict[str, str]:
     }
 
 
-def _basis(active: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    return (active["recipe"], active["settings"]) if active else FIRST_RECIPE
+def _basis(active: storage.Version | None) -> tuple[str, dict[str, Any]]:
+    return (active.recipe, active.settings) if active else FIRST_RECIPE
 
 
-def _chosen(
-    request: RetrainRequest, active: Mapping[str, Any] | None
-) -> tuple[str, dict[str, Any]]:
+def _chosen(request: RetrainRequest, active: storage.Version | None) -> tuple[str, dict[str, Any]]:
     """Return the recipe and the settings to train with."""
     name, settings = _basis(active)
     if request.recipe not in {None, name}:

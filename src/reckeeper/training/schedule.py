@@ -180,12 +180,13 @@ class Schedule:
             if _is_too_soon(policy, last, now):
                 return
             counted, n_failed = last, 0
-            if last is not None and last["status"] in _FAILED:
+            if last is not None and last.status in _FAILED:
                 counted, n_failed = _last_not_failed(connection)
-                if now < last["finished_at"] + _pause(n_failed):
+                assert last.finished_at is not None
+                if now < last.finished_at + _pause(n_failed):
                     return
             cause = _cause(connection, policy, counted, now)
-        not_since = 0 if last is None else last["started_at"] + 1
+        not_since = 0 if last is None else last.started_at + 1
         if cause is None or self._try("rule", cause, not_since=not_since):
             self._n_refused = 0
         else:
@@ -199,8 +200,8 @@ class Schedule:
             active = storage.models.active(connection)
             if active is None:
                 return
-            age_hours = _hours(now - active["trained_at"])
-            key = f"stale:{active['version']}"
+            age_hours = _hours(now - active.trained_at)
+            key = f"stale:{active.version}"
             if age_hours <= policy.stale_after_hours or storage.notices.has(connection, key):
                 return
         age_hours = round(age_hours, 2)
@@ -209,16 +210,16 @@ class Schedule:
                 connection,
                 "stale",
                 {
-                    "version": active["version"],
-                    "trained_at": clock.rfc3339(active["trained_at"]),
+                    "version": active.version,
+                    "trained_at": clock.rfc3339(active.trained_at),
                     "age_hours": age_hours,
                     "threshold": policy.stale_after_hours,
-                    "message": f"Version {active['version']} serves and is {age_hours:,} hours "
+                    "message": f"Version {active.version} serves and is {age_hours:,} hours "
                     f"old: more than {policy.stale_after_hours:,}, after which it counts as stale.",
                 },
                 key=key,
             )
-        _log.warning("model_stale", version=active["version"], age_hours=age_hours)
+        _log.warning("model_stale", version=active.version, age_hours=age_hours)
 
     def _try(self, trigger: str, cause: dict[str, Any], *, not_since: int) -> bool:
         try:
@@ -229,32 +230,32 @@ class Schedule:
         return True
 
 
-def _is_too_soon(policy: Policy, last: Mapping[str, Any] | None, now: int) -> bool:
+def _is_too_soon(policy: Policy, last: storage.JobSummary | None, now: int) -> bool:
     pause = _microseconds(60 * policy.min_minutes_between)
-    return last is not None and now < last["started_at"] + pause
+    return last is not None and now < last.started_at + pause
 
 
-def _last_not_failed(connection: storage.Connection) -> tuple[dict[str, Any] | None, int]:
+def _last_not_failed(connection: storage.Connection) -> tuple[storage.JobSummary | None, int]:
     """Return the last retrain that did not fail, and how many have failed since."""
     n_failed = 0
     for job in storage.jobs.page(connection, limit=_SEEN_JOBS, before=None):
-        if job["kind"] == storage.jobs.RETRAIN:
-            if job["status"] not in _FAILED:
+        if job.kind == storage.jobs.RETRAIN:
+            if job.status not in _FAILED:
                 return job, n_failed
             n_failed += 1
     return None, n_failed
 
 
 def _cause(
-    connection: storage.Connection, policy: Policy, last: Mapping[str, Any] | None, now: int
+    connection: storage.Connection, policy: Policy, last: storage.JobSummary | None, now: int
 ) -> dict[str, Any] | None:
     """Return which rule asks for a retrain, counted from the last one, or None."""
     active = storage.models.active(connection)
     threshold = policy.every_interactions
     if threshold is not None:
-        watermark = None if last is None else last["watermark"]
+        watermark = None if last is None else last.watermark
         if watermark is None:
-            watermark = 0 if active is None else active["watermark"]
+            watermark = 0 if active is None else active.watermark
         # To the threshold it costs little at each look; the rest is counted once.
         n = storage.interactions.count_after(connection, watermark, at_most=threshold)
         if n >= threshold:
@@ -267,14 +268,14 @@ def _cause(
                 f"one every {threshold:,}.",
             }
     if policy.max_age_hours is not None and active is not None:
-        started_at = 0 if last is None else last["started_at"]
-        if _hours(now - max(active["trained_at"], started_at)) > policy.max_age_hours:
-            age_hours = round(_hours(now - active["trained_at"]), 2)
+        started_at = 0 if last is None else last.started_at
+        if _hours(now - max(active.trained_at, started_at)) > policy.max_age_hours:
+            age_hours = round(_hours(now - active.trained_at), 2)
             return {
                 "rule": "max_age",
                 "age_hours": age_hours,
                 "threshold": policy.max_age_hours,
-                "sentence": f"Version {active['version']} is {age_hours:,} hours old; the policy "
+                "sentence": f"Version {active.version} is {age_hours:,} hours old; the policy "
                 f"asks for a retrain after {policy.max_age_hours:,}.",
             }
     return None

@@ -1,7 +1,7 @@
 """The routes of the worker: the contract's two, the jobs that need this process, operation."""
 
 import json
-from typing import Any, Literal
+from typing import Literal
 
 from flask import Blueprint, Response, current_app, request
 
@@ -32,12 +32,13 @@ def retrain() -> Response:
     if not waited:
         return json_answer(_job_answer(row), 202)
     worker = _worker()
+    assert row.version is not None
     worker.serving.refresh()
     answer = worker.registry.retrain_answer(
-        row["version"],
-        job_id=row["job_id"],
-        promoted=row["promoted"],
-        verdict=row["verdict"],
+        row.version,
+        job_id=row.job_id,
+        promoted=row.promoted,
+        verdict=row.verdict,
     )
     return json_answer(wire.RetrainAnswer.model_validate(answer))
 
@@ -87,14 +88,14 @@ def _actor() -> str:
     return actor_of(request.headers.get(ACTOR_HEADER))
 
 
-def _job_answer(row: dict[str, Any]) -> wire.JobAnswer:
+def _job_answer(row: storage.Job) -> wire.JobAnswer:
     return wire.JobAnswer.model_validate({"job": training.describe_job(row)})
 
 
 def _run_job(
     kind: Literal["retrain", "evaluate"], asked: wire.JsonObject
-) -> tuple[dict[str, Any], bool]:
-    """Start a job; return its row, and whether its end was waited for, and it succeeded."""
+) -> tuple[storage.Job, bool]:
+    """Start a job; return it, and whether its end was waited for, and it succeeded."""
     wait = request.args.get("wait", "true").lower()
     if wait not in {"true", "false"}:
         raise errors.DataError(f"wait={wait!r} must be true or false: send ?wait=false.")
@@ -103,7 +104,7 @@ def _run_job(
     if wait == "true":
         worker.jobs.wait(job_id)
     row = training.find_job(worker.database, job_id)
-    if wait == "true" and row["status"] != storage.jobs.SUCCEEDED:
+    if wait == "true" and row.status != storage.jobs.SUCCEEDED:
         raise job_error(row)
     return row, wait == "true"
 
