@@ -1,0 +1,86 @@
+"""Every command and every piece of Python on the pages runs, on a real installation.
+
+What cannot run stands under ``<!-- not run: reason -->``. The pages run in the order of the
+index, on one installation, each block as a reader would paste it.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from tests.system.installation import BIN, ROOT, Installation, clicks, require, wait_until
+
+BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n+)?^```(console|python)\n(.*?)^```$", re.M | re.S)
+# A route that answers an error fails its block.
+PREAMBLE = 'set -euo pipefail; curl() { command curl --silent --show-error --fail-with-body "$@"; }\n'
+
+
+def blocks(page):
+    """Return language and code of each block of a page that runs."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [(language, code) for mark, language, code in BLOCK.findall(text) if not mark]
+
+
+def pages():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^(?:[a-z]+/)?[a-z]+$", index, re.MULTILINE)
+    every = ["README.md", *(f"docs/{name}.md" for name in listed)]
+    return [page for page in every if blocks(page)]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """Give an installation with two versions, and the files that the pages speak of beside it."""
+    require(shutil.which("curl"), "no curl is installed")
+    folder = tmp_path_factory.mktemp("docs")
+    models = folder / "kafka_worker" / "models"
+    with Installation(folder, RECKEEPER_MODEL_DIR=str(models)) as made:
+        rows = pd.DataFrame(clicks(30, 20)).astype({"weight": float})
+        rows.to_csv(folder / "events.csv", index=False)
+        pairs = rows.drop(columns=["interaction_type", "weight"])
+        renamed = {"user_id": "customer", "item_id": "sku"}
+        pairs.rename(columns=renamed).to_parquet(folder / "sales.parquet")
+        pairs.iloc[::2].to_csv(folder / "train.csv", index=False)
+        pairs.iloc[1::2].to_csv(folder / "test.csv", index=False)
+        (folder / "ratings.csv").write_text(
+            "userId,movieId,rating,timestamp\n1,7,4.5,1700000000\n2,9,5.0,1700000001\n"
+        )
+        (folder / "movies.csv").write_text("movieId,title,genres\n7,Seven,Crime\n9,Nine,Drama\n")
+        made.start_up()
+        made.run("import", "events.csv")
+        assert [made.retrain(), made.retrain()] == [1, 2]
+        yield made
+
+
+def run(running, language, code):
+    for documented, port in ((8000, running.server_port), (5000, running.worker_port)):
+        code = code.replace(f"localhost:{documented}", f"127.0.0.1:{port}")
+    command = [sys.executable, "-c", code]
+    if language == "console":
+        command = ["bash", "-c", PREAMBLE + code]
+    done = subprocess.run(
+        command,
+        cwd=running.folder,
+        env=running.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+
+
+def no_job_runs(running):
+    return all(job["status"] != "running" for job in running.server.get("/jobs").json()["jobs"])
+
+
+@pytest.mark.parametrize("page", pages())
+def test_what_a_page_shows_runs(running, page):
+    for language, code in blocks(page):
+        run(running, language, code)
+    wait_until(lambda: no_job_runs(running), "the jobs of this page end", seconds=120)
