@@ -16,7 +16,9 @@ from tests.system.installation import BIN, ROOT, Installation, clicks, require, 
 
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n+)?^```(console|python)\n(.*?)^```$", re.M | re.S)
 # A route that answers an error fails its block.
-PREAMBLE = 'set -euo pipefail; curl() { command curl --silent --show-error --fail-with-body "$@"; }\n'
+PREAMBLE = (
+    'set -euo pipefail; curl() { command curl --silent --show-error --fail-with-body "$@"; }\n'
+)
 
 
 def blocks(page):
@@ -38,10 +40,12 @@ def running(tmp_path_factory):
     require(shutil.which("curl"), "no curl is installed")
     folder = tmp_path_factory.mktemp("docs")
     models = folder / "kafka_worker" / "models"
-    with Installation(folder, RECKEEPER_MODEL_DIR=str(models)) as made:
-        rows = pd.DataFrame(clicks(30, 20)).astype({"weight": float})
+    settings = {"RECKEEPER_MODEL_DIR": str(models), "RECKEEPER_VERSIONS_KEPT": "100"}
+    with Installation(folder, **settings) as made:
+        rows = pd.DataFrame(clicks(30, 20)).sample(frac=1, random_state=0)
+        rows["occurred_at"] = [f"2026-01-01T{n // 60:02}:{n % 60:02}:00Z" for n in range(len(rows))]
         rows.to_csv(folder / "events.csv", index=False)
-        pairs = rows.drop(columns=["interaction_type", "weight"])
+        pairs = rows.drop(columns=["interaction_type", "weight", "occurred_at"])
         renamed = {"user_id": "customer", "item_id": "sku"}
         pairs.rename(columns=renamed).to_parquet(folder / "sales.parquet")
         pairs.iloc[::2].to_csv(folder / "train.csv", index=False)
