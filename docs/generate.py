@@ -17,12 +17,13 @@ import typer
 from prometheus_client.metrics import MetricWrapperBase
 from tests.unit import test_architecture as architecture
 
-from reckeeper import errors, recipes, telemetry
-from reckeeper.api.app import STATUS, app
+from reckeeper import errors, recipes, telemetry, wire
+from reckeeper.api.app import document
 from reckeeper.cli.commands import app as command_line
 from reckeeper.config import Settings
 
 DOCS = Path(__file__).parent
+API = document()
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -68,7 +69,7 @@ def error_codes() -> str:
     """Return the table of error codes."""
 
     def rows(error: type[errors.ReckeeperError], depth: int) -> Iterator[tuple[str, ...]]:
-        status = next(STATUS[known] for known in error.__mro__ if known in STATUS)
+        status = wire.status_of(error(""))
         name = f"{'· ' * depth}`{error.__name__}`"
         yield f"`{error.code}`", str(status), name, (inspect.getdoc(error) or "").split("\n\n")[0]
         for child in error.__subclasses__():
@@ -79,7 +80,7 @@ def error_codes() -> str:
 
 def policy() -> str:
     """Return the table of the policy's fields."""
-    body = app.openapi()["paths"]["/policy"]["put"]["requestBody"]
+    body = API["paths"]["/policy"]["put"]["requestBody"]
 
     def rows(schema: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, ...]]:
         for name, field in schema["properties"].items():
@@ -98,7 +99,7 @@ def resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a schema itself where this one only points to it."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return resolved(app.openapi()["components"]["schemas"][name])
+        return resolved(API["components"]["schemas"][name])
     if len(schema.get("allOf", [])) == 1:
         return resolved(schema["allOf"][0])
     return schema
@@ -205,9 +206,8 @@ def placeholder(argument: Any) -> str:
 
 def routes() -> str:
     """Return every route of the server, in the order of its sections."""
-    paths = app.openapi()["paths"]
     sections: dict[str, list[str]] = {}
-    for path, methods in paths.items():
+    for path, methods in API["paths"].items():
         for method, operation in methods.items():
             section = sections.setdefault(operation["tags"][0], [])
             section.append(route(f"{method.upper()} {path}", operation))
@@ -218,7 +218,7 @@ def routes() -> str:
 
 def route(name: str, operation: Mapping[str, Any]) -> str:
     """Return one route."""
-    parts = [f"### `{name}`\n\n{operation.get('description', '')}\n"]
+    parts = [f"### `{name}`\n\n`{operation['operationId']}`. {operation.get('description', '')}\n"]
     if operation.get("parameters"):
         parts.append(
             table(
@@ -233,29 +233,64 @@ def route(name: str, operation: Mapping[str, Any]) -> str:
                 ),
             )
         )
-    body = operation.get("requestBody", {}).get("content", {})
-    if fields := body_fields(body.get("application/json", {}).get("schema", {})):
-        parts.append(table(("field of the body", "", "what it is"), iter(fields)))
-    answers = operation["responses"]
-    parts.append("Answers: " + ", ".join(f"{status}" for status in sorted(answers)) + ".\n")
+    if body := content(operation.get("requestBody", {})):
+        parts.append(f"Body: {body}.\n")
+    answers = {status: content(answer) for status, answer in operation["responses"].items()}
+    good = [f"{status} {schema}".strip() for status, schema in answers.items() if status < "4"]
+    failures = sorted(status for status in answers if status >= "4")
+    failed = f" Errors: {', '.join(failures)}." if failures else ""
+    parts.append(f"Answers: {', '.join(good)}.{failed}\n")
     return "\n".join(parts)
 
 
-def body_fields(schema: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return a row for each field of a body, wherever its schema is written."""
-    schema = resolved(schema)
-    for choice in schema.get("anyOf", schema.get("oneOf", [])):
-        if choice.get("type") != "null" and (fields := body_fields(choice)):
-            return fields
-    required = schema.get("required", ())
-    return [
-        (
-            f"`{name}`",
-            "required" if name in required else "optional",
-            field.get("description", ""),
-        )
-        for name, field in schema.get("properties", {}).items()
-    ]
+def content(body: Mapping[str, Any]) -> str:
+    """Return links to the schemas of a body."""
+    return ", or ".join(
+        kind_of(form["schema"]) for form in body.get("content", {}).values() if form.get("schema")
+    )
+
+
+def kind_of(schema: Mapping[str, Any]) -> str:
+    """Return the type of a value, with a link where it has a table of its own."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](schemas.md#{name.lower()})"
+    if choices := schema.get("anyOf", schema.get("oneOf")):
+        return " or ".join(dict.fromkeys(map(kind_of, choices)))
+    if len(schema.get("allOf", [])) == 1:
+        return kind_of(schema["allOf"][0])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    kind = schema.get("type", "any")
+    if kind == "array":
+        return f"list of {kind_of(schema.get('items', {}))}"
+    if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"object of {kind_of(schema['additionalProperties'])}"
+    return f"{kind} ({schema['format']})" if "format" in schema else str(kind)
+
+
+def schemas() -> str:
+    """Return the fields of every schema of the API."""
+
+    def rows(schema: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+        for name, field in schema.get("properties", {}).items():
+            optional = "" if name in schema.get("required", ()) else ", optional"
+            kind = kind_of(field).replace("schemas.md#", "#")
+            yield f"`{name}`", kind + optional, field.get("description", "")
+
+    def one(name: str, schema: Mapping[str, Any]) -> str:
+        said = inspect.cleandoc(schema.get("description", "")).replace("``", "`")
+        if "properties" in schema:
+            fields = table(("field", "type", "what it is"), rows(schema))
+        else:
+            fields = kind_of(schema).replace("schemas.md#", "#").capitalize() + ".\n"
+        return f"## {name}\n\n" + (f"{said}\n\n" if said else "") + fields
+
+    return "\n".join(
+        one(name, schema) for name, schema in sorted(API["components"]["schemas"].items())
+    )
 
 
 PARTS = {
@@ -266,6 +301,7 @@ PARTS = {
     "policy": policy,
     "recipes": recipe_settings,
     "routes": routes,
+    "schemas": schemas,
     "settings": settings,
 }
 
