@@ -143,13 +143,19 @@ def imports() -> str:
             if not file.exists():
                 continue
             hides = architecture.tree_of(file).body[0].value.value.split("\n\n")[0]
-            if allowed == architecture.LIBRARY:
-                others = "all of the library"
-            else:
-                others = ", ".join(f"`{name}`" for name in sorted(allowed)) or "nothing"
-            yield f"`{module}`", hides, others
+            yield f"`{module}`", hides, named(allowed)
 
     return table(("module", "what it is", "may import"), rows())
+
+
+def named(modules: set[str]) -> str:
+    """Return what a module may import, in words where it is much."""
+    if modules == architecture.LIBRARY:
+        return "all of the library"
+    has_ground = modules >= architecture.EVERYWHERE
+    others = modules - architecture.EVERYWHERE if has_ground else modules
+    names = [f"`{name}`" for name in sorted(others)]
+    return ", ".join(["the ground floor", *names] if has_ground else names) or "nothing"
 
 
 def commands() -> str:
