@@ -123,6 +123,18 @@ def test_an_unknown_route_and_a_wrong_method_have_the_one_form(site, api):
     assert_error(caller.get("/retrain"), 405, "method_not_allowed")
 
 
+def test_every_answer_says_which_installation_it_is_of(site):
+    said = json.loads((site.data_dir / "installation.json").read_text())["installation_id"]
+    answers = [
+        *(site.server.get(path) for path in ("/models", "/health/live", "/no/such", "/docs")),
+        *(site.worker.get(path) for path in ("/models", "/health/live", "/no/such", "/metrics")),
+        site.server.post("/jobs/1/cancel", content=b"x" * (5 * 1024**2)),
+    ]
+    assert [answer.headers.get("X-Reckeeper-Installation") for answer in answers] == [
+        said for _ in answers
+    ]
+
+
 def test_a_body_that_makes_no_sense_is_refused_before_it_is_parsed(site):
     for path, method in (("/models/1", "PATCH"), ("/policy", "PUT"), ("/retrain", "POST")):
         answer = site.server.request(method, path, content=b" " * (5 * 1024 * 1024))

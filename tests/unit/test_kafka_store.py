@@ -11,7 +11,7 @@ from reckeeper.events.kafka.store import Store
 @pytest.fixture
 def store(database, settings):
     settings = settings.replaced(kafka_bootstrap_servers="127.0.0.1:1", kafka_topic="t")
-    store = Store(database, settings, Decoder("t", None), lambda: {"click"})
+    store = Store(database, settings, Decoder("t", None))
     store.start()
     asked = store.ask_positions("id", [0], set())
     assert asked.future.result(30) == {}

@@ -1,4 +1,4 @@
-"""What every request passes: the size of its body, its path as it was sent, the metrics."""
+"""What every request passes: its size, its path as it was sent, metrics, the installation."""
 
 import time
 
@@ -6,6 +6,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reckeeper import errors, telemetry
 from reckeeper.api import handlers
+from reckeeper.api.runtime import Runtime
+from reckeeper.wire.headers import INSTALLATION_HEADER
 
 _LARGEST_BODY = 4 * 1024 * 1024
 """Bytes, except for the routes that read theirs in parts: `_READ_IN_PARTS`."""
@@ -40,6 +42,9 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                runtime: Runtime = scope["app"].state.runtime
+                header = INSTALLATION_HEADER.lower().encode(), runtime.installation_id.encode()
+                message["headers"] = [*message.get("headers", ()), header]
             await send(message)
 
         try:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from fastapi import Depends, Request
 
@@ -13,10 +13,12 @@ from reckeeper.api import bodies
 from reckeeper.api.job_feed import JobFeed
 from reckeeper.client import Client
 from reckeeper.config import Settings
-from reckeeper.events.kafka import KafkaWriter
 from reckeeper.policy import PolicyWatch
 from reckeeper.registry import Registry
 from reckeeper.serving import Readiness, Serving
+
+if TYPE_CHECKING:
+    from reckeeper.events.kafka import KafkaWriter
 
 _log = telemetry.get_logger("server")
 
@@ -31,10 +33,11 @@ class Runtime:
 
     settings: Settings
     database: storage.Database
+    installation_id: str
     registry: Registry
     serving: Serving
     policy: PolicyWatch
-    writer: events.DatabaseWriter | KafkaWriter
+    writer: "events.DatabaseWriter | KafkaWriter"
     worker: Client
     feed: JobFeed
     comparisons: asyncio.Semaphore
@@ -50,17 +53,18 @@ class Runtime:
             The database cannot be used.
         """
         database = storage.open_database(settings)
+        with database.read() as connection:
+            installation_id = storage.installation.id_of(connection)
         versions = Registry(database, settings.model_dir)
         policy = PolicyWatch(database, settings)
         return cls(
             settings=settings,
             database=database,
+            installation_id=installation_id,
             registry=versions,
             serving=Serving(database, versions, policy),
             policy=policy,
-            writer=KafkaWriter(settings)
-            if settings.uses_kafka
-            else events.DatabaseWriter(database),
+            writer=_writer(settings, database),
             worker=Client(settings.worker_url, retry_seconds=0),
             feed=JobFeed(database),
             comparisons=asyncio.Semaphore(2),
@@ -90,6 +94,16 @@ class Runtime:
         readiness = self.serving.readiness()
         problems = [self.writer.problem if self.settings.uses_kafka else None, self.policy.problem]
         return readiness.also(*(problem for problem in problems if problem is not None))
+
+
+def _writer(
+    settings: Settings, database: storage.Database
+) -> "events.DatabaseWriter | KafkaWriter":
+    if not settings.uses_kafka:
+        return events.DatabaseWriter(database)
+    from reckeeper.events.kafka import KafkaWriter
+
+    return KafkaWriter(settings)
 
 
 async def _runtime(request: Request) -> Runtime:

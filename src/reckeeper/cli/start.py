@@ -21,6 +21,8 @@ def up_command() -> None:
     """Start worker, server and page, and keep them running until Ctrl-C."""
     settings = Settings.from_env()
     policies.first(settings)  # a bad one is said here, and not in a log
+    if settings.uses_kafka:
+        import reckeeper.events.kafka  # noqa: F401  # without the extra, this refuses
     console = Console()
     if migrate(settings) is None:
         console.print(

@@ -5,7 +5,6 @@ wait for each other, what a write's block did is on disk when it has ended.
 """
 
 import contextlib
-import hashlib
 import math
 import re
 import sqlite3
@@ -14,8 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import adbc_driver_manager
-import psycopg
 import sqlalchemy as sa
 import tenacity
 from alembic import command
@@ -200,8 +197,16 @@ def _translated(engine: sa.Engine) -> Iterator[None]:
             "All connections to the database are in use: there are too many requests at once. "
             "Try again in a moment."
         ) from exc
-    except (sa.exc.DBAPIError, sqlite3.Error, psycopg.Error, adbc_driver_manager.Error) as exc:
+    except _errors_of(engine) as exc:
         raise StorageError(_sentence(exc, engine)) from exc
+
+
+def _errors_of(engine: sa.Engine) -> tuple[type[Exception], ...]:
+    if not is_postgresql(engine):
+        return (sa.exc.DBAPIError, sqlite3.Error)
+    from reckeeper.storage import postgres
+
+    return (sa.exc.DBAPIError, *postgres.ERRORS)
 
 
 def _sentence(exc: Exception, engine: sa.Engine) -> str:
@@ -237,8 +242,6 @@ def _sentence(exc: Exception, engine: sa.Engine) -> str:
 # SQLSTATE: connection exceptions, shutting down or starting, out of connections or disk,
 # a lock that did not come, serialisation and deadlock, a transaction that was left alone.
 _PASSING = ("08", "57P", "53", "55P03", "40", "25P03", "25P04")
-# … of them those that speak of the whole connection.
-_LOST = ("08", "57P")
 
 
 def is_unreachable(exc: BaseException) -> bool:
@@ -252,14 +255,16 @@ def is_unreachable(exc: BaseException) -> bool:
     return _is_lost(reason) or _has_state(reason, _PASSING)
 
 
-def _is_lost(reason: Any) -> bool:
-    without_state = isinstance(reason, psycopg.OperationalError) and reason.sqlstate is None
-    return without_state or _has_state(reason, _LOST)
+def _is_lost(reason: object) -> bool:
+    if not hasattr(reason, "sqlstate"):
+        return False  # not from a driver of PostgreSQL
+    from reckeeper.storage import postgres
+
+    return postgres.is_lost(reason)
 
 
-def _has_state(reason: Any, states: tuple[str, ...]) -> bool:
-    known = isinstance(reason, psycopg.Error | adbc_driver_manager.Error)
-    return known and (reason.sqlstate or "").startswith(states)
+def _has_state(reason: object, states: tuple[str, ...]) -> bool:
+    return (getattr(reason, "sqlstate", None) or "").startswith(states)
 
 
 def open_database(settings: Settings) -> Database:
@@ -467,7 +472,7 @@ def _engine(settings: Settings) -> sa.Engine:
                 "or unset it."
             ) from exc
     if url.drivername in {"postgresql", "postgresql+psycopg"}:
-        return _postgresql(url.set(drivername="postgresql+psycopg"), settings)
+        return _postgresql_engine(url.set(drivername="postgresql+psycopg"), settings)
     is_sqlite = url.drivername in {"sqlite", "sqlite+pysqlite"}
     if not is_sqlite or not url.database or url.database == ":memory:":
         raise ConfigError(
@@ -489,6 +494,17 @@ def _engine(settings: Settings) -> sa.Engine:
     return engine
 
 
+def _postgresql_engine(url: sa.URL, settings: Settings) -> sa.Engine:
+    try:
+        from reckeeper.storage import postgres
+    except ModuleNotFoundError as exc:
+        raise ConfigError(
+            f"DATABASE_URL={settings.masked_database_url!r} needs the extra for PostgreSQL: "
+            "pip install 'reckeeper[postgres]'."
+        ) from exc
+    return postgres.make_engine(url, settings)
+
+
 def _on_connect(dbapi_connection: Any, _record: Any) -> None:
     dbapi_connection.isolation_level = None  # sqlite3 begins no transaction by itself
     cursor = dbapi_connection.cursor()
@@ -504,50 +520,3 @@ def _on_connect(dbapi_connection: Any, _record: Any) -> None:
 def _on_begin(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("reckeeper_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _postgresql(url: sa.URL, settings: Settings) -> sa.Engine:
-    engine = sa.create_engine(
-        url,
-        pool_size=10,
-        max_overflow=10,
-        pool_pre_ping=True,  # a database that was started again costs nobody a request
-        connect_args={
-            "connect_timeout": 5,
-            # A peer that vanished without a word is noticed in half a minute.
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 4,
-            "tcp_user_timeout": 30_000,
-            "application_name": "reckeeper",
-            **url.query,
-        },
-    )
-    # Two installations in two schemas of one database do not wait for each other.
-    name = f"reckeeper {settings.database_schema}".encode()
-    lock = int.from_bytes(hashlib.sha256(name).digest()[:8], "big", signed=True)
-    # A writer that is stopped in the middle would keep all others out for ever.
-    begin = (
-        f"SELECT set_config('idle_in_transaction_session_timeout', '{BUSY_TIMEOUT_SECONDS}s', true)"
-        f", pg_advisory_xact_lock({lock})"
-    )
-
-    def on_connect(dbapi_connection: psycopg.Connection[Any], _record: Any) -> None:
-        with dbapi_connection.cursor() as cursor:
-            for setting, value in (
-                ("search_path", f'"{settings.database_schema}"'),
-                ("lock_timeout", f"{BUSY_TIMEOUT_SECONDS}s"),
-                # Readers compute between two statements, training's for minutes.
-                ("idle_in_transaction_session_timeout", "0"),
-                ("timezone", "UTC"),
-            ):
-                cursor.execute("SELECT set_config(%s, %s, false)", (setting, value))
-        dbapi_connection.commit()
-
-    def on_begin(connection: sa.Connection) -> None:
-        if connection.get_execution_options().get("reckeeper_writes", False):
-            connection.exec_driver_sql(begin)
-
-    sa.event.listen(engine, "connect", on_connect)
-    sa.event.listen(engine, "begin", on_begin)
-    return engine

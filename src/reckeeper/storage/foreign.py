@@ -32,7 +32,11 @@ _SHORTEST_SECRET = 4
 """A shorter password would be found in the middle of words."""
 
 # Where the package is not named as the module is.
-_PACKAGES = {"MySQLdb": "mysqlclient", "psycopg2": "psycopg2-binary"}
+_PACKAGES = {
+    "MySQLdb": "mysqlclient",
+    "psycopg": "'reckeeper[postgres]'",
+    "psycopg2": "psycopg2-binary",
+}
 
 _URL_FORMS = "postgresql+psycopg://user@host/name or sqlite:////path/to/file.db"
 

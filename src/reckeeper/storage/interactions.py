@@ -3,13 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import adbc_driver_postgresql.dbapi
 import pyarrow as pa
 import sqlalchemy as sa
-from psycopg.conninfo import make_conninfo
 
 from reckeeper.interactions import SCHEMA, WATCHLIST_ADD, WATCHLIST_REMOVE, Interaction
-from reckeeper.storage.engine import is_postgresql, settings_of
+from reckeeper.storage.engine import is_postgresql
 from reckeeper.storage.tables import imports, user_interactions, watchlist
 
 _COLUMNS = "event_id, user_id, item_id, interaction_type, weight, occurred_at"
@@ -194,28 +192,14 @@ def read_batches(
     columns = user_interactions.c
     query = sa.select(*(columns[name] for name in SCHEMA.names)).order_by(columns.id)
     if is_postgresql(connection):
-        yield from _arrow_batches(connection, str(query), batch_rows)
+        from reckeeper.storage import postgres
+
+        for batch in postgres.arrow_batches(connection, str(query), batch_rows):
+            yield batch.cast(SCHEMA)
         return
     cursor = connection.execute(query)
     while rows := cursor.fetchmany(batch_rows):
         yield _batch(rows)
-
-
-def _arrow_batches(
-    connection: sa.Connection, query: str, batch_rows: int
-) -> Iterator[pa.RecordBatch]:
-    info = connection.connection.driver_connection.info  # type: ignore[union-attr]
-    target = make_conninfo("", **info.get_parameters(), password=info.password)
-    snapshot = connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar_one()
-    schema = settings_of(connection).database_schema
-    with adbc_driver_postgresql.dbapi.connect(target) as reader, reader.cursor() as cursor:
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-        cursor.execute(f'SET LOCAL search_path TO "{schema}"')
-        cursor.execute(query)
-        for batch in cursor.fetch_record_batch():
-            for start in range(0, batch.num_rows, batch_rows):
-                yield batch.slice(start, batch_rows).cast(SCHEMA)
 
 
 def of_user(connection: sa.Connection, user_id: str, *, after: int = 0) -> pa.RecordBatch:

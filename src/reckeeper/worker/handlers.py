@@ -2,10 +2,11 @@
 
 import time
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
 from reckeeper import errors, telemetry, wire
+from reckeeper.wire.headers import INSTALLATION_HEADER
 from reckeeper.worker.routes import json_answer
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -31,6 +32,7 @@ def _count(response: Response) -> Response:
     method = request.method if request.method in _METHODS else "other"
     telemetry.HTTP_REQUESTS.labels(method, route, response.status_code).inc()
     telemetry.HTTP_SECONDS.labels(method, route).observe(time.perf_counter() - g.began)
+    response.headers[INSTALLATION_HEADER] = current_app.extensions["worker"].installation_id
     return response
 
 

@@ -1,13 +1,15 @@
 """The worker process: what it holds, starts and stops."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reckeeper import notices, registry, serving, storage, telemetry, training
 from reckeeper import policy as policies
 from reckeeper.config import Settings
 from reckeeper.events import demo
-from reckeeper.events.kafka import KafkaReader
+
+if TYPE_CHECKING:
+    from reckeeper.events.kafka import KafkaReader
 
 _log = telemetry.get_logger("worker")
 
@@ -30,6 +32,8 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = storage.open_database(settings)
+        with self.database.read() as connection:
+            self.installation_id = storage.installation.id_of(connection)
         self.registry = registry.Registry(self.database, settings.model_dir)
         self.policy = policies.PolicyWatch(self.database, settings)
         self.serving = serving.Serving(self.database, self.registry, self.policy)
@@ -38,7 +42,7 @@ class Worker:
             self.database, settings, self._retrain_by_itself, tidy=self.jobs.tidy
         )
         self.courier = notices.Courier(self.database, settings)
-        self.reader = KafkaReader(self.database, settings) if settings.uses_kafka else None
+        self.reader = _reader(self.database, settings)
 
     def start(self) -> None:
         """Put in order what a crash has left, load the active model, and follow the policy.
@@ -83,3 +87,11 @@ class Worker:
         self, trigger: str, cause: Mapping[str, Any], not_since: int | None
     ) -> None:
         self.jobs.start(trigger=trigger, actor=trigger, cause=cause, not_since=not_since)
+
+
+def _reader(database: storage.Database, settings: Settings) -> "KafkaReader | None":
+    if not settings.uses_kafka:
+        return None
+    from reckeeper.events.kafka import KafkaReader
+
+    return KafkaReader(database, settings)
