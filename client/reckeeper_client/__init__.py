@@ -8,7 +8,7 @@
         client.send([{"user_id": "u1", "item_id": "i7", "interaction_type": "click"}])
 """
 
-from . import errors
+from . import errors, wire
 from .client import ACTOR_HEADER, Client
 
-__all__ = ["ACTOR_HEADER", "Client", "errors"]
+__all__ = ["ACTOR_HEADER", "Client", "errors", "wire"]

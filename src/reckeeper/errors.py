@@ -45,6 +45,7 @@ ActionName = Literal[
     "see_job",  # job_id
     "see_policy",
     "send_interactions",
+    "start",
     "undo_import",  # import_id
     "unpin",  # version
     "verify_audit",

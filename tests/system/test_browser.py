@@ -477,13 +477,13 @@ def test_what_is_worse_is_said_and_taken_back_in_one_click(site, page, tmp_path)
     assert (worse["version"], worse["recipe"]) == (good + 1, "popularity")
     warned = page.get_by_test_id("stAlertContentWarning")
     expect(warned).to_contain_text(latest_job(site)["verdict"]["sentence"])
-    expect(warned).to_contain_text(f"Version {worse['version']} serves")
+    expect(warned).to_contain_text(f"Version {worse['version']} is active")
     table = page.get_by_role("table", name="Model versions")
     expect(table.get_by_role("row").nth(1)).to_contain_text("worse")
     page.screenshot(path=tmp_path / "worse.png", full_page=True)
     page.get_by_role("button", name=f"Roll back to version {good}").first.click()
 
-    expect(page.get_by_text(f"Version {good} serves again.")).to_be_visible()
+    expect(page.get_by_text(f"Version {good} is active again.")).to_be_visible()
     expect(warned).to_have_count(0)
     assert site.active()["version"] == good
     expect_row(page, site.active())
@@ -493,17 +493,17 @@ def test_what_is_worse_is_said_and_taken_back_in_one_click(site, page, tmp_path)
     choose(page, "Version", f"Version {worse['version']} · popularity")
     page.get_by_label("Reason (optional)").fill("People <like> it")
     page.get_by_role("button", name="Activate", exact=True).click()
-    expect(page.get_by_text(f"Version {worse['version']} serves.")).to_be_visible()
+    expect(page.get_by_text(f"Version {worse['version']} is active.")).to_be_visible()
     assert site.active()["version"] == worse["version"]
-    page.get_by_text("What served when").click()
-    served = page.get_by_role("table", name="What served when").get_by_role("row")
+    page.get_by_text("What was active when").click()
+    served = page.get_by_role("table", name="What was active when").get_by_role("row")
     expect(served.nth(1)).to_contain_text("activated: People <like> it")
     expect(served.nth(2)).to_contain_text("rolled back")
     expect(served.nth(2)).to_contain_text("api:page")
     page.screenshot(path=tmp_path / "switched.png", full_page=True)
 
 
-def test_what_is_rejected_waits_and_can_be_let_serve(site, page, tmp_path):
+def test_what_is_rejected_waits_and_can_be_activated(site, page, tmp_path):
     good = retrain(site, recipe="spectral")["version"]
     set_policy(site, promotion={"manual": "gate"})
     try:
@@ -512,12 +512,12 @@ def test_what_is_rejected_waits_and_can_be_let_serve(site, page, tmp_path):
         train_popularity(page)
         assert site.active()["version"] == good
         said = page.get_by_test_id("stAlertContentInfo")
-        expect(said).to_contain_text(f"Version {good + 1} was rejected and does not serve")
+        expect(said).to_contain_text(f"Version {good + 1} was rejected and is not active")
         expect(said).to_contain_text(latest_job(site)["verdict"]["sentence"])
         page.screenshot(path=tmp_path / "rejected.png", full_page=True)
 
         page.get_by_role("button", name=f"Activate version {good + 1}").click()
-        expect(page.get_by_text(f"Version {good + 1} serves.")).to_be_visible()
+        expect(page.get_by_text(f"Version {good + 1} is active.")).to_be_visible()
         expect(said).to_have_count(0)
         assert site.active()["version"] == good + 1
     finally:

@@ -59,7 +59,7 @@ def test_versions_are_switched_pinned_annotated_and_deleted(site):
 
     run(site, "models", "pin", "2", "--until", "2999-01-01T00:00:00Z", "--reason", "the sale")
     done = run(site, "retrain")
-    assert "was not promoted and does not serve." in done.stdout
+    assert "was not promoted and is not active." in done.stdout
     assert "pinned" in done.stderr
     made = told(site, "models")[0]["version"]
     assert f"`reckeeper models activate {made}`" in done.stderr
@@ -108,7 +108,7 @@ def test_the_policy_is_read_and_changed(site):
     assert told(site, "policy")["revision"] == 0
     run(site, "policy", "set", "margin=0.05", "promotion.manual=manual", "--reason", "careful")
     done = run(site, "retrain")
-    assert "was not promoted and does not serve." in done.stdout
+    assert "was not promoted and is not active." in done.stdout
     assert "by the policy a person decides" in done.stderr
     assert refused(site, "policy", "set", "margin=2").startswith("margin")
     assert "margni" in refused(site, "policy", "set", "margni=0.1")
@@ -191,7 +191,7 @@ def test_models_of_a_lost_database_are_taken_in(trained):
     trained.run("migrate")
     done = trained.run("models", "rebuild")
     assert "Version 1 was taken in." in done.stdout
-    assert "Version 2 was taken in and serves." in done.stdout
+    assert "Version 2 was taken in and is active." in done.stdout
     assert "model-000007.safetensors was not taken in" in done.stderr
     trained.start_server()
     assert active(trained) == 2

@@ -39,10 +39,10 @@ MAY_IMPORT = {
     | {"ranking", "serving", "policy", "notices"},
     "events": EVERYWHERE | {"storage", "audit", "policy"},
     "security": EVERYWHERE | {"storage", "audit"},
-    "client": {"errors"},
+    "client": {"errors", "wire"},
 }  # fmt: skip
 LIBRARY = set(MAY_IMPORT) - {"__init__"}
-MAY_IMPORT["page"] = {"client", "config", "errors"}
+MAY_IMPORT["page"] = {"client", "config", "errors", "wire"}
 for program in ("api", "worker", "cli"):
     MAY_IMPORT[program] = LIBRARY
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from tests import samples
 from typer.testing import CliRunner
 
 from reckeeper.cli.commands import app, run
@@ -17,57 +18,57 @@ from reckeeper.cli.policy import changed
 from reckeeper.errors import ConflictError, DataError, TrainingError
 from reckeeper.policy import Policy
 
-AT = "2026-01-02T03:04:05.678901Z"
-INTERVAL = {"mean": 0.2, "low": 0.1, "high": 0.3}
+AT, INTERVAL = samples.AT, samples.INTERVAL
 
-TIMELINE = {
-    "entry_id": 1, "at": AT, "until": None, "version": 3, "action": "activate",
-    "actor": "api:cli", "reason": "why [not]", "job_id": None,
-}  # fmt: skip
-VERDICT = {
-    "decision": "reject", "method": "refit", "sentence": "Clearly worse.", "reasons": ["It fell."],
-    "warnings": ["Few users."], "metric": "ndcg@10", "margin": 0.02, "k": 10, "n_users": 1204,
-    "active_version": 2, "candidate": {"ndcg@10": INTERVAL, "coverage@10": {"mean": 0.5}},
-    "active": {"ndcg@10": INTERVAL, "coverage@10": {"mean": 0.6}}, "popularity": None,
-    "versus_active": {"ndcg@10": {"difference": -0.05, "low": -0.07, "high": -0.03}},
-    "versus_popularity": None, "data": {}, "seconds": 1.0, "outcome": "Version 3 was rejected.",
-}  # fmt: skip
-MODEL = {
-    "name": "Retrained SVD Model", "path": "/m/svd_model_3.pkl", "type": "SVD",
-    "status": "inactive", "n_users": 8, "n_items": 12, "explained_variance": "98.90%",
-    "trained_on": "2025-12-04 23:42:15", "version": 3, "recipe": "svd",
-    "settings": {"n_components": 10}, "training_samples": 56193, "seconds": 2.34,
-    "trigger": "manual", "job_id": 7, "is_demo": False, "note": "keep [this]\nfor long",
-    "pinned": True, "pinned_until": AT, "metrics": {"ndcg@10": INTERVAL}, "served": True,
-    "verdict": VERDICT, "fingerprint": "ab" * 16, "watermark": 9, "latest_at": AT,
-    "data": {"weights": {"click": 1.0}, "window_days": None}, "actor": "api:page",
-    "cause": {"rule": "schedule", "sentence": "Scheduled by 0 3 * * 0 (UTC)."},
-    "peak_memory_bytes": 123_000_000, "libraries": {"numpy": "2.4"},
-    "origin": {"version": 41, "sha256": "", "trained_at": AT, "timeline": [], "imported_at": AT},
-    "files": [{"name": "svd_model_3.safetensors", "bytes": 2000, "sha256": "cd" * 32}],
-    "timeline": [TIMELINE],
-}  # fmt: skip
-JOB = {
-    "job_id": 7, "kind": "retrain", "request": {}, "status": "succeeded", "trigger": "manual",
-    "actor": "api:cli", "cause": None, "stage": "done", "fraction": 1.0, "seconds_elapsed": 2.5,
-    "seconds_left": None, "progress": None, "finish_requested": False, "cancel_requested": False,
-    "started_at": AT, "finished_at": AT, "version": 3, "promoted": True, "verdict": None,
-    "memory_bytes": 1_000_000, "peak_memory_bytes": 2_000_000, "estimated_memory_bytes": 3_000_000,
-    "error": None, "result": None,
-}  # fmt: skip
+TIMELINE = samples.entry(reason="why [not]")
+VERDICT = samples.verdict(
+    decision="reject", method="refit", sentence="Clearly worse.", reasons=["It fell."],
+    warnings=["Few users."], active_version=2,
+    candidate={"ndcg@10": INTERVAL, "coverage@10": {"mean": 0.5}},
+    active={"ndcg@10": INTERVAL, "coverage@10": {"mean": 0.6}}, popularity=None,
+    versus_active={"ndcg@10": {"difference": -0.05, "low": -0.07, "high": -0.03}},
+    versus_popularity=None, outcome="Version 3 was rejected.",
+)  # fmt: skip
+MODEL = samples.details(
+    n_users=8, seconds=2.34, job_id=7, note="keep [this]\nfor long", pinned=True, pinned_until=AT,
+    metrics={"ndcg@10": INTERVAL}, served=True, verdict=VERDICT, actor="api:page",
+    cause={"rule": "schedule", "sentence": "Scheduled by 0 3 * * 0 (UTC)."},
+    origin={"version": 41, "sha256": "", "trained_at": AT, "timeline": [], "imported_at": AT},
+    files=[{"name": "svd_model_3.safetensors", "bytes": 2000, "sha256": "cd" * 32}],
+    timeline=[TIMELINE],
+)  # fmt: skip
+LISTED_MODEL = samples.model(
+    **{name: value for name, value in MODEL.items() if name in samples.model()}
+)
+JOB = samples.job(
+    status="succeeded", actor="api:cli", stage="done", fraction=1.0, seconds_elapsed=2.5,
+    seconds_left=None, started_at=AT, finished_at=AT, version=3, promoted=True,
+    memory_bytes=1_000_000, peak_memory_bytes=2_000_000, estimated_memory_bytes=3_000_000,
+)  # fmt: skip
 RUNNING = {
     **JOB, "status": "running", "stage": "fitting", "fraction": 0.5, "finished_at": None,
     "version": None, "promoted": None, "seconds_left": 4.0,
 }  # fmt: skip
-POLICY = {**Policy().model_dump(), "webhook_secret": "***"}
-REVISION = {
-    "policy": POLICY, "revision": 4, "source": "stored", "updated_at": AT, "actor": "api:page",
-    "reason": None,
-}  # fmt: skip
+REVISION = samples.revision()
+POLICY = REVISION["policy"]
+AUDIT_ENTRY, COMPARISON = samples.audit_entry(), samples.comparison(k=5)
+WHOLE_TIMELINE = {"timeline": [TIMELINE], "rollback_version": 2}
 
 
 def with_(base, **values):
     return {**copy.deepcopy(base), **values}
+
+
+def listed(job):
+    return {name: value for name, value in job.items() if name != "result"}
+
+
+def page(*jobs, schedule=None, next_at=None):
+    return {
+        "jobs": [listed(job) for job in jobs],
+        "schedule": schedule,
+        "next_scheduled_at": next_at,
+    }
 
 
 def stream(*jobs):
@@ -147,8 +148,8 @@ def flat(text):
 @pytest.mark.parametrize(
     ("arguments", "line", "query", "body", "reply", "printed"),
     [
-        ("models", "GET /models", {}, b"", {"models": [MODEL]}, [MODEL]),
-        ("models list", "GET /models", {}, b"", {"models": [MODEL]}, [MODEL]),
+        ("models", "GET /models", {}, b"", {"models": [LISTED_MODEL]}, [LISTED_MODEL]),
+        ("models list", "GET /models", {}, b"", {"models": [LISTED_MODEL]}, [LISTED_MODEL]),
         ("models show 3", "GET /models/3", {}, b"", {"model": MODEL}, MODEL),
         (
             "models activate 3 --reason better",
@@ -179,23 +180,20 @@ def flat(text):
         ),
         (
             "models compare 3 2 --k 5 --users 50",
-            *("GET /models/3/compare/2", {"k": "5", "users": "50"}, b"", {"k": 5}),
-            {"status": "ok", "k": 5},
+            *("GET /models/3/compare/2", {"k": "5", "users": "50"}, b"", COMPARISON, COMPARISON),
         ),
         (
             "models timeline --limit 3 --before 9",
-            *("GET /timeline", {"limit": "3", "before": "9"}, b"", {"timeline": [TIMELINE]}),
+            *("GET /timeline", {"limit": "3", "before": "9"}, b"", WHOLE_TIMELINE),
             [TIMELINE],
         ),
         (
             "jobs --limit 5",
-            *("GET /jobs", {"limit": "5"}, b"", {"jobs": [JOB], "next_scheduled_at": None}),
-            {"status": "ok", "jobs": [JOB], "next_scheduled_at": None},
+            *("GET /jobs", {"limit": "5"}, b"", page(JOB), {"status": "ok", **page(JOB)}),
         ),
         (
             "jobs list --before 8",
-            *("GET /jobs", {"limit": "20", "before": "8"}, b"", {"jobs": []}),
-            {"status": "ok", "jobs": []},
+            *("GET /jobs", {"limit": "20", "before": "8"}, b"", page(), {"status": "ok", **page()}),
         ),
         ("jobs show 7", "GET /jobs/7", {}, b"", {"job": JOB}, JOB),
         ("jobs finish 7", "POST /jobs/7/finish", {}, b"", {"job": JOB}, JOB),
@@ -207,8 +205,8 @@ def flat(text):
         ("policy show", "GET /policy", {}, b"", REVISION, {"status": "ok", **REVISION}),
         (
             "audit list --limit 2 --before 9",
-            *("GET /audit", {"limit": "2", "before": "9"}, b"", {"entries": [{"entry_id": 8}]}),
-            [{"entry_id": 8}],
+            *("GET /audit", {"limit": "2", "before": "9"}, b"", {"entries": [AUDIT_ENTRY]}),
+            [AUDIT_ENTRY],
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -304,8 +302,8 @@ def test_a_version_is_shown_with_all_that_is_known(cli, server):
 
 
 def test_the_list_says_what_is_special_about_a_version(cli, server):
-    bare = with_(MODEL, version=2, pinned=False, pinned_until=None, verdict=None, note=None)
-    answer(server, "GET /models", {"models": [MODEL, bare]})
+    bare = with_(LISTED_MODEL, version=2, pinned=False, pinned_until=None, verdict=None, note=None)
+    answer(server, "GET /models", {"models": [LISTED_MODEL, bare]})
     shown = flat(cli("models").stdout)
     assert "pinned until 2026-01-02 03:04:05; gate: reject; keep [this]" in shown
     assert "for long" not in shown
@@ -313,7 +311,7 @@ def test_the_list_says_what_is_special_about_a_version(cli, server):
 
 def test_what_people_wrote_cannot_steer_the_terminal(cli, server):
     evil = "\x1b[2J\x9b31m\rnote"
-    answer(server, "GET /models", {"models": [with_(MODEL, note=evil)]})
+    answer(server, "GET /models", {"models": [with_(LISTED_MODEL, note=evil)]})
     answer(server, "GET /jobs/7/stream", stream(with_(JOB, verdict=with_(VERDICT, sentence=evil))))
     answer(server, "GET /models/3", {"model": with_(MODEL, note=evil)})
     for arguments in (("models",), ("models", "show", 3), ("jobs", "follow", 7)):
@@ -324,24 +322,21 @@ def test_what_people_wrote_cannot_steer_the_terminal(cli, server):
 
 
 def test_two_versions_side_by_side(cli, server):
-    side = {
-        "version": 3, "recipe": "svd", "settings": {"n_components": 10}, "training_samples": 1000,
-        "data": {"half_life_days": 30.0}, "metrics": {"ndcg@10": INTERVAL},
-    }  # fmt: skip
-    body = {
-        "first": side,
-        "second": with_(side, version=2, recipe="spectral", metrics=None, data={}),
-        "settings": [{"name": "n_components", "first": 10, "second": None}],
-        "k": 10,
-        "n_users": 2000,
-        "overlap": {"mean": 0.625, "low": 0.6, "high": 0.65},
-        "most_changed": [
+    side = with_(
+        COMPARISON["first"],
+        training_samples=1000,
+        data={"half_life_days": 30.0},
+        metrics={"ndcg@10": INTERVAL},
+    )
+    body = samples.comparison(
+        first=side,
+        second=with_(side, version=2, recipe="spectral", metrics=None, data={}),
+        settings=[{"name": "n_components", "first": 10, "second": None}],
+        most_changed=[
             {"user_id": "[u]", "overlap": 0.1, "first": ["a", "b"], "second": ["b", "c"]}
         ],
-        "exposure": {"gained": [{"item_id": "a", "first": 0.1, "second": 0.45}], "lost": []},
-        "coverage": {"first": 0.5, "second": 0.25},
-        "popularity": {"first": 0.01, "second": 0.02},
-    }
+        exposure={"gained": [{"item_id": "a", "first": 0.1, "second": 0.45}], "lost": []},
+    )
     answer(server, "GET /models/3/compare/2", body)
     shown = flat(cli("models", "compare", 3, 2).stdout)
     for text in (
@@ -356,10 +351,7 @@ def test_two_versions_side_by_side(cli, server):
 
 def test_jobs_of_every_kind_are_shown(cli, server):
     failed = {"code": "training_failed", "message": "Too [little] memory."}
-    measured = {
-        "split": "user_time", "k": 20, "n_users": 30,
-        "recipes": [{"recipe": "popularity", "metrics": {"ndcg@20": INTERVAL}}],
-    }  # fmt: skip
+    measured = samples.evaluation()
     jobs = [
         with_(RUNNING, job_id=9, cancel_requested=True),
         with_(JOB, job_id=8, status="failed", version=None, promoted=None, error=failed),
@@ -367,8 +359,7 @@ def test_jobs_of_every_kind_are_shown(cli, server):
         with_(JOB, job_id=6, promoted=False, version=None),
         with_(JOB, job_id=5, kind="evaluate", promoted=None, version=None, result=measured),
     ]
-    page = {"jobs": jobs, "schedule": "0 3 * * 0", "next_scheduled_at": "2026-01-04T03:00:00Z"}
-    answer(server, "GET /jobs", page)
+    answer(server, "GET /jobs", page(*jobs, schedule="0 3 * * 0", next_at="2026-01-04T03:00:00Z"))
     shown = flat(cli("jobs").stdout)
     for text in (
         *("fitting 50%", "is asked to end", "Too [little] memory.", "not promoted"),
@@ -412,12 +403,8 @@ def test_a_job_that_ended_badly_is_an_error(cli, server):
 
 
 def test_an_evaluation_ends_with_its_table(cli, server):
-    result = {
-        "split": "user_time", "k": 20, "n_users": 30,
-        "recipes": [{"recipe": "popularity", "metrics": {"ndcg@20": INTERVAL}}],
-    }  # fmt: skip
-    job = with_(JOB, kind="evaluate", version=None, promoted=None)
-    del job["result"]
+    result = samples.evaluation()
+    job = with_(JOB, kind="evaluate", version=None, promoted=None, result=result)
     answer(server, "GET /jobs/7/stream", stream(job))
     answer(server, "GET /jobs/7", {"job": {**job, "result": result}})
     assert "popularity" in cli("jobs", "follow", 7).stdout
@@ -434,11 +421,11 @@ RETRAINED = [
         with_(JOB, verdict=VERDICT),
         "Version 3 is active.",
         ["The gate speaks against version 3. It fell.", "Few users.", "reckeeper models rollback"],
-        id="worse, and serves",
+        id="worse, and active",
     ),
     pytest.param(
         with_(JOB, promoted=False, verdict=VERDICT),
-        "Version 3 was not promoted and does not serve.",
+        "Version 3 was not promoted and is not active.",
         ["The gate speaks against version 3. It fell.", "reckeeper models activate 3"],
         id="worse, and was rejected",
     ),
@@ -450,7 +437,7 @@ RETRAINED = [
                 VERDICT, decision="promote", reasons=[], warnings=[], outcome="A person decides."
             ),
         ),
-        "Version 3 was not promoted and does not serve.",
+        "Version 3 was not promoted and is not active.",
         ["A person decides.", "reckeeper models activate 3"],
         id="waits",
     ),
@@ -459,7 +446,7 @@ RETRAINED = [
             JOB,
             promoted=False,
             version=None,
-            verdict={"decision": "unchanged", "sentence": "Nothing has changed."},
+            verdict=samples.verdict(decision="unchanged", sentence="Nothing has changed."),
         ),
         "Job 7 made no version. Nothing has changed.",
         [],
@@ -551,7 +538,7 @@ def test_set_stores_the_whole_policy_over_the_one_it_has_read(cli, server):
     answer(server, "GET /policy", REVISION)
     answer(server, "PUT /policy", after)
     done = cli("policy", "set", "margin=0.05", "--reason", "stricter")
-    assert "Revision 5 rules now: margin from 0.02 to 0.05." in done.stdout
+    assert "Revision 5 is in force now: margin from 0.02 to 0.05." in done.stdout
     request = server.requests[-1]
     assert request.query == {"if_revision": "4", "reason": "stricter"}
     assert request.body == {**POLICY, "margin": 0.05}
@@ -601,7 +588,7 @@ def test_the_policy_is_edited(cli, server, editor):
     answer(server, "GET /policy", REVISION)
     answer(server, "PUT /policy", with_(REVISION, revision=5))
     editor("""sed 's/"margin": 0.02/"margin": 0.05/' "$1" > "$1.new"; mv "$1.new" "$1" """)
-    assert "Revision 5 rules now" in cli("policy", "edit", "--reason", "r").stdout
+    assert "Revision 5 is in force now" in cli("policy", "edit", "--reason", "r").stdout
     assert server.requests[-1].body == {**POLICY, "margin": 0.05}
     assert server.requests[-1].query == {"if_revision": "4", "reason": "r"}
 

@@ -7,10 +7,15 @@ import threading
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlsplit
 
+import httpx
 import pytest
+from tests import samples
 
+import reckeeper.client
+from reckeeper import wire
 from reckeeper.client import Client
 from reckeeper.errors import (
+    Action,
     DataError,
     JobRunningError,
     NotEnoughDataError,
@@ -19,7 +24,62 @@ from reckeeper.errors import (
     UnavailableError,
 )
 
-OK = {"status": "ok"}
+OK = {"status": "ok", "accepted": 3, "duplicates": 0}
+ENTRY, MODEL, JOB = samples.entry(), samples.details(), samples.job()
+LISTED = {name: value for name, value in JOB.items() if name != "result"}
+STORED = {
+    "event_id": "e", "item_id": "i", "title": None, "interaction_type": "click", "weight": 1.0,
+    "occurred_at": samples.AT,
+}  # fmt: skip
+WATCHED = {"item_id": "i", "title": "One", "attributes": {"genre": ["a"]}, "added_at": samples.AT}
+ITEM = {"rank": 1, "item_id": "i", "score": 0.5, "title": None, "attributes": {}}
+RECIPE = {"name": "svd", "summary": "Plain.", "decomposes": True, "settings": []}
+DETAILS = {"training_samples": 9, "n_users": 6, "n_items": 12, "explained_variance": 0.989}
+
+ANSWERS = {
+    kind: kind.model_validate(fields)
+    for kind, fields in {
+        wire.AuditCheck: {"ok": False, "n_entries": 3, "problem": "Cut.", "entry_id": 2},
+        wire.AuditPage: {"entries": [samples.audit_entry()]},
+        wire.Comparison: samples.comparison(),
+        wire.Deletion: {"version": 3},
+        wire.Demo: {"loaded": True, "interactions": 7, "sample_users": ["u"]},
+        wire.DemoCleared: {"interactions": 7, "versions": [1]},
+        wire.InteractionList: {"user_id": "u", "interactions": [STORED]},
+        wire.JobAnswer: {"job": JOB},
+        wire.JobPage: {"jobs": [LISTED], "schedule": None, "next_scheduled_at": None},
+        wire.ModelAnswer: {"model": MODEL},
+        wire.ModelList: {"models": [samples.model()]},
+        wire.PolicyAnswer: samples.revision(),
+        wire.PolicyHistory: {"policies": [samples.revision()]},
+        wire.Readiness: {
+            "status": "degraded", "problems": ["Slow."], "model_version": 3, "offer_version": None,
+        },
+        wire.RecipeList: {"recipes": [RECIPE]},
+        wire.RecommendationList: {
+            "user_id": "u", "model_version": 3, "strategy": "fold_in", "items": [ITEM],
+            "request_id": "r", "generated_at": samples.AT,
+        },
+        wire.RetrainAnswer: {
+            "message": "Model retrained in 2.3s - 9 samples, 98.90% variance explained",
+            "details": DETAILS, "version": 3, "job_id": 7, "promoted": True, "verdict": None,
+        },
+        wire.SendAnswer: {"accepted": 1, "duplicates": 0},
+        wire.Timeline: {"timeline": [ENTRY], "rollback_version": 2},
+        wire.Watchlist: {"user_id": "u", "items": [WATCHED]},
+    }.items()
+}  # fmt: skip
+PARTS = {
+    wire.AuditPage: "entries",
+    wire.InteractionList: "interactions",
+    wire.JobAnswer: "job",
+    wire.ModelAnswer: "model",
+    wire.ModelList: "models",
+    wire.PolicyHistory: "policies",
+    wire.RecipeList: "recipes",
+    wire.Watchlist: "items",
+}
+"""What a call returns of an answer that has nothing else."""
 
 
 class Cut(bytes):
@@ -94,171 +154,191 @@ ODD_PATH = "films%2F%F0%9F%8E%AC%20100%25%3F%231"
 
 
 @pytest.mark.parametrize(
-    ("call", "request_line", "body", "key"),
+    ("call", "request_line", "body", "answer"),
     [
-        (lambda c: c.models(), ("GET", "/models", {}), None, "models"),
-        (lambda c: c.model(3), ("GET", "/models/3", {}), None, "model"),
-        (lambda c: c.activate(3), ("POST", "/models/3/activate", {}), {}, "model"),
+        (lambda c: c.models(), ("GET", "/models", {}), None, wire.ModelList),
+        (lambda c: c.model(3), ("GET", "/models/3", {}), None, wire.ModelAnswer),
+        (lambda c: c.activate(3), ("POST", "/models/3/activate", {}), {}, wire.ModelAnswer),
         (
             lambda c: c.activate(3, reason="worse"),
             ("POST", "/models/3/activate", {}),
             {"reason": "worse"},
-            "model",
+            wire.ModelAnswer,
         ),
-        (lambda c: c.roll_back(), ("POST", "/models/rollback", {}), {}, "model"),
+        (lambda c: c.roll_back(), ("POST", "/models/rollback", {}), {}, wire.ModelAnswer),
         (
             lambda c: c.roll_back(reason="worse"),
             ("POST", "/models/rollback", {}),
             {"reason": "worse"},
-            "model",
+            wire.ModelAnswer,
         ),
-        (lambda c: c.set_note(3, "ours"), ("PATCH", "/models/3", {}), {"note": "ours"}, "model"),
-        (lambda c: c.set_note(3, None), ("PATCH", "/models/3", {}), {"note": None}, "model"),
-        (lambda c: c.pin(3), ("POST", "/models/3/pin", {}), {}, "model"),
+        (
+            lambda c: c.set_note(3, "ours"),
+            ("PATCH", "/models/3", {}),
+            {"note": "ours"},
+            wire.ModelAnswer,
+        ),
+        (
+            lambda c: c.set_note(3, None),
+            ("PATCH", "/models/3", {}),
+            {"note": None},
+            wire.ModelAnswer,
+        ),
+        (lambda c: c.pin(3), ("POST", "/models/3/pin", {}), {}, wire.ModelAnswer),
         (
             lambda c: c.pin(3, until="2126-01-01T00:00:00Z", reason="sale"),
             ("POST", "/models/3/pin", {}),
             {"until": "2126-01-01T00:00:00Z", "reason": "sale"},
-            "model",
+            wire.ModelAnswer,
         ),
-        (lambda c: c.unpin(3), ("DELETE", "/models/3/pin", {}), None, "model"),
+        (lambda c: c.unpin(3), ("DELETE", "/models/3/pin", {}), None, wire.ModelAnswer),
         (
             lambda c: c.unpin(3, reason="over"),
             ("DELETE", "/models/3/pin", {"reason": "over"}),
             None,
-            "model",
+            wire.ModelAnswer,
         ),
-        (lambda c: c.delete_model(3), ("DELETE", "/models/3", {}), None, None),
+        (lambda c: c.delete_model(3), ("DELETE", "/models/3", {}), None, wire.Deletion),
         (
             lambda c: c.delete_model(3, reason="old & bad"),
             ("DELETE", "/models/3", {"reason": "old & bad"}),
             None,
-            None,
+            wire.Deletion,
         ),
         (
             lambda c: c.compare(3, 4),
             ("GET", "/models/3/compare/4", {"k": "10", "users": "2000"}),
             None,
-            None,
+            wire.Comparison,
         ),
         (
             lambda c: c.compare(3, 4, k=5, users=7),
             ("GET", "/models/3/compare/4", {"k": "5", "users": "7"}),
             None,
-            None,
+            wire.Comparison,
         ),
-        (lambda c: c.timeline(), ("GET", "/timeline", {"limit": "50"}), None, "timeline"),
+        (lambda c: c.timeline(), ("GET", "/timeline", {"limit": "50"}), None, wire.Timeline),
         (
             lambda c: c.timeline(limit=2, before=9),
             ("GET", "/timeline", {"limit": "2", "before": "9"}),
             None,
-            "timeline",
+            wire.Timeline,
         ),
-        (lambda c: c.policy(), ("GET", "/policy", {}), None, None),
+        (lambda c: c.policy(), ("GET", "/policy", {}), None, wire.PolicyAnswer),
         (
             lambda c: c.set_policy({"margin": 0.1}),
             ("PUT", "/policy", {}),
             {"margin": 0.1},
-            None,
+            wire.PolicyAnswer,
         ),
         (
             lambda c: c.set_policy({}, if_revision=0, reason="grown"),
             ("PUT", "/policy", {"if_revision": "0", "reason": "grown"}),
             {},
-            None,
+            wire.PolicyAnswer,
         ),
         (
             lambda c: c.policy_history(),
             ("GET", "/policy/history", {"limit": "20"}),
             None,
-            "policies",
+            wire.PolicyHistory,
         ),
         (
             lambda c: c.policy_history(limit=2, before=9),
             ("GET", "/policy/history", {"limit": "2", "before": "9"}),
             None,
-            "policies",
+            wire.PolicyHistory,
         ),
-        (lambda c: c.audit(), ("GET", "/audit", {"limit": "50"}), None, "entries"),
+        (lambda c: c.audit(), ("GET", "/audit", {"limit": "50"}), None, wire.AuditPage),
         (
             lambda c: c.audit(limit=2, before=9),
             ("GET", "/audit", {"limit": "2", "before": "9"}),
             None,
-            "entries",
+            wire.AuditPage,
         ),
-        (lambda c: c.verify_audit(), ("GET", "/audit/verify", {}), None, None),
-        (lambda c: c.cancel_job(4), ("POST", "/jobs/4/cancel", {}), {}, "job"),
+        (lambda c: c.verify_audit(), ("GET", "/audit/verify", {}), None, wire.AuditCheck),
+        (lambda c: c.cancel_job(4), ("POST", "/jobs/4/cancel", {}), {}, wire.JobAnswer),
         (
             lambda c: c.cancel_job(4, reason="too slow"),
             ("POST", "/jobs/4/cancel", {}),
             {"reason": "too slow"},
-            "job",
+            wire.JobAnswer,
         ),
-        (lambda c: c.retrain(), ("POST", "/retrain", {}), None, None),
-        (lambda c: c.start_retrain(), ("POST", "/retrain", {"wait": "false"}), None, "job"),
+        (lambda c: c.retrain(), ("POST", "/retrain", {}), None, wire.RetrainAnswer),
+        (
+            lambda c: c.start_retrain(),
+            ("POST", "/retrain", {"wait": "false"}),
+            None,
+            wire.JobAnswer,
+        ),
         (
             lambda c: c.retrain(recipe="svd", settings={"n_components": 3}),
             ("POST", "/retrain", {}),
             {"recipe": "svd", "settings": {"n_components": 3}},
-            None,
+            wire.RetrainAnswer,
         ),
-        (lambda c: c.retrain(settings={}), ("POST", "/retrain", {}), {"settings": {}}, None),
+        (
+            lambda c: c.retrain(settings={}),
+            ("POST", "/retrain", {}),
+            {"settings": {}},
+            wire.RetrainAnswer,
+        ),
         (
             lambda c: c.start_retrain(recipe="spectral", tune=True, tune_seconds=2.5),
             ("POST", "/retrain", {"wait": "false"}),
             {"recipe": "spectral", "tune": True, "tune_seconds": 2.5},
-            "job",
+            wire.JobAnswer,
         ),
         (
             lambda c: c.start_evaluation(),
             ("POST", "/evaluations", {"wait": "false"}),
             None,
-            "job",
+            wire.JobAnswer,
         ),
-        (lambda c: c.finish_job(4), ("POST", "/jobs/4/finish", {}), None, "job"),
-        (lambda c: c.recipes(), ("GET", "/recipes", {}), None, "recipes"),
-        (lambda c: c.jobs(), ("GET", "/jobs", {"limit": "20"}), None, None),
+        (lambda c: c.finish_job(4), ("POST", "/jobs/4/finish", {}), None, wire.JobAnswer),
+        (lambda c: c.recipes(), ("GET", "/recipes", {}), None, wire.RecipeList),
+        (lambda c: c.jobs(), ("GET", "/jobs", {"limit": "20"}), None, wire.JobPage),
         (
             lambda c: c.jobs(limit=5, before=9),
             ("GET", "/jobs", {"limit": "5", "before": "9"}),
             None,
-            None,
+            wire.JobPage,
         ),
-        (lambda c: c.job(4), ("GET", "/jobs/4", {}), None, "job"),
+        (lambda c: c.job(4), ("GET", "/jobs/4", {}), None, wire.JobAnswer),
         (
             lambda c: c.interactions(ODD, n=7),
             ("GET", f"/user_interactions/{ODD_PATH}", {"n": "7"}),
             None,
-            "interactions",
+            wire.InteractionList,
         ),
-        (lambda c: c.watchlist(ODD), ("GET", f"/watchlist/{ODD_PATH}", {}), None, "items"),
+        (lambda c: c.watchlist(ODD), ("GET", f"/watchlist/{ODD_PATH}", {}), None, wire.Watchlist),
         (
             lambda c: c.add_to_watchlist(ODD, "a/b"),
             ("POST", f"/watchlist/{ODD_PATH}/a%2Fb", {}),
             None,
-            None,
+            wire.SendAnswer,
         ),
         (
             lambda c: c.remove_from_watchlist(ODD, "a/b"),
             ("DELETE", f"/watchlist/{ODD_PATH}/a%2Fb", {}),
             None,
-            None,
+            wire.SendAnswer,
         ),
         (
             lambda c: c.recommendations(ODD, n=3),
             ("GET", f"/recommendations/{ODD_PATH}", {"n": "3"}),
             None,
-            None,
+            wire.RecommendationList,
         ),
-        (lambda c: c.demo(), ("GET", "/demo", {}), None, None),
-        (lambda c: c.clear_demo(), ("DELETE", "/demo", {}), None, None),
-        (lambda c: c.ready(), ("GET", "/health/ready", {}), None, None),
+        (lambda c: c.demo(), ("GET", "/demo", {}), None, wire.Demo),
+        (lambda c: c.clear_demo(), ("DELETE", "/demo", {}), None, wire.DemoCleared),
+        (lambda c: c.ready(), ("GET", "/health/ready", {}), None, wire.Readiness),
     ],
 )
-def test_calls(client, server, call, request_line, body, key):
-    answer = {"status": "ok", "told": 1}
-    server.answers = [(200, answer if key is None else {"status": "ok", key: answer})]
-    assert call(client) == answer
+def test_calls(client, server, call, request_line, body, answer):
+    whole = ANSWERS[answer]
+    server.answers = [(200, whole.model_dump(mode="json"))]
+    assert call(client) == (getattr(whole, PARTS[answer]) if answer in PARTS else whole)
     (request,) = server.requests
     assert (request.method, request.path, request.query) == request_line
     assert request.json == body
@@ -302,7 +382,21 @@ def test_errors_come_back_as_their_classes(client, server, status, code, kind):
         client.models()
     assert type(caught.value) is kind
     assert (caught.value.message, caught.value.details) == ("No.", {"job_id": 3})
+    assert caught.value.action is None
     assert len(server.requests) == 1
+
+
+def test_an_error_says_what_to_do_next_for_each_surface_to_word(client, server):
+    error = NotFoundError("There is no job 9.", details={"n": 1}, action=Action("list_jobs"))
+    body = wire.error_body(error).model_dump(mode="json")
+    assert body["message"] == "There is no job 9. GET /jobs lists the jobs."
+    server.answers = [(404, body)]
+    with pytest.raises(NotFoundError) as caught:
+        client.job(9)
+    told = caught.value
+    assert (told.message, told.details, told.action) == (
+        "There is no job 9.", {"n": 1}, Action("list_jobs"),
+    )  # fmt: skip
 
 
 UNAVAILABLE = {"status": "error", "code": "unavailable", "message": "The worker is down."}
@@ -363,6 +457,7 @@ def test_a_server_that_is_not_there(server):
     [
         (200, b"<html>Something else</html>"),
         (200, b"[1, 2]"),
+        (200, {"status": "ok", "models": [{"version": 3}]}),
         (404, {"detail": "Not Found"}),
         (500, b""),
     ],
@@ -382,7 +477,8 @@ def test_a_server_that_is_not_ready_says_so_without_an_error(client, server):
         "offer_version": 2,
     }
     server.answers = [(503, body)]
-    assert client.ready() == body
+    assert client.ready() == wire.Readiness(**body)
+    assert len(server.requests) == 1
     server.answers = [(503, UNAVAILABLE)]
     with pytest.raises(UnavailableError, match="The worker is down"):
         client.ready()
@@ -404,7 +500,7 @@ def test_a_slow_server_is_given_up(server):
 def test_a_client_says_who_asks(server):
     with Client(f"http://127.0.0.1:{server.server_port}", actor="page") as client:
         for caller in (client, client.as_actor("alice@example.org"), client):
-            server.answers = [(200, {"status": "ok", "model": {}})]
+            server.answers = [(200, {"status": "ok", "model": MODEL})]
             caller.activate(3)
     with Client(f"http://127.0.0.1:{server.server_port}") as nobody:
         nobody.activate(3)
@@ -470,8 +566,8 @@ def test_a_file_that_cannot_be_is_named(client, server, tmp_path):
 def test_an_import_sends_the_file_once(patient_client, server, tmp_path):
     path = tmp_path / "bundle.zip"
     path.write_bytes(BUNDLE)
-    server.answers = [(200, {"status": "ok", "model": {"version": 7}})]
-    assert patient_client.import_model(path) == {"version": 7}
+    server.answers = [(200, {"status": "ok", "model": MODEL | {"version": 7}})]
+    assert patient_client.import_model(path).version == 7
     (request,) = server.requests
     assert (request.method, request.path) == ("POST", "/models/import")
     assert request.headers["Content-Type"] == "application/zip"
@@ -488,7 +584,7 @@ def test_an_import_sends_the_file_once(patient_client, server, tmp_path):
 
 def states(*fractions, end=True):
     events = [
-        f"event: job\ndata: {json.dumps({'job_id': 4, 'fraction': fraction})}\n\n: still here\n\n"
+        f"event: job\ndata: {json.dumps(JOB | {'fraction': fraction})}\n\n: still here\n\n"
         for fraction in fractions
     ]
     return ("".join(events) + "event: end\ndata: {}\n\n" * end).encode()
@@ -496,7 +592,7 @@ def states(*fractions, end=True):
 
 def test_a_job_is_followed_to_its_end(client, server):
     server.answers = [(200, states(0.1, 0.5, 1.0))]
-    assert [job["fraction"] for job in client.follow_job(4)] == [0.1, 0.5, 1.0]
+    assert [job.fraction for job in client.follow_job(4)] == [0.1, 0.5, 1.0]
     (request,) = server.requests
     assert (request.method, request.path) == ("GET", "/jobs/4/stream")
 
@@ -509,7 +605,7 @@ def test_a_stream_that_breaks_is_opened_again(patient_client, server, cut):
         (503, UNAVAILABLE),
         (200, states(0.7, 1.0)),
     ]
-    followed = [job["fraction"] for job in patient_client.follow_job(4)]
+    followed = [job.fraction for job in patient_client.follow_job(4)]
     assert followed == [0.1, 0.5, 0.7, 1.0]
     assert len(server.requests) == 4
 
@@ -525,11 +621,11 @@ def test_a_stream_that_tells_nothing_is_given_up(client, server):
 
 
 def test_who_stops_following_lets_the_connection_go(client, server):
-    server.answers = [(200, states(0.1, 0.5, 1.0)), (200, {"status": "ok", "job": {"job_id": 4}})]
+    server.answers = [(200, states(0.1, 0.5, 1.0)), (200, {"status": "ok", "job": JOB})]
     following = client.follow_job(4)
-    assert next(following)["fraction"] == 0.1
+    assert next(following).fraction == 0.1
     following.close()
-    assert client.job(4) == {"job_id": 4}
+    assert client.job(4).job_id == 7
 
 
 def test_a_password_is_sent_and_never_shown():
@@ -556,3 +652,42 @@ def test_what_cannot_be_sent_is_bad_data(client, server, value):
     with pytest.raises(DataError, match="cannot be sent"):
         client.retrain(recipe="popularity", settings={"half_life_days": value})
     assert not server.requests
+
+
+# Its surface
+
+
+def test_the_public_names():
+    assert reckeeper.client.__all__ == ["ACTOR_HEADER", "Client"]
+    methods = {name for name in vars(Client) if not name.startswith("_")}
+    assert methods == {
+        *("url", "close", "as_actor"),
+        *("models", "model", "activate", "roll_back", "set_note", "pin", "unpin", "delete_model"),
+        *("compare", "download", "import_model", "timeline"),
+        *("recipes", "retrain", "start_retrain", "start_evaluation"),
+        *("jobs", "job", "follow_job", "finish_job", "cancel_job"),
+        *("policy", "set_policy", "policy_history", "audit", "verify_audit"),
+        *("send", "interactions", "watchlist", "add_to_watchlist", "remove_from_watchlist"),
+        *("recommendations", "demo", "clear_demo", "ready", "is_live", "metrics"),
+    }
+
+
+def test_a_transport_answers_in_place_of_a_server():
+    def answer(request):
+        assert str(request.url) == "http://anywhere/demo"
+        return httpx.Response(200, json={"loaded": False, "interactions": 0, "sample_users": []})
+
+    with Client("http://anywhere", transport=httpx.MockTransport(answer)) as client:
+        assert client.demo() == wire.Demo(loaded=False, interactions=0, sample_users=[])
+
+
+def test_models_of_wire_are_sent_as_they_were_given(client, server):
+    row = wire.Interaction(event_id="e", user_id="u", item_id=7, interaction_type="click")
+    client.send([row])
+    assert server.requests[-1].json == [
+        {"event_id": "e", "user_id": "u", "item_id": 7, "interaction_type": "click"}
+    ]
+    server.answers = [(200, samples.revision())]
+    stored = client.set_policy(wire.Policy(margin=0.1))
+    assert server.requests[-1].json == wire.Policy(margin=0.1).model_dump(mode="json")
+    assert stored.policy.webhook_secret == "***"

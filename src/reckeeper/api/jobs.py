@@ -89,7 +89,7 @@ def _worker(runtime: Runtime, actor_name: str | None) -> Client:
     return runtime.worker if actor_name is None else runtime.worker.as_actor(actor_name)
 
 
-async def _start(start: Callable[[], object]) -> wire.JobAnswer:
+async def _start(start: Callable[[], wire.Job]) -> wire.JobAnswer:
     try:
         job = await run_in_threadpool(start)
     except errors.UnavailableError as exc:
@@ -97,7 +97,7 @@ async def _start(start: Callable[[], object]) -> wire.JobAnswer:
             f"The worker could not be asked to train: {exc.message} RECKEEPER_WORKER_URL names "
             "its address; GET /jobs shows whether a job has started."
         ) from exc
-    return wire.JobAnswer.model_validate({"job": job})
+    return wire.JobAnswer(job=job)
 
 
 async def _success(runtime: Runtime, job_id: int) -> storage.Job:

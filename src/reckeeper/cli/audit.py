@@ -39,9 +39,9 @@ def list_entries(limit: Limit = 20, before: Before = None, as_json: AsJson = Fal
         ("entry", "at (UTC)", "by", "action", "of", "details"),
         [
             (
-                *(entry["entry_id"], when(entry["at"]), entry["actor"], entry["action"]),
-                entry["subject"],
-                compact({n: value for n, value in entry["details"].items() if value is not None}),
+                *(entry.entry_id, when(entry.at), entry.actor, entry.action),
+                entry.subject,
+                compact({n: value for n, value in entry.details.items() if value is not None}),
             )
             for entry in entries
         ],

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from reckeeper import evaluation, storage, telemetry
+from reckeeper import evaluation, storage, telemetry, wire
 from reckeeper import policy as policies
 from reckeeper.cli import trials
 from reckeeper.cli.evaluation_files import read_interactions
@@ -195,7 +195,7 @@ def _tuned(
     from reckeeper.training.tune import tune
 
     def show(progress: "TuningProgress") -> None:
-        stage(progress.fraction, tuning_note(pipeline.tuning_progress(progress)))
+        stage(progress.fraction, _note(pipeline.tuning_progress(progress)))
 
     with stages.stage(f"tuning {recipe}") as stage, _until_ctrl_c(stages) as should_stop:
         tuned = tune(
@@ -207,6 +207,10 @@ def _tuned(
             should_stop=should_stop,
         )
     return tuned, stage.seconds
+
+
+def _note(progress: Mapping[str, Any]) -> str:
+    return tuning_note(wire.TuningProgress.model_validate(progress))
 
 
 @contextlib.contextmanager
@@ -295,7 +299,7 @@ def _compared(*, tune_seconds: float | None, seed: int, stages: "_Stages") -> di
             progress: Mapping[str, Any] | None = None,
             **_found: Any,
         ) -> None:
-            show(fraction, stage if progress is None else f"{stage}: {tuning_note(progress)}")
+            show(fraction, stage if progress is None else f"{stage}: {_note(progress)}")
 
         return suitability.run(
             database,

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from reckeeper import errors
+from reckeeper import errors, wire
 from reckeeper.cli.models import print_verdict
 from reckeeper.cli.terminal import (
     AsJson,
@@ -28,7 +28,7 @@ from reckeeper.cli.terminal import (
     warn,
     when,
 )
-from reckeeper.client import Client, Job
+from reckeeper.client import Client
 
 _TUNING = "tuning"
 """The stage of a job that can be asked to end early."""
@@ -59,16 +59,16 @@ def list_jobs(limit: Limit = 20, before: Before = None, as_json: AsJson = False)
         ("job_id", "status", "kind", "trigger", "started (UTC)", "seconds", "version", "remarks"),
         [
             (
-                job["job_id"],
-                f"{job['stage']} {job['fraction']:.0%}" if _runs(job) else job["status"],
-                *(job["kind"], job["trigger"], when(job["started_at"])[:16]),
-                *(f"{job['seconds_elapsed']:.1f}", job["version"], _remarks(job)),
+                job.job_id,
+                f"{job.stage} {job.fraction:.0%}" if _runs(job) else job.status,
+                *(job.kind, job.trigger, when(job.started_at)[:16]),
+                *(f"{job.seconds_elapsed:.1f}", job.version, _remarks(job)),
             )
-            for job in page["jobs"]
+            for job in page.jobs
         ],
     )
-    if page["next_scheduled_at"]:
-        say(f"Next scheduled: {page['next_scheduled_at']} ({page['schedule']})")
+    if page.next_scheduled_at:
+        say(f"Next scheduled: {page.next_scheduled_at} ({page.schedule})")
 
 
 def show(job_id: _JobId, as_json: AsJson = False) -> None:
@@ -79,8 +79,8 @@ def show(job_id: _JobId, as_json: AsJson = False) -> None:
         print_json(job)
         return
     print_facts(_facts(job))
-    if job["verdict"] is not None:
-        print_verdict(job["verdict"])
+    if job.verdict is not None:
+        print_verdict(job.verdict)
     _print_evaluation(job)
 
 
@@ -103,7 +103,7 @@ def follow(
 
 
 def finish(job_id: _JobId, as_json: AsJson = False) -> None:
-    """Let the tuning of a job end now with the best that it has; the job goes on."""
+    """End the tuning of a job now, with the best that it has; the job goes on."""
     with client() as server:
         job = server.finish_job(job_id)
     if as_json:
@@ -113,7 +113,7 @@ def finish(job_id: _JobId, as_json: AsJson = False) -> None:
 
 
 def cancel(job_id: _JobId, reason: Reason = None, as_json: AsJson = False) -> None:
-    """Ask a running job to end; what serves stays."""
+    """Ask a running job to end; the active version stays."""
     with client() as server:
         job = server.cancel_job(job_id, reason=reason)
     if as_json:
@@ -121,7 +121,7 @@ def cancel(job_id: _JobId, reason: Reason = None, as_json: AsJson = False) -> No
     elif _runs(job):
         say(f"Job {job_id} is asked to end. `reckeeper jobs follow {job_id}` waits until it has.")
     else:
-        say(f"Job {job_id} is {job['status']}.")
+        say(f"Job {job_id} is {job.status}.")
 
 
 def retrain(
@@ -150,7 +150,7 @@ def retrain(
         try:
             job_id = server.start_retrain(
                 recipe=recipe, settings=settings, tune=tune, tune_seconds=tune_seconds
-            )["job_id"]
+            ).job_id
         except errors.JobRunningError as exc:
             details = exc.details or {}
             # Only a plain retrain would do what that one does.
@@ -161,7 +161,7 @@ def retrain(
         job = _follow(server, job_id)
         _see_that_it_succeeded(job)
         if as_json:
-            version = job["version"]
+            version = job.version
             made = None if version is None else server.model(version)
             print_json({"job": job, "model": made})
         else:
@@ -169,7 +169,9 @@ def retrain(
         _warn_of_verdict(job)
 
 
-def _follow(server: Client, job_id: int, *, on_state: Callable[[Job], None] | None = None) -> Job:
+def _follow(
+    server: Client, job_id: int, *, on_state: Callable[[wire.Job], None] | None = None
+) -> wire.Job:
     """Show a job until it has ended, and return it; `on_state` gets its states instead."""
     columns = (
         SpinnerColumn(),
@@ -182,7 +184,7 @@ def _follow(server: Client, job_id: int, *, on_state: Callable[[Job], None] | No
     console = Console(stderr=True)
     is_silent = on_state is not None or not console.is_terminal
     asked_to_finish = False
-    job: Job | None = None
+    job: wire.Job | None = None
     with Progress(*columns, console=console, transient=True, disable=is_silent) as progress:
         task = progress.add_task(f"Job {job_id}", total=1.0, note="")
         while job is None or _runs(job):
@@ -192,12 +194,12 @@ def _follow(server: Client, job_id: int, *, on_state: Callable[[Job], None] | No
                         on_state(job)
                     progress.update(
                         task,
-                        completed=job["fraction"],
-                        description=f"Job {job_id}: {job['stage']}",
+                        completed=job.fraction,
+                        description=f"Job {job_id}: {job.stage}",
                         note=_note(job),
                     )
             except KeyboardInterrupt:
-                if asked_to_finish or job is None or job["stage"] != _TUNING:
+                if asked_to_finish or job is None or job.stage != _TUNING:
                     console.print(
                         f"Job {job_id} goes on: `reckeeper jobs follow {job_id}` shows it again, "
                         f"`reckeeper jobs cancel {job_id}` ends it.",
@@ -212,106 +214,105 @@ def _follow(server: Client, job_id: int, *, on_state: Callable[[Job], None] | No
     return job
 
 
-def _see_that_it_succeeded(job: Job) -> None:
-    if job["status"] != "succeeded":
-        error = job["error"] or {
-            "code": errors.TrainingError.code,
-            "message": f"Job {job['job_id']} did not end well ({job['status']}).",
-        }
-        raise errors.error_of(error["code"], error["message"])
+def _see_that_it_succeeded(job: wire.ListedJob) -> None:
+    if job.status != "succeeded":
+        error = job.error or wire.JobError(
+            code=errors.TrainingError.code,
+            message=f"Job {job.job_id} did not end well ({job.status}).",
+        )
+        raise errors.error_of(error.code, error.message)
 
 
-def _tell_outcome(server: Client, job: Job) -> None:
+def _tell_outcome(server: Client, job: wire.Job) -> None:
     """Say on stdout what a job that succeeded has made."""
-    version = job["version"]
-    if job["kind"] == "evaluate":
-        _print_evaluation(job if "result" in job else server.job(job["job_id"]))
+    version = job.version
+    if job.kind == "evaluate":
+        _print_evaluation(job)
     elif version is None:
-        sentence = f" {job['verdict']['sentence']}" if job["verdict"] else ""
-        say(f"Job {job['job_id']} made no version.{sentence}")
+        sentence = f" {job.verdict.sentence}" if job.verdict else ""
+        say(f"Job {job.job_id} made no version.{sentence}")
     else:
         made = server.model(version)
         say(
-            f"Model retrained in {made['seconds']:.1f}s - {made['training_samples']} samples, "
-            f"{made['explained_variance']} variance explained. Version {version} "
-            + ("is active." if job["promoted"] else "was not promoted and does not serve.")
+            f"Model retrained in {made.seconds:.1f}s - {made.training_samples} samples, "
+            f"{made.explained_variance} variance explained. Version {version} "
+            + ("is active." if job.promoted else "was not promoted and is not active.")
         )
 
 
-def _warn_of_verdict(job: Job) -> None:
+def _warn_of_verdict(job: wire.ListedJob) -> None:
     """Say on stderr what speaks against the version that a job has made, and what to do."""
-    version, verdict = job["version"], job["verdict"]
+    version, verdict = job.version, job.verdict
     if version is None or verdict is None:
         return
-    if verdict["decision"] == "reject":
-        against = verdict.get("reasons") or [verdict["sentence"]]
+    if verdict.decision == "reject":
+        against = verdict.reasons or [verdict.sentence]
         warn(" ".join([f"The gate speaks against version {version}.", *against]))
-    for warning in verdict.get("warnings", ()):
+    for warning in verdict.warnings:
         warn(warning)
-    if not job["promoted"]:
-        outcome = verdict.get("outcome")
-        if outcome and verdict["decision"] != "reject":
-            warn(outcome)
-        warn(f"`reckeeper models activate {version}` lets version {version} serve all the same.")
-    elif verdict["decision"] == "reject":
-        warn("`reckeeper models rollback` brings the version back that served before.")
+    if not job.promoted:
+        if verdict.outcome and verdict.decision != "reject":
+            warn(verdict.outcome)
+        warn(f"`reckeeper models activate {version}` activates it all the same.")
+    elif verdict.decision == "reject":
+        warn("`reckeeper models rollback` brings back the version that was active before.")
 
 
-def _print_evaluation(job: Job) -> None:
-    result = job.get("result")
-    if not result or not result["recipes"]:
+def _print_evaluation(job: wire.Job) -> None:
+    result = job.result
+    if result is None or not result.recipes:
         return
-    metrics = list(result["recipes"][0]["metrics"])
+    metrics = list(result.recipes[0].metrics)
     print_table(
         ("recipe", *metrics),
         [
-            (row["recipe"], *(f"{row['metrics'][metric]['mean']:.4f}" for metric in metrics))
-            for row in result["recipes"]
+            (row.recipe, *(f"{row.metrics[metric].mean:.4f}" for metric in metrics))
+            for row in result.recipes
         ],
-        title=f"{result['n_users']:,} users; held out by {result['split']}",
+        title=f"{result.n_users:,} users; held out by {result.split}",
     )
 
 
-def _facts(job: Job) -> Iterator[tuple[str, Any]]:
-    yield "job", job["job_id"]
-    yield "kind", job["kind"]
-    yield "status", job["status"]
+def _facts(job: wire.ListedJob) -> Iterator[tuple[str, Any]]:
+    yield "job", job.job_id
+    yield "kind", job.kind
+    yield "status", job.status
     if _runs(job):
-        yield "stage", f"{job['stage']}, {job['fraction']:.0%} done"
+        yield "stage", f"{job.stage}, {job.fraction:.0%} done"
         yield "note", _note(job)
-    yield "trigger", ", by ".join(filter(None, (job["trigger"], job["actor"])))
-    yield "cause", job["cause"] and job["cause"]["sentence"]
-    yield "request", compact(job["request"])
-    yield "started (UTC)", when(job["started_at"])
-    yield "ended (UTC)", when(job["finished_at"])
-    yield "took", f"{job['seconds_elapsed']:.1f} s"
-    yield "memory estimated", size(job["estimated_memory_bytes"])
-    yield "memory at most", size(job["peak_memory_bytes"])
-    yield "version", job["version"]
-    yield "promoted", {True: "yes", False: "no", None: None}[job["promoted"]]
-    if job["error"] is not None:
-        yield "error", job["error"]["message"]
+    yield "trigger", ", by ".join(filter(None, (job.trigger, job.actor)))
+    yield "cause", job.cause and job.cause.sentence
+    yield "request", compact(job.request.model_dump())
+    yield "started (UTC)", when(job.started_at)
+    yield "ended (UTC)", when(job.finished_at)
+    yield "took", f"{job.seconds_elapsed:.1f} s"
+    yield "memory estimated", size(job.estimated_memory_bytes)
+    yield "memory at most", size(job.peak_memory_bytes)
+    yield "version", job.version
+    yield "promoted", {True: "yes", False: "no", None: None}[job.promoted]
+    if job.error is not None:
+        yield "error", job.error.message
 
 
-def _remarks(job: Job) -> str:
-    if job["error"] is not None:
-        return job["error"]["message"]
-    if job["cancel_requested"] and _runs(job):
+def _remarks(job: wire.ListedJob) -> str:
+    if job.error is not None:
+        return job.error.message
+    if job.cancel_requested and _runs(job):
         return "is asked to end"
-    if job["promoted"] is False:
-        return "not promoted" if job["version"] is not None else "nothing new"
+    if job.promoted is False:
+        return "not promoted" if job.version is not None else "nothing new"
     return ""
 
 
-def _note(job: Job) -> str:
-    if job["stage"] == _TUNING and job["progress"] is not None:
-        parts = [tuning_note(job["progress"])]
-    elif job["seconds_left"] is not None:
-        parts = [f"about {job['seconds_left']:.0f} s left"]
+def _note(job: wire.ListedJob) -> str:
+    if job.stage == _TUNING and job.progress is not None:
+        parts = [tuning_note(job.progress)]
+    elif job.seconds_left is not None:
+        parts = [f"about {job.seconds_left:.0f} s left"]
     else:
         parts = []
-    return ", ".join(filter(None, [*parts, size(job["memory_bytes"])]))
+    return ", ".join(filter(None, [*parts, size(job.memory_bytes)]))
 
 
-def _runs(job: Job) -> bool:
-    return job["status"] == "running"
+def _runs(job: wire.ListedJob) -> bool:
+    return job.status == "running"

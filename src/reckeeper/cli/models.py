@@ -2,12 +2,13 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from reckeeper import wire
 from reckeeper.cli.terminal import (
     AsJson,
     Before,
@@ -24,7 +25,6 @@ from reckeeper.cli.terminal import (
     warn,
     when,
 )
-from reckeeper.client import Model, ModelDetails, TimelineEntry
 from reckeeper.config import Settings
 
 _Version = Annotated[int, typer.Argument(help="Number of the version.")]
@@ -63,8 +63,8 @@ def list_models(as_json: AsJson = False) -> None:
         ),
         [
             (
-                *(row["version"], row["status"], row["recipe"], row["n_users"], row["n_items"]),
-                *(row["explained_variance"], row["trained_on"][:16], row["trigger"], _remarks(row)),
+                *(row.version, row.status, row.recipe, row.n_users, row.n_items),
+                *(row.explained_variance, row.trained_on[:16], row.trigger, _remarks(row)),
             )
             for row in versions
         ],
@@ -72,21 +72,21 @@ def list_models(as_json: AsJson = False) -> None:
 
 
 def show(version: _Version, as_json: AsJson = False) -> None:
-    """Show a version: what it was made of, what was measured, and when it served."""
+    """Show a version: what it was made of, what was measured, and when it was active."""
     with client() as server:
         model = server.model(version)
     if as_json:
         print_json(model)
         return
     print_facts(_facts(model))
-    if model["verdict"] is not None:
-        print_verdict(model["verdict"])
-    if model["timeline"]:
-        _print_timeline(model["timeline"])
+    if model.verdict is not None:
+        print_verdict(model.verdict)
+    if model.timeline:
+        _print_timeline(model.timeline)
 
 
 def activate(version: _Version, reason: Reason = None, as_json: AsJson = False) -> None:
-    """Let a version serve."""
+    """Activate a version."""
     with client() as server:
         model = server.activate(version, reason=reason)
     if as_json:
@@ -96,13 +96,13 @@ def activate(version: _Version, reason: Reason = None, as_json: AsJson = False) 
 
 
 def roll_back(reason: Reason = None, as_json: AsJson = False) -> None:
-    """Let the version serve that served before; again: the one before that."""
+    """Activate the version that was active before; again: the one before that."""
     with client() as server:
         model = server.roll_back(reason=reason)
     if as_json:
         print_json(model)
     else:
-        say(f"Version {model['version']} is active again.")
+        say(f"Version {model.version} is active again.")
 
 
 def pin(
@@ -116,13 +116,13 @@ def pin(
     reason: Reason = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let no training replace a version while it serves, and nothing delete it."""
+    """Keep a version: no training replaces it while it is active, and nothing deletes it."""
     with client() as server:
         model = server.pin(version, until=until, reason=reason)
     if as_json:
         print_json(model)
-    elif model["pinned_until"]:
-        say(f"Version {version} is pinned until {when(model['pinned_until'])} UTC.")
+    elif model.pinned_until:
+        say(f"Version {version} is pinned until {when(model.pinned_until)} UTC.")
     else:
         say(f"Version {version} is pinned. `reckeeper models unpin {version}` takes it back.")
 
@@ -160,7 +160,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a version that does not serve, with its files; on a terminal it asks first."""
+    """Delete an inactive version with its files; on a terminal it asks first."""
     if sys.stdin.isatty() and not yes:
         typer.confirm(f"Delete version {version} and its files for good?", abort=True, err=True)
     with client() as server:
@@ -188,9 +188,9 @@ def compare(
 
 
 def timeline(limit: Limit = 20, before: Before = None, as_json: AsJson = False) -> None:
-    """List what served when, who switched, and why; the latest first."""
+    """List what was active when, who switched, and why; the latest first."""
     with client() as server:
-        entries = server.timeline(limit=limit, before=before)
+        entries = server.timeline(limit=limit, before=before).timeline
     if as_json:
         print_json(entries)
     else:
@@ -220,14 +220,14 @@ def import_model(
     file: Annotated[Path, typer.Argument(help="A file that `models download` wrote.")],
     as_json: AsJson = False,
 ) -> None:
-    """Take in a version that was downloaded, here or elsewhere; it does not serve yet."""
+    """Take in a version that was downloaded, here or elsewhere; it is not active yet."""
     with client() as server:
         model = server.import_model(file)
     if as_json:
         print_json(model)
         return
-    version = model["version"]
-    say(f"{file} is version {version} now. `reckeeper models activate {version}` lets it serve.")
+    version = model.version
+    say(f"{file} is version {version} now. `reckeeper models activate {version}` activates it.")
 
 
 def rebuild(as_json: AsJson = False) -> None:
@@ -256,7 +256,7 @@ def rebuild(as_json: AsJson = False) -> None:
         print_json({"taken_in": taken_in, "refused": refused, "active": active})
         return
     for version in rebuilt:
-        say(f"Version {version} was taken in{' and serves' if version == active else ''}.")
+        say(f"Version {version} was taken in{' and is active' if version == active else ''}.")
     for row in found:
         if row["version"] is not None:
             say(f"Version {row['version']} was taken in, from {row['file']}.")
@@ -265,163 +265,172 @@ def rebuild(as_json: AsJson = False) -> None:
     if not taken_in and not refused:
         say(f"The database knows every model file in {settings.model_dir}.")
     elif found and taken_in:
-        say("`reckeeper models activate VERSION` lets one serve.")
+        say("`reckeeper models activate VERSION` activates one.")
 
 
 # What people see
 
 
-def print_verdict(verdict: Mapping[str, Any]) -> None:
+def print_verdict(verdict: wire.Verdict) -> None:
     """Print what the gate thinks of a version, and what it measured."""
-    say(f"Gate: {verdict['decision']}. {verdict['sentence']}")
-    for reason in verdict.get("reasons", ()):
+    say(f"Gate: {verdict.decision}. {verdict.sentence}")
+    for reason in verdict.reasons:
         say(f"Against it: {reason}")
-    for warning in verdict.get("warnings", ()):
+    for warning in verdict.warnings:
         say(f"Note: {warning}")
-    if verdict.get("outcome"):
-        say(verdict["outcome"])
-    if not verdict.get("candidate"):
+    if verdict.outcome:
+        say(verdict.outcome)
+    if not verdict.candidate:
         return
-    sides = [side for side in ("candidate", "active", "popularity") if verdict[side]]
-    differences = [side for side in ("active", "popularity") if verdict[f"versus_{side}"]]
+    sides = {
+        name: side
+        for name, side in (
+            ("candidate", verdict.candidate),
+            ("active", verdict.active),
+            ("popularity", verdict.popularity),
+        )
+        if side
+    }
+    differences = {
+        f"over {name}": side
+        for name, side in (
+            ("active", verdict.versus_active),
+            ("popularity", verdict.versus_popularity),
+        )
+        if side
+    }
     print_table(
-        ("", *sides, *(f"over {side}" for side in differences)),
+        ("", *sides, *differences),
         [
             (
                 metric,
-                *(_with_interval(verdict[side].get(metric), "mean") for side in sides),
-                *(
-                    _with_interval(verdict[f"versus_{side}"].get(metric), "difference", "+")
-                    for side in differences
-                ),
+                *(_with_interval(side.get(metric)) for side in sides.values()),
+                *(_with_interval(side.get(metric)) for side in differences.values()),
             )
-            for metric in verdict["candidate"]
+            for metric in verdict.candidate
         ],
-        title=f"{verdict['n_users']:,} users; ±: half of the 95% interval",
+        title=f"{verdict.n_users:,} users; ±: half of the 95% interval",
     )
 
 
-def _remarks(row: Model) -> str:
+def _remarks(row: wire.Model) -> str:
     parts = []
-    if row["pinned"]:
-        until = when(row["pinned_until"])
+    if row.pinned:
+        until = when(row.pinned_until)
         parts.append(f"pinned until {until}" if until else "pinned")
-    if row["verdict"] is not None and row["verdict"]["decision"] == "reject":
+    if row.verdict is not None and row.verdict.decision == "reject":
         parts.append("gate: reject")
-    if row["note"]:
-        parts.append(row["note"].partition("\n")[0])
+    if row.note:
+        parts.append(row.note.partition("\n")[0])
     return "; ".join(parts)
 
 
-def _chosen(data: Mapping[str, Any]) -> str:
-    return compact({name: value for name, value in data.items() if value})
+def _chosen(data: wire.TrainingData) -> str:
+    return compact({name: value for name, value in data.model_dump().items() if value})
 
 
-def _facts(model: ModelDetails) -> Iterator[tuple[str, Any]]:
-    yield "version", model["version"]
-    yield "status", model["status"]
-    if model["pinned"]:
-        yield "pinned", f"until {when(model['pinned_until']) or 'it is unpinned'}"
-    yield "recipe", model["recipe"]
-    yield "settings", compact(model["settings"])
+def _facts(model: wire.ModelDetails) -> Iterator[tuple[str, Any]]:
+    yield "version", model.version
+    yield "status", model.status
+    if model.pinned:
+        yield "pinned", f"until {when(model.pinned_until) or 'it is unpinned'}"
+    yield "recipe", model.recipe
+    yield "settings", compact(model.settings)
     yield (
         "trained on",
-        f"{model['training_samples']:,} interactions, {model['n_users']:,} users, "
-        f"{model['n_items']:,} items",
+        f"{model.training_samples:,} interactions, {model.n_users:,} users, "
+        f"{model.n_items:,} items",
     )
-    yield "latest interaction (UTC)", when(model["latest_at"])
-    yield "chosen and weighed by", _chosen(model["data"])
-    yield "fingerprint", model["fingerprint"]
-    yield "explained variance", model["explained_variance"]
-    yield "trained (UTC)", model["trained_on"]
-    yield "trigger", ", by ".join(filter(None, (model["trigger"], model["actor"])))
-    yield "cause", model["cause"] and model["cause"]["sentence"]
-    yield "job", model["job_id"]
-    yield "took", f"{model['seconds']:.1f} s"
-    yield "peak memory", size(model["peak_memory_bytes"])
-    yield "libraries", compact(model["libraries"])
-    for metric, measured in (model["metrics"] or {}).items():
-        yield metric, _with_interval(measured, "mean")
-    if model["origin"] is not None:
-        origin = model["origin"]
-        yield "imported (UTC)", f"{when(origin['imported_at'])}, version {origin['version']} there"
-    for file in model["files"]:
-        yield "file", f"{file['name']}, {size(file['bytes'])}, SHA-256 {file['sha256']}"
-    yield "note", model["note"]
+    yield "latest interaction (UTC)", when(model.latest_at)
+    yield "chosen and weighed by", _chosen(model.data)
+    yield "fingerprint", model.fingerprint
+    yield "explained variance", model.explained_variance
+    yield "trained (UTC)", model.trained_on
+    yield "trigger", ", by ".join(filter(None, (model.trigger, model.actor)))
+    yield "cause", model.cause and model.cause.sentence
+    yield "job", model.job_id
+    yield "took", f"{model.seconds:.1f} s"
+    yield "peak memory", size(model.peak_memory_bytes)
+    yield "libraries", compact(model.libraries)
+    for metric, measured in (model.metrics or {}).items():
+        yield metric, _with_interval(measured)
+    if model.origin is not None:
+        origin = model.origin
+        yield "imported (UTC)", f"{when(origin.imported_at)}, version {origin.version} there"
+    for file in model.files:
+        yield "file", f"{file.name}, {size(file.bytes)}, SHA-256 {file.sha256}"
+    yield "note", model.note
 
 
-def _print_timeline(entries: list[TimelineEntry]) -> None:
+def _print_timeline(entries: Sequence[wire.TimelineEntry]) -> None:
     print_table(
         ("from (UTC)", "until (UTC)", "version", "action", "by", "why"),
         [
             (
-                when(entry["at"]),
-                when(entry["until"]),
-                "none" if entry["version"] is None else entry["version"],
-                *(entry["action"], entry["actor"], entry["reason"]),
+                when(entry.at),
+                when(entry.until),
+                "none" if entry.version is None else entry.version,
+                *(entry.action, entry.actor, entry.reason),
             )
             for entry in entries
         ],
-        title="Served",
+        title="Active",
     )
 
 
-def _print_comparison(answer: Mapping[str, Any]) -> None:
-    sides = answer["first"], answer["second"]
-    names = [f"version {side['version']}" for side in sides]
-    rows: list[tuple[Any, ...]] = [
-        ("recipe", *(side["recipe"] for side in sides)),
-        ("interactions", *(f"{side['training_samples']:,}" for side in sides)),
-        ("chosen and weighed by", *(_chosen(side["data"]) for side in sides)),
-    ]
-    rows += [
-        (row["name"], *(compact(row[side]) for side in ("first", "second")))
-        for row in answer["settings"]
-    ]
-    measured = [side["metrics"] or {} for side in sides]
-    for metric in dict.fromkeys([*measured[0], *measured[1]]):
-        rows.append((metric, *(_with_interval(each.get(metric), "mean") for each in measured)))
-    for name in ("coverage", "popularity"):
-        if answer[name] is not None:
-            shares = (f"{answer[name][side]:.1%}" for side in ("first", "second"))
-            rows.append((f"{name} of the lists", *shares))
-    print_table(("", *names), rows)
-    k, overlap = answer["k"], answer["overlap"]
-    if overlap is None:
+def _print_comparison(found: wire.Comparison) -> None:
+    first, second = found.first, found.second
+    names = f"version {first.version}", f"version {second.version}"
+    print_table(("", *names), list(_sides(found)))
+    if found.overlap is None:
         say("Both have no user in common: there are no lists to compare.")
         return
     say(
-        f"Of their lists of {k}, {answer['n_users']:,} sampled users find {overlap['mean']:.1%} "
-        f"the same in both (95% interval {overlap['low']:.1%} to {overlap['high']:.1%})."
+        f"{found.n_users:,} sampled users find {found.overlap.mean:.1%} of their lists of "
+        f"{found.k} the same in both (95% interval {found.overlap.low:.1%} to "
+        f"{found.overlap.high:.1%})."
     )
-    if answer["most_changed"]:
+    if found.most_changed:
         print_table(
             ("user", "the same", *names),
             [
-                (
-                    *(row["user_id"], f"{row['overlap']:.0%}"),
-                    *(", ".join(row[side]) for side in ("first", "second")),
-                )
-                for row in answer["most_changed"]
+                (user.user_id, f"{user.overlap:.0%}", ", ".join(user.first), ", ".join(user.second))
+                for user in found.most_changed
             ],
             title="Users whose lists change most",
         )
-    for which in ("gained", "lost"):
-        if answer["exposure"][which]:
+    for which, items in (("gained", found.exposure.gained), ("lost", found.exposure.lost)):
+        if items:
             print_table(
                 ("item", *names),
-                [
-                    (row["item_id"], *(f"{row[side]:.1%}" for side in ("first", "second")))
-                    for row in answer["exposure"][which]
-                ],
+                [(item.item_id, f"{item.first:.1%}", f"{item.second:.1%}") for item in items],
                 title=f"Share of lists of the items that have {which} most",
             )
 
 
-def _with_interval(measured: Mapping[str, Any] | None, name: str, sign: str = "") -> str:
+def _sides(found: wire.Comparison) -> Iterator[tuple[str, str, str]]:
+    """Yield what the two versions are: a name, and what each has."""
+    first, second = found.first, found.second
+    yield "recipe", first.recipe, second.recipe
+    yield "interactions", f"{first.training_samples:,}", f"{second.training_samples:,}"
+    yield "chosen and weighed by", _chosen(first.data), _chosen(second.data)
+    for setting in found.settings:
+        yield setting.name, compact(setting.first), compact(setting.second)
+    left, right = first.metrics or {}, second.metrics or {}
+    for metric in dict.fromkeys([*left, *right]):
+        yield metric, _with_interval(left.get(metric)), _with_interval(right.get(metric))
+    for name, pair in (("coverage", found.coverage), ("popularity", found.popularity)):
+        if pair is not None:
+            yield f"{name} of the lists", f"{pair.first:.1%}", f"{pair.second:.1%}"
+
+
+def _with_interval(measured: wire.Metric | wire.Difference | None) -> str:
     if measured is None:
         return ""
-    text = f"{measured[name]:{sign}.4f}"
-    if measured.get("low") is None:
+    if isinstance(measured, wire.Difference):
+        text = f"{measured.difference:+.4f}"
+    else:
+        text = f"{measured.mean:.4f}"
+    if measured.low is None or measured.high is None:
         return text
-    return f"{text} ±{(measured['high'] - measured['low']) / 2:.4f}"
+    return f"{text} ±{(measured.high - measured.low) / 2:.4f}"

@@ -6,11 +6,11 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
-from reckeeper import client as api
+from reckeeper import wire
 from reckeeper.cli.terminal import (
     AsJson,
     Before,
@@ -24,9 +24,8 @@ from reckeeper.cli.terminal import (
     warn,
     when,
 )
-from reckeeper.client import PolicyRevision
+from reckeeper.client import Client
 from reckeeper.errors import DataError
-from reckeeper.wire import Policy
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 
 def show(as_json: AsJson = False) -> None:
-    """Show the policy that rules."""
+    """Show the policy in force."""
     with client() as server:
         revision = server.policy()
     _print_revision(revision, as_json=as_json)
@@ -60,7 +59,7 @@ def set_fields(
     """Change fields of the policy; the others stay."""
     with client() as server:
         before = server.policy()
-        after = _stored(server, changed(before["policy"], pairs), before, reason)
+        after = _stored(server, changed(before.policy.model_dump(), pairs), before, reason)
     _tell_change(before, after, as_json=as_json)
 
 
@@ -68,17 +67,14 @@ def edit(reason: Reason = None, as_json: AsJson = False) -> None:
     """Change the policy in an editor: VISUAL, EDITOR or vi."""
     with client() as server:
         before = server.policy()
-        text = json.dumps(before["policy"], indent=2, ensure_ascii=False) + "\n"
-        after: PolicyRevision | None = None
+        now = before.policy.model_dump()
+        text = json.dumps(now, indent=2, ensure_ascii=False) + "\n"
+        after: wire.PolicyRevision | None = None
         while after is None:
             text = _edited(text)
             try:
                 policy = _parsed(text)
-                after = (
-                    before
-                    if policy == before["policy"]
-                    else _stored(server, policy, before, reason)
-                )
+                after = before if policy == now else _stored(server, policy, before, reason)
             except DataError as exc:
                 warn(exc.message)
                 if not typer.confirm("Edit it again?", default=True, err=True):
@@ -98,14 +94,14 @@ def history(
     if as_json:
         print_json(revisions[:limit])
         return
-    earlier: list[PolicyRevision | None] = [*revisions[1:], None]
+    earlier: list[wire.PolicyRevision | None] = [*revisions[1:], None]
     print_table(
         ("revision", "at (UTC)", "by", "changed", "why"),
         [
             (
-                *(row["revision"], when(row["updated_at"]), row["actor"]),
-                "the first" if other is None else _changes(other["policy"], row["policy"]),
-                row["reason"],
+                *(row.revision, when(row.updated_at), row.actor),
+                "the first" if other is None else _changes(other.policy, row.policy),
+                row.reason,
             )
             for row, other in list(zip(revisions, earlier, strict=True))[:limit]
         ],
@@ -150,15 +146,14 @@ def changed(policy: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _stored(
-    server: api.Client, policy: Mapping[str, Any], before: PolicyRevision, reason: str | None
-) -> PolicyRevision:
-    # The server says which field cannot be used.
-    checked_there = cast(api.Policy, policy)
-    return server.set_policy(checked_there, if_revision=before["revision"], reason=reason)
+    server: Client, policy: Mapping[str, Any], before: wire.PolicyRevision, reason: str | None
+) -> wire.PolicyRevision:
+    # As it is: the server says which field cannot be used.
+    return server.set_policy(policy, if_revision=before.revision, reason=reason)
 
 
 def _value(field: str, text: str) -> Any:
-    schema = Policy.model_json_schema()["properties"].get(field, {})
+    schema = wire.Policy.model_json_schema()["properties"].get(field, {})
     kinds = {part.get("type") for part in schema.get("anyOf", [schema])}
     if "string" in kinds and text != "null":
         return text  # a secret of digits is no number
@@ -193,11 +188,11 @@ def _edited(text: str) -> str:
         return path.read_text(encoding="utf-8")
 
 
-def _print_revision(revision: PolicyRevision, *, as_json: bool) -> None:
+def _print_revision(revision: wire.PolicyRevision, *, as_json: bool) -> None:
     if as_json:
         print_json(revision)
         return
-    fields = Policy.model_fields
+    fields = wire.Policy.model_fields
     print_table(
         ("field", "value", "meaning"),
         [
@@ -206,32 +201,33 @@ def _print_revision(revision: PolicyRevision, *, as_json: bool) -> None:
                 "" if value is None else compact(value),
                 fields[name].description if name in fields else "",
             )
-            for name, value in revision["policy"].items()
+            for name, value in revision.policy.model_dump().items()
         ],
     )
-    if revision["source"] == "environment":
-        say("It comes from the environment. Once `reckeeper policy set` stores one, that rules.")
+    if revision.source == "environment":
+        say("It comes from the environment, until `reckeeper policy set` stores one.")
     else:
-        why = f": {revision['reason']}" if revision["reason"] else ""
+        why = f": {revision.reason}" if revision.reason else ""
         say(
-            f"Revision {revision['revision']}, stored {when(revision['updated_at'])} UTC by "
-            f"{revision['actor']}{why}"
+            f"Revision {revision.revision}, stored {when(revision.updated_at)} UTC by "
+            f"{revision.actor}{why}"
         )
 
 
-def _tell_change(before: PolicyRevision, after: PolicyRevision, *, as_json: bool) -> None:
+def _tell_change(before: wire.PolicyRevision, after: wire.PolicyRevision, *, as_json: bool) -> None:
     if as_json:
         print_json(after)
-    elif after["revision"] == before["revision"]:
-        say(f"Nothing is changed: revision {after['revision']} rules as it did.")
+    elif after.revision == before.revision:
+        say(f"Nothing is changed: revision {after.revision} stays in force.")
     else:
-        changes = _changes(before["policy"], after["policy"])
-        say(f"Revision {after['revision']} rules now{f': {changes}' if changes else ''}.")
+        changes = _changes(before.policy, after.policy)
+        say(f"Revision {after.revision} is in force now{f': {changes}' if changes else ''}.")
 
 
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def _changes(before: wire.Policy, after: wire.Policy) -> str:
+    was, now = before.model_dump(), after.model_dump()
     return "; ".join(
-        f"{name} from {compact(before.get(name))} to {compact(after.get(name))}"
-        for name in after
-        if after[name] != before.get(name)
+        f"{name} from {compact(was[name])} to {compact(value)}"
+        for name, value in now.items()
+        if value != was[name]
     )

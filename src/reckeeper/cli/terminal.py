@@ -2,16 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 from rich import filesize
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from reckeeper import wire
 from reckeeper.cli import installation
 from reckeeper.client import Client
 from reckeeper.config import Settings
@@ -88,9 +90,9 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def print_json(content: Any) -> None:
-    """Print one line of JSON."""
-    typer.echo(json.dumps(content))
+def print_json(content: object) -> None:
+    """Print one line of JSON; it may have answers of the server in it."""
+    typer.echo(json.dumps(content, default=_as_json))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> None:
@@ -144,13 +146,13 @@ def compact(values: Any) -> str:
     return values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
 
 
-def tuning_note(progress: Mapping[str, Any]) -> str:
-    """Say what tuning has found so far, of what a job's ``progress`` has."""
-    parts = [f"{progress['n_tried']} tried"]
-    if progress["ndcg"] is not None:
-        parts.append(f"best NDCG {progress['ndcg']:.4f}")
-    if progress["seconds_left"] is not None:
-        parts.append(f"about {progress['seconds_left']:.0f} s left")
+def tuning_note(progress: wire.TuningProgress) -> str:
+    """Say what tuning has found so far."""
+    parts = [f"{progress.n_tried} tried"]
+    if progress.ndcg is not None:
+        parts.append(f"best NDCG {progress.ndcg:.4f}")
+    if progress.seconds_left is not None:
+        parts.append(f"about {progress.seconds_left:.0f} s left")
     return ", ".join(parts)
 
 
@@ -158,6 +160,12 @@ def _print(table: Table) -> None:
     console = Console()
     # In a pipe or a file a row is a line, whole, for whoever searches it.
     (console if console.is_terminal else Console(width=100_000)).print(table)
+
+
+def _as_json(value: object) -> wire.JsonObject:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is no JSON value.")
 
 
 def _text(value: Any) -> Text:

@@ -4,7 +4,8 @@ import json
 
 import streamlit as st
 
-from reckeeper.client import Client, Demo, Job, Model, Readiness
+from reckeeper import wire
+from reckeeper.client import Client
 from reckeeper.page import shared
 
 SERVER_STATUS = {"ok": "🟢 Ready", "degraded": "🟡 Degraded", "unavailable": "🔴 Not ready"}
@@ -20,8 +21,8 @@ JOB_STATUS = {
 def status(client: Client) -> None:
     ready, models = client.ready(), client.models()
     page = client.jobs(limit=20)
-    job = next((job for job in page["jobs"] if job["kind"] == "retrain"), None)
-    active = next((model for model in models if model["status"] == "active"), None)
+    job = next((job for job in page.jobs if job.kind == "retrain"), None)
+    active = next((model for model in models if model.status == "active"), None)
     server_card, model_card, job_card = st.columns(3, border=True)
     with server_card:
         show_server(ready, client.url)
@@ -29,38 +30,37 @@ def status(client: Client) -> None:
         show_model(active, job)
     with job_card:
         show_job(job)
-    for problem in ready["problems"]:
+    for problem in ready.problems:
         st.warning(shared.sentence(problem), icon="⚠️")
     shared.watch(client, page)
 
 
-def show_server(ready: Readiness, url: str) -> None:
-    st.metric("Server", SERVER_STATUS[ready["status"]])
+def show_server(ready: wire.Readiness, url: str) -> None:
+    st.metric("Server", SERVER_STATUS[ready.status])
     st.markdown(f":small[`{url}`]")  # a caption fades code until it is hard to read
 
 
-def show_model(model: Model | None, job: Job | None) -> None:
+def show_model(model: wire.Model | None, job: wire.ListedJob | None) -> None:
     if model is None:
         st.metric("Active model", "None yet")
-        is_coming = job is not None and job["status"] == "running"
+        is_coming = job is not None and job.status == "running"
         st.caption("One is being trained." if is_coming else "Retrain to get the first one.")
         return
-    st.metric("Active model", f"Version {model['version']}")
+    st.metric("Active model", f"Version {model.version}")
     st.caption(
-        f"{model['n_users']:,} users · {model['n_items']:,} items · "
-        f"{model['explained_variance']} explained"
+        f"{model.n_users:,} users · {model.n_items:,} items · {model.explained_variance} explained"
     )
 
 
-def show_job(job: Job | None) -> None:
+def show_job(job: wire.ListedJob | None) -> None:
     if job is None:
         st.metric("Last retrain", "None yet")
         st.caption("Nothing was trained so far.")
         return
-    st.metric("Last retrain", JOB_STATUS[job["status"]])
+    st.metric("Last retrain", JOB_STATUS[job.status])
     st.caption(
-        f"{shared.local_time(job['started_at'])} · {shared.duration(job['seconds_elapsed'])} · "
-        f"{shared.escape(shared.trigger(job['trigger']))}"
+        f"{shared.local_time(job.started_at)} · {shared.duration(job.seconds_elapsed)} · "
+        f"{shared.escape(shared.trigger(job.trigger))}"
     )
 
 
@@ -81,12 +81,12 @@ def first_steps(url: str) -> None:
     st.markdown(f"Every route, with examples to try: [API documentation]({url}/docs)")
 
 
-def home(client: Client, _demo: Demo) -> None:
+def home(client: Client, _demo: wire.Demo) -> None:
     st.markdown(
         "Reckeeper keeps the recommendation models of your product: it takes in what users do, "
         "retrains on it, and serves the new model without dropping a request."
     )
-    shared.show_notice()
+    shared.show_notice(client)
     status(client)
     with st.container(horizontal=True):
         st.page_link(

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from reckeeper.client import Client, Job, JobPage, Model, RetrainRequest
-from reckeeper.errors import ConflictError, JobRunningError, ReckeeperError
+from reckeeper import wire
+from reckeeper.client import Client
+from reckeeper.errors import ConflictError, JobRunningError, ReckeeperError, error_of
 from reckeeper.page import shared, verdicts
 
 PROGRESS_SECONDS = 0.5
@@ -38,10 +39,17 @@ STAGES = {
 # Starting one, and following it
 
 
-def start_retrain(client: Client, request: RetrainRequest, *, place: str = shared.MAIN) -> None:
+def start_retrain(
+    client: Client, request: wire.RetrainRequest, *, place: str = shared.MAIN
+) -> None:
     """Start a retrain, or join the one that runs."""
     try:
-        job = client.start_retrain(**request)
+        job = client.start_retrain(
+            recipe=request.recipe,
+            settings=request.settings,
+            tune=request.tune,
+            tune_seconds=request.tune_seconds,
+        )
     except JobRunningError as exc:
         details = exc.details or {}
         if details.get("kind") == "evaluate":
@@ -49,7 +57,7 @@ def start_retrain(client: Client, request: RetrainRequest, *, place: str = share
         shared.notify("info", "A retrain was already running: this is its progress.", place=place)
         _watch(details.get("job_id"), place)
     else:
-        _watch(job["job_id"], place)
+        _watch(job.job_id, place)
 
 
 def start_comparison(client: Client) -> None:
@@ -58,60 +66,60 @@ def start_comparison(client: Client) -> None:
         client.start_evaluation()
 
 
-def follow(client: Client, models: list[Model], page: JobPage) -> None:
+def follow(client: Client, models: list[wire.Model], page: wire.JobPage) -> None:
     """Remember the running job, or keep the outcome of the one that ran as the notice."""
     running = find_running(page)
     if running is None:
-        _conclude(models, page["jobs"])
+        _conclude(models, page.jobs)
         shared.watch(client, page)
     else:
-        _watch(running["job_id"], place_of(running))
+        _watch(running.job_id, place_of(running))
 
 
-def find_running(page: JobPage) -> Job | None:
-    return next((job for job in page["jobs"] if job["status"] == "running"), None)
+def find_running(page: wire.JobPage) -> wire.ListedJob | None:
+    return next((job for job in page.jobs if job.status == "running"), None)
 
 
-def place_of(job: Job) -> str:
+def place_of(job: wire.ListedJob) -> str:
     """Return where a job's progress is shown: where this reader started it."""
-    if job["kind"] == "evaluate":
+    if job.kind == "evaluate":
         return COMPARISON
     watched_id, place = st.session_state.get("watched_job", (None, shared.MAIN))
-    return place if watched_id == job["job_id"] else shared.MAIN
+    return place if watched_id == job.job_id else shared.MAIN
 
 
 def _watch(job_id: int | None, place: str) -> None:
     st.session_state["watched_job"] = (job_id, place)
 
 
-def _conclude(models: list[Model], jobs: list[Job]) -> None:
+def _conclude(models: list[wire.Model], jobs: list[wire.ListedJob]) -> None:
     watched_id, place = st.session_state.pop("watched_job", (None, shared.MAIN))
-    job = next((job for job in jobs if job["job_id"] == watched_id), None)
-    if job is None or job["kind"] != "retrain":
+    job = next((job for job in jobs if job.job_id == watched_id), None)
+    if job is None or job.kind != "retrain":
         return  # what became of a comparison is said from its job, for whoever comes
-    if job["error"] is not None:
-        shared.notify_error(job["error"]["code"], job["error"]["message"], place=place)
+    if job.error is not None:
+        shared.notify_error(error_of(job.error.code, job.error.message), place=place)
         return
-    model = next((model for model in models if model["version"] == job["version"]), None)
+    model = next((model for model in models if model.version == job.version), None)
     if model is not None:
         shared.notify("success", _success(model, job, place), place=place)
-    elif job["version"] is None:
+    elif job.version is None:
         shared.notify("info", _outcome(job), place=place)
 
 
-def _success(model: Model, job: Job, place: str) -> str:
+def _success(model: wire.Model, job: wire.ListedJob, place: str) -> str:
     lines = [
-        f"Model retrained in {model['seconds']:.1f}s - {model['training_samples']} samples, "
-        f"{model['explained_variance']} variance explained",
-        f"Version **{model['version']}** · **{model['training_samples']:,}** samples · "
-        f"**{model['n_users']:,}** users · **{model['n_items']:,}** items · "
-        f"**{model['explained_variance']}** explained variance",
+        f"Model retrained in {model.seconds:.1f}s - {model.training_samples} samples, "
+        f"{model.explained_variance} variance explained",
+        f"Version **{model.version}** · **{model.training_samples:,}** samples · "
+        f"**{model.n_users:,}** users · **{model.n_items:,}** items · "
+        f"**{model.explained_variance}** explained variance",
     ]
-    request, verdict = job["request"], job["verdict"]
-    if request:
-        how = ", settings found by tuning" if request.get("tune") else ""
-        settings = shared.settings_in_words(model["settings"])
-        lines.append(f"Recipe **{shared.escape(model['recipe'])}**{how}: {settings}")
+    verdict = job.verdict
+    if job.request != wire.JobRequest():
+        how = ", settings found by tuning" if job.request.tune else ""
+        settings = shared.settings_in_words(model.settings)
+        lines.append(f"Recipe **{shared.escape(model.recipe)}**{how}: {settings}")
     if verdict is not None and not verdicts.asks_for_care(job):
         lines.append(verdicts.in_words(verdict))
     elif verdict is not None and place != shared.MAIN:
@@ -123,50 +131,54 @@ def _success(model: Model, job: Job, place: str) -> str:
 
 
 def show_running(
-    client: Client, running: Job | None, *, place: str, more: Callable[[Job], None] | None = None
+    client: Client,
+    running: wire.ListedJob | None,
+    *,
+    place: str,
+    more: Callable[[wire.Job], None] | None = None,
 ) -> None:
     """Show in a place the progress of the job that belongs there, or where to look for it."""
     if running is None:
         return
     if place_of(running) == place:
-        _show_progress(client, running["job_id"], more)
+        _show_progress(client, running.job_id, more)
         return
-    what = "A retrain runs" if running["kind"] == "retrain" else "The recipes are being compared"
+    what = "A retrain runs" if running.kind == "retrain" else "The recipes are being compared"
     where = "above" if place == COMPARISON else "below"
     st.markdown(f":small[{what}: the progress is shown {where}. One job runs at a time.]")
 
 
 @st.fragment(run_every=PROGRESS_SECONDS)
-def _show_progress(client: Client, job_id: int, more: Callable[[Job], None] | None) -> None:
+def _show_progress(client: Client, job_id: int, more: Callable[[wire.Job], None] | None) -> None:
     try:
         job = client.job(job_id)
     except ReckeeperError as exc:
-        st.warning(shared.sentence(exc.message), icon="⏳")
+        st.warning(shared.in_words(exc), icon="⏳")
         return
-    if job["status"] != "running":
+    if job.status != "running":
         st.rerun()
-    st.progress(min(max(job["fraction"], 0.0), 1.0), text=_progress(job))
-    if job["stage"] == "tuning":
+    st.progress(min(max(job.fraction, 0.0), 1.0), text=_progress(job))
+    if job.stage == "tuning":
         _show_tuning(job)
     _show_buttons(client, job)
     if more is not None:
         more(job)
 
 
-def _progress(job: Job) -> str:
-    stage = STAGES.get(job["stage"], job["stage"].replace("_", " ").capitalize())
-    words = [f"**{shared.escape(stage)}**", f"{job['fraction']:.0%}"]
-    words.append(f"{shared.duration(job['seconds_elapsed'])} elapsed")
-    if job["seconds_left"] is not None:
-        words.append(f"about {shared.duration(job['seconds_left'])} left")
-    words.append(f"job {job['job_id']}, {shared.escape(shared.trigger(job['trigger']))}")
+def _progress(job: wire.ListedJob) -> str:
+    stage = STAGES.get(job.stage, job.stage.replace("_", " ").capitalize())
+    words = [f"**{shared.escape(stage)}**", f"{job.fraction:.0%}"]
+    words.append(f"{shared.duration(job.seconds_elapsed)} elapsed")
+    if job.seconds_left is not None:
+        words.append(f"about {shared.duration(job.seconds_left)} left")
+    words.append(f"job {job.job_id}, {shared.escape(shared.trigger(job.trigger))}")
     return " · ".join(words)
 
 
-def _background(job: Job) -> str:
+def _background(job: wire.ListedJob) -> str:
     """Return what started a job, where a rule did, and the memory that it takes."""
-    words = [] if job["cause"] is None else [shared.escape(job["cause"]["sentence"])]
-    used, estimated = job["memory_bytes"], job["estimated_memory_bytes"]
+    words = [] if job.cause is None else [shared.escape(job.cause.sentence)]
+    used, estimated = job.memory_bytes, job.estimated_memory_bytes
     if used is not None:
         words.append(f"Memory: **{shared.memory(used)}**")
         if estimated is not None:
@@ -176,31 +188,31 @@ def _background(job: Job) -> str:
     return " · ".join(words)
 
 
-def _show_tuning(job: Job) -> None:
-    found = job["progress"]
-    best = None if found is None else found["settings"]
-    if found is None or best is None or found["ndcg"] is None:
+def _show_tuning(job: wire.ListedJob) -> None:
+    found = job.progress
+    best = None if found is None else found.settings
+    if found is None or best is None or found.ndcg is None:
         st.markdown(":small[The first settings are being measured.]")
     else:
-        tried = f"**{found['n_tried']:,}** tried · best NDCG so far **{found['ndcg']:.4f}**"
+        tried = f"**{found.n_tried:,}** tried · best NDCG so far **{found.ndcg:.4f}**"
         st.markdown(f":small[{tried}, with {shared.settings_in_words(best)}]")
-    if job["finish_requested"]:
+    if job.finish_requested:
         st.markdown(":small[Tuning is being ended; the model gets the best settings so far.]")
 
 
-def _show_buttons(client: Client, job: Job) -> None:
-    if job["cancel_requested"]:
+def _show_buttons(client: Client, job: wire.Job) -> None:
+    if job.cancel_requested:
         st.markdown(":small[The job is being cancelled.]")
         return
-    job_id, place = job["job_id"], place_of(job)
+    job_id, place = job.job_id, place_of(job)
     with st.container(horizontal=True, vertical_alignment="center"):
-        if job["stage"] == "tuning" and not job["finish_requested"]:
-            has_best = job["progress"] is not None and job["progress"]["settings"] is not None
+        if job.stage == "tuning" and not job.finish_requested:
+            has_best = job.progress is not None and job.progress.settings is not None
             stop = "Stop tuning, use the best so far"
             if st.button(stop, disabled=not has_best, icon="⏹️"):
                 shared.attempt(lambda: _ask(client.finish_job, job_id), place=place)
                 st.rerun()
-        help = "Ends the job and removes what it has made. What serves goes on serving."
+        help = "Ends the job and removes what it has made. The active version stays active."
         if st.button("Cancel", key=f"cancel {job_id}", help=help):
             shared.attempt(lambda: _ask(client.cancel_job, job_id), place=place)
             st.rerun()
@@ -215,20 +227,20 @@ def _ask(end: Callable[[int], object], job_id: int) -> None:
 # Those that have been
 
 
-def show_recent(jobs: list[Job]) -> None:
+def show_recent(jobs: list[wire.ListedJob]) -> None:
     with st.expander("Recent jobs", icon="🕘", key="recent_jobs"):
         if not jobs:
             st.caption("None yet.")
             return
         rows = [
             {
-                "Job": job["job_id"],
+                "Job": job.job_id,
                 "What": _kind(job),
-                "Status": STATUS[job["status"]],
-                "Started": shared.local_time(job["started_at"], seconds=True).replace(
+                "Status": STATUS[job.status],
+                "Started": shared.local_time(job.started_at, seconds=True).replace(
                     "-", "\N{NON-BREAKING HYPHEN}"
                 ),
-                "Duration": job["seconds_elapsed"],
+                "Duration": job.seconds_elapsed,
                 "Trigger": _trigger(job),
                 "Outcome": _outcome(job),
             }
@@ -242,26 +254,26 @@ def show_recent(jobs: list[Job]) -> None:
         )
 
 
-def _kind(job: Job) -> str:
-    if job["kind"] == "evaluate":
+def _kind(job: wire.ListedJob) -> str:
+    if job.kind == "evaluate":
         return "comparison"
-    return "tuned retrain" if job["request"].get("tune") else "retrain"
+    return "tuned retrain" if job.request.tune else "retrain"
 
 
-def _trigger(job: Job) -> str:
-    if job["cause"] is not None:
-        return shared.escape(job["cause"]["sentence"])
-    return shared.escape(shared.trigger(job["trigger"])).replace(" ", shared.NO_BREAK)
+def _trigger(job: wire.ListedJob) -> str:
+    if job.cause is not None:
+        return shared.escape(job.cause.sentence)
+    return shared.escape(shared.trigger(job.trigger)).replace(" ", shared.NO_BREAK)
 
 
-def _outcome(job: Job) -> str:
-    if job["error"] is not None:
-        return shared.sentence(job["error"]["message"])
-    if job["status"] != "succeeded":
+def _outcome(job: wire.ListedJob) -> str:
+    if job.error is not None:
+        return shared.sentence(job.error.message)
+    if job.status != "succeeded":
         return ""
-    if job["kind"] == "evaluate":
+    if job.kind == "evaluate":
         return "Recipes compared"
-    if job["version"] is None:
+    if job.version is None:
         return "Nothing had changed since the last version: no new one was made"
-    promoted = {True: ", promoted", False: ", not promoted", None: ""}[job["promoted"]]
-    return f"Version {job['version']}{promoted}"
+    promoted = {True: ", promoted", False: ", not promoted", None: ""}[job.promoted]
+    return f"Version {job.version}{promoted}"

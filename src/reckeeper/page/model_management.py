@@ -1,4 +1,4 @@
-"""The versions, which one serves, and a retrain at the press of a button."""
+"""The versions, which one is active, and a retrain at the press of a button."""
 
 import json
 from collections.abc import Callable
@@ -6,16 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from reckeeper.client import (
-    Client,
-    Demo,
-    Job,
-    JobPage,
-    Model,
-    PolicyRevision,
-    RecipeSetting,
-    RetrainRequest,
-)
+from reckeeper import wire
+from reckeeper.client import Client
 from reckeeper.page import comparison, differences, jobs, shared, versions
 
 JOBS_ASKED = 200  # among these is the last comparison looked for
@@ -27,10 +19,10 @@ TUNING = (
     "new version, and later retrains use them."
 )
 LONGEST_TUNING_SECONDS = 86_400
-SERVES = {
-    "always": "always serves",
-    "gate": "serves if it passes the gate",
-    "manual": "serves when somebody activates it",
+PROMOTED = {
+    "always": "always becomes active",
+    "gate": "becomes active if it passes the gate",
+    "manual": "becomes active when somebody activates it",
 }
 
 
@@ -39,9 +31,9 @@ SERVES = {
 
 def show_problems(client: Client) -> None:
     ready = client.ready()
-    for problem in ready["problems"]:
+    for problem in ready.problems:
         st.warning(shared.sentence(problem), icon="⚠️")
-    offer = ready["offer_version"]
+    offer = ready.offer_version
     if offer is not None:
         st.button(
             f"Activate version {offer}",
@@ -50,7 +42,7 @@ def show_problems(client: Client) -> None:
         )
 
 
-def show_active(models: list[Model], *, is_training: bool) -> None:
+def show_active(models: list[wire.Model], *, is_training: bool) -> None:
     st.subheader("Active model", anchor=False)
     active = versions.active_of(models)
     if active is None:
@@ -59,18 +51,18 @@ def show_active(models: list[Model], *, is_training: bool) -> None:
         st.info(f"{missing} {what_next}", icon="💡")
         return
     users, items, variance, trained_on = st.columns([1, 1, 1.25, 1.75], border=True)
-    users.metric("Users", f"{active['n_users']:,}")
-    items.metric("Items", f"{active['n_items']:,}")
+    users.metric("Users", f"{active.n_users:,}")
+    items.metric("Items", f"{active.n_items:,}")
     variance.metric(
         "Explained variance",
-        active["explained_variance"],
-        help=NO_VARIANCE if active["explained_variance"] == "0.00%" else None,
+        active.explained_variance,
+        help=NO_VARIANCE if active.explained_variance == "0.00%" else None,
     )
-    trained_on.metric("Trained on", shared.local_time(active["trained_on"]))
-    settings = shared.settings_in_words(active["settings"])
-    recipe = shared.escape(active["recipe"]) + (f" ({settings})" if settings else "")
+    trained_on.metric("Trained on", shared.local_time(active.trained_on))
+    settings = shared.settings_in_words(active.settings)
+    recipe = shared.escape(active.recipe) + (f" ({settings})" if settings else "")
     st.caption(
-        f"Version {active['version']} · recipe {recipe} · "
+        f"Version {active.version} · recipe {recipe} · "
         f"times are in {shared.escape(shared.timezone().key)}"
     )
 
@@ -78,8 +70,8 @@ def show_active(models: list[Model], *, is_training: bool) -> None:
 # Retraining
 
 
-def show_retrain(client: Client, page: JobPage, running: Job | None) -> None:
-    ruling = client.policy()
+def show_retrain(client: Client, page: wire.JobPage, running: wire.ListedJob | None) -> None:
+    in_force = client.policy()
     st.subheader("Retrain", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", wrap=False):
         st.button(
@@ -87,84 +79,81 @@ def show_retrain(client: Client, page: JobPage, running: Job | None) -> None:
             type="primary",
             disabled=running is not None,
             on_click=shared.attempt,
-            args=(lambda: jobs.start_retrain(client, {}),),
+            args=(lambda: jobs.start_retrain(client, wire.RetrainRequest()),),
         )
         # A caption fades code until it is hard to read.
-        st.markdown(f":small[{schedule(page, ruling)}]", width="stretch")
-    st.markdown(f":small[{policy_in_words(ruling)}]")
-    shared.show_notice()
+        st.markdown(f":small[{schedule(page, in_force)}]", width="stretch")
+    st.markdown(f":small[{policy_in_words(in_force)}]")
+    shared.show_notice(client)
     jobs.show_running(client, running, place=shared.MAIN)
 
 
-def schedule(page: JobPage, ruling: PolicyRevision) -> str:
-    if page["schedule"] is None or page["next_scheduled_at"] is None:
-        if ruling["source"] == "stored":
+def schedule(page: wire.JobPage, in_force: wire.PolicyRevision) -> str:
+    if page.schedule is None or page.next_scheduled_at is None:
+        if in_force.source == "stored":
             return "The policy has no schedule."
         return (
             "To retrain on a schedule, set `RECKEEPER_RETRAIN_SCHEDULE` to a cron expression, "
             "such as `0 3 * * 0`."
         )
-    next_at = shared.local_time(page["next_scheduled_at"])
+    next_at = shared.local_time(page.next_scheduled_at)
     zone = shared.escape(shared.timezone().key)
-    return f"Next scheduled retrain: **{next_at}** ({zone}), by `{page['schedule']}`"
+    return f"Next scheduled retrain: **{next_at}** ({zone}), by `{page.schedule}`"
 
 
-def policy_in_words(ruling: PolicyRevision) -> str:
-    """Return what starts a retrain, what then serves, and who said so."""
-    policy = ruling["policy"]
+def policy_in_words(in_force: wire.PolicyRevision) -> str:
+    """Return what starts a retrain, what becomes active then, and who said so."""
+    policy = in_force.policy
     by_rule = []
-    if policy["every_interactions"] is not None:
-        by_rule.append(f"after **{policy['every_interactions']:,}** new interactions")
-    if policy["max_age_hours"] is not None:
-        by_rule.append(f"**{policy['max_age_hours']:g}** hours after the last")
+    if policy.every_interactions is not None:
+        by_rule.append(f"after **{policy.every_interactions:,}** new interactions")
+    if policy.max_age_hours is not None:
+        by_rule.append(f"**{policy.max_age_hours:g}** hours after the last")
     starts = ["by hand"]
-    promotion = {policy["promotion"]["manual"]: ["by hand"]}
-    if policy["schedule"] is not None:
-        zone = shared.escape(policy["timezone"])
-        starts.append(f"by the schedule `{policy['schedule']}` ({zone})")
-        promotion.setdefault(policy["promotion"]["schedule"], []).append("by schedule")
+    promotion = {policy.promotion.manual: ["by hand"]}
+    if policy.schedule is not None:
+        zone = shared.escape(policy.timezone)
+        starts.append(f"by the schedule `{policy.schedule}` ({zone})")
+        promotion.setdefault(policy.promotion.schedule, []).append("by schedule")
     if by_rule:
         starts.append(" or ".join(by_rule))
-        promotion.setdefault(policy["promotion"]["rule"], []).append("by rule")
-    served = "; ".join(
-        f"what is trained {' or '.join(triggers)} {SERVES[rule]}"
+        promotion.setdefault(policy.promotion.rule, []).append("by rule")
+    promoted = "; ".join(
+        f"what is trained {' or '.join(triggers)} {PROMOTED[rule]}"
         for rule, triggers in promotion.items()
     )
-    return f"Retrains start {', '.join(starts)}; {served}. {origin(ruling)}"
+    return f"Retrains start {', '.join(starts)}; {promoted}. {origin(in_force)}"
 
 
-def origin(ruling: PolicyRevision) -> str:
-    if ruling["source"] == "environment" or ruling["updated_at"] is None:
-        return (
-            "This policy is from the environment; `PUT /policy` or `reckeeper policy set` "
-            "changes it."
-        )
+def origin(in_force: wire.PolicyRevision) -> str:
+    if in_force.source == "environment" or in_force.updated_at is None:
+        return "This policy comes from the environment; `reckeeper policy set` changes it."
     return (
-        f"Stored policy, revision {ruling['revision']}, by {shared.escape(ruling['actor'] or '?')} "
-        f"at {shared.local_time(ruling['updated_at'])}: it rules; the environment's settings no "
-        "longer count."
+        f"Stored policy, revision {in_force.revision}, by {shared.escape(in_force.actor or '?')} "
+        f"at {shared.local_time(in_force.updated_at)}: it is in force, and the environment's "
+        "settings do not count."
     )
 
 
-def show_panel(client: Client, active: Model | None, running: Job | None) -> None:
+def show_panel(client: Client, active: wire.Model | None, running: wire.ListedJob | None) -> None:
     with st.expander("Retrain with another recipe or settings", icon="🎛️", key="panel"):
-        recipes = {recipe["name"]: recipe for recipe in client.recipes()}
+        recipes = {recipe.name: recipe for recipe in client.recipes()}
         names = list(recipes)
-        served = active["recipe"] if active is not None else None
+        current = active.recipe if active is not None else None
         choice, how = st.columns(2)
         name = choice.selectbox(
-            "Recipe", names, index=names.index(served) if served in names else 0, key="recipe"
+            "Recipe", names, index=names.index(current) if current in names else 0, key="recipe"
         )
         way = how.radio("Settings", [BY_HAND, TUNE], horizontal=True, key="way")
-        summary = shared.escape(recipes[name]["summary"])
+        summary = shared.escape(recipes[name].summary)
         if way == TUNE:
             st.caption(f"{summary} {TUNING}")
             request = ask_tuning(name)
         else:
-            base = active if active is not None and active["recipe"] == name else None
-            origin = "the defaults" if base is None else f"those of version {base['version']}"
+            base = active if active is not None and active.recipe == name else None
+            origin = "the defaults" if base is None else f"those of version {base.version}"
             st.caption(f"{summary} The fields start from {origin}.")
-            request = ask_settings(name, recipes[name]["settings"], base)
+            request = ask_settings(name, recipes[name].settings, base)
         st.button(
             "Tune and train" if way == TUNE else "Train with these settings",
             disabled=running is not None,
@@ -178,7 +167,7 @@ def show_panel(client: Client, active: Model | None, running: Job | None) -> Non
 # press would not yet be in a value that is read here.
 
 
-def ask_tuning(recipe: str) -> Callable[[], RetrainRequest]:
+def ask_tuning(recipe: str) -> Callable[[], wire.RetrainRequest]:
     st.columns(2)[0].number_input(
         "Time budget in seconds (optional)",
         min_value=1,
@@ -188,29 +177,29 @@ def ask_tuning(recipe: str) -> Callable[[], RetrainRequest]:
         key="tune_seconds",
     )
 
-    def request() -> RetrainRequest:
-        asked: RetrainRequest = {"recipe": recipe, "tune": True}
-        if st.session_state["tune_seconds"] is not None:
-            asked["tune_seconds"] = st.session_state["tune_seconds"]
-        return asked
+    def request() -> wire.RetrainRequest:
+        seconds = st.session_state["tune_seconds"]
+        return wire.RetrainRequest(recipe=recipe, tune=True, tune_seconds=seconds)
 
     return request
 
 
 def ask_settings(
-    recipe: str, known: list[RecipeSetting], base: Model | None
-) -> Callable[[], RetrainRequest]:
+    recipe: str, known: list[wire.RecipeSetting], base: wire.Model | None
+) -> Callable[[], wire.RetrainRequest]:
     """Show a field for each setting, filled from the version if there is one."""
     reads: dict[str, Callable[[], Any]] = {}
     columns = st.columns(3)
     for number, setting in enumerate(known):
-        name, value = setting["name"], setting["default"]
+        name, value = setting.name, setting.default
         if base is not None:
-            value = base["settings"].get(name, value)
-        key = f"setting {recipe} {name} {None if base is None else base['version']}"
+            value = base.settings.get(name, value)
+        key = f"setting {recipe} {name} {None if base is None else base.version}"
         with columns[number % len(columns)]:
-            reads[name] = ask_setting(name, value, key=key, help=shared.escape(setting["help"]))
-    return lambda: {"recipe": recipe, "settings": {name: read() for name, read in reads.items()}}
+            reads[name] = ask_setting(name, value, key=key, help=shared.escape(setting.help))
+    return lambda: wire.RetrainRequest(
+        recipe=recipe, settings={name: read() for name, read in reads.items()}
+    )
 
 
 def ask_setting(label: str, value: Any, *, key: str, help: str) -> Callable[[], Any]:
@@ -234,23 +223,22 @@ def typed(text: str) -> Any:
         return text.strip()
 
 
-def model_management(client: Client, _demo: Demo) -> None:
+def model_management(client: Client, _demo: wire.Demo) -> None:
     # In this order: a job that has succeeded has its version among the models.
     page = client.jobs(limit=JOBS_ASKED)
     models = client.models()
     timeline = client.timeline(limit=versions.ENTRIES_ASKED)
-    target = versions.rollback_target(models, timeline)
     running = jobs.find_running(page)
     show_problems(client)
-    show_active(models, is_training=running is not None and running["kind"] == "retrain")
+    show_active(models, is_training=running is not None and running.kind == "retrain")
     jobs.follow(client, models, page)
     show_retrain(client, page, running)
-    versions.show_verdict(client, models, page["jobs"], target)
+    versions.show_verdict(client, models, page.jobs, timeline.rollback_version)
     show_panel(client, versions.active_of(models), running)
-    versions.show(client, models, page["jobs"], timeline, target)
+    versions.show(client, models, page.jobs, timeline)
     differences.show(client, models)
-    comparison.show(client, page["jobs"], running)
-    jobs.show_recent(page["jobs"][:JOBS_SHOWN])
+    comparison.show(client, page.jobs, running)
+    jobs.show_recent(page.jobs[:JOBS_SHOWN])
 
 
 def show() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import streamlit as st
 
-from reckeeper.client import Client, Demo, RecommendationList, RecommendedItem
+from reckeeper import wire
+from reckeeper.client import Client
 from reckeeper.errors import NoModelError
 from reckeeper.page import shared
 
@@ -31,8 +32,8 @@ CATEGORIES = ("category", "categories", "genre", "genres")
 # Whom to look at
 
 
-def choose_user(demo: Demo) -> tuple[str, int]:
-    samples = demo["sample_users"] if demo["loaded"] else []
+def choose_user(demo: wire.Demo) -> tuple[str, int]:
+    samples = demo.sample_users if demo.loaded else []
     if "user_id" not in st.session_state:
         st.session_state["user_id"] = samples[0] if samples else ""
     name, number, quick = st.columns([1.9, 1, 4], vertical_alignment="bottom")
@@ -66,11 +67,9 @@ def show_history(client: Client, user_id: str) -> None:
         return
     with st.container(border=True, gap="xsmall"):
         for row in interactions:
-            what = TYPES.get(row["interaction_type"], shared.escape(row["interaction_type"]))
-            title = shared.escape(row["title"] or row["item_id"])
-            st.markdown(
-                f"{title}  \n:small[:gray[{what} · {shared.local_time(row['occurred_at'])}]]"
-            )
+            what = TYPES.get(row.interaction_type, shared.escape(row.interaction_type))
+            title = shared.escape(row.title or row.item_id)
+            st.markdown(f"{title}  \n:small[:gray[{what} · {shared.local_time(row.occurred_at)}]]")
 
 
 def show_watchlist(client: Client, user_id: str) -> None:
@@ -81,9 +80,9 @@ def show_watchlist(client: Client, user_id: str) -> None:
         return
     with st.container(border=True, gap="xsmall"):
         for item in items:
-            item_id, title = item["item_id"], item["title"] or item["item_id"]
+            item_id, title = item.item_id, item.title or item.item_id
             with st.container(horizontal=True, vertical_alignment="center", wrap=False):
-                st.markdown(describe(title, item["attributes"]), width="stretch")
+                st.markdown(describe(title, item.attributes), width="stretch")
                 st.button(
                     "Remove",
                     key=f"remove {item_id}",
@@ -104,34 +103,34 @@ def show_recommendations(client: Client, user_id: str, n: int) -> None:
     try:
         answer = client.recommendations(user_id, n=n)
     except NoModelError as exc:
-        st.info(shared.sentence(exc.message), icon="💡")
+        st.info(shared.in_words(exc), icon="💡")
         st.page_link("pages/2_Model_Management.py", label="Go to Model Management", icon="🚀")
         shared.watch(client, client.jobs(limit=1))
         return
     st.markdown(explain(answer))
-    if not answer["items"]:
+    if not answer.items:
         st.info("There is no item left that this user has not seen.", icon="💡")
         return
     with st.container(border=True, gap="xsmall"):
-        for item in answer["items"]:
-            show_item(client, user_id, item, strategy=answer["strategy"])
+        for item in answer.items:
+            show_item(client, user_id, item, strategy=answer.strategy)
 
 
-def explain(answer: RecommendationList) -> str:
-    words = STRATEGIES[answer["strategy"]].format(
-        user=f"**{shared.escape(answer['user_id'])}**", version=answer["model_version"]
+def explain(answer: wire.RecommendationList) -> str:
+    words = STRATEGIES[answer.strategy].format(
+        user=f"**{shared.escape(answer.user_id)}**", version=answer.model_version
     )
-    return f":blue-badge[{answer['strategy']}] :small[{words}]"
+    return f":blue-badge[{answer.strategy}] :small[{words}]"
 
 
-def show_item(client: Client, user_id: str, item: RecommendedItem, *, strategy: str) -> None:
-    item_id, title = item["item_id"], item["title"] or item["item_id"]
+def show_item(client: Client, user_id: str, item: wire.RecommendedItem, *, strategy: str) -> None:
+    item_id, title = item.item_id, item.title or item.item_id
     shown = shared.escape(title)
-    score = f"{item['score']:,.0f}" if strategy == "popular" else f"{item['score']:.3f}"
+    score = f"{item.score:,.0f}" if strategy == "popular" else f"{item.score:.3f}"
     with st.container(horizontal=True, vertical_alignment="center", wrap=False, gap="xsmall"):
-        st.markdown(f":gray[{item['rank']}]", width=20)
+        st.markdown(f":gray[{item.rank}]", width=20)
         st.markdown(
-            f"{describe(title, item['attributes'])} :small[:gray[score{shared.NO_BREAK}{score}]]",
+            f"{describe(title, item.attributes)} :small[:gray[score{shared.NO_BREAK}{score}]]",
             width="stretch",
         )
         st.button(
@@ -173,9 +172,9 @@ def categories(attributes: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def recommendations(client: Client, demo: Demo) -> None:
+def recommendations(client: Client, demo: wire.Demo) -> None:
     user_id, n = choose_user(demo)
-    shared.show_notice()
+    shared.show_notice(client)
     if user_id:
         past, future = st.columns([3, 5], gap="medium")
         with future:

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -12,9 +13,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import pandas as pd
 import streamlit as st
 
-from reckeeper.client import Client, Demo, JobPage, Metric
+from reckeeper import wire
+from reckeeper.client import Client
 from reckeeper.config import Settings
 from reckeeper.errors import (
+    Action,
     JobCancelledError,
     JobInterruptedError,
     NotEnoughDataError,
@@ -22,6 +25,7 @@ from reckeeper.errors import (
     StorageError,
     UnavailableError,
 )
+from reckeeper.page import actions
 
 RETRY_SECONDS = 3.0
 """How often a page looks whether a server that did not answer does again."""
@@ -51,7 +55,7 @@ NOT_AN_ERROR = {
 # The frame
 
 
-def page(title: str, icon: str, body: Callable[[Client, Demo], None]) -> None:
+def page(title: str, icon: str, body: Callable[[Client, wire.Demo], None]) -> None:
     """Show a page, and in its place a sentence where the server cannot answer it."""
     st.set_page_config(page_title=title, page_icon=icon, layout="wide")
     if st.session_state.get("page") != title:
@@ -65,12 +69,12 @@ def page(title: str, icon: str, body: Callable[[Client, Demo], None]) -> None:
             _demo_banner(client, demo)
             body(client, demo)
         except (UnavailableError, StorageError) as exc:
-            st.error(sentence(exc.message), icon="🔌")
+            st.error(in_words(exc), icon="🔌")
             st.button("Try again", on_click=_forget_notice)
             st.caption("This page also tries again by itself every few seconds.")
             _rerun_when_back(client, itertools.count())
     except ReckeeperError as exc:
-        st.error(sentence(exc.message))
+        st.error(in_words(exc))
 
 
 @st.cache_resource(on_release=Client.close)
@@ -91,7 +95,7 @@ def _rerun_when_back(client: Client, runs: Iterator[int]) -> None:
     st.rerun()
 
 
-def watch(client: Client, page: JobPage) -> None:
+def watch(client: Client, page: wire.JobPage) -> None:
     """Run this page again by itself when a job starts or ends after those in `page`."""
     _rerun_when_changed(client, _newest(page), itertools.count())
 
@@ -108,17 +112,17 @@ def _rerun_when_changed(client: Client, known: tuple[int, str] | None, runs: Ite
         st.rerun()
 
 
-def _newest(page: JobPage) -> tuple[int, str] | None:
-    return next(((job["job_id"], job["status"]) for job in page["jobs"]), None)
+def _newest(page: wire.JobPage) -> tuple[int, str] | None:
+    return next(((job.job_id, job.status) for job in page.jobs), None)
 
 
-def _demo_banner(client: Client, demo: Demo) -> None:
-    if not demo["loaded"]:
+def _demo_banner(client: Client, demo: wire.Demo) -> None:
+    if not demo.loaded:
         return
     with st.container(horizontal=True, vertical_alignment="center", border=True):
         st.badge("Demo data", icon="🧪", color="violet")
         st.markdown(
-            f"You are looking at {demo['interactions']:,} generated interactions.", width="stretch"
+            f"You are looking at {demo.interactions:,} generated interactions.", width="stretch"
         )
         with st.popover("Remove demo data"):
             st.markdown(
@@ -142,27 +146,48 @@ def attempt(action: Callable[[], object], done: str | None = None, *, place: str
     try:
         action()
     except ReckeeperError as exc:
-        notify_error(exc.code, exc.message, place=place)
+        notify_error(exc, place=place)
     else:
         if done is not None:
             st.toast(done, icon="✅")
 
 
+@dataclass(frozen=True)
+class _Notice:
+    place: str
+    kind: str
+    text: str
+    action: Action | None = None
+    """What a button beside the words does."""
+
+
 def notify(kind: str, text: str, *, place: str = MAIN) -> None:
     """Keep words for the `show_notice` of a place, until the next action or another page."""
-    st.session_state["notice"] = (place, kind, text)
+    st.session_state["notice"] = _Notice(place, kind, text)
 
 
-def notify_error(code: str, message: str, *, place: str = MAIN) -> None:
+def notify_error(error: ReckeeperError, *, place: str = MAIN) -> None:
     """Keep an error's words; a cancelled job, for one, is no failure of anything."""
-    notify(NOT_AN_ERROR.get(code, "error"), sentence(message), place=place)
+    kind = NOT_AN_ERROR.get(error.code, "error")
+    button = error.action if actions.is_button(error.action) else None
+    st.session_state["notice"] = _Notice(place, kind, in_words(error), button)
 
 
-def show_notice(place: str = MAIN) -> None:
-    """Show what was kept for a place of the page."""
-    kept_for, kind, text = st.session_state.get("notice", (MAIN, "", ""))
-    if kind and kept_for == place:
-        say(kind, text)
+def show_notice(client: Client, place: str = MAIN) -> None:
+    """Show what was kept for a place of the page, and a button for what to do next."""
+    notice: _Notice | None = st.session_state.get("notice")
+    if notice is None or notice.place != place:
+        return
+    say(notice.kind, notice.text)
+    action = notice.action
+    if action is not None:
+        st.button(
+            action.in_words(actions.ACTIONS),
+            key=f"next {place}",
+            on_click=attempt,
+            args=(lambda: st.toast(actions.act(client, action), icon="✅"),),
+            kwargs={"place": place},
+        )
 
 
 def say(kind: str, text: str) -> None:
@@ -211,6 +236,13 @@ def sentence(message: str) -> str:
     return "".join(part if part.startswith("`") else escape(part) for part in parts)
 
 
+def in_words(error: ReckeeperError) -> str:
+    """Return an error's message as Markdown, and what to do next where no button does it."""
+    if error.action is None or actions.is_button(error.action):
+        return sentence(error.message)
+    return f"{sentence(error.message)} {sentence(error.action.in_words(actions.ACTIONS))}"
+
+
 def local_time(time: str, *, seconds: bool = False) -> str:
     """Return an API's time, UTC where it names no zone, as the reader's clock shows it."""
     moment = datetime.fromisoformat(time)
@@ -249,11 +281,11 @@ def signed(number: float, form: str = ".3f") -> str:
     return format(number, f"+{form}").replace("-", "\N{MINUS SIGN}")
 
 
-def with_interval(metric: Metric) -> str:
+def with_interval(metric: wire.Metric) -> str:
     """Return a metric, and the bounds of its interval where it has one."""
-    words = f"{metric['mean']:.3f}"
-    if "low" in metric and "high" in metric:
-        words += f" ({metric['low']:.3f} to {metric['high']:.3f})"
+    words = f"{metric.mean:.3f}"
+    if metric.low is not None and metric.high is not None:
+        words += f" ({metric.low:.3f} to {metric.high:.3f})"
     return words.replace(" ", NO_BREAK)
 
 

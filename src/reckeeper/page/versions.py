@@ -1,11 +1,12 @@
-"""The versions: what was found of each, which one serves, and how another one is made to."""
+"""The versions: what was found of each, which one is active, and how another one becomes so."""
 
 from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
 
-from reckeeper.client import Client, Job, Model, TimelineEntry, Verdict
+from reckeeper import wire
+from reckeeper.client import Client
 from reckeeper.page import shared, verdicts
 
 VERSIONS = "versions"
@@ -22,20 +23,20 @@ ACTIONS = {
     "rebuild": "found in the model folder",
 }
 WHAT_THEY_DO = (
-    "**Roll back** goes to what served before; again, a step further. **Activate** lets the chosen "
-    "version serve. Both count at once, and another click undoes them. A **pinned** version is "
-    "kept, and while it serves no training takes its place. **Delete** removes a version and its "
-    "files for good."
+    "**Roll back** activates the version that was active before; again, the one before that. "
+    "**Activate** activates the chosen version. Both take effect at once, and another click undoes "
+    "them. A **pinned** version is kept, and while it is active no training replaces it. "
+    "**Delete** removes a version and its files for good."
 )
 
 
-def active_of(models: list[Model]) -> Model | None:
-    return next((model for model in models if model["status"] == "active"), None)
+def active_of(models: list[wire.Model]) -> wire.Model | None:
+    return next((model for model in models if model.status == "active"), None)
 
 
-def choose(label: str, models: list[Model], *, chosen: int, key: str) -> int:
+def choose(label: str, models: list[wire.Model], *, chosen: int, key: str) -> int:
     """Let a version be chosen; `chosen` is so at first."""
-    recipes = {model["version"]: model["recipe"] for model in models}
+    recipes = {model.version: model.recipe for model in models}
     return st.selectbox(
         label,
         [*recipes],
@@ -48,21 +49,23 @@ def choose(label: str, models: list[Model], *, chosen: int, key: str) -> int:
 # The last retrain's verdict
 
 
-def show_verdict(client: Client, models: list[Model], jobs: list[Job], target: int | None) -> None:
+def show_verdict(
+    client: Client, models: list[wire.Model], jobs: list[wire.ListedJob], target: int | None
+) -> None:
     """Say it where the last new version was judged badly or waits, with the way out beside it."""
-    job = next((job for job in jobs if job["kind"] == "retrain" and job["version"]), None)
-    verdict = None if job is None else job["verdict"]
+    job = next((job for job in jobs if job.kind == "retrain" and job.version), None)
+    verdict = None if job is None else job.verdict
     if job is None or verdict is None or not verdicts.asks_for_care(job):
         return
-    model = next((model for model in models if model["version"] == job["version"]), None)
+    model = next((model for model in models if model.version == job.version), None)
     if model is None:
         return
-    version, words = model["version"], verdicts.in_words(verdict)
-    done = verdicts.outcome(verdict)
-    if model["status"] == "active" and job["promoted"]:
+    version, words = model.version, verdicts.in_words(verdict)
+    done = shared.sentence(verdict.outcome or "")
+    if model.status == "active" and job.promoted:
         with _beside("warning", f"**{done}** {words}"):
             _roll_back_button(client, target, place="verdict")
-    elif model["status"] != "active" and not model["served"]:
+    elif model.status != "active" and not model.served:
         with _beside("info", f"**{done}** {words}"):
             st.text_input("Reason (optional)", key="verdict_reason")
             _button(
@@ -85,35 +88,34 @@ def _beside(kind: str, text: str) -> Any:
 
 def show(
     client: Client,
-    models: list[Model],
-    jobs: list[Job],
-    timeline: list[TimelineEntry],
-    target: int | None,
+    models: list[wire.Model],
+    jobs: list[wire.ListedJob],
+    timeline: wire.Timeline,
 ) -> None:
     st.subheader("Versions", anchor=False)
     if not models:
         st.caption("None yet.")
         return
-    whole = {job["job_id"]: job["verdict"] for job in jobs}
+    whole = {job.job_id: job.verdict for job in jobs}
     _show_table(models, whole)
-    shared.show_notice(VERSIONS)
-    _show_switch(client, models, target)
+    shared.show_notice(client, VERSIONS)
+    _show_switch(client, models, timeline.rollback_version)
     _show_details(models)
-    _show_timeline(timeline)
+    _show_timeline(timeline.timeline)
 
 
-def _show_table(models: list[Model], whole: dict[int, Verdict | None]) -> None:
+def _show_table(models: list[wire.Model], whole: dict[int, wire.Verdict | None]) -> None:
     rows = [
         {
-            "Version": model["version"],
-            "Status": STATUS[model["status"]] + (f" {PINNED}" if model["pinned"] else ""),
-            "Recipe": shared.escape(model["recipe"]),
-            "Verdict": verdicts.badge(model, whole.get(model["job_id"] or 0)),
+            "Version": model.version,
+            "Status": STATUS[model.status] + (f" {PINNED}" if model.pinned else ""),
+            "Recipe": shared.escape(model.recipe),
+            "Verdict": verdicts.badge(model, whole.get(model.job_id or 0)),
             "NDCG@10": _quality(model),
-            "Users": model["n_users"],
-            "Items": model["n_items"],
-            "Explained variance": float(model["explained_variance"].rstrip("%")),
-            "Trained on": shared.local_time(model["trained_on"], seconds=True),
+            "Users": model.n_users,
+            "Items": model.n_items,
+            "Explained variance": float(model.explained_variance.rstrip("%")),
+            "Trained on": shared.local_time(model.trained_on, seconds=True),
         }
         for model in models
     ]
@@ -124,24 +126,24 @@ def _show_table(models: list[Model], whole: dict[int, Verdict | None]) -> None:
     )
 
 
-def _quality(model: Model) -> str:
-    ndcg = (model["metrics"] or {}).get("ndcg@10")
-    if ndcg is None:
+def _quality(model: wire.Model) -> str:
+    ndcg = (model.metrics or {}).get("ndcg@10")
+    if ndcg is None or ndcg.low is None or ndcg.high is None:
         return "–"
     # In full it stands where two versions are compared; here it has little room.
-    return f"{ndcg['mean']:.3f} ± {(ndcg['high'] - ndcg['low']) / 2:.3f}"
+    return f"{ndcg.mean:.3f} ± {(ndcg.high - ndcg.low) / 2:.3f}"
 
 
-def _show_details(models: list[Model]) -> None:
+def _show_details(models: list[wire.Model]) -> None:
     with st.expander("Details of the versions", icon="📋", key="details"):
         rows = [
             {
-                "Version": model["version"],
-                "Recipe": shared.escape(model["recipe"]),
-                "Trigger": shared.escape(shared.trigger(model["trigger"])),
-                "Took": model["seconds"],
-                "Interactions": model["training_samples"],
-                "Settings": shared.settings_in_words(model["settings"]) or "none",
+                "Version": model.version,
+                "Recipe": shared.escape(model.recipe),
+                "Trigger": shared.escape(shared.trigger(model.trigger)),
+                "Took": model.seconds,
+                "Interactions": model.training_samples,
+                "Settings": shared.settings_in_words(model.settings) or "none",
                 "Verdict": _found(model),
                 "Note": _note(model),
             }
@@ -155,91 +157,66 @@ def _show_details(models: list[Model]) -> None:
         )
 
 
-def _found(model: Model) -> str:
-    return "–" if model["verdict"] is None else shared.sentence(model["verdict"]["sentence"])
+def _found(model: wire.Model) -> str:
+    return "–" if model.verdict is None else shared.sentence(model.verdict.sentence)
 
 
-def _note(model: Model) -> str:
-    words = [shared.escape(model["note"])] if model["note"] else []
-    if model["pinned"]:
-        until = model["pinned_until"]
+def _note(model: wire.Model) -> str:
+    words = [shared.escape(model.note)] if model.note else []
+    if model.pinned:
+        until = model.pinned_until
         words.append(f"{PINNED} pinned" + (f" until {shared.local_time(until)}" if until else ""))
     return " · ".join(words)
 
 
-# What served when
+# What was active when
 
 
-def _show_timeline(timeline: list[TimelineEntry]) -> None:
-    with st.expander("What served when", icon="📜", key="timeline"):
+def _show_timeline(timeline: list[wire.TimelineEntry]) -> None:
+    with st.expander("What was active when", icon="📜", key="timeline"):
         if not timeline:
-            st.caption("Nothing has served yet.")
+            st.caption("Nothing has been active yet.")
             return
         rows = [
             {
-                "Version": "none" if entry["version"] is None else str(entry["version"]),
-                "From": shared.local_time(entry["at"], seconds=True),
-                "Until": shared.local_time(entry["until"], seconds=True)
-                if entry["until"]
-                else "now",
-                "By": shared.escape(entry["actor"]),
+                "Version": "none" if entry.version is None else str(entry.version),
+                "From": shared.local_time(entry.at, seconds=True),
+                "Until": shared.local_time(entry.until, seconds=True) if entry.until else "now",
+                "By": shared.escape(entry.actor),
                 "Why": _why(entry),
             }
             for entry in timeline[:ENTRIES_SHOWN]
         ]
-        shared.table(rows, alt="What served when", wrapped=["Why"])
+        shared.table(rows, alt="What was active when", wrapped=["Why"])
 
 
-def _why(entry: TimelineEntry) -> str:
-    action = ACTIONS.get(entry["action"], entry["action"].replace("_", " "))
-    return shared.escape(f"{action}: {entry['reason']}" if entry["reason"] else action)
+def _why(entry: wire.TimelineEntry) -> str:
+    action = ACTIONS.get(entry.action, entry.action.replace("_", " "))
+    return shared.escape(f"{action}: {entry.reason}" if entry.reason else action)
 
 
-def rollback_target(models: list[Model], timeline: list[TimelineEntry]) -> int | None:
-    """Return the version to which a roll back leads, as far as the timeline tells.
-
-    Each switch can be taken back to what it replaced; a roll back takes that step for good, so
-    that the next one leads further. Versions that are deleted are passed over.
-    """
-    entries = {entry["entry_id"]: entry for entry in timeline}
-    came_from: dict[int, int | None] = {}
-    latest: int | None = None
-    for entry_id in sorted(entries):
-        before = latest
-        if entries[entry_id]["action"] == "rollback":
-            version = entries[entry_id]["version"]
-            while before is not None and entries[before]["version"] != version:
-                before = came_from[before]
-            before = None if before is None else came_from[before]
-        came_from[entry_id], latest = before, entry_id
-    there = {model["version"] for model in models if model["status"] != "active"}
-    while latest is not None and entries[latest]["version"] not in there:
-        latest = came_from[latest]
-    return None if latest is None else entries[latest]["version"]
+# Making another one active
 
 
-# Making another one serve
-
-
-def _show_switch(client: Client, models: list[Model], target: int | None) -> None:
-    inactive = [model["version"] for model in models if model["status"] != "active"]
+def _show_switch(client: Client, models: list[wire.Model], target: int | None) -> None:
+    inactive = [model.version for model in models if model.status != "active"]
     with st.container(border=True, key="switch"):
         st.markdown("**Switch versions**")
         choice, why = st.columns([2, 3])
         with choice:
-            first = inactive[0] if inactive else models[0]["version"]
+            first = inactive[0] if inactive else models[0].version
             version = choose("Version", models, chosen=first, key="switch_version")
         why.text_input("Reason (optional)", key="switch_reason")
-        model = next(model for model in models if model["version"] == version)
-        is_active = model["status"] == "active"
+        model = next(model for model in models if model.version == version)
+        is_active = model.status == "active"
         with st.container(horizontal=True, vertical_alignment="center"):
             _roll_back_button(client, target, place="switch")
             _button("Activate", lambda why: _activate(client, _chosen(), why), disabled=is_active)
-            if model["pinned"]:
+            if model.pinned:
                 _button("Unpin", lambda why: _unpin(client, _chosen(), why))
             else:
                 _button("Pin", lambda why: _pin(client, _chosen(), why))
-            with st.popover("Delete …", disabled=is_active or model["pinned"]):
+            with st.popover("Delete …", disabled=is_active or model.pinned):
                 st.markdown(f"Version {version} and its files will be gone for good.")
                 _button(f"Delete version {version}", lambda why: _delete(client, version, why))
         st.markdown(f":small[{WHAT_THEY_DO}]")
@@ -257,7 +234,7 @@ def _roll_back_button(client: Client, target: int | None, *, place: str) -> None
         lambda why: _roll_back(client, why),
         place=place,
         disabled=target is None,
-        help="Nothing that is still there served before." if target is None else None,
+        help="No version that was active before is left." if target is None else None,
     )
 
 
@@ -289,12 +266,12 @@ def _act(action: Callable[[str | None], str], reason_key: str) -> None:
 
 
 def _roll_back(client: Client, reason: str | None) -> str:
-    return f"Version {client.roll_back(reason=reason)['version']} serves again."
+    return f"Version {client.roll_back(reason=reason).version} is active again."
 
 
 def _activate(client: Client, version: int, reason: str | None) -> str:
     client.activate(version, reason=reason)
-    return f"Version {version} serves."
+    return f"Version {version} is active."
 
 
 def _pin(client: Client, version: int, reason: str | None) -> str:

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from .. import errors  # noqa: TID252
-from ..errors import Action, ActionName, ReckeeperError  # noqa: TID252
+from .. import errors
+from ..errors import Action, ActionName, ReckeeperError
 from .forms import Answer, JsonObject, is_none
 
 ACTIONS: Mapping[ActionName, str] = {
@@ -24,6 +24,7 @@ ACTIONS: Mapping[ActionName, str] = {
     "see_job": "GET /jobs/{job_id} shows the job.",
     "see_policy": "GET /policy shows the policy in force.",
     "send_interactions": "POST /user_interactions takes interactions.",
+    "start": "`reckeeper up` starts worker, server and page.",
     "undo_import": "`reckeeper import --undo {import_id}` undoes it.",
     "unpin": "DELETE /models/{version}/pin unpins it.",
     "verify_audit": "GET /audit/verify checks the audit trail.",

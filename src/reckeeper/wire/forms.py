@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..clock import rfc3339, utc  # noqa: TID252
+from ..clock import rfc3339, utc
 
 JsonObject = dict[str, Any]
 """Truly open content: an item's attributes, a recipe's settings, the details of an error."""

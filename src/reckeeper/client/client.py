@@ -1,0 +1,463 @@
+"""Every call of the server, as a method."""
+
+import contextlib
+import copy
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import ValidationError
+
+from .. import errors, wire
+from .connection import Connection, error_of
+
+ACTOR_HEADER = "X-Reckeeper-Actor"
+
+_Given = TypeVar("_Given")
+
+
+class Client:
+    """A connection to a Reckeeper server; safe to share between threads.
+
+    Answers are the models of `wire`. Calls that are safe to repeat are tried
+    again, with growing pauses, while the server does not answer. Every error is
+    a `ReckeeperError`: what the server answered, as the class of its code with
+    `details` and `action`, or `UnavailableError` when it did not answer.
+
+    Parameters
+    ----------
+    url : str
+        Of the server.
+    timeout_seconds : float
+        For one try; a retrain that waits has no limit.
+    retry_seconds : float
+        How long to go on trying; 0 tries once.
+    actor : str, optional
+        Who asks, for the audit trail, which then says ``api:ACTOR``: up to 64 letters, digits
+        and ``. _ @ -``.
+    transport : httpx.BaseTransport, optional
+        What carries the requests, in place of connections to `url`. `httpx.MockTransport`
+        answers them from a function, for tests; `httpx.HTTPTransport` takes certificates,
+        proxies and addresses to bind.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        timeout_seconds: float = 30.0,
+        retry_seconds: float = 5.0,
+        actor: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._server = Connection(
+            url, timeout_seconds=timeout_seconds, retry_seconds=retry_seconds, transport=transport
+        )
+        if actor is not None:
+            self._server = self._server.with_headers({ACTOR_HEADER: actor})
+
+    @property
+    def url(self) -> str:
+        """Address of the server, without its password."""
+        return self._server.url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._server.close()
+
+    def as_actor(self, actor: str) -> "Client":
+        """Return a client on the same connections whose calls name another actor."""
+        named = copy.copy(self)
+        named._server = self._server.with_headers({ACTOR_HEADER: actor})
+        return named
+
+    # Versions
+
+    def models(self) -> list[wire.Model]:
+        """List the versions, the newest first."""
+        return self._server.get(wire.ModelList, "/models").models
+
+    def model(self, version: int) -> wire.ModelDetails:
+        """Describe one version, with all that is known of it."""
+        return self._server.get(wire.ModelAnswer, f"/models/{version}").model
+
+    def activate(self, version: int, *, reason: str | None = None) -> wire.ModelDetails:
+        """Activate a version."""
+        path = f"/models/{version}/activate"
+        body = _given(reason=reason)
+        return self._server.call(wire.ModelAnswer, "POST", path, json=body, repeat=True).model
+
+    def roll_back(self, *, reason: str | None = None) -> wire.ModelDetails:
+        """Activate the version that was active before; again: the one before that."""
+        body = _given(reason=reason)
+        return self._server.call(wire.ModelAnswer, "POST", "/models/rollback", json=body).model
+
+    def set_note(self, version: int, note: str | None) -> wire.ModelDetails:
+        """Write a note on a version, up to 10,000 characters; None takes it away."""
+        path, body = f"/models/{version}", {"note": note}
+        return self._server.call(wire.ModelAnswer, "PATCH", path, json=body, repeat=True).model
+
+    def pin(
+        self, version: int, *, until: str | None = None, reason: str | None = None
+    ) -> wire.ModelDetails:
+        """Keep a version: while it is active no training replaces it, and nothing deletes it.
+
+        Parameters
+        ----------
+        version : int
+        until : str, optional
+            RFC 3339, ``2026-01-31T12:00:00Z``. Default: until it is unpinned.
+        reason : str, optional
+        """
+        path, body = f"/models/{version}/pin", _given(until=until, reason=reason)
+        return self._server.call(wire.ModelAnswer, "POST", path, json=body, repeat=True).model
+
+    def unpin(self, version: int, *, reason: str | None = None) -> wire.ModelDetails:
+        """Take a pin away."""
+        path, params = f"/models/{version}/pin", _given(reason=reason)
+        return self._server.call(wire.ModelAnswer, "DELETE", path, params=params, repeat=True).model
+
+    def delete_model(self, version: int, *, reason: str | None = None) -> wire.Deletion:
+        """Delete an inactive version with its files."""
+        params = _given(reason=reason)
+        return self._server.call(wire.Deletion, "DELETE", f"/models/{version}", params=params)
+
+    def compare(
+        self, version: int, other: int, *, k: int = 10, users: int = 2000
+    ) -> wire.Comparison:
+        """Compare two versions: what they are, and what users would see of each.
+
+        Parameters
+        ----------
+        version, other : int
+            The first and the second.
+        k : int
+            Length of the lists, 1 to 100.
+        users : int
+            How many users to draw at random, 1 to 20,000.
+        """
+        path, params = f"/models/{version}/compare/{other}", {"k": k, "users": users}
+        return self._server.call(
+            wire.Comparison, "GET", path, params=params, repeat=True, waits=True
+        )
+
+    def download(self, version: int, path: Path) -> Path:
+        """Write a version as a file that another installation can import, and return its path.
+
+        A file of this name is replaced, once the new one is whole.
+
+        Raises
+        ------
+        DataError
+            The file cannot be written.
+        """
+        part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+
+        def once() -> None:
+            with part.open("wb") as file:
+                file.writelines(self._server.chunks(f"/models/{version}/download"))
+
+        try:
+            self._server.retrying(once)
+            os.replace(part, path)
+        except OSError as exc:
+            raise errors.DataError(
+                f"{path} cannot be written: {exc.strerror or exc}. Name a file in a folder that "
+                "exists and has room."
+            ) from exc
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+        return path
+
+    def import_model(self, path: Path) -> wire.ModelDetails:
+        """Take in a version that `download` wrote, here or elsewhere; it is not active yet.
+
+        Raises
+        ------
+        DataError
+            The file cannot be read.
+        """
+        try:
+            with path.open("rb") as file:
+                answer = self._server.call(
+                    wire.ModelAnswer, "POST", "/models/import", bundle=file, waits=True
+                )
+        except OSError as exc:
+            raise errors.DataError(
+                f"{path} cannot be read: {exc.strerror or exc}. Name a file that `download` wrote."
+            ) from exc
+        return answer.model
+
+    def timeline(self, *, limit: int = 50, before: int | None = None) -> wire.Timeline:
+        """List what was active when, the latest first, with entry numbers below `before`."""
+        params = _given(limit=limit, before=before)
+        return self._server.get(wire.Timeline, "/timeline", params=params)
+
+    # Training
+
+    def recipes(self) -> list[wire.Recipe]:
+        """List the recipes, and the settings that each has."""
+        return self._server.get(wire.RecipeList, "/recipes").recipes
+
+    def retrain(
+        self,
+        *,
+        recipe: str | None = None,
+        settings: Mapping[str, object] | None = None,
+        tune: bool = False,
+        tune_seconds: float | None = None,
+    ) -> wire.RetrainAnswer:
+        """Train a new version, wait until it is done, and say what was made.
+
+        Parameters
+        ----------
+        recipe : str, optional
+            Default: that of the active version; ``spectral`` where tuning is asked for.
+        settings : mapping, optional
+            Of the recipe; those left out have its defaults. Default: those of the active
+            version, where it has the same recipe, else the defaults.
+        tune : bool
+            Find the settings on a part of the data that is held out.
+        tune_seconds : float, optional
+            How long to look for them, above 0 and at most 86,400; only with `tune`. Default:
+            just under five times what one fit takes.
+        """
+        body = _retrain_request(recipe, settings, tune=tune, tune_seconds=tune_seconds)
+        return self._server.call(wire.RetrainAnswer, "POST", "/retrain", json=body, waits=True)
+
+    def start_retrain(
+        self,
+        *,
+        recipe: str | None = None,
+        settings: Mapping[str, object] | None = None,
+        tune: bool = False,
+        tune_seconds: float | None = None,
+    ) -> wire.Job:
+        """Start training a new version and return its job at once; see `retrain`."""
+        body = _retrain_request(recipe, settings, tune=tune, tune_seconds=tune_seconds)
+        params = {"wait": "false"}
+        return self._server.call(wire.JobAnswer, "POST", "/retrain", params=params, json=body).job
+
+    def start_evaluation(self) -> wire.Job:
+        """Start measuring which recipe suits the stored interactions; return the job at once.
+
+        Its `result` grows while it runs: `job` shows it.
+        """
+        params = {"wait": "false"}
+        return self._server.call(wire.JobAnswer, "POST", "/evaluations", params=params).job
+
+    def finish_job(self, job_id: int) -> wire.Job:
+        """End the tuning of a job now, with the best that it has; the job goes on."""
+        return self._server.call(wire.JobAnswer, "POST", f"/jobs/{job_id}/finish", repeat=True).job
+
+    def cancel_job(self, job_id: int, *, reason: str | None = None) -> wire.Job:
+        """Ask a running job to end; it reads ``cancelled`` once it has."""
+        path, body = f"/jobs/{job_id}/cancel", _given(reason=reason)
+        return self._server.call(wire.JobAnswer, "POST", path, json=body, repeat=True).job
+
+    def jobs(self, *, limit: int = 20, before: int | None = None) -> wire.JobPage:
+        """List jobs, the latest first, with numbers below `before`."""
+        return self._server.get(wire.JobPage, "/jobs", params=_given(limit=limit, before=before))
+
+    def job(self, job_id: int) -> wire.Job:
+        """Describe one job."""
+        return self._server.get(wire.JobAnswer, f"/jobs/{job_id}").job
+
+    def follow_job(self, job_id: int) -> Iterator[wire.Job]:
+        """Yield a job each time that it has changed, up to its end.
+
+        One that has ended is given once. A reader that is slow misses states,
+        never the last. A stream that breaks is opened again.
+        """
+        return self._server.follow(f"/jobs/{job_id}/stream", state=wire.Job)
+
+    # Policy and audit trail
+
+    def policy(self) -> wire.PolicyAnswer:
+        """Return the policy in force."""
+        return self._server.get(wire.PolicyAnswer, "/policy")
+
+    def set_policy(
+        self,
+        policy: wire.Policy | Mapping[str, object],
+        *,
+        if_revision: int | None = None,
+        reason: str | None = None,
+    ) -> wire.PolicyAnswer:
+        """Store a policy, which is in force from now on, and return it.
+
+        Parameters
+        ----------
+        policy : Policy or mapping
+            Whole: a field left out has its default. A secret given as ``***`` stays as it is.
+        if_revision : int, optional
+            Store only if this revision is still in force; else `ConflictError`.
+        reason : str, optional
+
+        Raises
+        ------
+        DataError
+            A field cannot be used; the message and `details` name it, and nothing was stored.
+        """
+        body = policy.model_dump(mode="json") if isinstance(policy, wire.Policy) else dict(policy)
+        params: dict[str, str | int] = _given(if_revision=if_revision, reason=reason)
+        return self._server.call(wire.PolicyAnswer, "PUT", "/policy", params=params, json=body)
+
+    def policy_history(
+        self, *, limit: int = 20, before: int | None = None
+    ) -> list[wire.PolicyRevision]:
+        """List the policies that were stored, the latest first, with revisions below `before`."""
+        params = _given(limit=limit, before=before)
+        return self._server.get(wire.PolicyHistory, "/policy/history", params=params).policies
+
+    def audit(self, *, limit: int = 50, before: int | None = None) -> list[wire.AuditEntry]:
+        """List who changed what, the latest first, with entry numbers below `before`."""
+        params = _given(limit=limit, before=before)
+        return self._server.get(wire.AuditPage, "/audit", params=params).entries
+
+    def verify_audit(self) -> wire.AuditCheck:
+        """Say whether the audit trail is whole: nothing altered, removed, reordered or cut."""
+        return self._server.call(wire.AuditCheck, "GET", "/audit/verify", repeat=True, waits=True)
+
+    # Interactions and recommendations
+
+    def send(
+        self,
+        interactions: Iterable[wire.Interaction | Mapping[str, object]],
+        *,
+        on_error: Literal["refuse", "skip"] = "refuse",
+    ) -> wire.SendAnswer:
+        """Store up to 10,000 interactions.
+
+        One without an ``event_id`` gets one here, so that a repeated try
+        stores nothing twice.
+
+        Parameters
+        ----------
+        interactions : iterable of Interaction or mapping
+            A mapping has the fields of `wire.Interaction`; the server checks both.
+        on_error : str
+            ``refuse``: a bad row raises `DataError` and nothing is stored.
+            ``skip``: good rows are stored, the answer lists the others.
+        """
+        rows = [
+            each.model_dump(mode="json", exclude_unset=True)
+            if isinstance(each, wire.Interaction)
+            else dict(each)
+            for each in interactions
+        ]
+        for row in rows:
+            if row.get("event_id") is None:
+                row["event_id"] = str(uuid.uuid4())
+        params = {"on_error": on_error}
+        return self._server.call(
+            wire.SendAnswer, "POST", "/user_interactions", params=params, json=rows, repeat=True
+        )
+
+    def interactions(self, user_id: str, *, n: int = 20) -> list[wire.StoredInteraction]:
+        """List a user's latest interactions."""
+        path = f"/user_interactions/{_segment(user_id)}"
+        return self._server.get(wire.InteractionList, path, params={"n": n}).interactions
+
+    def watchlist(self, user_id: str) -> list[wire.WatchlistItem]:
+        """List a user's watchlist, the latest addition first."""
+        return self._server.get(wire.Watchlist, f"/watchlist/{_segment(user_id)}").items
+
+    def add_to_watchlist(self, user_id: str, item_id: str) -> wire.SendAnswer:
+        """Put an item on a user's watchlist; nothing changes if it is there."""
+        path = f"/watchlist/{_segment(user_id)}/{_segment(item_id)}"
+        return self._server.call(wire.SendAnswer, "POST", path, repeat=True)
+
+    def remove_from_watchlist(self, user_id: str, item_id: str) -> wire.SendAnswer:
+        """Take an item off a user's watchlist; nothing changes if it is not there."""
+        path = f"/watchlist/{_segment(user_id)}/{_segment(item_id)}"
+        return self._server.call(wire.SendAnswer, "DELETE", path, repeat=True)
+
+    def recommendations(self, user_id: str, *, n: int = 10) -> wire.RecommendationList:
+        """Recommend up to `n` items that the user has not seen."""
+        path = f"/recommendations/{_segment(user_id)}"
+        return self._server.get(wire.RecommendationList, path, params={"n": n})
+
+    # The installation
+
+    def demo(self) -> wire.Demo:
+        """Say whether the demo data is loaded."""
+        return self._server.get(wire.Demo, "/demo")
+
+    def clear_demo(self) -> wire.DemoCleared:
+        """Remove the demo data, and the versions that were trained on it."""
+        return self._server.call(wire.DemoCleared, "DELETE", "/demo", repeat=True, waits=True)
+
+    def ready(self) -> wire.Readiness:
+        """Say whether the server can do its work; one that answers so never raises."""
+
+        def once() -> wire.Readiness:
+            response = self._server.request("GET", "/health/ready")
+            with contextlib.suppress(ValidationError):
+                return wire.Readiness.model_validate_json(response.content)
+            raise error_of(response)
+
+        return self._server.retrying(once)
+
+    def is_live(self) -> bool:
+        """Say whether the server runs, at the first try."""
+        try:
+            self._server.call(wire.Liveness, "GET", "/health/live")
+        except errors.UnavailableError:
+            return False
+        return True
+
+    def metrics(self) -> str:
+        """Return the server's metrics in Prometheus' text format."""
+
+        def once() -> str:
+            response = self._server.request("GET", "/metrics")
+            if not response.is_success:
+                raise error_of(response)
+            return response.text
+
+        return self._server.retrying(once)
+
+
+def _given(**values: _Given | None) -> dict[str, _Given]:
+    """Return the values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _retrain_request(
+    recipe: str | None,
+    settings: Mapping[str, object] | None,
+    *,
+    tune: bool,
+    tune_seconds: float | None,
+) -> dict[str, object] | None:
+    """Return the body that says what was given; None, and so no body, if nothing was."""
+    request: dict[str, object] = _given(
+        recipe=recipe,
+        settings=None if settings is None else dict(settings),
+        tune=tune or None,
+        tune_seconds=tune_seconds,
+    )
+    return request or None
+
+
+def _segment(external_id: str) -> str:
+    # As they stand, "." and ".." would be taken out of the path on its way.
+    return quote(str(external_id), safe="").replace(".", "%2E")

@@ -1,0 +1,263 @@
+"""How a request is made, tried again, and its answer read."""
+
+import contextlib
+import copy
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import BinaryIO, Self, TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from .. import errors, wire
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
+_CHUNK_BYTES = 1024 * 1024
+_ZIP = {"Content-Type": "application/zip"}
+
+_Answer = TypeVar("_Answer", bound=wire.Answer)
+_Result = TypeVar("_Result")
+
+
+class Connection:
+    """Connections to a server, and the headers that go with each request.
+
+    Parameters
+    ----------
+    url : str
+    timeout_seconds : float
+        For one try.
+    retry_seconds : float
+        How long to go on trying; 0 tries once.
+    transport : httpx.BaseTransport, optional
+        What carries the requests, in place of connections to `url`.
+
+    Attributes
+    ----------
+    url : str
+        Without its password.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float,
+        retry_seconds: float,
+        transport: httpx.BaseTransport | None,
+    ) -> None:
+        address = httpx.URL(url.rstrip("/"))
+        # A proxy of the environment leads out of this machine, never back to it.
+        is_here = address.host in {"127.0.0.1", "::1", "localhost"}
+        self.url = _masked(address)
+        self._http = httpx.Client(base_url=address, trust_env=not is_here, transport=transport)
+        self._headers: Mapping[str, str] = {}
+        self._timeout = httpx.Timeout(timeout_seconds)
+        # A stream is never silent for longer than 15 seconds.
+        self._stream_timeout = httpx.Timeout(timeout_seconds, read=max(timeout_seconds, 30.0))
+        self._retry_seconds = retry_seconds
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def with_headers(self, headers: Mapping[str, str]) -> Self:
+        """Return the same connections with other headers."""
+        other = copy.copy(self)
+        other._headers = headers
+        return other
+
+    def get(
+        self,
+        answer: type[_Answer],
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+    ) -> _Answer:
+        """Ask for what changes nothing, and so may be asked for again."""
+        return self.call(answer, "GET", path, params=params, repeat=True)
+
+    def call(
+        self,
+        answer: type[_Answer],
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        json: object = None,
+        bundle: BinaryIO | None = None,
+        repeat: bool = False,
+        waits: bool = False,
+    ) -> _Answer:
+        """Make a request, and return its answer.
+
+        Parameters
+        ----------
+        answer : type
+            Model of the answer.
+        method, path : str
+        params : mapping, optional
+            The query.
+        json : JSON value, optional
+            The body.
+        bundle : file, optional
+            The body, a zip file.
+        repeat : bool
+            Whether it is safe to try it again.
+        waits : bool
+            Whether to wait without a limit.
+
+        Raises
+        ------
+        ReckeeperError
+            The server refused, or did not answer.
+        """
+
+        def once() -> _Answer:
+            response = self.request(
+                method, path, params=params, json=json, bundle=bundle, waits=waits
+            )
+            if not response.is_success:
+                raise error_of(response)
+            return _read(answer, response.content, response)
+
+        return self.retrying(once) if repeat else once()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        json: object = None,
+        bundle: BinaryIO | None = None,
+        waits: bool = False,
+    ) -> httpx.Response:
+        """Make a request once, and return what came back, an error too."""
+        try:
+            return self._http.request(
+                method,
+                path,
+                params=params,
+                json=json,
+                content=bundle,
+                headers={**self._headers, **({} if bundle is None else _ZIP)},
+                timeout=None if waits else self._timeout,
+            )
+        except httpx.HTTPError as exc:
+            raise self._unavailable(exc) from exc
+        except (ValueError, RecursionError) as exc:  # NaN, half a character
+            raise errors.DataError(
+                f"It cannot be sent: {exc}. Give finite numbers and texts in UTF-8."
+            ) from exc
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """Yield the content of a zip file, a part at a time."""
+        with self._open(path) as response:
+            if response.headers.get("content-type") != "application/zip":
+                raise _foreign(response)
+            try:
+                yield from response.iter_bytes(_CHUNK_BYTES)
+            except httpx.HTTPError as exc:
+                raise self._unavailable(exc) from exc
+
+    def follow(self, path: str, *, state: type[_Answer]) -> Iterator[_Answer]:
+        """Yield the states that a stream of server-sent events has, up to the event ``end``.
+
+        A stream that breaks is opened again, unless it said nothing.
+        """
+        while True:
+            is_told = False
+            reason: httpx.HTTPError | str = "the stream ended before it said anything"
+            with self.retrying(lambda: self._open(path)) as response:
+                try:
+                    for event, data in _events(response):
+                        if event == "end":
+                            return
+                        is_told = True
+                        yield _read(state, data, response)
+                except httpx.HTTPError as exc:
+                    reason = exc
+            if not is_told:
+                raise self._unavailable(reason)
+
+    def retrying(self, once: Callable[[], _Result]) -> _Result:
+        """Return what a call gives, and call again, with growing pauses, while nobody answers."""
+        give_up_at = time.monotonic() + self._retry_seconds
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return once()
+            except errors.UnavailableError:
+                if time.monotonic() >= give_up_at:
+                    raise
+            # At random, so that many clients do not come back all at one moment.
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2.0 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _open(self, path: str) -> contextlib.closing[httpx.Response]:
+        """Begin an answer that is read in parts, for a ``with`` statement."""
+        request = self._http.build_request(
+            "GET", path, headers=self._headers, timeout=self._stream_timeout
+        )
+        try:
+            response = self._http.send(request, stream=True)
+            if not response.is_success:
+                response.read()
+                raise error_of(response)
+        except httpx.HTTPError as exc:
+            raise self._unavailable(exc) from exc
+        return contextlib.closing(response)
+
+    def _unavailable(self, reason: httpx.HTTPError | str) -> errors.UnavailableError:
+        """Return the error that the server does not answer, with the reason in brackets."""
+        why = re.sub(r"\[Errno -?\d+\] ", "", str(reason)) or type(reason).__name__
+        return errors.UnavailableError(
+            f"{self.url} does not answer ({why}). See that it runs there, then try again.",
+            action=errors.Action("start"),
+        )
+
+
+def _read(answer: type[_Answer], content: bytes | str, response: httpx.Response) -> _Answer:
+    """Return the answer that a response, or a part of it, has."""
+    try:
+        return answer.model_validate_json(content)
+    except ValidationError as exc:
+        raise _foreign(response) from exc
+
+
+def error_of(response: httpx.Response) -> errors.ReckeeperError:
+    """Return what a response that is no success reports."""
+    try:
+        return wire.error_from(wire.Error.model_validate_json(response.content))
+    except ValidationError:
+        return _foreign(response)
+
+
+def _foreign(response: httpx.Response) -> errors.UnavailableError:
+    """Return the error that some other program answers at the address."""
+    return errors.UnavailableError(
+        f"{_masked(response.url)} answered {response.status_code} and not as Reckeeper does. "
+        "See that the address is that of a Reckeeper server, of the same release as this client."
+    )
+
+
+def _events(response: httpx.Response) -> Iterator[tuple[str, str]]:
+    """Yield the name and the data of each server-sent event; comments are passed over."""
+    event, data = "message", ""
+    for line in response.iter_lines():
+        name, _, value = line.partition(": ")
+        if name == "event":
+            event = value
+        elif name == "data":
+            data = value
+        elif not line and data:
+            yield event, data
+            event, data = "message", ""
+
+
+def _masked(url: httpx.URL) -> str:
+    """Return an address without its password."""
+    return str(url.copy_with(username=url.username, password="***") if url.password else url)

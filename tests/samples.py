@@ -1,0 +1,206 @@
+"""Answers of the API, whole and valid: JSON that is built from the models of `wire`."""
+
+from typing import Any
+
+from reckeeper import wire
+
+AT = "2026-01-02T03:04:05.678901Z"
+INTERVAL = {"mean": 0.2, "low": 0.1, "high": 0.3}
+
+
+def _json(kind: type[wire.Answer], fields: dict[str, Any]) -> dict[str, Any]:
+    unknown = fields.keys() - kind.model_fields.keys()
+    assert not unknown, f"{kind.__name__} has no {unknown}"
+    return kind.model_validate(fields).model_dump(mode="json")
+
+
+def entry(**fields: Any) -> dict[str, Any]:
+    """Return an entry of the timeline."""
+    base = {
+        "entry_id": 1,
+        "at": AT,
+        "until": None,
+        "version": 3,
+        "action": "activate",
+        "actor": "api:cli",
+        "reason": None,
+        "job_id": None,
+    }
+    return _json(wire.TimelineEntry, base | fields)
+
+
+def verdict(**fields: Any) -> dict[str, Any]:
+    """Return a verdict of version 2 beside version 1: no worse."""
+    base = {
+        "decision": "promote",
+        "sentence": "No worse than version 1.",
+        "method": "new_interactions",
+        "reasons": [],
+        "warnings": [],
+        "metric": "ndcg@10",
+        "margin": 0.02,
+        "k": 10,
+        "n_users": 1204,
+        "active_version": 1,
+        "candidate": {"ndcg@10": INTERVAL},
+        "active": {"ndcg@10": INTERVAL},
+        "popularity": {"ndcg@10": INTERVAL},
+        "versus_active": {"ndcg@10": {"difference": 0.003, "low": -0.002, "high": 0.008}},
+        "versus_popularity": {"ndcg@10": {"difference": 0.003, "low": -0.002, "high": 0.008}},
+        "data": {
+            **{name: {"before": 6, "now": 7} for name in ("interactions", "users", "items")},
+            "per_day": {"usual": 6.0, "recent": 7.0},
+        },
+        "seconds": 1.2,
+        "outcome": "Version 2 is active.",
+    }
+    return _json(wire.Verdict, base | fields)
+
+
+_MODEL: dict[str, Any] = {
+    "name": "Retrained SVD Model",
+    "path": "/app/models/retrained_svd_model.pkl",
+    "type": "SVD",
+    "status": "inactive",
+    "n_users": 6,
+    "n_items": 12,
+    "explained_variance": "98.90%",
+    "trained_on": "2025-12-04 23:42:15",
+    "version": 3,
+    "recipe": "svd",
+    "settings": {"n_components": 10},
+    "training_samples": 56193,
+    "seconds": 2.3,
+    "trigger": "manual",
+    "job_id": None,
+    "is_demo": False,
+    "note": None,
+    "pinned": False,
+    "pinned_until": None,
+    "verdict": None,
+    "metrics": None,
+    "served": False,
+}
+
+
+def model(**fields: Any) -> dict[str, Any]:
+    """Return a version as the list has it."""
+    return _json(wire.Model, _MODEL | fields)
+
+
+def details(**fields: Any) -> dict[str, Any]:
+    """Return a version with all that is known of it."""
+    more = {
+        "fingerprint": "ab" * 16,
+        "watermark": 9,
+        "latest_at": AT,
+        "data": {"weights": {"click": 1.0}},
+        "actor": None,
+        "cause": None,
+        "peak_memory_bytes": 123_000_000,
+        "libraries": {"numpy": "2.4"},
+        "origin": None,
+        "files": [],
+        "timeline": [],
+    }
+    return _json(wire.ModelDetails, _MODEL | more | fields)
+
+
+def job(**fields: Any) -> dict[str, Any]:
+    """Return a retrain that runs."""
+    base = {
+        "job_id": 7,
+        "kind": "retrain",
+        "request": {},
+        "status": "running",
+        "trigger": "manual",
+        "actor": "api:page",
+        "cause": None,
+        "stage": "reading",
+        "fraction": 0.25,
+        "seconds_elapsed": 1.0,
+        "seconds_left": 3.0,
+        "progress": None,
+        "finish_requested": False,
+        "cancel_requested": False,
+        "started_at": "2025-12-04T23:42:13.000000Z",
+        "finished_at": None,
+        "version": None,
+        "promoted": None,
+        "verdict": None,
+        "memory_bytes": None,
+        "estimated_memory_bytes": None,
+        "peak_memory_bytes": None,
+        "error": None,
+        "result": None,
+    }
+    return _json(wire.Job, base | fields)
+
+
+def measured(recipe: str = "popularity", **fields: Any) -> dict[str, Any]:
+    """Return how well a recipe did."""
+    base = {
+        "recipe": recipe,
+        "settings": {},
+        "tuned": False,
+        "fit_seconds": 1.9,
+        "tune_seconds": 0.0,
+        "metrics": {"ndcg@20": INTERVAL},
+        "versus_popularity": {},
+    }
+    return _json(wire.MeasuredRecipe, base | fields)
+
+
+def evaluation(*recipes: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """Return recipes compared, by default one."""
+    rows = list(recipes) or [measured()]
+    base = {"split": "user_time", "k": 20, "n_users": 30, "recipes": rows}
+    return _json(wire.Evaluation, base | fields)
+
+
+def revision(**fields: Any) -> dict[str, Any]:
+    """Return a policy that was stored."""
+    base = {
+        "policy": {"webhook_secret": "***"},
+        "revision": 4,
+        "source": "stored",
+        "updated_at": AT,
+        "actor": "api:page",
+        "reason": None,
+    }
+    return _json(wire.PolicyRevision, base | fields)
+
+
+def audit_entry(**fields: Any) -> dict[str, Any]:
+    """Return an entry of the audit trail."""
+    base = {
+        "entry_id": 8,
+        "at": AT,
+        "actor": "api:page",
+        "action": "activate",
+        "subject": "model 3",
+        "details": {"reason": None},
+        "hash": None,
+    }
+    return _json(wire.AuditEntry, base | fields)
+
+
+def comparison(**fields: Any) -> dict[str, Any]:
+    """Return two versions beside each other."""
+    side = {name: _MODEL[name] for name in wire.ComparedModel.model_fields.keys() & _MODEL.keys()}
+    side |= {"data": {"weights": {"click": 1.0}}}
+    base = {
+        "sentence": "Both show users much the same.",
+        "users": {"both": 6, "only_first": 0, "only_second": 0},
+        "first": side,
+        "second": side | {"version": 2},
+        "settings": [],
+        "k": 10,
+        "n_users": 2000,
+        "overlap": {"mean": 0.625, "low": 0.6, "high": 0.65},
+        "most_changed": [],
+        "exposure": {"gained": [], "lost": []},
+        "coverage": {"first": 0.5, "second": 0.25},
+        "popularity": {"first": 0.01, "second": 0.02},
+    }
+    return _json(wire.Comparison, base | fields)
