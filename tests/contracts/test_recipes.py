@@ -12,7 +12,7 @@ from scipy import sparse
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.ranking import is_noise
-from reckeeper.recipes import RECIPES, describe_recipes, recipe_named
+from reckeeper.recipes import RECIPES, Sizes, describe_recipes, recipe_named
 
 SHAPES = [(2, 2), (2, 50), (50, 2), (3, 3), (11, 11), (40, 25)]
 DAY = 86_400_000_000
@@ -237,9 +237,7 @@ def test_the_share_of_variance_lies_between_0_and_1(fit):
 
 
 def footprint_of(recipe, *, settings, n_users, n_items, n_pairs):
-    return recipe.footprint(
-        n_users=n_users, n_items=n_items, n_pairs=n_pairs, settings=settings, n_threads=2
-    )
+    return recipe.footprint(Sizes(n_users, n_items, n_pairs, n_threads=2), settings=settings)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (200, 300)])

@@ -10,7 +10,7 @@ from tests.unit.small_models import stored_version
 
 from reckeeper import storage
 from reckeeper.errors import DataError, MemoryLimitError
-from reckeeper.recipes import RECIPES, recipe_named
+from reckeeper.recipes import RECIPES, Sizes, recipe_named
 from reckeeper.training import JobRunner, memory
 
 SIZES = {"n_interactions": 1_000_000, "n_users": 20_000, "n_items": 5000}
@@ -81,13 +81,13 @@ def test_a_fit_holds_no_more_than_its_footprint_and_not_far_less(
     output, errors = child.communicate(timeout=120)
     assert child.returncode == 0, errors
     measured = json.loads(output)
-    footprint = recipe_named(recipe).footprint(
+    sizes = Sizes(
         n_users=shape[0],
         n_items=shape[1],
         n_pairs=measured["n_pairs"],
-        settings=chosen,
         n_threads=len(psutil.Process().cpu_affinity()),
     )
+    footprint = recipe_named(recipe).footprint(sizes, settings=chosen)
     # Of so small a fit what the allocator keeps is a part that counts.
     assert measured["bytes"] <= 1.1 * footprint.fit_bytes + 30e6
     assert footprint.fit_bytes <= 3 * measured["bytes"] + 30e6

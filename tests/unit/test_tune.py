@@ -8,6 +8,7 @@ import pytest
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.matrix import IdIndex, InteractionLog
 from reckeeper.recipes import RECIPES, recipe_named
+from reckeeper.recipes.popularity import Popularity
 from reckeeper.training import tune as tuning
 from reckeeper.training.tune import tune
 
@@ -137,7 +138,7 @@ def test_popularity_learns_that_fashions_pass():
     log = log_of(user, item, occurred_at=week * 7 * DAY + random.integers(DAY, size=len(user)))
     splits = [split for split in tuning._splits(log, seed=0) if split.kind == "user_time"]
     run = tuning._Run(None, None, None)
-    tuning._tune_popularity(splits, run, seed=0)
+    Popularity.tune([tuning._TuningSplit(split, seed=0) for split in splits], run)
     assert run.best.settings["half_life_days"] in (7.0, 30.0)
 
 

@@ -1,6 +1,5 @@
 """`popularity`: what most users have, the same for everybody; baseline and fallback."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -11,8 +10,8 @@ from scipy import sparse
 from reckeeper import clock
 from reckeeper.errors import DataError
 from reckeeper.matrix import InteractionMatrix
+from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.checks import check_interactions, checked_array
-from reckeeper.recipes.footprint import Footprint
 from reckeeper.recipes.settings import RecipeSettings, setting
 
 
@@ -29,7 +28,7 @@ class PopularitySettings(RecipeSettings):
     )
 
 
-class Popularity:
+class Popularity(Recipe):
     """How many users an item has, those of long ago counting less.
 
     An item's score is the sum, over the users whose weight for it is above
@@ -47,12 +46,11 @@ class Popularity:
     summary: ClassVar[str] = (
         "What most users have, the same list for everybody; recent users may count more."
     )
-    decomposes: ClassVar[bool] = False
     is_personal: ClassVar[bool] = False
     settings_type: ClassVar[type[RecipeSettings]] = PopularitySettings
 
     def __init__(self, settings: PopularitySettings, *, item_scores: np.ndarray) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self.item_scores = item_scores
 
     @classmethod
@@ -107,29 +105,17 @@ class Popularity:
         return cls(parsed, item_scores=item_scores)
 
     @classmethod
-    def footprint(
-        cls,
-        *,
-        n_users: int,
-        n_items: int,
-        n_pairs: int,
-        settings: Mapping[str, Any],
-        n_threads: int,
-    ) -> Footprint:
+    def candidates(cls, *, has_times: bool) -> list[dict[str, Any]]:
+        """Return half-lives, none first; all are tried, since a fit takes next to no time."""
+        half_lives = (None, 365.0, 90.0, 30.0, 7.0) if has_times else (None,)
+        return [{"half_life_days": half_life} for half_life in half_lives]
+
+    @classmethod
+    def footprint(cls, sizes: Sizes, *, settings: Mapping[str, Any]) -> Footprint:
         """Estimate what a fit holds: a few numbers a pair, and afterwards one an item."""
         parsed = PopularitySettings.parse(settings, recipe=cls.name)
         numbers = 3 if parsed.half_life_days is None else 6
-        return Footprint(8 * (numbers * n_pairs + n_items), 8 * n_items)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings it was fitted with."""
-        return dataclasses.asdict(self._settings)
-
-    @property
-    def explained_variance(self) -> float:
-        """Zero: nothing is decomposed."""
-        return 0.0
+        return Footprint(8 * (numbers * sizes.n_pairs + sizes.n_items), 8 * sizes.n_items)
 
     def score(self, rows: sparse.csr_array) -> np.ndarray:
         """Return the items' scores, once for each row.
@@ -145,13 +131,6 @@ class Popularity:
         ndarray of float64, shape (n, n_items)
         """
         return np.tile(self.item_scores, (rows.shape[0], 1))
-
-    def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return nothing: of how items relate, counts know nothing."""
-        return np.empty(0, dtype=np.int64), np.empty(0)
-
-    def to_sklearn(self) -> None:
-        """Return None: nothing is decomposed."""
 
     def to_export(self) -> dict[str, Any]:
         """Return ``item_scores``: every row of the predicted ratings."""

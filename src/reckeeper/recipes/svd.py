@@ -4,9 +4,8 @@ scikit-learn is imported where it fits and exports: a process that only serves
 starts a second sooner without it, and in half the memory.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -16,8 +15,9 @@ from scipy import sparse
 from reckeeper import linalg
 from reckeeper.errors import DataError
 from reckeeper.matrix import InteractionMatrix
+from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.checks import check_interactions, checked_array
-from reckeeper.recipes.footprint import Footprint
+from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.settings import RecipeSettings, setting
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class SvdSettings(RecipeSettings):
     )
 
 
-class Svd:
+class Svd(Recipe):
     """The rank-k approximation R V Vᵀ of a matrix R of users × items.
 
     Since a user's scores are a product with the user's own row, a row that
@@ -65,7 +65,6 @@ class Svd:
     name: ClassVar[str] = "svd"
     summary: ClassVar[str] = "The plain singular value decomposition of the interaction counts."
     decomposes: ClassVar[bool] = True
-    is_personal: ClassVar[bool] = True
     settings_type: ClassVar[type[RecipeSettings]] = SvdSettings
 
     def __init__(
@@ -76,7 +75,7 @@ class Svd:
         singular_values: np.ndarray,
         explained_variance_ratio: np.ndarray,
     ) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self.components = components
         self.singular_values = singular_values
         self.explained_variance_ratio = explained_variance_ratio
@@ -99,7 +98,7 @@ class Svd:
         settings : mapping
             Fields of `SvdSettings`.
         on_progress : callable, optional
-            Called with 0 and with 1: ARPACK tells of no steps.
+            Called with 0 and with 1: ARPACK reports no steps.
 
         Raises
         ------
@@ -156,22 +155,36 @@ class Svd:
         )
 
     @classmethod
-    def footprint(
-        cls,
-        *,
-        n_users: int,
-        n_items: int,
-        n_pairs: int,
-        settings: Mapping[str, Any],
-        n_threads: int,
-    ) -> Footprint:
+    def candidates(cls, *, has_times: bool) -> list[dict[str, Any]]:
+        """Return numbers of components, the default first."""
+        return [{"n_components": n_components} for n_components in (10, 20, 50, 5, 100, 200)]
+
+    @classmethod
+    def tune(cls, splits: Sequence[TuningSplit], run: TuningRun) -> None:
+        """Fit the largest candidate to each split: the others are its leading components."""
+        candidates = cls.candidates(has_times=False)
+        largest = max(candidates, key=lambda settings: settings["n_components"])
+        began = run.seconds
+        models = [cls.fit(split.train, settings=largest) for split in splits]
+        run.expect_fit((run.seconds - began) / len(splits))
+        judges = [split.judge() for split in splits]
+        for n_done, settings in enumerate(candidates, 1):
+            ndcg = {
+                split.kind: judge.ndcg(model.leading(settings["n_components"]))
+                for split, judge, model in zip(splits, judges, models, strict=True)
+            }
+            run.add(settings, ndcg)
+            run.step(n_done / len(candidates))
+
+    @classmethod
+    def footprint(cls, sizes: Sizes, *, settings: Mapping[str, Any]) -> Footprint:
         """Estimate what a fit holds: the matrix twice more, ARPACK's basis, the vectors."""
         parsed = SvdSettings.parse(settings, recipe=cls.name)
-        side = min(n_users, n_items)
+        side = min(sizes.n_users, sizes.n_items)
         rank = max(1, min(parsed.n_components, side - 1))
         basis = side * min(side, max(2 * rank + 1, 20))
-        vectors = rank * (2 * side + 3 * n_users + 3 * n_items)
-        return Footprint(24 * n_pairs + 8 * (basis + vectors), 8 * rank * n_items)
+        vectors = rank * (2 * side + 3 * sizes.n_users + 3 * sizes.n_items)
+        return Footprint(24 * sizes.n_pairs + 8 * (basis + vectors), 8 * rank * sizes.n_items)
 
     def leading(self, n_components: int) -> "Svd":
         """Return the model of fewer components: singular vectors nest."""
@@ -181,11 +194,6 @@ class Svd:
             singular_values=self.singular_values[:n_components],
             explained_variance_ratio=self.explained_variance_ratio[:n_components],
         )
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings it was fitted with."""
-        return dataclasses.asdict(self._settings)
 
     @property
     def explained_variance(self) -> float:

@@ -6,22 +6,17 @@ whole process's peak, what its allocator keeps included.
 """
 
 import contextlib
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
-from reckeeper import storage
+from reckeeper import linalg, ranking, storage
 from reckeeper.config import Settings
 from reckeeper.errors import DataError, MemoryLimitError
-from reckeeper.recipes import recipe_named
-from reckeeper.recipes.footprint import Footprint
-from reckeeper.recipes.spectral import Spectral
-from reckeeper.recipes.svd import Svd
-from reckeeper.training import tune as tuning
+from reckeeper.recipes import Footprint, Sizes, recipe_named
+from reckeeper.training.tune import N_SPLITS
 
 _PROCESS = 260_000_000
 """Interpreter and libraries, and a batch of interactions on its way."""
@@ -39,17 +34,8 @@ _SPLIT = 75
 _PAIR = 20
 """Bytes a pair has in an `InteractionMatrix`."""
 
-_SCORED = 16_800_000
-"""Cells that `linalg.row_blocks` makes of a block of users."""
-
-_CELL = 30
-"""Bytes a cell of it comes to while it is scored and ranked."""
-
 _TABLE_CELL = 20
 """Bytes a cell comes to while the table of predictions is made and written."""
-
-_SPLITS = 3
-"""On which `tune` judges."""
 
 
 class Estimate(int):
@@ -123,20 +109,21 @@ def estimate(
     """
     largest_pairs = min(n_interactions, n_users * n_items)
     n_pairs = largest_pairs if n_pairs is None else min(n_pairs, largest_pairs)
-    sizes = _Sizes(n_interactions, n_users, n_items, n_pairs)
+    sizes = Sizes(n_users, n_items, n_pairs, linalg.parallel.n_cores())
+    made = recipe_named(recipe)
     if tune:
-        settings = _largest_settings(recipe, settings)
-    footprint = sizes.footprint(recipe, settings)
+        settings = made.largest_settings(sizes)
+    footprint = made.footprint(sizes, settings=settings)
     other, loaded = Footprint(0, 0), 0
     if active is not None:
         # One that this release does not know is not judged: no reason to refuse a retrain.
         with contextlib.suppress(DataError):
-            other = sizes.footprint(active.recipe, active.settings)
+            other = recipe_named(active.recipe).footprint(sizes, settings=active.settings)
         n_ids = active.n_users + active.n_items
         loaded = int(1.3 * active.native_bytes) + _ID * n_ids
 
     n_cells = n_users * n_items
-    scoring = _CELL * min(_SCORED, n_cells)
+    scoring = ranking.bytes_needed(n_users=n_users, n_items=n_items)
     table = _TABLE_CELL * n_cells if n_cells <= cell_limit else 0
     fit = "the recipe's fit"
     # Beside the log the one that it was chosen from, or that the active version saw.
@@ -164,48 +151,10 @@ def estimate(
     }
     if tune:
         stages["tuning"] = {
-            "interactions": log + _LOG * n_interactions + _SPLITS * 2 * _PAIR * n_pairs,
-            "tuning": sizes.tuning_bytes(recipe, footprint),
+            "interactions": log + _LOG * n_interactions + N_SPLITS * 2 * _PAIR * n_pairs,
+            "tuning": made.tuning_bytes(sizes, n_splits=N_SPLITS),
         }
     return max(Estimate(stage, held | parts) for stage, parts in stages.items())
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    n_interactions: int
-    n_users: int
-    n_items: int
-    n_pairs: int
-
-    def footprint(self, recipe: str, settings: Mapping[str, Any]) -> Footprint:
-        return recipe_named(recipe).footprint(
-            n_users=self.n_users,
-            n_items=self.n_items,
-            n_pairs=self.n_pairs,
-            settings=settings,
-            n_threads=_n_cores(),
-        )
-
-    def tuning_bytes(self, recipe: str, footprint: Footprint) -> int:
-        """Return what `tune` holds at most, its splits not counted."""
-        if recipe != Spectral.name:
-            return _SPLITS * footprint.model_bytes + footprint.fit_bytes
-        least, most = tuning._USERS
-        n_judged = min(most, max(least, tuning._CELLS // max(1, self.n_items)), self.n_users)
-        scores = 4 * n_judged * self.n_items
-        components = 4 * tuning._MAX_COMPONENTS * self.n_items
-        of_each = 16 * self.n_pairs + scores + min(components, footprint.model_bytes)
-        # What judged users share with all others, dense; or scores, made and ranked.
-        judging = max(4 * n_judged * (self.n_users + 2 * self.n_items), 4 * scores)
-        return _SPLITS * of_each + max(footprint.fit_bytes, judging + 16 * self.n_pairs)
-
-
-def _largest_settings(recipe: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    if recipe == Spectral.name:
-        return {"n_components": tuning._MAX_COMPONENTS}
-    if recipe == Svd.name:
-        return {"n_components": max(tuning._COMPONENTS)}
-    return settings
 
 
 def available(*, root: Path = Path("/")) -> int:
@@ -268,14 +217,6 @@ def _human(n_bytes: int) -> str:
     if n_bytes < 50_000_000:
         return f"{n_bytes / 1e6:.1f} MB"
     return f"{n_bytes / 1e9:.1f} GB"
-
-
-def _n_cores() -> int:
-    """Return on how many cores the kernels run."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # where the system has no such call
-        return os.cpu_count() or 1
 
 
 def _left_by_groups(root: Path) -> list[int]:

@@ -12,25 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
-from reckeeper import evaluation, linalg
+from reckeeper import evaluation
 from reckeeper.errors import NotEnoughDataError
 from reckeeper.evaluation import Split
 from reckeeper.matrix import InteractionLog
-from reckeeper.ranking import Ranker, Scorer, popularity_of, rank_scores
-from reckeeper.recipes import recipe_named
-from reckeeper.recipes.popularity import Popularity
-from reckeeper.recipes.spectral import (
-    Factors,
-    Spectral,
-    SpectralSettings,
-    Weighted,
-    most_components,
-    n_neighbours,
-    weigh,
-)
-from reckeeper.recipes.svd import Svd
+from reckeeper.ranking import Ranker, popularity_of, rank_scores
+from reckeeper.recipes import Recipe, recipe_named
 
 K = 20
 """Length of the lists that candidates are judged by, as NDCG@K."""
@@ -47,23 +35,11 @@ _LEANINGS = {"random": 0.0, "popular": 0.3, "very popular": 0.6}
 """Powers of popularity that held-out pairs are drawn by. What comes leans to the popular by an
 amount that nobody knows beforehand: these bracket it."""
 
-_CELLS = 48_000_000
-_USERS = (256, 3000)
-"""Users that candidates are judged on: as many as make so many cells of scores, within limits."""
+N_SPLITS = len(_LEANINGS)
+"""On how many splits settings are judged at most."""
 
 _CAUTION = 1.0
 """Standard errors by which a change must pay: settings that are as good stay as they are."""
-
-_MAX_COMPONENTS = 1280
-
-_COARSE = 512
-"""Components that show where to look, before a whole decomposition is made."""
-
-_SMALL = 10_000
-"""Items up to which the collapse is timed as a whole."""
-
-_COLLAPSE_OVERHEAD = 1.5
-"""What the collapse takes, in times of its dense products."""
 
 
 @dataclass(frozen=True)
@@ -174,11 +150,11 @@ def tune(
     NotEnoughDataError
         No user has two items, or fewer than two users or items.
     """
-    recipe_named(recipe)
+    made = recipe_named(recipe)
     run = _Run(budget_seconds, on_progress, should_stop)
     splits = _splits(log, seed=seed)
     try:
-        _PLANS[recipe](splits, run, seed=seed)
+        made.tune([_TuningSplit(split, seed=seed) for split in splits], run)
     except _StopTuning:
         run.stopped = True
     return run.result()
@@ -202,7 +178,7 @@ class _Run:
         self._on_progress = on_progress
         self._should_stop = should_stop
         self._fraction = 0.0
-        self._best: tuple[Trial, dict[str, np.ndarray]] | None = None
+        self._best: tuple[Trial, Mapping[str, np.ndarray]] | None = None
         self.n_tried = 0
         self.stopped = False
 
@@ -214,7 +190,19 @@ class _Run:
     def best(self) -> Trial | None:
         return None if self._best is None else self._best[0]
 
-    def add(self, settings: Mapping[str, Any], ndcg: dict[str, np.ndarray]) -> bool:
+    @property
+    def best_settings(self) -> Mapping[str, Any] | None:
+        return None if self.best is None else self.best.settings
+
+    def best_ndcg(self, kind: str) -> float:
+        return 0.0 if self.best is None else self.best.by_split[kind]
+
+    def expect_fit(self, seconds: float) -> None:
+        """Set the default budget, unless somebody has set one."""
+        if self.budget_seconds is None:
+            self.budget_seconds = FITS * seconds
+
+    def add(self, settings: Mapping[str, Any], ndcg: Mapping[str, np.ndarray]) -> bool:
         """Take in a trial, NDCG by split and user; return whether it is the best now.
 
         What comes will differ from every split, so a loss on one counts more
@@ -239,7 +227,7 @@ class _Run:
         return True
 
     def step(self, fraction: float | None = None) -> None:
-        """Tell how far it is, and stop where it is time to."""
+        """Report how far it is, and stop where it is time to."""
         used = self.seconds / self.budget_seconds if self.budget_seconds else 0.0
         self._fraction = min(1.0, max(self._fraction, fraction or 0.0, used))
         if self._on_progress is not None:
@@ -260,6 +248,43 @@ class _Run:
         if self._on_progress is not None:
             self._on_progress(TuningProgress(1.0, self.n_tried, best, self.seconds, 0.0))
         return Tuned(best.settings, best, self.n_tried, self.seconds, self.stopped)
+
+
+class _Judge:
+    """Users of a split, on whom settings are judged; see `recipes.Judge`."""
+
+    def __init__(self, split: Split, users: np.ndarray) -> None:
+        self._split = split
+        self._users = users
+        self.histories = split.histories[users]
+
+    def ndcg(self, model: Recipe) -> np.ndarray:
+        quality = evaluation.measure(
+            Ranker.of(model, self._split.train),
+            histories=self._split.histories,
+            held_out=self._split.held_out,
+            k=K,
+            user_index=self._users,
+        )
+        return quality.ndcg
+
+    def ndcg_of_scores(self, scores: np.ndarray) -> np.ndarray:
+        popularity = popularity_of(self._split.train)
+        lists = rank_scores(scores, self.histories, k=K, popularity=popularity)
+        return evaluation.ndcg(lists, held_out=self._split.held_out[self._users])
+
+
+class _TuningSplit:
+    """A split as a recipe's plan takes it; see `recipes.TuningSplit`."""
+
+    def __init__(self, split: Split, *, seed: int) -> None:
+        self.kind = split.kind
+        self.train = split.train
+        self._split = split
+        self._seed = seed
+
+    def judge(self, *, n_users: int = 3000) -> _Judge:
+        return _Judge(self._split, _sample(self._split, n=n_users, seed=self._seed))
 
 
 def _splits(log: InteractionLog, *, seed: int) -> list[Split]:
@@ -293,311 +318,3 @@ def _sample(split: Split, *, n: int, seed: int) -> np.ndarray:
     if len(users) > n:
         users = np.sort(np.random.default_rng(seed).choice(users, n, replace=False))
     return users
-
-
-# ------------------------------------------------------------------ recipes in general
-
-
-_COMPONENTS = (10, 20, 50, 5, 100, 200)
-_HALF_LIVES = (None, 365.0, 90.0, 30.0, 7.0)
-
-
-def _tune_svd(splits: list[Split], run: _Run, *, seed: int) -> None:
-    """Fit the largest candidate on each split: the others are its leading components."""
-    began = run.seconds
-    models = [Svd.fit(split.train, settings={"n_components": max(_COMPONENTS)}) for split in splits]
-    if run.budget_seconds is None:
-        run.budget_seconds = FITS * (run.seconds - began) / len(splits)
-    samples = [_sample(split, n=_USERS[1], seed=seed) for split in splits]
-    for number, n_components in enumerate(_COMPONENTS):
-        ndcg = {
-            split.kind: _ndcg(model.leading(n_components), split, users)
-            for split, model, users in zip(splits, models, samples, strict=True)
-        }
-        run.add({"n_components": n_components}, ndcg)
-        run.step((number + 1) / len(_COMPONENTS))
-
-
-def _tune_popularity(splits: list[Split], run: _Run, *, seed: int) -> None:
-    """Try a few half-lives; all of them, since a fit takes no time to speak of."""
-    samples = [_sample(split, n=_USERS[1], seed=seed) for split in splits]
-    has_times = splits[0].train.latest_at is not None
-    half_lives = _HALF_LIVES if has_times else _HALF_LIVES[:1]
-    for number, half_life in enumerate(half_lives):
-        settings = {"half_life_days": half_life}
-        ndcg = {
-            split.kind: _ndcg(Popularity.fit(split.train, settings=settings), split, users)
-            for split, users in zip(splits, samples, strict=True)
-        }
-        run.add(settings, ndcg)
-        run.step((number + 1) / len(half_lives))
-
-
-def _ndcg(model: Scorer, split: Split, users: np.ndarray) -> np.ndarray:
-    quality = evaluation.measure(
-        Ranker.of(model, split.train),
-        histories=split.histories,
-        held_out=split.held_out,
-        k=K,
-        user_index=users,
-    )
-    return quality.ndcg
-
-
-# ------------------------------------------------------------------ spectral
-
-
-class _Side:
-    """A split, and what the candidates of `spectral` share on it."""
-
-    def __init__(self, split: Split, *, seed: int) -> None:
-        self.kind = split.kind
-        self.weights = split.train.weights
-        n_items = self.weights.shape[1]
-        self.largest = min(_MAX_COMPONENTS, most_components(self.weights.shape))
-        n_users = int(np.clip(_CELLS // max(1, n_items), *_USERS))
-        users = _sample(split, n=n_users, seed=seed)
-        self.histories = self.weights[users]
-        self.held_out = split.held_out[users]
-        self._popularity = popularity_of(split.train)
-        self._weighted: dict[str, Weighted] = {}
-        self._neighbours: tuple[Any, np.ndarray] | None = None
-        self._factors: tuple[Any, Factors] | None = None
-
-    def weighted(self, weighting: str) -> Weighted:
-        if weighting not in self._weighted:
-            self._weighted = {weighting: Weighted.of(self.weights, weighting)}
-        return self._weighted[weighting]
-
-    def neighbours(self, settings: SpectralSettings) -> np.ndarray:
-        """Return x D_i^-(b+c) Xᵀ D_u^-2a X, dense; the last one is kept."""
-        power = round(settings.item_power + settings.history_power, 6)
-        key = (settings.weighting, settings.user_power, power)
-        if self._neighbours is None or self._neighbours[0] != key:
-            self._neighbours = None
-            weighted = self.weighted(settings.weighting)
-            rows = self._rows(settings, power=power)
-            users = linalg.SparseOperator(weighted.matrix) @ rows.T.toarray()
-            users *= (weighted.user_sums ** (-2 * settings.user_power))[:, None].astype(np.float32)
-            found = linalg.SparseOperator(weighted.matrix.T.tocsr()) @ users
-            self._neighbours = key, np.ascontiguousarray(found.T)
-        return self._neighbours[1]
-
-    def factors(
-        self, settings: SpectralSettings, on_progress: Callable[[float], None] | None = None
-    ) -> Factors:
-        """Return a decomposition that serves these settings and every smaller rank."""
-        key = (settings.weighting, settings.user_power, settings.item_power)
-        n_components = min(settings.n_components, self.largest)
-        if (
-            self._factors is None
-            or self._factors[0] != key
-            or len(self._factors[1].components) < n_components
-        ):
-            self._factors = None
-            self._factors = (
-                key,
-                self.weighted(settings.weighting).factorise(
-                    user_power=settings.user_power,
-                    item_power=settings.item_power,
-                    n_components=n_components,
-                    on_progress=on_progress,
-                ),
-            )
-        return self._factors[1]
-
-    def judge(
-        self, settings: SpectralSettings, on_progress: Callable[[float], None] | None = None
-    ) -> np.ndarray:
-        """Return NDCG by user."""
-        item_sums = self.weighted(settings.weighting).item_sums
-        scores = self.neighbours(settings) * (item_sums**-settings.item_power).astype(np.float32)
-        if settings.n_components:
-            factors = self.factors(settings, on_progress)
-            tail, gains = factors.filter(settings)
-            # `neighbours` are of the matrix as it was before its largest value became 1.
-            scores *= np.float32(tail / factors.largest**2)
-            if len(gains):
-                components = factors.components[: len(gains)]
-                projected = self._rows(settings, power=settings.history_power) @ components.T
-                projected *= gains.astype(np.float32)
-                scores += projected @ components
-        scores *= (item_sums**settings.popularity_power).astype(np.float32)
-        lists = rank_scores(scores, self.histories, k=K, popularity=self._popularity)
-        return evaluation.ndcg(lists, held_out=self.held_out)
-
-    def _rows(self, settings: SpectralSettings, *, power: float) -> sparse.csr_array:
-        weighted = self.weighted(settings.weighting)
-        rows = weigh(self.histories, settings.weighting, scale=weighted.scale)
-        return sparse.csr_array(rows * (weighted.item_sums**-power).astype(np.float32))
-
-
-_GRIDS_OF_SPECTRAL: dict[str, tuple[Any, ...]] = {
-    "user_power": (0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8),
-    "item_power": (0.0, 0.2, 0.35, 0.5, 0.65, 0.8),
-    "history_power": (0.0, 0.2, 0.35, 0.5, 0.65, 0.8),
-    "popularity_power": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-    "mixing": (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
-    "spectral_power": (0.0, 0.25, 0.5, 1.0, 2.0),
-    "ridge": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-}
-
-
-def _tune_spectral(splits: list[Split], run: _Run, *, seed: int) -> None:
-    """Search one coordinate after the other, those that matter most first.
-
-    One start is the symmetric normalisation, every power one half; the other,
-    which dense data want, the linear autoencoder of the plain matrix.
-    """
-    sides = [_Side(split, seed=seed) for split in splits]
-    search = _Search(sides, run)
-    largest = sides[0].largest
-
-    search.judge(_START)
-    if any(np.ptp(side.weights.data[side.weights.data > 0]) > 0 for side in sides):
-        search.change(weighting="log")
-        search.change(weighting="raw")
-    rank = min(largest, _COARSE)
-    plain = dataclasses.replace(_PLAIN, weighting=search.best.weighting, n_components=rank)
-    if search.promises(plain):
-        search.climb("ridge", **dataclasses.asdict(plain))
-    # How users with long histories count matters most, and shows on the components alone.
-    search.climb("user_power", n_components=rank, mixing=0.5)
-
-    full = dataclasses.replace(search.best, n_components=largest)
-    began = run.seconds
-    for side in sides:
-        side.factors(full, on_progress=lambda _: run.step())
-    if run.budget_seconds is None:
-        svd_seconds = (run.seconds - began) / len(sides)
-        run.budget_seconds = FITS * _estimated_fit_seconds(sides[0], full, svd_seconds=svd_seconds)
-    search.change(n_components=largest)
-    for name in _ORDER:
-        search.climb(name)
-
-
-_ORDER = (
-    "spectral_power",
-    "ridge",
-    "mixing",
-    "history_power",
-    "popularity_power",
-    "item_power",
-    "user_power",
-)
-_PLAIN = SpectralSettings(
-    user_power=0.0,
-    item_power=0.0,
-    history_power=0.0,
-    popularity_power=0.0,
-    filter="ridge",
-    ridge=0.03,
-)
-_START = SpectralSettings(
-    n_components=0,
-    user_power=0.5,
-    item_power=0.5,
-    history_power=0.5,
-    popularity_power=0.5,
-    filter="sum",
-    mixing=1.0,
-    spectral_power=0.5,
-)
-
-
-class _Search:
-    """Judges candidates on all sides, and climbs along one setting at a time."""
-
-    _PLANNED = 40
-    """Candidates that a whole search comes to, about; for the fraction done."""
-
-    def __init__(self, sides: list[_Side], run: _Run) -> None:
-        self._sides = sides
-        self._run = run
-        self._judged: set[SpectralSettings] = set()
-
-    @property
-    def best(self) -> SpectralSettings:
-        best = self._run.best
-        return _START if best is None else SpectralSettings(**best.settings)
-
-    def judge(self, settings: SpectralSettings) -> bool:
-        """Judge settings that were not judged yet; return whether they are the best now."""
-        if settings in self._judged:
-            return False
-        self._judged.add(settings)
-        ndcg = {
-            side.kind: side.judge(settings, on_progress=lambda _: self._run.step())
-            for side in self._sides
-        }
-        is_better = self._run.add(dataclasses.asdict(settings), ndcg)
-        self._run.step(min(0.99, self._run.n_tried / self._PLANNED))
-        return is_better
-
-    def change(self, **values: Any) -> bool:
-        """Judge the best settings with some values changed."""
-        return self.judge(dataclasses.replace(self.best, **values))
-
-    def promises(self, settings: SpectralSettings) -> bool:
-        """Look at the first side alone, whether settings might be the best."""
-        best = self._run.best
-        side = self._sides[0]
-        return best is None or float(side.judge(settings).mean()) > best.by_split[side.kind]
-
-    def climb(self, name: str, **values: Any) -> None:
-        """Go along the grid of a setting, down or else up, as long as it gets better.
-
-        `values` are set with it; the place to start from is judged first. A
-        setting that the filter does not use is left alone.
-        """
-        start = dataclasses.replace(self.best, **values)
-        if _USED_BY.get(name, start.filter) != start.filter:
-            return
-        grid = _GRIDS_OF_SPECTRAL[name]
-        self.judge(start)
-        at = int(np.argmin([abs(value - getattr(start, name)) for value in grid]))
-        for direction in (-1, 1):
-            place = at + direction
-            while 0 <= place < len(grid) and self.judge(
-                dataclasses.replace(start, **{name: grid[place]})
-            ):
-                place += direction
-            if place != at + direction:
-                return
-
-
-_USED_BY = {"mixing": "sum", "spectral_power": "sum", "ridge": "ridge"}
-
-
-def _estimated_fit_seconds(side: _Side, settings: SpectralSettings, *, svd_seconds: float) -> float:
-    """Estimate what a final fit takes, from what its decomposition took.
-
-    The rest is the collapse: nearly all of it the product of the components
-    with themselves, of which a piece is timed. In a small catalogue it is
-    done, and timed as a whole.
-    """
-    factors = side.factors(settings)
-    n_items = factors.components.shape[1]
-    tail, gains = factors.filter(settings)
-    began = time.monotonic()
-    if n_items <= _SMALL:
-        linalg.item_filter(
-            factors.matrix,
-            components=factors.components,
-            gains=gains,
-            scale=np.ones(n_items),
-            tail=tail,
-            n_neighbours=n_neighbours(settings, n_items),
-        )
-        return svd_seconds + time.monotonic() - began
-    piece = np.ascontiguousarray(factors.components[:, :512].T)
-    _ = piece @ factors.components
-    seconds = time.monotonic() - began
-    return float(svd_seconds + _COLLAPSE_OVERHEAD * seconds * n_items / len(piece) / 2)
-
-
-_PLANS = {
-    Spectral.name: _tune_spectral,
-    Svd.name: _tune_svd,
-    Popularity.name: _tune_popularity,
-}

@@ -1,0 +1,255 @@
+"""The one class that every recipe is made from."""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from scipy import sparse
+
+from reckeeper.matrix import InteractionMatrix
+from reckeeper.recipes.plan import TuningRun, TuningSplit
+from reckeeper.recipes.settings import RecipeSettings
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import TruncatedSVD
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a memory estimate goes by.
+
+    Attributes
+    ----------
+    n_users, n_items, n_pairs : int
+        Of the matrix: rows, columns and stored entries, from 0 on.
+    n_threads : int
+        On how many cores the kernels run.
+    """
+
+    n_users: int
+    n_items: int
+    n_pairs: int
+    n_threads: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """An estimate of what a recipe holds in memory, besides the interactions.
+
+    Attributes
+    ----------
+    fit_bytes : int
+        While it is fitted, at most; what is left then is in it.
+    model_bytes : int
+        Afterwards.
+    """
+
+    fit_bytes: int
+    model_bytes: int
+
+
+class Recipe(abc.ABC):
+    """A fitted model: an algorithm with its settings and what it learned.
+
+    A new recipe is one file or folder with a subclass, and an entry in the
+    table `recipes.RECIPES`. What must be written is abstract here; what has a
+    body is right for a recipe that decomposes nothing, knows of no similar
+    items and is tuned by trying a few settings, and is replaced where more
+    can be said. `tests/contracts/test_recipes.py` holds every entry of the
+    table to what stands here.
+
+    Parameters
+    ----------
+    settings : RecipeSettings
+        Of the recipe's `settings_type`.
+
+    Attributes
+    ----------
+    name : str
+        The recipe's name in the registry and the API.
+    summary : str
+        What it is, in one sentence for people.
+    decomposes : bool
+        Whether it is a singular value decomposition.
+    is_personal : bool
+        Whether scores depend on the user; if not, every row has the same, one
+        without interactions too.
+    settings_type : type
+        The frozen dataclass of its settings; each is documented there.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    decomposes: ClassVar[bool] = False
+    is_personal: ClassVar[bool] = True
+    settings_type: ClassVar[type[RecipeSettings]]
+
+    def __init__(self, settings: RecipeSettings) -> None:
+        self._settings = settings
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings it was fitted with, complete, as JSON values."""
+        return dataclasses.asdict(self._settings)
+
+    # Learning and scoring
+
+    @classmethod
+    @abc.abstractmethod
+    def fit(
+        cls,
+        interactions: InteractionMatrix,
+        *,
+        settings: Mapping[str, Any],
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Self:
+        """Fit to what users did; rows and columns may be empty.
+
+        Parameters
+        ----------
+        interactions : InteractionMatrix
+            Left as it is. A stored zero was seen and weighs nothing.
+        settings : mapping
+            Of JSON values; what is not in it has its default.
+        on_progress : callable, optional
+            Called with the fraction done, in [0, 1], never less than before
+            and 1 at the end. What it raises ends the fit.
+
+        Raises
+        ------
+        NotEnoughDataError
+            Fewer than two users or two items.
+        DataError
+            A setting is unknown or out of range, or a weight is not finite.
+        """
+
+    @abc.abstractmethod
+    def score(self, rows: sparse.csr_array) -> np.ndarray:
+        """Score all items for rows of weights, of users known or never seen.
+
+        Parameters
+        ----------
+        rows : scipy.sparse.csr_array of float64, shape (n, n_items)
+
+        Returns
+        -------
+        ndarray of float64 or float32, shape (n, n_items)
+            Finite; the caller may write to it. A personal recipe gives a row
+            zeros where none of its weights is above zero or it knows nothing
+            of the row's items.
+        """
+
+    def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the dense indices of the at most `n` most similar items, and how similar.
+
+        Similarities are above zero and descend; the item itself is not among
+        them. Empty where the recipe knows of none.
+        """
+        return np.empty(0, dtype=np.int64), np.empty(0)
+
+    # Tuning
+
+    @classmethod
+    def candidates(cls, *, has_times: bool) -> Sequence[Mapping[str, Any]]:
+        """Return the settings that tuning tries, the likeliest first; by default the defaults.
+
+        Parameters
+        ----------
+        has_times : bool
+            Whether the interactions have times.
+        """
+        return [{}]
+
+    @classmethod
+    def tune(cls, splits: Sequence[TuningSplit], run: TuningRun) -> None:
+        """Find settings: try them on every split, and tell the run how well each did.
+
+        By default each of the `candidates` is fitted to each split, all of
+        them unless somebody sets a budget. A recipe that can share work
+        between candidates, or should search, has a plan of its own.
+
+        Parameters
+        ----------
+        splits : sequence of TuningSplit
+            At least one.
+        run : TuningRun
+            Keeps what was tried; its `step` may end the tuning.
+        """
+        candidates = cls.candidates(has_times=splits[0].train.latest_at is not None)
+        judges = [split.judge() for split in splits]
+        for n_done, settings in enumerate(candidates, 1):
+            complete = cls.settings_type.parse(settings, recipe=cls.name)
+            run.add(
+                dataclasses.asdict(complete),
+                {
+                    split.kind: judge.ndcg(cls.fit(split.train, settings=settings))
+                    for split, judge in zip(splits, judges, strict=True)
+                },
+            )
+            run.step(n_done / len(candidates))
+
+    # Memory
+
+    @classmethod
+    @abc.abstractmethod
+    def footprint(cls, sizes: Sizes, *, settings: Mapping[str, Any]) -> Footprint:
+        """Estimate what a fit holds in memory; rather too much than too little.
+
+        Parameters
+        ----------
+        sizes : Sizes
+        settings : mapping
+            As for `fit`.
+
+        Raises
+        ------
+        DataError
+            A setting is unknown or out of range.
+        """
+
+    @classmethod
+    def largest_settings(cls, sizes: Sizes) -> Mapping[str, Any]:
+        """Return the settings that need the most memory of those that tuning may choose."""
+        return max(
+            cls.candidates(has_times=True),
+            key=lambda settings: cls.footprint(sizes, settings=settings).fit_bytes,
+        )
+
+    @classmethod
+    def tuning_bytes(cls, sizes: Sizes, *, n_splits: int) -> int:
+        """Estimate what `tune` holds at most, the splits not counted."""
+        largest = cls.footprint(sizes, settings=cls.largest_settings(sizes))
+        return n_splits * largest.model_bytes + largest.fit_bytes
+
+    # Files
+
+    @property
+    def explained_variance(self) -> float:
+        """Share of the variance of the matrix, in [0, 1]; 0 where nothing is decomposed."""
+        return 0.0
+
+    def to_sklearn(self) -> "TruncatedSVD | None":
+        """Return the decomposition as scikit-learn's, for the pickle; None if there is none."""
+        return None
+
+    @abc.abstractmethod
+    def to_export(self) -> dict[str, Any]:
+        """Return what the pickle needs besides `to_sklearn` to give the same scores.
+
+        Entries of the pickle's dict, of plain, numpy and scipy values, so that
+        predicted ratings can be had where their table is too large to be in it.
+        """
+
+    @abc.abstractmethod
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return what was learned, as named arrays."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], *, settings: Mapping[str, Any], n_items: int
+    ) -> Self:
+        """Make the model again from `to_arrays`; refuses what does not fit with `DataError`."""

@@ -1,0 +1,177 @@
+"""The weighted, normalised matrix of `spectral`, its singular triplets, and their filter."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from reckeeper import linalg
+from reckeeper.recipes.spectral.settings import SpectralSettings
+
+_TOLERANCE = 0.05
+OVERSAMPLING = 1.5
+"""Residual that the decomposition stops at. A filter sums over directions: that the last ones
+are not resolved one by one costs nothing that a ranking shows."""
+
+_NEGLIGIBLE = 1e-5
+"""Singular values below this share of the largest are rounding: the matrix has no more directions,
+and those that stand for them are arbitrary."""
+
+_WHOLE = 1024
+"""Rows or columns, whichever are fewer, up to which a matrix is decomposed whole."""
+
+
+def most_components(shape: tuple[int, int]) -> int:
+    """Return how many components a matrix is decomposed into at most.
+
+    Beyond half of the smaller side, iterations no longer pay; a small matrix
+    is decomposed whole.
+    """
+    side = min(shape)
+    return side if side <= _WHOLE else side // 2
+
+
+def weigh(rows: sparse.csr_array, weighting: str, *, scale: float) -> sparse.csr_array:
+    """Return rows of weights as they enter the model, in single precision.
+
+    Parameters
+    ----------
+    rows : scipy.sparse.csr_array of float64
+        From 0 on; stored zeros stay zeros.
+    weighting : str
+        ``binary``, ``log`` or ``raw``.
+    scale : float
+        Above zero; the weight that counts as usual.
+    """
+    if weighting == "binary":
+        data = (rows.data > 0).astype(np.float32)
+    else:
+        # Beyond a million times the usual, or below a millionth, is no taste.
+        share = np.clip(rows.data, 0.0, 1e6 * scale) / scale
+        share[share < 1e-6] = 0.0
+        data = (np.log1p(share) if weighting == "log" else share).astype(np.float32)
+    return sparse.csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Interactions as they enter, and what they sum to.
+
+    Attributes
+    ----------
+    matrix : scipy.sparse.csr_array of float32, shape (n_users, n_items)
+        X, without stored zeros.
+    scale : float
+        The mean weight of X's pairs before weighting, 1 where there are none.
+    user_sums, item_sums : ndarray of float64
+        Sums of rows and columns; 1 where they are 0.
+    """
+
+    matrix: sparse.csr_array
+    scale: float
+    user_sums: np.ndarray
+    item_sums: np.ndarray
+
+    @classmethod
+    def of(cls, weights: sparse.csr_array, weighting: str) -> "Weighted":
+        """Weigh a matrix of users × items."""
+        positive = weights.data[weights.data > 0]
+        # Divided first: the sum of huge weights may overflow.
+        largest = positive.max(initial=0.0)
+        scale = float(largest * np.mean(positive / largest)) if largest else 1.0
+        matrix = weigh(weights, weighting, scale=scale or 1.0)
+        matrix = sparse.csr_array(matrix, copy=True)
+        matrix.eliminate_zeros()
+        sums = (np.asarray(matrix.sum(axis=axis, dtype=np.float64)).ravel() for axis in (1, 0))
+        user_sums, item_sums = (np.where(total > 0, total, 1.0) for total in sums)
+        return cls(matrix, scale or 1.0, user_sums, item_sums)
+
+    def factorise(
+        self,
+        *,
+        user_power: float,
+        item_power: float,
+        n_components: int,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> "Factors":
+        """Normalise and decompose; the largest singular value becomes 1.
+
+        Parameters
+        ----------
+        user_power, item_power : float
+            a and b of `SpectralSettings`.
+        n_components : int
+            From 0 on; at most `most_components` are taken.
+        on_progress : callable, optional
+        """
+        left = sparse.diags_array(self.user_sums**-user_power, dtype=np.float32)
+        right = sparse.diags_array(self.item_sums**-item_power, dtype=np.float32)
+        matrix = sparse.csr_array(left @ self.matrix @ right).astype(np.float32)
+        rank = min(n_components, most_components(matrix.shape))
+        found = linalg.truncated_svd(
+            matrix,
+            max(1, rank),
+            tolerance=_TOLERANCE,
+            oversampling=OVERSAMPLING,
+            on_progress=on_progress,
+        )
+        largest = float(found.singular_values[0]) or 1.0
+        matrix.data /= np.float32(largest)
+        components = found.components[:rank]
+        # Nothing is known of an item without interactions, and rounding would pass for it.
+        components[:, np.bincount(matrix.indices, minlength=matrix.shape[1]) == 0] = 0.0
+        return Factors(matrix, largest, components, found.singular_values[:rank] / largest)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A normalised matrix and its leading singular triplets.
+
+    Attributes
+    ----------
+    matrix : scipy.sparse.csr_array of float32, shape (n_users, n_items)
+        A, divided by its largest singular value.
+    largest : float
+        What it was divided by.
+    components : ndarray of float32, shape (k, n_items)
+    singular_values : ndarray of float64, shape (k,)
+        Of A as it stands here: the first is 1.
+    """
+
+    matrix: sparse.csr_array
+    largest: float
+    components: np.ndarray
+    singular_values: np.ndarray
+
+    def filter(self, settings: SpectralSettings) -> tuple[float, np.ndarray]:
+        """Return the filter as a factor of AᵀA and what each component adds to that.
+
+        Returns
+        -------
+        tail : float
+        gains : ndarray of float64, shape (min(k, n_components),)
+            Empty where the filter leaves the components alone.
+        """
+        values = self.singular_values[: settings.n_components]
+        if settings.filter == "ridge":
+            squares = values**2
+            tail = 1.0 / settings.ridge
+            return tail, squares / (squares + settings.ridge) - squares * tail
+        if settings.mixing == 0:
+            return 1.0, values[:0]
+        gains = settings.mixing * values**settings.spectral_power
+        return 1.0, np.where(values > _NEGLIGIBLE, gains, 0.0)
+
+    def explained_variance_ratio(self) -> np.ndarray:
+        """Return scikit-learn's explained variance ratios of the components."""
+        n_users = self.matrix.shape[0]
+        projected = linalg.SparseOperator(self.matrix) @ self.components.T
+        means = projected.mean(axis=0, dtype=np.float64)
+        squares = self.singular_values**2 / n_users
+        item_means = np.asarray(self.matrix.mean(axis=0, dtype=np.float64)).ravel()
+        total = float(np.sum(self.matrix.data.astype(np.float64) ** 2)) / n_users
+        total -= float(item_means @ item_means)
+        if total <= 1e-12 * max(1.0, float(squares.sum())):
+            return np.zeros(len(squares))
+        return np.asarray(np.clip((squares - means**2) / total, 0.0, 1.0))
