@@ -125,7 +125,7 @@ def run(
             KAFKA_BOOTSTRAP_SERVERS=broker.bootstrap,
         ) as site,
     ):
-        site.run("migrate")
+        site.migrate()
         workers = _Workers(site)
         workers.see_that_they_run()
         wait_until(

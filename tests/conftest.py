@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 from tests.services import Broker, PostgreSQL
+from xdist.scheduler import LoadScopeScheduling
 
 from reckeeper import storage
 from reckeeper.config import Settings
@@ -41,6 +43,25 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("reckeeper")
+
+# Their tests share what is started once: an installation, a browser.
+TOGETHER = re.compile(r"tests/system/test_(api|browser|cli_life|compose|contract|crash|up)\.py")
+
+
+class Scheduling(LoadScopeScheduling):
+    """Gives pytest's processes one test after another, and of some files all tests to one.
+
+    Its own `--dist=loadgroup` does the same by marks, but pytest 9.2 keeps its node ids
+    elsewhere, so that marks have no effect. The files with most tests come first.
+    """
+
+    def _split_scope(self, nodeid):
+        path = nodeid.partition("::")[0]
+        return path if TOGETHER.fullmatch(path) else nodeid
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log)
 
 
 def settings_in(folder):

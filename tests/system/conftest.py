@@ -1,5 +1,6 @@
 """What system tests share: a trained installation to copy, and a browser."""
 
+import fcntl
 import shutil
 
 import pytest
@@ -24,20 +25,28 @@ CHROMIUM = (
 def installation(tmp_path):
     """Give an installation with an empty database; nothing runs yet."""
     with Installation(tmp_path) as made:
-        made.run("migrate")
+        made.migrate()
         yield made
 
 
 @pytest.fixture(scope="session")
-def trained_once(tmp_path_factory):
+def trained_once(tmp_path_factory, worker_id):
     """Give a stopped installation with two versions of 8 users and 12 items, to copy."""
-    with Installation(tmp_path_factory.mktemp("trained")) as made:
-        made.run("migrate")
-        made.start_worker()
-        made.start_server()
-        made.send(clicks(8, 12))
-        assert [made.retrain(), made.retrain()] == [1, 2]
-        made.stop_all()
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "trained"
+    with folder.with_suffix(".lock").open("w") as lock, Installation(folder) as made:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first of pytest's processes makes it for all
+        if not (folder / "complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            made.migrate()
+            made.start_worker()
+            made.start_server()
+            made.send(clicks(8, 12))
+            assert [made.retrain(), made.retrain()] == [1, 2]
+            made.stop_all()
+            (folder / "complete").touch()
+        fcntl.flock(lock, fcntl.LOCK_UN)
         yield made
 
 

@@ -20,6 +20,9 @@ from typing import Any, Self, TypeVar
 import httpx
 import pytest
 
+from reckeeper import storage
+from reckeeper.config import Settings
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 MOVIELENS = ROOT.parent / "shared" / "data" / "ml-latest-small"
@@ -308,6 +311,10 @@ class Installation:
         return found
 
     # What is done with it
+
+    def migrate(self) -> None:
+        """Make its database, as `reckeeper migrate` does; that takes two seconds to start."""
+        storage.migrate(Settings.from_env(self.environ))
 
     def run(
         self, *arguments: str | Path, check: bool = True, **environ: str

@@ -682,7 +682,7 @@ def test_too_few_users_are_not_compared(trained):
 def demo_site(tmp_path_factory):
     """Give a running installation with the demo data and the model of its first start."""
     with Installation(tmp_path_factory.mktemp("demo"), RECKEEPER_DEMO="1") as made:
-        made.run("migrate")
+        made.migrate()
         made.start_worker()
         made.start_server()
         assert made.wait_for_job(1)["status"] == "succeeded"

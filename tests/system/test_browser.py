@@ -44,7 +44,7 @@ def site(tmp_path_factory, browser):
     is_real = MOVIELENS.is_dir()
     folder = tmp_path_factory.mktemp("site")
     with Site(folder, RECKEEPER_DEMO="0" if is_real else "1") as made:
-        made.run("migrate")
+        made.migrate()
         if is_real:
             made.run("import", MOVIELENS / "ratings.csv", "--preset", "movielens")
         made.start_all()
@@ -566,7 +566,7 @@ def test_two_versions_are_compared(site, model, page, tmp_path):
 
 def test_demo_data_is_marked_and_can_be_removed(browser, tmp_path):
     with Site(tmp_path, RECKEEPER_DEMO="1") as made:
-        made.run("migrate")
+        made.migrate()
         made.start_all()
         wait_until(made.active, "the demo data has its model")
         with opened(made, browser, tmp_path) as page:

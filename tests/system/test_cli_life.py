@@ -150,7 +150,7 @@ def test_a_job_is_followed_left_and_cancelled(site):
 @pytest.mark.timeout(600)
 def test_ctrl_c_takes_the_best_that_tuning_has_found(tmp_path):
     with Installation(tmp_path, RECKEEPER_DEMO="1") as made:
-        made.run("migrate")
+        made.migrate()
         made.start_worker()
         made.start_server()
         made.wait_for_job(1)

@@ -72,7 +72,7 @@ def example_interactions():
 def example(tmp_path_factory):
     """Give the contract's example, with no version yet, on a machine far from UTC."""
     with Installation(tmp_path_factory.mktemp("example"), TZ="Asia/Kolkata") as made:
-        made.run("migrate")
+        made.migrate()
         made.worker_process = made.start_worker()
         made.start_server()
         made.send(example_interactions())
@@ -324,7 +324,7 @@ def test_without_the_worker_the_list_is_there_and_a_retrain_is_refused(example):
 def sparse(tmp_path_factory):
     """Give an installation with a model whose interactions a test may replace."""
     with Installation(tmp_path_factory.mktemp("sparse")) as made:
-        made.run("migrate")
+        made.migrate()
         made.start_worker()
         made.start_server()
         made.send(clicks(4, 5))

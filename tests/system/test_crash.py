@@ -67,7 +67,7 @@ def dying(tmp_path_factory):
     overlay.mkdir()
     (overlay / "sitecustomize.py").write_text(DYING)
     with Installation(folder, PYTHONPATH=str(overlay)) as installation:
-        installation.run("migrate")
+        installation.migrate()
         installation.start_server()
         worker = installation.start_worker()
         installation.send(clicks(30, 20))

@@ -127,7 +127,7 @@ def clicks(numbers):
 def site(tmp_path, broker):
     """Give an installation whose interactions come in through Kafka; nothing runs yet."""
     with Installation(tmp_path, **kafka_environ(broker.bootstrap)) as made:
-        made.run("migrate")
+        made.migrate()
         yield made
 
 
@@ -217,7 +217,7 @@ def test_a_broker_that_is_away_or_hangs_is_a_503_and_nothing_that_was_answered_i
         Broker() as broker,
         Installation(tmp_path, **kafka_environ(broker.bootstrap)) as site,
     ):
-        site.run("migrate")
+        site.migrate()
         worker = site.start_worker()
         site.start_server()
         numbers = itertools.count()
@@ -263,7 +263,7 @@ def test_a_broker_that_is_away_or_hangs_is_a_503_and_nothing_that_was_answered_i
 def test_a_server_starts_without_a_broker_and_takes_posts_once_it_is_there(tmp_path):
     broker = Broker()
     with Installation(tmp_path, **kafka_environ(broker.bootstrap)) as site:
-        site.run("migrate")
+        site.migrate()
         worker = site.start_worker()
         site.start_server()
         answer = site.server.post("/user_interactions", json=GOOD)
@@ -757,7 +757,7 @@ def test_a_topic_of_another_format_is_read_by_a_mapping(tmp_path, broker):
         "occurred_at=ts:ms"
     }
     with Installation(tmp_path, **environ) as site:
-        site.run("migrate")
+        site.migrate()
         site.start_worker()
         site.start_server()
         foreign = {"customer": {"id": 17}, "sku": "i7", "ts": 1_764_891_735_123, "page": "/"}
@@ -897,7 +897,7 @@ def test_a_cluster_with_tls_and_passwords_is_used_by_the_names_of_librdkafka(tmp
         }
         with Installation(tmp_path / "site", **environ) as made:
             made.folder.mkdir()
-            made.run("migrate")
+            made.migrate()
             worker, server = made.start_worker(), made.start_server()
             answer = made.server.post("/user_interactions", json=GOOD)
             assert answer.status_code == 202, answer.text

@@ -383,7 +383,7 @@ def test_an_import_goes_on_over_a_restart(tmp_path):
         lines.write("user_id,item_id\n")
         lines.writelines(f"u{n % 5000},i{n % 700}\n" for n in range(n_rows))
     with PostgreSQL() as cluster, Installation(tmp_path, DATABASE_URL=cluster.create("x")) as site:
-        site.run("migrate")
+        site.migrate()
 
         def n_stored():
             with cluster.connect("x") as connection:
@@ -461,7 +461,7 @@ def test_the_processes_outlive_the_database(tmp_path):
 
 def test_a_database_that_is_held_still_holds_up_no_health_route(tmp_path):
     with PostgreSQL() as cluster, Installation(tmp_path, DATABASE_URL=cluster.create("x")) as site:
-        site.run("migrate")
+        site.migrate()
         site.start_worker()
         site.start_server()
         rows = [{**row, "event_id": f"e{n}"} for n, row in enumerate(clicks(60, 40))]
