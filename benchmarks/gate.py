@@ -29,6 +29,7 @@ from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
 from reckeeper.training import gate, pipeline
+from reckeeper.training.verdict import Difference
 
 N_COMPARED = 100
 SAMPLE = 0.9
@@ -89,7 +90,7 @@ def compare(log: InteractionLog, model: Model, *, n: int) -> dict[str, Any]:
         difference = evaluation.compare(active, candidate, seed=seed)["ndcg@10"]
         beside_popular = evaluation.compare(popular, candidate, seed=seed)["ndcg@10"]
         return (
-            gate.is_worse(difference, mean=mean, margin=policy.margin)
+            gate.is_worse(Difference(**difference), mean=mean, margin=policy.margin)
             or beside_popular["high"] < 0
             or candidate.coverage < policy.min_coverage_share * active.coverage
         )

@@ -34,7 +34,7 @@ from reckeeper.evaluation import Quality
 from reckeeper.matrix import InteractionLog, InteractionMatrix, read_log
 from reckeeper.ranking import Ranker, Scorer
 from reckeeper.recipes import recipe_named
-from reckeeper.training.tune import tune
+from reckeeper.training.tuning import tune
 
 PUBLISHED = {
     "LightGCN": (0.1830, 0.1554),

@@ -79,6 +79,15 @@ class Action:
         """
         return words[self.name].format(**self.arguments)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the action in JSON values: its ``name`` beside its arguments."""
+        return {"name": self.name, **self.arguments}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "Action":
+        """Return the action that `to_json` gave."""
+        return cls(told["name"], {name: told[name] for name in told if name != "name"})
+
 
 class ReckeeperError(Exception):
     """Root of all deliberate errors.

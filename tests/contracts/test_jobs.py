@@ -1,6 +1,7 @@
 """Training jobs, in real child processes."""
 
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import time
 import psutil
 import pytest
 import structlog
+from tests.unit.small_models import stored_version
 
 from reckeeper import clock, storage
 from reckeeper import policy as policies
@@ -31,9 +33,16 @@ from reckeeper.training import (
     find_job,
     jobs,
     pipeline,
+    promotion,
     request_cancel,
     request_finish,
 )
+from reckeeper.training import (
+    runner as runners,
+)
+from reckeeper.training.promotion import Promotion
+from reckeeper.training.report import Comparison
+from reckeeper.training.tuning import Trial, TuningProgress
 
 
 @pytest.fixture
@@ -87,7 +96,7 @@ def test_a_job_trains_and_activates(runner, job_of, registry, taste, settings, d
     assert shown["started_at"].endswith("Z")
     with database.read() as connection:
         entries = storage.audit_log.latest(connection, limit=10)
-    assert [(entry["action"], entry["subject"]) for entry in reversed(entries)] == [
+    assert [(entry.action, entry.subject) for entry in reversed(entries)] == [
         ("retrain", f"job {job_id}"),
         ("promote", "model 1"),
     ]
@@ -106,7 +115,7 @@ def test_a_second_job_is_refused_while_one_runs_and_runs_after_it(
     runner.wait(job_id)
     again, _ = start(runner)
     runner.wait(again)
-    assert [job_of(number)["version"] for number in (job_id, again)] == [1, 2]
+    assert [job_of(number).version for number in (job_id, again)] == [1, 2]
     assert registry.active_version() == 2
 
 
@@ -129,7 +138,7 @@ def test_too_little_data_fails_and_leaves_the_active_version(
     assert isinstance(error, NotEnoughDataError)
     assert error.details == {"job_id": job_id}
     assert registry.active_version() == 1
-    assert [row["version"] for row in registry.versions()] == [1]
+    assert [row.version for row in registry.versions()] == [1]
 
 
 def test_one_user_is_too_little(train, add, settings, registry):
@@ -153,7 +162,7 @@ def test_a_killed_process_is_an_interrupted_job_and_the_next_one_runs(
     assert registry.versions() == []
     again, _ = start(runner)
     runner.wait(again)
-    assert job_of(again)["status"] == "succeeded"
+    assert job_of(again).status == "succeeded"
 
 
 def test_an_error_that_nobody_foresaw_is_in_the_jobs_row(runner, job_of, database, taste):
@@ -186,7 +195,7 @@ def test_a_job_that_somebody_else_ended_does_not_serve(runner, job_of, registry,
     with database.write() as connection:
         assert storage.jobs.interrupt_lapsed(connection) == [job_id]
     runner.wait(job_id)
-    assert job_of(job_id)["status"] == "interrupted"
+    assert job_of(job_id).status == "interrupted"
     assert registry.active_version() is None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -196,10 +205,10 @@ def test_a_version_of_a_job_that_was_given_up_is_not_promoted(
     runner, registry, taste, train, job_of
 ):
     version = train()  # its job has ended
-    (job_id,) = (row["job_id"] for row in registry.versions())
+    (job_id,) = (row.job_id for row in registry.versions())
     with pytest.raises(JobInterruptedError, match="was silent for too long"):
         runner._finish(job_id, 0, None)
-    assert job_of(job_id)["status"] == "succeeded"
+    assert job_of(job_id).status == "succeeded"
     assert registry.version(version)["status"] == "inactive"
 
 
@@ -207,12 +216,12 @@ def test_a_silent_job_expires(runner, job_of, database, taste):
     with database.write() as connection:
         job_id = storage.jobs.insert(connection, trigger="manual")
     expire_silent(database)
-    assert job_of(job_id)["status"] == "running"
+    assert job_of(job_id).status == "running"
     let_lapse(database)
     again, _ = start(runner)
-    assert job_of(job_id)["status"] == "interrupted"
+    assert job_of(job_id).status == "interrupted"
     runner.wait(again)
-    assert job_of(again)["status"] == "succeeded"
+    assert job_of(again).status == "succeeded"
 
 
 WORKER = """
@@ -257,7 +266,7 @@ def test_old_versions_go_when_a_job_is_done(database, registry, settings, taste,
     runner = JobRunner(database, registry, settings.replaced(versions_kept=2))
     job_id, _ = start(runner)
     runner.wait(job_id)
-    assert [row["version"] for row in registry.versions()] == [4, 3]
+    assert [row.version for row in registry.versions()] == [4, 3]
     runner.stop()
 
 
@@ -301,11 +310,11 @@ def test_a_heartbeat_that_cannot_be_written_ends_nothing(
         return update(connection, job_id, **values)
 
     monkeypatch.setattr(storage.jobs, "update", fail_once)
-    monkeypatch.setattr(jobs, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(runners, "HEARTBEAT_SECONDS", 0.05)
     job_id, _ = start(runner)
     runner.wait(job_id)
     assert missed == [job_id]
-    assert job_of(job_id)["status"] == "succeeded"
+    assert job_of(job_id).status == "succeeded"
 
 
 def test_a_worker_that_fails_on_a_job_says_so(runner, job_of, taste, monkeypatch):
@@ -334,23 +343,23 @@ def held(runner, taste):
 def test_a_cancelled_job_ends_and_leaves_nothing_behind(
     runner, held, job_of, database, registry, settings
 ):
-    assert request_cancel(database, held, actor="test", reason="wrong data")["cancel_requested"]
-    assert request_cancel(database, held, actor="test")["cancel_requested"]
+    assert request_cancel(database, held, actor="test", reason="wrong data").cancel_requested
+    assert request_cancel(database, held, actor="test").cancel_requested
     runner.wait(held)
     job = job_of(held)
     assert (job.status, job.error_code, job.version) == ("cancelled", "cancelled", None)
     assert isinstance(jobs.job_error(job), JobCancelledError)
     assert registry.versions() == []
     assert not list(settings.model_dir.glob("*model*"))
-    assert request_cancel(database, held, actor="test")["status"] == "cancelled"
+    assert request_cancel(database, held, actor="test").status == "cancelled"
     with database.read() as connection:
         entries = storage.audit_log.latest(connection, limit=9)
-    assert [entry["details"] for entry in entries if entry["action"] == "cancel"] == [
+    assert [json.loads(entry.details) for entry in entries if entry.action == "cancel"] == [
         {"reason": "wrong data"}
     ]
     again, _ = start(runner)
     runner.wait(again)
-    assert job_of(again)["status"] == "succeeded"
+    assert job_of(again).status == "succeeded"
     with pytest.raises(ConflictError, match=r"has ended already \(succeeded\)"):
         request_cancel(database, again, actor="test")
     with pytest.raises(NotFoundError, match="no job 99"):
@@ -360,16 +369,16 @@ def test_a_cancelled_job_ends_and_leaves_nothing_behind(
 def test_a_job_that_is_cancelled_at_the_last_moment_does_not_serve(
     runner, job_of, registry, taste, database, settings, monkeypatch
 ):
-    check = jobs.serving.check
+    check = promotion.serving.check
 
     def cancel_first(model):
         request_cancel(database, 1, actor="test")
         check(model)
 
-    monkeypatch.setattr(jobs.serving, "check", cancel_first)
+    monkeypatch.setattr(promotion.serving, "check", cancel_first)
     job_id, _ = start(runner)
     runner.wait(job_id)
-    assert job_of(job_id)["status"] == "cancelled"
+    assert job_of(job_id).status == "cancelled"
     assert (registry.active_version(), registry.versions()) == (None, [])
     assert not list(settings.model_dir.glob("model-*"))
 
@@ -397,16 +406,18 @@ def test_a_version_that_was_judged_beside_another_waits(
 ):
     for _ in range(2):
         registry.activate(registry.load(train()), actor="test")
-    check = jobs.serving.check
+    check = promotion.serving.check
 
     def roll_back_first(model):
         registry.roll_back(registry.load(1), actor="anna", reason="2 is bad")
         check(model)
 
-    monkeypatch.setattr(jobs.serving, "check", roll_back_first)
+    monkeypatch.setattr(promotion.serving, "check", roll_back_first)
     job = run(runner, job_of, trigger="rule")
     assert (job.promoted, registry.active_version()) == (False, 1)
     assert "since it was judged, another version was activated" in job.verdict["outcome"]
+    assert job.verdict["disposition"] == "overtaken"
+    assert job.verdict["action"] == {"name": "activate", "version": job.version}
 
 
 def test_a_fall_of_the_data_is_rejected_until_somebody_accepts_it(
@@ -516,17 +527,15 @@ def run(runner, job_of, *, trigger="manual"):
 
 
 @pytest.fixture
-def rejecting(monkeypatch, database):
+def rejecting(monkeypatch):
     """Let the gate reject every version, once it is trained."""
-    decide = JobRunner._decide
+    settle = Promotion.settle
 
     def reject_first(self, job):
         verdict = {**job.verdict, "decision": "reject", "reasons": ["It is worse."]}
-        with database.write() as connection:
-            storage.jobs.update(connection, job.job_id, verdict=verdict)
-        decide(self, {**job, "verdict": verdict})
+        settle(self, dataclasses.replace(job, verdict=verdict))
 
-    monkeypatch.setattr(JobRunner, "_decide", reject_first)
+    monkeypatch.setattr(Promotion, "settle", reject_first)
 
 
 @pytest.mark.parametrize(("trigger", "serves"), [("manual", True), ("schedule", False)])
@@ -537,9 +546,12 @@ def test_a_worse_version_serves_only_if_somebody_watches(
     job = run(runner, job_of, trigger=trigger)
     assert (job.promoted, job.version) == (serves, 2)
     assert registry.active_version() == (2 if serves else 1)
-    outcome = job.verdict["outcome"]
-    assert ("POST /models/rollback" if serves else "POST /models/2/activate") in outcome
-    assert registry.version(2)["verdict"]["outcome"] == outcome
+    verdict = job.verdict
+    way_out = {"name": "roll_back"} if serves else {"name": "activate", "version": 2}
+    assert verdict["action"] == way_out
+    assert verdict["disposition"] == ("activated" if serves else "rejected")
+    assert f"Version 2 {'is active' if serves else 'was rejected'}" in verdict["outcome"]
+    assert registry.version(2)["verdict"] == verdict
     with database.read() as connection:
         told = connection.exec_driver_sql("SELECT event FROM notices").scalars().all()
     assert ("rejected" in told) is not serves
@@ -547,7 +559,7 @@ def test_a_worse_version_serves_only_if_somebody_watches(
         registry.activate(registry.load(2), actor="test", reason="I know better")
         with database.read() as connection:
             (entry,) = storage.audit_log.latest(connection, limit=1)
-        assert (entry["action"], entry["details"]["reason"]) == ("override", "I know better")
+        assert (entry.action, json.loads(entry.details)["reason"]) == ("override", "I know better")
 
 
 def test_by_policy_a_person_decides(runner, job_of, registry, taste, policy):
@@ -555,6 +567,8 @@ def test_by_policy_a_person_decides(runner, job_of, registry, taste, policy):
     job = run(runner, job_of)
     assert (job.promoted, registry.active_version()) == (False, None)
     assert "waits: by the policy a person decides" in job.verdict["outcome"]
+    assert job.verdict["disposition"] == "waits"
+    assert job.verdict["action"] == {"name": "activate", "version": 1}
 
 
 def test_a_pinned_version_stays_whatever_is_trained(runner, job_of, registry, taste, train):
@@ -563,6 +577,8 @@ def test_a_pinned_version_stays_whatever_is_trained(runner, job_of, registry, ta
     job = run(runner, job_of)
     assert (job.promoted, registry.active_version()) == (False, 1)
     assert "Version 1 serves and is pinned" in job.verdict["outcome"]
+    assert job.verdict["disposition"] == "pinned"
+    assert job.verdict["action"] == {"name": "activate", "version": 2}
     registry.unpin(1, actor="test")
     assert run(runner, job_of).promoted
     assert registry.active_version() == 3
@@ -574,21 +590,21 @@ def test_nothing_is_trained_unwatched_when_nothing_has_changed(
     first = run(runner, job_of, trigger="schedule")
     assert first.promoted
     again = run(runner, job_of, trigger="rule")
-    assert (again["version"], again["promoted"]) == (None, False)
-    assert again["verdict"]["decision"] == "unchanged"
-    assert "Nothing has changed since version 1" in again["verdict"]["sentence"]
-    assert run(runner, job_of)["version"] == 2  # by hand it is trained all the same
+    assert (again.version, again.promoted) == (None, False)
+    assert again.verdict["decision"] == "unchanged"
+    assert "Nothing has changed since version 1" in again.verdict["sentence"]
+    assert run(runner, job_of).version == 2  # by hand it is trained all the same
     add(("u03", "i1"))
-    assert run(runner, job_of, trigger="schedule")["version"] == 3
+    assert run(runner, job_of, trigger="schedule").version == 3
     policy(half_life_days=30.0)
-    assert run(runner, job_of, trigger="schedule")["version"] == 4
+    assert run(runner, job_of, trigger="schedule").version == 4
     policy(half_life_days=30.0, skip_unchanged=False)
-    assert run(runner, job_of, trigger="schedule")["version"] == 5
+    assert run(runner, job_of, trigger="schedule").version == 5
 
 
 def test_the_policy_decides_what_goes_in(runner, job_of, registry, taste, policy):
     policy(left_out_users=["u0*"], weights={"click": 3.0})
-    made = registry.version(run(runner, job_of)["version"])
+    made = registry.version(run(runner, job_of).version)
     assert made["n_users"] == 2
     assert made["data"]["left_out_users"] == ["u0*"]
     assert made["data"]["weights"] == {"click": 3.0}
@@ -597,7 +613,7 @@ def test_the_policy_decides_what_goes_in(runner, job_of, registry, taste, policy
     policy(left_out_users=["u*"])
     job_id, _ = start(runner)
     runner.wait(job_id)
-    assert "The policy leaves none of the" in job_of(job_id)["error_message"]
+    assert "The policy leaves none of the" in job_of(job_id).error_message
 
 
 def test_everything_that_is_known_of_a_version_is_kept(runner, job_of, registry, taste):
@@ -610,7 +626,8 @@ def test_everything_that_is_known_of_a_version_is_kept(runner, job_of, registry,
     assert made["watermark"] == len(taste)
     assert made["peak_memory_bytes"] > 10_000_000
     assert {"python", "numpy", "reckeeper"} <= made["libraries"].keys()
-    assert made["verdict"]["outcome"] == "Version 1 serves."
+    assert made["verdict"]["outcome"] == "Version 1 is active."
+    assert (made["verdict"]["disposition"], made["verdict"]["action"]) == ("activated", None)
     (entry,) = registry.timeline(limit=9)
     assert (entry["version"], entry["action"], entry["job_id"]) == (1, "promote", job_id)
     assert entry["reason"] == f"job {job_id}: 7 new ones came."
@@ -643,7 +660,7 @@ def test_a_request_is_kept_in_its_shortest_form(request_, shortest):
 
 
 def test_settings_are_for_the_recipe_of_the_active_version():
-    active = {"recipe": "popularity", "settings": {"half_life_days": 3.0}}
+    active = stored_version(recipe="popularity", settings={"half_life_days": 3.0})
     asked = {"settings": {"half_life_days": 30}}
     assert checked_request(asked, active=active) == {"recipe": "popularity", **asked}
     with pytest.raises(DataError, match="svd has no setting 'half_life_days'"):
@@ -745,10 +762,10 @@ def test_a_job_trains_what_was_asked_for(runner, job_of, registry, taste, databa
         (asked,) = [
             entry
             for entry in storage.audit_log.latest(connection, limit=9)
-            if entry["action"] == "retrain"
+            if entry.action == "retrain"
         ]
-    assert asked["subject"] == f"job {job_id}"
-    assert asked["details"] == {"trigger": "manual", "request": SVD, "cause": None}
+    assert asked.subject == f"job {job_id}"
+    assert json.loads(asked.details) == {"trigger": "manual", "request": SVD, "cause": None}
 
 
 # Tuning and comparing
@@ -766,10 +783,10 @@ def test_what_tuning_finds_is_used_and_kept_by_later_retrains(retrain, taste, jo
         "starting", "reading", "tuning", "judging", "fitting", "writing", "registering",
     ]  # fmt: skip
     found = [more["progress"] for _, _, more in told if "progress" in more]
-    assert job_of(1)["request"] == {"recipe": "spectral", "tune": True, "tune_seconds": 1.0}
-    assert found[-1]["n_tried"] >= 1
-    assert 0 <= found[-1]["ndcg"] <= 1
-    assert made == ("spectral", found[-1]["settings"])
+    assert job_of(1).request == {"recipe": "spectral", "tune": True, "tune_seconds": 1.0}
+    assert found[-1].n_tried >= 1
+    assert 0 <= found[-1].best.ndcg <= 1
+    assert made == ("spectral", found[-1].best.settings)
     assert retrain({}) == made
     recipe, settings = retrain({"recipe": "svd", "tune": True, "tune_seconds": 1})
     assert recipe == "svd"
@@ -819,11 +836,11 @@ def test_tuning_is_asked_to_finish_once(database, row):
     progress = child._Progress(database, job_id)
     assert not progress.should_stop()
     for _ in range(2):
-        assert request_finish(database, job_id, actor="test")["finish_requested"] is True
+        assert request_finish(database, job_id, actor="test").finish_requested is True
     assert child._Progress(database, job_id).should_stop()
     with database.read() as connection:
         (entry,) = storage.audit_log.latest(connection, limit=9)
-    assert (entry["action"], entry["subject"]) == ("finish_tuning", f"job {job_id}")
+    assert (entry.action, entry.subject) == ("finish_tuning", f"job {job_id}")
 
 
 def test_where_nothing_is_tuned_nothing_can_be_finished(database, row):
@@ -836,7 +853,7 @@ def test_where_nothing_is_tuned_nothing_can_be_finished(database, row):
         storage.jobs.update(connection, job_id, stage="tuning", status=storage.jobs.FAILED)
     with pytest.raises(ConflictError, match=r"has ended \(failed\)"):
         request_finish(database, job_id, actor="test")
-    assert find_job(database, job_id)["finish_requested"] is False
+    assert find_job(database, job_id).finish_requested is False
     with database.read() as connection:
         assert storage.audit_log.latest(connection, limit=9) == []
 
@@ -845,15 +862,21 @@ def test_of_reports_in_quick_succession_no_result_is_lost(database, row, job_of,
     monkeypatch.setattr(child, "_REPORT_SECONDS", 3600.0)
     job_id = row("starting")
     progress = child._Progress(database, job_id)
-    progress.report("tuning", 0.1, progress={"n_tried": 1})
-    progress.report("tuning", 0.2, progress={"n_tried": 2})
+    first, second = (
+        TuningProgress(0.1 * n, n, Trial({}, 0.2, {}), seconds=1.0, seconds_left=None)
+        for n in (1, 2)
+    )
+    one, two = Comparison("random", 20, n_users=1), Comparison("random", 20, n_users=2)
+    progress.report("tuning", 0.1, progress=first)
+    progress.report("tuning", 0.2, progress=second)
     job = job_of(job_id)
-    assert (job.stage, job.fraction, job.progress) == ("tuning", 0.1, {"n_tried": 1})
+    assert (job.stage, job.fraction, job.progress) == ("tuning", 0.1, first.to_json())
     progress.report("fitting", 0.5)
     job = job_of(job_id)
-    assert (job.stage, job.fraction, job.progress) == ("fitting", 0.5, {"n_tried": 2})
-    progress.report("fitting", 0.6, result={"recipes": [1]})
-    progress.report("fitting", 0.7, result={"recipes": [1, 2]})
+    assert (job.stage, job.fraction, job.progress) == ("fitting", 0.5, second.to_json())
+    assert first.to_json()["n_tried"] == 1
+    progress.report("fitting", 0.6, result=one)
+    progress.report("fitting", 0.7, result=two)
     job = job_of(job_id)
-    assert (job.fraction, job.result) == (0.7, {"recipes": [1, 2]})
-    assert job.progress == {"n_tried": 2}
+    assert (job.fraction, job.result) == (0.7, two.to_json())
+    assert job.progress["n_tried"] == 2

@@ -107,7 +107,7 @@ def assert_as_before(installation, job_id, *, version, before, seconds=60):
 @pytest.mark.parametrize("stage", [*STAGES, "tuning"])
 def test_a_training_that_dies_changes_nothing_and_the_next_one_runs(dying, stage):
     installation, _, order = dying
-    when, place = STAGES.get(stage, ("before", "reckeeper.training.tune:tune"))
+    when, place = STAGES.get(stage, ("before", "reckeeper.training.tuning:tune"))
     body = {}
     if stage == "tuning":
         place, body = "reckeeper.training.pipeline:tune", {"tune": True, "tune_seconds": 1}

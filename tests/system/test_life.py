@@ -640,7 +640,7 @@ def test_a_retrain_tells_what_the_gate_thinks(working):
     model = site.server.get(f"/models/{answer['version']}").json()["model"]
     assert answer["promoted"] is job["promoted"] is True
     assert answer["verdict"] == job["verdict"] == model["verdict"]
-    assert answer["verdict"]["outcome"].startswith(f"Version {answer['version']} serves")
+    assert answer["verdict"]["outcome"].startswith(f"Version {answer['version']} is active")
     assert site.worker.post("/retrain").json().keys() == answer.keys()
 
 

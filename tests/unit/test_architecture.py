@@ -216,7 +216,7 @@ def test_only_config_reads_the_environment(path):
         if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv"}:
             assert name_of(path) in {
                 "src/reckeeper/cli/up.py",
-                "src/reckeeper/training/jobs.py",
+                "src/reckeeper/training/runner.py",
             }
             # Handed on whole to a child, never looked into.
             parent = parents[node]

@@ -18,6 +18,8 @@ from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import ActiveModel
 from reckeeper.training import gate
+from reckeeper.training.drift import Change, Drift, PerDay
+from reckeeper.training.verdict import Difference, Verdict, metrics_to_json
 
 DAY = 86_400_000_000
 POLICY = Policy(min_users=30, min_new_interactions=200)
@@ -85,16 +87,16 @@ def fitted(recipe, settings, interactions):
     return ActiveModel(3, Artifact(metadata, interactions, model), 1)
 
 
-def judge(trial, candidate, **changed):
+def judge(held_out, candidate, **changed):
     recipe, settings = candidate
     return gate.judge(
-        trial,
+        held_out,
         **{
             "recipe": recipe,
             "settings": settings,
             "active": None,
             "previous": None,
-            "log": trial.log,
+            "log": held_out.log,
             "policy": POLICY,
             "is_automatic": True,
             "data_now": DATA,
@@ -109,11 +111,16 @@ def judged(method, candidate, active, *, log=None, policy=POLICY, **changed):
     log = tastes() if log is None else log
     n_seen = len(log) * 3 // 4 if method == "new_interactions" else 0
     row = row_of(*active, log)
-    trial = gate.prepare(log, n_seen=n_seen, active=row, policy=policy)
+    held_out = gate.hold_out(log, n_seen=n_seen, active=row, policy=policy)
     model = fitted(*active, log.matrix(np.arange(len(log)) < n_seen) if n_seen else log.matrix())
-    verdict = judge(trial, candidate, active=model, policy=policy, **changed)
-    assert verdict["method"] == method
+    verdict = judge(held_out, candidate, active=model, policy=policy, **changed)
+    assert verdict.method == method
     return verdict
+
+
+def timeless(verdict):
+    """Return a verdict without what is another each time."""
+    return dataclasses.replace(verdict, seconds=0.0, decided_at=0)
 
 
 each_method = pytest.mark.parametrize("method", ["new_interactions", "refit"])
@@ -123,31 +130,31 @@ each_method = pytest.mark.parametrize("method", ["new_interactions", "refit"])
 @pytest.mark.parametrize("is_automatic", [True, False])
 def test_a_worse_model_is_rejected(method, is_automatic):
     verdict = judged(method, WORSE, BETTER, is_automatic=is_automatic)
-    assert verdict["decision"] == "reject"
-    assert verdict["sentence"].startswith("Worse than version 3")
-    assert verdict["reasons"][0].startswith("It is worse than version 3 by more than 2.0% of its ")
-    difference = verdict["versus_active"]["ndcg@10"]
-    assert difference["high"] < -0.02 * verdict["active"]["ndcg@10"]["mean"]
-    assert f"(difference {difference['difference']:+.3f}, 95% interval" in verdict["reasons"][0]
+    assert verdict.decision == "reject"
+    assert verdict.sentence.startswith("Worse than version 3")
+    assert verdict.reasons[0].startswith("It is worse than version 3 by more than 2.0% of its ")
+    difference = verdict.versus_active["ndcg@10"]
+    assert difference.high < -0.02 * verdict.active["ndcg@10"].mean
+    assert f"(difference {difference.difference:+.3f}, 95% interval" in verdict.reasons[0]
 
 
 @each_method
 def test_a_better_model_is_promoted(method):
     verdict = judged(method, BETTER, WORSE)
-    assert (verdict["decision"], verdict["reasons"], verdict["warnings"]) == ("promote", [], [])
-    assert verdict["sentence"].startswith("Better than version 3")
-    assert verdict["versus_active"]["ndcg@10"]["low"] > 0
-    assert verdict["versus_popularity"]["ndcg@10"]["low"] > 0
+    assert (verdict.decision, verdict.reasons, verdict.warnings) == ("promote", (), ())
+    assert verdict.sentence.startswith("Better than version 3")
+    assert verdict.versus_active["ndcg@10"].low > 0
+    assert verdict.versus_popularity["ndcg@10"].low > 0
 
 
 def test_an_equal_model_is_promoted():
     verdict = judged("new_interactions", BETTER, BETTER)
-    assert (verdict["decision"], verdict["reasons"], verdict["warnings"]) == ("promote", [], [])
+    assert (verdict.decision, verdict.reasons, verdict.warnings) == ("promote", (), ())
     # The same interactions give the same model: it answers as the active one does.
-    assert verdict["versus_active"]["ndcg@10"] == {"difference": 0.0, "low": 0.0, "high": 0.0}
-    ours = f"{verdict['candidate']['ndcg@10']['mean']:.3f}"
-    assert verdict["sentence"] == (
-        f"No worse than version 3 on {verdict['n_users']} users' newer interactions: NDCG@10 "
+    assert verdict.versus_active["ndcg@10"] == Difference(0.0, 0.0, 0.0)
+    ours = f"{verdict.candidate['ndcg@10'].mean:.3f}"
+    assert verdict.sentence == (
+        f"No worse than version 3 on {verdict.n_users} users' newer interactions: NDCG@10 "
         f"{ours} against {ours} (difference +0.000, 95% interval +0.000 to +0.000)."
     )
 
@@ -162,17 +169,15 @@ def test_an_active_version_that_the_fit_would_give_again_stands_for_the_candidat
 
     def verdict_of(changed, model):
         row = row_of(*BETTER, log, **changed)
-        trial = gate.prepare(log, n_seen=n_seen, active=row, policy=POLICY)
-        verdict = judge(trial, BETTER, active=model)
-        del verdict["seconds"]
-        return verdict
+        held_out = gate.hold_out(log, n_seen=n_seen, active=row, policy=POLICY)
+        return timeless(judge(held_out, BETTER, active=model))
 
     same = fitted(*BETTER, first.matrix())
     assert all(verdict_of(changed, same) == verdict_of({}, same) for changed in changes)
     # Of what is not what its row says it shows which was fitted.
     other = fitted(*WORSE, first.matrix())
     differences = [
-        verdict_of(changed, other)["versus_active"]["ndcg@10"]["difference"] for changed in changes
+        verdict_of(changed, other).versus_active["ndcg@10"].difference for changed in changes
     ]
     assert differences[1] == 0.0
     assert all(difference > 0.05 for difference in differences[:1] + differences[2:])
@@ -180,8 +185,8 @@ def test_an_active_version_that_the_fit_would_give_again_stands_for_the_candidat
 
 def test_a_model_with_other_settings_that_is_as_good_is_promoted():
     verdict = judged("refit", ("svd", {"n_components": 5}), BETTER)
-    assert verdict["decision"] == "promote"
-    assert verdict["sentence"].startswith(
+    assert verdict.decision == "promote"
+    assert verdict.sentence.startswith(
         "No worse than version 3, fitted again on the same interactions, on what was held out of "
         "160 users' histories: NDCG@10 "
     )
@@ -189,8 +194,8 @@ def test_a_model_with_other_settings_that_is_as_good_is_promoted():
 
 def test_the_margin_says_how_much_worse_is_allowed():
     verdict = judged("refit", WORSE, BETTER, policy=POLICY.model_copy(update={"margin": 0.95}))
-    assert verdict["sentence"].startswith("Worse by less than the margin than version 3")
-    assert not [reason for reason in verdict["reasons"] if "version 3 by more" in reason]
+    assert verdict.sentence.startswith("Worse by less than the margin than version 3")
+    assert not [reason for reason in verdict.reasons if "version 3 by more" in reason]
 
 
 @pytest.mark.parametrize(
@@ -198,33 +203,39 @@ def test_the_margin_says_how_much_worse_is_allowed():
     [(-0.011, 0.02, True), (-0.009, 0.02, False), (-0.001, 0.0, True), (0.0, 0.0, False)],
 )
 def test_worse_is_what_lies_below_the_margin_as_a_whole(high, margin, expected):
-    difference = {"difference": -0.2, "low": -0.3, "high": high}
+    difference = Difference(difference=-0.2, low=-0.3, high=high)
     assert gate.is_worse(difference, mean=0.5, margin=margin) == expected
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS))
 def test_the_metric_is_that_of_the_policy(metric):
     verdict = judged("refit", BETTER, WORSE, policy=POLICY.model_copy(update={"metric": metric}))
-    assert verdict["metric"] == metric
+    assert verdict.metric == metric
     name = {"recall": "Recall", "ndcg": "NDCG", "hit_rate": "HitRate", "map": "MAP"}
-    assert f"histories: {name[metric.removesuffix('@10')]}@10 0." in verdict["sentence"]
-    assert f"{verdict['candidate'][metric]['mean']:.3f} against" in verdict["sentence"]
+    assert f"histories: {name[metric.removesuffix('@10')]}@10 0." in verdict.sentence
+    assert f"{verdict.candidate[metric].mean:.3f} against" in verdict.sentence
 
 
 @each_method
 def test_a_verdict_is_whole_and_json_and_repeatable(method):
     first, again = (judged(method, BETTER, WORSE) for _ in range(2))
-    assert json.loads(json.dumps(first)) == first
-    assert first.pop("seconds") >= 0
-    del again["seconds"]
-    assert first == again
-    assert (first["k"], first["margin"], first["active_version"]) == (10, 0.02, 3)
+    told = first.to_json()
+    assert json.loads(json.dumps(told)) == told
+    assert Verdict.from_json(told) == first
+    assert first.seconds >= 0
+    assert 0 <= clock.now() - first.decided_at < 60_000_000
+    assert told["decided_at"].endswith("Z")
+    assert timeless(first) == timeless(again)
+    assert not told.keys() & {"disposition", "outcome", "action"}  # not decided yet
     for name in ("candidate", "active", "popularity"):
-        assert first[name].keys() == METRICS | {"coverage@10", "novelty@10"}
-    assert first["versus_active"].keys() == first["versus_popularity"].keys() == METRICS
-    for metric, versus in first["versus_active"].items():
-        difference = first["candidate"][metric]["mean"] - first["active"][metric]["mean"]
-        assert versus["difference"] == pytest.approx(difference)
+        assert told[name].keys() == METRICS | {"coverage@10", "novelty@10"}
+        assert told[name]["ndcg@10"].keys() == {"mean", "low", "high"}
+        assert told[name]["coverage@10"].keys() == {"mean"}
+    assert (first.k, first.margin, first.active_version) == (10, 0.02, 3)
+    assert first.versus_active.keys() == first.versus_popularity.keys() == METRICS
+    for metric, versus in first.versus_active.items():
+        difference = first.candidate[metric].mean - first.active[metric].mean
+        assert versus.difference == pytest.approx(difference)
 
 
 # What is held out
@@ -234,12 +245,12 @@ def test_newer_interactions_are_held_out_where_there_are_enough():
     log = tastes()
     n_seen = len(log) - 300
     row = row_of(*BETTER, log)
-    trial = gate.prepare(log, n_seen=n_seen, active=row, policy=POLICY)
-    assert trial.split.kind == "new"
+    held_out = gate.hold_out(log, n_seen=n_seen, active=row, policy=POLICY)
+    assert held_out.split.kind == "new"
     first = np.arange(len(log)) < n_seen
-    assert trial.split.keep.tolist() == first.tolist()
-    assert len(trial.training_log) == n_seen
-    assert (trial.training_log.matrix().weights != log.matrix(first).weights).nnz == 0
+    assert held_out.split.keep.tolist() == first.tolist()
+    assert len(held_out.training_log) == n_seen
+    assert (held_out.training_log.matrix().weights != log.matrix(first).weights).nnz == 0
 
 
 @pytest.mark.parametrize(
@@ -257,11 +268,11 @@ def test_else_a_part_of_each_history_is_held_out(changed, n_seen, is_active, wit
     log = tastes(with_times=with_times)
     policy = POLICY.model_copy(update=changed)
     row = row_of(*BETTER, log) if is_active else None
-    trial = gate.prepare(log, n_seen=n_seen % len(log), active=row, policy=policy)
+    held_out = gate.hold_out(log, n_seen=n_seen % len(log), active=row, policy=policy)
     expected = evaluation.split_user_time(log) if with_times else evaluation.split_random(log)
-    assert trial.split.kind == expected.kind
-    assert (trial.split.held_out != expected.held_out).nnz == 0
-    assert len(trial.training_log) == expected.train.n_interactions
+    assert held_out.split.kind == expected.kind
+    assert (held_out.split.held_out != expected.held_out).nnz == 0
+    assert len(held_out.training_log) == expected.train.n_interactions
 
 
 @each_method
@@ -271,11 +282,11 @@ def test_the_candidate_does_not_see_what_is_held_out(method):
     candidate = ("svd", {"n_components": 90})
     by_chance = 10 / 100
     verdict = judged(method, candidate, candidate, log=log)
-    assert verdict["candidate"]["recall@10"]["low"] < by_chance * 1.5
+    assert verdict.candidate["recall@10"].low < by_chance * 1.5
 
     n_seen = len(log) * 3 // 4 if method == "new_interactions" else 0
     row = row_of(*candidate, log)
-    split = gate.prepare(log, n_seen=n_seen, active=row, policy=POLICY).split
+    split = gate.hold_out(log, n_seen=n_seen, active=row, policy=POLICY).split
     leaking = dataclasses.replace(split, train=log.matrix())
     seen_all = recipe_named("svd").fit(leaking.train, settings=candidate[1])
     quality = evaluation.measure(
@@ -295,12 +306,12 @@ def test_a_candidate_has_as_much_as_the_active_version_had():
     whole, places = matrix.choose(log, **data)
     seen, _ = matrix.choose(log.part(slice(n_seen)), **data)
     row = row_of(*BETTER, seen)
-    trial = gate.prepare(
+    held_out = gate.hold_out(
         whole, n_seen=int(np.searchsorted(places, n_seen)), active=row, policy=POLICY, seen=seen
     )
-    assert trial.split.kind == "new"
-    assert (trial.split.train.weights != seen.matrix().weights).nnz == 0
-    assert trial.split.histories.sum() > 1.5 * whole.matrix(places < n_seen).weights.sum()
+    assert held_out.split.kind == "new"
+    assert (held_out.split.train.weights != seen.matrix().weights).nnz == 0
+    assert held_out.split.histories.sum() > 1.5 * whole.matrix(places < n_seen).weights.sum()
     # What came later of the users and items that there were, and nothing that was known.
     known = {
         (seen.users.ids[user], seen.items.ids[item])
@@ -316,7 +327,7 @@ def test_a_candidate_has_as_much_as_the_active_version_had():
         )
         if weight > 0
     }
-    users, items = trial.split.held_out.nonzero()
+    users, items = held_out.split.held_out.nonzero()
     held = {
         (seen.users.ids[user], seen.items.ids[item])
         for user, item in zip(users, items, strict=True)
@@ -327,8 +338,8 @@ def test_a_candidate_has_as_much_as_the_active_version_had():
         if seen.users.find(user) is not None and seen.items.find(item) is not None
     }
     model = fitted(*BETTER, seen.matrix())
-    verdict = judge(trial, BETTER, active=model)
-    assert verdict["versus_active"]["ndcg@10"]["difference"] == 0.0
+    verdict = judge(held_out, BETTER, active=model)
+    assert verdict.versus_active["ndcg@10"].difference == 0.0
 
 
 @pytest.mark.parametrize("with_times", [True, False])
@@ -337,12 +348,14 @@ def test_users_and_items_that_came_later_are_left_out_of_a_continued_log(with_ti
     rows = [(0, 1, 1, 0, 3), (2, 0, 1, 0, 4), (1, 2, 1, 0, 5), (1, 0, 0.5, 1, 6)]
     later = log_of([(0, 0, 1, 0, 1), *rows], n_users=3, n_items=3, with_times=with_times)
     policy = Policy(min_users=2, min_new_interactions=4)
-    trial = gate.prepare(later, n_seen=1, active=row_of(*BETTER, seen), policy=policy, seen=seen)
-    assert trial.log.user_index.tolist() == [0, 1, 0, 1]
-    assert trial.log.item_index.tolist() == [0, 1, 1, 0]
-    assert trial.log.weight.tolist() == [1, 1, 1, 0.5]
-    assert trial.log.listing.tolist() == [0, 0, 0, 1]
-    times = None if trial.log.occurred_at is None else trial.log.occurred_at.tolist()
+    held_out = gate.hold_out(
+        later, n_seen=1, active=row_of(*BETTER, seen), policy=policy, seen=seen
+    )
+    assert held_out.log.user_index.tolist() == [0, 1, 0, 1]
+    assert held_out.log.item_index.tolist() == [0, 1, 1, 0]
+    assert held_out.log.weight.tolist() == [1, 1, 1, 0.5]
+    assert held_out.log.listing.tolist() == [0, 0, 0, 1]
+    times = None if held_out.log.occurred_at is None else held_out.log.occurred_at.tolist()
     assert times == ([1, 2, 3, 6] if with_times else None)
 
 
@@ -365,8 +378,8 @@ def test_an_active_version_that_lacks_items_never_recommends_them():
     kept = np.flatnonzero(np.arange(len(log.items)) % 10 > 3)
     model = fitted("popularity", {}, only_items(first, kept).matrix())
     row = row_of("popularity", {}, log)
-    trial = gate.prepare(log, n_seen=n_seen, active=row, policy=POLICY)
-    verdict = judge(trial, BETTER, active=model)
+    held_out = gate.hold_out(log, n_seen=n_seen, active=row, policy=POLICY)
+    verdict = judge(held_out, BETTER, active=model)
 
     counts = np.full(len(log.items), -np.inf)
     counts[kept] = np.bincount(first.matrix().weights.indices, minlength=len(counts))[kept]
@@ -379,12 +392,12 @@ def test_an_active_version_that_lacks_items_never_recommends_them():
 
     expected = evaluation.measure(
         Ranker(Table(), popularity=counts),
-        histories=trial.split.histories,
-        held_out=trial.split.held_out,
+        histories=held_out.split.histories,
+        held_out=held_out.split.held_out,
         k=10,
     )
-    assert verdict["active"] == expected.summary()
-    assert verdict["active"]["coverage@10"]["mean"] <= len(kept) / len(log.items)
+    assert metrics_to_json(verdict.active) == expected.summary()
+    assert verdict.active["coverage@10"].mean <= len(kept) / len(log.items)
 
 
 def test_what_only_the_active_version_knows_makes_no_difference():
@@ -420,94 +433,97 @@ def test_what_only_the_active_version_knows_makes_no_difference():
         np.concatenate([strange.listing, first.listing]),
     )
     row = row_of("spectral", settings, log)
-    trial = gate.prepare(log, n_seen=n_seen, active=row, policy=POLICY)
+    held_out = gate.hold_out(log, n_seen=n_seen, active=row, policy=POLICY)
     alone, beside = (
-        judge(trial, WORSE, active=fitted("spectral", settings, one.matrix()))
+        judge(held_out, WORSE, active=fitted("spectral", settings, one.matrix()))
         for one in (first, both)
     )
     for metric in METRICS:
-        assert beside["active"][metric]["mean"] == pytest.approx(alone["active"][metric]["mean"])
+        assert beside.active[metric].mean == pytest.approx(alone.active[metric].mean)
 
 
 def test_a_recipe_is_not_compared_with_itself():
     verdict = judged("refit", BETTER, BETTER)
-    assert (verdict["decision"], verdict["reasons"], verdict["warnings"]) == ("promote", [], [])
-    assert verdict["active"] is None
-    assert verdict["versus_active"] is None
-    assert verdict["versus_popularity"]["ndcg@10"]["low"] > 0
-    assert verdict["sentence"].startswith(
+    assert (verdict.decision, verdict.reasons, verdict.warnings) == ("promote", (), ())
+    assert verdict.active is None
+    assert verdict.versus_active is None
+    assert verdict.versus_popularity["ndcg@10"].low > 0
+    assert verdict.sentence.startswith(
         "Recipe and settings are those of version 3, and there are too few newer interactions to "
         "tell the two apart. On what was held out of 160 users' histories: NDCG@10 0."
     )
-    assert " of popularity (difference +0." in verdict["sentence"]
+    assert " of popularity (difference +0." in verdict.sentence
 
 
 def test_settings_are_compared_once_they_are_complete():
     verdict = judged("refit", ("svd", {}), ("svd", {"n_components": 10}))
-    assert verdict["versus_active"] is None
-    assert judged("refit", ("svd", {}), ("svd", {"n_components": 9}))["versus_active"] is not None
+    assert verdict.versus_active is None
+    assert judged("refit", ("svd", {}), ("svd", {"n_components": 9})).versus_active is not None
 
 
 def test_what_changed_in_the_data_cannot_be_seen_by_a_refit_and_is_said():
     log = tastes()
-    trial = gate.prepare(log, n_seen=0, active=row_of(*BETTER, log), policy=POLICY)
+    held_out = gate.hold_out(log, n_seen=0, active=row_of(*BETTER, log), policy=POLICY)
     now = {**DATA, "half_life_days": 30.0}
-    verdict = judge(trial, BETTER, data_now=now)
-    assert verdict["warnings"] == [
+    verdict = judge(held_out, BETTER, data_now=now)
+    assert verdict.warnings == (
         "Interactions are weighed or chosen otherwise than for version 3. What that changes shows "
-        "on newer interactions alone."
-    ]
+        "on newer interactions alone.",
+    )
     for known in (None, {}, now):
-        trial = dataclasses.replace(trial, active=row_of(*BETTER, log, data=known))
-        assert judge(trial, BETTER, data_now=now)["warnings"] == []
+        held_out = dataclasses.replace(held_out, active=row_of(*BETTER, log, data=known))
+        assert judge(held_out, BETTER, data_now=now).warnings == ()
 
 
 def test_lists_that_cover_too_little_are_a_reason():
     candidate = ("popularity", {})
     generous = POLICY.model_copy(update={"margin": 0.99})
     verdict = judged("refit", candidate, BETTER, policy=generous)
-    assert verdict["decision"] == "reject"
-    (reason,) = verdict["reasons"]
-    ours, theirs = (verdict[name]["coverage@10"]["mean"] for name in ("candidate", "active"))
+    assert verdict.decision == "reject"
+    (reason,) = verdict.reasons
+    ours, theirs = (side["coverage@10"].mean for side in (verdict.candidate, verdict.active))
     assert ours < 0.5 * theirs
     assert reason == (
         f"Its lists have {ours:.1%} of all items, less than 50% of the {theirs:.1%} that those of "
         "version 3 have."
     )
     lower = generous.model_copy(update={"min_coverage_share": 0.1})
-    assert judged("refit", candidate, BETTER, policy=lower)["decision"] == "promote"
+    assert judged("refit", candidate, BETTER, policy=lower).decision == "promote"
 
 
 def test_the_same_recipe_is_held_to_the_coverage_that_it_had():
     log, recipe = tastes(), ("popularity", {})
+    held_out = gate.hold_out(log, n_seen=0, active=None, policy=POLICY)
+    before = judge(held_out, recipe).to_json()
 
     def reasons(**then):
         told = {"method": "refit", "n_users": 160, "candidate": {"coverage@10": {"mean": 0.9}}}
-        row = row_of(*recipe, log, verdict={**told, **then})
-        trial = gate.prepare(log, n_seen=0, active=row, policy=POLICY)
+        row = row_of(*recipe, log, verdict={**before, **told, **then})
+        held_out = gate.hold_out(log, n_seen=0, active=row, policy=POLICY)
         # The version itself has seen what is held out: what it lists now says nothing.
-        verdict = judge(trial, recipe, active=fitted(*BETTER, log.matrix()))
-        assert (verdict["active"], verdict["versus_active"]) == (None, None)
-        return verdict["reasons"]
+        verdict = judge(held_out, recipe, active=fitted(*BETTER, log.matrix()))
+        assert (verdict.active, verdict.versus_active) == (None, None)
+        return verdict.reasons
 
     (reason,) = reasons()
     assert reason.startswith("Its lists have ")
     assert reason.endswith("less than 50% of the 90.0% that those of version 3 have.")
-    assert reasons(n_users=161) == []  # more users have more lists
-    assert reasons(method="new_interactions") == []
-    assert reasons(candidate={"coverage@10": {"mean": 0.01}}) == []
-    assert reasons(candidate=None) == reasons(method="none") == []
+    assert reasons(n_users=161) == ()  # more users have more lists
+    assert reasons(method="new_interactions") == ()
+    assert reasons(candidate={"coverage@10": {"mean": 0.01}}) == ()
+    assert reasons(candidate=None) == reasons(method="none") == ()
+    assert reasons(candidate="told by another program") == ()
 
 
 def test_the_same_again_is_no_worse():
     log = tastes()
     for recipe in (("spectral", {}), BETTER):
-        trial = gate.prepare(log, n_seen=0, active=None, policy=POLICY)
-        first = judge(trial, recipe)
-        row = row_of(*recipe, log, verdict=first)
-        trial = gate.prepare(log, n_seen=0, active=row, policy=POLICY)
-        again = judge(trial, recipe, active=fitted(*recipe, log.matrix()))
-        assert (again["decision"], again["reasons"], again["method"]) == ("promote", [], "refit")
+        held_out = gate.hold_out(log, n_seen=0, active=None, policy=POLICY)
+        first = judge(held_out, recipe)
+        row = row_of(*recipe, log, verdict=first.to_json())
+        held_out = gate.hold_out(log, n_seen=0, active=row, policy=POLICY)
+        again = judge(held_out, recipe, active=fitted(*recipe, log.matrix()))
+        assert (again.decision, again.reasons, again.method) == ("promote", (), "refit")
 
 
 def popular_things():
@@ -524,71 +540,73 @@ def popular_things():
 
 def test_a_model_that_falls_below_popularity_is_rejected_unless_nothing_serves():
     log, noisy = popular_things(), ("svd", {"n_components": 60})
-    trial = gate.prepare(log, n_seen=0, active=row_of(*noisy, log), policy=POLICY)
-    verdict = judge(trial, noisy)
-    assert verdict["decision"] == "reject"
-    (reason,) = verdict["reasons"]
+    held_out = gate.hold_out(log, n_seen=0, active=row_of(*noisy, log), policy=POLICY)
+    verdict = judge(held_out, noisy)
+    assert verdict.decision == "reject"
+    (reason,) = verdict.reasons
     assert reason.startswith("It is worse than the same popular items for everybody: NDCG@10 0.")
 
-    verdict = judge(dataclasses.replace(trial, active=None), noisy)
-    assert (verdict["decision"], verdict["reasons"], verdict["warnings"]) == (
+    verdict = judge(dataclasses.replace(held_out, active=None), noisy)
+    assert (verdict.decision, verdict.reasons, verdict.warnings) == (
         "promote",
-        [],
-        [reason],
+        (),
+        (reason,),
     )
-    assert verdict["sentence"].startswith("No version serves to compare it with. On what was held")
-    assert verdict["active_version"] is None
+    assert verdict.sentence.startswith("No version is active to compare it with. On what was held")
+    assert verdict.active_version is None
 
 
 def test_an_active_version_that_cannot_be_fitted_again_is_said():
     log = tastes()
     for broken in ({"recipe": "gone"}, {"settings": {"n_factors": 3}}):
         row = dataclasses.replace(row_of(*WORSE, log), **broken)
-        trial = gate.prepare(log, n_seen=0, active=row, policy=POLICY)
-        verdict = judge(trial, BETTER)
-        assert (verdict["decision"], verdict["active"]) == ("promote", None)
-        (warning,) = verdict["warnings"]
+        held_out = gate.hold_out(log, n_seen=0, active=row, policy=POLICY)
+        verdict = judge(held_out, BETTER)
+        assert (verdict.decision, verdict.active) == ("promote", None)
+        (warning,) = verdict.warnings
         assert warning.startswith("Version 3 could not be measured beside it: The")
-        assert verdict["sentence"].startswith("It could not be compared with version 3. On what")
+        assert verdict.sentence.startswith("It could not be compared with version 3. On what")
 
 
 def test_a_version_that_cannot_be_loaded_is_fitted_again():
     log = tastes()
-    trial = gate.prepare(log, n_seen=len(log) * 3 // 4, active=row_of(*WORSE, log), policy=POLICY)
-    assert trial.split.kind == "new"
-    verdict = judge(trial, BETTER, active=None)
-    assert verdict["method"] == "refit"
-    assert verdict["versus_active"]["ndcg@10"]["low"] > 0
+    held_out = gate.hold_out(
+        log, n_seen=len(log) * 3 // 4, active=row_of(*WORSE, log), policy=POLICY
+    )
+    assert held_out.split.kind == "new"
+    verdict = judge(held_out, BETTER, active=None)
+    assert verdict.method == "refit"
+    assert verdict.versus_active["ndcg@10"].low > 0
 
 
 def test_too_few_users_reject_nothing():
     verdict = judged("refit", WORSE, BETTER, policy=POLICY.model_copy(update={"min_users": 161}))
-    assert (verdict["decision"], verdict["reasons"]) == ("promote", [])
+    assert (verdict.decision, verdict.reasons) == ("promote", ())
     sentence = "Too few to tell: 160 user(s) could be judged, and the policy asks for 161."
-    assert (verdict["sentence"], verdict["warnings"]) == (sentence, [sentence])
-    assert verdict["versus_active"]["ndcg@10"]["high"] < 0
+    assert (verdict.sentence, verdict.warnings) == (sentence, (sentence,))
+    assert verdict.versus_active["ndcg@10"].high < 0
 
 
 def test_just_enough_users_decide():
     verdict = judged("refit", WORSE, BETTER, policy=POLICY.model_copy(update={"min_users": 160}))
-    assert (verdict["n_users"], verdict["decision"]) == (160, "reject")
+    assert (verdict.n_users, verdict.decision) == (160, "reject")
 
 
 def test_popularity_by_time_may_fall_below_popularity():
     log, fleeting = popular_things(), ("popularity", {"half_life_days": 0.01})
     log = dataclasses.replace(log, occurred_at=log.occurred_at * 3_600)
-    trial = gate.prepare(log, n_seen=0, active=row_of(*fleeting, log), policy=POLICY)
-    verdict = judge(trial, fleeting)
-    assert verdict["versus_popularity"]["ndcg@10"]["high"] < 0
-    assert (verdict["decision"], verdict["reasons"]) == ("promote", [])
+    held_out = gate.hold_out(log, n_seen=0, active=row_of(*fleeting, log), policy=POLICY)
+    verdict = judge(held_out, fleeting)
+    assert verdict.versus_popularity["ndcg@10"].high < 0
+    assert (verdict.decision, verdict.reasons) == ("promote", ())
 
 
 def test_of_many_users_some_are_drawn(monkeypatch):
     monkeypatch.setattr(gate, "_USERS", (50, 50))
     first, again, other = (judged("refit", BETTER, WORSE, seed=seed) for seed in (1, 1, 2))
-    assert first["n_users"] == 50
-    assert first["active"] == again["active"]
-    means = [verdict["active"]["ndcg@10"]["mean"] for verdict in (first, other)]
+    assert first.n_users == 50
+    assert first.active == again.active
+    means = [verdict.active["ndcg@10"].mean for verdict in (first, other)]
     assert means[0] != means[1]
 
 
@@ -596,9 +614,9 @@ def test_of_many_users_some_are_drawn(monkeypatch):
 
 
 def with_previous(log, *, is_automatic=True, policy=POLICY, **changed):
-    trial = gate.prepare(log, n_seen=0, active=row_of(*WORSE, log), policy=policy)
+    held_out = gate.hold_out(log, n_seen=0, active=row_of(*WORSE, log), policy=policy)
     previous = row_of(*WORSE, log, version=7, **changed)
-    return judge(trial, BETTER, previous=previous, policy=policy, is_automatic=is_automatic)
+    return judge(held_out, BETTER, previous=previous, policy=policy, is_automatic=is_automatic)
 
 
 @pytest.mark.parametrize(
@@ -613,31 +631,31 @@ def test_a_fall_rejects_what_nobody_watches_and_warns_who_does(column, name, now
     log = tastes()
     sentence = f"{name} fell by 75%: {now:,} now, {4 * now:,} for version 7."
     verdict = with_previous(log, **{column: 4 * now})
-    assert (verdict["decision"], verdict["reasons"]) == ("reject", [sentence])
-    assert verdict["data"][name.lower()] == {"before": 4 * now, "now": now}
-    assert verdict["versus_active"]["ndcg@10"]["low"] > 0  # judged all the same
+    assert (verdict.decision, verdict.reasons) == ("reject", (sentence,))
+    assert getattr(verdict.data, name.lower()) == Change(before=4 * now, now=now)
+    assert verdict.versus_active["ndcg@10"].low > 0  # judged all the same
 
     verdict = with_previous(log, is_automatic=False, **{column: 4 * now})
-    assert (verdict["decision"], verdict["reasons"]) == ("promote", [])
-    assert verdict["warnings"] == [sentence]
+    assert (verdict.decision, verdict.reasons) == ("promote", ())
+    assert verdict.warnings == (sentence,)
 
     lenient = POLICY.model_copy(update={"max_fall": 0.75})
-    assert with_previous(log, policy=lenient, **{column: 4 * now})["decision"] == "promote"
-    assert with_previous(log, **{column: 2 * now})["decision"] == "promote"
+    assert with_previous(log, policy=lenient, **{column: 4 * now}).decision == "promote"
+    assert with_previous(log, **{column: 2 * now}).decision == "promote"
 
 
 def test_data_that_are_chosen_otherwise_may_be_fewer():
     verdict = with_previous(tastes(), training_samples=99_999, data={**DATA, "window_days": 9.0})
-    assert verdict["decision"] == "promote"
-    assert verdict["data"]["interactions"] == {"before": 99_999, "now": 2560}
+    assert verdict.decision == "promote"
+    assert verdict.data.interactions == Change(before=99_999, now=2560)
 
 
 def test_without_a_version_that_serves_a_fall_is_a_warning():
     log = tastes()
-    trial = gate.prepare(log, n_seen=0, active=None, policy=POLICY)
-    verdict = judge(trial, BETTER, previous=row_of(*WORSE, log, n_items=1000))
-    assert (verdict["decision"], verdict["reasons"]) == ("promote", [])
-    assert verdict["warnings"] == ["Items fell by 92%: 80 now, 1,000 for version 3."]
+    held_out = gate.hold_out(log, n_seen=0, active=None, policy=POLICY)
+    verdict = judge(held_out, BETTER, previous=row_of(*WORSE, log, n_items=1000))
+    assert (verdict.decision, verdict.reasons) == ("promote", ())
+    assert verdict.warnings == ("Items fell by 92%: 80 now, 1,000 for version 3.",)
 
 
 def at_times(times):
@@ -657,7 +675,7 @@ def at_times(times):
 def rates(log, *, trained_days_ago):
     trained_at = clock.now() - int(trained_days_ago * DAY)
     verdict = with_previous(log, trained_at=trained_at)
-    return verdict["data"]["per_day"], verdict["reasons"]
+    return verdict.data.per_day, verdict.reasons
 
 
 def every(days, *, until, n_a_day):
@@ -668,19 +686,19 @@ def every(days, *, until, n_a_day):
 
 def test_interactions_that_stop_coming_are_a_reason():
     per_day, reasons = rates(at_times(every(40, until=3, n_a_day=100)), trained_days_ago=3)
-    assert per_day["usual"] == pytest.approx(100, rel=0.02)
-    assert per_day["recent"] == pytest.approx(0, abs=1)
-    assert reasons == [
+    assert per_day.usual == pytest.approx(100, rel=0.02)
+    assert per_day.recent == pytest.approx(0, abs=1)
+    assert reasons == (
         "Interactions come more slowly by 100%: 0 a day since version 7 was trained, 100 at the "
-        "same times of the weeks before."
-    ]
+        "same times of the weeks before.",
+    )
 
 
 def test_interactions_that_come_as_usual_are_none():
     per_day, reasons = rates(at_times(every(40, until=0, n_a_day=100)), trained_days_ago=3)
-    assert per_day["usual"] == pytest.approx(100, rel=0.02)
-    assert per_day["recent"] == pytest.approx(100, rel=0.02)
-    assert reasons == []
+    assert per_day.usual == pytest.approx(100, rel=0.02)
+    assert per_day.recent == pytest.approx(100, rel=0.02)
+    assert reasons == ()
 
 
 def test_a_quiet_weekend_is_as_usual():
@@ -688,17 +706,17 @@ def test_a_quiet_weekend_is_as_usual():
     times = every(40, until=0, n_a_day=400)
     is_busy = (now - times) // DAY % 7 >= 2  # the last two days of each week are quiet
     per_day, reasons = rates(at_times(times[is_busy]), trained_days_ago=1.5)
-    assert (per_day, reasons) == ({"usual": None, "recent": None}, [])  # nothing was expected
+    assert (per_day, reasons) == (PerDay(), ())  # nothing was expected
     per_day, reasons = rates(at_times(times[is_busy]), trained_days_ago=7)
-    assert per_day["recent"] == pytest.approx(per_day["usual"], rel=0.02)
-    assert reasons == []
+    assert per_day.recent == pytest.approx(per_day.usual, rel=0.02)
+    assert reasons == ()
 
 
 def test_a_long_time_without_training_looks_at_its_last_week():
     times = np.concatenate([every(40, until=7, n_a_day=100), every(7, until=0, n_a_day=20)])
     per_day, reasons = rates(at_times(times), trained_days_ago=100)
-    assert per_day["recent"] == pytest.approx(20, rel=0.05)
-    assert per_day["usual"] == pytest.approx(100, rel=0.02)
+    assert per_day.recent == pytest.approx(20, rel=0.05)
+    assert per_day.usual == pytest.approx(100, rel=0.02)
     assert len(reasons) == 1
 
 
@@ -714,22 +732,25 @@ def test_a_long_time_without_training_looks_at_its_last_week():
 )
 def test_no_rate_is_told_where_none_is_usual(times, trained_days_ago):
     assert rates(at_times(times), trained_days_ago=trained_days_ago) == (
-        {"usual": None, "recent": None},
-        [],
+        PerDay(),
+        (),
     )
 
 
 def test_without_a_last_version_and_without_times_nothing_is_compared():
     log = tastes(with_times=False)
-    trial = gate.prepare(log, n_seen=0, active=None, policy=POLICY)
-    assert judge(trial, BETTER)["data"] == {
+    held_out = gate.hold_out(log, n_seen=0, active=None, policy=POLICY)
+    verdict = judge(held_out, BETTER)
+    sizes = [Change(before=None, now=now) for now in (2560, 160, 80)]
+    assert verdict.data == Drift(*sizes, per_day=PerDay())
+    assert verdict.to_json()["data"] == {
         "interactions": {"before": None, "now": 2560},
         "users": {"before": None, "now": 160},
         "items": {"before": None, "now": 80},
         "per_day": {"usual": None, "recent": None},
     }
     previous = row_of(*WORSE, log, trained_at=0)
-    assert judge(trial, BETTER, previous=previous)["data"]["per_day"]["usual"] is None
+    assert judge(held_out, BETTER, previous=previous).data.per_day.usual is None
 
 
 # Odd data, and its end
@@ -756,15 +777,17 @@ def test_odd_data_give_a_verdict(rows, n_seen, with_times, has_active, candidate
     log = log_of(rows, n_users=4, n_items=4, with_times=with_times)
     policy = Policy(min_users=2, min_new_interactions=1)
     row = row_of(*BETTER, log) if has_active else None
-    trial = gate.prepare(log, n_seen=min(n_seen, len(log)), active=row, policy=policy)
-    assert len(trial.training_log) <= len(log)
+    held_out = gate.hold_out(log, n_seen=min(n_seen, len(log)), active=row, policy=policy)
+    assert len(held_out.training_log) <= len(log)
     model = fitted(*BETTER, log.matrix()) if has_active else None
     verdict = judge(
-        trial, candidate, active=model, previous=row, policy=policy, is_automatic=is_automatic
+        held_out, candidate, active=model, previous=row, policy=policy, is_automatic=is_automatic
     )
-    assert json.loads(json.dumps(verdict, allow_nan=False)) == verdict
-    assert verdict["sentence"]
-    assert (verdict["decision"] == "reject") == bool(verdict["reasons"])
+    told = verdict.to_json()
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert Verdict.from_json(told) == verdict
+    assert verdict.sentence
+    assert (verdict.decision == "reject") == bool(verdict.reasons)
 
 
 @pytest.mark.parametrize(
@@ -779,12 +802,12 @@ def test_odd_data_give_a_verdict(rows, n_seen, with_times, has_active, candidate
 )
 def test_where_nothing_can_be_measured_that_is_said(rows, n_users, n_items):
     log = log_of(rows, n_users=n_users, n_items=n_items)
-    trial = gate.prepare(log, n_seen=0, active=row_of(*BETTER, log), policy=POLICY)
-    verdict = judge(trial, BETTER)
-    assert (verdict["method"], verdict["decision"], verdict["n_users"]) == ("none", "promote", 0)
-    assert verdict["warnings"] == [verdict["sentence"]]
-    assert verdict["sentence"].startswith("Nothing could be measured. ")
-    assert verdict["candidate"] is None
+    held_out = gate.hold_out(log, n_seen=0, active=row_of(*BETTER, log), policy=POLICY)
+    verdict = judge(held_out, BETTER)
+    assert (verdict.method, verdict.decision, verdict.n_users) == ("none", "promote", 0)
+    assert verdict.warnings == (verdict.sentence,)
+    assert verdict.sentence.startswith("Nothing could be measured. ")
+    assert verdict.candidate is None
 
 
 @each_method

@@ -26,9 +26,10 @@ from reckeeper.matrix import InteractionLog
 from reckeeper.recipes import RECIPES, recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.training import pipeline
+from reckeeper.training.request import FIRST_RECIPE
 
 if TYPE_CHECKING:
-    from reckeeper.training.tune import Tuned, TuningProgress
+    from reckeeper.training.tuning import Tuned, TuningProgress
 
 BASELINE = Popularity.name
 
@@ -166,7 +167,7 @@ def _stored(
     database = storage.open_database(settings)
     with contextlib.closing(database), database.read() as connection:
         active = storage.models.active(connection)
-        basis, chosen = (active.recipe, active.settings) if active else pipeline.FIRST_RECIPE
+        basis, chosen = (active.recipe, active.settings) if active else FIRST_RECIPE
         name = recipe or basis
         chosen = {**(chosen if name == basis else {}), **given}
         recipe_named(name).settings_type.parse(chosen, recipe=name)
@@ -192,10 +193,10 @@ def _tuned(
     stages: "_Stages",
 ) -> "tuple[Tuned, float]":
     """Return also the seconds that it took."""
-    from reckeeper.training.tune import tune
+    from reckeeper.training.tuning import tune
 
     def show(progress: "TuningProgress") -> None:
-        stage(progress.fraction, _note(pipeline.tuning_progress(progress)))
+        stage(progress.fraction, _note(progress))
 
     with stages.stage(f"tuning {recipe}") as stage, _until_ctrl_c(stages) as should_stop:
         tuned = tune(
@@ -209,8 +210,8 @@ def _tuned(
     return tuned, stage.seconds
 
 
-def _note(progress: Mapping[str, Any]) -> str:
-    return tuning_note(wire.TuningProgress.model_validate(progress))
+def _note(progress: "TuningProgress") -> str:
+    return tuning_note(wire.TuningProgress.model_validate(progress.to_json()))
 
 
 @contextlib.contextmanager
@@ -282,7 +283,7 @@ def _tuning(tuned: "Tuned") -> dict[str, Any]:
 
 
 def _compared(*, tune_seconds: float | None, seed: int, stages: "_Stages") -> dict[str, Any]:
-    from reckeeper.training import suitability
+    from reckeeper.training import recipe_comparison
 
     settings = Settings.from_env()
     database = storage.open_database(settings)
@@ -296,19 +297,19 @@ def _compared(*, tune_seconds: float | None, seed: int, stages: "_Stages") -> di
             stage: str,
             fraction: float,
             *,
-            progress: Mapping[str, Any] | None = None,
+            progress: "TuningProgress | None" = None,
             **_found: Any,
         ) -> None:
             show(fraction, stage if progress is None else f"{stage}: {_note(progress)}")
 
-        return suitability.run(
+        return recipe_comparison.run(
             database,
             settings,
             tune_seconds=tune_seconds,
             seed=seed,
             report=report,
             should_stop=should_stop,
-        )
+        ).to_json()
 
 
 # What people see

@@ -19,7 +19,7 @@ from reckeeper.storage.tables import (
     version_numbers,
 )
 
-_VERDICT = ("decision", "sentence", "outcome")
+_VERDICT = ("decision", "standing", "sentence", "disposition", "outcome")
 _SERVED = sa.select(timeline.c.version).where(timeline.c.version.is_not(None))
 _LISTED = (
     sa.select(
@@ -48,9 +48,8 @@ def listed(connection: sa.Connection) -> list[ListedVersion]:
     rows = [dict(row) for row in connection.execute(_LISTED).mappings()]
     for row in rows:
         verdict = {name: row.pop(name) for name in _VERDICT}
-        if verdict["outcome"] is None:
-            del verdict["outcome"]
-        row["verdict"] = verdict if verdict["decision"] else None
+        known = {name: value for name, value in verdict.items() if value is not None}
+        row["verdict"] = known or None
     return [ListedVersion(**row) for row in rows]
 
 

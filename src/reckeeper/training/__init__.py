@@ -1,14 +1,14 @@
 """Training: the pipeline, the gate, the jobs that run them, and the policy that starts them."""
 
 from reckeeper.training.jobs import (
-    JobRunner,
     describe_job,
     expire_silent,
     find_job,
     request_cancel,
     request_finish,
 )
-from reckeeper.training.pipeline import RetrainRequest, checked_request
+from reckeeper.training.request import RetrainRequest, checked_request
+from reckeeper.training.runner import JobRunner
 from reckeeper.training.schedule import Schedule
 
 __all__ = [

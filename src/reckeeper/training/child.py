@@ -10,14 +10,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
 from typing import Any
 
 from reckeeper import storage
 from reckeeper.config import Settings
 from reckeeper.errors import JobInterruptedError, ReckeeperError, StorageError
 from reckeeper.telemetry import configure_logging, get_logger, peak_memory_bytes
-from reckeeper.training import pipeline, suitability
+from reckeeper.training import pipeline, recipe_comparison
+from reckeeper.training.report import Comparison
+from reckeeper.training.tuning import TuningProgress
+from reckeeper.training.verdict import Verdict
 
 _log = get_logger(__name__)
 _REPORT_SECONDS = 0.2
@@ -42,7 +44,7 @@ def main(job_id: int) -> int:
         if job is None or job.status != storage.jobs.RUNNING:
             raise _NotOursError
         if job.kind == storage.jobs.EVALUATE:
-            suitability.run(
+            recipe_comparison.run(
                 database, settings, report=progress.report, should_stop=progress.should_stop
             )
             return 0
@@ -104,18 +106,17 @@ class _Progress:
         stage: str,
         fraction: float,
         *,
-        progress: Mapping[str, Any] | None = None,
-        result: Mapping[str, Any] | None = None,
+        progress: TuningProgress | None = None,
+        result: Comparison | None = None,
         estimated_memory_bytes: int | None = None,
-        verdict: Mapping[str, Any] | None = None,
+        verdict: Verdict | None = None,
     ) -> None:
-        found = {
-            "progress": progress,
-            "result": result,
-            "estimated_memory_bytes": estimated_memory_bytes,
-            "verdict": verdict,
+        found = {"progress": progress, "result": result, "verdict": verdict}
+        told: dict[str, Any] = {
+            name: value.to_json() for name, value in found.items() if value is not None
         }
-        told = {name: value for name, value in found.items() if value is not None}
+        if estimated_memory_bytes is not None:
+            told["estimated_memory_bytes"] = estimated_memory_bytes
         self._held_back |= told
         is_soon = time.monotonic() - self._written < _REPORT_SECONDS
         if stage == self._stage and is_soon and not told.keys() - {"progress"}:

@@ -1,9 +1,10 @@
-"""The gate: is a candidate worse than what serves, on interactions that neither has seen?"""
+"""The gate: is a candidate worse than the active version, on interactions that neither has seen?"""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,31 +16,28 @@ from reckeeper.policy import Policy
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import ActiveModel
+from reckeeper.training import drift
+from reckeeper.training.verdict import Difference, Metric, Standing, Verdict
 
 K = 10
 """Length of the lists that are judged."""
 
 _CELLS = 25_000_000
 _USERS = (2_000, 20_000)
-"""Users that are judged: as many as make so many cells of scores, within limits; of more, so many
-are drawn by lot."""
+"""Users that are judged: as many as make so many cells of scores, within limits. Where there are
+more, so many are drawn at random."""
 
 BASELINE = "popularity"
 
 _HELD_OUT = 0.2
 """Share of each user's items that is held out where there are too few newer interactions."""
 
-_LEAST_EXPECTED = 100
-"""Interactions that must be usual for a span before a fall can be told from chance."""
-
-_WEEK = 7 * clock.DAY
-
 _METRICS = {"ndcg": "NDCG", "recall": "Recall", "hit_rate": "HitRate", "map": "MAP"}
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What a candidate is to be judged on.
+class HeldOut:
+    """What a candidate is to be judged on, and what it may learn from.
 
     Attributes
     ----------
@@ -61,7 +59,7 @@ class Trial:
         return self.log if self.split is None else self.log.part(self.split.keep)
 
 
-def prepare(
+def hold_out(
     log: InteractionLog,
     *,
     n_seen: int,
@@ -69,7 +67,7 @@ def prepare(
     policy: Policy,
     seen: InteractionLog | None = None,
     seed: int = 0,
-) -> Trial:
+) -> HeldOut:
     """Decide what is held out.
 
     That is what came after the active version, where the policy's numbers of
@@ -98,16 +96,16 @@ def prepare(
         joined = log if seen is None else _continued(seen, log.part(slice(n_seen, None)))
         split = evaluation.split_at(joined, n_seen if seen is None else len(seen))
         if len(_to_judge(split)) >= policy.min_users:
-            return Trial(split, active, joined)
+            return HeldOut(split, active, joined)
     if not len(log):
-        return Trial(None, active, log)
+        return HeldOut(None, active, log)
     if log.occurred_at is None:
-        return Trial(evaluation.split_random(log, share=_HELD_OUT, seed=seed), active, log)
-    return Trial(evaluation.split_user_time(log, share=_HELD_OUT), active, log)
+        return HeldOut(evaluation.split_random(log, share=_HELD_OUT, seed=seed), active, log)
+    return HeldOut(evaluation.split_user_time(log, share=_HELD_OUT), active, log)
 
 
 def judge(
-    trial: Trial,
+    held_out: HeldOut,
     *,
     recipe: str,
     settings: Mapping[str, Any],
@@ -119,8 +117,8 @@ def judge(
     data_now: Mapping[str, Any],
     report: Callable[[float], None],
     seed: int = 0,
-) -> dict[str, Any]:
-    """Fit a candidate on one side of a trial, and see how it does on the other.
+) -> Verdict:
+    """Fit a candidate without what is held out, and see how it finds that.
 
     On newer interactions the active version answers itself, and for the
     candidate too where the fit would give the same model. Otherwise its
@@ -131,14 +129,14 @@ def judge(
 
     Parameters
     ----------
-    trial : Trial
+    held_out : HeldOut
     recipe, settings
         The candidate's.
     active : ActiveModel or None
         The active version in memory; None if there is none or it cannot be
         loaded.
-    previous : mapping or None
-        Row of the version that was trained last.
+    previous : storage.Version or None
+        The version that was trained last.
     log : InteractionLog
         All that the candidate will be fitted on in the end.
     policy : Policy
@@ -151,68 +149,50 @@ def judge(
     seed : int
         Of the users drawn and of the confidence intervals.
 
-    Returns
-    -------
-    dict
-        The verdict, in JSON values. ``decision`` is ``reject`` where a
-        version is active and there are ``reasons``, else ``promote``.
-        ``method`` is ``new_interactions``, ``refit``, or ``none`` where
-        nothing could be measured. All differences are the candidate's value
-        less the other's.
-
     Notes
     -----
     Repeatable by seed, apart from the seconds. Data on which nothing can be
     fitted or measured is no error here: a warning says so.
     """
     began = time.perf_counter()
-    data, falls = _data_beside(previous, log, policy=policy, data_now=data_now)
-    verdict: dict[str, Any] = {
-        "decision": "promote",
-        "method": "none",
-        "sentence": "",
-        "reasons": falls if is_automatic else [],
-        "warnings": [] if is_automatic else falls,
-        "metric": policy.metric,
-        "margin": policy.margin,
-        "k": K,
-        "n_users": 0,
-        "active_version": None if trial.active is None else trial.active.version,
-        "candidate": None,
-        "active": None,
-        "popularity": None,
-        "versus_active": None,
-        "versus_popularity": None,
-        "data": data,
-    }
+    data, falls = drift.since(previous, log, policy=policy, data_now=data_now)
+    verdict = Verdict(
+        decision="promote",
+        standing="not_judged",
+        sentence="",
+        decided_at=0,
+        reasons=falls if is_automatic else (),
+        warnings=() if is_automatic else falls,
+        metric=policy.metric,
+        margin=policy.margin,
+        k=K,
+        active_version=None if held_out.active is None else held_out.active.version,
+        data=data,
+    )
     try:
-        measured = _measure(trial, recipe, settings, active=active, seed=seed, report=report)
+        measured = _measure(held_out, recipe, settings, active=active, seed=seed, report=report)
     except DataError as exc:
-        verdict["sentence"] = f"Nothing could be measured. {exc.message}"
-        verdict["warnings"].append(verdict["sentence"])
+        verdict = _doubtful(verdict, f"Nothing could be measured. {exc.message}")
     else:
-        verdict |= measured.numbers(seed=seed)
-        if measured.problem is not None:
-            verdict["warnings"].append(measured.problem)
-        if measured.method == "refit" and _differ(trial.active, data_now):
-            verdict["warnings"].append(
+        verdict = measured.into(verdict, seed=seed)
+        if measured.method == "refit" and drift.differ(held_out.active, data_now):
+            verdict = _with_warning(
+                verdict,
                 f"Interactions are weighed or chosen otherwise than for version "
-                f"{verdict['active_version']}. What that changes shows on newer interactions alone."
+                f"{verdict.active_version}. What that changes shows on newer interactions alone.",
             )
-        if verdict["n_users"] < policy.min_users:
-            verdict["sentence"] = _too_few(verdict, policy.min_users)
-            verdict["warnings"].append(verdict["sentence"])
-        else:
-            verdict["sentence"] = _sentence(verdict, measured)
-            verdict["reasons"] += _reasons(verdict, measured, recipe=recipe, policy=policy)
-    if trial.active is None:
-        verdict["warnings"] += verdict["reasons"]
-        verdict["reasons"] = []
-    if verdict["reasons"]:
-        verdict["decision"] = "reject"
-    verdict["seconds"] = round(time.perf_counter() - began, 3)
+        verdict = _weigh(verdict, measured, recipe=recipe, policy=policy)
+    if held_out.active is None:
+        verdict = dataclasses.replace(
+            verdict, reasons=(), warnings=verdict.warnings + verdict.reasons
+        )
     report(1.0)
-    return verdict
+    return dataclasses.replace(
+        verdict,
+        decision="reject" if verdict.reasons else "promote",
+        seconds=round(time.perf_counter() - began, 3),
+        decided_at=clock.now(),
+    )
 
 
 # What is measured
@@ -225,38 +205,48 @@ _Make = Callable[[Callable[[float], None]], Ranker]
 class _Measured:
     """How the candidate and what stands beside it did, on the same users.
 
-    Of an active version whose recipe and settings are the candidate's, fitted
-    on the same interactions, `active` is None: it would be the candidate.
+    `active` is None where the active version's recipe and settings are the
+    candidate's, fitted on the same interactions: it would be the candidate.
     `coverage` is that of the active version's lists, None if there is none
     to compare with.
     """
 
-    method: str
+    method: Literal["new_interactions", "refit"]
     candidate: Quality
     popularity: Quality
     active: Quality | None = None
     coverage: float | None = None
     problem: str | None = None
 
-    def numbers(self, *, seed: int) -> dict[str, Any]:
-        """Return what the verdict has of this."""
+    def into(self, verdict: Verdict, *, seed: int) -> Verdict:
+        """Return a verdict with what was measured."""
 
-        def versus(other: Quality | None) -> dict[str, Any] | None:
-            return None if other is None else evaluation.compare(other, self.candidate, seed=seed)
+        def summary(quality: Quality | None) -> dict[str, Metric] | None:
+            if quality is None:
+                return None
+            return {name: Metric(**told) for name, told in quality.summary(seed=seed).items()}
 
-        return {
-            "method": self.method,
-            "n_users": len(self.candidate.user_index),
-            "candidate": self.candidate.summary(seed=seed),
-            "active": None if self.active is None else self.active.summary(seed=seed),
-            "popularity": self.popularity.summary(seed=seed),
-            "versus_active": versus(self.active),
-            "versus_popularity": versus(self.popularity),
-        }
+        def versus(other: Quality | None) -> dict[str, Difference] | None:
+            if other is None:
+                return None
+            compared = evaluation.compare(other, self.candidate, seed=seed)
+            return {name: Difference(**told) for name, told in compared.items()}
+
+        measured = dataclasses.replace(
+            verdict,
+            method=self.method,
+            n_users=len(self.candidate.user_index),
+            candidate=summary(self.candidate),
+            active=summary(self.active),
+            popularity=summary(self.popularity),
+            versus_active=versus(self.active),
+            versus_popularity=versus(self.popularity),
+        )
+        return measured if self.problem is None else _with_warning(measured, self.problem)
 
 
 def _measure(
-    trial: Trial,
+    held_out: HeldOut,
     recipe: str,
     settings: Mapping[str, Any],
     *,
@@ -272,54 +262,27 @@ def _measure(
         There is nobody to judge, or the candidate or popularity cannot be
         fitted or measured.
     """
-    split, row = trial.split, trial.active
+    split, row = held_out.split, held_out.active
     if split is None:
         raise NotEnoughDataError("There are no interactions.")
-    users = _to_judge(split)
-    most = int(np.clip(_CELLS // max(1, len(split.train.items)), *_USERS))
-    if len(users) > most:
-        users = np.random.default_rng(seed).choice(users, most, replace=False)
-
-    def fitted(name: str, of_settings: Mapping[str, Any]) -> _Make:
-        return lambda tell: Ranker.of(
-            recipe_named(name).fit(split.train, settings=of_settings, on_progress=tell),
-            split.train,
-        )
-
-    def ready(ranker: Ranker) -> _Make:
-        return lambda _: ranker
-
-    def measured(make: _Make, step: int) -> Quality:
-        ranker = make(lambda done: report((step + done / 2) / 3))
-        return evaluation.measure(
-            ranker,
-            histories=split.histories,
-            held_out=split.held_out,
-            user_index=users,
-            k=K,
-            on_progress=lambda done: report((step + (1 + done) / 2) / 3),
-        )
-
+    measured = _Measuring(split, seed=seed, report=report)
+    ours = measured.fitted(recipe, settings)
+    popular = measured.fitted(BASELINE, {})
     if row is None:
-        candidate = measured(fitted(recipe, settings), 0)
-        return _Measured("refit", candidate, measured(fitted(BASELINE, {}), 1))
+        return _Measured("refit", measured(ours, 0), measured(popular, 1))
 
     is_same = _is_same(row, recipe, settings)
-    is_new = split.kind == "new" and active is not None
-    method = "new_interactions" if is_new else "refit"
-    beside: _Make | None = None if is_same else fitted(row.recipe, row.settings)
-    if active is not None and is_new:
-        trained = active.artifact.matrix
-        served = Ranker.of(active.artifact.model, trained)
-        beside = ready(served.in_ids_of(split.train.items, own=trained.items))
-    ours = fitted(recipe, settings)
-    if beside is not None and is_new and is_same and _is_of(row, trial):
-        ours = beside
+    beside = None if is_same else measured.fitted(row.recipe, row.settings)
+    method: Literal["new_interactions", "refit"] = "refit"
+    if active is not None and split.kind == "new":
+        method = "new_interactions"
+        beside = measured.loaded(active)
+        if is_same and _is_of(row, held_out):
+            ours = beside
 
-    candidate = measured(ours, 0)
-    popularity = measured(fitted(BASELINE, {}), 1)
+    candidate, popularity = measured(ours, 0), measured(popular, 1)
     if beside is None:
-        then = _coverage_then(row, n_users=len(users))
+        then = _coverage_then(row, n_users=len(measured.users))
         return _Measured(method, candidate, popularity, coverage=then)
     try:
         quality = candidate if ours is beside else measured(beside, 2)
@@ -329,19 +292,59 @@ def _measure(
     return _Measured(method, candidate, popularity, quality, quality.coverage)
 
 
+class _Measuring:
+    """Measures models on one split, all on the same users, and reports how far it is."""
+
+    def __init__(self, split: Split, *, seed: int, report: Callable[[float], None]) -> None:
+        self._split = split
+        self._report = report
+        self.users = _to_judge(split)
+        most = int(np.clip(_CELLS // max(1, len(split.train.items)), *_USERS))
+        if len(self.users) > most:
+            self.users = np.random.default_rng(seed).choice(self.users, most, replace=False)
+
+    def fitted(self, recipe: str, settings: Mapping[str, Any]) -> _Make:
+        """Return what fits a recipe without what is held out."""
+        train = self._split.train
+        return lambda tell: Ranker.of(
+            recipe_named(recipe).fit(train, settings=settings, on_progress=tell), train
+        )
+
+    def loaded(self, active: ActiveModel) -> _Make:
+        """Return what gives a version as it is in memory, which may know other items."""
+        trained = active.artifact.matrix
+        ranker = Ranker.of(active.artifact.model, trained)
+        known = ranker.in_ids_of(self._split.train.items, own=trained.items)
+        return lambda _: known
+
+    def __call__(self, make: _Make, step: int) -> Quality:
+        """Make a model and measure it, as one of three steps."""
+        ranker = make(lambda done: self._report((step + done / 2) / 3))
+        return evaluation.measure(
+            ranker,
+            histories=self._split.histories,
+            held_out=self._split.held_out,
+            user_index=self.users,
+            k=K,
+            on_progress=lambda done: self._report((step + (1 + done) / 2) / 3),
+        )
+
+
 def _coverage_then(row: storage.Version, *, n_users: int) -> float | None:
     """Return what share of the items a version's lists had when it was judged by a refit.
 
     The version itself has seen what is held out now, and lists other things.
-    Of more users than are judged now it tells nothing: more users have more
-    lists.
+    Where more users were judged than are now, it says nothing: more users have
+    more lists.
     """
-    verdict = row.verdict or {}
     try:
-        is_alike = verdict["method"] == "refit" and verdict["n_users"] <= n_users
-        return float(verdict["candidate"][f"coverage@{K}"]["mean"]) if is_alike else None
-    except (KeyError, TypeError, ValueError):
-        return None  # nothing was measured, or it came from elsewhere and tells other things
+        verdict = Verdict.from_json(row.verdict or {})
+    except DataError:
+        return None  # nothing was judged, or it came from elsewhere and tells other things
+    if verdict.method != "refit" or verdict.n_users > n_users or verdict.candidate is None:
+        return None
+    coverage = verdict.candidate.get(f"coverage@{K}")
+    return None if coverage is None else coverage.mean
 
 
 def _to_judge(split: Split) -> np.ndarray:
@@ -381,57 +384,83 @@ def _is_same(row: storage.Version, recipe: str, settings: Mapping[str, Any]) -> 
         return False  # settings of another time, which the recipe no longer takes
 
 
-def _is_of(row: storage.Version, trial: Trial) -> bool:
-    """Say whether a version was fitted by this code to what a trial lets be known.
+def _is_of(row: storage.Version, held_out: HeldOut) -> bool:
+    """Say whether a version was fitted by this code to what is not held out.
 
     Fits are repeatable: to fit its recipe and settings again gives the version.
     """
-    code = row.libraries.get("reckeeper")
-    return code == __version__ and row.fingerprint == trial.training_log.fingerprint()
-
-
-def _differ(row: storage.Version | None, data_now: Mapping[str, Any]) -> bool:
-    """Say whether a version's interactions were weighed or chosen otherwise; unknown is no."""
-    return bool(row is not None and row.data and row.data != dict(data_now))
+    code: str | None = row.libraries.get("reckeeper")
+    return code == __version__ and row.fingerprint == held_out.training_log.fingerprint()
 
 
 # What it means
 
 
-def is_worse(difference: Mapping[str, float], *, mean: float, margin: float) -> bool:
+def is_worse(difference: Difference, *, mean: float, margin: float) -> bool:
     """Say whether a candidate is worse than another version by more than chance and a margin.
 
     Parameters
     ----------
-    difference : mapping
-        ``high`` is the upper end of the interval of the difference, candidate
-        less other.
+    difference : Difference
     mean : float
         The other's figure.
     margin : float
         Share of it that is allowed, in [0, 1).
     """
-    return difference["high"] < -margin * mean
+    return difference.high < -margin * mean
+
+
+def _with_warning(verdict: Verdict, warning: str) -> Verdict:
+    return dataclasses.replace(verdict, warnings=(*verdict.warnings, warning))
+
+
+def _doubtful(verdict: Verdict, sentence: str) -> Verdict:
+    """Return a verdict that says why there is none."""
+    return _with_warning(dataclasses.replace(verdict, sentence=sentence), sentence)
+
+
+def _weigh(verdict: Verdict, measured: _Measured, *, recipe: str, policy: Policy) -> Verdict:
+    """Return a verdict with what its figures mean."""
+    if verdict.n_users < policy.min_users:
+        return _doubtful(
+            verdict,
+            f"Too few to tell: {verdict.n_users:,} user(s) could be judged, and the policy asks "
+            f"for {policy.min_users:,}.",
+        )
+    verdict = dataclasses.replace(verdict, standing=_standing(verdict))
+    reasons = _reasons(verdict, measured, recipe=recipe, policy=policy)
+    return dataclasses.replace(
+        verdict, sentence=_sentence(verdict, measured), reasons=verdict.reasons + reasons
+    )
+
+
+def _standing(verdict: Verdict) -> Standing:
+    if verdict.versus_active is None or verdict.active is None:
+        return "not_compared"
+    difference = verdict.versus_active[verdict.metric]
+    if difference.low > 0:
+        return "better"
+    mean = verdict.active[verdict.metric].mean
+    if is_worse(difference, mean=mean, margin=verdict.margin):
+        return "worse"
+    return "slightly_worse" if difference.high < 0 else "no_worse"
 
 
 def _reasons(
-    verdict: Mapping[str, Any], measured: _Measured, *, recipe: str, policy: Policy
-) -> list[str]:
+    verdict: Verdict, measured: _Measured, *, recipe: str, policy: Policy
+) -> tuple[str, ...]:
     """Return what speaks against the candidate, a sentence each."""
-    version, metric = verdict["active_version"], policy.metric
+    version = verdict.active_version
     reasons = []
-    if verdict["versus_active"] is not None:
-        mean = verdict["active"][metric]["mean"]
-        if is_worse(verdict["versus_active"][metric], mean=mean, margin=policy.margin):
-            reasons.append(
-                f"It is worse than version {version} by more than {policy.margin:.1%} of its "
-                f"{_label(metric)}: "
-                f"{_beside(verdict, 'active', f'version {version}')}."
-            )
-    if verdict["versus_popularity"][metric]["high"] < 0 and recipe != BASELINE:
+    if verdict.standing == "worse":
         reasons.append(
-            "It is worse than the same popular items for everybody: "
-            f"{_beside(verdict, 'popularity', 'popularity')}."
+            f"It is worse than version {version} by more than {policy.margin:.1%} of its "
+            f"{_label(policy.metric)}: {_beside_active(verdict)}."
+        )
+    versus = verdict.versus_popularity
+    if versus is not None and versus[policy.metric].high < 0 and recipe != BASELINE:
+        reasons.append(
+            f"It is worse than the same popular items for everybody: {_beside_popularity(verdict)}."
         )
     ours, theirs = measured.candidate.coverage, measured.coverage
     if theirs is not None and ours < policy.min_coverage_share * theirs:
@@ -439,141 +468,69 @@ def _reasons(
             f"Its lists have {ours:.1%} of all items, less than {policy.min_coverage_share:.0%} of "
             f"the {theirs:.1%} that those of version {version} have."
         )
-    return reasons
+    return tuple(reasons)
 
 
-def _sentence(verdict: Mapping[str, Any], measured: _Measured) -> str:
+_HOW: Mapping[Standing, str] = {
+    "better": "Better than",
+    "no_worse": "No worse than",
+    "slightly_worse": "Worse by less than the margin than",
+    "worse": "Worse than",
+}
+
+
+def _sentence(verdict: Verdict, measured: _Measured) -> str:
     """Say what was compared, on what, and how it came out."""
-    version = verdict["active_version"]
+    version = verdict.active_version
     where = (
-        f"on {verdict['n_users']:,} users' newer interactions"
-        if measured.method == "new_interactions"
-        else f"on what was held out of {verdict['n_users']:,} users' histories"
+        f"on {verdict.n_users:,} users' newer interactions"
+        if verdict.method == "new_interactions"
+        else f"on what was held out of {verdict.n_users:,} users' histories"
     )
-    if verdict["versus_active"] is not None:
-        beside = _beside(verdict, "active", f"version {version}")
-        who = f"version {version}"
-        if measured.method == "refit":
-            who += ", fitted again on the same interactions,"
-        return f"{_how(verdict)} {who} {where}: {beside}."
-    beside = _beside(verdict, "popularity", "popularity")
+    if verdict.standing in _HOW:
+        other = f"version {version}"
+        if verdict.method == "refit":
+            other += ", fitted again on the same interactions,"
+        return f"{_HOW[verdict.standing]} {other} {where}: {_beside_active(verdict)}."
+    found = f"{where.capitalize()}: {_beside_popularity(verdict)}."
     if version is None:
-        return f"No version serves to compare it with. {where.capitalize()}: {beside}."
+        return f"No version is active to compare it with. {found}"
     if measured.problem is not None:
-        return f"It could not be compared with version {version}. {where.capitalize()}: {beside}."
+        return f"It could not be compared with version {version}. {found}"
     return (
         f"Recipe and settings are those of version {version}, and there are too few newer "
-        f"interactions to tell the two apart. {where.capitalize()}: {beside}."
+        f"interactions to tell the two apart. {found}"
     )
 
 
-def _how(verdict: Mapping[str, Any]) -> str:
-    difference = verdict["versus_active"][verdict["metric"]]
-    mean = verdict["active"][verdict["metric"]]["mean"]
-    if difference["low"] > 0:
-        return "Better than"
-    if is_worse(difference, mean=mean, margin=verdict["margin"]):
-        return "Worse than"
-    if difference["high"] < 0:
-        return "Worse by less than the margin than"
-    return "No worse than"
+def _beside_active(verdict: Verdict) -> str:
+    return _beside(verdict, verdict.active, verdict.versus_active)
 
 
-def _beside(verdict: Mapping[str, Any], other: str, name: str) -> str:
+def _beside_popularity(verdict: Verdict) -> str:
+    return _beside(verdict, verdict.popularity, verdict.versus_popularity, " of popularity")
+
+
+def _beside(
+    verdict: Verdict,
+    other: Mapping[str, Metric] | None,
+    versus: Mapping[str, Difference] | None,
+    of_whom: str = "",
+) -> str:
     """Return the candidate's figure beside another's, with the difference and its interval."""
-    metric = verdict["metric"]
-    ours, theirs = verdict["candidate"][metric]["mean"], verdict[other][metric]["mean"]
-    versus = verdict[f"versus_{other}"][metric]
+    assert verdict.candidate is not None
+    assert other is not None
+    assert versus is not None
+    ours, theirs = verdict.candidate[verdict.metric].mean, other[verdict.metric].mean
+    difference = versus[verdict.metric]
     digits = 3 if max(ours, theirs) >= 0.1 else 4
-    against = f"{theirs:.{digits}f}" + (f" of {name}" if other == "popularity" else "")
     return (
-        f"{_label(metric)} {ours:.{digits}f} against {against} (difference "
-        f"{versus['difference']:+.{digits}f}, 95% interval {versus['low']:+.{digits}f} to "
-        f"{versus['high']:+.{digits}f})"
+        f"{_label(verdict.metric)} {ours:.{digits}f} against {theirs:.{digits}f}{of_whom} "
+        f"(difference {difference.difference:+.{digits}f}, 95% interval "
+        f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f})"
     )
 
 
 def _label(metric: str) -> str:
     name, _, k = metric.partition("@")
     return f"{_METRICS[name]}@{k}"
-
-
-def _too_few(verdict: Mapping[str, Any], least: int) -> str:
-    return (
-        f"Too few to tell: {verdict['n_users']:,} user(s) could be judged, and the policy asks "
-        f"for {least:,}."
-    )
-
-
-# What the data are beside the last version's
-
-
-def _data_beside(
-    previous: storage.Version | None,
-    log: InteractionLog,
-    *,
-    policy: Policy,
-    data_now: Mapping[str, Any],
-) -> tuple[dict[str, Any], list[str]]:
-    """Return sizes and rates as the verdict has them, and a sentence for each fall.
-
-    Sizes fall for a good reason where interactions are chosen otherwise.
-    """
-    before = (
-        (None, None, None)
-        if previous is None
-        else (previous.training_samples, previous.n_users, previous.n_items)
-    )
-    sizes = (len(log), len(log.users), len(log.items))
-    data: dict[str, Any] = {
-        name: {"before": then, "now": now}
-        for name, then, now in zip(("interactions", "users", "items"), before, sizes, strict=True)
-    }
-    data["per_day"] = {"usual": None, "recent": None}
-    falls: list[str] = []
-    if previous is None:
-        return data, falls
-    for name, size in data.items():
-        if name == "per_day" or _differ(previous, data_now):
-            continue
-        if size["now"] < (1 - policy.max_fall) * size["before"]:
-            falls.append(
-                f"{name.capitalize()} fell by {1 - size['now'] / size['before']:.0%}: "
-                f"{size['now']:,} now, {size['before']:,} for version {previous.version}."
-            )
-    rates = _rates(log, since=previous.trained_at, now=clock.now())
-    if rates is not None:
-        usual, recent = rates
-        data["per_day"] = {"usual": round(usual, 1), "recent": round(recent, 1)}
-        if recent < (1 - policy.max_fall) * usual:
-            falls.append(
-                f"Interactions come more slowly by {1 - recent / usual:.0%}: {recent:,.0f} a day "
-                f"since version {previous.version} was trained, {usual:,.0f} at the same times "
-                "of the weeks before."
-            )
-    return data, falls
-
-
-def _rates(log: InteractionLog, *, since: int, now: int) -> tuple[float, float] | None:
-    """Return the usual number of interactions a day and the recent one.
-
-    Recent is the time since a moment, at most a week; usual are the same
-    hours and weekdays of the up to four weeks before, so that neither a night
-    nor a weekend is a fall. None where too few would be usual to tell.
-    """
-    times = log.occurred_at
-    begin = max(since, now - _WEEK)
-    if times is None or not len(times) or begin >= now:
-        return None
-    counts = [
-        np.count_nonzero((times >= begin - shift) & (times < now - shift))
-        for shift in range(0, 5 * _WEEK, _WEEK)
-        if begin - shift >= times.min()
-    ]
-    if len(counts) < 2:
-        return None
-    expected = float(np.mean(counts[1:]))
-    if expected < _LEAST_EXPECTED:
-        return None
-    days = (now - begin) / clock.DAY
-    return expected / days, float(counts[0]) / days

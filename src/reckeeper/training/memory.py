@@ -16,7 +16,7 @@ from reckeeper import linalg, ranking, storage
 from reckeeper.config import Settings
 from reckeeper.errors import DataError, MemoryLimitError
 from reckeeper.recipes import Footprint, Sizes, recipe_named
-from reckeeper.training.tune import N_SPLITS
+from reckeeper.training.tuning import N_SPLITS
 
 _PROCESS = 260_000_000
 """Interpreter and libraries, and a batch of interactions on its way."""

@@ -5,165 +5,37 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reckeeper import artifact, clock, matrix, storage
 from reckeeper import policy as policies
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.config import Settings
 from reckeeper.errors import (
+    Action,
     ArtifactError,
-    DataError,
     JobInterruptedError,
     NotEnoughDataError,
     NotFoundError,
 )
 from reckeeper.policy import Policy
-from reckeeper.recipes import recipe_named
+from reckeeper.recipes import Recipe, recipe_named
 from reckeeper.registry import ActiveModel, Registry
 from reckeeper.telemetry import get_logger, peak_memory_bytes
 from reckeeper.training import gate, memory
-from reckeeper.training.tune import TuningProgress, tune
-
-FIRST_RECIPE: tuple[str, dict[str, Any]] = ("svd", {"n_components": 10})
-"""Recipe and settings while no version is active."""
-
-TUNED_RECIPE = "spectral"
-"""What is tuned where nobody names a recipe."""
-
-TUNING = "tuning"
-"""The stage in which a job can be asked to finish."""
+from reckeeper.training.report import TUNING, Report
+from reckeeper.training.request import RetrainRequest, to_train
+from reckeeper.training.tuning import tune
+from reckeeper.training.verdict import Verdict, metrics_to_json
 
 AUTOMATIC = {"schedule", "rule"}
 """Triggers of retrains that nobody watches."""
 
-_LISTED = "GET /recipes lists all recipes and their settings."
 _LIBRARIES = ("reckeeper", "numpy", "scipy", "scikit-learn", "safetensors")
 
 _log = get_logger(__name__)
-
-
-class Report(Protocol):
-    """Where a run tells how far it is; what it raises ends the run."""
-
-    def __call__(
-        self,
-        stage: str,
-        fraction: float,
-        *,
-        progress: Mapping[str, Any] | None = None,
-        result: Mapping[str, Any] | None = None,
-        estimated_memory_bytes: int | None = None,
-        verdict: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Take note.
-
-        Parameters
-        ----------
-        stage : str
-        fraction : float
-            Of the whole run, in [0, 1].
-        progress : mapping, optional
-            What tuning has found so far, in JSON values; see `tuning_progress`.
-        result : mapping, optional
-            What an evaluation has measured so far, in JSON values.
-        estimated_memory_bytes : int, optional
-            What the run will need.
-        verdict : mapping, optional
-            Of the gate; see `gate.judge`.
-        """
-        ...
-
-
-class RetrainRequest(BaseModel):
-    """What a new version is to be trained with; what is left out is as in the active version."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        json_schema_extra={
-            "examples": [
-                {"recipe": "svd", "settings": {"n_components": 20}},
-                {"tune": True, "tune_seconds": 60},
-            ]
-        },
-    )
-
-    recipe: str | None = Field(
-        None,
-        description="GET /recipes lists them. Default: the active version's; spectral with tune.",
-    )
-    settings: dict[str, Any] | None = Field(
-        None,
-        description="Of the recipe; what is left out has its default. Without any: those of the "
-        "active version where the recipe is the same, else the defaults.",
-    )
-    tune: bool = Field(
-        False, description="Find the settings by how well they do on what is held out."
-    )
-    tune_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = Field(
-        None, description="How long to tune. Default: just under five times what one fit takes."
-    )
-
-
-def checked_request(
-    request: Mapping[str, Any], *, active: storage.Version | None
-) -> dict[str, Any]:
-    """Return a valid request for a retrain in its shortest form.
-
-    Settings and tuning are for a recipe, and the form names it: which
-    version is active may change until the run begins.
-
-    Parameters
-    ----------
-    request : mapping
-        Fields of `RetrainRequest`.
-    active : storage.Version or None
-        The active version.
-
-    Raises
-    ------
-    DataError
-        A field is unknown, of the wrong type or out of range, there is no
-        such recipe or setting, or fields exclude each other; the message
-        begins with the field, and ``details`` has it.
-    """
-    try:
-        parsed = RetrainRequest.model_validate(request)
-    except ValidationError as exc:
-        first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(str(part)[:64] for part in first["loc"]) or "request"
-        known = ", ".join(RetrainRequest.model_fields)
-        raise _refused(
-            field, f"{first['msg']}. A retrain takes {known}; /docs shows examples."
-        ) from exc
-    shortest = parsed.model_dump(exclude_defaults=True)
-    if not shortest:
-        return shortest
-    name = parsed.recipe
-    if name is None:
-        name = TUNED_RECIPE if parsed.tune else _basis(active)[0]
-    try:
-        recipe = recipe_named(name)
-    except DataError as exc:
-        raise _refused("recipe", f"{exc.message} {_LISTED}") from exc
-    if parsed.tune and parsed.settings is not None:
-        raise _refused("settings", "Tuning is to find them. Leave out either settings or tune.")
-    if parsed.tune_seconds is not None and not parsed.tune:
-        raise _refused("tune_seconds", 'This is for tuning alone. Send "tune": true with it.')
-    if parsed.settings is not None:
-        try:
-            recipe.settings_type.parse(parsed.settings, recipe=name)
-        except DataError as exc:
-            raise _refused("settings", f"{exc.message} {_LISTED}") from exc
-    if parsed.tune or parsed.settings is not None:
-        shortest["recipe"] = name
-    return shortest
 
 
 @dataclass(frozen=True)
@@ -211,8 +83,8 @@ def read_chosen(
     n_interactions = storage.interactions.count(connection)
     if not n_interactions:
         raise NotEnoughDataError(
-            "There are no interactions to train on. Send some (POST /user_interactions) or "
-            "import a file (`reckeeper import FILE`), then retrain."
+            "There are no interactions to train on. Send some or import a file, then retrain.",
+            action=Action("send_interactions"),
         )
     n_seen = storage.interactions.count_up_to(connection, seen_up_to) if seen_up_to else 0
     data = policy.data()
@@ -225,32 +97,18 @@ def read_chosen(
     if not len(log):
         raise NotEnoughDataError(
             f"The policy leaves none of the {n_interactions} interactions to train on: see its "
-            "left_out_users and window_days (GET /policy)."
+            "left_out_users and window_days.",
+            action=Action("see_policy"),
         )
     if not (log.weight > 0).any():
         raise NotEnoughDataError(
-            f"By the policy none of the {len(log)} interactions weighs anything: see its weights "
-            "(GET /policy)."
+            f"By the policy none of the {len(log)} interactions weighs anything: see its weights.",
+            action=Action("see_policy"),
         )
     seen = None
     if n_seen and (policy.window_days or policy.max_interactions_per_user):
         seen, _ = matrix.choose(whole.part(np.arange(len(whole)) < n_seen), **data)
     return Chosen(log, int(np.searchsorted(rows, n_seen)), seen)
-
-
-def tuning_progress(progress: TuningProgress) -> dict[str, Any]:
-    """Return what tuning has found so far as a job's row keeps it.
-
-    ``seconds_left`` counts to the end of the job: after the tuning comes a
-    fit, for which a fifth of the tuning's time is reckoned.
-    """
-    best, left = progress.best, progress.seconds_left
-    return {
-        "n_tried": progress.n_tried,
-        "ndcg": None if best is None else best.ndcg,
-        "settings": None if best is None else best.settings,
-        "seconds_left": None if left is None else round(left + (progress.seconds + left) / 5, 1),
-    }
 
 
 def run(
@@ -297,162 +155,47 @@ def run(
         The job has lost its lease: another one may have run since.
     """
     registry = Registry(database, settings.model_dir)
-    request = RetrainRequest.model_validate(job.request)
-    is_automatic = job.trigger in AUTOMATIC
-    stages = _TUNED_STAGES if request.tune else _STAGES
-
     report("starting", 0.0)
     with database.read() as connection:
-        policy = policies.current(connection, settings).policy
-        active = storage.models.active(connection)
-        previous = storage.models.last_trained(connection)
-        # Not the last one alone: of two with the same fall the second would pass.
-        accepted = storage.models.last_trained(connection, served=True) or previous
-        watermark = storage.interactions.last_id(connection)
-        is_demo = storage.imports.demo(connection) is not None
-        if previous is not None and previous.is_demo and not is_demo:
-            previous = None  # of other data
-        if accepted is not None and accepted.is_demo and not is_demo:
-            accepted = previous
-        name, recipe_settings = _chosen(request, active)
-
-        def check_memory(
-            stage: str, done: float, n_interactions: int, n_users: int, n_items: int
-        ) -> None:
-            needed = memory.estimate(
-                name,
-                recipe_settings,
-                n_interactions=n_interactions,
-                n_users=n_users,
-                n_items=n_items,
-                n_pairs=None,
-                tune=request.tune,
-                cell_limit=settings.prediction_cell_limit,
-                active=active,
-            )
-            report(stage, done, estimated_memory_bytes=int(needed))
-            memory.check(needed, settings)
-
-        check_memory("starting", 0.0, *_sizes(connection, previous))
-        report("reading", 0.0)
-        chosen = read_chosen(
-            connection,
-            policy,
-            seen_up_to=_seen_by(active),
-            on_fraction=lambda done: report("reading", stages.reading * done),
-        )
-    log = chosen.log
-    check_memory("reading", stages.reading, len(log), len(log.users), len(log.items))
+        plan = _planned(connection, settings, job)
+        _check_memory("starting", 0.0, plan, _sizes(connection, plan), settings, report)
+        chosen = _read(connection, plan, report)
+    log, stages = chosen.log, plan.stages
+    sizes = len(log), len(log.users), len(log.items)
+    _check_memory("reading", stages.reading, plan, sizes, settings, report)
     fingerprint = log.fingerprint()
-    if is_automatic and policy.skip_unchanged and not request.tune:
-        same = _unchanged(previous, fingerprint, name, recipe_settings, policy)
-        if same is not None:
-            report("reading", stages.reading, verdict=same)
-            return None
+    unchanged = _unchanged(plan, fingerprint)
+    if unchanged is not None:
+        report("reading", stages.reading, verdict=unchanged)
+        return None
 
-    trial = gate.prepare(
-        log,
-        n_seen=chosen.n_seen,
-        active=active,
-        policy=policy,
-        seen=chosen.seen,
+    held_out = gate.hold_out(
+        log, n_seen=chosen.n_seen, active=plan.active, policy=plan.policy, seen=chosen.seen
     )
-    if request.tune:
-        report(TUNING, stages.reading)
-        tuned = tune(
-            name,
-            trial.training_log,
-            budget_seconds=request.tune_seconds,
-            on_progress=lambda progress: report(
-                TUNING,
-                stages.reading + (stages.tuning - stages.reading) * progress.fraction,
-                progress=tuning_progress(progress),
-            ),
-            should_stop=should_stop,
-        )
-        recipe_settings = tuned.settings
-
-    report("judging", stages.tuning)
-    verdict = gate.judge(
-        trial,
-        recipe=name,
-        settings=recipe_settings,
-        active=_loaded(registry, active),
-        previous=accepted,
-        log=log,
-        policy=policy,
-        is_automatic=is_automatic,
-        data_now=policy.data(),
-        report=lambda done: report(
-            "judging", stages.tuning + (stages.judging - stages.tuning) * done
-        ),
-    )
-    del trial  # it may be as large as what the fit needs
+    if plan.request.tune:
+        plan = _tuned(plan, held_out, report, should_stop)
+    verdict = _judged(plan, held_out, log, registry, report)
+    del held_out  # it may be as large as what the fit needs
 
     report("fitting", stages.judging, verdict=verdict)
     interactions = log.matrix()
     latest_at = 0 if log.occurred_at is None else int(log.occurred_at.max())
     del log, chosen
-    model = recipe_named(name).fit(
-        interactions,
-        settings=recipe_settings,
-        on_progress=lambda done: report(
-            "fitting", stages.judging + (stages.fitting - stages.judging) * done
-        ),
-    )
+    model = _fitted(plan, interactions, report)
 
     report("writing", stages.fitting)
     version = registry.reserve(job_id=job.job_id)
-    metadata = Metadata(
-        version=version,
-        recipe=name,
-        settings=model.settings,
-        n_users=len(interactions.users),
-        n_items=len(interactions.items),
-        training_samples=interactions.n_interactions,
-        explained_variance=model.explained_variance,
-        watermark=watermark,
-        trained_at=clock.now(),
-        seconds=(clock.now() - job.started_at) / 1e6,
-        trigger=job.trigger,
-        is_demo=is_demo,
+    metadata = _metadata(
+        plan,
+        version,
+        interactions,
+        model,
+        verdict=verdict,
         fingerprint=fingerprint,
         latest_at=latest_at,
-        data=policy.data(),
-        actor=job.actor or "",
-        cause=job.cause,
-        metrics=verdict["candidate"],
-        verdict=verdict,
-        peak_memory_bytes=peak_memory_bytes() or 0,
-        libraries=_libraries(),
     )
-    try:
-        files = artifact.write(
-            Artifact(metadata, interactions, model),
-            settings.model_dir,
-            cell_limit=settings.prediction_cell_limit,
-        )
-        report("registering", 0.95)
-        metadata = dataclasses.replace(metadata, peak_memory_bytes=peak_memory_bytes() or 0)
-        registry.register(
-            metadata,
-            files,
-            job_id=job.job_id,
-            also=lambda connection: _take_note(connection, job.job_id, version),
-        )
-    except BaseException:
-        registry.discard(version)
-        raise
+    _write(Artifact(metadata, interactions, model), settings, registry, job.job_id, report)
     return version
-
-
-def _take_note(connection: storage.Connection, job_id: int, version: int) -> None:
-    """Let the job's row name its version, in the transaction that registers it."""
-    if not storage.jobs.update(connection, job_id, version=version):
-        raise JobInterruptedError(
-            f"Training job {job_id} has lost its lease, and its version {version} is not kept: "
-            "another job may have run since."
-        )
 
 
 @dataclass(frozen=True)
@@ -469,22 +212,228 @@ _STAGES = _Stages(reading=0.35, tuning=0.35, judging=0.6, fitting=0.8)
 _TUNED_STAGES = _Stages(reading=0.1, tuning=0.75, judging=0.85, fitting=0.93)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What a run goes by, read before it begins.
+
+    `previous` is the version that was trained last, `accepted` the last that
+    was ever active: the data are held against the latter, for of two versions
+    with the same fall the second would pass.
+    """
+
+    job: storage.Job
+    request: RetrainRequest
+    policy: Policy
+    recipe: str
+    settings: Mapping[str, Any]
+    active: storage.Version | None
+    previous: storage.Version | None
+    accepted: storage.Version | None
+    watermark: int
+    is_demo: bool
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether nobody watches."""
+        return self.job.trigger in AUTOMATIC
+
+    @property
+    def stages(self) -> _Stages:
+        return _TUNED_STAGES if self.request.tune else _STAGES
+
+
+def _planned(connection: storage.Connection, settings: Settings, job: storage.Job) -> _Plan:
+    request = RetrainRequest.model_validate(job.request)
+    active = storage.models.active(connection)
+    previous = storage.models.last_trained(connection)
+    accepted = storage.models.last_trained(connection, served=True) or previous
+    is_demo = storage.imports.demo(connection) is not None
+    if previous is not None and previous.is_demo and not is_demo:
+        previous = None  # of other data
+    if accepted is not None and accepted.is_demo and not is_demo:
+        accepted = previous
+    recipe, recipe_settings = to_train(request, active)
+    return _Plan(
+        job=job,
+        request=request,
+        policy=policies.current(connection, settings).policy,
+        recipe=recipe,
+        settings=recipe_settings,
+        active=active,
+        previous=previous,
+        accepted=accepted,
+        watermark=storage.interactions.last_id(connection),
+        is_demo=is_demo,
+    )
+
+
+def _check_memory(
+    stage: str,
+    done: float,
+    plan: _Plan,
+    sizes: tuple[int, int, int],
+    settings: Settings,
+    report: Report,
+) -> None:
+    n_interactions, n_users, n_items = sizes
+    needed = memory.estimate(
+        plan.recipe,
+        plan.settings,
+        n_interactions=n_interactions,
+        n_users=n_users,
+        n_items=n_items,
+        n_pairs=None,
+        tune=plan.request.tune,
+        cell_limit=settings.prediction_cell_limit,
+        active=plan.active,
+    )
+    report(stage, done, estimated_memory_bytes=int(needed))
+    memory.check(needed, settings)
+
+
+def _read(connection: storage.Connection, plan: _Plan, report: Report) -> Chosen:
+    report("reading", 0.0)
+    return read_chosen(
+        connection,
+        plan.policy,
+        seen_up_to=_seen_by(plan.active),
+        on_fraction=lambda done: report("reading", plan.stages.reading * done),
+    )
+
+
+def _tuned(
+    plan: _Plan,
+    held_out: gate.HeldOut,
+    report: Report,
+    should_stop: Callable[[], bool] | None,
+) -> _Plan:
+    """Return the plan with settings that tuning has found, without what is held out."""
+    begin, end = plan.stages.reading, plan.stages.tuning
+    report(TUNING, begin)
+    tuned = tune(
+        plan.recipe,
+        held_out.training_log,
+        budget_seconds=plan.request.tune_seconds,
+        on_progress=lambda progress: report(
+            TUNING, begin + (end - begin) * progress.fraction, progress=progress
+        ),
+        should_stop=should_stop,
+    )
+    return dataclasses.replace(plan, settings=tuned.settings)
+
+
+def _judged(
+    plan: _Plan,
+    held_out: gate.HeldOut,
+    log: matrix.InteractionLog,
+    registry: Registry,
+    report: Report,
+) -> Verdict:
+    begin, end = plan.stages.tuning, plan.stages.judging
+    report("judging", begin)
+    return gate.judge(
+        held_out,
+        recipe=plan.recipe,
+        settings=plan.settings,
+        active=_loaded(registry, plan.active),
+        previous=plan.accepted,
+        log=log,
+        policy=plan.policy,
+        is_automatic=plan.is_automatic,
+        data_now=plan.policy.data(),
+        report=lambda done: report("judging", begin + (end - begin) * done),
+    )
+
+
+def _fitted(plan: _Plan, interactions: matrix.InteractionMatrix, report: Report) -> Recipe:
+    begin, end = plan.stages.judging, plan.stages.fitting
+    return recipe_named(plan.recipe).fit(
+        interactions,
+        settings=plan.settings,
+        on_progress=lambda done: report("fitting", begin + (end - begin) * done),
+    )
+
+
+def _metadata(
+    plan: _Plan,
+    version: int,
+    interactions: matrix.InteractionMatrix,
+    model: Recipe,
+    *,
+    verdict: Verdict,
+    fingerprint: str,
+    latest_at: int,
+) -> Metadata:
+    """Return what the files of a new version say of themselves."""
+    job = plan.job
+    return Metadata(
+        version=version,
+        recipe=plan.recipe,
+        settings=model.settings,
+        n_users=len(interactions.users),
+        n_items=len(interactions.items),
+        training_samples=interactions.n_interactions,
+        explained_variance=model.explained_variance,
+        watermark=plan.watermark,
+        trained_at=clock.now(),
+        seconds=(clock.now() - job.started_at) / 1e6,
+        trigger=job.trigger,
+        is_demo=plan.is_demo,
+        fingerprint=fingerprint,
+        latest_at=latest_at,
+        data=plan.policy.data(),
+        actor=job.actor or "",
+        cause=job.cause,
+        metrics=metrics_to_json(verdict.candidate),
+        verdict=verdict.to_json(),
+        peak_memory_bytes=peak_memory_bytes() or 0,
+        libraries=_libraries(),
+    )
+
+
+def _write(
+    made: Artifact, settings: Settings, registry: Registry, job_id: int, report: Report
+) -> None:
+    """Write a version's files and register it, or leave nothing of it behind."""
+    version = made.metadata.version
+    try:
+        files = artifact.write(made, settings.model_dir, cell_limit=settings.prediction_cell_limit)
+        report("registering", 0.95)
+        registry.register(
+            dataclasses.replace(made.metadata, peak_memory_bytes=peak_memory_bytes() or 0),
+            files,
+            job_id=job_id,
+            also=lambda connection: _take_note(connection, job_id, version),
+        )
+    except BaseException:
+        registry.discard(version)
+        raise
+
+
+def _take_note(connection: storage.Connection, job_id: int, version: int) -> None:
+    """Let the job's row name its version, in the transaction that registers it."""
+    if not storage.jobs.update(connection, job_id, version=version):
+        raise JobInterruptedError(
+            f"Training job {job_id} has lost its lease, and its version {version} is not kept: "
+            "another job may have run since."
+        )
+
+
 def _seen_by(active: storage.Version | None) -> int:
     """Return the number of the last interaction that the active version has seen, 0 if unknown.
 
-    What a version of elsewhere has seen may have come here in any order.
+    What an imported version has seen may have come here in any order.
     """
-    return 0 if active is None or active.job_id is None else active.watermark
+    return 0 if active is None or active.job_id is None else int(active.watermark)
 
 
-def _sizes(
-    connection: storage.Connection, previous: storage.Version | None
-) -> tuple[int, int, int]:
+def _sizes(connection: storage.Connection, plan: _Plan) -> tuple[int, int, int]:
     """Return the numbers of interactions, users and items, the last two from the last version.
 
-    Counting them anew takes as long as reading them, which comes next and
+    Counting them again takes as long as reading them, which comes next and
     gives the exact figures.
     """
+    previous = plan.previous
     if previous is None:
         return storage.interactions.sizes(connection)
     n_interactions = storage.interactions.count(connection)
@@ -492,36 +441,40 @@ def _sizes(
     return n_interactions, int(previous.n_users * growth), int(previous.n_items * growth)
 
 
-def _unchanged(
-    previous: storage.Version | None,
-    fingerprint: str,
-    recipe: str,
-    settings: Mapping[str, Any],
-    policy: Policy,
-) -> dict[str, Any] | None:
+def _unchanged(plan: _Plan, fingerprint: str) -> Verdict | None:
     """Return a verdict that nothing has changed since the last version, or None if it has.
 
-    One whose job was cut off before it was decided on is as good as none.
+    Only a retrain that nobody watches is left out so. A last version whose job
+    was cut off before it was decided on is as good as none.
     """
+    previous, policy = plan.previous, plan.policy
+    if not plan.is_automatic or not policy.skip_unchanged or plan.request.tune:
+        return None
     if previous is None or "outcome" not in (previous.verdict or {}):
         return None
     is_same = (previous.fingerprint, previous.recipe, previous.data) == (
         fingerprint,
-        recipe,
+        plan.recipe,
         policy.data(),
     )
-    complete = recipe_named(recipe).settings_type.parse(settings, recipe=recipe)
+    complete = recipe_named(plan.recipe).settings_type.parse(plan.settings, recipe=plan.recipe)
     if not is_same or previous.settings != dataclasses.asdict(complete):
         return None
-    return {
-        "decision": "unchanged",
-        "sentence": f"Nothing has changed since version {previous.version} was trained: the "
+    return Verdict(
+        decision="unchanged",
+        standing="not_judged",
+        sentence=f"Nothing has changed since version {previous.version} was trained: the "
         f"same {previous.training_samples:,} interactions, recipe and settings.",
-    }
+        decided_at=clock.now(),
+        metric=policy.metric,
+        margin=policy.margin,
+        k=gate.K,
+        active_version=None if plan.active is None else plan.active.version,
+    )
 
 
 def _loaded(registry: Registry, active: storage.Version | None) -> ActiveModel | None:
-    """Load the active version to be judged; one that cannot be loaded serves nobody."""
+    """Load the active version to be judged; None if it cannot be loaded."""
     if active is None:
         return None
     try:
@@ -535,20 +488,3 @@ def _libraries() -> dict[str, str]:
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in _LIBRARIES
     }
-
-
-def _basis(active: storage.Version | None) -> tuple[str, dict[str, Any]]:
-    return (active.recipe, active.settings) if active else FIRST_RECIPE
-
-
-def _chosen(request: RetrainRequest, active: storage.Version | None) -> tuple[str, dict[str, Any]]:
-    """Return the recipe and the settings to train with."""
-    name, settings = _basis(active)
-    if request.recipe not in {None, name}:
-        assert request.recipe is not None
-        name, settings = request.recipe, {}
-    return name, settings if request.settings is None else request.settings
-
-
-def _refused(field: str, message: str) -> DataError:
-    return DataError(f"{field}: {message}", details={"field": field})

@@ -1,5 +1,6 @@
 """Which recipe suits the data: popularity, the plain SVD and a tuned recipe on one split."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,20 +10,16 @@ import numpy as np
 from reckeeper import evaluation, storage
 from reckeeper import policy as policies
 from reckeeper.config import Settings
-from reckeeper.errors import NotEnoughDataError
+from reckeeper.errors import Action, NotEnoughDataError
 from reckeeper.evaluation import Quality, Split
 from reckeeper.matrix import InteractionLog
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
-from reckeeper.training.pipeline import (
-    FIRST_RECIPE,
-    TUNED_RECIPE,
-    TUNING,
-    Report,
-    read_chosen,
-    tuning_progress,
-)
-from reckeeper.training.tune import tune
+from reckeeper.training.pipeline import read_chosen
+from reckeeper.training.report import TUNING, Comparison, MeasuredRecipe, Report
+from reckeeper.training.request import FIRST_RECIPE, TUNED_RECIPE
+from reckeeper.training.tuning import tune
+from reckeeper.training.verdict import Difference, Metric
 
 BASELINE = "popularity"
 
@@ -30,7 +27,7 @@ K = 20
 """Length of the lists that are judged."""
 
 LEAST_USERS = 10
-"""Users with something held out; of fewer, a comparison says nothing."""
+"""Users with something held out; a comparison on fewer says nothing."""
 
 
 def run(
@@ -41,7 +38,7 @@ def run(
     seed: int = 0,
     report: Report | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare the recipes on the stored interactions; see `compare`.
 
     Nothing is written: the active version stays as it is.
@@ -51,7 +48,7 @@ def run(
     NotEnoughDataError
         There are no interactions, or too few users have several items.
     """
-    report = report or _tell_nobody
+    report = report or _unreported
     report("reading", 0.0)
     with database.read() as connection:
         policy = policies.current(connection, settings).policy
@@ -70,7 +67,7 @@ def compare(
     seed: int = 0,
     report: Report | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Measure `popularity`, `svd` as the first model has it, and `spectral`, tuned.
 
     The last fifth of each user's items is held out, by time where there are
@@ -89,15 +86,6 @@ def compare(
     should_stop : callable, optional
         Asked while tuning: True lets it end with the best so far.
 
-    Returns
-    -------
-    dict
-        JSON values: ``split``, ``k``, ``n_users`` (those measured) and
-        ``recipes``, a list of ``recipe``, ``settings``, ``tuned``,
-        ``fit_seconds``, ``tune_seconds``, ``metrics``
-        (`evaluation.Quality.summary`) and ``versus_popularity``
-        (`evaluation.compare`).
-
     Raises
     ------
     NotEnoughDataError
@@ -108,7 +96,7 @@ def compare(
     By `log` and `seed` the result is the same each time, apart from the
     seconds, and from settings that a time limit or `should_stop` decided.
     """
-    report = report or _tell_nobody
+    report = report or _unreported
     if log.occurred_at is None:
         split = evaluation.split_random(log, seed=seed)
     else:
@@ -119,12 +107,13 @@ def compare(
         raise NotEnoughDataError(
             "Recipes are compared by how they find what is held out of each user's items: that "
             f"takes at least {LEAST_USERS} users with 2 items or more each, and of the "
-            f"{len(log.users)} there are {n_users} have them. Send more interactions (POST "
-            "/user_interactions, or `reckeeper import FILE`), then ask again."
+            f"{len(log.users)} there are {n_users} have them. Send or import more interactions, "
+            "then ask again.",
+            action=Action("send_interactions"),
         )
-    comparison = _Comparison(split, seed=seed, report=report)
-    comparison.add(BASELINE, {}, begin=0.05, end=0.1)
-    comparison.add(*FIRST_RECIPE, begin=0.1, end=0.2)
+    measuring = _Measuring(split, seed=seed, report=report)
+    measuring.add(BASELINE, {}, begin=0.05, end=0.1)
+    measuring.add(*FIRST_RECIPE, begin=0.1, end=0.2)
     report(TUNING, 0.2)
     tuned = tune(
         TUNED_RECIPE,
@@ -132,15 +121,15 @@ def compare(
         seed=seed,
         budget_seconds=tune_seconds,
         on_progress=lambda progress: report(
-            TUNING, 0.2 + 0.6 * progress.fraction, progress=tuning_progress(progress)
+            TUNING, 0.2 + 0.6 * progress.fraction, progress=progress
         ),
         should_stop=should_stop,
     )
-    comparison.add(TUNED_RECIPE, tuned.settings, tune_seconds=tuned.seconds, begin=0.8, end=1.0)
-    return comparison.result
+    measuring.add(TUNED_RECIPE, tuned.settings, tune_seconds=tuned.seconds, begin=0.8, end=1.0)
+    return measuring.result
 
 
-class _Comparison:
+class _Measuring:
     """Recipes measured on one split, the baseline first."""
 
     def __init__(self, split: Split, *, seed: int, report: Report) -> None:
@@ -148,7 +137,7 @@ class _Comparison:
         self._seed = seed
         self._report = report
         self._baseline: Quality | None = None
-        self.result: dict[str, Any] = {"split": split.kind, "k": K, "n_users": 0, "recipes": []}
+        self.result = Comparison(split.kind, K)
 
     def add(
         self,
@@ -179,20 +168,25 @@ class _Comparison:
         )
         if self._baseline is None:
             self._baseline = quality
-            self.result["n_users"] = len(quality.user_index)
-        self.result["recipes"].append(
-            {
-                "recipe": recipe,
-                "settings": model.settings,
-                "tuned": tune_seconds is not None,
-                "fit_seconds": round(fit_seconds, 3),
-                "tune_seconds": round(tune_seconds or 0.0, 3),
-                "metrics": quality.summary(seed=self._seed),
-                "versus_popularity": evaluation.compare(self._baseline, quality, seed=self._seed),
-            }
+        versus = evaluation.compare(self._baseline, quality, seed=self._seed)
+        measured = MeasuredRecipe(
+            recipe=recipe,
+            settings=model.settings,
+            tuned=tune_seconds is not None,
+            fit_seconds=round(fit_seconds, 3),
+            tune_seconds=round(tune_seconds or 0.0, 3),
+            metrics={
+                name: Metric(**told) for name, told in quality.summary(seed=self._seed).items()
+            },
+            versus_popularity={name: Difference(**told) for name, told in versus.items()},
+        )
+        self.result = dataclasses.replace(
+            self.result,
+            n_users=len(quality.user_index),
+            recipes=(*self.result.recipes, measured),
         )
         self._report("measuring", end, result=self.result)
 
 
-def _tell_nobody(stage: str, fraction: float, **_found: Any) -> None:
+def _unreported(stage: str, fraction: float, **_found: Any) -> None:
     pass

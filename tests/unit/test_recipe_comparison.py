@@ -11,7 +11,7 @@ from reckeeper.errors import NotEnoughDataError
 from reckeeper.matrix import IdIndex, InteractionLog
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
-from reckeeper.training import suitability
+from reckeeper.training import recipe_comparison
 
 RECIPES = ["popularity", "svd", "spectral"]
 METRICS = {"recall@20", "ndcg@20", "hit_rate@20", "map@20"}
@@ -55,15 +55,25 @@ def without_seconds(result):
     ]
 
 
+def compared(log, **options):
+    return recipe_comparison.compare(log, should_stop=lambda: True, **options).to_json()
+
+
 @pytest.fixture(scope="module")
 def told():
     """Compare once; give the log, the result and everything that was reported."""
     log, told = tastes(), []
 
     def report(stage, fraction, **found):
-        told.append((stage, fraction, json.loads(json.dumps(found))))
+        told.append(
+            (
+                stage,
+                fraction,
+                {name: json.loads(json.dumps(value.to_json())) for name, value in found.items()},
+            )
+        )
 
-    result = suitability.compare(log, tune_seconds=1.0, report=report)
+    result = recipe_comparison.compare(log, tune_seconds=1.0, report=report).to_json()
     return log, result, told
 
 
@@ -110,13 +120,13 @@ def test_what_is_held_out_stays_unseen(told):
 def found_by_tuning(log):
     """Compare with the shortest tuning; return what that found, and how good it was there."""
     found = []
-    suitability.compare(
+    recipe_comparison.compare(
         log,
         report=lambda stage, fraction, **more: found.append(more.get("progress")),
         should_stop=lambda: True,
     )
     last = [progress for progress in found if progress][-1]
-    return last["settings"], last["ndcg"]
+    return last.best.settings, last.best.ndcg
 
 
 def test_what_is_held_out_does_not_steer_tuning():
@@ -160,14 +170,17 @@ def test_every_recipe_is_shown_as_soon_as_it_is_measured(told):
 
 def test_the_same_log_and_seed_give_the_same_result():
     log = tastes(40, 30)
-    first, second = (suitability.compare(log, should_stop=lambda: True) for _ in range(2))
+    first, second = (
+        recipe_comparison.compare(log, should_stop=lambda: True).to_json() for _ in range(2)
+    )
     assert without_seconds(first) == without_seconds(second)
 
 
 def test_without_times_the_split_is_random():
     log = tastes(40, 30, with_times=False)
     first, second, other = (
-        suitability.compare(log, seed=seed, should_stop=lambda: True) for seed in (1, 1, 2)
+        recipe_comparison.compare(log, seed=seed, should_stop=lambda: True).to_json()
+        for seed in (1, 1, 2)
     )
     assert first["split"] == "random"
     assert without_seconds(first) == without_seconds(second) != without_seconds(other)
@@ -179,7 +192,7 @@ def test_too_few_users_with_several_items_are_too_little(n_users):
     rows += [(user, 0, 1.0, 0, user) for user in range(n_users, 12)]
     log = log_of(rows, n_users=12, n_items=4)
     with pytest.raises(NotEnoughDataError, match=rf"at least 10 .* of the 12 there are {n_users} "):
-        suitability.compare(log)
+        recipe_comparison.compare(log)
     none = dataclasses.replace(
         log_of(rows[:1], n_users=1, n_items=1),
         user_index=np.empty(0, np.int32),
@@ -189,17 +202,17 @@ def test_too_few_users_with_several_items_are_too_little(n_users):
         listing=np.empty(0, np.int8),
     )
     with pytest.raises(NotEnoughDataError, match="there are 0 have them"):
-        suitability.compare(none)
+        recipe_comparison.compare(none)
 
 
 def test_a_run_reads_the_database_and_writes_nothing(database, settings, taste):
     stages = []
-    result = suitability.run(
+    result = recipe_comparison.run(
         database,
         settings,
         report=lambda stage, fraction, **found: stages.append(stage),
         should_stop=lambda: True,
-    )
+    ).to_json()
     assert stages[0] == "reading"
     assert [row["recipe"] for row in result["recipes"]] == RECIPES
     assert result["n_users"] == 12
@@ -212,4 +225,4 @@ def test_a_run_reads_the_database_and_writes_nothing(database, settings, taste):
 
 def test_no_interactions_are_too_little(database, settings):
     with pytest.raises(NotEnoughDataError, match="There are no interactions"):
-        suitability.run(database, settings)
+        recipe_comparison.run(database, settings)

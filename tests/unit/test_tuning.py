@@ -9,8 +9,8 @@ from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.matrix import IdIndex, InteractionLog
 from reckeeper.recipes import RECIPES, recipe_named
 from reckeeper.recipes.popularity import Popularity
-from reckeeper.training import tune as tuning
-from reckeeper.training.tune import tune
+from reckeeper.training import tuning
+from reckeeper.training.tuning import tune
 
 DAY = 86_400_000_000
 

@@ -1,0 +1,306 @@
+"""Running jobs: a child process each, its heartbeat, and whoever watches both."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import psutil
+
+from reckeeper import storage
+from reckeeper.config import Settings
+from reckeeper.errors import (
+    Action,
+    JobInterruptedError,
+    JobTimeoutError,
+    ReckeeperError,
+    StorageError,
+    TrainingError,
+    error_of,
+)
+from reckeeper.registry import Registry
+from reckeeper.telemetry import get_logger
+from reckeeper.training import jobs
+from reckeeper.training.promotion import Promotion
+
+HEARTBEAT_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
+"""How often a worker looks whether its job is to be cancelled."""
+
+_AGAIN_SECONDS = 1.0
+"""Between two tries to write the end of a job into a database that cannot be reached."""
+
+_log = get_logger(__name__)
+
+
+class JobRunner:
+    """Runs jobs, one at a time, each in a fresh child process.
+
+    Parameters
+    ----------
+    database : storage.Database
+    registry : Registry
+    settings : Settings
+        Handed to the child through its environment.
+    """
+
+    def __init__(self, database: storage.Database, registry: Registry, settings: Settings) -> None:
+        self._database = database
+        self._registry = registry
+        self._settings = settings
+        self._watchers: dict[int, threading.Thread] = {}
+        self._stopping = threading.Event()
+        self._promotion = Promotion(database, registry, settings)
+
+    def start(
+        self,
+        *,
+        trigger: str,
+        actor: str,
+        kind: Literal["retrain", "evaluate"] = "retrain",
+        request: Mapping[str, Any] | None = None,
+        cause: Mapping[str, Any] | None = None,
+        not_since: int | None = None,
+    ) -> int:
+        """Start a job and return its number; `wait` for its end.
+
+        Parameters
+        ----------
+        trigger : str
+            What starts it: ``manual``, ``schedule``, ``rule``, ``demo``.
+        actor : str
+            Who, for the trail.
+        kind : str
+            ``retrain``: make a version, which is activated if the policy lets it.
+            ``evaluate``: measure which recipe suits the data, and leave all
+            as it is.
+        request : mapping, optional
+            For a retrain, fields of `pipeline.RetrainRequest`.
+        cause : mapping, optional
+            Which rule fired, with its numbers, in JSON values.
+        not_since : int, optional
+            Microseconds since 1970: a job of this trigger that has started at
+            this moment or later is the one that was meant.
+
+        Raises
+        ------
+        DataError
+            The request cannot be used; see `pipeline.checked_request`.
+        JobRunningError
+            One runs already.
+        ConflictError
+            One has started since `not_since`.
+        """
+        job_id = jobs.start(
+            self._database,
+            trigger=trigger,
+            actor=actor,
+            kind=kind,
+            request=request,
+            cause=cause,
+            not_since=not_since,
+        )
+        try:
+            with contextlib.suppress(ReckeeperError):  # what is left over can wait
+                self._registry.remove_unfinished()
+            child = subprocess.Popen(
+                [sys.executable, "-m", "reckeeper.training.child", str(job_id)],
+                stdin=subprocess.PIPE,
+                env={**os.environ, **self._settings.to_env()},
+            )
+        except OSError as exc:
+            failure = TrainingError(
+                f"The training process could not be started: {exc}. See what the machine is short "
+                "of, then retrain.",
+                details={"job_id": job_id},
+                action=Action("retrain"),
+            )
+            self._fail(job_id, failure)
+            raise failure from exc
+        _log.info("job_started", job_id=job_id, kind=kind, trigger=trigger, pid=child.pid)
+        watcher = threading.Thread(
+            target=self._watch, args=(job_id, child), name=f"job-{job_id}", daemon=True
+        )
+        self._watchers[job_id] = watcher
+        watcher.start()
+        return job_id
+
+    def wait(self, job_id: int) -> None:
+        """Wait until a job of this process has ended, whatever way."""
+        watcher = self._watchers.get(job_id)
+        if watcher is not None:
+            watcher.join()
+
+    def stop(self, *, wait: bool = True) -> None:
+        """End a running child; its job becomes interrupted."""
+        self._stopping.set()
+        for watcher in list(self._watchers.values()) if wait else ():
+            watcher.join()
+
+    def tidy(self) -> None:
+        """Delete the versions that the policy does not keep."""
+        self._promotion.tidy()
+
+    def _watch(self, job_id: int, child: "subprocess.Popen[bytes]") -> None:
+        try:
+            ended = self._await(job_id, child)
+            with self._kept_alive(job_id):
+                self._finish_when_reached(job_id, child.wait(), ended)
+        except JobInterruptedError as exc:
+            _log.warning("job_ended_by_others", job_id=job_id, error=exc.message)
+        except Exception:  # noqa: BLE001
+            # There is no one above to tell, and without an end in its row the job would
+            # block every later one until its lease lapses.
+            _log.exception("job_not_finished", job_id=job_id)
+            with contextlib.suppress(ReckeeperError):
+                self._fail(
+                    job_id,
+                    TrainingError(
+                        "The worker failed on this job; its log has the details. Retrain."
+                    ),
+                )
+        finally:
+            self._watchers.pop(job_id, None)
+            child.kill()
+            child.wait()
+            if child.stdin is not None:
+                child.stdin.close()
+            with contextlib.suppress(ReckeeperError, OSError):
+                self._registry.remove_unfinished()
+
+    def _await(self, job_id: int, child: "subprocess.Popen[bytes]") -> ReckeeperError | None:
+        """Wait for the child, or end it; return why it was ended."""
+        deadline = time.monotonic() + self._settings.job_timeout_seconds
+        next_beat = 0.0
+        while True:
+            try:
+                child.wait(timeout=_LOOK_SECONDS)
+                return None
+            except subprocess.TimeoutExpired:
+                pass
+            ended: ReckeeperError | None = None
+            if self._stopping.is_set():
+                ended = JobInterruptedError(
+                    "The worker was stopped while this job ran. Start another one."
+                )
+            elif time.monotonic() > deadline:
+                ended = JobTimeoutError(
+                    f"The job took longer than the {self._settings.job_timeout_seconds} seconds "
+                    "that it may (RECKEEPER_JOB_TIMEOUT_SECONDS) and was ended. Train on less, "
+                    "or allow more."
+                )
+            elif self._is_cancelled(job_id):
+                ended = jobs.cancelled(job_id)
+            elif time.monotonic() >= next_beat:
+                next_beat = time.monotonic() + HEARTBEAT_SECONDS
+                if not self._beat(job_id, child.pid):
+                    ended = jobs.lost(job_id)
+            if ended is not None:
+                child.kill()
+                return ended
+
+    @contextlib.contextmanager
+    def _kept_alive(self, job_id: int) -> Iterator[None]:
+        """Keep a job's lease while its version is loaded and decided on, however long that is."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(HEARTBEAT_SECONDS):
+                self._beat(job_id, None)
+
+        beating = threading.Thread(target=beat, name=f"job-{job_id}-heartbeat", daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            done.set()
+            beating.join()
+
+    def _is_cancelled(self, job_id: int) -> bool:
+        try:
+            with self._database.read() as connection:
+                job = storage.jobs.get(connection, job_id)
+        except StorageError:
+            return False
+        return job is not None and job.cancel_requested
+
+    def _beat(self, job_id: int, pid: int | None) -> bool:
+        """Report that the job is alive; return whether it is still this worker's."""
+        memory: int | None = None
+        with contextlib.suppress(psutil.Error):
+            memory = None if pid is None else psutil.Process(pid).memory_info().rss
+        try:
+            with self._database.write() as connection:
+                storage.jobs.update(connection, job_id, memory_bytes=memory)
+                return storage.jobs.beat(connection, job_id) is not None
+        except StorageError as exc:
+            _log.warning("heartbeat_not_written", job_id=job_id, error=exc.message)
+            return True
+
+    def _finish_when_reached(self, job_id: int, status: int, ended: ReckeeperError | None) -> None:
+        """Finish a job, again and again while the database cannot be reached."""
+        is_known = False
+        while True:
+            try:
+                self._finish(job_id, status, ended)
+                return
+            except StorageError as exc:
+                if not storage.is_unreachable(exc) or self._stopping.wait(_AGAIN_SECONDS):
+                    raise
+                if not is_known:
+                    _log.warning("job_end_not_written", job_id=job_id, error=exc.message)
+                is_known = True
+
+    def _finish(self, job_id: int, status: int, ended: ReckeeperError | None) -> None:
+        """Write the end of a job whose child has ended, by itself or by this worker."""
+        with self._database.read() as connection:
+            job = storage.jobs.get(connection, job_id)
+            is_ours = storage.jobs.is_held(connection, job_id)
+        assert job is not None
+        if not is_ours:
+            raise jobs.lost(job_id)
+        if ended is not None:
+            if not isinstance(ended, JobInterruptedError):
+                self._promotion.discard(job, reason=f"job {job_id} was ended: {ended.code}")
+            self._fail(job_id, ended)
+        elif status != 0:
+            self._fail(job_id, _failure(job, status), traceback=job.traceback)
+        else:
+            try:
+                self._promotion.settle(job)
+            except JobInterruptedError:
+                raise
+            except ReckeeperError as exc:
+                if storage.is_unreachable(exc):
+                    raise
+                self._fail(job_id, exc)
+
+    def _fail(self, job_id: int, error: ReckeeperError, *, traceback: str | None = None) -> None:
+        jobs.fail(
+            self._database,
+            job_id,
+            error,
+            traceback=traceback,
+            notify=not self._stopping.is_set(),
+        )
+
+
+def _failure(job: storage.Job, status: int) -> ReckeeperError:
+    """Return why a child ended with a status that is not 0: by its row, or by the status."""
+    if job.error_code is not None:
+        return error_of(job.error_code, job.error_message or "")
+    if status < 0:
+        return JobInterruptedError(
+            f"The training process was ended by signal {-status} before it was done. If "
+            "the machine ran out of memory, give it more; then retrain.",
+            action=Action("retrain"),
+        )
+    return TrainingError(
+        f"The training process ended with status {status} before it was done; the "
+        "worker's log has what it said. Retrain.",
+        action=Action("retrain"),
+    )

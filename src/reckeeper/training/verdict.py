@@ -1,0 +1,169 @@
+"""What the gate has found of a version, and what became of it: one record, one JSON form."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
+from reckeeper import clock
+from reckeeper.errors import Action, DataError
+from reckeeper.training.drift import Drift
+
+Decision = Literal["promote", "reject", "unchanged"]
+Method = Literal["new_interactions", "refit", "none"]
+Standing = Literal["better", "no_worse", "slightly_worse", "worse", "not_compared", "not_judged"]
+Disposition = Literal["activated", "rejected", "waits", "overtaken", "pinned"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's mean over users, with its 95% interval; without one where it is of all lists."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The candidate's mean less another's on the same users, with its 95% interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def _microseconds(moment: Any) -> Any:
+    if not isinstance(moment, str):
+        return moment
+    return clock.microseconds(datetime.fromisoformat(moment))
+
+
+def _action(told: Any) -> Any:
+    return Action.from_json(told) if isinstance(told, Mapping) and "name" in told else told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the gate has found of a candidate, and what became of it.
+
+    Attributes
+    ----------
+    decision : str
+        ``reject`` where a version is active and there are `reasons`, else
+        ``promote``; ``unchanged`` where nothing was trained, for nothing has
+        changed.
+    standing : str
+        Beside the active version: ``better``, ``no_worse``,
+        ``slightly_worse`` (within the margin) or ``worse``;
+        ``not_compared`` where only popularity stands beside it,
+        ``not_judged`` where nothing, or too little, was measured.
+    sentence : str
+        What was compared, on what, and how it came out.
+    decided_at : int
+        Microseconds since 1970.
+    method : str
+        ``new_interactions``, ``refit``, or ``none`` where nothing could be
+        measured.
+    reasons, warnings : tuple of str
+        Sentences: what speaks against it, and what else is to be known.
+    metric : str
+        The policy's, such as ``ndcg@10``; `margin` is the share of it that a
+        candidate may be worse by, `k` the length of the lists.
+    n_users : int
+        Users judged.
+    active_version : int or None
+        What was active at the time.
+    candidate, active, popularity : mapping of str to Metric, or None
+        By metric; None what was not measured.
+    versus_active, versus_popularity : mapping of str to Difference, or None
+        The candidate's values less the other's.
+    data : Drift or None
+        The data beside those of the last version.
+    seconds : float
+        That judging took.
+    disposition : str or None
+        What became of the version: ``activated`` (despite a rejection too,
+        where the policy has it so), ``rejected``, ``waits`` (by the policy a
+        person decides), ``overtaken`` (another version was activated since it
+        was judged), ``pinned`` (the active one is); None before that is decided.
+    outcome : str or None
+        The same as a sentence.
+    action : Action or None
+        What a person may do about it.
+    """
+
+    decision: Decision
+    standing: Standing
+    sentence: str
+    decided_at: Annotated[int, BeforeValidator(_microseconds)]
+    method: Method = "none"
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    metric: str
+    margin: float
+    k: int
+    n_users: int = 0
+    active_version: int | None
+    candidate: Mapping[str, Metric] | None = None
+    active: Mapping[str, Metric] | None = None
+    popularity: Mapping[str, Metric] | None = None
+    versus_active: Mapping[str, Difference] | None = None
+    versus_popularity: Mapping[str, Difference] | None = None
+    data: Drift | None = None
+    seconds: float = 0.0
+    disposition: Disposition | None = None
+    outcome: str | None = None
+    action: Annotated[Action | None, BeforeValidator(_action)] = None
+
+    def with_outcome(
+        self, disposition: Disposition, outcome: str, action: Action | None = None
+    ) -> Self:
+        """Return the verdict with what became of the version."""
+        return dataclasses.replace(self, disposition=disposition, outcome=outcome, action=action)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict in JSON values, as the database, the files and the API have it.
+
+        What became of the version is left out until it is decided.
+        """
+        told = dataclasses.asdict(self)
+        told["decided_at"] = clock.rfc3339(self.decided_at)
+        told |= {name: list(told[name]) for name in ("reasons", "warnings")}
+        for name in ("candidate", "active", "popularity"):
+            told[name] = metrics_to_json(getattr(self, name))
+        if self.disposition is None:
+            del told["disposition"], told["outcome"], told["action"]
+        elif self.action is not None:
+            told["action"] = self.action.to_json()
+        return told
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "Verdict":
+        """Return the verdict that `to_json` gave.
+
+        Raises
+        ------
+        DataError
+            It is none: it came from elsewhere.
+        """
+        try:
+            return _ADAPTER.validate_python(dict(told))
+        except ValidationError as exc:
+            raise DataError(f"What is told of a version is no verdict: {exc}") from exc
+
+
+_ADAPTER = TypeAdapter(Verdict)
+
+
+def metrics_to_json(metrics: Mapping[str, Metric] | None) -> dict[str, Any] | None:
+    """Return metrics in JSON values; an interval that there is not is left out."""
+    if metrics is None:
+        return None
+    return {
+        name: {end: value for end, value in dataclasses.asdict(metric).items() if value is not None}
+        for name, metric in metrics.items()
+    }
