@@ -21,10 +21,13 @@ _SHORT_VERDICT = {
     "decision": "promote",
     "sentence": "No worse than version 3 on 1,204 users' newer interactions: NDCG@10 0.181 against "
     "0.178 (difference +0.003, 95% interval -0.002 to +0.008).",
+    "standing": "no_worse",
+    "disposition": "activated",
     "outcome": "Version 4 is active.",
 }
 _VERDICT = {
     **_SHORT_VERDICT,
+    "decided_at": "2025-12-04T23:42:15.907113Z",
     "method": "new_interactions",
     "reasons": [],
     "warnings": ["Fewer users than usual could be judged."],

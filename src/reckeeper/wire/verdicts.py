@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from .forms import Answer, is_none
+from .forms import Answer, JsonObject, Time, is_none
 
 
 class Metric(Answer):
@@ -24,10 +24,23 @@ class Difference(Answer):
 
 
 class VerdictSummary(Answer):
-    """What the gate thinks of a version, in short; `outcome` says what was done with it."""
+    """What the gate thinks of a version, in short, and what became of it.
+
+    `standing` is how it did beside the active version: ``slightly_worse`` is
+    within the policy's margin, ``not_compared`` beside popularity alone,
+    ``not_judged`` on too little or nothing. `disposition` is what became of the
+    version, once that is decided, and `outcome` the same as a sentence.
+    """
 
     decision: Literal["promote", "reject", "unchanged"]
+    standing: (
+        Literal["better", "no_worse", "slightly_worse", "worse", "not_compared", "not_judged"]
+        | None
+    ) = Field(default=None, exclude_if=is_none)
     sentence: str
+    disposition: Literal["activated", "rejected", "waits", "overtaken", "pinned"] | None = Field(
+        default=None, exclude_if=is_none
+    )
     outcome: str | None = Field(default=None, exclude_if=is_none)
 
 
@@ -61,8 +74,11 @@ class Verdict(VerdictSummary):
     `active` and `popularity` have the metrics of each by name, ``ndcg@10`` for
     one; `versus_active` and `versus_popularity` are the candidate's less theirs.
     With the `method` ``none`` nothing could be measured, and they are None.
+    `action` is what a person may do about the version: its ``name``, and what
+    it is about.
     """
 
+    decided_at: Time
     method: Literal["new_interactions", "refit", "none"]
     reasons: list[str]
     warnings: list[str]
@@ -76,5 +92,6 @@ class Verdict(VerdictSummary):
     popularity: dict[str, Metric] | None
     versus_active: dict[str, Difference] | None
     versus_popularity: dict[str, Difference] | None
-    data: DataChanges
+    data: DataChanges | None
     seconds: float
+    action: JsonObject | None = Field(default=None, exclude_if=is_none)
