@@ -687,8 +687,14 @@ def test_a_version_keeps_what_is_told_of_it(database):
 
 
 def test_a_list_of_versions_has_what_is_small(database):
-    verdict = {"decision": "reject", "sentence": "Würse.", "reasons": ["x"], "outcome": "Stays."}
-    small = {name: verdict[name] for name in ("decision", "sentence", "outcome")}
+    small = {
+        "decision": "reject",
+        "standing": "worse",
+        "sentence": "Würse.",
+        "disposition": "rejected",
+        "outcome": "Stays.",
+    }
+    verdict = {**small, "reasons": ["x"]}
     large = {"data": {"a": 1}, "cause": {"rule": "schedule"}, "origin": {"version": 7}}
     with database.write() as connection:
         assert models.listed(connection) == []

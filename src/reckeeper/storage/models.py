@@ -48,8 +48,10 @@ def listed(connection: sa.Connection) -> list[ListedVersion]:
     rows = [dict(row) for row in connection.execute(_LISTED).mappings()]
     for row in rows:
         verdict = {name: row.pop(name) for name in _VERDICT}
-        known = {name: value for name, value in verdict.items() if value is not None}
-        row["verdict"] = known or None
+        for name in ("standing", "disposition", "outcome"):
+            if verdict[name] is None:
+                del verdict[name]
+        row["verdict"] = verdict if verdict["decision"] else None
     return [ListedVersion(**row) for row in rows]
 
 
