@@ -16,7 +16,7 @@ KAFKA_PORT ?= 9092
 LOCK := uv pip compile pyproject.toml --quiet --no-header --universal --python-version 3.11 \
 	--all-extras --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links
 
-.PHONY: help setup run setup-dev test check lint docs bench lock clean kafka kafka-stop \
+.PHONY: help setup run setup-dev test check lint docs bench lock wheel release clean kafka kafka-stop \
 	chromium postgresql java
 
 help: ## Show this list
@@ -61,6 +61,14 @@ kafka-stop: ## Stop it; its data stay in .services/kafka
 
 bench: setup-dev ## Measure; see benchmarks/
 	$(BIN)/python -m benchmarks
+
+wheel: setup-dev ## Build the wheels of reckeeper and reckeeper-client in dist/
+	@rm -rf dist && mkdir dist
+	$(BIN)/python -m flit_core.wheel --outdir dist .
+	cd client && ../$(BIN)/python -m hatchling build --target wheel --directory ../dist
+
+release: ## Prove, build and tag a release; VERSION=0.1.0. Nothing is uploaded
+	@.ci/release "$(VERSION)"
 
 lock: ## Pin requirements anew from pyproject.toml (needs uv); FLAGS=--upgrade takes newer releases
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/"; exit 1; }

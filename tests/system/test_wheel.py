@@ -1,10 +1,13 @@
 """The wheel, in an empty folder: the whole product on the embedded default.
 
 To be quick it is installed into an environment that sees the packages that are
-installed here, but not the extras'; `make release` installs it from the index.
+installed here, but not the extras'. With RECKEEPER_TEST_INDEX=1, as in
+`make release`, it is installed from the index with what it asks for.
 """
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,17 +42,24 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def command(wheel, tmp_path_factory):
-    """Install the wheel where the extras' packages are not found; give its `reckeeper`."""
+    """Install the wheel without its extras, and give its `reckeeper`."""
     environment = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-    (site_packages,) = environment.glob("lib/python*/site-packages")
-    here = [place for place in sys.path if Path(place).name == "site-packages"]
-    missing = [package for packages in EXTRAS.values() for package in packages]
-    lines = [*here, f"import sys; sys.modules.update(dict.fromkeys({missing!r}))"]
-    (site_packages / "installed_here.pth").write_text("\n".join(lines) + "\n")
-    python = environment / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--quiet"]
-    subprocess.run([*pip, "--no-deps", wheel], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python", "install"]
+    if os.environ.get("RECKEEPER_TEST_INDEX") == "1":
+        pins = re.findall(
+            r"^\S+==\S+(?: ; [^\\\n]+)?", (ROOT / "requirements.txt").read_text(), re.MULTILINE
+        )
+        constraints = environment / "constraints.txt"
+        constraints.write_text("\n".join(pins) + "\n")
+        subprocess.run([*pip, "--quiet", "--constraint", constraints, wheel], check=True)
+    else:
+        (site_packages,) = environment.glob("lib/python*/site-packages")
+        here = [place for place in sys.path if Path(place).name == "site-packages"]
+        missing = [package for packages in EXTRAS.values() for package in packages]
+        lines = [*here, f"import sys; sys.modules.update(dict.fromkeys({missing!r}))"]
+        (site_packages / "installed_here.pth").write_text("\n".join(lines) + "\n")
+        subprocess.run([*pip, "--quiet", "--no-index", "--no-deps", wheel], check=True)
     return environment / "bin" / "reckeeper"
 
 

@@ -1,5 +1,6 @@
 """The command line's list of commands: complete, in their own words, and quick."""
 
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,11 @@ import typer
 from typer.testing import CliRunner
 
 import reckeeper
-from reckeeper.cli.commands import COMMANDS, app, load
+from reckeeper import wire
+from reckeeper.cli import actions
+from reckeeper.cli.commands import COMMANDS, app, load, run
+from reckeeper.errors import ACTION_NAMES, Action, ConflictError
+from reckeeper.page import actions as page_actions
 
 HEAVY = {"numpy", "pandas", "sqlalchemy", "pyarrow", "scipy", "sklearn", "streamlit"}
 ASK_THE_SERVER = ("models", "jobs", "policy", "audit")
@@ -37,7 +42,7 @@ except SystemExit:
     assert said.strip()
     assert not loaded & (HEAVY | {"pydantic", "httpx"})
     assert {name for name in loaded if name.startswith("reckeeper.")} == {
-        "reckeeper.cli", "reckeeper.cli.commands", "reckeeper.errors",
+        "reckeeper.cli", "reckeeper.cli.actions", "reckeeper.cli.commands", "reckeeper.errors",
     }  # fmt: skip
 
 
@@ -67,6 +72,29 @@ def test_the_commands_of_every_module_are_listed():
     for module in (audit, data, evaluate, jobs, models, policy, start, stream):
         module.register(every)
     assert set(typer.main.get_command(every).commands) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("table", [actions.ACTIONS, wire.ACTIONS, page_actions.ACTIONS])
+def test_what_to_do_next_names_commands_that_there_are(table):
+    assert set(table) == set(ACTION_NAMES)
+    named = re.findall(r"`reckeeper ([^`]+)`", " ".join(table.values()))
+    assert named
+    for words in map(str.split, named):
+        command = load(words[0])
+        below = getattr(command, "commands", {})
+        assert not below or len(words) == 1 or words[1] in below, words
+
+
+def test_an_error_ends_with_what_to_do_next(monkeypatch, capsys):
+    def refuse(*_):
+        raise ConflictError("Version 3 is inactive.", action=Action("activate", {"version": 3}))
+
+    monkeypatch.setattr("reckeeper.cli.commands.app", refuse)
+    with pytest.raises(SystemExit):
+        run()
+    assert capsys.readouterr().err == (
+        "Version 3 is inactive. `reckeeper models activate 3` activates it.\n"
+    )
 
 
 def test_a_command_that_there_is_not_is_refused_with_the_nearest():

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from reckeeper import storage
 from reckeeper.cli import installation
+from reckeeper.cli.actions import sentence
 from reckeeper.cli.commands import COMMANDS, app
 from reckeeper.cli.installation import Installation
 from reckeeper.cli.terminal import client
@@ -21,13 +22,13 @@ OTHER = "11111111-2222-3333-4444-555555555555"
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        self.server.paths.append(self.path)
         self.send_response(self.server.status)
         if self.server.installation_id:
             self.send_header("X-Reckeeper-Installation", self.server.installation_id)
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"{}")
-        self.server.paths.append(self.path)
 
     def log_message(self, *_):
         pass
@@ -234,8 +235,11 @@ def test_no_other_command_makes_one(at_the_default, command):
 
 def test_a_command_without_a_server_says_where_it_looked(at_the_default, server, monkeypatch):
     monkeypatch.setenv("RECKEEPER_SERVER_PORT", "1")
-    with pytest.raises(UnavailableError, match=r"http://127\.0\.0\.1:1 does not answer"):
+    with pytest.raises(UnavailableError, match=r"http://127\.0\.0\.1:1 does not answer") as caught:
         run("models")
+    assert re.search(
+        "reckeeper up.*RECKEEPER_SERVER_URL.*RECKEEPER_DATA_DIR", sentence(caught.value)
+    )
     assert not (at_the_default / "data").exists()
 
 

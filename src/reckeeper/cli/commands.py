@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import reckeeper
+from reckeeper.cli.actions import sentence
 from reckeeper.errors import ReckeeperError
 
 COMMANDS = {
@@ -104,5 +105,5 @@ def run() -> None:
     except ReckeeperError as exc:
         from rich.console import Console
 
-        Console(stderr=True).print(exc.message, style="red", markup=False, soft_wrap=True)
+        Console(stderr=True).print(sentence(exc), style="red", markup=False, soft_wrap=True)
         sys.exit(2)
