@@ -33,7 +33,9 @@ def verdict(**fields: Any) -> dict[str, Any]:
     """Return a verdict of version 2 beside version 1: no worse."""
     base = {
         "decision": "promote",
+        "standing": "no_worse",
         "sentence": "No worse than version 1.",
+        "decided_at": AT,
         "method": "new_interactions",
         "reasons": [],
         "warnings": [],
@@ -52,6 +54,7 @@ def verdict(**fields: Any) -> dict[str, Any]:
             "per_day": {"usual": 6.0, "recent": 7.0},
         },
         "seconds": 1.2,
+        "disposition": "activated",
         "outcome": "Version 2 is active.",
     }
     return _json(wire.Verdict, base | fields)
