@@ -8,6 +8,7 @@ from benchmarks import (
     faults,
     first_run,
     gate,
+    generated_clients,
     import_rows,
     ingest,
     list_models,
@@ -29,6 +30,7 @@ for benchmark in (
     promotion,
     factorise,
     gate,
+    generated_clients,
     quality,
 ):
     print(json.dumps(benchmark.run()), flush=True)

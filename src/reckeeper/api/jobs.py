@@ -158,7 +158,7 @@ async def follow_job(runtime: Needs, job_id: JobId) -> Response:
 
 @router.post("/jobs/{job_id}/cancel", responses=failures(404, 409, 413, 422))
 def cancel_job(
-    runtime: Needs, actor_name: ActorName, job_id: JobId, why: wire.Reason | None = None
+    runtime: Needs, actor_name: ActorName, job_id: JobId, why: wire.Explanation | None = None
 ) -> wire.JobAnswer:
     """End a running job within about a second; the active version stays active."""
     row = training.request_cancel(

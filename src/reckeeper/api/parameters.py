@@ -58,7 +58,7 @@ ReasonQuery = Annotated[
 ]
 
 
-def given(asked: wire.Reason | None) -> str | None:
+def given(asked: wire.Explanation | None) -> str | None:
     """Return the reason in a body, if there is one.
 
     Raises

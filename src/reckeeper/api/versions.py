@@ -25,10 +25,10 @@ def list_models(runtime: Needs) -> wire.ModelList:
 
 
 @router.get("/timeline", responses=failures(422))
-def list_timeline(runtime: Needs, limit: Limit = 50, before: Before = None) -> wire.Timeline:
+def list_timeline(runtime: Needs, limit: Limit = 50, before: Before = None) -> wire.TimelinePage:
     """List what was active when, who switched, and why, the latest first."""
     entries = runtime.registry.timeline(limit=limit, before=before)
-    return wire.Timeline.model_validate(
+    return wire.TimelinePage.model_validate(
         {"timeline": entries, "rollback_version": _rollback_version(runtime)}
     )
 
@@ -42,7 +42,7 @@ def _rollback_version(runtime: Runtime) -> int | None:
 
 @router.post("/models/rollback", responses=failures(404, 409, 413, 422))
 def roll_back(
-    runtime: Needs, actor_name: ActorName, why: wire.Reason | None = None
+    runtime: Needs, actor_name: ActorName, why: wire.Explanation | None = None
 ) -> wire.ModelAnswer:
     """Activate the version again that was active before; once more: the one before that."""
     version = runtime.registry.rollback_target()
@@ -88,7 +88,7 @@ def get_model(runtime: Needs, version: Version) -> wire.ModelAnswer:
 
 @router.patch("/models/{version}", responses=failures(404, 413, 422))
 def update_model(
-    runtime: Needs, actor_name: ActorName, version: Version, note: wire.Note
+    runtime: Needs, actor_name: ActorName, version: Version, note: wire.ModelChange
 ) -> wire.ModelAnswer:
     """Write a note on a version."""
     runtime.registry.note(version, note.note, actor=actor_of(actor_name))
@@ -109,7 +109,7 @@ def delete_model(
 
 @router.post("/models/{version}/activate", responses=failures(404, 409, 413, 422))
 def activate_model(
-    runtime: Needs, actor_name: ActorName, version: Version, why: wire.Reason | None = None
+    runtime: Needs, actor_name: ActorName, version: Version, why: wire.Explanation | None = None
 ) -> wire.ModelAnswer:
     """Activate a version; every process takes it up within half a second."""
     runtime.registry.activate(

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from ..clock import rfc3339, utc
 
@@ -28,7 +30,21 @@ class Done(Answer):
     status: Literal["ok"] = "ok"
 
 
-class Request(BaseModel):
+class Sent(BaseModel):
+    """Shows no defaults in its schema: generators would take them to be always there."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the schema of what is sent."""
+        shown = handler.resolve_ref_schema(handler(schema))
+        for field in shown.get("properties", {}).values():
+            field.pop("default", None)
+        return shown
+
+
+class Request(Sent):
     """A JSON object that the API is sent; a field that it does not know is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from .forms import Answer, Done, JsonObject, Time
+from .forms import Answer, Done, JsonObject, Sent, Time
 
 Decides = Literal["gate", "always", "manual"]
 """``gate``: the comparison with the active version. ``always``: nobody. ``manual``: a person."""
@@ -128,12 +128,16 @@ class Policy(Answer):
     )
 
 
-class PromotionChange(Promotion):
+class PromotionChange(Sent, Promotion):
     """Who is to decide; what is left out has its default."""
 
+    model_config = ConfigDict(extra="forbid")
 
-class PolicyChange(Policy):
+
+class PolicyChange(Sent, Policy):
     """A policy to store; a field that is left out has its default."""
+
+    model_config = ConfigDict(extra="forbid")
 
     promotion: PromotionChange = PromotionChange()
 

@@ -57,7 +57,7 @@ class TimelineEntry(Answer):
     job_id: int | None
 
 
-class Timeline(Done):
+class TimelinePage(Done):
     """What was active when, the latest first; `rollback_version` is what a roll back activates."""
 
     timeline: list[TimelineEntry]
@@ -151,7 +151,7 @@ class Deletion(Done):
     version: int
 
 
-class Reason(Request):
+class Explanation(Request):
     """Why something is done, for the audit trail; it may be left out."""
 
     reason: Annotated[str, Field(max_length=MAX_REASON_CHARACTERS)] | None = Field(
@@ -159,8 +159,8 @@ class Reason(Request):
     )
 
 
-class Note(Request):
-    """What people write on a version; null takes it away."""
+class ModelChange(Request):
+    """A note that people write on a version; null takes it away."""
 
     note: Annotated[str, Field(max_length=MAX_NOTE_CHARACTERS)] | None = Field(
         examples=["the one before the sale"]
@@ -182,7 +182,7 @@ def _to_come(moment: datetime) -> datetime:
     return moment
 
 
-class Pin(Reason):
+class Pin(Explanation):
     """Until when a version is pinned, and why; both may be left out."""
 
     until: (

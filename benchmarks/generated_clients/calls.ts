@@ -1,0 +1,166 @@
+// Call every operation by the generated types; `generated_clients` runs this.
+
+import createClient from "openapi-fetch";
+import type { components, operations, paths } from "./api.js";
+
+declare const process: { argv: string[] };
+
+type Schemas = components["schemas"];
+
+const client = createClient<paths>({ baseUrl: process.argv[2] });
+
+/** Give what was answered, which an error is not. */
+function given<T>(answer: { data?: T; error?: unknown; response: Response }): T {
+  if (answer.data === undefined) {
+    throw new Error(`${answer.response.url}: ${JSON.stringify(answer.error)}`);
+  }
+  return answer.data;
+}
+
+function holds(condition: boolean, what: string): void {
+  if (!condition) throw new Error(what);
+}
+
+const one: Schemas["Interaction"] = { user_id: "ts", item_id: 1, interaction_type: "click" };
+const at = (version: number) => ({ params: { path: { version } } });
+const on = (user_id: string, item_id: string) => ({ params: { path: { user_id, item_id } } });
+const of = (user_id: string) => ({ params: { path: { user_id } } });
+const job = (job_id: number) => ({ params: { path: { job_id } } });
+const asText = { parseAs: "text" } as const;
+
+let bundle: Blob = new Blob();
+let taken = 0;
+
+// An operation that is missing here, or one that there is none of, does not compile.
+const calls: { [name in keyof operations]: () => Promise<unknown> } = {
+  create_interactions: async () => {
+    const sent = given(await client.POST("/user_interactions", { body: one }));
+    const accepted: number = sent.accepted;
+    holds(accepted === 1, "one was accepted");
+    const many = Array.from({ length: 40 }, (_, user) =>
+      Array.from({ length: 8 }, (_, step) => ({
+        ...one,
+        user_id: `u${user}`,
+        item_id: (user * (step + 1)) % 17,
+      })),
+    ).flat();
+    return given(await client.POST("/user_interactions", { body: many }));
+  },
+  list_interactions: async () =>
+    given(await client.GET("/user_interactions/{user_id}", of("ts"))).interactions[0].occurred_at,
+  add_to_watchlist: async () =>
+    given(await client.POST("/watchlist/{user_id}/{item_id}", on("ts", "2"))).accepted,
+  get_watchlist: async () =>
+    given(await client.GET("/watchlist/{user_id}", of("ts"))).items[0].added_at,
+  remove_from_watchlist: async () =>
+    given(await client.DELETE("/watchlist/{user_id}/{item_id}", on("ts", "2"))).accepted,
+  list_recipes: async () => given(await client.GET("/recipes")).recipes[0].settings,
+  retrain: async () => {
+    const made = given(await client.POST("/retrain", {}));
+    holds("version" in made && made.details.n_users === 41, "a version was made");
+    const query = { wait: false };
+    const body = { recipe: "svd", settings: { n_components: 4 }, tune: false };
+    const started = given(await client.POST("/retrain", { params: { query }, body }));
+    if (!("job" in started)) throw new Error("a job was asked for");
+    const { job_id } = started.job;
+    return given(await client.GET("/jobs/{job_id}/stream", { ...job(job_id), ...asText }));
+  },
+  get_job: async () => {
+    const told = given(await client.GET("/jobs/{job_id}", job(2))).job;
+    const version: number | null = told.version;
+    holds(version === 2 && told.status === "succeeded", "job 2 made version 2");
+  },
+  follow_job: async () => {
+    const text: string = given(
+      await client.GET("/jobs/{job_id}/stream", { ...job(1), ...asText }),
+    );
+    holds(text.includes("event: end"), "the stream ended");
+  },
+  evaluate: async () =>
+    given(await client.POST("/evaluations", { params: { query: { wait: false } } })),
+  finish_job: async () => (await client.POST("/jobs/{job_id}/finish", job(3))).response.status,
+  cancel_job: async () => {
+    const body = { reason: "enough" };
+    return (await client.POST("/jobs/{job_id}/cancel", { ...job(3), body })).response.status;
+  },
+  list_jobs: async () => {
+    const page = given(await client.GET("/jobs", { params: { query: { limit: 1 } } }));
+    const next: string | null = page.next_scheduled_at;
+    return next;
+  },
+  list_models: async () => {
+    const [model] = given(await client.GET("/models")).models;
+    const share: string = model.explained_variance;
+    holds(share.endsWith("%"), "a share in percent");
+  },
+  get_model: async () => {
+    const { error } = await client.GET("/models/{version}", at(99));
+    holds(error?.code === "not_found", "there is no version 99");
+    return given(await client.GET("/models/{version}", at(1))).model.files[0].bytes;
+  },
+  list_timeline: async () => {
+    const version: number | null = given(await client.GET("/timeline")).rollback_version;
+    holds(version === 1, "a roll back activates version 1");
+  },
+  roll_back: async () =>
+    given(await client.POST("/models/rollback", { body: { reason: "back" } })).model.status,
+  activate_model: async () =>
+    given(await client.POST("/models/{version}/activate", at(2))).model.verdict?.versus_active,
+  pin_model: async () => {
+    const until = new Date(Date.now() + 86_400_000).toISOString();
+    const answer = await client.POST("/models/{version}/pin", { ...at(1), body: { until } });
+    return given(answer).model.pinned_until;
+  },
+  unpin_model: async () => given(await client.DELETE("/models/{version}/pin", at(1))).model.pinned,
+  update_model: async () => {
+    const note: string | null = "seen by generated types";
+    return given(await client.PATCH("/models/{version}", { ...at(1), body: { note } }));
+  },
+  compare_models: async () => {
+    const params = { path: { version: 1, other: 2 }, query: { k: 5 } };
+    const compared = given(await client.GET("/models/{version}/compare/{other}", { params }));
+    return compared.overlap?.mean;
+  },
+  download_model: async () => {
+    const answer = await client.GET("/models/{version}/download", { ...at(1), parseAs: "blob" });
+    bundle = given(answer) as unknown as Blob;
+  },
+  import_model: async () => {
+    const answer = await client.POST("/models/import", {
+      body: bundle as unknown as string,
+      bodySerializer: (body) => body,
+      headers: { "Content-Type": "application/zip" },
+    });
+    taken = given(answer).model.version;
+  },
+  delete_model: async () => given(await client.DELETE("/models/{version}", at(taken))).version,
+  get_policy: async () => given(await client.GET("/policy")).policy.promotion.manual,
+  set_policy: async () => {
+    const body: Schemas["PolicyChange"] = { margin: 0.05 };
+    holds(given(await client.PUT("/policy", { body })).policy.margin === 0.05, "the margin");
+  },
+  list_policies: async () => given(await client.GET("/policy/history")).policies[0].updated_at,
+  list_audit_entries: async () => given(await client.GET("/audit")).entries[0].details,
+  verify_audit: async () => {
+    const ok: boolean = given(await client.GET("/audit/verify")).ok;
+    holds(ok, "the trail is whole");
+  },
+  get_recommendations: async () => {
+    const list = given(await client.GET("/recommendations/{user_id}", of("ts")));
+    const strategy: "model" | "fold_in" | "popular" = list.strategy;
+    const scores: number[] = list.items.map((item) => item.score);
+    return [strategy, scores];
+  },
+  get_demo: async () => given(await client.GET("/demo")).sample_users.length,
+  delete_demo: async () => given(await client.DELETE("/demo")).versions,
+  get_liveness: async () => given(await client.GET("/health/live")).status,
+  get_readiness: async () => given(await client.GET("/health/ready")).problems.length,
+  get_metrics: async () => given(await client.GET("/metrics", asText)).split("\n").length,
+};
+
+for (const [name, call] of Object.entries(calls)) {
+  await call().catch((error: unknown) => {
+    throw new Error(`${name}: ${String(error)}`);
+  });
+}
+console.log(`${Object.keys(calls).length} operations called by their types`);
