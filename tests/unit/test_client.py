@@ -65,7 +65,7 @@ ANSWERS = {
             "details": DETAILS, "version": 3, "job_id": 7, "promoted": True, "verdict": None,
         },
         wire.SendAnswer: {"accepted": 1, "duplicates": 0},
-        wire.Timeline: {"timeline": [ENTRY], "rollback_version": 2},
+        wire.TimelinePage: {"timeline": [ENTRY], "rollback_version": 2},
         wire.Watchlist: {"user_id": "u", "items": [WATCHED]},
     }.items()
 }  # fmt: skip
@@ -217,12 +217,12 @@ ODD_PATH = "films%2F%F0%9F%8E%AC%20100%25%3F%231"
             None,
             wire.Comparison,
         ),
-        (lambda c: c.timeline(), ("GET", "/timeline", {"limit": "50"}), None, wire.Timeline),
+        (lambda c: c.timeline(), ("GET", "/timeline", {"limit": "50"}), None, wire.TimelinePage),
         (
             lambda c: c.timeline(limit=2, before=9),
             ("GET", "/timeline", {"limit": "2", "before": "9"}),
             None,
-            wire.Timeline,
+            wire.TimelinePage,
         ),
         (lambda c: c.policy(), ("GET", "/policy", {}), None, wire.PolicyAnswer),
         (

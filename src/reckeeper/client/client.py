@@ -205,10 +205,10 @@ class Client:
             ) from exc
         return answer.model
 
-    def timeline(self, *, limit: int = 50, before: int | None = None) -> wire.Timeline:
+    def timeline(self, *, limit: int = 50, before: int | None = None) -> wire.TimelinePage:
         """List what was active when, the latest first, with entry numbers below `before`."""
         params = _given(limit=limit, before=before)
-        return self._server.get(wire.Timeline, "/timeline", params=params)
+        return self._server.get(wire.TimelinePage, "/timeline", params=params)
 
     # Training
 

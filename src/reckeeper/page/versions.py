@@ -90,7 +90,7 @@ def show(
     client: Client,
     models: list[wire.Model],
     jobs: list[wire.ListedJob],
-    timeline: wire.Timeline,
+    timeline: wire.TimelinePage,
 ) -> None:
     st.subheader("Versions", anchor=False)
     if not models:
