@@ -49,7 +49,7 @@ ActionName = Literal[
     "undo_import",  # import_id
     "unpin",  # version
     "verify_audit",
-    "weigh_type",  # interaction_type
+    "weigh_type",
 ]
 ACTION_NAMES: tuple[ActionName, ...] = get_args(ActionName)
 

@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "training": EVERYWHERE
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
     | {"ranking", "serving", "policy", "notices"},
-    "events": EVERYWHERE | {"storage", "audit", "policy"},
+    "events": EVERYWHERE | {"storage", "audit", "policy", "tabular"},
+    "tabular": EVERYWHERE,
     "security": EVERYWHERE | {"storage", "audit"},
     "client": {"errors", "wire"},
 }  # fmt: skip
@@ -47,9 +48,9 @@ for program in ("api", "worker", "cli"):
     MAY_IMPORT[program] = LIBRARY
 
 EXCLUSIVE = {
-    "sqlalchemy": {"storage"},
+    "sqlalchemy": {"storage", "tabular"},
     "alembic": {"storage"},
-    "sqlite3": {"storage"},
+    "sqlite3": {"storage", "tabular"},
     "psycopg": {"storage"},
     "adbc_driver_manager": {"storage"},
     "adbc_driver_postgresql": {"storage"},

@@ -3,12 +3,12 @@
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.unit.small_models import stored_version
 
 from reckeeper import linalg, matrix, storage
 from reckeeper.config import Settings
@@ -23,7 +23,7 @@ NOW = 1_764_891_735_000_000  # 2025-12-04 23:42:15 UTC
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return replace(settings, demo=True)
+    return settings.replaced(demo=True)
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +153,8 @@ def test_it_is_loaded_into_an_empty_database_once(database, settings, rows):
 
 
 def test_it_is_never_loaded_where_it_is_not_wanted(database, settings, tmp_path):
-    assert not demo.load_if_empty(database, replace(settings, demo=False))
-    named = replace(settings, database_url=f"sqlite:///{tmp_path}/own.db")
+    assert not demo.load_if_empty(database, settings.replaced(demo=False))
+    named = settings.replaced(database_url=f"sqlite:///{tmp_path}/own.db")
     storage.migrate(named)
     own = storage.open_database(named)
     assert not demo.load_if_empty(own, named)
@@ -179,12 +179,7 @@ def test_it_is_not_loaded_into_what_was_used(database, settings, what):
             row = Interaction("e", "u", "i", "click", 1.0, 5)
             storage.interactions.append(connection, [row])
         else:
-            connection.exec_driver_sql(
-                "INSERT INTO models (version, is_active, recipe, settings, n_users, n_items, "
-                "training_samples, explained_variance, watermark, trained_at, seconds, trigger, "
-                "is_demo, native_bytes, native_sha256, pickle_bytes, pickle_sha256, deleted_at) "
-                "VALUES (1, 0, 'svd', '{}', 2, 2, 2, 0.5, 0, 0, 1.0, 'user', 0, 1, 'x', 1, 'x', 5)"
-            )
+            storage.models.insert(connection, stored_version(1, deleted_at=5))
     assert not demo.load_if_empty(database, settings)
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reckeeper.errors import DataError, NotEnoughDataError
-from reckeeper.events import reading
 from reckeeper.matrix import IdIndex, InteractionLog
+from reckeeper.tabular import reading
 
 MAX_WEIGHT = 1e12
 """Largest weight of a row: squares of sums of these fit into single precision."""

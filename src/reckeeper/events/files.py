@@ -5,7 +5,7 @@ import csv
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +15,27 @@ from typing import Any, Self
 from reckeeper import audit, clock, storage
 from reckeeper import policy as policies
 from reckeeper.config import Settings
-from reckeeper.errors import ConflictError, DataError, NotFoundError, StorageError
+from reckeeper.errors import Action, ConflictError, DataError, NotFoundError, StorageError
 from reckeeper.events.formats import (
     MOVIELENS,
     CatalogueFormat,
+    Checked,
     FileFormat,
-    Judged,
     Preset,
+    RowCheck,
     check_catalogue,
+    check_items,
     find_columns,
-    judge,
-    judge_items,
 )
-from reckeeper.events.reading import RefusedLine, Source, fingerprint, open_query, open_source
-from reckeeper.storage.foreign import Query
+from reckeeper.tabular import (
+    Chunk,
+    Query,
+    RefusedLine,
+    Source,
+    fingerprint,
+    open_query,
+    open_source,
+)
 
 __all__ = [
     "MOVIELENS",
@@ -108,7 +115,7 @@ def import_file(
 ) -> ImportReport:
     """Read a CSV (plain or gzip) or Parquet file, or a query's result, into `user_interactions`.
 
-    Rows are judged one by one by the rules of the message; bad ones are left
+    Rows are checked one by one by the rules of the message; bad ones are left
     out and reported. A second import, or one after a crash, adds only what is
     not there yet: a row of a file is known by the file's content and its
     line. A query's row is known by its column ``event_id``; without one,
@@ -168,42 +175,25 @@ def import_file(
                 open_source(catalogue, delimiter=catalogue_format.delimiter)
             )
             check_catalogue(items_source, catalogue_format)
-        chunks = source.chunks(list(dict.fromkeys(columns.values())))
-        first = next(chunks, None)
-        if first is None:
-            raise DataError(
-                f"{source.name} has column names but no rows: there is nothing to import."
-            )
-        content = source.fingerprint()
-        with database.write() as connection:
-            import_id = storage.imports.begin(connection, source=source.name, fingerprint=content)
-        folder = settings.data_dir / "imports"
-        refused = stack.enter_context(
-            _RefusedRows(
-                refused_report or folder / f"{import_id}-refused.csv",
-                even_if_none=refused_report is not None,
-            )
+        chunks = _chunks(source, columns)
+        rows = RowCheck(
+            source, columns=columns, format=format, types=types, fingerprint=source.fingerprint()
         )
+        with database.write() as connection:
+            import_id = storage.imports.begin(
+                connection, source=source.name, fingerprint=rows.fingerprint
+            )
+        report = refused_report or settings.data_dir / "imports" / f"{import_id}-refused.csv"
+        refused = stack.enter_context(_RefusedRows(report, even_if_none=refused_report is not None))
         run = _Import(
             database=database,
             import_id=import_id,
             refused=refused,
             before_first_row=before_first_row,
         )
+        checked = (rows.check(chunk, arrived_at=run.started_at) for chunk in chunks)
         try:
-            judged = (
-                judge(
-                    chunk,
-                    columns=columns,
-                    format=format,
-                    types=types,
-                    source=source,
-                    fingerprint=content,
-                    arrived_at=run.started_at,
-                )
-                for chunk in itertools.chain([first], chunks)
-            )
-            for batch in stack.enter_context(contextlib.closing(_ahead(judged))):
+            for batch in stack.enter_context(contextlib.closing(_ahead(checked))):
                 run.write(batch)
                 if on_progress is not None:
                     on_progress(Progress(run.rows, source.bytes_done, source.bytes_total))
@@ -211,14 +201,29 @@ def import_file(
                 run.write_catalogue(items_source, catalogue_format)
         except (DataError, StorageError) as exc:
             raise type(exc)(
-                f"{exc.message} What was read before that is import {import_id}: "
-                f"`reckeeper imports undo {import_id}` takes it out again.",
+                f"{exc.message} What was read before that is import {import_id}.",
                 details={"import_id": import_id},
+                action=Action("undo_import", {"import_id": import_id}),
             ) from exc
         return run.finish(source=source.name, actor=actor)
 
 
-def _ahead(batches: Iterator[Judged]) -> Generator[Judged, None, None]:
+def _chunks(source: Source, columns: Mapping[str, str]) -> Iterator[Chunk]:
+    """Return the chunks of a source.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
+    chunks = source.chunks(list(dict.fromkeys(columns.values())))
+    first = next(chunks, None)
+    if first is None:
+        raise DataError(f"{source.name} has column names but no rows: there is nothing to import.")
+    return itertools.chain([first], chunks)
+
+
+def _ahead(batches: Iterator[Checked]) -> Generator[Checked, None, None]:
     """Give the batches, each made in another thread while the one before it is written."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="import-reader") as reader:
         upcoming = reader.submit(next, batches, None)
@@ -268,9 +273,7 @@ def undo(
     def begin(connection: storage.Connection) -> str:
         row = storage.imports.get(connection, import_id)
         if row is None:
-            raise NotFoundError(
-                f"There is no import {import_id}: `reckeeper imports list` shows those there are."
-            )
+            raise NotFoundError(f"There is no import {import_id}.", action=Action("list_imports"))
         if row.status == storage.imports.UNDONE:
             raise ConflictError(f"Import {import_id} has been undone already.")
         storage.imports.set_status(connection, import_id, storage.imports.UNDOING)
@@ -325,7 +328,7 @@ class _Import:
         self._skipped = 0
         self._items = 0
 
-    def write(self, batch: "Judged") -> None:
+    def write(self, batch: "Checked") -> None:
         if batch.interactions:
             self._about_to_write()
         self._append(batch.interactions, batch.refused)
@@ -334,7 +337,7 @@ class _Import:
 
     def write_catalogue(self, source: "Source", format: CatalogueFormat) -> None:
         for chunk in source.chunks(source.columns):
-            items, refused = judge_items(chunk, format=format, file=source.short_name)
+            items, refused = check_items(chunk, format=format, file=source.short_name)
             for start in range(0, len(items), _CATALOGUE_ROWS):
                 part = items[start : start + _CATALOGUE_ROWS]
                 self._about_to_write()

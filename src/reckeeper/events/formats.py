@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reckeeper.errors import DataError
-from reckeeper.events.reading import VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
+from reckeeper.errors import Action, DataError
 from reckeeper.interactions import (
     CONTROL_CHARACTERS,
     MAX_CLOCK_SKEW,
@@ -22,6 +21,7 @@ from reckeeper.interactions import (
     WATCHLIST_REMOVE,
 )
 from reckeeper.storage import Item
+from reckeeper.tabular import VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _YEAR_10000 = 253_402_300_800
@@ -137,7 +137,7 @@ MOVIELENS = Preset(
 """MovieLens: ``ratings.csv`` with ``movies.csv``; a rating of 4 or more is an interaction."""
 
 
-class Judged(NamedTuple):
+class Checked(NamedTuple):
     """A chunk's rows as `imports.append` takes them, those refused, and how many were skipped."""
 
     interactions: list[tuple[Any, ...]]
@@ -166,9 +166,12 @@ def find_columns(
     if format.min_rating is not None:
         columns["rating"] = format.rating_column or "rating"
     _see_that_there_are({_OPTIONS.get(part, ""): name for part, name in columns.items()}, source)
-    accepted = _accepted_types(types)
+    accepted = accepted_types(types)
     if "interaction_type" not in columns and format.interaction_type not in accepted:
-        raise DataError(f"The interaction type {format.interaction_type!r} {_no_weight(accepted)}.")
+        raise DataError(
+            f"The interaction type {format.interaction_type!r} {no_weight(accepted)}.",
+            action=Action("weigh_type"),
+        )
     return columns
 
 
@@ -198,18 +201,17 @@ def _see_that_there_are(names: Mapping[str, str], source: Source) -> None:
             )
 
 
-def _accepted_types(types: Mapping[str, float]) -> list[str]:
+def accepted_types(types: Iterable[str]) -> list[str]:
+    """Return the interaction types that a row may have, by name."""
     return sorted({*types, WATCHLIST_REMOVE})
 
 
-def _no_weight(accepted: Sequence[str]) -> str:
-    return (
-        f"has no weight: use one of {', '.join(accepted)}, or give it one in the "
-        "policy: `reckeeper policy set weights.TYPE=1`"
-    )
+def no_weight(accepted: Sequence[str]) -> str:
+    """Return what is wrong with any other type, to follow its value."""
+    return f"has no weight: use one of {', '.join(accepted)}, or give it one in the policy"
 
 
-class _Verdict:
+class _Refusals:
     """Which rows of a chunk are good, and the first thing wrong with each of the others."""
 
     def __init__(self, chunk: Chunk, *, file: str) -> None:
@@ -241,74 +243,110 @@ def _shown(value: pa.Scalar) -> str:
     return "" if plain is None else str(plain)[:VALUE_SHOWN]
 
 
-def judge(
-    chunk: Chunk,
-    *,
-    columns: Mapping[str, str],
-    format: FileFormat,
-    types: Mapping[str, float],
-    source: Source,
-    fingerprint: str,
-    arrived_at: int,
-) -> Judged:
-    """Sort rows into interactions and refused ones, by the rules of `events.parse`.
+class RowCheck:
+    """Sorts rows into interactions and refused ones, by the rules of `events.parse`.
 
     A row's event id is what its own column says; without one, in a database
     and with a time, a hash of its values; else its line behind `fingerprint`.
+
+    Parameters
+    ----------
+    source : Source
+    columns : mapping of str to str
+        As `find_columns` returns them.
+    format : FileFormat
+    types : mapping of str to float
+        The accepted interaction types.
+    fingerprint : str
+        Of the source.
     """
-    verdict = _Verdict(chunk, file=source.short_name)
-    n_rows = len(chunk.lines)
-    users = _ids(chunk, columns["user_id"], verdict)
-    items = _ids(chunk, columns["item_id"], verdict)
-    kinds: Any = None
-    if "interaction_type" in columns:
-        name = columns["interaction_type"]
-        kinds = _texts(chunk.columns[name], name, verdict)
-        verdict.refuse(pc.equal(pc.fill_null(kinds, ""), ""), name, "is empty")
-        accepted = _accepted_types(types)
-        known = pc.is_in(kinds, value_set=pa.array(accepted))
-        verdict.refuse(pc.invert(known), name, _no_weight(accepted))
-    weights = np.ones(n_rows)
-    if "weight" in columns:
-        weights = _weights(chunk, columns["weight"], verdict)
-    times, is_timeless = np.full(n_rows, arrived_at), np.ones(n_rows, dtype=bool)
-    if "occurred_at" in columns:
-        times, is_timeless = _occurred_at(
-            chunk, columns["occurred_at"], verdict, unit=format.time_unit, arrived_at=arrived_at
-        )
-    event_ids = _ids(chunk, columns["event_id"], verdict) if "event_id" in columns else None
-    is_interaction = verdict.is_good
-    if "rating" in columns:
-        name = columns["rating"]
-        ratings, is_empty = _numbers(chunk, name, verdict)
-        verdict.refuse(is_empty, name, "is empty")
-        is_interaction = verdict.is_good & (ratings >= format.min_rating)
-    chosen = np.flatnonzero(is_interaction)
-    # In the order of the index on user_id: fewer of its pages are touched.
-    chosen = chosen[pc.sort_indices(users.take(pa.array(chosen))).to_numpy()]
-    values: list[list[Any]] = [
-        users.take(pa.array(chosen)).to_pylist(),
-        items.take(pa.array(chosen)).to_pylist(),
-        [format.interaction_type] * len(chosen)
-        if kinds is None
-        else kinds.take(pa.array(chosen)).to_pylist(),
-        weights[chosen].tolist(),
-        times[chosen].tolist(),
-    ]
-    names: Iterable[str]
-    if event_ids is not None:
-        names = event_ids.take(pa.array(chosen)).to_pylist()
-    elif source.database_id is not None and "occurred_at" in columns:
-        given = times.astype(object)[chosen]
-        given[is_timeless[chosen]] = None
-        names = map(_name_of_values, itertools.repeat(source.database_id), *values[:-1], given)
-    else:
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        columns: Mapping[str, str],
+        format: FileFormat,
+        types: Mapping[str, float],
+        fingerprint: str,
+    ) -> None:
+        self.fingerprint = fingerprint
+        self._source = source
+        self._columns = columns
+        self._format = format
+        self._accepted = accepted_types(types)
+
+    def check(self, chunk: Chunk, *, arrived_at: int) -> Checked:
+        """Sort the rows of a chunk, which arrived at a moment in microseconds since 1970."""
+        refusals = _Refusals(chunk, file=self._source.short_name)
+        columns, n_rows = self._columns, len(chunk.lines)
+        users = _ids(chunk, columns["user_id"], refusals)
+        items = _ids(chunk, columns["item_id"], refusals)
+        kinds = self._kinds(chunk, refusals)
+        weights = np.ones(n_rows)
+        if "weight" in columns:
+            weights = _weights(chunk, columns["weight"], refusals)
+        times, is_timeless = np.full(n_rows, arrived_at), np.ones(n_rows, dtype=bool)
+        if "occurred_at" in columns:
+            times, is_timeless = _occurred_at(
+                chunk,
+                columns["occurred_at"],
+                refusals,
+                unit=self._format.time_unit,
+                arrived_at=arrived_at,
+            )
+        event_ids = _ids(chunk, columns["event_id"], refusals) if "event_id" in columns else None
+        chosen = np.flatnonzero(self._is_interaction(chunk, refusals))
+        # In the order of the index on user_id: fewer of its pages are touched.
+        chosen = chosen[pc.sort_indices(users.take(pa.array(chosen))).to_numpy()]
+        taken = pa.array(chosen)
+        values: list[list[Any]] = [
+            users.take(taken).to_pylist(),
+            items.take(taken).to_pylist(),
+            [self._format.interaction_type] * len(chosen)
+            if kinds is None
+            else kinds.take(taken).to_pylist(),
+            weights[chosen].tolist(),
+            times[chosen].tolist(),
+        ]
+        if event_ids is not None:
+            names: Iterable[str] = event_ids.take(taken).to_pylist()
+        elif self._source.database_id is not None and "occurred_at" in columns:
+            given = times.astype(object)[chosen]
+            given[is_timeless[chosen]] = None
+            database_id = itertools.repeat(self._source.database_id)
+            names = map(_name_of_values, database_id, *values[:-1], given)
+        else:
+            names = self._names_of_lines(chunk, chosen)
+        interactions = list(zip(names, *values, strict=True))
+        skipped = int(refusals.is_good.sum()) - len(chosen)
+        return Checked(interactions, refusals.refused(), skipped)
+
+    def _kinds(self, chunk: Chunk, refusals: "_Refusals") -> pa.Array | None:
+        if "interaction_type" not in self._columns:
+            return None
+        name = self._columns["interaction_type"]
+        kinds = _texts(chunk.columns[name], name, refusals)
+        refusals.refuse(pc.equal(pc.fill_null(kinds, ""), ""), name, "is empty")
+        known = pc.is_in(kinds, value_set=pa.array(self._accepted))
+        refusals.refuse(pc.invert(known), name, no_weight(self._accepted))
+        return kinds
+
+    def _is_interaction(self, chunk: Chunk, refusals: "_Refusals") -> np.ndarray:
+        """Return which rows are good and, where there are ratings, rated well enough."""
+        if "rating" not in self._columns:
+            return refusals.is_good
+        name = self._columns["rating"]
+        ratings, is_empty = _numbers(chunk, name, refusals)
+        refusals.refuse(is_empty, name, "is empty")
+        is_chosen: np.ndarray = refusals.is_good & (ratings >= self._format.min_rating)
+        return is_chosen
+
+    def _names_of_lines(self, chunk: Chunk, chosen: np.ndarray) -> list[str]:
         lines = pc.utf8_lpad(pa.array(chunk.lines[chosen]).cast(pa.string()), 12, "0")
-        prefix = f"import-{fingerprint[:16]}-"
-        names = pc.binary_join_element_wise(prefix, lines, "").to_pylist()
-    interactions = list(zip(names, *values, strict=True))
-    skipped = int(verdict.is_good.sum()) - len(chosen)
-    return Judged(interactions, verdict.refused(), skipped)
+        prefix = f"import-{self.fingerprint[:16]}-"
+        names: list[str] = pc.binary_join_element_wise(prefix, lines, "").to_pylist()
+        return names
 
 
 def _name_of_values(*values: Any) -> str:
@@ -317,7 +355,7 @@ def _name_of_values(*values: Any) -> str:
     return f"row-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
-def _texts(values: pa.Array, column: str, verdict: _Verdict) -> pa.Array:
+def _texts(values: pa.Array, column: str, refusals: _Refusals) -> pa.Array:
     """Return text as valid UTF-8; what is not is refused, and null."""
     try:
         return values.cast(pa.string())
@@ -325,7 +363,7 @@ def _texts(values: pa.Array, column: str, verdict: _Verdict) -> pa.Array:
         texts = [_decoded(value) for value in values.to_pylist()]
         decoded = pa.array(texts, pa.string())
         broken = pc.and_(pc.is_null(decoded), pc.is_valid(values))
-        verdict.refuse(broken, column, "is not text in UTF-8")
+        refusals.refuse(broken, column, "is not text in UTF-8")
         return decoded
     except pa.ArrowNotImplementedError as exc:
         raise DataError(
@@ -352,68 +390,68 @@ def _is_textual(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _ids(chunk: Chunk, column: str, verdict: _Verdict) -> pa.Array:
+def _ids(chunk: Chunk, column: str, refusals: _Refusals) -> pa.Array:
     """Return ids in their stored form: text as it is, whole numbers in decimal."""
     values = chunk.columns[column]
     if pa.types.is_floating(values.type):
         numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        verdict.refuse(np.isnan(numbers), column, "is empty")
-        verdict.refuse(numbers != np.trunc(numbers), column, "is not a whole number")
-        verdict.refuse(np.abs(numbers) > 2**53, column, "is too large to be an exact number")
-        values = pa.array(np.where(verdict.is_good, numbers, 0).astype(np.int64))
+        refusals.refuse(np.isnan(numbers), column, "is empty")
+        refusals.refuse(numbers != np.trunc(numbers), column, "is not a whole number")
+        refusals.refuse(np.abs(numbers) > 2**53, column, "is too large to be an exact number")
+        values = pa.array(np.where(refusals.is_good, numbers, 0).astype(np.int64))
     if pa.types.is_integer(values.type):
         ids = values.cast(pa.string())
     elif _is_textual(values.type):
-        ids = _texts(values, column, verdict)
+        ids = _texts(values, column, refusals)
     else:
         raise DataError(
             f"The column {column!r} has the type {values.type}: ids are text or whole numbers. "
             "Convert it."
         )
     n_characters = pc.fill_null(pc.utf8_length(ids), 0)
-    verdict.refuse(pc.equal(n_characters, 0), column, "is empty")
+    refusals.refuse(pc.equal(n_characters, 0), column, "is empty")
     too_long = pc.greater(n_characters, MAX_ID_CHARACTERS)
-    verdict.refuse(too_long, column, f"must have 1 to {MAX_ID_CHARACTERS} characters")
+    refusals.refuse(too_long, column, f"must have 1 to {MAX_ID_CHARACTERS} characters")
     control = pc.fill_null(pc.match_substring_regex(ids, CONTROL_CHARACTERS), False)
-    verdict.refuse(control, column, "must have no control characters")
+    refusals.refuse(control, column, "must have no control characters")
     return ids
 
 
-def _weights(chunk: Chunk, column: str, verdict: _Verdict) -> np.ndarray:
-    numbers, is_empty = _numbers(chunk, column, verdict)
+def _weights(chunk: Chunk, column: str, refusals: _Refusals) -> np.ndarray:
+    numbers, is_empty = _numbers(chunk, column, refusals)
     weights = np.where(is_empty, 1.0, numbers)
-    verdict.refuse(weights <= 0, column, "must be greater than 0")
-    verdict.refuse(weights > MAX_WEIGHT, column, f"must be at most {MAX_WEIGHT:.0f}")
+    refusals.refuse(weights <= 0, column, "must be greater than 0")
+    refusals.refuse(weights > MAX_WEIGHT, column, f"must be at most {MAX_WEIGHT:.0f}")
     return weights
 
 
 def _occurred_at(
-    chunk: Chunk, column: str, verdict: _Verdict, *, unit: str, arrived_at: int
+    chunk: Chunk, column: str, refusals: _Refusals, *, unit: str, arrived_at: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return microseconds since 1970 UTC, and a mask of the rows that have no time."""
-    given, is_empty, is_number = _times(chunk, column, verdict, unit=unit)
+    given, is_empty, is_number = _times(chunk, column, refusals, unit=unit)
     times = np.where(is_empty, arrived_at, given)
-    verdict.refuse(times < 0, column, "lies before 1970")
+    refusals.refuse(times < 0, column, "lies before 1970")
     latest = arrived_at + MAX_CLOCK_SKEW
     reason = "lies more than a day in the future: see that the clock is right"
-    verdict.refuse(
+    refusals.refuse(
         (times > latest) & is_number,
         column,
         f"{reason}, and that the time unit is: numbers are read in {unit} since 1970",
     )
-    verdict.refuse(times > latest, column, reason)
+    refusals.refuse(times > latest, column, reason)
     return times, is_empty
 
 
-def _numbers(chunk: Chunk, column: str, verdict: _Verdict) -> tuple[np.ndarray, np.ndarray]:
+def _numbers(chunk: Chunk, column: str, refusals: _Refusals) -> tuple[np.ndarray, np.ndarray]:
     """Return finite numbers, 0 where one was refused, and a mask of the empty values."""
     values = chunk.columns[column]
     if _is_textual(values.type):
-        texts = _texts(values, column, verdict)
+        texts = _texts(values, column, refusals)
         is_empty = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), "")
         texts = pc.if_else(pc.or_kleene(is_empty, pc.is_null(texts)), "0", texts)
         is_number = pc.match_substring_regex(texts, _NUMBER)
-        verdict.refuse(pc.invert(is_number), column, "is not a number")
+        refusals.refuse(pc.invert(is_number), column, "is not a number")
         digits = pc.utf8_trim_whitespace(pc.if_else(is_number, texts, "0"))
         numbers = digits.cast(pa.float64()).to_numpy()
     elif (
@@ -429,18 +467,18 @@ def _numbers(chunk: Chunk, column: str, verdict: _Verdict) -> tuple[np.ndarray, 
         )
     empty = is_empty.to_numpy(zero_copy_only=False)
     is_finite = np.isfinite(numbers)
-    verdict.refuse(~is_finite & ~empty, column, "is not a finite number")
+    refusals.refuse(~is_finite & ~empty, column, "is not a finite number")
     return np.where(is_finite, numbers, 0.0), empty
 
 
 def _times(
-    chunk: Chunk, column: str, verdict: _Verdict, *, unit: str
+    chunk: Chunk, column: str, refusals: _Refusals, *, unit: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return microseconds since 1970 UTC, a mask of the empty values, and one of numbers."""
     values = chunk.columns[column]
     none = np.zeros(len(values), dtype=bool)
     if _is_textual(values.type):
-        return _times_of_text(_texts(values, column, verdict), column, verdict, unit=unit)
+        return _times_of_text(_texts(values, column, refusals), column, refusals, unit=unit)
     if pa.types.is_date(values.type):
         values = values.cast(pa.timestamp("us"))
     if pa.types.is_timestamp(values.type):
@@ -454,7 +492,7 @@ def _times(
 
 
 def _times_of_text(
-    texts: pa.Array, column: str, verdict: _Verdict, *, unit: str
+    texts: pa.Array, column: str, refusals: _Refusals, *, unit: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     texts = pc.utf8_trim_whitespace(pc.fill_null(texts, ""))
     is_empty = _mask(pc.equal(texts, ""))
@@ -471,7 +509,7 @@ def _times_of_text(
         times[written], is_time = _parse_times(rows_at(texts, written))
         wrong = np.zeros(len(texts), dtype=bool)
         wrong[written] = ~is_time
-        verdict.refuse(
+        refusals.refuse(
             wrong,
             column,
             "is not a time: write 2025-12-04T23:42:15Z, or a number of seconds since 1970",
@@ -546,24 +584,24 @@ def check_catalogue(source: Source, format: CatalogueFormat) -> None:
     _see_that_there_are({name: name for name in source.columns}, source)
 
 
-def judge_items(
+def check_items(
     chunk: Chunk, *, format: CatalogueFormat, file: str
 ) -> tuple[list[Item], list[RefusedLine]]:
     """Sort a catalogue's rows into items and refused ones."""
-    verdict = _Verdict(chunk, file=file)
-    item_ids = _ids(chunk, format.item_column, verdict).to_pylist()
+    refusals = _Refusals(chunk, file=file)
+    item_ids = _ids(chunk, format.item_column, refusals).to_pylist()
     values: dict[str, list[Any]] = {}
     for name, column in chunk.columns.items():
         if name not in ("", format.item_column):
             textual = _is_textual(column.type)
             if textual:
-                column = _texts(column, name, verdict)
+                column = _texts(column, name, refusals)
                 has_nul = pc.fill_null(pc.match_substring(column, "\0"), False)
-                verdict.refuse(has_nul, name, "has a NUL character")
+                refusals.refuse(has_nul, name, "has a NUL character")
             values[name] = column.to_pylist()
     titles = values.pop(format.title_column)
     items = []
-    for row in np.flatnonzero(verdict.is_good).tolist():
+    for row in np.flatnonzero(refusals.is_good).tolist():
         attributes = {
             name: _listed(column[row], format) if name == format.list_column else _json(column[row])
             for name, column in values.items()
@@ -571,7 +609,7 @@ def judge_items(
         present = {name: value for name, value in attributes.items() if value not in ("", None)}
         title = titles[row]
         items.append(Item(item_ids[row], None if title in ("", None) else str(title), present))
-    return items, verdict.refused()
+    return items, refusals.refused()
 
 
 def _listed(value: Any, format: CatalogueFormat) -> list[Any]:

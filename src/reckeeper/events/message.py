@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, SchemaValidator, core_schema, from_json
 
 from reckeeper import clock
-from reckeeper.errors import DataError, TooLargeError
+from reckeeper.errors import Action, DataError, TooLargeError
 from reckeeper.interactions import (
     CONTROL_CHARACTERS,
     MAX_BODY_BYTES,
@@ -161,7 +161,7 @@ def parse(body: bytes, *, types: Collection[str], skip_refused: bool = False) ->
     body : bytes
         JSON, at most `MAX_BODY_BYTES` and `MAX_ROWS`.
     types : collection of str
-        Interaction types that are taken in.
+        The accepted interaction types.
     skip_refused : bool
         Sort bad rows out instead of refusing the whole.
 
@@ -194,6 +194,7 @@ def parse(body: bytes, *, types: Collection[str], skip_refused: bool = False) ->
             f"Row {first.index}: {first.field} {first.message}. Nothing of this request was "
             "stored; correct it, or store the good rows with ?on_error=skip.",
             details={"refused": [vars(row) for row in parsed.refused[:100]]},
+            action=Action("weigh_type") if first.field == "interaction_type" else None,
         )
     return parsed
 
@@ -208,7 +209,7 @@ def validate(
     rows : list
         Decoded JSON.
     types : collection of str
-        Interaction types that are taken in.
+        The accepted interaction types.
     arrived_at : sequence of int, optional
         When each row arrived, in microseconds since 1970 UTC: it occurred then if it
         does not say when. Default: now.
@@ -242,8 +243,7 @@ def validate(
                 index,
                 "interaction_type",
                 f"{interaction_type[:64]!r} has no weight: use one of "
-                f"{', '.join(sorted(accepted_types))}, or give it one in the "
-                "policy: `reckeeper policy set weights.TYPE=1`",
+                f"{', '.join(sorted(accepted_types))}, or give it one in the policy",
             )
         elif occurred_at > latest:
             refused[index] = RefusedRow(

@@ -28,7 +28,7 @@ ACTIONS: Mapping[ActionName, str] = {
     "undo_import": "`reckeeper imports undo {import_id}` undoes it.",
     "unpin": "DELETE /models/{version}/pin unpins it.",
     "verify_audit": "GET /audit/verify checks the audit trail.",
-    "weigh_type": "PUT /policy gives {interaction_type} a weight.",
+    "weigh_type": "PUT /policy gives an interaction type a weight.",
 }
 """What to do next, for those who speak HTTP."""
 

@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 
 from reckeeper import audit, storage
 from reckeeper.config import Settings
-from reckeeper.errors import NotFoundError, UnavailableError
+from reckeeper.errors import Action, NotFoundError, UnavailableError
 from reckeeper.events.kafka import topics
 from reckeeper.events.kafka.messages import ORIGIN_HEADER, Refused, headers_of, origin_of
 from reckeeper.telemetry import KAFKA_DEAD_LETTERS, get_logger
@@ -180,22 +180,7 @@ def replay(
         Not all could be sent; those that were are counted once all the same.
     """
     topic_id, replayed = _replayed(database, settings)
-    if places is None:
-        chosen: Iterator[tuple[DeadLetter, tuple[int, int]]] = (
-            (letter, at) for letter, at in _read(settings, start=replayed, replayed=replayed)
-        )
-    else:
-        found = [
-            (letter, at)
-            for letter, at in _read(settings, replayed=replayed)
-            if letter.place in places
-        ]
-        missing = set(places) - {letter.place for letter, _ in found}
-        if missing:
-            raise NotFoundError(
-                f"There is no dead letter {min(missing)}: `reckeeper dlq list` shows them."
-            )
-        chosen = iter(found)
+    chosen = _chosen(settings, places, replayed=replayed)
     producer = _producer(settings)
     sent = cut = 0
     reached: dict[int, int] = {}
@@ -233,6 +218,29 @@ def replay(
                 letters=sent,
             )
     return Replayed(sent, cut)
+
+
+def _chosen(
+    settings: Settings, places: Collection[str] | None, *, replayed: Mapping[int, int]
+) -> Iterator[tuple[DeadLetter, tuple[int, int]]]:
+    """Return letters and where they stand on their topic: of `places`, or not replayed yet.
+
+    Raises
+    ------
+    NotFoundError
+        There is no letter of one of the places.
+    """
+    if places is None:
+        return iter(_read(settings, start=replayed, replayed=replayed))
+    found = [
+        (letter, at) for letter, at in _read(settings, replayed=replayed) if letter.place in places
+    ]
+    missing = set(places) - {letter.place for letter, _ in found}
+    if missing:
+        raise NotFoundError(
+            f"There is no dead letter {min(missing)}.", action=Action("list_dead_letters")
+        )
+    return iter(found)
 
 
 def _replayed(database: storage.Database, settings: Settings) -> tuple[str, dict[int, int]]:

@@ -19,7 +19,7 @@ from reckeeper.config import Settings
 from reckeeper.errors import DataError, StorageError
 from reckeeper.events import files
 from reckeeper.events.files import FileFormat, Query
-from reckeeper.storage import foreign
+from reckeeper.tabular import query as queries
 
 ROOT = Path(__file__).parents[2]
 MOMENT = datetime(2020, 5, 17, 12, 30, 15, 250_000, tzinfo=UTC)
@@ -194,7 +194,7 @@ def test_a_catalogue_may_come_from_a_file(shop, ask, tmp_path):
     ],
 )
 def test_values_of_every_type(given, expected):
-    found, reasons = foreign._array("x", given, first=1)
+    found, reasons = queries._array("x", given, first=1)
     assert (found, reasons) == (expected, {})
 
 
@@ -208,7 +208,7 @@ def test_values_of_every_type(given, expected):
     ],
 )
 def test_times_are_utc_where_they_say_nothing_else(moment):
-    found, _ = foreign._array("x", [moment, None], first=1)
+    found, _ = queries._array("x", [moment, None], first=1)
     assert found.cast(pa.int64()).to_pylist() == [MICROS, None]
 
 
@@ -221,7 +221,7 @@ def test_times_are_utc_where_they_say_nothing_else(moment):
     ],
 )
 def test_a_value_that_cannot_be_used_costs_its_row_alone(given, reason):
-    found, reasons = foreign._array("x", [given, type(given)("1")], first=1)
+    found, reasons = queries._array("x", [given, type(given)("1")], first=1)
     assert (found.to_pylist(), reasons) == ([None, "1"], {0: reason})
 
 
@@ -229,7 +229,7 @@ def test_a_value_that_cannot_be_used_costs_its_row_alone(given, reason):
 def test_columns_of_other_types_are_refused_with_what_to_do(given):
     kind = type(given).__name__
     with pytest.raises(DataError, match=rf"'x' has values of the type {kind}, .* row 12: .*CAST"):
-        foreign._array("x", [None, 1, given], first=10)
+        queries._array("x", [None, 1, given], first=10)
 
 
 def test_bad_values_of_a_database_are_reported_by_row(shop, ask, database):
@@ -378,7 +378,7 @@ def test_queries_that_fail_or_write_are_refused_and_change_nothing(shop, ask, da
 def test_an_error_in_the_middle_names_the_import(shop, ask, database):
     fill(shop, "clicks", 100_000, "n")
     text = "SELECT n AS user_id, json(iif(n < 90000, '1', '{')) AS item_id FROM clicks"
-    with pytest.raises(DataError, match=r"beyond row 85000: malformed JSON.* undo 1`") as refused:
+    with pytest.raises(DataError, match=r"beyond row 85000: malformed JSON.* import 1") as refused:
         ask(text)
     assert refused.value.details == {"import_id": 1}
     n_stored = len(stored(database, "id"))
@@ -393,7 +393,7 @@ def test_what_is_no_database_is_said(tmp_path, ask):
 
 
 def test_a_locked_file_is_an_error_of_the_moment(shop, ask, monkeypatch):
-    monkeypatch.setattr(foreign, "BUSY_TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr(queries, "BUSY_TIMEOUT_SECONDS", 0)
     shop.execute("CREATE TABLE clicks (user_id, item_id)")
     shop.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StorageError, match="database is locked"):
@@ -422,10 +422,10 @@ def test_passwords_are_shown_nowhere(url, shown):
 
 
 def test_a_password_in_an_odbc_text_is_hidden():
-    given = foreign.sa.make_url(
+    given = queries.sa.make_url(
         "mssql+pyodbc:///?odbc_connect=SERVER%3Dh%3BUID%3Dme%3BPWD%3Dsecret"
     )
-    shown = foreign._without_secrets(given).query["odbc_connect"]
+    shown = queries._without_secrets(given).query["odbc_connect"]
     assert shown == ("SERVER=h;UID=hidden;PWD=hidden",)
 
 

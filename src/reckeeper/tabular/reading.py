@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from reckeeper.errors import DataError
-from reckeeper.storage import foreign
+from reckeeper.tabular.query import Query, Result
 
 CHUNK_ROWS = 80_000
 """Most rows in a chunk, and so in one transaction: other writers wait about half a second."""
@@ -96,7 +96,7 @@ def fingerprint(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def open_query(query: foreign.Query) -> Iterator[Source]:
+def open_query(query: Query) -> Iterator[Source]:
     """Run a query on a database.
 
     Raises
@@ -330,7 +330,7 @@ class _QuerySource:
     bytes_total = 0
     bytes_done = 0
 
-    def __init__(self, query: foreign.Query, result: foreign.Result) -> None:
+    def __init__(self, query: Query, result: Result) -> None:
         self.name = query.name
         self.short_name = query.masked_url
         self.database_id: str | None = query.database_id

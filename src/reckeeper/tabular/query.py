@@ -17,7 +17,9 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from reckeeper.errors import DataError, StorageError
-from reckeeper.storage.engine import BUSY_TIMEOUT_SECONDS
+
+BUSY_TIMEOUT_SECONDS = 60
+"""How long an SQLite file that somebody is writing to is waited for."""
 
 # Rows may be wide, and all their columns are fetched: so many of them are held at once.
 _FETCH_ROWS = 5_000
