@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.system.installation import BIN, Installation, clicks, wait_until
 
-from reckeeper import errors
+from reckeeper import errors, wire
 from reckeeper.client import Client
 
 SCHEDULE, TIMEZONE = "30 3 * * 0", "Europe/Berlin"
@@ -388,9 +388,9 @@ def test_the_client_takes_any_id(client, odd):
     user_id = f"{odd}"
     client.add_to_watchlist(user_id, odd)
     try:
-        assert [item["item_id"] for item in client.watchlist(user_id)] == [odd]
-        assert client.interactions(user_id)[0]["item_id"] == odd
-        assert client.recommendations(user_id, n=1)["user_id"] == user_id
+        assert [item.item_id for item in client.watchlist(user_id)] == [odd]
+        assert client.interactions(user_id)[0].item_id == odd
+        assert client.recommendations(user_id, n=1).user_id == user_id
     finally:
         client.remove_from_watchlist(user_id, odd)
 
@@ -634,7 +634,7 @@ def test_a_retrain_takes_recipe_and_settings_and_the_next_keeps_them(trained):
     trained.start_worker()
     trained.start_server()
     with Client(str(trained.server.base_url)) as client:
-        assert client.retrain(recipe="popularity")["details"]["explained_variance"] == 0
+        assert client.retrain(recipe="popularity").details.explained_variance == 0
         active = trained.active()
         assert (active["recipe"], active["type"]) == ("popularity", "popularity")
         assert trained.server.get("/recommendations/u1").json()["items"]
@@ -647,13 +647,13 @@ def test_a_retrain_takes_recipe_and_settings_and_the_next_keeps_them(trained):
         )  # fmt: skip
 
         job = client.start_retrain(settings={"n_components": 2})
-        assert job["request"] == {"recipe": "svd", "settings": {"n_components": 2}}
-        assert trained.wait_for_job(job["job_id"])["status"] == "succeeded"
+        assert job.request == wire.JobRequest(recipe="svd", settings={"n_components": 2})
+        assert trained.wait_for_job(job.job_id)["status"] == "succeeded"
         assert trained.active()["settings"] == {"n_components": 2}
 
         with pytest.raises(errors.ConflictError, match="tunes nothing"):
-            client.finish_job(job["job_id"])
-        assert {"svd", "popularity"} <= {recipe["name"] for recipe in client.recipes()}
+            client.finish_job(job.job_id)
+        assert {"svd", "popularity"} <= {recipe.name for recipe in client.recipes()}
 
 
 def test_without_the_worker_no_evaluation_starts(trained):
@@ -738,7 +738,7 @@ def test_what_tuning_finds_serves_and_is_kept_by_the_next_retrain(demo_site):
 @pytest.mark.timeout(600)
 def test_tuning_can_be_finished_with_the_best_so_far(demo_site):
     with Client(str(demo_site.server.base_url)) as client:
-        job_id = client.start_retrain(tune=True, tune_seconds=3600)["job_id"]
+        job_id = client.start_retrain(tune=True, tune_seconds=3600).job_id
         tuning = wait_for(
             demo_site, job_id, lambda job: (job["progress"] or {}).get("settings"), "a trial"
         )
@@ -747,7 +747,7 @@ def test_tuning_can_be_finished_with_the_best_so_far(demo_site):
 
         for _ in range(2):  # asking again changes nothing
             asked = client.finish_job(job_id)
-            assert asked["finish_requested"] is True
+            assert asked.finish_requested is True
 
         done = demo_site.wait_for_job(job_id, seconds=300)
         assert done["status"] == "succeeded", done

@@ -190,11 +190,11 @@ def test_the_watchlist_follows_every_change(site):
         return [item["item_id"] for item in site.server.get("/watchlist/u").json()["items"]]
 
     with Client(f"http://127.0.0.1:{site.server_port}") as client:
-        # The table may lag behind: the last change rules, and none is taken for one too many.
+        # The table may lag behind: the last change counts, and none is taken for one too many.
         for _ in range(5):
-            assert client.add_to_watchlist("u", "a")["accepted"] == 1
-            assert client.remove_from_watchlist("u", "a")["accepted"] == 1
-        assert client.add_to_watchlist("u", "b")["accepted"] == 1
+            assert client.add_to_watchlist("u", "a").accepted == 1
+            assert client.remove_from_watchlist("u", "a").accepted == 1
+        assert client.add_to_watchlist("u", "b").accepted == 1
         wait_until(lambda: listed() == ["b"], "only b is on the watchlist")
         assert len(client.interactions("u", n=100)) == 11
 

@@ -69,23 +69,23 @@ def damage(path):
 
 def test_what_served_comes_back_without_the_worker(served, client):
     first = client.activate(1, reason="it was better")
-    assert (first["version"], first["status"]) == (1, "active")
+    assert (first.version, first.status) == (1, "active")
     assert recommended(served)[0] == 1
 
     back = client.roll_back(reason="it was not")
-    assert (back["version"], back["status"]) == (2, "active")
+    assert (back.version, back.status) == (2, "active")
     assert recommended(served)[0] == 2
 
-    timeline = client.timeline()
-    assert [entry["version"] for entry in timeline] == [2, 1, 2, 1]
+    timeline = client.timeline().timeline
+    assert [entry.version for entry in timeline] == [2, 1, 2, 1]
     latest, before = timeline[:2]
-    assert (latest["action"], latest["actor"]) == ("rollback", "api:tester")
-    assert (latest["reason"], latest["until"]) == ("it was not", None)
-    assert (before["action"], before["reason"]) == ("activate", "it was better")
-    assert before["until"] == latest["at"]
-    assert client.timeline(limit=1, before=latest["entry_id"]) == [before]
-    assert client.model(1)["timeline"] == [entry for entry in timeline if entry["version"] == 1]
-    assert [entry["action"] for entry in client.audit(limit=2)] == ["rollback", "activate"]
+    assert (latest.action, latest.actor) == ("rollback", "api:tester")
+    assert (latest.reason, latest.until) == ("it was not", None)
+    assert (before.action, before.reason) == ("activate", "it was better")
+    assert before.until == latest.at
+    assert client.timeline(limit=1, before=latest.entry_id).timeline == [before]
+    assert client.model(1).timeline == [entry for entry in timeline if entry.version == 1]
+    assert [entry.action for entry in client.audit(limit=2)] == ["rollback", "activate"]
 
 
 def test_a_second_roll_back_leads_further_back_and_the_end_says_so(working):
@@ -113,31 +113,31 @@ def test_a_damaged_target_is_refused_with_what_to_do(served):
 
 def test_pinned_noted_and_deleted(served, client):
     pinned = client.pin(1, until="2126-01-31T13:00:00+01:00", reason="for the sale")
-    assert (pinned["pinned"], pinned["pinned_until"]) == (True, "2126-01-31T12:00:00.000000Z")
+    assert (pinned.pinned, pinned.pinned_until) == (True, "2126-01-31T12:00:00.000000Z")
     with pytest.raises(errors.ConflictError, match="pinned"):
         client.delete_model(1)
-    assert client.unpin(1, reason="over")["pinned"] is False
-    assert client.pin(1)["pinned_until"] is None
+    assert client.unpin(1, reason="over").pinned is False
+    assert client.pin(1).pinned_until is None
     client.unpin(1)
 
-    assert client.set_note(1, "Zoë's: 🎬")["note"] == "Zoë's: 🎬"
-    assert client.models()[1]["note"] == "Zoë's: 🎬"
-    assert client.set_note(1, None)["note"] is None
+    assert client.set_note(1, "Zoë's: 🎬").note == "Zoë's: 🎬"
+    assert client.models()[1].note == "Zoë's: 🎬"
+    assert client.set_note(1, None).note is None
 
     with pytest.raises(errors.ConflictError, match="active"):
         client.delete_model(2)
-    assert client.delete_model(1, reason="old") == {"status": "ok", "version": 1}
-    assert [model["version"] for model in client.models()] == [2]
+    assert client.delete_model(1, reason="old").version == 1
+    assert [model.version for model in client.models()] == [2]
     with pytest.raises(errors.NotFoundError, match="1"):
         client.model(1)
     assert not [name for name in content_of(served.model_dir) if "000001" in name]
     entries = client.audit(limit=7)
-    assert [entry["action"] for entry in entries] == [
+    assert [entry.action for entry in entries] == [
         *("delete", "note", "note", "unpin", "pin", "unpin", "pin"),
     ]  # fmt: skip
-    assert {entry["actor"] for entry in entries} == {"api:tester"}
-    assert entries[0]["details"]["reason"] == "old"
-    assert client.verify_audit()["ok"]
+    assert {entry.actor for entry in entries} == {"api:tester"}
+    assert entries[0].details["reason"] == "old"
+    assert client.verify_audit().ok
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,9 @@ def test_the_trail_says_who_asked(working, api):
 def test_two_versions_are_compared(served, client):
     compared = client.compare(1, 2, k=5, users=7)
 
-    assert (compared["first"]["version"], compared["second"]["version"]) == (1, 2)
-    assert (compared["k"], compared["n_users"]) == (5, 7)
-    assert compared["overlap"]["mean"] == pytest.approx(1.0)  # of the same data
+    assert (compared.first.version, compared.second.version) == (1, 2)
+    assert (compared.k, compared.n_users) == (5, 7)
+    assert compared.overlap.mean == pytest.approx(1.0)  # of the same data
     with pytest.raises(errors.NotFoundError, match="99"):
         client.compare(1, 99)
     damage(served.model_dir / "model-000001.safetensors")
@@ -255,13 +255,13 @@ def test_a_version_travels_and_answers_the_same(served, client, tmp_path_factory
         other.start_server()
         with Client(str(other.server.base_url), actor="mover") as there:
             taken_in = there.import_model(bundle)
-            assert (taken_in["status"], taken_in["trigger"]) == ("inactive", "import")
+            assert (taken_in.status, taken_in.trigger) == ("inactive", "import")
             for name in ("recipe", "settings", "metrics", "training_samples", "explained_variance"):
-                assert taken_in[name] == before[name], name
-            assert taken_in["origin"]["version"] == 2
-            assert taken_in["origin"]["timeline"]
-            assert there.audit(limit=1)[0]["action"] == "import"
-            there.activate(taken_in["version"])
+                assert getattr(taken_in, name) == getattr(before, name), name
+            assert taken_in.origin.version == 2
+            assert taken_in.origin.timeline
+            assert there.audit(limit=1)[0].action == "import"
+            there.activate(taken_in.version)
         assert recommended(other)[1] == recommended(served)[1]
         assert not [name for name in content_of(other.model_dir) if name.startswith(".transfer")]
     assert not [name for name in content_of(served.model_dir) if name.startswith(".transfer")]
@@ -331,12 +331,12 @@ def test_a_reader_that_hangs_up_leaves_nothing(served):
 # The policy
 
 
-def test_the_environments_policy_rules_until_one_is_stored(trained):
+def test_the_environments_policy_is_in_force_until_one_is_stored(trained):
     trained.start_server(RECKEEPER_RETRAIN_SCHEDULE="30 3 * * 0", RECKEEPER_VERSIONS_KEPT="7")
     with Client(str(trained.server.base_url), actor="tester") as client:
         first = client.policy()
-        assert (first["revision"], first["source"]) == (0, "environment")
-        assert (first["policy"]["schedule"], first["policy"]["versions_kept"]) == ("30 3 * * 0", 7)
+        assert (first.revision, first.source) == (0, "environment")
+        assert (first.policy.schedule, first.policy.versions_kept) == ("30 3 * * 0", 7)
         assert client.policy_history() == []
 
         stored = client.set_policy(
@@ -344,24 +344,23 @@ def test_the_environments_policy_rules_until_one_is_stored(trained):
             if_revision=0,
             reason="quiet",
         )
-        assert (stored["revision"], stored["source"]) == (1, "stored")
-        assert (stored["actor"], stored["reason"]) == ("api:tester", "quiet")
-        assert stored["policy"]["webhook_secret"] == "***"
+        assert (stored.revision, stored.source) == (1, "stored")
+        assert (stored.actor, stored.reason) == ("api:tester", "quiet")
+        assert stored.policy.webhook_secret == "***"
         assert client.policy() == stored
         jobs = client.jobs()
-        assert (jobs["schedule"], jobs["next_scheduled_at"]) == (None, None)
+        assert (jobs.schedule, jobs.next_scheduled_at) == (None, None)
 
         with pytest.raises(errors.ConflictError, match="Revision 1"):
             client.set_policy({"margin": 0.2}, if_revision=0)
         again = client.set_policy({"schedule": "@daily", "webhook_secret": "***"}, if_revision=1)
-        assert (again["revision"], again["policy"]["margin"]) == (2, 0.02)
-        assert client.jobs()["schedule"] == "@daily"
-        assert client.jobs()["next_scheduled_at"]
-        assert [row["revision"] for row in client.policy_history()] == [2, 1]
-        assert [row["revision"] for row in client.policy_history(before=2)] == [1]
-        trail = json.dumps(client.audit())
-        assert "0123456789abcdef" not in trail
-        assert "0123456789abcdef" not in json.dumps(client.policy_history())
+        assert (again.revision, again.policy.margin) == (2, 0.02)
+        assert client.jobs().schedule == "@daily"
+        assert client.jobs().next_scheduled_at
+        assert [row.revision for row in client.policy_history()] == [2, 1]
+        assert [row.revision for row in client.policy_history(before=2)] == [1]
+        assert "0123456789abcdef" not in trained.server.get("/audit").text
+        assert "0123456789abcdef" not in trained.server.get("/policy/history").text
     with trained.database() as connection:
         (kept,) = connection.execute("SELECT policy FROM policies WHERE revision = 2").fetchone()
     assert json.loads(kept)["webhook_secret"] == "0123456789abcdef"
@@ -399,7 +398,7 @@ def test_the_policy_says_which_interactions_are_taken_in(served, client):
 
     def taken_in():
         with contextlib.suppress(errors.DataError):
-            return client.send([row])["accepted"]
+            return client.send([row]).accepted
 
     assert wait_until(taken_in, "the server takes purchases in") == 1
 
@@ -649,9 +648,9 @@ def test_who_follows_a_job_goes_on_when_the_server_comes_back(working):
     with Client(str(site.server.base_url), retry_seconds=60) as client:
         with site.held_training(worker) as job:
             following = client.follow_job(job["job_id"])
-            assert next(following)["status"] == "running"
+            assert next(following).status == "running"
             site.server_process.kill()
             site.start_server()
-            assert next(following)["status"] == "running"
+            assert next(following).status == "running"
         *_, last = following
-    assert last["status"] == "succeeded"
+    assert last.status == "succeeded"
