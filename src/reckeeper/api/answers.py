@@ -1,14 +1,12 @@
 """Answers as they are sent, and as the documentation describes them."""
 
-from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import Response
 
 from reckeeper import wire
 
-Described = dict[int | str, dict[str, Any]]
+Described = dict[int | str, wire.JsonObject]
 """What FastAPI takes as ``responses``, by status."""
 
 BINARY = {"type": "string", "format": "binary"}
@@ -36,6 +34,6 @@ def other(status: int, model: type[wire.Answer], description: str) -> Described:
     return {status: {"model": model, "description": description}}
 
 
-def content(media_type: str, schema: Mapping[str, Any]) -> Described:
+def content(media_type: str, schema: wire.JsonObject) -> Described:
     """Describe the answer of a route that does not answer with JSON."""
     return {200: {"description": "Done", "content": {media_type: {"schema": dict(schema)}}}}

@@ -5,14 +5,13 @@ import functools
 import socket
 import sys
 from collections.abc import AsyncIterator
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 import reckeeper
-from reckeeper import errors, telemetry
+from reckeeper import errors, telemetry, wire
 from reckeeper import policy as policies
 from reckeeper.api import (
     audit_trail,
@@ -55,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def document() -> dict[str, Any]:
+def document() -> wire.JsonObject:
     """Return the description of the API, OpenAPI, without a server or a database."""
     return _routes().openapi()
 

@@ -23,8 +23,8 @@ _LEFT_SECONDS = 86_400.0
 async def parts(request: Request, *, limit: int) -> AsyncIterator[bytes]:
     """Yield a body in parts; FastAPI's own limit would answer in another form.
 
-    Of one that is too large, the rest is passed over up to 16 times the limit, 256 MiB at most,
-    so that the sender gets to the answer.
+    The rest of one that is too large is passed over, up to 16 times the limit and 256 MiB at
+    most, so that the sender gets to the answer.
 
     Raises
     ------

@@ -1,7 +1,8 @@
 """What the documentation of the routes shows: examples by the name of the operation."""
 
 from collections.abc import Mapping
-from typing import Any
+
+from reckeeper import wire
 
 _METRICS = {
     "recall@10": {"mean": 0.151, "low": 0.143, "high": 0.159},
@@ -55,7 +56,7 @@ _CAUSE = {
     "due_at": "2025-12-07T02:00:00.000000Z",
     "sentence": "Scheduled by 0 3 * * 0 (Europe/Berlin).",
 }
-_DATA: dict[str, Any] = {
+_DATA: wire.JsonObject = {
     "weights": {"click": 1.0, "watchlist_add": 2.0},
     "half_life_days": 90.0,
     "window_days": 365.0,
@@ -307,11 +308,11 @@ _TAKEN = {
 _REASON = {"reason": "version 2 lost coverage"}
 
 
-def _job(**more: Any) -> dict[str, Any]:
+def _job(**more: object) -> wire.JsonObject:
     return {"status": "ok", "job": {**_JOB, **more}}
 
 
-ANSWERS: Mapping[str, Mapping[int, Any]] = {
+ANSWERS: Mapping[str, Mapping[int, object]] = {
     "list_models": {200: {"status": "ok", "models": [_MODEL]}},
     "list_timeline": {200: {"status": "ok", "timeline": [_ENTRY], "rollback_version": 3}},
     **dict.fromkeys(
@@ -420,7 +421,7 @@ ANSWERS: Mapping[str, Mapping[int, Any]] = {
 }
 """Answers, by operation and status."""
 
-REQUESTS: Mapping[str, Any] = {
+REQUESTS: Mapping[str, object] = {
     "create_interactions": [
         {"user_id": "u1", "item_id": "i7", "interaction_type": "click"},
         {
@@ -447,7 +448,7 @@ def _error(code: str, message: str) -> dict[str, str]:
     return {"status": "error", "code": code, "message": message}
 
 
-FAILURES: Mapping[int, Any] = {
+FAILURES: Mapping[int, object] = {
     404: _error("not_found", "There is no version 7. GET /models lists the versions."),
     409: _error("conflict", "Version 4 is active and cannot be deleted: activate another first."),
     413: _error("too_large", "The request has 12000 interactions; at most 10000 are taken."),

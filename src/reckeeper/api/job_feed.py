@@ -1,4 +1,4 @@
-"""Jobs as they change, told to everybody who follows them by one reader of the database."""
+"""Jobs as they change: one reader of the database, and everybody who follows a job."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from starlette.concurrency import run_in_threadpool
 
 from reckeeper import serving, storage, telemetry, training
-from reckeeper.errors import ReckeeperError, UnavailableError
+from reckeeper.errors import Action, ReckeeperError, UnavailableError
 
 _READ_SECONDS = 0.25
 _SILENT_SECONDS = 15.0
@@ -51,8 +51,8 @@ class _Followed:
 class JobFeed:
     """Follows jobs: however many ask for a job, its row is read once, four times a second.
 
-    Whoever follows keeps no thread and no connection to the database, and only the latest
-    state: who is slow misses those between.
+    A follower keeps no thread and no connection to the database, and only the latest state: a
+    slow one misses those between.
 
     Parameters
     ----------
@@ -121,7 +121,8 @@ class JobFeed:
         if self._n_streams >= self._most_streams:
             raise UnavailableError(
                 f"{self._n_streams} streams are open, and this process has files for no more. Ask "
-                f"GET /jobs/{row.job_id} now and then instead, or raise the limit on open files."
+                "for the job now and then instead, or raise the limit on open files.",
+                action=Action("see_job", {"job_id": row.job_id}),
             )
         return self._events(row)
 
@@ -175,7 +176,7 @@ class JobFeed:
                 async with self._in_thread:
                     rows = await run_in_threadpool(self._read, list(self._followed))
             except Exception as exc:  # noqa: BLE001
-                # Without this task nobody who waits would ever be told.
+                # Without this task everybody who waits would wait for ever.
                 if self.is_reading:
                     known = isinstance(exc, ReckeeperError)
                     _log.error("jobs_not_read", error=str(exc), exc_info=None if known else exc)

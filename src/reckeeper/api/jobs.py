@@ -38,7 +38,7 @@ async def retrain(
 
     Without a body recipe and settings are those of the active version. A body names others, or
     lets them be found: `tune`. `verdict` is what the gate thinks of the version; whether that
-    decides is up to the policy.
+    decides is for the policy to say.
     """
     request: wire.JsonObject = {} if asked is None else asked.model_dump()
     if request:
@@ -85,7 +85,7 @@ def _check(runtime: Runtime, request: wire.JsonObject) -> None:
 
 
 def _worker(runtime: Runtime, actor_name: str | None) -> Client:
-    """Return the way to the worker, which is told who asks."""
+    """Return the way to the worker, which learns who asks."""
     return runtime.worker if actor_name is None else runtime.worker.as_actor(actor_name)
 
 
@@ -95,7 +95,8 @@ async def _start(start: Callable[[], wire.Job]) -> wire.JobAnswer:
     except errors.UnavailableError as exc:
         raise errors.UnavailableError(
             f"The worker could not be asked to train: {exc.message} RECKEEPER_WORKER_URL names "
-            "its address; GET /jobs shows whether a job has started."
+            "its address. A job may have started all the same.",
+            action=errors.Action("list_jobs"),
         ) from exc
     return wire.JobAnswer(job=job)
 

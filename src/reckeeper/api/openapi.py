@@ -1,8 +1,5 @@
 """The description of the API as OpenAPI, for people, generators and tests."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
@@ -22,7 +19,7 @@ def reference(name: str) -> dict[str, str]:
     return {"$ref": _REF.format(model=name)}
 
 
-def body(schema: Mapping[str, Any], media_type: str = "application/json") -> dict[str, Any]:
+def body(schema: wire.JsonObject, media_type: str = "application/json") -> wire.JsonObject:
     """Describe the body of a request that FastAPI does not parse, as ``openapi_extra``."""
     return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
 
@@ -32,7 +29,7 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
+def describe(app: FastAPI) -> wire.JsonObject:
     """Return the document of a program, made once.
 
     It has what FastAPI makes of the routes, the schemas of bodies that the library parses itself,
@@ -52,9 +49,9 @@ def describe(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def _sent_schemas() -> dict[str, Any]:
+def _sent_schemas() -> wire.JsonObject:
     _, found = models_json_schema([(model, "validation") for model in _SENT], ref_template=_REF)
-    schemas: dict[str, Any] = found["$defs"]
+    schemas: wire.JsonObject = found["$defs"]
     schemas["InteractionBatch"] = {
         "title": "InteractionBatch",
         "type": "array",
@@ -65,7 +62,7 @@ def _sent_schemas() -> dict[str, Any]:
     return schemas
 
 
-def _leave_out_null(sent: dict[str, Any]) -> None:
+def _leave_out_null(sent: wire.JsonObject) -> None:
     """Describe a body that may be left out by its schema alone: some generators would send null."""
     for content in sent.get("content", {}).values():
         match content["schema"]:
@@ -73,7 +70,7 @@ def _leave_out_null(sent: dict[str, Any]) -> None:
                 content["schema"] = schema
 
 
-def _add_examples(operation: dict[str, Any]) -> None:
+def _add_examples(operation: wire.JsonObject) -> None:
     name = operation["operationId"]
     if name in examples.REQUESTS:
         (content,) = operation["requestBody"]["content"].values()

@@ -1,4 +1,4 @@
-"""For those who run it: whether the process lives and works, and its metrics."""
+"""Operation: whether the process lives and works, and its metrics."""
 
 from fastapi import APIRouter, Response
 

@@ -30,7 +30,7 @@ ACTIONS: Mapping[ActionName, str] = {
     "verify_audit": "GET /audit/verify checks the audit trail.",
     "weigh_type": "PUT /policy gives an interaction type a weight.",
 }
-"""What to do next, for those who speak HTTP."""
+"""What to do next, as a sentence about a route."""
 
 STATUSES: Mapping[type[ReckeeperError], int] = {
     errors.NotEnoughDataError: 409,
@@ -86,10 +86,10 @@ def error_from(body: Error) -> ReckeeperError:
     """
     details = dict(body.details or {})
     action, message = None, body.message
-    told = details.get("action")
-    if isinstance(told, dict) and told.get("name") in errors.ACTION_NAMES:
-        arguments = {name: value for name, value in told.items() if name != "name"}
-        action = Action(told["name"], arguments)
+    given = details.get("action")
+    if isinstance(given, dict) and given.get("name") in errors.ACTION_NAMES:
+        arguments = {name: value for name, value in given.items() if name != "name"}
+        action = Action(given["name"], arguments)
         del details["action"]
         message = message.removesuffix(f" {action.in_words(ACTIONS)}")
     return errors.error_of(body.code, message, details=details or None, action=action)

@@ -1,6 +1,6 @@
 """What all JSON shapes share: how they are read, and how times and shares are written."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -55,20 +55,20 @@ def is_none(value: object) -> bool:
     return value is None
 
 
-def _is_count(moment: Any) -> bool:
+def _is_count(moment: object) -> TypeGuard[int]:
     """Say whether a time is in microseconds since 1970, and not written already."""
     return isinstance(moment, int) and not isinstance(moment, bool)
 
 
-def _rfc3339(moment: Any) -> Any:
+def _rfc3339(moment: object) -> object:
     return rfc3339(moment) if _is_count(moment) else moment
 
 
-def _to_the_second(moment: Any) -> Any:
+def _to_the_second(moment: object) -> object:
     return f"{utc(moment):%Y-%m-%d %H:%M:%S}" if _is_count(moment) else moment
 
 
-def _percent(share: Any) -> Any:
+def _percent(share: object) -> object:
     return f"{share:.2%}" if isinstance(share, float) else share
 
 

@@ -167,7 +167,7 @@ class ModelChange(Request):
     )
 
 
-def _only_text(value: Any) -> Any:
+def _only_text(value: object) -> object:
     # Pydantic would read a number as seconds or milliseconds, by its size.
     if not isinstance(value, datetime) and not (
         isinstance(value, str) and re.match(r"\d{4}-\d.*T", value)
