@@ -13,7 +13,6 @@ from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import ArtifactError, NoModelError
 from reckeeper.interactions import Interaction
 from reckeeper.policy import PolicyWatch
-from reckeeper.ranking import is_noise
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
 from reckeeper.serving import Serving, check
@@ -414,34 +413,6 @@ def test_a_user_of_whom_the_model_knows_nothing_gets_what_most_users_have(
     answer = serving.recommend("hermit", n=3)
     assert answer.strategy == "popular"
     assert all(item.score >= 1 for item in answer.items)
-
-
-def noisy(scores, *, dtype, noise):
-    """Return a row of scores in which rounding has left something everywhere."""
-    random = np.random.default_rng(0)
-    return (np.array(scores) + noise * random.choice([-1.0, 1.0], len(scores))).astype(dtype)
-
-
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-@pytest.mark.parametrize(
-    ("dtype", "noise", "signal"), [(np.float64, 1e-14, 1e-8), (np.float32, 1e-6, 1e-3)]
-)
-def test_rounding_is_told_from_scores_in_either_precision(dtype, noise, signal, scale):
-    """Item 1 is the user's own; whether the others' scores mean anything is the question."""
-    seen = np.array([1])
-    lone = noisy([0.0, scale, 0.0, 0.0], dtype=dtype, noise=noise * scale)
-    assert is_noise(lone, seen=seen)
-    known = noisy([0.0, scale, 0.0, signal * scale], dtype=dtype, noise=noise * scale)
-    assert not is_noise(known, seen=seen)
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_zeros_are_noise_and_scores_below_zero_are_not(dtype):
-    nobody = np.array([], dtype=np.int64)
-    assert is_noise(np.zeros(4, dtype=dtype), seen=nobody)
-    assert not is_noise(np.array([-2.0, -1.0, 0.0], dtype=dtype), seen=nobody)
-    assert not is_noise(np.full(3, np.nan, dtype=dtype), seen=nobody)
-    assert not is_noise(np.zeros(2, dtype=dtype), seen=np.array([1, 0]))
 
 
 # Other recipes
