@@ -16,7 +16,8 @@ KAFKA_PORT ?= 9092
 LOCK := uv pip compile pyproject.toml --quiet --no-header --universal --python-version 3.11 \
 	--all-extras --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links
 
-.PHONY: help setup run setup-dev test check lint docs bench lock wheel release clean kafka kafka-stop \
+.PHONY: help setup run setup-dev test test-long check lint docs bench lock wheel release clean \
+	kafka kafka-stop \
 	chromium postgresql java
 
 help: ## Show this list
@@ -29,19 +30,22 @@ run: setup ## Start worker, server and page; Ctrl-C stops them
 
 setup-dev: $(VENV)/.setup-dev ## Add what tests, types and lint need
 
-# One process more than cores, since some tests wait for others.
-N_PROCESSES := $(shell python3 -c 'import os; print(1 + os.cpu_count())' 2>/dev/null || echo auto)
+# Two processes more than cores, since many tests wait for others.
+N_PROCESSES := $(shell python3 -c 'import os; print(2 + os.cpu_count())' 2>/dev/null || echo auto)
 IN_PARALLEL := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
-	--numprocesses=$(N_PROCESSES) tests/unit tests/contracts
+	--numprocesses=$(N_PROCESSES)
+SLOW := artifact cli_evaluate client_distribution commands demo docs files foreign frontend gate \
+	linalg packaging serving storage tuning up
 
 test: setup-dev chromium postgresql java ## Run every test: real browser, database and broker
-	$(IN_PARALLEL)
-	$(BIN)/python -m pytest tests/system
+	$(IN_PARALLEL) tests/system tests/contracts tests/unit
 
-check: setup-dev ## Lint, types and unit tests, in under two minutes
+test-long: setup-dev chromium postgresql java ## Long faults, and many more generated examples
+	$(IN_PARALLEL) -m "long or hypothesis" --hypothesis-profile=long --timeout=3000 tests
+
+check: setup-dev ## Lint, types and the quick unit tests, in under a minute
 	@$(MAKE) --no-print-directory lint
-	$(IN_PARALLEL) -k "not postgresql" --ignore=tests/contracts/test_jobs.py \
-		--ignore=tests/contracts/test_recipes.py --ignore=tests/contracts/test_registry_life.py
+	$(IN_PARALLEL) tests/unit $(SLOW:%=--ignore=tests/unit/test_%.py)
 
 lint: setup-dev ## Lint, format and types
 	$(BIN)/ruff check

@@ -133,7 +133,12 @@ def run(
             "both workers have started",
         )
         # Five seconds a kill is what starting again takes, all told.
-        sender = _Sender(broker.bootstrap, n_rows=n_rows, seconds=5.0 * n_kills, chance=chance)
+        sender = _Sender(
+            broker.bootstrap,
+            n_rows=n_rows,
+            seconds=5.0 * n_kills,
+            chance=random.Random(-seed),  # its own, so that the kills are those of the seed
+        )
         sender.start()
         while sum(killed.values()) < n_kills:
             for victim in chance.sample(

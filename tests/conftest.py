@@ -34,15 +34,17 @@ IN_MEMORY, ROOM = Path("/dev/shm"), 4_000_000_000
 if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
-# Examples read and write databases: how long one takes says nothing.
-hypothesis.settings.register_profile(
-    "reckeeper",
-    deadline=None,
-    database=None,
-    max_examples=60,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
-hypothesis.settings.load_profile("reckeeper")
+# Examples read and write databases: how long one takes says nothing. `make test-long` takes the
+# long profile.
+for name, n_examples in {"short": 60, "long": 600}.items():
+    hypothesis.settings.register_profile(
+        name,
+        deadline=None,
+        database=None,
+        max_examples=n_examples,
+        suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+    )
+hypothesis.settings.load_profile("short")
 
 # Their tests share what is started once: an installation, a browser.
 TOGETHER = re.compile(r"tests/system/test_(api|browser|cli_life|compose|contract|crash|up)\.py")

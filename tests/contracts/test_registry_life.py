@@ -306,8 +306,10 @@ class Life(RuleBasedStateMachine):
             assert self.registry.load(version).version == version
 
 
+@pytest.mark.hypothesis
 def test_life(fresh):
+    n_examples = hypothesis.settings().max_examples // 4
     run_state_machine_as_test(
         functools.partial(Life, fresh),
-        settings=hypothesis.settings(max_examples=50, stateful_step_count=25),
+        settings=hypothesis.settings(max_examples=n_examples, stateful_step_count=25),
     )

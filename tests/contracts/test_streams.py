@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from reckeeper import storage, training
-from reckeeper.api import streams
+from reckeeper.api import job_feed
 from reckeeper.errors import UnavailableError
 
 
@@ -28,7 +28,7 @@ def job(database):
     return training.find_job(database, job_id)
 
 
-class CountedFeed(streams.JobFeed):
+class CountedFeed(job_feed.JobFeed):
     """Counts how often it reads, and what for."""
 
     def __init__(self, database):
@@ -81,7 +81,7 @@ def test_all_who_follow_share_one_reader_and_get_the_end(database, job):
 
 def test_who_is_slow_misses_states_and_never_the_last(database, job):
     async def follow():
-        feed = streams.JobFeed(database)
+        feed = job_feed.JobFeed(database)
         async with feed.running():
             slow, quick = feed.stream(job), feed.stream(job)
             await anext(slow)
@@ -140,10 +140,10 @@ def test_a_job_that_has_ended_is_told_without_reading(database, job):
 
 
 def test_a_silent_stream_says_that_it_is_still_there(database, job, monkeypatch):
-    monkeypatch.setattr(streams, "_SILENT_SECONDS", 0.01)
+    monkeypatch.setattr(job_feed, "_SILENT_SECONDS", 0.01)
 
     async def follow():
-        feed = streams.JobFeed(database)
+        feed = job_feed.JobFeed(database)
         async with feed.running(), contextlib.aclosing(feed.stream(job)) as events:
             await anext(events)
             assert await anext(events) == b": still here\n\n"
@@ -153,7 +153,7 @@ def test_a_silent_stream_says_that_it_is_still_there(database, job, monkeypatch)
 
 def test_at_the_end_of_the_process_streams_end_and_who_waits_goes_on(database, job):
     async def follow():
-        feed = streams.JobFeed(database)
+        feed = job_feed.JobFeed(database)
         async with feed.running():
             waiting = asyncio.create_task(feed.ended(job))
             idle, blocked = feed.stream(job), feed.stream(job)
@@ -173,7 +173,7 @@ def test_at_the_end_of_the_process_streams_end_and_who_waits_goes_on(database, j
 
 
 def test_nothing_is_read_after_the_end(database, job):
-    class SlowFeed(streams.JobFeed):
+    class SlowFeed(job_feed.JobFeed):
         has_begun = has_ended = False
 
         def _read(self, job_ids):
@@ -195,10 +195,10 @@ def test_nothing_is_read_after_the_end(database, job):
 
 
 def test_the_end_does_not_wait_for_ever_for_a_database_that_hangs(database, job, monkeypatch):
-    monkeypatch.setattr(streams.serving, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(job_feed.serving, "STOP_SECONDS", 0.05)
     has_begun, goes_on = threading.Event(), threading.Event()
 
-    class HangingFeed(streams.JobFeed):
+    class HangingFeed(job_feed.JobFeed):
         def _read(self, job_ids):
             has_begun.set()
             goes_on.wait()
@@ -217,7 +217,7 @@ def test_the_end_does_not_wait_for_ever_for_a_database_that_hangs(database, job,
 
 def test_reading_that_fails_is_tried_again(database, job):
     async def follow():
-        feed = streams.JobFeed(database)
+        feed = job_feed.JobFeed(database)
         async with feed.running():
             events = feed.stream(job)
             await anext(events)
@@ -234,10 +234,10 @@ def test_reading_that_fails_is_tried_again(database, job):
 
 
 def test_streams_beyond_half_of_the_files_are_refused(database, job, monkeypatch):
-    monkeypatch.setattr(streams.resource, "getrlimit", lambda _: (4, 4))
+    monkeypatch.setattr(job_feed.resource, "getrlimit", lambda _: (4, 4))
 
     async def follow():
-        feed = streams.JobFeed(database)
+        feed = job_feed.JobFeed(database)
         async with feed.running():
             opened = [feed.stream(job) for _ in range(2)]
             for events in opened:

@@ -8,7 +8,7 @@ import threading
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
@@ -445,7 +445,6 @@ def check_planted(matrix, found, k, values):
     scale=st.sampled_from([1e-30, 1.0, 1e30]),
     is_wide=st.booleans(),
 )
-@settings(max_examples=40)
 def test_generated_spectra(values, k, seed, scale, is_wide):
     matrix = scale * sparsely_planted(17_600, 60, np.array(values), seed=seed)
     matrix = sparse.csr_array(matrix.T if is_wide else matrix)
@@ -461,7 +460,6 @@ entries = st.floats(-1e4, 1e4, width=32) | st.integers(-3, 3)
     k=st.integers(1, 12),
     is_tall=st.booleans(),
 )
-@settings(max_examples=40)
 def test_generated_matrices(data, shape, k, is_tall):
     m, n = shape[::-1] if is_tall else shape
     cells = st.tuples(st.integers(0, m - 1), st.integers(0, n - 1), entries)
