@@ -262,7 +262,7 @@ class Settings(BaseSettings):
     )  # fmt: skip
     kafka_max_lag: _Count = _setting(
         "RECKEEPER_KAFKA_MAX_LAG", 100_000,
-        "Messages that the workers may be behind before `GET /health/ready` says so.",
+        "Messages that the workers may be behind before they count as not ready.",
     )  # fmt: skip
     demo: bool = _setting(
         "RECKEEPER_DEMO", True,

@@ -15,6 +15,7 @@ from tests.unit.small_models import stored_version
 from reckeeper import clock, storage
 from reckeeper import policy as policies
 from reckeeper.errors import (
+    Action,
     ConflictError,
     DataError,
     JobCancelledError,
@@ -133,12 +134,14 @@ def test_too_little_data_fails_and_leaves_the_active_version(
     assert describe_job(job)["error"] == {
         "code": "not_enough_data",
         "message": job.error_message,
+        "action": {"name": "send_interactions"},
     }
     error = jobs.job_error(job)
     assert isinstance(error, NotEnoughDataError)
     assert error.details == {"job_id": job_id}
+    assert error.action == Action("send_interactions")
     assert registry.active_version() == 1
-    assert [row.version for row in registry.versions()] == [1]
+    assert [row["version"] for row in registry.versions()] == [1]
 
 
 def test_one_user_is_too_little(train, add, settings, registry):
@@ -205,7 +208,7 @@ def test_a_version_of_a_job_that_was_given_up_is_not_promoted(
     runner, registry, taste, train, job_of
 ):
     version = train()  # its job has ended
-    (job_id,) = (row.job_id for row in registry.versions())
+    (job_id,) = (row["job_id"] for row in registry.versions())
     with pytest.raises(JobInterruptedError, match="was silent for too long"):
         runner._finish(job_id, 0, None)
     assert job_of(job_id).status == "succeeded"
@@ -266,7 +269,7 @@ def test_old_versions_go_when_a_job_is_done(database, registry, settings, taste,
     runner = JobRunner(database, registry, settings.replaced(versions_kept=2))
     job_id, _ = start(runner)
     runner.wait(job_id)
-    assert [row.version for row in registry.versions()] == [4, 3]
+    assert [row["version"] for row in registry.versions()] == [4, 3]
     runner.stop()
 
 
@@ -278,7 +281,7 @@ def test_time_left_is_estimated():
         "request": {}, "progress": None, "finish_requested": False, "actor": "api", "cause": None,
         "cancel_requested": False, "promoted": None, "verdict": None, "memory_bytes": None,
         "estimated_memory_bytes": None, "fence": 1, "watermark": 0, "heartbeat_at": 0,
-        "traceback": None,
+        "traceback": None, "error_action": None,
     }  # fmt: skip
     job = storage.JobSummary(**fields)
     shown = describe_job(job)

@@ -220,7 +220,7 @@ def _see_that_it_succeeded(job: wire.ListedJob) -> None:
             code=errors.TrainingError.code,
             message=f"Job {job.job_id} did not end well ({job.status}).",
         )
-        raise errors.error_of(error.code, error.message)
+        raise error.to_error()
 
 
 def _tell_outcome(server: Client, job: wire.Job) -> None:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from reckeeper import wire
 from reckeeper.client import Client
-from reckeeper.errors import ConflictError, JobRunningError, ReckeeperError, error_of
+from reckeeper.errors import ConflictError, JobRunningError, ReckeeperError
 from reckeeper.page import shared, verdicts
 
 PROGRESS_SECONDS = 0.5
@@ -98,7 +98,7 @@ def _conclude(models: list[wire.Model], jobs: list[wire.ListedJob]) -> None:
     if job is None or job.kind != "retrain":
         return  # what became of a comparison is said from its job, for whoever comes
     if job.error is not None:
-        shared.notify_error(error_of(job.error.code, job.error.message), place=place)
+        shared.notify_error(job.error.to_error(), place=place)
         return
     model = next((model for model in models if model.version == job.version), None)
     if model is not None:

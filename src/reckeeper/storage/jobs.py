@@ -47,6 +47,7 @@ class Changes(TypedDict, total=False):
     verdict: Mapping[str, Any] | None
     error_code: str
     error_message: str
+    error_action: Mapping[str, Any] | None
     traceback: str | None
 
 

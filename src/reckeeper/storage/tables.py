@@ -171,6 +171,8 @@ class JobSummary:
         Of its process: now, by the estimate, and at most.
     error_code, error_message, traceback : str or None
         Why it failed.
+    error_action : dict or None
+        What to do next; see `errors.Action`.
     """
 
     job_id: _Serial
@@ -198,6 +200,7 @@ class JobSummary:
     peak_memory_bytes: int | None
     error_code: _Label | None
     error_message: str | None
+    error_action: dict[str, Any] | None
     traceback: str | None
 
 

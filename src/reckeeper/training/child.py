@@ -60,7 +60,11 @@ def main(job_id: int) -> int:
         return 1
     except ReckeeperError as exc:
         _log.warning("job_failed", job_id=job_id, error=exc.message)
-        progress.save(error_code=exc.code, error_message=exc.message)
+        progress.save(
+            error_code=exc.code,
+            error_message=exc.message,
+            error_action=None if exc.action is None else exc.action.to_json(),
+        )
         return 1
     except MemoryError:
         progress.save(

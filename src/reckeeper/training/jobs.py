@@ -287,6 +287,7 @@ def fail(
             status=status,
             error_code=error.code,
             error_message=error.message,
+            error_action=None if error.action is None else error.action.to_json(),
             traceback=traceback,
         )
         if not ended:
@@ -326,6 +327,7 @@ def job_error(job: storage.JobSummary) -> ReckeeperError:
         job.error_code or "training_failed",
         job.error_message or "The training did not succeed.",
         details={"job_id": job.job_id},
+        action=None if job.error_action is None else Action.from_json(job.error_action),
     )
 
 
@@ -346,7 +348,11 @@ def describe_job(job: storage.JobSummary) -> dict[str, Any]:
             left = round(elapsed * (1 - job.fraction) / job.fraction, 1)
     error = None
     if job.error_code is not None:
-        error = {"code": job.error_code, "message": job.error_message}
+        error = {
+            "code": job.error_code,
+            "message": job.error_message,
+            "action": job.error_action,
+        }
     described = {
         "job_id": job.job_id,
         "kind": job.kind,

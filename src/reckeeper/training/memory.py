@@ -14,7 +14,7 @@ import psutil
 
 from reckeeper import linalg, ranking, storage
 from reckeeper.config import Settings
-from reckeeper.errors import DataError, MemoryLimitError
+from reckeeper.errors import Action, DataError, MemoryLimitError
 from reckeeper.recipes import Footprint, Sizes, recipe_named
 from reckeeper.training.tuning import N_SPLITS
 
@@ -202,14 +202,15 @@ def check(estimated: Estimate, settings: Settings) -> None:
         f"This training needs about {_human(estimated)} of memory, and {there_is}. Most, "
         f"while {estimated.stage}: {', '.join(drivers)}. Ask for fewer components or neighbours, "
         "or for another recipe; or train on less: a training window, or a cap of interactions "
-        "per user (PUT /policy). Else give the worker more memory; RECKEEPER_TRAINING_MEMORY_BYTES "
-        "sets what a job may need.",
+        "per user, in the policy. Else give the worker more memory; "
+        "RECKEEPER_TRAINING_MEMORY_BYTES sets what a job may need.",
         details={
             "needed_bytes": estimated,
             "available_bytes": left,
             "stage": estimated.stage,
             "parts": dict(estimated.parts),
         },
+        action=Action("change_policy"),
     )
 
 

@@ -20,7 +20,6 @@ from reckeeper.errors import (
     ReckeeperError,
     StorageError,
     TrainingError,
-    error_of,
 )
 from reckeeper.registry import Registry
 from reckeeper.telemetry import get_logger
@@ -292,7 +291,7 @@ class JobRunner:
 def _failure(job: storage.Job, status: int) -> ReckeeperError:
     """Return why a child ended with a status that is not 0: by its row, or by the status."""
     if job.error_code is not None:
-        return error_of(job.error_code, job.error_message or "")
+        return jobs.job_error(job)
     if status < 0:
         return JobInterruptedError(
             f"The training process was ended by signal {-status} before it was done. If "

@@ -28,9 +28,9 @@ ACTIONS: Mapping[ActionName, str] = {
     "undo_import": "`reckeeper imports undo {import_id}` undoes it.",
     "unpin": "DELETE /models/{version}/pin unpins it.",
     "verify_audit": "GET /audit/verify checks the audit trail.",
-    "weigh_type": "PUT /policy gives an interaction type a weight.",
+    "weigh_type": "PUT /policy gives {interaction_type} a weight.",
 }
-"""What to do next, as a sentence about a route."""
+"""What to do next, for those who speak HTTP."""
 
 STATUSES: Mapping[type[ReckeeperError], int] = {
     errors.NotEnoughDataError: 409,
@@ -69,7 +69,7 @@ def error_body(error: ReckeeperError) -> Error:
     details = dict(error.details or {})
     message = error.message
     if error.action is not None:
-        details["action"] = {**error.action.arguments, "name": error.action.name}
+        details["action"] = error.action.to_json()
         message = f"{message} {error.action.in_words(ACTIONS)}"
     return Error(code=error.code, message=message, details=details or None)
 
@@ -85,11 +85,15 @@ def error_from(body: Error) -> ReckeeperError:
     An action that this release does not know stays in the message and in ``details``.
     """
     details = dict(body.details or {})
-    action, message = None, body.message
-    given = details.get("action")
-    if isinstance(given, dict) and given.get("name") in errors.ACTION_NAMES:
-        arguments = {name: value for name, value in given.items() if name != "name"}
-        action = Action(given["name"], arguments)
+    message, action = body.message, action_from(details.get("action"))
+    if action is not None:
         del details["action"]
         message = message.removesuffix(f" {action.in_words(ACTIONS)}")
     return errors.error_of(body.code, message, details=details or None, action=action)
+
+
+def action_from(told: object) -> Action | None:
+    """Return the action that is told of; None where it is none that this release knows."""
+    if isinstance(told, dict) and told.get("name") in errors.ACTION_NAMES:
+        return Action.from_json(told)
+    return None

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from ..errors import ReckeeperError, error_of
+from .failures import action_from
 from .forms import Answer, Done, JsonObject, Request, Time, is_none
 from .verdicts import Difference, Metric, Verdict
 from .versions import Cause
@@ -53,10 +55,15 @@ class JobRequest(RetrainRequest):
 
 
 class JobError(Answer):
-    """Why a job did not succeed."""
+    """Why a job did not succeed; `action` is what to do next, by ``name``, and what it is about."""
 
     code: str
     message: str
+    action: JsonObject | None = Field(default=None, exclude_if=is_none)
+
+    def to_error(self) -> ReckeeperError:
+        """Return the error that ended the job."""
+        return error_of(self.code, self.message, action=action_from(self.action))
 
 
 class TuningProgress(Answer):
