@@ -24,7 +24,7 @@ ACTIONS: Mapping[ActionName, str] = {
     "undo_import": "`reckeeper imports undo {import_id}` undoes it.",
     "unpin": "`reckeeper models unpin {version}` unpins it.",
     "verify_audit": "`reckeeper audit verify` checks the audit trail.",
-    "weigh_type": "`reckeeper policy set weights.{interaction_type}=1` gives it a weight.",
+    "weigh_type": "`reckeeper policy set weights.TYPE=1` gives an interaction type a weight.",
 }
 """A sentence for each action."""
 

@@ -24,7 +24,7 @@ ACTIONS: Mapping[ActionName, str] = {
     "undo_import": "`reckeeper imports undo {import_id}` undoes it.",
     "unpin": "Unpin version {version}",
     "verify_audit": "`reckeeper audit verify` checks the audit trail.",
-    "weigh_type": "`reckeeper policy set weights.{interaction_type}=1` gives it a weight.",
+    "weigh_type": "`reckeeper policy set weights.TYPE=1` gives an interaction type a weight.",
 }
 """The label of a button for those that are done here, a sentence for the others."""
 

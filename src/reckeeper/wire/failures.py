@@ -28,9 +28,9 @@ ACTIONS: Mapping[ActionName, str] = {
     "undo_import": "`reckeeper imports undo {import_id}` undoes it.",
     "unpin": "DELETE /models/{version}/pin unpins it.",
     "verify_audit": "GET /audit/verify checks the audit trail.",
-    "weigh_type": "PUT /policy gives {interaction_type} a weight.",
+    "weigh_type": "PUT /policy gives an interaction type a weight.",
 }
-"""What to do next, for those who speak HTTP."""
+"""What to do next, as a sentence about a route."""
 
 STATUSES: Mapping[type[ReckeeperError], int] = {
     errors.NotEnoughDataError: 409,
