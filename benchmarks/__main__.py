@@ -3,6 +3,7 @@
 import json
 
 from benchmarks import (
+    command_line,
     compare_versions,
     factorise,
     faults,
@@ -19,6 +20,7 @@ from benchmarks import (
 )
 
 for benchmark in (
+    command_line,
     import_rows,
     single_posts,
     ingest,
