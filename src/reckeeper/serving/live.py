@@ -18,6 +18,7 @@ from reckeeper.errors import (
     NotFoundError,
     StorageError,
 )
+from reckeeper.periodic import Periodic
 from reckeeper.policy import PolicyWatch
 from reckeeper.ranking import Lists, Ranker
 from reckeeper.registry import ActiveModel, Registry
@@ -83,7 +84,9 @@ class Serving:
     """The active model of this process.
 
     A thread looks for a new active row and swaps by one assignment; a request
-    takes the model once and sees that one throughout.
+    takes the model once and sees that one throughout. While the active version
+    cannot be loaded, the one in memory stays, and the load is tried again
+    every few seconds.
 
     Parameters
     ----------
@@ -101,8 +104,7 @@ class Serving:
         self._loaded: _Loaded | None = None
         self._problem: Problem | None = None
         self._retry_at = 0.0
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._following = Periodic(self.refresh, name="serving", every_seconds=POLL_SECONDS)
         self._refreshing = threading.Lock()
         self._is_loading = False
         self._answered_at = time.monotonic()
@@ -125,7 +127,7 @@ class Serving:
         After `start` the answer comes from memory, at once, even while the database hangs.
         """
         problem = self._problem
-        if self._thread is None:
+        if not self._following.is_running:
             with contextlib.suppress(StorageError):
                 self._look()
         silent = time.monotonic() - self._answered_at
@@ -135,21 +137,20 @@ class Serving:
             sentence = f"The database has not answered for {silent:.0f} s: see that it runs."
             return Readiness("unavailable", [sentence], self.version, None)
         if problem is None:
-            return Readiness("ok", [], self.version, None)
+            unforeseen = self._following.problem
+            ready = Readiness("ok", [], self.version, None)
+            return ready if unforeseen is None else ready.also(unforeseen)
         status = "unavailable" if self._loaded is None else "degraded"
         return Readiness(status, [problem.sentence], self.version, problem.offer)
 
     def start(self) -> None:
         """Load the active version and follow every later one, until `stop`."""
         self.refresh()
-        self._thread = threading.Thread(target=self._follow, name="serving", daemon=True)
-        self._thread.start()
+        self._following.start()
 
     def stop(self) -> None:
-        """End the thread that `start` began."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(STOP_SECONDS)
+        """Follow no longer."""
+        self._following.stop(timeout_seconds=STOP_SECONDS)
 
     def refresh(self) -> None:
         """Take the active version into memory, if another is there.
@@ -246,16 +247,6 @@ class Serving:
         self._database_problem = None
         self._answered_at = time.monotonic()
         return active
-
-    def _follow(self) -> None:
-        while not self._stopping.wait(POLL_SECONDS):
-            try:
-                self.refresh()
-            except StorageError as exc:
-                _log.warning("active_version_not_read", error=exc.message)
-            except Exception:  # noqa: BLE001
-                # This thread must not die: without it the process would never swap again.
-                _log.exception("refresh_failed")
 
 
 def _named(lists: Lists, model: ActiveModel) -> tuple[list[str], list[float]]:
