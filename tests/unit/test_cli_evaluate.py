@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from reckeeper import evaluation
 from reckeeper.cli import evaluate as command
-from reckeeper.cli import trials
 from reckeeper.cli.commands import app
 from reckeeper.cli.evaluation_files import read_interactions
 from reckeeper.errors import DataError, NotEnoughDataError
+from reckeeper.evaluation import tasks
 from reckeeper.recipes import recipe_named
 
 SECONDS = 1_600_000_000
@@ -242,8 +242,8 @@ class Ranked:
 def test_what_a_test_file_asks(csv):
     asked = [("a", "i"), ("a", "l"), ("a", "l"), ("b", "k"), ("b", "new"), ("b", "newer")]
     asked += [("c", "new"), ("d", "i"), ("e", "newest")]
-    trial = trials.of_files(log_of(csv, *TRAIN), log_of(csv, *asked))
-    assert trial.counts() == {
+    task = tasks.of_logs(log_of(csv, *TRAIN), log_of(csv, *asked))
+    assert task.counts() == {
         "split": None,
         "n_users": 3,
         "n_items": 4,
@@ -255,7 +255,7 @@ def test_what_a_test_file_asks(csv):
         "n_test_pairs_in_train": 1,
     }
     # Lists: a has l alone; b has k, l; c has j, k.
-    quality = trial.measure(Ranked(), k=2)
+    quality = task.measure(Ranked(), k=2)
     second = 1 / math.log2(3)
     assert quality.recall.tolist() == [1.0, pytest.approx(1 / 3), 0.0]
     assert quality.ndcg.tolist() == [1.0, pytest.approx(1 / (1 + second)), 0.0]
@@ -266,25 +266,25 @@ def test_what_a_test_file_asks(csv):
 
 
 def test_users_who_did_only_what_they_had_done_before_are_left_out(csv):
-    trial = trials.of_files(log_of(csv, *TRAIN), log_of(csv, ("a", "i"), ("a", "j"), ("b", "l")))
-    assert trial.counts()["n_test_users"] == 1
-    assert trial.counts()["n_test_users_left_out"] == 1
-    assert trial.counts()["n_test_users_unseen"] == 0
+    task = tasks.of_logs(log_of(csv, *TRAIN), log_of(csv, ("a", "i"), ("a", "j"), ("b", "l")))
+    assert task.counts()["n_test_users"] == 1
+    assert task.counts()["n_test_users_left_out"] == 1
+    assert task.counts()["n_test_users_unseen"] == 0
 
 
 def test_new_users_start_from_their_history(csv):
     history = [("d", "i"), ("d", "gone"), ("d", "i"), ("e", "gone"), ("b", "l"), ("x", "j")]
     asked = [("d", "j"), ("d", "i"), ("e", "i"), ("f", "i"), ("a", "l"), ("b", "k")]
-    trial = trials.of_files(log_of(csv, *TRAIN), log_of(csv, *asked), log_of(csv, *history))
+    task = tasks.of_logs(log_of(csv, *TRAIN), log_of(csv, *asked), log_of(csv, *history))
     # b: what training has of it, and the history; d: the history. The others have none.
-    assert trial.histories.toarray().tolist() == [[1, 1, 0, 1], [2, 0, 0, 0]]
-    assert trial.held_out.toarray().tolist() == [[0, 0, 1, 0], [0, 1, 0, 0]]
-    counts = trial.counts()
+    assert task.histories.toarray().tolist() == [[1, 1, 0, 1], [2, 0, 0, 0]]
+    assert task.held_out.toarray().tolist() == [[0, 0, 1, 0], [0, 1, 0, 0]]
+    counts = task.counts()
     assert (counts["n_test_users"], counts["n_test_users_unseen"]) == (2, 3)
     assert (counts["n_test_users_left_out"], counts["n_test_pairs_in_train"]) == (3, 1)
     assert counts["n_interactions"] == len(TRAIN)
     # Lists: b has k, which one of three users has; d has j, which two have.
-    quality = trial.measure(Ranked(), k=1)
+    quality = task.measure(Ranked(), k=1)
     assert quality.recall.tolist() == [1.0, 1.0]
     assert quality.novelty == pytest.approx(np.mean([math.log2(3), math.log2(3 / 2)]))
 
@@ -293,11 +293,11 @@ def test_a_pair_that_weighs_nothing_was_seen_all_the_same(csv):
     train = read(csv("user_id,item_id,weight\na,i,0\na,j,1\nb,k,1\n"))
     history = read(csv("user_id,item_id,weight\na,k,0\n"))
     test = log_of(csv, ("a", "i"), ("a", "k"), ("a", "l"))
-    trial = trials.of_files(train, test, history)
-    assert trial.histories.nnz == 3
-    assert trial.held_out.nnz == 0
-    assert trial.n_unseen.tolist() == [1]
-    quality = trial.measure(Ranked(), k=3)
+    task = tasks.of_logs(train, test, history)
+    assert task.histories.nnz == 3
+    assert task.held_out.nnz == 0
+    assert task.n_unseen.tolist() == [1]
+    quality = task.measure(Ranked(), k=3)
     assert quality.recall.tolist() == quality.ndcg.tolist() == [0.0]
 
 
@@ -305,8 +305,8 @@ def test_a_pair_that_weighs_nothing_was_seen_all_the_same(csv):
 def test_somebody_must_be_left_to_judge(csv, asked):
     train, test = log_of(csv, *TRAIN), log_of(csv, *asked)
     with pytest.raises(NotEnoughDataError, match="no user to judge") as refused:
-        trials.of_files(train, test)
-    assert "--history" in refused.value.message
+        tasks.of_logs(train, test)
+    assert "as their history" in refused.value.message
 
 
 def test_of_a_split_only_users_with_a_past_are_asked(csv):
@@ -315,8 +315,8 @@ def test_of_a_split_only_users_with_a_past_are_asked(csv):
         for time, (user, item) in enumerate([*TRAIN, ("a", "new"), ("b", "l"), ("d", "i")])
     )
     log = read(csv("user_id,item_id,timestamp\n" + lines))
-    trial = trials.of_split(log, evaluation.split_time(log, share=0.3))
-    assert trial.counts() == {
+    task = tasks.of_split(log, evaluation.split_time(log, share=0.3))
+    assert task.counts() == {
         "split": "time",
         "n_users": 3,
         "n_items": 4,
@@ -327,7 +327,7 @@ def test_of_a_split_only_users_with_a_past_are_asked(csv):
         "n_test_items_unseen": 1,
         "n_test_pairs_in_train": 0,
     }
-    assert len(trial.log) == 7
+    assert len(task.log) == 7
 
 
 # The command

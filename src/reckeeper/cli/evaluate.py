@@ -17,11 +17,11 @@ from rich.table import Table
 
 from reckeeper import evaluation, storage, telemetry, wire
 from reckeeper import policy as policies
-from reckeeper.cli import trials
 from reckeeper.cli.evaluation_files import read_interactions
 from reckeeper.cli.terminal import parse_settings, tuning_note
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
+from reckeeper.evaluation import tasks
 from reckeeper.matrix import InteractionLog
 from reckeeper.recipes import RECIPES, recipe_named
 from reckeeper.recipes.popularity import Popularity
@@ -115,21 +115,21 @@ def evaluate(
             if train and test and recipe:
                 name, settings = recipe, given
                 recipe_named(name).settings_type.parse(settings, recipe=name)
-                trial = trials.of_files(
+                task = tasks.of_logs(
                     _read(train, stages, with_times=True),
                     _read(test, stages),
                     _read(history, stages) if history else None,
                 )
             else:
-                name, settings, trial = _stored(recipe, given, split, seed=seed, stages=stages)
+                name, settings, task = _stored(recipe, given, split, seed=seed, stages=stages)
             tuned = None
             tuning_seconds = 0.0
             if tunes:
                 tuned, tuning_seconds = _tuned(
-                    name, trial.log, seed=seed, tune_seconds=tune_seconds, stages=stages
+                    name, task.log, seed=seed, tune_seconds=tune_seconds, stages=stages
                 )
                 settings = tuned.settings
-            report = _judged(trial, name, settings, k=k, seed=seed, stages=stages) | {
+            report = _judged(task, name, settings, k=k, seed=seed, stages=stages) | {
                 "tuned": tunes,
                 "tune_seconds": round(tuning_seconds, 3),
                 "tuning": None if tuned is None else _tuning(tuned),
@@ -161,8 +161,8 @@ def _stored(
     *,
     seed: int,
     stages: "_Stages",
-) -> tuple[str, dict[str, Any], trials.Trial]:
-    """Return recipe and settings, the active model's where none are given, and the trial."""
+) -> tuple[str, dict[str, Any], tasks.Task]:
+    """Return recipe and settings, the active model's where none are given, and the task."""
     settings = Settings.from_env()
     database = storage.open_database(settings)
     with contextlib.closing(database), database.read() as connection:
@@ -181,7 +181,7 @@ def _stored(
             made = evaluation.split_time(log)
         else:
             made = evaluation.split_user_time(log)
-        return name, chosen, trials.of_split(log, made)
+        return name, chosen, tasks.of_split(log, made)
 
 
 def _tuned(
@@ -238,7 +238,7 @@ def _until_ctrl_c(stages: "_Stages") -> Iterator[Callable[[], bool]]:
 
 
 def _judged(
-    trial: trials.Trial,
+    task: tasks.Task,
     recipe: str,
     settings: Mapping[str, Any],
     *,
@@ -248,11 +248,11 @@ def _judged(
 ) -> dict[str, Any]:
     """Fit a recipe, measure it beside the baseline, and return what came of it."""
     with stages.stage(f"fitting {recipe}") as fitting:
-        model = recipe_named(recipe).fit(trial.train, settings=settings, on_progress=fitting)
-    baseline = recipe_named(BASELINE).fit(trial.train, settings={})
+        model = recipe_named(recipe).fit(task.train, settings=settings, on_progress=fitting)
+    baseline = recipe_named(BASELINE).fit(task.train, settings={})
     with stages.stage(f"measuring {recipe} and {BASELINE}") as measuring:
-        popular = trial.measure(baseline, k=k, on_progress=lambda done: measuring(done / 2))
-        quality = trial.measure(model, k=k, on_progress=lambda done: measuring((1 + done) / 2))
+        popular = task.measure(baseline, k=k, on_progress=lambda done: measuring(done / 2))
+        quality = task.measure(model, k=k, on_progress=lambda done: measuring((1 + done) / 2))
         of_popular, found = popular.summary(seed=seed), quality.summary(seed=seed)
         versus_popularity = evaluation.compare(popular, quality, seed=seed)
     return {
@@ -267,7 +267,7 @@ def _judged(
         },
         "popularity": {metric: values["mean"] for metric, values in of_popular.items()},
         "versus_popularity": versus_popularity,
-        **trial.counts(),
+        **task.counts(),
         "fit_seconds": round(fitting.seconds, 3),
         "evaluate_seconds": round(measuring.seconds, 3),
     }

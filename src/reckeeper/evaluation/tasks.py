@@ -1,21 +1,20 @@
-"""What `reckeeper evaluate` asks of a recipe: a trial, made of files or of what is stored."""
+"""What a recipe is asked: to find what users did next, in another table or in what was held out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from scipy import sparse
 
-from reckeeper import evaluation
 from reckeeper.errors import NotEnoughDataError
+from reckeeper.evaluation.metrics import Quality, measure
+from reckeeper.evaluation.splits import Split
 from reckeeper.matrix import IdIndex, InteractionLog, InteractionMatrix
 from reckeeper.ranking import Ranker, Scorer
 
 
 @dataclass(frozen=True)
-class Trial:
+class Task:
     """What a recipe learns from, and what it is asked.
 
     Attributes
@@ -73,13 +72,13 @@ class Trial:
         *,
         k: int,
         on_progress: Callable[[float], None] | None = None,
-    ) -> evaluation.Quality:
+    ) -> Quality:
         """Measure a model on all that is to be found, items that training never saw too.
 
         These cannot be found, and count as relevant: recall and the others
         are shares of all that users did. See `evaluation.measure`.
         """
-        return evaluation.measure(
+        return measure(
             Ranker.of(model, self.train),
             histories=self.histories,
             held_out=self.held_out,
@@ -95,9 +94,9 @@ class Trial:
         return np.bincount(weights.indices, minlength=weights.shape[1])
 
 
-def of_files(
+def of_logs(
     train: InteractionLog, test: InteractionLog, history: InteractionLog | None = None
-) -> Trial:
+) -> Task:
     """Ask for what users did in `test`, of a recipe that learned from `train`.
 
     Without a history, the users of `test` whom `train` knows are asked for,
@@ -117,14 +116,14 @@ def of_files(
         There is nobody to ask for.
     """
     learned = train.matrix()
-    user_of, item_of = _places(test.users, train.users), _places(test.items, train.items)
+    user_of, item_of = test.users.places_in(train.users), test.items.places_in(train.items)
     n_users, n_items = len(test.users), len(train.items)
     # The row after the last is empty: it is that of the place -1.
     rows = sparse.vstack([learned.weights, sparse.csr_array((1, n_items))])
     histories, is_asked = rows.tocsr()[user_of], user_of >= 0
     if history is not None:
         histories = _sum(histories, _rows(history, users=test.users, items=train.items))
-        is_asked = _places(test.users, history.users) >= 0
+        is_asked = test.users.places_in(history.users) >= 0
 
     pairs = test.matrix().weights.tocoo()
     row, column = pairs.row.astype(np.int64), item_of[pairs.col]
@@ -137,13 +136,13 @@ def of_files(
     is_asked &= np.diff(held_out.indptr) + n_unseen > 0
     n_users_unseen = int(np.count_nonzero(user_of < 0))
     if not is_asked.any():
-        advice = "" if history else ", or give what new users did before with --history"
+        advice = "" if history else ", or give what new users did before as their history"
         raise NotEnoughDataError(
             f"There is no user to judge: of {n_users} user(s) of the test file training knows "
             f"{n_users - n_users_unseen}, and none has both something to start from and something "
             f"new to find. See that the files have the same kind of ids{advice}."
         )
-    return Trial(
+    return Task(
         train=learned,
         log=train,
         histories=histories[is_asked],
@@ -157,7 +156,7 @@ def of_files(
     )
 
 
-def of_split(log: InteractionLog, split: evaluation.Split) -> Trial:
+def of_split(log: InteractionLog, split: Split) -> Task:
     """Ask for what a split of `log` holds out, of users and items of the log.
 
     Raises
@@ -172,12 +171,12 @@ def of_split(log: InteractionLog, split: evaluation.Split) -> Trial:
     if not is_asked.any():
         raise NotEnoughDataError(
             f"There is no user to judge: split by {split.kind}, the stored interactions hold out "
-            "nothing of any user who is in the training part. Send more interactions, or take "
-            "another --split."
+            "nothing of any user who is in the training part. Send more interactions, or split "
+            "them another way."
         )
     wanted_items = np.unique(split.held_out.indices)
     n_new = int(np.count_nonzero(wants & is_new))
-    return Trial(
+    return Task(
         train=split.train,
         log=log.part(split.keep),
         histories=histories[is_asked],
@@ -191,17 +190,10 @@ def of_split(log: InteractionLog, split: evaluation.Split) -> Trial:
     )
 
 
-def _places(ids: IdIndex, known: IdIndex) -> np.ndarray:
-    """Return the index in `known` of each id, -1 where it is not there."""
-    found = pc.index_in(pa.array(ids.ids, pa.string()), value_set=pa.array(known.ids, pa.string()))
-    places: np.ndarray = pc.fill_null(found, -1).to_numpy().astype(np.int64)
-    return places
-
-
 def _rows(log: InteractionLog, *, users: IdIndex, items: IdIndex) -> sparse.csr_array:
     """Sum a log by users and items of others; what these lack is left out."""
     pairs = log.matrix().weights.tocoo()
-    row, column = _places(log.users, users)[pairs.row], _places(log.items, items)[pairs.col]
+    row, column = log.users.places_in(users)[pairs.row], log.items.places_in(items)[pairs.col]
     kept = (row >= 0) & (column >= 0)
     entries = (pairs.data[kept], (row[kept], column[kept]))
     return sparse.coo_array(entries, shape=(len(users), len(items))).tocsr()
