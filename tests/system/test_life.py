@@ -475,11 +475,11 @@ def test_a_job_is_followed_to_its_end(working):
         with site.held_training(worker) as job:
             following = client.follow_job(job["job_id"])
             first = next(following)
-            assert (first["job_id"], first["status"]) == (job["job_id"], "running")
+            assert (first.job_id, first.status) == (job["job_id"], "running")
         states = [first, *following]
         assert states[-1] == client.job(job["job_id"])
-        assert (states[-1]["status"], states[-1]["version"]) == ("succeeded", 3)
-        fractions = [state["fraction"] for state in states]
+        assert (states[-1].status, states[-1].version) == ("succeeded", 3)
+        fractions = [state.fraction for state in states]
         assert fractions == sorted(fractions)
 
 

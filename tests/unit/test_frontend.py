@@ -15,7 +15,9 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 from tests import samples
 
-from reckeeper import wire
+from reckeeper import errors, wire
+from reckeeper.errors import Action, PinnedError, ReckeeperError
+from reckeeper.page import actions
 
 HOME = Path(__file__).parents[2] / "frontend" / "Home.py"
 RETRAIN = "🚀 Retrain Model"
@@ -73,6 +75,7 @@ class Api(ThreadingHTTPServer):
         self.problems: list[str] = []
         self.offer_version: int | None = None
         self.has_worker = True
+        self.refusal: ReckeeperError | None = None
         self.has_data = True
         self.requests: list[Any] = []
         self.demo: dict[str, Any] = {"loaded": False, "interactions": 0, "sample_users": []}
@@ -86,11 +89,11 @@ class Api(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def add_model(self, *, serves: bool = True, **fields: Any) -> dict[str, Any]:
+    def add_model(self, *, is_active: bool = True, **fields: Any) -> dict[str, Any]:
         version = len(self.models) + 1
         model = samples.details(version=version, **fields)
         self.models.insert(0, model)
-        if serves:
+        if is_active:
             self.serve(version)
         return model
 
@@ -126,7 +129,7 @@ class Api(ThreadingHTTPServer):
             job_id=job["job_id"],
             trigger=job["trigger"],
             verdict=verdict,
-            serves=promoted is not False,
+            is_active=promoted is not False,
         )
         job |= {
             "promoted": promoted,
@@ -176,6 +179,8 @@ class Api(ThreadingHTTPServer):
                 assert self.rollback_version is not None
                 self.serve(self.rollback_version, action="rollback", reason=body.get("reason"))
                 return 200, {"status": "ok", "model": self._active()}
+            case "POST", "models", _version, "activate" if self.refusal is not None:
+                return 409, wire.error_body(self.refusal).model_dump(mode="json")
             case "POST", "models", version, "activate":
                 self.serve(int(version), action="activate", reason=body.get("reason"))
                 self.problems, self.offer_version = [], None
@@ -187,7 +192,9 @@ class Api(ThreadingHTTPServer):
             case "DELETE", "models", version:
                 model = self._model(version)
                 if model["status"] == "active":
-                    return _error(409, "conflict", f"Version {version} serves: activate another.")
+                    return _error(
+                        409, "conflict", f"Version {version} is active: activate another."
+                    )
                 self.models.remove(model)
                 return 200, {"status": "ok", "version": int(version)}
             case "GET", "models", _first, "compare", _second if self.comparison is None:
@@ -384,6 +391,7 @@ def judged(
     ahead = {"ndcg@10": {"difference": gain, "low": gain - 0.005, "high": gain + 0.005}}
     fields = {
         "decision": decision,
+        "standing": "better" if gain > 0.005 else "worse" if gain < -0.005 else "no_worse",
         "sentence": NO_WORSE if decision == "promote" else WORSE,
         "reasons": reasons or [],
         **dict.fromkeys(("candidate", "active", "popularity"), score),
@@ -392,13 +400,21 @@ def judged(
     return samples.verdict(**fields | more)
 
 
-def rejected(*, serves: bool) -> dict[str, Any]:
-    outcome = (
-        "Version 2 is active, as the policy has it for this kind of retrain."
-        if serves
-        else "Version 2 was rejected and is not active."
+def rejected(*, is_active: bool) -> dict[str, Any]:
+    became = (
+        {
+            "disposition": "activated",
+            "outcome": "Version 2 is active, as the policy has it for this kind of retrain.",
+            "action": {"name": "roll_back"},
+        }
+        if is_active
+        else {
+            "disposition": "rejected",
+            "outcome": "Version 2 was rejected and is not active.",
+            "action": {"name": "activate", "version": 2},
+        }
     )
-    return judged("reject", gain=-0.058, reasons=[WORSE, "Coverage fell."], outcome=outcome)
+    return judged("reject", gain=-0.058, reasons=[WORSE, "Coverage fell."], **became)
 
 
 def _error(status: int, code: str, message: str, **more: Any) -> tuple[int, dict[str, Any]]:
@@ -720,7 +736,7 @@ def test_a_good_verdict_is_part_of_the_success(api: Api) -> None:
 
 
 def test_a_bad_verdict_is_a_warning_with_a_way_back(api: Api) -> None:
-    at = retrained(api, promoted=True, verdict=rejected(serves=True))
+    at = retrained(api, promoted=True, verdict=rejected(is_active=True))
     assert "Model retrained in" in at.success[0].value
     [said] = read(at.warning)
     done = "Version 2 is active, as the policy has it for this kind of retrain."
@@ -738,7 +754,7 @@ def test_a_bad_verdict_is_a_warning_with_a_way_back(api: Api) -> None:
 
 
 def test_an_inactive_version_says_why_and_can_be_activated(api: Api) -> None:
-    at = retrained(api, promoted=False, verdict=rejected(serves=False))
+    at = retrained(api, promoted=False, verdict=rejected(is_active=False))
     [said] = read(at.info)
     assert said.startswith(f"**Version 2 was rejected and is not active.** {WORSE}")
     assert "POST" not in said
@@ -751,8 +767,25 @@ def test_an_inactive_version_says_why_and_can_be_activated(api: Api) -> None:
     assert not [info.value for info in at.info]
 
 
+def test_a_refusal_has_a_button_for_what_to_do_next(api: Api) -> None:
+    api.add_model()
+    api.add_model(pinned=True)
+    api.refusal = PinnedError("Version 2 is pinned.", action=Action("unpin", {"version": 2}))
+    at = press(model_management(), "Activate")
+    assert read(at.error) == ["Version 2 is pinned."], "the page words the rest"
+    api.refusal = None
+    at = press(at, "Unpin version 2")
+    assert "DELETE /models/2/pin" in api.calls
+    assert read(at.toast) == ["Version 2 is not pinned."]
+    assert not at.error
+
+
+def test_the_page_has_words_for_every_action() -> None:
+    assert actions.ACTIONS.keys() == {*errors.ACTION_NAMES}
+
+
 def test_an_older_verdict_is_no_longer_urged(api: Api) -> None:
-    at = retrained(api, promoted=False, verdict=rejected(serves=False))
+    at = retrained(api, promoted=False, verdict=rejected(is_active=False))
     at = press(at, RETRAIN)
     api.finish_job(promoted=True, verdict=judged())
     assert not run(at).info
@@ -766,9 +799,9 @@ def test_an_older_verdict_is_no_longer_urged(api: Api) -> None:
         (judged(gain=0.03), "better"),
         (judged("reject", gain=-0.06), "worse"),
         (judged("reject", reasons=["Coverage fell."]), "rejected"),
-        (judged(method="none", versus_active=None), "not judged"),
-        (judged(warnings=[NO_WORSE]), "not judged"),
-        (judged(versus_active=None), "passed"),
+        (judged(standing="slightly_worse"), "slightly worse"),
+        (judged(standing="not_judged", method="none", versus_active=None), "not judged"),
+        (judged(standing="not_compared", versus_active=None), "not compared"),
     ],
 )
 def test_the_verdict_is_a_badge_in_the_table(
@@ -871,7 +904,7 @@ def test_a_switch_that_is_refused_says_so_where_it_was_asked(api: Api) -> None:
     at = model_management()
     api.serve(1)
     at = press(at, "Delete version 1")
-    assert read(at.error) == ["Version 1 serves: activate another."]
+    assert read(at.error) == ["Version 1 is active: activate another."]
 
 
 def test_two_versions_are_compared(api: Api) -> None:
@@ -1009,7 +1042,7 @@ def test_a_job_tells_its_cause_and_its_memory_and_is_cancelled(api: Api) -> None
     assert ":small[The job is being cancelled.]" in read(at.markdown)
     assert "Cancel" not in {button.label for button in at.button}
 
-    words = "Training job 1 was cancelled; the active version serves on."
+    words = "Training job 1 was cancelled; the active version stays active."
     api.fail_job("cancelled", words, status="cancelled")
     at = run(at)
     assert words in read(at.info)
@@ -1238,7 +1271,7 @@ def test_a_measured_recipe_is_trained_as_it_was_measured(api: Api) -> None:
     assert len(at.progress) == 1
     assert any("A retrain runs: the progress is shown below." in text for text in read(at.markdown))
     assert rows(at, COMPARED), "what was measured stays in sight"
-    api.finish_job(promoted=True, verdict=rejected(serves=True))
+    api.finish_job(promoted=True, verdict=rejected(is_active=True))
     at = run(at)
     assert "Model retrained in" in at.success[0].value
     assert "Mind the verdict" in at.success[0].value

@@ -235,7 +235,7 @@ def model_management(client: Client, _demo: wire.Demo) -> None:
     show_retrain(client, page, running)
     versions.show_verdict(client, models, page.jobs, timeline.rollback_version)
     show_panel(client, versions.active_of(models), running)
-    versions.show(client, models, page.jobs, timeline)
+    versions.show(client, models, timeline)
     differences.show(client, models)
     comparison.show(client, page.jobs, running)
     jobs.show_recent(page.jobs[:JOBS_SHOWN])

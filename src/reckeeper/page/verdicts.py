@@ -3,6 +3,15 @@
 from reckeeper import wire
 from reckeeper.page import shared
 
+STANDINGS = {
+    "better": ":green-badge[better]",
+    "no_worse": ":blue-badge[no worse]",
+    "slightly_worse": ":blue-badge[slightly worse]",
+    "worse": ":red-badge[worse]",
+    "not_compared": ":gray-badge[not compared]",
+    "not_judged": ":gray-badge[not judged]",
+}
+
 
 def asks_for_care(job: wire.ListedJob) -> bool:
     """Say whether a job's version was judged badly, or is not active."""
@@ -21,25 +30,13 @@ def in_words(verdict: wire.Verdict) -> str:
     return "\n".join([shared.sentence(said), *(["", *_listed(more)] if more else [])])
 
 
-def badge(model: wire.Model, verdict: wire.Verdict | None) -> str:
-    """Return the verdict in a word or two.
-
-    Whether a version is better, and not only no worse, is known of those alone whose whole
-    verdict is at hand.
-    """
-    listed = model.verdict
-    if listed is None:
+def badge(verdict: wire.VerdictSummary | None) -> str:
+    """Return the verdict in a word or two."""
+    if verdict is None or verdict.standing is None:
         return "–"
-    found = None if verdict is None else verdict.versus_active
-    gain = None if verdict is None or found is None else found.get(verdict.metric)
-    if listed.decision == "reject":
-        is_worse = gain is not None and gain.high < 0
-        return f":red-badge[{'worse' if is_worse else 'rejected'}]"
-    if verdict is not None and (verdict.method == "none" or verdict.sentence in verdict.warnings):
-        return ":gray-badge[not judged]"
-    if gain is None:
-        return ":blue-badge[passed]"
-    return ":green-badge[better]" if gain.low > 0 else ":blue-badge[no worse]"
+    if verdict.decision == "reject" and verdict.standing != "worse":
+        return ":red-badge[rejected]"
+    return STANDINGS[verdict.standing]
 
 
 def _listed(sentences: list[str]) -> list[str]:

@@ -7,7 +7,9 @@ import streamlit as st
 
 from reckeeper import wire
 from reckeeper.client import Client
+from reckeeper.errors import Action
 from reckeeper.page import shared, verdicts
+from reckeeper.page.actions import ACTIONS
 
 VERSIONS = "versions"
 """The place of the page's words on a switch from one version to another."""
@@ -16,7 +18,7 @@ ENTRIES_ASKED = 200
 ENTRIES_SHOWN = 20
 STATUS = {"active": ":green-badge[🟢 active]", "inactive": ":gray-badge[⚪ inactive]"}
 PINNED = "📌"
-ACTIONS = {
+SWITCHES = {
     "activate": "activated",
     "promote": "promoted after its training",
     "rollback": "rolled back",
@@ -60,19 +62,26 @@ def show_verdict(
     model = next((model for model in models if model.version == job.version), None)
     if model is None:
         return
-    version, words = model.version, verdicts.in_words(verdict)
+    is_active = model.status == "active"
+    if is_active != job.promoted or (model.served and not is_active):
+        return  # somebody has decided otherwise since
     done = shared.sentence(verdict.outcome or "")
-    if model.status == "active" and job.promoted:
-        with _beside("warning", f"**{done}** {words}"):
-            _roll_back_button(client, target, place="verdict")
-    elif model.status != "active" and not model.served:
-        with _beside("info", f"**{done}** {words}"):
-            st.text_input("Reason (optional)", key="verdict_reason")
-            _button(
-                f"Activate version {version}",
-                lambda why: _activate(client, version, why),
-                place="verdict",
-            )
+    with _beside("warning" if is_active else "info", f"**{done}** {verdicts.in_words(verdict)}"):
+        if verdict.action is not None:
+            _show_action(client, Action.from_json(verdict.action), target)
+
+
+def _show_action(client: Client, action: Action, target: int | None) -> None:
+    if action.name == "roll_back":
+        _roll_back_button(client, target, place="verdict")
+    elif action.name == "activate":
+        version = action.arguments["version"]
+        st.text_input("Reason (optional)", key="verdict_reason")
+        _button(
+            action.in_words(ACTIONS),
+            lambda why: _activate(client, version, why),
+            place="verdict",
+        )
 
 
 def _beside(kind: str, text: str) -> Any:
@@ -89,28 +98,26 @@ def _beside(kind: str, text: str) -> Any:
 def show(
     client: Client,
     models: list[wire.Model],
-    jobs: list[wire.ListedJob],
     timeline: wire.TimelinePage,
 ) -> None:
     st.subheader("Versions", anchor=False)
     if not models:
         st.caption("None yet.")
         return
-    whole = {job.job_id: job.verdict for job in jobs}
-    _show_table(models, whole)
+    _show_table(models)
     shared.show_notice(client, VERSIONS)
     _show_switch(client, models, timeline.rollback_version)
     _show_details(models)
     _show_timeline(timeline.timeline)
 
 
-def _show_table(models: list[wire.Model], whole: dict[int, wire.Verdict | None]) -> None:
+def _show_table(models: list[wire.Model]) -> None:
     rows = [
         {
             "Version": model.version,
             "Status": STATUS[model.status] + (f" {PINNED}" if model.pinned else ""),
             "Recipe": shared.escape(model.recipe),
-            "Verdict": verdicts.badge(model, whole.get(model.job_id or 0)),
+            "Verdict": verdicts.badge(model.verdict),
             "NDCG@10": _quality(model),
             "Users": model.n_users,
             "Items": model.n_items,
@@ -191,7 +198,7 @@ def _show_timeline(timeline: list[wire.TimelineEntry]) -> None:
 
 
 def _why(entry: wire.TimelineEntry) -> str:
-    action = ACTIONS.get(entry.action, entry.action.replace("_", " "))
+    action = SWITCHES.get(entry.action, entry.action.replace("_", " "))
     return shared.escape(f"{action}: {entry.reason}" if entry.reason else action)
 
 
