@@ -36,6 +36,62 @@ _PRESETS = {PresetName.MOVIELENS: files.MOVIELENS}
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
+_FromDatabase = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        metavar="URL",
+        help="Instead of FILE: a database, as postgresql+psycopg://user@host/name or "
+        "sqlite:////path/to/file.db. For PostgreSQL the password may stand in PGPASSWORD.",
+    ),
+]
+_Query = Annotated[
+    str | None,
+    typer.Option(metavar="SQL", help="With --database: the SELECT whose rows are imported."),
+]
+_Preset = Annotated[
+    PresetName | None,
+    typer.Option(help="Columns of a known data set: movielens takes ratings.csv."),
+]
+_Catalogue = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of items: id, title, and attributes in its other columns. "
+        "With a preset, the one beside FILE."
+    ),
+]
+_CatalogueItemColumn = Annotated[
+    str | None, typer.Option(help="Of the catalogue. Default: as --item-column.")
+]
+_TitleColumn = Annotated[str | None, typer.Option(help="Of the catalogue. Default: title.")]
+_TypeColumn = Annotated[
+    str | None, typer.Option(help="Default: interaction_type, where there is one.")
+]
+_InteractionType = Annotated[
+    str | None, typer.Option(help="Type of all rows without such a column. Default: click.")
+]
+_WeightColumn = Annotated[
+    str | None, typer.Option(help="Default: weight, where there is one; else 1.")
+]
+_TimeColumn = Annotated[
+    str | None, typer.Option(help="Default: occurred_at, where there is one; else now.")
+]
+_TimeUnit = Annotated[
+    str | None, typer.Option(help="Of times that are numbers: s, ms or us. Default: s.")
+]
+_RatingColumn = Annotated[str | None, typer.Option(help="For --min-rating. Default: rating.")]
+_MinRating = Annotated[
+    float | None, typer.Option(help="Rows with a lower rating are no interactions.")
+]
+_Delimiter = Annotated[
+    str | None, typer.Option(help="Of CSV, also of the catalogue. Default: a comma.")
+]
+_Report = Annotated[
+    Path | None,
+    typer.Option(help="Where to list refused rows. Default: the data folder's imports/."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands `import`, `imports list|undo` and `demo status|clear`."""
     app.command("import")(import_command)
@@ -50,75 +106,29 @@ def register(app: typer.Typer) -> None:
 
 
 def import_command(
-    file: Annotated[
-        Path | None, typer.Argument(help="CSV, CSV packed with gzip, or Parquet.")
-    ] = None,
-    from_database: Annotated[
-        str | None,
-        typer.Option(
-            "--database",
-            metavar="URL",
-            help="Instead of FILE: a database, as postgresql+psycopg://user@host/name or "
-            "sqlite:////path/to/file.db. For PostgreSQL the password may stand in PGPASSWORD.",
-        ),
-    ] = None,
-    query: Annotated[
-        str | None,
-        typer.Option(metavar="SQL", help="With --database: the SELECT whose rows are imported."),
-    ] = None,
-    preset: Annotated[
-        PresetName | None,
-        typer.Option(help="Columns of a known data set: movielens takes ratings.csv."),
-    ] = None,
-    catalogue: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of items: id, title, and attributes in its other columns. "
-            "With a preset, the one beside FILE."
-        ),
-    ] = None,
+    file: Annotated[Path | None, typer.Argument(help="CSV, CSV with gzip, or Parquet.")] = None,
+    from_database: _FromDatabase = None,
+    query: _Query = None,
+    preset: _Preset = None,
+    catalogue: _Catalogue = None,
     user_column: Annotated[str | None, typer.Option(help="Default: user_id.")] = None,
     item_column: Annotated[str | None, typer.Option(help="Default: item_id.")] = None,
-    catalogue_item_column: Annotated[
-        str | None, typer.Option(help="Of the catalogue. Default: as --item-column.")
-    ] = None,
-    title_column: Annotated[
-        str | None, typer.Option(help="Of the catalogue. Default: title.")
-    ] = None,
-    type_column: Annotated[
-        str | None, typer.Option(help="Default: interaction_type, where there is one.")
-    ] = None,
-    interaction_type: Annotated[
-        str | None, typer.Option(help="Type of all rows without such a column. Default: click.")
-    ] = None,
-    weight_column: Annotated[
-        str | None, typer.Option(help="Default: weight, where there is one; else 1.")
-    ] = None,
-    time_column: Annotated[
-        str | None, typer.Option(help="Default: occurred_at, where there is one; else now.")
-    ] = None,
-    time_unit: Annotated[
-        str | None, typer.Option(help="Of times that are numbers: s, ms or us. Default: s.")
-    ] = None,
-    rating_column: Annotated[
-        str | None, typer.Option(help="For --min-rating. Default: rating.")
-    ] = None,
-    min_rating: Annotated[
-        float | None, typer.Option(help="Rows with a lower rating are no interactions.")
-    ] = None,
-    delimiter: Annotated[
-        str | None, typer.Option(help="Of CSV, also of the catalogue. Default: a comma.")
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="Where to list refused rows. Default: the data folder's imports/."),
-    ] = None,
+    catalogue_item_column: _CatalogueItemColumn = None,
+    title_column: _TitleColumn = None,
+    type_column: _TypeColumn = None,
+    interaction_type: _InteractionType = None,
+    weight_column: _WeightColumn = None,
+    time_column: _TimeColumn = None,
+    time_unit: _TimeUnit = None,
+    rating_column: _RatingColumn = None,
+    min_rating: _MinRating = None,
+    delimiter: _Delimiter = None,
+    report: _Report = None,
     as_json: _Json = False,
 ) -> None:
     """Import interactions from a file or a database; a repeat adds only what is missing."""
     origin = _origin(file, from_database, query)
     chosen = _PRESETS[preset] if preset else None
-    catalogue_format = chosen.catalogue if chosen else files.CatalogueFormat()
     if chosen and file and catalogue is None and file.with_name(chosen.catalogue_name).is_file():
         catalogue = file.with_name(chosen.catalogue_name)
     interactions_format = _with(
@@ -135,11 +145,30 @@ def import_command(
         delimiter=delimiter,
     )
     catalogue_format = _with(
-        catalogue_format,
+        chosen.catalogue if chosen else files.CatalogueFormat(),
         item_column=catalogue_item_column or item_column,
         title_column=title_column,
         delimiter=delimiter,
     )
+    _import(
+        origin,
+        interactions_format,
+        catalogue=catalogue,
+        catalogue_format=catalogue_format,
+        report=report,
+        as_json=as_json,
+    )
+
+
+def _import(
+    origin: Path | files.Query,
+    interactions_format: files.FileFormat,
+    *,
+    catalogue: Path | None,
+    catalogue_format: files.CatalogueFormat,
+    report: Path | None,
+    as_json: bool,
+) -> None:
     console = Console(stderr=True)
     settings = Settings.from_env()
     database = made_or_opened(settings)
@@ -173,8 +202,8 @@ def import_command(
     if not done.accepted + done.duplicates + done.skipped:
         first = done.first_refused[0]
         raise DataError(
-            f"No row of {file or shown} could be used. {unit.capitalize()} {first.line}: "
-            f"{first.column} {first.value!r} {first.reason}."
+            f"No row of {origin if isinstance(origin, Path) else shown} could be used. "
+            f"{unit.capitalize()} {first.line}: {first.column} {first.value!r} {first.reason}."
         )
 
 
