@@ -65,8 +65,8 @@ def _prepare(settings: Settings) -> int:
             trigger="manual",
         )
         made = Artifact(metadata, interactions, model)
-        files = artifact.write(made, settings.model_dir, cell_limit=0)
-        registry.register(metadata, files, job_id=None)
+        files = registry.store.write(made, cell_limit=0)
+        registry.versions.register(metadata, files, job_id=None)
     database.close()
     return interactions.n_interactions
 
@@ -87,10 +87,10 @@ def measure(settings: Settings) -> dict[str, Any]:
         "hash_seconds": round(time.perf_counter() - began, 2),
     }
     began = time.perf_counter()
-    first, second = (registry.load(number) for number in numbers)
+    first, second = (registry.versions.load(number) for number in numbers)
     loaded = time.perf_counter() - began
     result["load_seconds"] = round(loaded, 2)
-    rows = [registry.version(number) for number in numbers]
+    rows = [registry.versions.describe(number) for number in numbers]
     for n_users in SAMPLES:
         began = time.perf_counter()
         found = version_comparison.compare(

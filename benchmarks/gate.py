@@ -187,10 +187,10 @@ def _train(database: storage.Database, settings: Any, request: Mapping[str, Any]
     with database.write() as connection:
         storage.jobs.end(connection, job_id, status=storage.jobs.SUCCEEDED, version=version)
     registry = Registry(database, settings.model_dir)
-    registry.activate(registry.load(version), actor="benchmark")
+    registry.switch.activate(registry.versions.load(version), actor="benchmark")
     read = max(at for stage, at in told if stage == "reading")
     judged = min(at for stage, at in told if stage == "fitting")
-    verdict = registry.version(version)["verdict"]
+    verdict = registry.versions.describe(version)["verdict"]
     return {
         "method": verdict["method"],
         "users": verdict["n_users"],

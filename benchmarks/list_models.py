@@ -33,7 +33,7 @@ def _register(registry: Registry, n_versions: int) -> None:
             seconds=2.0,
             trigger="manual",
         )
-        registry.register(metadata, (file, file), job_id=None)
+        registry.versions.register(metadata, (file, file), job_id=None)
 
 
 def _seconds(url: str, path: str, n_requests: int) -> tuple[list[float], int]:

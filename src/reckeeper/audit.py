@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reckeeper import clock, storage
+from reckeeper import clock, durable, storage
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, StorageError
 from reckeeper.telemetry import get_logger
@@ -351,24 +351,15 @@ def _key_of(settings: Settings) -> bytes | None:
 def _make_key(settings: Settings) -> bytes:
     """Make the key, unless another process is quicker, and return the one that is there then."""
     path = settings.data_dir / KEY_NAME
-    temporary = path.with_name(f".{KEY_NAME}.{secrets.token_hex(8)}.tmp")
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        try:
+        durable.make_folder(settings.data_dir)
+        with (
+            contextlib.suppress(FileExistsError),
+            durable.new_file(path, mode=0o600) as temporary,
+        ):
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(descriptor, "w", encoding="ascii") as stream:
                 stream.write(secrets.token_hex(32) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)  # unlike a rename it never replaces what is there
-        finally:
-            temporary.unlink(missing_ok=True)
-        folder = os.open(settings.data_dir, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except OSError as exc:
         raise ConfigError(
             f"The key of the audit trail, {path}, cannot be made: {exc.strerror}. Let this user "
@@ -430,16 +421,12 @@ def _publish(head: Head, folder: Path | None) -> None:
     if folder is None:
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(folder)
         with _locked(folder / _LOCK_NAME):
             written = _read_head(folder)
             if written is None or written.entry_id < head.entry_id:
-                temporary = folder / f".{HEAD_NAME}.tmp"
-                with temporary.open("w", encoding="ascii") as stream:
-                    json.dump(asdict(head), stream)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(temporary, folder / HEAD_NAME)
+                with durable.replaced_file(folder / HEAD_NAME, is_alone=True) as temporary:
+                    temporary.write_text(json.dumps(asdict(head)), encoding="ascii")
     except (OSError, StorageError) as exc:
         # The trail may be longer than its head says: the next entry catches up.
         _log.error("audit_head_not_written", entry_id=head.entry_id, error=str(exc))

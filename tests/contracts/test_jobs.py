@@ -100,7 +100,7 @@ def test_a_job_trains_and_activates(runner, job_of, registry, taste, settings, d
     assert (job.version, job.error_code, job.trigger) == (1, None, "schedule")
     assert job.peak_memory_bytes > 10_000_000
     assert job.finished_at > job.started_at
-    described = registry.version(1)
+    described = registry.versions.describe(1)
     assert (described["status"], described["job_id"]) == ("active", job_id)
     assert (described["trigger"], described["training_samples"]) == ("schedule", len(taste))
     assert len(list(settings.model_dir.glob("*model*"))) == 3
@@ -132,13 +132,13 @@ def test_a_second_job_is_refused_while_one_runs_and_runs_after_it(
     again, _ = start(runner)
     runner.wait(again)
     assert [job_of(number).version for number in (job_id, again)] == [1, 2]
-    assert registry.active_version() == 2
+    assert registry.switch.active_version() == 2
 
 
 def test_too_little_data_fails_and_leaves_the_active_version(
     runner, job_of, registry, taste, train, database
 ):
-    registry.activate(registry.load(train()), actor="test")
+    registry.switch.activate(registry.versions.load(train()), actor="test")
     with database.write() as connection:
         connection.exec_driver_sql("DELETE FROM user_interactions")
     job_id, _ = start(runner)
@@ -155,15 +155,15 @@ def test_too_little_data_fails_and_leaves_the_active_version(
     assert isinstance(error, NotEnoughDataError)
     assert error.details == {"job_id": job_id}
     assert error.action == Action("send_interactions")
-    assert registry.active_version() == 1
-    assert [row["version"] for row in registry.versions()] == [1]
+    assert registry.switch.active_version() == 1
+    assert [row["version"] for row in registry.versions.all()] == [1]
 
 
 def test_one_user_is_too_little(train, add, settings, registry):
     add(("u", "i"), ("u", "j"))
     with pytest.raises(NotEnoughDataError, match=r"1 user\(s\) with 2 item\(s\)"):
         train()
-    assert registry.versions() == []
+    assert registry.versions.all() == []
     assert not settings.model_dir.exists()
 
 
@@ -177,7 +177,7 @@ def test_a_killed_process_is_an_interrupted_job_and_the_next_one_runs(
     assert (job.status, job.error_code) == ("interrupted", "interrupted")
     assert "was ended by signal 9 before it was done" in job.error_message
     assert "If the machine ran out of memory" in job.error_message
-    assert registry.versions() == []
+    assert registry.versions.all() == []
     again, _ = start(runner)
     runner.wait(again)
     assert job_of(again).status == "succeeded"
@@ -201,7 +201,7 @@ def test_stopping_interrupts_the_job(runner, job_of, registry, taste):
     assert (job.status, job.error_code) == ("interrupted", "interrupted")
     assert "Start another one" in job.error_message
     assert isinstance(jobs.job_error(job), JobInterruptedError)
-    assert registry.active_version() is None
+    assert registry.switch.active_version() is None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -214,7 +214,7 @@ def test_a_job_that_somebody_else_ended_does_not_serve(runner, job_of, registry,
         assert storage.jobs.interrupt_lapsed(connection) == [job_id]
     runner.wait(job_id)
     assert job_of(job_id).status == "interrupted"
-    assert registry.active_version() is None
+    assert registry.switch.active_version() is None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -223,11 +223,11 @@ def test_a_version_of_a_job_that_was_given_up_is_not_promoted(
     runner, registry, taste, train, job_of
 ):
     version = train()  # its job has ended
-    (job_id,) = (row["job_id"] for row in registry.versions())
+    (job_id,) = (row["job_id"] for row in registry.versions.all())
     with pytest.raises(JobInterruptedError, match="was silent for too long"):
         runner._finish(job_id, 0, None)
     assert job_of(job_id).status == "succeeded"
-    assert registry.version(version)["status"] == "inactive"
+    assert registry.versions.describe(version)["status"] == "inactive"
 
 
 def test_a_silent_job_expires(runner, job_of, database, taste):
@@ -284,7 +284,7 @@ def test_old_versions_go_when_a_job_is_done(database, registry, settings, taste,
     runner = JobRunner(database, registry, settings.replaced(versions_kept=2))
     job_id, _ = start(runner)
     runner.wait(job_id)
-    assert [row["version"] for row in registry.versions()] == [4, 3]
+    assert [row["version"] for row in registry.versions.all()] == [4, 3]
     runner.stop()
 
 
@@ -367,7 +367,7 @@ def test_a_cancelled_job_ends_and_leaves_nothing_behind(
     job = job_of(held)
     assert (job.status, job.error_code, job.version) == ("cancelled", "cancelled", None)
     assert isinstance(jobs.job_error(job), JobCancelledError)
-    assert registry.versions() == []
+    assert registry.versions.all() == []
     assert not list(settings.model_dir.glob("*model*"))
     assert request_cancel(database, held, actor="test").status == "cancelled"
     with database.read() as connection:
@@ -397,7 +397,7 @@ def test_a_job_that_is_cancelled_at_the_last_moment_does_not_serve(
     job_id, _ = start(runner)
     runner.wait(job_id)
     assert job_of(job_id).status == "cancelled"
-    assert (registry.active_version(), registry.versions()) == (None, [])
+    assert (registry.switch.active_version(), registry.versions.all()) == (None, [])
     assert not list(settings.model_dir.glob("model-*"))
 
 
@@ -405,7 +405,7 @@ def test_a_version_that_loads_for_longer_than_a_lease_serves(
     runner, job_of, registry, taste, database, monkeypatch
 ):
     monkeypatch.setattr(storage.jobs, "LEASE_SECONDS", 2.0)
-    load = registry.load
+    load = registry.versions.load
 
     def slowly(version):
         ends = time.monotonic() + 4
@@ -414,25 +414,25 @@ def test_a_version_that_loads_for_longer_than_a_lease_serves(
             time.sleep(0.1)
         return load(version)
 
-    monkeypatch.setattr(registry, "load", slowly)
+    monkeypatch.setattr(registry.versions, "load", slowly)
     assert run(runner, job_of).promoted
-    assert registry.active_version() == 1
+    assert registry.switch.active_version() == 1
 
 
 def test_a_version_that_was_judged_beside_another_waits(
     runner, job_of, registry, taste, train, monkeypatch
 ):
     for _ in range(2):
-        registry.activate(registry.load(train()), actor="test")
+        registry.switch.activate(registry.versions.load(train()), actor="test")
     check = promotion.serving.check
 
     def roll_back_first(model):
-        registry.roll_back(registry.load(1), actor="anna", reason="2 is bad")
+        registry.switch.roll_back(registry.versions.load(1), actor="anna", reason="2 is bad")
         check(model)
 
     monkeypatch.setattr(promotion.serving, "check", roll_back_first)
     job = run(runner, job_of, trigger="rule")
-    assert (job.promoted, registry.active_version()) == (False, 1)
+    assert (job.promoted, registry.switch.active_version()) == (False, 1)
     assert "since it was judged, another version was activated" in job.verdict["outcome"]
     assert job.verdict["disposition"] == "overtaken"
     assert job.verdict["action"] == {"name": "activate", "version": job.version}
@@ -450,7 +450,7 @@ def test_a_fall_of_the_data_is_rejected_until_somebody_accepts_it(
         job = run(runner, job_of, trigger="schedule")
         assert (job.promoted, job.verdict["decision"]) == (False, "reject")
         assert any("fell by" in reason for reason in job.verdict["reasons"])
-    registry.activate(registry.load(job.version), actor="anna")
+    registry.switch.activate(registry.versions.load(job.version), actor="anna")
     add(("u1", "new9"))
     assert run(runner, job_of, trigger="schedule").promoted
 
@@ -478,7 +478,7 @@ def test_leftovers_that_cannot_be_removed_stop_no_job(runner, job_of, registry, 
     def fail():
         raise StorageError("The database is locked.")
 
-    monkeypatch.setattr(registry, "remove_unfinished", fail)
+    monkeypatch.setattr(registry.recovery, "remove_unfinished", fail)
     assert run(runner, job_of).promoted
 
 
@@ -560,21 +560,21 @@ def rejecting(monkeypatch):
 def test_a_worse_version_serves_only_if_somebody_watches(
     runner, job_of, registry, taste, train, rejecting, database, trigger, serves
 ):
-    registry.activate(registry.load(train()), actor="test")
+    registry.switch.activate(registry.versions.load(train()), actor="test")
     job = run(runner, job_of, trigger=trigger)
     assert (job.promoted, job.version) == (serves, 2)
-    assert registry.active_version() == (2 if serves else 1)
+    assert registry.switch.active_version() == (2 if serves else 1)
     verdict = job.verdict
     way_out = {"name": "roll_back"} if serves else {"name": "activate", "version": 2}
     assert verdict["action"] == way_out
     assert verdict["disposition"] == ("activated" if serves else "rejected")
     assert f"Version 2 {'is active' if serves else 'was rejected'}" in verdict["outcome"]
-    assert registry.version(2)["verdict"] == verdict
+    assert registry.versions.describe(2)["verdict"] == verdict
     with database.read() as connection:
         told = connection.exec_driver_sql("SELECT event FROM notices").scalars().all()
     assert ("rejected" in told) is not serves
     if not serves:
-        registry.activate(registry.load(2), actor="test", reason="I know better")
+        registry.switch.activate(registry.versions.load(2), actor="test", reason="I know better")
         with database.read() as connection:
             (entry,) = storage.audit_log.latest(connection, limit=1)
         assert (entry.action, json.loads(entry.details)["reason"]) == ("override", "I know better")
@@ -583,23 +583,23 @@ def test_a_worse_version_serves_only_if_somebody_watches(
 def test_by_policy_a_person_decides(runner, job_of, registry, taste, policy):
     policy(promotion={"manual": "manual", "schedule": "gate", "rule": "gate"})
     job = run(runner, job_of)
-    assert (job.promoted, registry.active_version()) == (False, None)
+    assert (job.promoted, registry.switch.active_version()) == (False, None)
     assert "waits: by the policy a person decides" in job.verdict["outcome"]
     assert job.verdict["disposition"] == "waits"
     assert job.verdict["action"] == {"name": "activate", "version": 1}
 
 
 def test_a_pinned_version_stays_whatever_is_trained(runner, job_of, registry, taste, train):
-    registry.activate(registry.load(train()), actor="test")
-    registry.pin(1, actor="test")
+    registry.switch.activate(registry.versions.load(train()), actor="test")
+    registry.versions.pin(1, actor="test")
     job = run(runner, job_of)
-    assert (job.promoted, registry.active_version()) == (False, 1)
-    assert "Version 1 serves and is pinned" in job.verdict["outcome"]
+    assert (job.promoted, registry.switch.active_version()) == (False, 1)
+    assert "Version 1 is active and pinned" in job.verdict["outcome"]
     assert job.verdict["disposition"] == "pinned"
     assert job.verdict["action"] == {"name": "activate", "version": 2}
-    registry.unpin(1, actor="test")
+    registry.versions.unpin(1, actor="test")
     assert run(runner, job_of).promoted
-    assert registry.active_version() == 3
+    assert registry.switch.active_version() == 3
 
 
 def test_nothing_is_trained_unwatched_when_nothing_has_changed(
@@ -622,11 +622,11 @@ def test_nothing_is_trained_unwatched_when_nothing_has_changed(
 
 def test_the_policy_decides_what_goes_in(runner, job_of, registry, taste, policy):
     policy(left_out_users=["u0*"], weights={"click": 3.0})
-    made = registry.version(run(runner, job_of).version)
+    made = registry.versions.describe(run(runner, job_of).version)
     assert made["n_users"] == 2
     assert made["data"]["left_out_users"] == ["u0*"]
     assert made["data"]["weights"] == {"click": 3.0}
-    model = registry.load(made["version"])
+    model = registry.versions.load(made["version"])
     assert set(model.artifact.matrix.weights.data.tolist()) <= {3.0 * n for n in range(1, 9)}
     policy(left_out_users=["u*"])
     job_id, _ = start(runner)
@@ -638,7 +638,7 @@ def test_everything_that_is_known_of_a_version_is_kept(runner, job_of, registry,
     cause = {"rule": "every_interactions", "n": 7, "threshold": 5, "sentence": "7 new ones came."}
     job_id = runner.start(trigger="rule", actor="schedule", cause=cause)
     runner.wait(job_id)
-    made = registry.version(1)
+    made = registry.versions.describe(1)
     assert (made["cause"], made["actor"], made["trigger"]) == (cause, "schedule", "rule")
     assert len(made["fingerprint"]) == 32
     assert made["watermark"] == len(taste)
@@ -646,10 +646,10 @@ def test_everything_that_is_known_of_a_version_is_kept(runner, job_of, registry,
     assert {"python", "numpy", "reckeeper"} <= made["libraries"].keys()
     assert made["verdict"]["outcome"] == "Version 1 is active."
     assert (made["verdict"]["disposition"], made["verdict"]["action"]) == ("activated", None)
-    (entry,) = registry.timeline(limit=9)
+    (entry,) = registry.switch.timeline(limit=9)
     assert (entry["version"], entry["action"], entry["job_id"]) == (1, "promote", job_id)
     assert entry["reason"] == f"job {job_id}: 7 new ones came."
-    written = registry.load(1).artifact.metadata
+    written = registry.versions.load(1).artifact.metadata
     assert (written.cause, written.fingerprint) == (cause, made["fingerprint"])
 
 
@@ -738,8 +738,8 @@ def retrain(database, settings, registry):
         version = pipeline.run(database, settings, job=job, report=report, should_stop=should_stop)
         with database.write() as connection:
             storage.jobs.end(connection, job_id, status=storage.jobs.SUCCEEDED)
-        registry.activate(registry.load(version), actor="test")
-        made = registry.version(version)
+        registry.switch.activate(registry.versions.load(version), actor="test")
+        made = registry.versions.describe(version)
         return made["recipe"], made["settings"]
 
     return run
@@ -774,7 +774,7 @@ def test_a_job_trains_what_was_asked_for(runner, job_of, registry, taste, databa
     runner.wait(job_id)
     job = job_of(job_id)
     assert (job.status, job.kind, job.request) == ("succeeded", "retrain", SVD)
-    made = registry.version(job.version)
+    made = registry.versions.describe(job.version)
     assert (made["status"], made["recipe"], made["settings"]) == ("active", *SVD.values())
     with database.read() as connection:
         (asked,) = [
@@ -812,8 +812,8 @@ def test_what_tuning_finds_is_used_and_kept_by_later_retrains(retrain, taste, jo
 
 
 def test_an_evaluation_makes_no_version(runner, job_of, registry, taste, train):
-    registry.activate(registry.load(train()), actor="test")
-    before = registry.versions()
+    registry.switch.activate(registry.versions.load(train()), actor="test")
+    before = registry.versions.all()
     job_id = runner.start(trigger="manual", actor="test", kind="evaluate")
     with pytest.raises(JobRunningError, match="compares the recipes") as caught:
         runner.start(trigger="manual", actor="test")
@@ -823,7 +823,7 @@ def test_an_evaluation_makes_no_version(runner, job_of, registry, taste, train):
     assert (job.status, job.kind, job.stage) == ("succeeded", "evaluate", "done"), job
     assert (job.version, job.request, job.fraction) == (None, {}, 1.0)
     assert [row["recipe"] for row in job.result["recipes"]] == ["popularity", "svd", "spectral"]
-    assert registry.versions() == before
+    assert registry.versions.all() == before
 
 
 def test_an_evaluation_of_too_little_fails(runner, job_of, add):

@@ -58,15 +58,15 @@ def test_it_is_trained_tuned_judged_stored_and_served(
     assert tried[-1].n_tried == 3
     assert {stage for stage, _ in progress} >= {"tuning", "judging", "fitting", "writing"}
 
-    row = registry.version(version)
+    row = registry.versions.describe(version)
     assert row["recipe"] == "together"
     assert set(row["settings"]) == {"damping"}
     assert row["metrics"]["ndcg@10"]["mean"] > 0.4
 
-    model = registry.load(version)
+    model = registry.versions.load(version)
     assert isinstance(model.artifact.model, Together)
     serving.check(model)
-    registry.activate(model, actor="test")
+    registry.switch.activate(model, actor="test")
     ours = serving.Serving(database, registry, PolicyWatch(database, settings))
     ours.refresh()
     answer = ours.recommend("u001", n=8)

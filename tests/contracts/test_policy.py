@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reckeeper import clock, policy, storage, wire
+from reckeeper import audit, clock, policy, storage, wire
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, ConflictError, DataError, StorageError
 from reckeeper.policy import Policy, PolicyWatch, Promotion, revisions
@@ -66,8 +66,7 @@ def trail(database):
     """Return a function that gives the details of the trail's entries, the oldest first."""
 
     def trail():
-        with database.read() as connection:
-            entries = storage.audit_log.latest(connection, limit=100)
+        entries = audit.entries(database, limit=100)
         return list(reversed(entries))
 
     return trail

@@ -11,8 +11,8 @@ import shutil
 import pytest
 from tests.unit.small_models import add_version
 
-from reckeeper import artifact, audit, clock, storage
-from reckeeper.artifact import Artifact
+from reckeeper import audit, clock, storage
+from reckeeper.artifact import Artifact, ModelStore
 from reckeeper.errors import ArtifactError, ConflictError, DataError, NotFoundError, PinnedError
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.registry import Registry
@@ -25,7 +25,7 @@ REJECTED = {"decision": "reject", "sentence": "Worse than popularity.", "reasons
 @pytest.fixture
 def activate(registry):
     def act(version):
-        registry.activate(registry.load(version), actor="test")
+        registry.switch.activate(registry.versions.load(version), actor="test")
 
     return act
 
@@ -42,17 +42,17 @@ def trail(database, *, action):
 
 
 def test_a_new_version_is_inactive(registry, train):
-    assert registry.versions() == []
-    assert registry.active_version() is None
+    assert registry.versions.all() == []
+    assert registry.switch.active_version() is None
     version = train()
     assert version == 1
-    assert registry.version(1)["status"] == "inactive"
-    assert registry.active_version() is None
+    assert registry.versions.describe(1)["status"] == "inactive"
+    assert registry.switch.active_version() is None
 
 
 def test_a_version_is_described_as_the_contract_says(registry, train, activate, settings, taste):
     activate(train(trigger="schedule"))
-    (described,) = registry.versions()
+    (described,) = registry.versions.all()
     assert list(described)[:8] == [
         "name", "path", "type", "status", "n_users", "n_items", "explained_variance", "trained_on"
     ]  # fmt: skip
@@ -74,32 +74,30 @@ def test_a_version_is_described_as_the_contract_says(registry, train, activate, 
 
 
 def test_a_recipe_that_does_not_decompose_goes_by_its_name(registry, train, settings, lost):
-    first = registry.load(train()).artifact
+    first = registry.versions.load(train()).artifact
     model = Popularity.fit(first.matrix, settings={})
     metadata = dataclasses.replace(
         first.metadata, version=2, recipe=model.name, settings=model.settings,
         explained_variance=model.explained_variance,
     )  # fmt: skip
     made = Artifact(metadata, first.matrix, model)
-    registry.register(
-        metadata, artifact.write(made, settings.model_dir, cell_limit=10**6), job_id=None
-    )
-    described = registry.version(2)
+    registry.versions.register(metadata, registry.store.write(made, cell_limit=10**6), job_id=None)
+    described = registry.versions.describe(2)
     assert (described["type"], described["recipe"]) == ("popularity", "popularity")
     assert described["name"] == "Retrained SVD Model"
     assert described["explained_variance"] == "0.00%"
     assert described["settings"] == {"half_life_days": None}
-    answer = registry.retrain_answer(2, job_id=5)
+    answer = registry.versions.retrain_answer(2, job_id=5)
     assert answer["message"].endswith(" samples, 0.00% variance explained")
     assert answer["details"]["explained_variance"] == 0.0
-    assert lost.rebuild() == [1, 2]
-    assert lost.version(2)["type"] == "popularity"
+    assert lost.recovery.rebuild() == [1, 2]
+    assert lost.versions.describe(2)["type"] == "popularity"
 
 
 def test_the_answer_to_a_retrain_is_the_contracts(registry, train, taste):
     version = train()
-    answer = registry.retrain_answer(version, job_id=5)
-    described = registry.version(version)
+    answer = registry.versions.retrain_answer(version, job_id=5)
+    described = registry.versions.describe(version)
     pattern = r"Model retrained in \d+\.\ds - (\d+) samples, (\d+\.\d\d%) variance explained"
     samples, variance = re.fullmatch(pattern, answer["message"]).groups()
     assert (int(samples), variance) == (len(taste), described["explained_variance"])
@@ -117,20 +115,20 @@ def test_exactly_one_version_is_active(registry, train, activate, settings):
         train()
     for version in (1, 3, 2, 2):
         activate(version)
-        assert registry.active_version() == version
-        assert {row["version"]: row["status"] for row in registry.versions()} == {
+        assert registry.switch.active_version() == version
+        assert {row["version"]: row["status"] for row in registry.versions.all()} == {
             number: "active" if number == version else "inactive" for number in (3, 2, 1)
         }
-        assert artifact.linked_version(settings.model_dir) == version
-    inactive = registry.version(1)["path"]
+        assert ModelStore(settings.model_dir).linked_version() == version
+    inactive = registry.versions.describe(1)["path"]
     assert inactive == str(settings.model_dir / "model-000001.pkl")
 
 
 def test_activations_are_in_the_trail(registry, train, database):
     train()
     train()
-    registry.activate(registry.load(1), actor="ann", reason="first")
-    registry.activate(registry.load(2), actor="ben")
+    registry.switch.activate(registry.versions.load(1), actor="ann", reason="first")
+    registry.switch.activate(registry.versions.load(2), actor="ben")
     first, second = trail(database, action="activate")
     assert (first["actor"], first["subject"]) == ("ann", "model 1")
     assert first["details"] == {"before": None, "after": 1, "reason": "first"}
@@ -138,33 +136,33 @@ def test_activations_are_in_the_trail(registry, train, database):
 
 
 def test_what_is_written_along_is_part_of_the_activation(registry, train):
-    model = registry.load(train())
+    model = registry.versions.load(train())
 
     def also(connection):
         raise ConflictError("No.")
 
     with pytest.raises(ConflictError):
-        registry.activate(model, actor="test", also=also)
-    assert registry.active_version() is None
+        registry.switch.activate(model, actor="test", also=also)
+    assert registry.switch.active_version() is None
 
 
 def test_an_active_version_cannot_be_deleted(registry, train, activate, settings):
     activate(train())
     with pytest.raises(ConflictError, match=r"Version 1 is active .* activate another first"):
-        registry.delete(1, actor="test")
+        registry.versions.delete(1, actor="test")
     assert "model-000001.pkl" in files(settings)
 
 
 def test_deleting_takes_row_and_files(registry, train, activate, settings, database):
     activate(train())
     train()
-    model = registry.load(2)
+    model = registry.versions.load(2)
     with database.read() as connection:
         row = storage.models.get(connection, 2)
     told = ("recipe", "trained_at", "is_active", "note", "native_sha256")
-    deleted = {name: row[name] for name in told}
-    registry.delete(2, actor="ann", reason="worse")
-    assert [row["version"] for row in registry.versions()] == [1]
+    deleted = {name: getattr(row, name) for name in told}
+    registry.versions.delete(2, actor="ann", reason="worse")
+    assert [row["version"] for row in registry.versions.all()] == [1]
     assert "model-000002" not in " ".join(files(settings))
     (entry,) = trail(database, action="delete")
     assert (entry["actor"], entry["details"]) == (
@@ -172,24 +170,24 @@ def test_deleting_takes_row_and_files(registry, train, activate, settings, datab
         {"before": deleted, "after": None, "reason": "worse"},
     )
     for act in (
-        lambda: registry.delete(2, actor="test"),
-        lambda: registry.load(2),
-        lambda: registry.version(2),
-        lambda: registry.retrain_answer(2, job_id=1),
-        lambda: registry.activate(model, actor="test"),
+        lambda: registry.versions.delete(2, actor="test"),
+        lambda: registry.versions.load(2),
+        lambda: registry.versions.describe(2),
+        lambda: registry.versions.retrain_answer(2, job_id=1),
+        lambda: registry.switch.activate(model, actor="test"),
     ):
         with pytest.raises(NotFoundError, match="There is no version 2"):
             act()
-    assert registry.active_version() == 1
+    assert registry.switch.active_version() == 1
 
 
 def test_numbers_never_come_again(registry, train, settings):
     assert [train(), train()] == [1, 2]
-    registry.delete(2, actor="test")
+    registry.versions.delete(2, actor="test")
     assert train() == 3
     (settings.model_dir / "model-000007.pkl").write_text("somebody's")
     (settings.model_dir / "notes-000099.txt").write_text("somebody's")
-    assert registry.reserve(job_id=None) == 8
+    assert registry.versions.reserve(job_id=None) == 8
     assert train() == 9
     assert (settings.model_dir / "model-000007.pkl").read_text() == "somebody's"
 
@@ -198,11 +196,11 @@ def test_the_oldest_inactive_versions_go(registry, train, activate, settings):
     for _ in range(6):
         train()
     activate(2)
-    assert registry.retain(n_versions=6, actor="test") == []
-    assert registry.retain(n_versions=3, actor="test") == [4, 3, 1]
-    assert [row["version"] for row in registry.versions()] == [6, 5, 2]
-    assert registry.retain(n_versions=3, actor="test") == []
-    assert registry.active_version() == 2
+    assert registry.versions.retain(n_versions=6, actor="test") == []
+    assert registry.versions.retain(n_versions=3, actor="test") == [4, 3, 1]
+    assert [row["version"] for row in registry.versions.all()] == [6, 5, 2]
+    assert registry.versions.retain(n_versions=3, actor="test") == []
+    assert registry.switch.active_version() == 2
 
 
 def test_demo_versions_are_deleted_an_active_one_too(registry, train, activate, settings, database):
@@ -212,39 +210,39 @@ def test_demo_versions_are_deleted_an_active_one_too(registry, train, activate, 
     with database.write() as connection:
         storage.imports.set_status(connection, import_id, storage.imports.UNDONE)
     train()
-    assert [row["is_demo"] for row in registry.versions()] == [False, True]
-    assert registry.delete_demo(actor="cli") == [1]
-    assert registry.active_version() is None
+    assert [row["is_demo"] for row in registry.versions.all()] == [False, True]
+    assert registry.switch.delete_demo(actor="cli") == [1]
+    assert registry.switch.active_version() is None
     assert files(settings) == ["model-000002.pkl", "model-000002.safetensors"]
-    assert registry.delete_demo(actor="cli") == []
+    assert registry.switch.delete_demo(actor="cli") == []
     assert train() == 3
 
 
 def test_loading_verifies_the_file(registry, train, settings):
     train()
     path = settings.model_dir / "model-000001.safetensors"
-    loaded = registry.load(1)
+    loaded = registry.versions.load(1)
     assert loaded.version == loaded.artifact.metadata.version == 1
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="its content changed"):
-        registry.load(1)
+        registry.versions.load(1)
     path.unlink()
     with pytest.raises(ArtifactError, match="is missing"):
-        registry.load(1)
+        registry.versions.load(1)
 
 
 def test_the_newest_sound_version(registry, train, settings):
-    assert registry.newest_sound() is None
+    assert registry.versions.newest_sound() is None
     for _ in range(3):
         train()
-    assert registry.newest_sound() == 3
-    assert registry.newest_sound(besides=3) == 2
+    assert registry.versions.newest_sound() == 3
+    assert registry.versions.newest_sound(besides=3) == 2
     (settings.model_dir / "model-000003.safetensors").write_bytes(b"damaged")
     (settings.model_dir / "model-000002.safetensors").unlink()
-    assert registry.newest_sound() == 1
-    assert registry.newest_sound(besides=1) is None
+    assert registry.versions.newest_sound() == 1
+    assert registry.versions.newest_sound(besides=1) is None
 
 
 def test_the_link_is_repaired(registry, train, activate, settings):
@@ -252,18 +250,18 @@ def test_the_link_is_repaired(registry, train, activate, settings):
     train()
     link = settings.model_dir / "retrained_svd_model.pkl"
     link.unlink()
-    registry.repair_link()
+    registry.switch.repair_link()
     assert os.readlink(link) == "model-000001.pkl"
-    artifact.point_link(settings.model_dir, 2)
-    registry.repair_link()
+    ModelStore(settings.model_dir).point_link(2)
+    registry.switch.repair_link()
     assert os.readlink(link) == "model-000001.pkl"
 
 
 def test_a_link_that_cannot_be_written_does_not_stop_an_activation(registry, train, settings):
     version = train()
     (settings.model_dir / "retrained_svd_model.pkl").mkdir()
-    registry.activate(registry.load(version), actor="test")
-    assert registry.active_version() == version
+    registry.switch.activate(registry.versions.load(version), actor="test")
+    assert registry.switch.active_version() == version
 
 
 # A lost database
@@ -280,27 +278,27 @@ def test_versions_come_back_from_the_folder(registry, train, activate, lost, set
     for _ in range(3):
         train()
     activate(2)
-    before = {row["version"]: row for row in registry.versions()}
-    assert lost.rebuild() == [1, 2, 3]
-    after = {row["version"]: row for row in lost.versions()}
-    assert lost.active_version() == 2
+    before = {row["version"]: row for row in registry.versions.all()}
+    assert lost.recovery.rebuild() == [1, 2, 3]
+    after = {row["version"]: row for row in lost.versions.all()}
+    assert lost.switch.active_version() == 2
     for version in (1, 2, 3):
         # The jobs that made them were in the lost database.
         assert after[version] == {**before[version], "job_id": None, "served": version == 2}
-        loaded = lost.load(version)
+        loaded = lost.versions.load(version)
         assert loaded.watermark == 0
-        assert loaded.artifact.metadata == registry.load(version).artifact.metadata
-    assert lost.reserve(job_id=None) == 4
-    assert lost.rebuild() == []
+        assert loaded.artifact.metadata == registry.versions.load(version).artifact.metadata
+    assert lost.versions.reserve(job_id=None) == 4
+    assert lost.recovery.rebuild() == []
 
 
 def test_without_a_link_the_newest_sound_version_serves(train, lost, settings):
     for _ in range(3):
         train()
     (settings.model_dir / "model-000003.safetensors").write_bytes(b"damaged")
-    assert lost.rebuild() == [1, 2]
-    assert lost.active_version() == 2
-    assert artifact.linked_version(settings.model_dir) == 2
+    assert lost.recovery.rebuild() == [1, 2]
+    assert lost.switch.active_version() == 2
+    assert ModelStore(settings.model_dir).linked_version() == 2
 
 
 def test_files_that_are_not_sound_stay_where_they_are(train, activate, lost, settings):
@@ -313,44 +311,42 @@ def test_files_that_are_not_sound_stay_where_they_are(train, activate, lost, set
         settings.model_dir / "model-000001.safetensors",
         settings.model_dir / "model-000005.safetensors",
     )
-    assert lost.rebuild() == [1]
-    assert lost.active_version() == 1
+    assert lost.recovery.rebuild() == [1]
+    assert lost.switch.active_version() == 1
     assert damaged.read_bytes() == b"damaged"
     assert (settings.model_dir / "model-000005.safetensors").exists()
-    assert lost.reserve(job_id=None) == 6
+    assert lost.versions.reserve(job_id=None) == 6
 
 
 def test_a_version_whose_pickle_is_gone_comes_back(train, lost, settings):
     train()
     (settings.model_dir / "model-000001.pkl").unlink()
-    assert lost.rebuild() == [1]
-    lost.load(1)
+    assert lost.recovery.rebuild() == [1]
+    lost.versions.load(1)
 
 
 def test_a_database_that_had_a_version_is_not_rebuilt(registry, train, settings):
     train()
-    registry.delete(1, actor="test")
-    made = registry.load(train())
+    registry.versions.delete(1, actor="test")
+    made = registry.versions.load(train())
     metadata = dataclasses.replace(made.artifact.metadata, version=9)
-    artifact.write(
-        dataclasses.replace(made.artifact, metadata=metadata), settings.model_dir, cell_limit=0
-    )
-    assert registry.rebuild() == []
-    assert [row["version"] for row in registry.versions()] == [2]
+    registry.store.write(dataclasses.replace(made.artifact, metadata=metadata), cell_limit=0)
+    assert registry.recovery.rebuild() == []
+    assert [row["version"] for row in registry.versions.all()] == [2]
 
 
 def test_nothing_is_rebuilt_from_nothing(lost, settings):
-    assert lost.rebuild() == []
+    assert lost.recovery.rebuild() == []
     settings.model_dir.mkdir()
     (settings.model_dir / "notes.txt").write_text("somebody's")
-    assert lost.rebuild() == []
-    assert lost.active_version() is None
+    assert lost.recovery.rebuild() == []
+    assert lost.switch.active_version() is None
 
 
 def test_a_rebuild_is_in_the_trail(train, activate, lost):
     activate(train())
-    lost.rebuild()
-    (entry,) = trail(lost._database, action="rebuild")
+    lost.recovery.rebuild()
+    (entry,) = trail(lost.versions._database, action="rebuild")
     assert entry["details"]["versions"] == [1]
     assert entry["details"]["after"] == 1
 
@@ -359,11 +355,11 @@ def test_files_that_the_database_does_not_know_are_set_aside(registry, train, ac
     activate(train())
     train()
     train()
-    registry.delete(2, actor="test")
+    registry.versions.delete(2, actor="test")
     for name in ("model-000002.pkl", "model-000007.safetensors"):
         (settings.model_dir / name).write_bytes(b"left behind")
-    assert registry.set_aside_unknown() == [7]
-    assert registry.set_aside_unknown() == []
+    assert registry.recovery.set_aside_unknown() == [7]
+    assert registry.recovery.set_aside_unknown() == []
     assert sorted(files(settings)) == [
         "model-000001.pkl",
         "model-000001.safetensors",
@@ -379,8 +375,8 @@ def test_files_that_the_database_does_not_know_are_set_aside(registry, train, ac
 
 def begun(registry, database, *, job_id):
     """Reserve a number and leave a file of it that was never registered."""
-    version = registry.reserve(job_id=job_id)
-    path = registry._folder / artifact.native_name(version)
+    version = registry.versions.reserve(job_id=job_id)
+    path = registry.store.native(version)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"not registered yet")
     (path.parent / f".{path.name}.4711.tmp").write_bytes(b"half")
@@ -391,14 +387,14 @@ def test_what_a_running_job_writes_is_let_alone(registry, database, settings):
     with database.write() as connection:
         job_id = storage.jobs.insert(connection, trigger="manual")
     name = begun(registry, database, job_id=job_id)
-    assert registry.set_aside_unknown() == []
-    assert registry.remove_unfinished() == []
+    assert registry.recovery.set_aside_unknown() == []
+    assert registry.recovery.remove_unfinished() == []
     assert files(settings) == [f".{name}.4711.tmp", name]
-    assert registry.rebuild() == []
+    assert registry.recovery.rebuild() == []
     with database.write() as connection:
         storage.jobs.end(connection, job_id, status=storage.jobs.CANCELLED)
-    assert registry.set_aside_unknown() == []
-    assert registry.remove_unfinished() == [1]
+    assert registry.recovery.set_aside_unknown() == []
+    assert registry.recovery.remove_unfinished() == [1]
     assert files(settings) == []
 
 
@@ -409,7 +405,7 @@ def test_what_a_restored_database_takes_for_unfinished_is_set_aside(registry, da
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE training_jobs SET heartbeat_at = heartbeat_at - 2e7")
         storage.jobs.end(connection, job_id, status=storage.jobs.INTERRUPTED)
-    assert registry.remove_unfinished() == []
+    assert registry.recovery.remove_unfinished() == []
     (aside,) = (settings.model_dir / "unknown").iterdir()
     assert aside.name.endswith(name)
 
@@ -417,22 +413,22 @@ def test_what_a_restored_database_takes_for_unfinished_is_set_aside(registry, da
 def test_a_lost_policy_does_not_let_old_versions_go(registry, make, lost):
     for _ in range(12):
         make()
-    assert len(lost.rebuild()) == 12
-    assert lost.retain(n_versions=2, actor="worker") == []
+    assert len(lost.recovery.rebuild()) == 12
+    assert lost.versions.retain(n_versions=2, actor="worker") == []
     for _ in range(3):
-        lost.reserve(job_id=None)
-    assert lost.retain(n_versions=2, actor="worker") == []
+        lost.versions.reserve(job_id=None)
+    assert lost.versions.retain(n_versions=2, actor="worker") == []
 
 
 def test_what_an_import_writes_is_let_alone_for_an_hour(registry, database, settings, monkeypatch):
     name = begun(registry, database, job_id=None)
-    assert registry.remove_unfinished() == []
+    assert registry.recovery.remove_unfinished() == []
     assert files(settings) == [f".{name}.4711.tmp", name]
     later = clock.now() + int(3601e6)
     monkeypatch.setattr(clock, "now", lambda: later)
-    assert registry.remove_unfinished() == [1]
+    assert registry.recovery.remove_unfinished() == [1]
     assert files(settings) == []
-    assert registry.reserve(job_id=None) == 2
+    assert registry.versions.reserve(job_id=None) == 2
 
 
 def test_leftovers_of_a_registered_version_go(registry, train, settings):
@@ -440,9 +436,9 @@ def test_leftovers_of_a_registered_version_go(registry, train, settings):
     (settings.model_dir / ".model-000001.safetensors.4711.tmp").write_text("linked, not unlinked")
     (settings.model_dir / ".retrained_svd_model.pkl.tmp").symlink_to("model-000001.pkl")
     (settings.model_dir / "notes.tmp").write_text("somebody's")
-    assert registry.remove_unfinished() == []
+    assert registry.recovery.remove_unfinished() == []
     assert files(settings) == ["model-000001.pkl", "model-000001.safetensors", "notes.tmp"]
-    registry.load(1)
+    registry.versions.load(1)
 
 
 def test_the_link_follows_an_activation_that_comes_between(
@@ -450,17 +446,17 @@ def test_the_link_follows_an_activation_that_comes_between(
 ):
     activate(train())
     train()
-    point_link = artifact.point_link
+    point_link = registry.store.point_link
 
-    def slow(folder, version):
+    def slow(version):
         if version == 1:
             with database.write() as connection:
                 storage.models.set_active(connection, 2)
-        point_link(folder, version)
+        point_link(version)
 
-    monkeypatch.setattr(artifact, "point_link", slow)
-    registry.repair_link()
-    assert artifact.linked_version(settings.model_dir) == 2
+    monkeypatch.setattr(registry.store, "point_link", slow)
+    registry.switch.repair_link()
+    assert ModelStore(settings.model_dir).linked_version() == 2
 
 
 # What is known of a version
@@ -481,7 +477,7 @@ def notices(database):
 def written(database):
     """Return how much the trail, the timeline and the outbox hold."""
     with database.read() as connection:
-        entries = storage.audit_log.latest(connection, limit=1000)
+        entries = audit.entries(database, limit=1000)
         served = storage.timeline.page(connection, limit=1000)
     return len(entries), len(served), len(notices(database))
 
@@ -498,19 +494,19 @@ def test_a_version_is_told_in_full_from_its_row(registry, make, settings):
         "origin": {"version": 7, "timeline": []},
     }
     make(latest_at=1_764_891_735_123_456, watermark=12, actor="ann", **told)
-    loaded = registry.load(1).artifact.metadata
+    loaded = registry.versions.load(1).artifact.metadata
     assert loaded.actor == "ann"
     assert {name: getattr(loaded, name) for name in told} == told
     sizes = {path.name: path.stat().st_size for path in settings.model_dir.glob("model-*")}
     shutil.rmtree(settings.model_dir)  # no file is needed
-    described = registry.version(1)
+    described = registry.versions.describe(1)
     assert {name: described[name] for name in told} == told
     assert described["latest_at"] == "2025-12-04T23:42:15.123456Z"
     assert described["watermark"] == 12
     assert {file["name"]: file["bytes"] for file in described["files"]} == sizes
     assert all(re.fullmatch("[0-9a-f]{64}", file["sha256"]) for file in described["files"])
     assert described["timeline"] == []
-    (listed,) = registry.versions()
+    (listed,) = registry.versions.all()
     assert {name: described[name] for name in listed} == {**listed, "verdict": told["verdict"]}
     assert listed["verdict"] == {
         "decision": "reject",
@@ -522,8 +518,8 @@ def test_a_version_is_told_in_full_from_its_row(registry, make, settings):
 
 def test_what_is_not_known_of_a_version_is_told_as_nothing(registry, make):
     make()
-    (listed,) = registry.versions()
-    described = registry.version(1)
+    (listed,) = registry.versions.all()
+    described = registry.versions.describe(1)
     for row in (listed, described):
         assert (row["note"], row["verdict"], row["metrics"]) == (None, None, None)
         assert (row["pinned"], row["pinned_until"], row["served"]) == (False, None, False)
@@ -534,14 +530,16 @@ def test_what_is_not_known_of_a_version_is_told_as_nothing(registry, make):
 
 def test_who_asked_for_a_version_is_told(registry, make):
     make(actor="page")
-    assert registry.version(1)["actor"] == "page"
+    assert registry.versions.describe(1)["actor"] == "page"
 
 
 def test_the_answer_says_what_became_of_the_version(registry, make):
     version = make(verdict=REJECTED)
-    answer = registry.retrain_answer(version, job_id=5)
+    answer = registry.versions.retrain_answer(version, job_id=5)
     assert (answer["promoted"], answer["verdict"]) == (None, REJECTED)
-    answer = registry.retrain_answer(version, job_id=5, promoted=True, verdict={"decision": "x"})
+    answer = registry.versions.retrain_answer(
+        version, job_id=5, promoted=True, verdict={"decision": "x"}
+    )
     assert (answer["promoted"], answer["verdict"]) == (True, {"decision": "x"})
 
 
@@ -552,7 +550,7 @@ def test_what_a_registration_checks_comes_first(registry, make, database):
 
     with pytest.raises(ConflictError, match="lease"):
         make(also=refuse)
-    assert registry.versions() == []
+    assert registry.versions.all() == []
     assert make() == 2
 
 
@@ -560,34 +558,34 @@ def test_what_a_registration_checks_comes_first(registry, make, database):
 
 
 def test_a_roll_back_leads_to_what_served_before_and_further(registry, make, activate):
-    with pytest.raises(ConflictError, match="nothing to roll back to: no version served before"):
-        registry.rollback_target()
+    with pytest.raises(ConflictError, match="nothing to roll back to: no version that was"):
+        registry.switch.rollback_target()
     for _ in range(4):
         make()
     activate(1)
     with pytest.raises(ConflictError, match="nothing to roll back to"):
-        registry.rollback_target()
+        registry.switch.rollback_target()
     for version in (2, 3, 2, 4):
         activate(version)
     led = []
     for _ in range(4):
-        target = registry.load(registry.rollback_target())
-        registry.roll_back(target, actor="ann", reason="worse")
-        led.append(registry.active_version())
+        target = registry.versions.load(registry.switch.rollback_target())
+        registry.switch.roll_back(target, actor="ann", reason="worse")
+        led.append(registry.switch.active_version())
     assert led == [2, 3, 2, 1]
     with pytest.raises(ConflictError, match="nothing to roll back to"):
-        registry.rollback_target()
+        registry.switch.rollback_target()
     activate(4)
-    assert registry.rollback_target() == 1
+    assert registry.switch.rollback_target() == 1
 
 
 def test_a_roll_back_passes_what_is_deleted(registry, make, activate):
     for _ in range(3):
         activate(make())
-    registry.delete(2, actor="test")
-    assert registry.rollback_target() == 1
+    registry.versions.delete(2, actor="test")
+    assert registry.switch.rollback_target() == 1
     activate(1)
-    assert registry.rollback_target() == 3
+    assert registry.switch.rollback_target() == 3
 
 
 def test_a_roll_back_that_leads_elsewhere_by_now_is_refused(registry, make, activate):
@@ -595,18 +593,20 @@ def test_a_roll_back_that_leads_elsewhere_by_now_is_refused(registry, make, acti
         make()
     for version in (1, 2):
         activate(version)
-    target = registry.load(registry.rollback_target())
+    target = registry.versions.load(registry.switch.rollback_target())
     activate(3)
     with pytest.raises(ConflictError, match="leads to version 2 now, not to 1"):
-        registry.roll_back(target, actor="test")
-    assert registry.active_version() == 3
+        registry.switch.roll_back(target, actor="test")
+    assert registry.switch.active_version() == 3
 
 
 def test_the_timeline_tells_what_served_when_and_why(registry, make):
     for version in (make(), make()):
-        registry.activate(registry.load(version), actor="ann", reason="first", job_id=None)
-    registry.roll_back(registry.load(1), actor="ben", reason="worse")
-    third, second, first = registry.timeline(limit=10)
+        registry.switch.activate(
+            registry.versions.load(version), actor="ann", reason="first", job_id=None
+        )
+    registry.switch.roll_back(registry.versions.load(1), actor="ben", reason="worse")
+    third, second, first = registry.switch.timeline(limit=10)
     assert [entry["version"] for entry in (first, second, third)] == [1, 2, 1]
     assert [entry["action"] for entry in (first, second, third)] == [
         "activate", "activate", "rollback",
@@ -614,17 +614,17 @@ def test_the_timeline_tells_what_served_when_and_why(registry, make):
     assert (third["actor"], third["reason"], third["job_id"]) == ("ben", "worse", None)
     assert (first["until"], second["until"], third["until"]) == (second["at"], third["at"], None)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", first["at"])
-    assert registry.timeline(limit=1, before=third["entry_id"]) == [second]
-    assert registry.timeline(limit=9, before=first["entry_id"]) == []
-    assert registry.version(1)["timeline"] == [third, first]
-    assert [row["served"] for row in registry.versions()] == [True, True]
+    assert registry.switch.timeline(limit=1, before=third["entry_id"]) == [second]
+    assert registry.switch.timeline(limit=9, before=first["entry_id"]) == []
+    assert registry.versions.describe(1)["timeline"] == [third, first]
+    assert [row["served"] for row in registry.versions.all()] == [True, True]
 
 
 def test_activating_what_serves_changes_nothing(registry, make, activate, database):
     activate(make())
     before = written(database)
     seen = []
-    registry.activate(registry.load(1), actor="ann", also=seen.append)
+    registry.switch.activate(registry.versions.load(1), actor="ann", also=seen.append)
     assert written(database) == before
     assert len(seen) == 1, "what is to be written along is"
 
@@ -632,10 +632,10 @@ def test_activating_what_serves_changes_nothing(registry, make, activate, databa
 def test_every_change_of_what_serves_is_told_to_the_webhook(registry, make, database):
     make()
     make(verdict=REJECTED)
-    registry.activate(registry.load(1), actor="ann")
-    registry.activate(registry.load(2), actor="ben", reason="I know better")
-    registry.roll_back(registry.load(1), actor="ben")
-    registry.activate(registry.load(2), actor="worker", action="promote", job_id=4)
+    registry.switch.activate(registry.versions.load(1), actor="ann")
+    registry.switch.activate(registry.versions.load(2), actor="ben", reason="I know better")
+    registry.switch.roll_back(registry.versions.load(1), actor="ben")
+    registry.switch.activate(registry.versions.load(2), actor="worker", action="promote", job_id=4)
     assert {notice.event for notice in notices(database)} == {"promoted"}
     told = [notice.payload for notice in notices(database)]
     assert [(row["version"], row["previous_version"], row["action"]) for row in told] == [
@@ -648,7 +648,7 @@ def test_an_override_is_told_as_one_until_the_version_has_served(registry, make,
     make()
     make(verdict=REJECTED)
     for version in (2, 1, 2):
-        registry.activate(registry.load(version), actor="ann", reason="so be it")
+        registry.switch.activate(registry.versions.load(version), actor="ann", reason="so be it")
     (override,) = trail(database, action="override")
     assert override["details"] == {"before": None, "after": 2, "reason": "so be it"}
     assert len(trail(database, action="activate")) == 2
@@ -656,8 +656,10 @@ def test_an_override_is_told_as_one_until_the_version_has_served(registry, make,
 
 def test_promotions_and_roll_backs_are_in_the_trail(registry, make, database):
     for version in (make(), make()):
-        registry.activate(registry.load(version), actor="worker", action="promote", job_id=version)
-    registry.roll_back(registry.load(1), actor="ann", reason="worse")
+        registry.switch.activate(
+            registry.versions.load(version), actor="worker", action="promote", job_id=version
+        )
+    registry.switch.roll_back(registry.versions.load(1), actor="ann", reason="worse")
     _, promotion = trail(database, action="promote")
     assert promotion["details"] == {"before": 1, "after": 2, "reason": None, "job_id": 2}
     (entry,) = trail(database, action="rollback")
@@ -672,7 +674,7 @@ def test_a_pin_stands_in_the_way_of_a_promotion_alone(registry, make, activate, 
     for _ in range(3):
         make()
     activate(1)
-    registry.pin(1, actor="ann", reason="holidays")
+    registry.versions.pin(1, actor="ann", reason="holidays")
     before = written(database)
     changed = []
 
@@ -680,43 +682,45 @@ def test_a_pin_stands_in_the_way_of_a_promotion_alone(registry, make, activate, 
         storage.models.set_note(connection, 2, "promoted")
         changed.append(True)
 
-    with pytest.raises(PinnedError, match=r"Version 1 serves and is pinned: version 2 does not"):
-        registry.activate(registry.load(2), actor="worker", action="promote", job_id=1, also=also)
+    with pytest.raises(PinnedError, match=r"Version 1 is active and pinned: version 2 does not"):
+        registry.switch.activate(
+            registry.versions.load(2), actor="worker", action="promote", job_id=1, also=also
+        )
     assert changed
-    assert registry.version(2)["note"] is None
-    assert (registry.active_version(), written(database)) == (1, before)
+    assert registry.versions.describe(2)["note"] is None
+    assert (registry.switch.active_version(), written(database)) == (1, before)
     activate(2)  # whoever names the version means it
-    registry.activate(registry.load(3), actor="worker", action="promote", job_id=1)
-    assert registry.active_version() == 3
-    assert registry.version(1)["pinned"]
+    registry.switch.activate(registry.versions.load(3), actor="worker", action="promote", job_id=1)
+    assert registry.switch.active_version() == 3
+    assert registry.versions.describe(1)["pinned"]
     activate(1)
-    registry.unpin(1, actor="ann")
-    registry.activate(registry.load(3), actor="worker", action="promote", job_id=1)
-    assert registry.active_version() == 3
+    registry.versions.unpin(1, actor="ann")
+    registry.switch.activate(registry.versions.load(3), actor="worker", action="promote", job_id=1)
+    assert registry.switch.active_version() == 3
 
 
 def test_a_pin_ends_on_its_date(registry, make, activate, monkeypatch):
     activate(make())
     make()
     until = clock.now() + int(60e6)
-    registry.pin(1, actor="ann", until=until)
-    assert registry.version(1)["pinned_until"] == clock.rfc3339(until)
-    with pytest.raises(PinnedError, match=f"is pinned until {clock.rfc3339(until)}: "):
-        registry.activate(registry.load(2), actor="worker", action="promote")
+    registry.versions.pin(1, actor="ann", until=until)
+    assert registry.versions.describe(1)["pinned_until"] == clock.rfc3339(until)
+    with pytest.raises(PinnedError, match=f"pinned until {clock.rfc3339(until)}: "):
+        registry.switch.activate(registry.versions.load(2), actor="worker", action="promote")
     monkeypatch.setattr(clock, "now", lambda: until)
-    assert [row["pinned"] for row in registry.versions()] == [False, False]
-    assert registry.version(1)["pinned_until"] is None
-    registry.activate(registry.load(2), actor="worker", action="promote")
-    registry.delete(1, actor="ann")
+    assert [row["pinned"] for row in registry.versions.all()] == [False, False]
+    assert registry.versions.describe(1)["pinned_until"] is None
+    registry.switch.activate(registry.versions.load(2), actor="worker", action="promote")
+    registry.versions.delete(1, actor="ann")
 
 
 def test_a_pin_needs_a_version_and_a_date_to_come(registry, make, database):
     make()
     before = written(database)
     with pytest.raises(DataError, match=r"until: 1970-01-01T00:00:00.000005Z has passed"):
-        registry.pin(1, actor="ann", until=5)
-    registry.unpin(1, actor="ann")
-    for act in (registry.pin, registry.unpin):
+        registry.versions.pin(1, actor="ann", until=5)
+    registry.versions.unpin(1, actor="ann")
+    for act in (registry.versions.pin, registry.versions.unpin):
         with pytest.raises(NotFoundError):
             act(2, actor="ann")
     assert written(database) == before
@@ -725,19 +729,19 @@ def test_a_pin_needs_a_version_and_a_date_to_come(registry, make, database):
 def test_a_pinned_version_is_not_deleted(registry, make, settings):
     for _ in range(4):
         make()
-    registry.pin(1, actor="ann")
+    registry.versions.pin(1, actor="ann")
     with pytest.raises(ConflictError, match="Version 1 is pinned and cannot be deleted: unpin it"):
-        registry.delete(1, actor="ann")
-    assert registry.retain(n_versions=2, days=None, actor="worker") == [3, 2]
-    registry.load(1)
+        registry.versions.delete(1, actor="ann")
+    assert registry.versions.retain(n_versions=2, days=None, actor="worker") == [3, 2]
+    registry.versions.load(1)
 
 
 def test_pins_are_in_the_trail(registry, make, database):
     make()
     until = clock.now() + int(60e6)
-    registry.pin(1, actor="ann", until=until, reason="sale")
-    registry.pin(1, actor="ben")
-    registry.unpin(1, actor="ann", reason="over")
+    registry.versions.pin(1, actor="ann", until=until, reason="sale")
+    registry.versions.pin(1, actor="ben")
+    registry.versions.unpin(1, actor="ann", reason="over")
     first, second = trail(database, action="pin")
     dated = {"pinned": True, "until": clock.rfc3339(until)}
     assert first["details"] == {
@@ -751,8 +755,8 @@ def test_pins_are_in_the_trail(registry, make, database):
 def test_a_note_is_kept_and_can_be_taken_away(registry, make, database):
     make()
     for text in ("before the sale 🎬", "another", "another", None):
-        registry.note(1, text, actor="ann")
-        assert registry.version(1)["note"] == registry.versions()[0]["note"] == text
+        registry.versions.note(1, text, actor="ann")
+        assert registry.versions.describe(1)["note"] == registry.versions.all()[0]["note"] == text
     changes = [entry["details"] for entry in trail(database, action="note")]
     assert [change["after"] for change in changes] == [
         "before the sale 🎬",
@@ -761,16 +765,16 @@ def test_a_note_is_kept_and_can_be_taken_away(registry, make, database):
     ]
     assert changes[1]["before"] == "before the sale 🎬"
     with pytest.raises(NotFoundError):
-        registry.note(2, "x", actor="ann")
+        registry.versions.note(2, "x", actor="ann")
 
 
 @pytest.mark.parametrize("text", ["x" * 10_001, "nul \0", "half \ud83d"])
 def test_a_note_that_cannot_be_kept_is_refused(registry, make, text):
     make()
     with pytest.raises(DataError, match=r"^note: ") as refused:
-        registry.note(1, text, actor="ann")
+        registry.versions.note(1, text, actor="ann")
     assert refused.value.details == {"field": "note"}
-    assert registry.version(1)["note"] is None
+    assert registry.versions.describe(1)["note"] is None
 
 
 def test_retention_keeps_the_way_back(registry, make, activate):
@@ -778,9 +782,9 @@ def test_retention_keeps_the_way_back(registry, make, activate):
         make()
     activate(1)
     activate(2)
-    assert registry.retain(n_versions=1, days=None, actor="worker") == [5, 4, 3]
-    assert [row["version"] for row in registry.versions()] == [2, 1]
-    assert registry.rollback_target() == 1
+    assert registry.versions.retain(n_versions=1, days=None, actor="worker") == [5, 4, 3]
+    assert [row["version"] for row in registry.versions.all()] == [2, 1]
+    assert registry.switch.rollback_target() == 1
 
 
 def test_versions_beyond_an_age_go(registry, make, activate, database, monkeypatch):
@@ -793,12 +797,12 @@ def test_versions_beyond_an_age_go(registry, make, activate, database, monkeypat
     make(trained_at=ago - 40 * day)  # trained elsewhere, and taken in just now
     make()
     activate(1)
-    registry.pin(2, actor="ann")
-    assert registry.retain(n_versions=10, days=41, actor="worker") == []
-    assert registry.retain(n_versions=10, days=30.5, actor="worker") == [3]
+    registry.versions.pin(2, actor="ann")
+    assert registry.versions.retain(n_versions=10, days=41, actor="worker") == []
+    assert registry.versions.retain(n_versions=10, days=30.5, actor="worker") == [3]
     (entry,) = trail(database, action="delete")
     assert entry["details"]["reason"] == "older than 30.5 days"
-    assert [row["version"] for row in registry.versions()] == [5, 4, 2, 1]
+    assert [row["version"] for row in registry.versions.all()] == [5, 4, 2, 1]
 
 
 def test_files_that_could_not_be_deleted_go_at_the_next_start(
@@ -806,42 +810,42 @@ def test_files_that_could_not_be_deleted_go_at_the_next_start(
 ):
     make()
 
-    def refuse(folder, version):
+    def refuse(version):
         raise OSError("read-only file system")
 
-    monkeypatch.setattr(artifact, "delete", refuse)
-    registry.delete(1, actor="ann")
+    monkeypatch.setattr(registry.store, "delete", refuse)
+    registry.versions.delete(1, actor="ann")
     monkeypatch.undo()
-    assert registry.versions() == []
+    assert registry.versions.all() == []
     assert "model-000001.pkl" in files(settings)
-    assert registry.set_aside_unknown() == []
+    assert registry.recovery.set_aside_unknown() == []
     assert files(settings) == []
 
 
 def test_without_demo_data_nothing_serves_and_the_way_back_is_there(registry, make, activate):
     activate(make())
     activate(make(is_demo=True))
-    assert registry.delete_demo(actor="cli") == [2]
-    assert registry.active_version() is None
-    latest = registry.timeline(limit=1)[0]
+    assert registry.switch.delete_demo(actor="cli") == [2]
+    assert registry.switch.active_version() is None
+    latest = registry.switch.timeline(limit=1)[0]
     assert (latest["version"], latest["action"], latest["until"]) == (None, "delete", None)
-    assert registry.rollback_target() == 1
-    registry.roll_back(registry.load(1), actor="ann")
-    assert registry.active_version() == 1
+    assert registry.switch.rollback_target() == 1
+    registry.switch.roll_back(registry.versions.load(1), actor="ann")
+    assert registry.switch.active_version() == 1
 
 
 def test_a_rebuild_begins_the_timeline(make, activate, lost):
     activate(make())
-    lost.rebuild()
-    (entry,) = lost.timeline(limit=9)
+    lost.recovery.rebuild()
+    (entry,) = lost.switch.timeline(limit=9)
     assert (entry["version"], entry["action"], entry["actor"]) == (1, "rebuild", "start")
 
 
 def test_a_rebuild_leaves_alone_what_another_process_writes(make, lost):
     make()
     make()
-    lost.reserve(job_id=1)  # 3: the files that are there count
-    with lost._database.write() as connection:
+    lost.versions.reserve(job_id=1)  # 3: the files that are there count
+    with lost.versions._database.write() as connection:
         storage.models.reserve(connection, above=6, job_id=1)
     make()
-    assert lost.rebuild() == [1, 2]
+    assert lost.recovery.rebuild() == [1, 2]

@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 from tests.unit.small_models import small_model
 
 from reckeeper import artifact, storage
+from reckeeper.artifact import ModelStore
 from reckeeper.errors import ConflictError, NotFoundError, PinnedError
 from reckeeper.registry import Registry
 
@@ -140,10 +141,10 @@ class Life(RuleBasedStateMachine):
         made = []
 
         def act():
-            made.append(self.registry.reserve(job_id=ENDED_JOB))
+            made.append(self.registry.versions.reserve(job_id=ENDED_JOB))
             model = small_model(version=made[0])
-            files = artifact.write(model, self.settings.model_dir, cell_limit=100)
-            self.registry.register(model.metadata, files, job_id=None)
+            files = ModelStore(self.settings.model_dir).write(model, cell_limit=100)
+            self.registry.versions.register(model.metadata, files, job_id=None)
 
         def then(expected):
             expected.versions |= set(made)
@@ -158,11 +159,13 @@ class Life(RuleBasedStateMachine):
     def activate(self, version, death, action):
         if version not in self.expected.versions:
             with pytest.raises(NotFoundError):
-                self.registry.load(version)
+                self.registry.versions.load(version)
             return
 
         def act():
-            self.registry.activate(self.registry.load(version), actor="test", action=action)
+            self.registry.switch.activate(
+                self.registry.versions.load(version), actor="test", action=action
+            )
 
         def then(expected):
             if version != expected.active:
@@ -174,8 +177,8 @@ class Life(RuleBasedStateMachine):
     @rule(death=deaths)
     def roll_back(self, death):
         def act():
-            model = self.registry.load(self.registry.rollback_target())
-            self.registry.roll_back(model, actor="test")
+            model = self.registry.versions.load(self.registry.switch.rollback_target())
+            self.registry.switch.roll_back(model, actor="test")
 
         def then(expected):
             del expected.served[expected.target + 1 :]
@@ -188,7 +191,9 @@ class Life(RuleBasedStateMachine):
             return
 
         def act():
-            (self.registry.pin if is_pinned else self.registry.unpin)(version, actor="test")
+            (self.registry.versions.pin if is_pinned else self.registry.versions.unpin)(
+                version, actor="test"
+            )
 
         def then(expected):
             expected.pinned = expected.pinned - {version} | ({version} if is_pinned else set())
@@ -201,7 +206,7 @@ class Life(RuleBasedStateMachine):
             return
 
         def act():
-            self.registry.delete(version, actor="test")
+            self.registry.versions.delete(version, actor="test")
 
         def then(expected):
             expected.versions -= {version}
@@ -212,7 +217,7 @@ class Life(RuleBasedStateMachine):
     @rule(n_versions=st.integers(1, 4), death=deaths)
     def retain(self, n_versions, death):
         def act():
-            self.registry.retain(n_versions=n_versions, actor="test")
+            self.registry.versions.retain(n_versions=n_versions, actor="test")
 
         def then(expected):
             inactive = sorted(expected.versions - {expected.active}, reverse=True)
@@ -259,15 +264,15 @@ class Life(RuleBasedStateMachine):
         self.registry = Registry(self.database, self.settings.model_dir)
         for last_step in (death, None):
             with contextlib.suppress(Death), dying(last_step):
-                self.registry.rebuild()
-                self.registry.repair_link()
-                self.registry.remove_unfinished()
-                self.registry.set_aside_unknown()
+                self.registry.recovery.rebuild()
+                self.registry.switch.repair_link()
+                self.registry.recovery.remove_unfinished()
+                self.registry.recovery.set_aside_unknown()
 
     def seen(self):
-        described = self.registry.versions()
+        described = self.registry.versions.all()
         try:
-            target = self.registry.rollback_target()
+            target = self.registry.switch.rollback_target()
         except ConflictError:
             target = None
         active = [row["version"] for row in described if row["status"] == "active"]
@@ -282,10 +287,10 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def the_registry_is_as_the_model(self):
         assert self.seen() == self.expected.seen()
-        assert self.registry.active_version() == self.expected.active
-        served = [row["version"] for row in self.registry.versions() if row["served"]]
+        assert self.registry.switch.active_version() == self.expected.active
+        served = [row["version"] for row in self.registry.versions.all() if row["served"]]
         assert set(self.expected.served) & self.expected.versions <= set(served)
-        latest = self.registry.timeline(limit=1)
+        latest = self.registry.switch.timeline(limit=1)
         assert [entry["version"] for entry in latest] == self.expected.served[-1:]
 
     @invariant()
@@ -300,10 +305,10 @@ class Life(RuleBasedStateMachine):
         }
         if self.expected.active is not None:
             expected.add(artifact.ACTIVE_LINK)
-            assert artifact.linked_version(folder) == self.expected.active
+            assert ModelStore(folder).linked_version() == self.expected.active
         assert names == expected
         for version in self.expected.versions:
-            assert self.registry.load(version).version == version
+            assert self.registry.versions.load(version).version == version
 
 
 @pytest.mark.hypothesis

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import structlog
+from tests.unit.small_models import stored_version
 
 from reckeeper import clock, policy, storage
 from reckeeper.errors import ConfigError, JobRunningError, MemoryLimitError
@@ -89,24 +90,7 @@ def serve(database):
     """Return a function that makes the row of a version that serves."""
 
     def serve(version=1, *, trained_at, watermark=0):
-        row = {
-            "version": version,
-            "recipe": "svd",
-            "settings": {},
-            "n_users": 2,
-            "n_items": 2,
-            "training_samples": 4,
-            "explained_variance": 0.5,
-            "watermark": watermark,
-            "trained_at": trained_at,
-            "seconds": 1.0,
-            "trigger": "manual",
-            "is_demo": False,
-            "native_bytes": 1,
-            "native_sha256": "",
-            "pickle_bytes": 1,
-            "pickle_sha256": "",
-        }
+        row = stored_version(version, trained_at=trained_at, watermark=watermark)
         with database.write() as connection:
             storage.models.insert(connection, row)
             storage.models.set_active(connection, version)
@@ -354,7 +338,7 @@ def test_another_change_of_the_policy_loses_no_time(schedule, starts, store):
 
 def test_a_scheduled_retrain_keeps_the_time_between_two(schedule, starts, store, retrained):
     store(schedule="* * * * *", min_minutes_between=30)
-    began = retrained()["started_at"]
+    began = retrained().started_at
     schedule.look(began)
     with structlog.testing.capture_logs() as lines:
         schedule.look(began + 29 * MINUTE)
@@ -396,7 +380,7 @@ def test_enough_new_interactions_start_a_retrain(schedule, starts, store, add, r
         "sentence": "4 new interactions since the last retrain; the policy asks for one every 3.",
     }
     assert starts == [("rule", cause, 0)]
-    began = retrained()["started_at"]
+    began = retrained().started_at
     add(("u2", "i1"), ("u2", "i2"))
     schedule.look(began + 10 * SECOND)
     assert len(starts) == 1
@@ -439,7 +423,7 @@ def test_a_retrain_that_made_nothing_new_is_not_started_again_at_once(
 ):
     store(max_age_hours=24)
     serve(trained_at=clock.now() - 2 * DAY)
-    began = retrained()["started_at"]
+    began = retrained().started_at
     schedule.look(began + 23 * HOUR)
     assert starts == []
     schedule.look(began + 24 * HOUR + SECOND)
@@ -448,7 +432,7 @@ def test_a_retrain_that_made_nothing_new_is_not_started_again_at_once(
 
 def test_rules_keep_the_time_between_two(schedule, starts, store, add, retrained):
     store(every_interactions=1, min_minutes_between=30)
-    began = retrained()["started_at"]
+    began = retrained().started_at
     add(("u1", "i1"))
     schedule.look(began + 29 * MINUTE)
     assert starts == []
@@ -459,7 +443,7 @@ def test_rules_keep_the_time_between_two(schedule, starts, store, add, retrained
 def test_an_evaluation_is_no_retrain(schedule, starts, store, add, retrained):
     store(every_interactions=2, min_minutes_between=30)
     add(("u1", "i1"), ("u1", "i2"))
-    ended = retrained(kind="evaluate")["finished_at"]
+    ended = retrained(kind="evaluate").finished_at
     schedule.look(ended)
     assert starts.rules == ["every_interactions"]
 
@@ -472,7 +456,7 @@ def test_after_a_failure_rules_wait_longer_each_time(
     add(("u1", "i1"))
     for n_failed, minutes in enumerate((1, 2, 4), start=1):
         retrained("failed", kind="evaluate")  # is none of them
-        ended = retrained(status)["finished_at"]
+        ended = retrained(status).finished_at
         Schedule(database, settings, starts).look(ended + minutes * MINUTE - 1)
         assert len(starts) == n_failed - 1
         Schedule(database, settings, starts).look(ended + minutes * MINUTE)
@@ -482,7 +466,7 @@ def test_after_a_failure_rules_wait_longer_each_time(
 def test_after_many_failures_rules_wait_six_hours(schedule, starts, store, add, retrained):
     store(every_interactions=1)
     add(("u1", "i1"))
-    ended = [retrained("failed")["finished_at"] for _ in range(25)][-1]
+    ended = [retrained("failed").finished_at for _ in range(25)][-1]
     schedule.look(ended + 6 * HOUR - 1)
     assert starts == []
     schedule.look(ended + 6 * HOUR + 5 * SECOND)
@@ -492,7 +476,7 @@ def test_after_many_failures_rules_wait_six_hours(schedule, starts, store, add, 
 def test_a_retrain_that_was_cancelled_counts(schedule, starts, store, add, retrained):
     store(every_interactions=1)
     add(("u1", "i1"))
-    ended = retrained("cancelled")["finished_at"]
+    ended = retrained("cancelled").finished_at
     schedule.look(ended + HOUR)
     assert starts == []
 

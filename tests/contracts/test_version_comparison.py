@@ -133,12 +133,15 @@ def test_lists_are_those_that_are_served(add, taste, train, registry, database, 
     add(*((f"u{user:02}", f"i{item}", "click", 3.0) for user in range(12) for item in (1, 7)))
     add(("stranger", "i99"))  # what nobody else has tells nothing: shown is what is popular
     second = train()
-    models = [registry.load(version) for version in (first, second)]
-    rows = [{"data": {}, "metrics": None, **registry.version(model.version)} for model in models]
+    models = [registry.versions.load(version) for version in (first, second)]
+    rows = [
+        {"data": {}, "metrics": None, **registry.versions.describe(model.version)}
+        for model in models
+    ]
     found = version_comparison.compare(*models, first_row=rows[0], second_row=rows[1], k=3)
     assert found["most_changed"]
     serving = Serving(database, registry, PolicyWatch(database, settings))
-    registry.activate(models[1], actor="test")
+    registry.switch.activate(models[1], actor="test")
     serving.refresh()
     for entry in found["most_changed"]:
         served = serving.recommend(entry["user_id"], n=3)

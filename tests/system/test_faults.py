@@ -187,7 +187,7 @@ def test_both_ways_in_give_the_same_table_and_the_same_model(site, tmp_path):
                     }
                 # In the order of each user, which is what the topic keeps.
                 tables.append((sorted(found, key=lambda row: row[0]), watchlists))
-                models.append(Registry(database, settings.model_dir).load(1).artifact)
+                models.append(Registry(database, settings.model_dir).versions.load(1).artifact)
         assert tables[0] == tables[1]
         first, second = (model.matrix for model in models)
         assert first.users.ids == second.users.ids

@@ -298,11 +298,11 @@ def test_versions_that_many_switch_at_once_stay_one_history(database, settings):
         for _ in range(12):
             with contextlib.suppress(ConflictError):  # somebody else was quicker
                 if chance.random() < 0.4:
-                    target = registry.rollback_target()
-                    registry.roll_back(registry.load(target), actor=f"w{worker}")
+                    target = registry.switch.rollback_target()
+                    registry.switch.roll_back(registry.versions.load(target), actor=f"w{worker}")
                 else:
-                    model = registry.load(chance.randint(1, 4))
-                    registry.activate(model, actor=f"w{worker}")
+                    model = registry.versions.load(chance.randint(1, 4))
+                    registry.switch.activate(model, actor=f"w{worker}")
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(switch, range(4)))

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import sparse
 
-from reckeeper import artifact, clock, storage
+from reckeeper import clock, storage
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import recipe_named
@@ -70,8 +70,8 @@ def stored_version(version=1, **fields):
 
 def add_version(registry, settings, *, also=None, **fields):
     """Write and register a small model as a new version; return its number."""
-    version = registry.reserve(job_id=None)
+    version = registry.versions.reserve(job_id=None)
     made = small_model(version=version, **fields)
-    files = artifact.write(made, settings.model_dir, cell_limit=100)
-    registry.register(made.metadata, files, job_id=None, also=also)
+    files = registry.store.write(made, cell_limit=100)
+    registry.versions.register(made.metadata, files, job_id=None, also=also)
     return version

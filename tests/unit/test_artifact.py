@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from reckeeper import artifact
-from reckeeper.artifact import Artifact, Metadata
+from reckeeper.artifact import Artifact, Metadata, ModelStore
 from reckeeper.errors import ArtifactError, DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import RECIPES, recipe_named
@@ -64,7 +64,7 @@ def made():
 
 @pytest.fixture
 def written(made, tmp_path):
-    native, _ = artifact.write(made, tmp_path, cell_limit=10**6)
+    native, _ = ModelStore(tmp_path).write(made, cell_limit=10**6)
     return tmp_path / native.name
 
 
@@ -74,7 +74,7 @@ def written(made, tmp_path):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_native_file_gives_identical_numbers(recipe, tmp_path):
     made = make(recipe=recipe)
-    native, _ = artifact.write(made, tmp_path, cell_limit=10**6)
+    native, _ = ModelStore(tmp_path).write(made, cell_limit=10**6)
     again = artifact.read(tmp_path / native.name)
     assert again.metadata == made.metadata
     assert again.matrix.users.ids == made.matrix.users.ids
@@ -98,7 +98,7 @@ def test_the_type_is_svd_or_the_recipes_name(recipe):
 
 
 def test_both_files_are_described(made, tmp_path):
-    files = artifact.write(made, tmp_path / "new" / "folder", cell_limit=10**6)
+    files = ModelStore(tmp_path / "new" / "folder").write(made, cell_limit=10**6)
     names = ["model-000001.safetensors", "model-000001.pkl"]
     assert [file.name for file in files] == names
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(names)
@@ -107,7 +107,7 @@ def test_both_files_are_described(made, tmp_path):
         assert file.n_bytes == len(content)
         assert file.sha256 == hashlib.sha256(content).hexdigest()
         assert file.sha256 not in repr(file)
-    assert artifact.describe_files(tmp_path / "new" / "folder", 1) == files
+    assert ModelStore(tmp_path / "new" / "folder").describe(1) == files
 
 
 def test_files_can_be_read_by_others(written):
@@ -116,7 +116,7 @@ def test_files_can_be_read_by_others(written):
 
 
 def test_what_was_registered_is_what_is_read(made, written):
-    native, _ = artifact.describe_files(written.parent, 1)
+    native, _ = ModelStore(written.parent).describe(1)
     artifact.read(written, n_bytes=native.n_bytes, sha256=native.sha256)
     with pytest.raises(ArtifactError, match=rf"has {native.n_bytes} bytes and not the 17 that"):
         artifact.read(written, n_bytes=17)
@@ -127,7 +127,7 @@ def test_what_was_registered_is_what_is_read(made, written):
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.999])
 @pytest.mark.parametrize("bit", [0, 7])
 def test_a_file_whose_bit_flipped_is_refused(written, share, bit):
-    native, _ = artifact.describe_files(written.parent, 1)
+    native, _ = ModelStore(written.parent).describe(1)
     content = bytearray(written.read_bytes())
     content[int(len(content) * share)] ^= 1 << bit
     written.write_bytes(content)
@@ -325,15 +325,16 @@ ADDED = {
 }  # fmt: skip
 
 
-def test_files_of_earlier_releases_are_read(made, written):
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Metadata)])
+def test_a_file_that_does_not_say_all_that_it_must_is_refused(made, written, field):
     with safe_open(written, framework="np") as stream:
         header = dict(stream.metadata())
     fields = json.loads(header["reckeeper"])
-    header["reckeeper"] = json.dumps({name: fields[name] for name in set(fields) - set(ADDED)})
+    del fields[field]
+    header["reckeeper"] = json.dumps(fields)
     save_file(load_file(written), written, metadata=header)
-    metadata = artifact.read(written).metadata
-    assert metadata == made.metadata
-    assert {name: getattr(metadata, name) for name in ADDED} == ADDED
+    with pytest.raises(ArtifactError, match=f"its metadata lack {field}"):
+        artifact.read(written)
 
 
 def test_what_is_known_of_a_version_is_in_its_file(made, tmp_path):
@@ -345,7 +346,7 @@ def test_what_is_known_of_a_version_is_in_its_file(made, tmp_path):
     }  # fmt: skip
     assert set(told) == set(ADDED)
     metadata = dataclasses.replace(made.metadata, **told)
-    artifact.write(dataclasses.replace(made, metadata=metadata), tmp_path, cell_limit=10**6)
+    ModelStore(tmp_path).write(dataclasses.replace(made, metadata=metadata), cell_limit=10**6)
     assert artifact.read(tmp_path / artifact.native_name(1)).metadata == metadata
     with (tmp_path / artifact.pickle_name(1)).open("rb") as stream:
         exported = pickle.load(stream)["metadata"]
@@ -369,7 +370,7 @@ def test_what_is_known_of_a_version_is_in_its_file(made, tmp_path):
 def test_data_with_which_no_history_can_be_weighed_are_refused(made, tmp_path, data):
     metadata = dataclasses.replace(made.metadata, data=data)
     with pytest.raises(DataError, match=r"its weights of the interaction types|its half-life"):
-        artifact.write(dataclasses.replace(made, metadata=metadata), tmp_path, cell_limit=0)
+        ModelStore(tmp_path).write(dataclasses.replace(made, metadata=metadata), cell_limit=0)
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "BF16", "F16"])
@@ -396,7 +397,7 @@ def test_types_that_are_never_written_are_refused(written, dtype):
 def test_what_no_file_may_tell_is_not_written(made, tmp_path, value):
     metadata = dataclasses.replace(made.metadata, metrics={"ndcg@10": value})
     with pytest.raises(DataError, match="Version 1 cannot be written: "):
-        artifact.write(dataclasses.replace(made, metadata=metadata), tmp_path, cell_limit=0)
+        ModelStore(tmp_path).write(dataclasses.replace(made, metadata=metadata), cell_limit=0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -417,7 +418,7 @@ def test_an_unsound_file_is_refused(written, edit):
 def test_versions_are_never_overwritten(made, written):
     before = written.read_bytes()
     with pytest.raises(ArtifactError, match="is there already; versions are never overwritten"):
-        artifact.write(made, written.parent, cell_limit=10**6)
+        ModelStore(written.parent).write(made, cell_limit=10**6)
     assert written.read_bytes() == before
     assert len(list(written.parent.iterdir())) == 2
 
@@ -428,7 +429,7 @@ def test_a_disk_that_is_full_leaves_nothing(made, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
         with pytest.raises(ArtifactError, match=r"could not be written to .*RECKEEPER_MODEL_DIR"):
-            artifact.write(made, tmp_path / "models", cell_limit=10**6)
+            ModelStore(tmp_path / "models").write(made, cell_limit=10**6)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
@@ -438,14 +439,14 @@ def test_a_disk_that_is_full_leaves_nothing(made, tmp_path):
 def test_of_two_files_neither_is_left_without_the_other(made, tmp_path):
     (tmp_path / artifact.pickle_name(1)).write_text("somebody's")
     with pytest.raises(ArtifactError, match="is there already"):
-        artifact.write(made, tmp_path, cell_limit=10**6)
+        ModelStore(tmp_path).write(made, cell_limit=10**6)
     (left,) = tmp_path.iterdir()
     assert left.read_text() == "somebody's"
 
 
 def test_a_native_file_that_is_there_is_taken_byte_for_byte(made, written, tmp_path):
     folder = tmp_path / "other"
-    native, exported = artifact.write(made, folder, cell_limit=10**6, native=written)
+    native, exported = ModelStore(folder).write(made, cell_limit=10**6, native=written)
     assert (folder / native.name).read_bytes() == written.read_bytes()
     assert (folder / exported.name).exists()
     written.unlink()
@@ -455,48 +456,52 @@ def test_a_native_file_that_is_there_is_taken_byte_for_byte(made, written, tmp_p
 def test_a_folder_that_cannot_be_made_is_named(made, tmp_path):
     (tmp_path / "models").write_text("a file")
     with pytest.raises(ArtifactError, match=f"could not be written to {tmp_path}/models"):
-        artifact.write(made, tmp_path / "models", cell_limit=10**6)
+        ModelStore(tmp_path / "models").write(made, cell_limit=10**6)
 
 
 def test_what_writers_left_behind_is_removed(written):
     folder = written.parent
     (folder / ".model-000002.pkl.4711.tmp").write_text("half")
     (folder / "notes.tmp").write_text("somebody's")
-    artifact.remove_unfinished(folder)
+    ModelStore(folder).remove_unfinished()
     assert {path.name for path in folder.iterdir()} == {
         "notes.tmp", "model-000001.pkl", "model-000001.safetensors",
     }  # fmt: skip
-    artifact.remove_unfinished(folder / "missing")
+    ModelStore(folder / "missing").remove_unfinished()
 
 
 def test_what_is_being_written_is_not_removed(written):
     folder = written.parent
     for version in (2, 3):
         (folder / f".{artifact.native_name(version)}.4711.tmp").write_text("half")
-    artifact.remove_unfinished(folder, in_progress=lambda: {3})
+    ModelStore(folder).remove_unfinished(in_progress=lambda: {3})
     assert [path.name for path in folder.glob(".*")] == [".model-000003.safetensors.4711.tmp"]
 
 
 def test_delete(written):
     (written.parent / "notes.txt").write_text("somebody's")
-    artifact.delete(written.parent, 1)
-    artifact.delete(written.parent, 1)
+    ModelStore(written.parent).delete(1)
+    ModelStore(written.parent).delete(1)
     assert [path.name for path in written.parent.iterdir()] == ["notes.txt"]
-    artifact.delete(written.parent / "missing", 1)
+    ModelStore(written.parent / "missing").delete(1)
 
 
 def test_both_files_are_set_aside_under_one_mark(written):
     folder = written.parent
     (folder / "model-000002.safetensors").symlink_to("nowhere")
     for version in (1, 2):
-        artifact.set_aside(folder, version)
-    assert artifact.numbered_files(folder) == set()
-    assert artifact.numbered_files(folder, aside=True) == {1, 2}
-    native = next(path for path in artifact.aside_files(folder) if "000001" in path.name)
+        ModelStore(folder).set_aside(version)
+    assert ModelStore(folder).versions() == set()
+    assert {artifact.aside_version(path.name) for path in ModelStore(folder).aside_files()} == {
+        1,
+        2,
+    }
+    native, other = sorted(ModelStore(folder).aside_files(), key=lambda path: path.name[9:])
+    assert [artifact.aside_version(path.name) for path in (native, other)] == [1, 2]
     assert native.with_suffix(".pkl").exists()
-    artifact.delete_aside(native)
-    assert artifact.numbered_files(folder, aside=True) == {2}
-    assert artifact.aside_files(folder / "missing") == []
+    ModelStore(folder).delete_aside(native)
+    assert ModelStore(folder).aside_files() == [other]
+    assert ModelStore(folder / "missing").aside_files() == []
 
 
 # Names and the link
@@ -530,34 +535,34 @@ def test_names():
 
 def test_the_link_is_relative_and_follows_the_version(tmp_path):
     link = tmp_path / "retrained_svd_model.pkl"
-    assert artifact.linked_version(tmp_path) is None
+    assert ModelStore(tmp_path).linked_version() is None
     for version in (1, 2, 2, 1):
-        artifact.point_link(tmp_path, version)
+        ModelStore(tmp_path).point_link(version)
         assert os.readlink(link) == f"model-00000{version}.pkl"
-        assert artifact.linked_version(tmp_path) == version
-    artifact.point_link(tmp_path, None)
-    artifact.point_link(tmp_path, None)
+        assert ModelStore(tmp_path).linked_version() == version
+    ModelStore(tmp_path).point_link(None)
+    ModelStore(tmp_path).point_link(None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_that_died_at_the_link_is_no_obstacle(tmp_path):
     (tmp_path / ".retrained_svd_model.pkl.tmp").symlink_to("model-000009.pkl")
-    artifact.point_link(tmp_path, 1)
-    assert artifact.linked_version(tmp_path) == 1
+    ModelStore(tmp_path).point_link(1)
+    assert ModelStore(tmp_path).linked_version() == 1
     assert [path.name for path in tmp_path.iterdir()] == ["retrained_svd_model.pkl"]
 
 
 def test_processes_that_link_at_the_same_time_do_not_fail(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
-        done = [threads.submit(artifact.point_link, tmp_path, 1 + n % 3) for n in range(200)]
+        done = [threads.submit(ModelStore(tmp_path).point_link, 1 + n % 3) for n in range(200)]
         for future in done:
             future.result()
-    assert artifact.linked_version(tmp_path) in {1, 2, 3}
+    assert ModelStore(tmp_path).linked_version() in {1, 2, 3}
     assert [path.name for path in tmp_path.iterdir()] == ["retrained_svd_model.pkl"]
 
 
 def test_the_link_still_holds_when_the_folder_moves(written, tmp_path):
-    artifact.point_link(written.parent, 1)
+    ModelStore(written.parent).point_link(1)
     moved = tmp_path.rename(tmp_path.with_name("moved"))
     assert (moved / "retrained_svd_model.pkl").read_bytes() == (
         moved / "model-000001.pkl"
@@ -571,7 +576,7 @@ def test_a_wrong_link_is_repaired(written, wrong):
         link.write_text("a copy")
     else:
         link.symlink_to(written.with_suffix(".pkl") if wrong == "absolute" else "nowhere")
-    artifact.point_link(written.parent, 1)
+    ModelStore(written.parent).point_link(1)
     assert os.readlink(link) == "model-000001.pkl"
 
 
@@ -583,7 +588,7 @@ from reckeeper import artifact
 folder, removed = Path(sys.argv[1]), []
 sys.addaudithook(lambda event, args: removed.append(str(args[0])) if event == "os.remove" else None)
 for version in (1, 2, 1):
-    artifact.point_link(folder, version)
+    artifact.ModelStore(folder).point_link(version)
 assert str(folder / artifact.ACTIVE_LINK) not in removed, removed
 """
 
@@ -706,7 +711,7 @@ def test_the_pickles_metadata(made, written, plain_python):
 def test_above_the_cell_limit_any_block_comes_from_the_factors(
     made, tmp_path, plain_python, over, has_table
 ):
-    _, exported = artifact.write(made, tmp_path, cell_limit=N_USERS * N_ITEMS - over)
+    _, exported = ModelStore(tmp_path).write(made, cell_limit=N_USERS * N_ITEMS - over)
     found = open_plain(plain_python, tmp_path / exported.name)
     assert (found["error"] is not None) is has_table
     assert found["block error"] <= 1e-8
@@ -733,7 +738,7 @@ print(json.dumps({
 @pytest.mark.parametrize("cell_limit", [0, N_USERS * N_ITEMS])
 def test_the_pickle_of_what_does_not_decompose(tmp_path, plain_python, cell_limit):
     made = make(recipe="popularity", settings={"half_life_days": 30})
-    _, exported = artifact.write(made, tmp_path, cell_limit=cell_limit)
+    _, exported = ModelStore(tmp_path).write(made, cell_limit=cell_limit)
     run = subprocess.run(
         [plain_python, "-I", "-W", "error", "-c", OPEN_POPULARITY, tmp_path / exported.name],
         capture_output=True,

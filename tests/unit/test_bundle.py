@@ -19,7 +19,8 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from tests.unit.small_models import DENSE, add_version, small_model
 
-from reckeeper import artifact, clock, storage
+from reckeeper import artifact, audit, clock, storage
+from reckeeper.artifact import ModelStore
 from reckeeper.artifact import bundle as bundles
 from reckeeper.config import Settings
 from reckeeper.errors import ArtifactError, DataError, NotFoundError, TooLargeError
@@ -47,7 +48,7 @@ def there(settings, tmp_path):
 
 
 def files(registry):
-    paths = registry._folder.rglob("*") if registry._folder.is_dir() else ()
+    paths = registry.store.folder.rglob("*") if registry.store.folder.is_dir() else ()
     return sorted(path.name for path in paths if "audit-head" not in path.name)
 
 
@@ -67,20 +68,20 @@ def test_an_imported_version_gives_the_same_answers(registry, settings, there, t
     }
     for _ in range(3):
         version = add_version(registry, settings, recipe=recipe, actor="ann", **told)
-    registry.note(version, "the good one 🎬", actor="ann")
-    registry.activate(registry.load(version), actor="ann", reason="good")
+    registry.versions.note(version, "the good one 🎬", actor="ann")
+    registry.switch.activate(registry.versions.load(version), actor="ann", reason="good")
     target = tmp_path / "bundle.zip"
-    written = registry.export_bundle(version, target)
+    written = registry.transfer.export_bundle(version, target)
     assert (written.name, written.n_bytes) == (target.name, target.stat().st_size)
     assert written.sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
 
-    assert there.import_bundle(target, actor="ben", cell_limit=CELLS) == 1
-    made, came = registry.load(version).artifact, there.load(1).artifact
+    assert there.transfer.import_bundle(target, actor="ben", cell_limit=CELLS) == 1
+    made, came = registry.versions.load(version).artifact, there.versions.load(1).artifact
     rows = sparse.csr_array(np.vstack([DENSE, [[0.0, 0.0, 5.0]]]))
     np.testing.assert_array_equal(came.model.score(rows), made.model.score(rows))
     assert came.matrix.users.ids == made.matrix.users.ids
     assert came.matrix.items.ids == made.matrix.items.ids
-    before, after = registry.version(version), there.version(1)
+    before, after = registry.versions.describe(version), there.versions.describe(1)
     same = {*told, "recipe", "settings", "n_users", "training_samples", "trained_on", "note"}
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
     assert (after["status"], after["trigger"], after["job_id"]) == ("inactive", "import", None)
@@ -92,38 +93,37 @@ def test_an_imported_version_gives_the_same_answers(registry, settings, there, t
     assert origin["imported_at"] > origin["trained_at"]
     assert came.metadata.origin == origin
     assert files(there) == ["model-000001.pkl", "model-000001.safetensors"]
-    there.activate(there.load(1), actor="ben")
+    there.switch.activate(there.versions.load(1), actor="ben")
 
 
 def test_the_pickle_is_made_anew(registry, settings, there, tmp_path):
     target = tmp_path / "bundle.zip"
-    registry.export_bundle(add_version(registry, settings), target)
+    registry.transfer.export_bundle(add_version(registry, settings), target)
     with zipfile.ZipFile(target) as bundle:
         assert bundle.namelist() == [MANIFEST, MODEL]
-    there.import_bundle(target, actor="ben", cell_limit=CELLS)
-    with (there._folder / "model-000001.pkl").open("rb") as stream:
+    there.transfer.import_bundle(target, actor="ben", cell_limit=CELLS)
+    with (there.store.folder / "model-000001.pkl").open("rb") as stream:
         exported = pickle.load(stream)
     assert exported["metadata"]["origin"]["version"] == 1
     assert exported["predicted_ratings"].shape == (3, 3)
 
 
 def test_history_goes_on_from_one_installation_to_the_next(registry, settings, there, tmp_path):
-    registry.activate(registry.load(add_version(registry, settings)), actor="ann")
+    registry.switch.activate(registry.versions.load(add_version(registry, settings)), actor="ann")
     target = tmp_path / "bundle.zip"
-    registry.export_bundle(1, target)
-    there.import_bundle(target, actor="ben", cell_limit=CELLS)
-    there.activate(there.load(1), actor="ben")
-    there.export_bundle(1, target)
-    assert registry.import_bundle(target, actor="ann", cell_limit=CELLS) == 2
-    history = registry.version(2)["origin"]["timeline"]
+    registry.transfer.export_bundle(1, target)
+    there.transfer.import_bundle(target, actor="ben", cell_limit=CELLS)
+    there.switch.activate(there.versions.load(1), actor="ben")
+    there.transfer.export_bundle(1, target)
+    assert registry.transfer.import_bundle(target, actor="ann", cell_limit=CELLS) == 2
+    history = registry.versions.describe(2)["origin"]["timeline"]
     assert [entry["actor"] for entry in history] == ["ben", "ann"]
 
 
 def test_an_import_is_in_the_trail(registry, settings, there, tmp_path):
-    registry.export_bundle(add_version(registry, settings), tmp_path / "b.zip")
-    there.import_bundle(tmp_path / "b.zip", actor="ben", cell_limit=CELLS)
-    with there._database.read() as connection:
-        (entry,) = storage.audit_log.latest(connection, limit=9)
+    registry.transfer.export_bundle(add_version(registry, settings), tmp_path / "b.zip")
+    there.transfer.import_bundle(tmp_path / "b.zip", actor="ben", cell_limit=CELLS)
+    (entry,) = audit.entries(there.versions._database, limit=9)
     assert (entry["actor"], entry["action"], entry["subject"]) == ("ben", "import", "model 1")
     assert entry["details"]["source"]["version"] == 1
 
@@ -131,31 +131,31 @@ def test_an_import_is_in_the_trail(registry, settings, there, tmp_path):
 def test_what_is_newer_than_an_imported_version_counts_as_newer(
     registry, settings, there, tmp_path
 ):
-    with there._database.write() as connection:
+    with there.versions._database.write() as connection:
         storage.interactions.append(
             connection, [(f"e{n}", "ann", "x", "click", 1.0, 1000 + n) for n in range(5)]
         )
     for latest_at, watermark in ((0, 0), (999, 0), (1002, 3), (1004, 5), (9999, 5)):
         version = add_version(registry, settings, latest_at=latest_at, watermark=77)
-        registry.export_bundle(version, tmp_path / "b.zip")
-        came = there.import_bundle(tmp_path / "b.zip", actor="ben", cell_limit=CELLS)
-        loaded = there.load(came)
+        registry.transfer.export_bundle(version, tmp_path / "b.zip")
+        came = there.transfer.import_bundle(tmp_path / "b.zip", actor="ben", cell_limit=CELLS)
+        loaded = there.versions.load(came)
         assert (loaded.watermark, loaded.artifact.metadata.watermark) == (watermark, watermark)
 
 
 def test_only_a_sound_version_is_exported(registry, settings, tmp_path):
     with pytest.raises(NotFoundError):
-        registry.export_bundle(1, tmp_path / "b.zip")
+        registry.transfer.export_bundle(1, tmp_path / "b.zip")
     add_version(registry, settings)
     native = settings.model_dir / "model-000001.safetensors"
     content = bytearray(native.read_bytes())
     content[-1] ^= 1
     native.write_bytes(content)
     with pytest.raises(ArtifactError, match="its content changed"):
-        registry.export_bundle(1, tmp_path / "b.zip")
+        registry.transfer.export_bundle(1, tmp_path / "b.zip")
     native.unlink()
     with pytest.raises(ArtifactError, match=r"model-000001.safetensors could not be bundled"):
-        registry.export_bundle(1, tmp_path / "b.zip")
+        registry.transfer.export_bundle(1, tmp_path / "b.zip")
     assert [path.name for path in tmp_path.glob("*.*")] == []
 
 
@@ -166,7 +166,7 @@ def test_only_a_sound_version_is_exported(registry, settings, tmp_path):
 def native(tmp_path_factory):
     """Return the content of a sound native file."""
     folder = tmp_path_factory.mktemp("native")
-    artifact.write(small_model(), folder, cell_limit=CELLS)
+    ModelStore(folder).write(small_model(), cell_limit=CELLS)
     return (folder / "model-000001.safetensors").read_bytes()
 
 
@@ -225,7 +225,7 @@ class Harm:
 def with_arrays(native, tmp_path, **changed):
     path = tmp_path / "changed.safetensors"
     path.write_bytes(native)
-    with artifact.files.safe_open(path, framework="np") as stream:
+    with artifact.format.safe_open(path, framework="np") as stream:
         header = dict(stream.metadata())
     save_file({**load_file(path), **changed}, path, metadata=header)
     return path.read_bytes()
@@ -346,12 +346,16 @@ def test_hostile_bundles_are_refused_and_leave_nothing(registry, settings, cases
         path = tmp_path / "bundle.zip"
         path.write_bytes(content)
         with pytest.raises((ArtifactError, DataError), match=message or "bundle|note: "):
-            pytest.fail(f"{name}: {registry.import_bundle(path, actor='x', cell_limit=CELLS)}")
+            pytest.fail(
+                f"{name}: {registry.transfer.import_bundle(path, actor='x', cell_limit=CELLS)}"
+            )
         assert files(registry) == before, name
-        assert [row["version"] for row in registry.versions()] == [1], name
+        assert [row["version"] for row in registry.versions.all()] == [1], name
     assert not (folder / "harm").exists()
     assert not [path.name for path in tmp_path.rglob("*evil*")]
-    assert registry.reserve(job_id=None) == 2, "a number was spent on a bundle that was refused"
+    assert registry.versions.reserve(job_id=None) == 2, (
+        "a number was spent on a bundle that was refused"
+    )
 
 
 def test_duplicates_are_refused(registry, native, tmp_path):
@@ -364,7 +368,7 @@ def test_duplicates_are_refused(registry, native, tmp_path):
                 bundle.writestr(names[-1], native if names[-1] == MODEL else manifest_of(native))
         (tmp_path / "b.zip").write_bytes(stream.getvalue())
         with pytest.raises(ArtifactError, match=f"it has '{names[-1]}' twice"):
-            registry.import_bundle(tmp_path / "b.zip", actor="x", cell_limit=CELLS)
+            registry.transfer.import_bundle(tmp_path / "b.zip", actor="x", cell_limit=CELLS)
 
 
 def test_a_directory_that_is_large_is_not_read(registry, native, tmp_path):
@@ -374,7 +378,7 @@ def test_a_directory_that_is_large_is_not_read(registry, native, tmp_path):
             bundle.writestr(f"{number}", b"")
     (tmp_path / "b.zip").write_bytes(stream.getvalue())
     with pytest.raises(ArtifactError, match="its directory or manifest is too large"):
-        registry.import_bundle(tmp_path / "b.zip", actor="x", cell_limit=CELLS)
+        registry.transfer.import_bundle(tmp_path / "b.zip", actor="x", cell_limit=CELLS)
 
 
 def test_a_bundle_over_the_limit_is_refused_unread(registry, native, tmp_path):
@@ -382,14 +386,14 @@ def test_a_bundle_over_the_limit_is_refused_unread(registry, native, tmp_path):
     path.write_bytes(sound(native))
     os.truncate(path, artifact.MAX_BUNDLE_BYTES + 1)  # a hole: it takes no room
     with pytest.raises(TooLargeError, match=f"a bundle has {artifact.MAX_BUNDLE_BYTES} at most"):
-        registry.import_bundle(path, actor="x", cell_limit=CELLS)
+        registry.transfer.import_bundle(path, actor="x", cell_limit=CELLS)
 
 
 def test_what_is_no_file_is_refused(registry, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for name, message in (("fifo", "is not a file"), ("none", "cannot be read"), ("", "not a f")):
         with pytest.raises(ArtifactError, match=message):
-            registry.import_bundle(tmp_path / name, actor="x", cell_limit=CELLS)
+            registry.transfer.import_bundle(tmp_path / name, actor="x", cell_limit=CELLS)
 
 
 @hypothesis.given(data=st.data())
@@ -421,28 +425,28 @@ def test_a_bundle_that_was_changed_is_refused_or_the_same(native, tmp_path, data
 
 
 def test_a_full_disk_leaves_nothing(registry, settings, there, tmp_path, monkeypatch):
-    registry.export_bundle(add_version(registry, settings), tmp_path / "b.zip")
+    registry.transfer.export_bundle(add_version(registry, settings), tmp_path / "b.zip")
 
     def refuse(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    for place in (bundles.tempfile, "TemporaryFile"), (artifact.files.pickle, "dump"):
+    for place in (bundles.tempfile, "TemporaryFile"), (artifact.export.pickle, "dump"):
         monkeypatch.setattr(*place, refuse)
         with pytest.raises(ArtifactError, match="No space left on device"):
-            there.import_bundle(tmp_path / "b.zip", actor="x", cell_limit=CELLS)
+            there.transfer.import_bundle(tmp_path / "b.zip", actor="x", cell_limit=CELLS)
         monkeypatch.undo()
         assert files(there) == []
 
 
 def test_a_database_that_refuses_leaves_nothing(registry, settings, there, tmp_path, monkeypatch):
-    registry.export_bundle(add_version(registry, settings), tmp_path / "b.zip")
+    registry.transfer.export_bundle(add_version(registry, settings), tmp_path / "b.zip")
 
     def refuse(*arguments, **options):
         raise DataError("No.")
 
     monkeypatch.setattr(storage.models, "insert", refuse)
     with pytest.raises(DataError, match="No"):
-        there.import_bundle(tmp_path / "b.zip", actor="x", cell_limit=CELLS)
+        there.transfer.import_bundle(tmp_path / "b.zip", actor="x", cell_limit=CELLS)
     assert files(there) == []
 
 
@@ -456,11 +460,11 @@ def older(registry, settings):
     kept = []
 
     def keep():
-        with registry._database.write() as connection:
+        with registry.versions._database.write() as connection:
             kept.append(connection.connection.driver_connection.serialize())
 
     def restore():
-        registry._database.close()
+        registry.versions._database.close()
         for suffix in ("", "-wal", "-shm"):
             Path(f"{source}{suffix}").unlink(missing_ok=True)
         source.write_bytes(kept[-1])
@@ -474,25 +478,25 @@ def test_versions_newer_than_the_database_come_back_under_their_numbers(registry
     keep()
     for number in (2, 3):
         add_version(registry, settings, fingerprint=str(number))
-    registry.activate(registry.load(3), actor="ann")
-    before = {number: registry.version(number) for number in (2, 3)}
+    registry.switch.activate(registry.versions.load(3), actor="ann")
+    before = {number: registry.versions.describe(number) for number in (2, 3)}
     restore()
-    registry.repair_link()
-    assert registry.remove_unfinished() == []
-    assert registry.set_aside_unknown() == [2, 3]
-    assert [row["version"] for row in registry.versions()] == [1]
-    taken_in = registry.take_in_unknown(actor="cli", cell_limit=CELLS)
-    assert [(entry["version"], entry["error"]) for entry in taken_in] == [(2, None), (3, None)]
+    registry.switch.repair_link()
+    assert registry.recovery.remove_unfinished() == []
+    assert registry.recovery.set_aside_unknown() == [2, 3]
+    assert [row["version"] for row in registry.versions.all()] == [1]
+    taken_in = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
+    assert [(entry.version, entry.error) for entry in taken_in] == [(2, None), (3, None)]
     for number in (2, 3):
-        after = registry.version(number)
+        after = registry.versions.describe(number)
         assert after["files"][0] == before[number]["files"][0], "byte for byte the same"
         assert after["origin"] is None
         assert after["fingerprint"] == str(number)
         assert (after["status"], after["trained_on"]) == ("inactive", before[number]["trained_on"])
-        registry.load(number)
+        registry.versions.load(number)
     assert "unknown" in files(registry)
     assert list((settings.model_dir / "unknown").iterdir()) == []
-    assert registry.take_in_unknown(actor="cli", cell_limit=CELLS) == []
+    assert registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS) == []
     assert add_version(registry, settings) == 4
 
 
@@ -503,15 +507,15 @@ def test_numbers_that_were_given_again_stay_with_the_later(registry, settings, o
     add_version(registry, settings, fingerprint="first")
     add_version(registry, settings, fingerprint="third")
     restore()
-    registry.set_aside_unknown()
-    with registry._database.write() as connection:
+    registry.recovery.set_aside_unknown()
+    with registry.versions._database.write() as connection:
         storage.models.reserve(connection, above=0, job_id=7)  # 2, by a release that looks nowhere
-    taken_in = registry.take_in_unknown(actor="cli", cell_limit=CELLS)
-    assert sorted(entry["version"] for entry in taken_in) == [3, 4]
-    assert registry.version(3)["fingerprint"] == "third"
-    other = registry.version(4)
+    taken_in = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
+    assert sorted(entry.version for entry in taken_in) == [3, 4]
+    assert registry.versions.describe(3)["fingerprint"] == "third"
+    other = registry.versions.describe(4)
     assert (other["fingerprint"], other["origin"]["version"]) == ("first", 2)
-    assert registry.load(4).artifact.metadata.origin == other["origin"]
+    assert registry.versions.load(4).artifact.metadata.origin == other["origin"]
 
 
 def test_what_is_not_sound_stays_aside_and_is_named(registry, settings, tmp_path):
@@ -526,9 +530,9 @@ def test_what_is_not_sound_stays_aside_and_is_named(registry, settings, tmp_path
     (aside / "harm.pkl").write_bytes(pickle.dumps(Harm(tmp_path / "harm")))
     os.mkfifo(aside / "fifo.safetensors")
     before = files(registry)
-    taken_in = registry.take_in_unknown(actor="cli", cell_limit=CELLS)
-    errors = {entry["file"]: entry["error"] for entry in taken_in}
-    assert [entry["version"] for entry in taken_in] == [None] * 5
+    taken_in = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
+    errors = {entry.file: entry.error for entry in taken_in}
+    assert [entry.version for entry in taken_in] == [None] * 5
     for name, message in {
         "model-000004.safetensors": "is not a sound model file",
         "again.safetensors": "is version 1 already",
@@ -544,46 +548,49 @@ def test_what_is_not_sound_stays_aside_and_is_named(registry, settings, tmp_path
 def test_a_file_that_died_on_its_way_in_is_not_lost(registry, settings, monkeypatch):
     add_version(registry, settings)
     made = small_model(version=5, fingerprint="five")
-    artifact.write(made, settings.model_dir, cell_limit=CELLS)
+    ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
 
     def die(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(storage.models, "insert", die)
     with pytest.raises(KeyboardInterrupt):
-        registry.take_in_unknown(actor="cli", cell_limit=CELLS)
+        registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
     monkeypatch.undo()
-    (taken_in,) = registry.take_in_unknown(actor="cli", cell_limit=CELLS)
-    assert taken_in["version"] == 6, "5 was taken, and numbers never come again"
-    assert registry.version(6)["fingerprint"] == "five"
-    assert registry.version(6)["origin"]["version"] == 5
+    (taken_in,) = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
+    assert taken_in.version == 6, "5 was taken, and numbers never come again"
+    assert registry.versions.describe(6)["fingerprint"] == "five"
+    assert registry.versions.describe(6)["origin"]["version"] == 5
 
 
 def test_a_file_cannot_say_from_where_on_versions_are_counted(registry, settings):
     add_version(registry, settings)
     made = small_model(version=999_999_999)
-    artifact.write(made, settings.model_dir, cell_limit=CELLS)
-    (taken_in,) = registry.take_in_unknown(actor="cli", cell_limit=CELLS)
-    assert taken_in["version"] == 2
-    assert registry.version(2)["origin"]["version"] == 999_999_999
-    artifact.write(made, settings.model_dir, cell_limit=CELLS)
-    assert registry.reserve(job_id=None) == 3
+    ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
+    (taken_in,) = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
+    assert taken_in.version == 2
+    assert registry.versions.describe(2)["origin"]["version"] == 999_999_999
+    ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
+    assert registry.versions.reserve(job_id=None) == 3
 
 
 def test_a_version_set_aside_twice_is_taken_in_twice(registry, settings):
     for fingerprint in ("a", "b"):
         made = small_model(version=5, fingerprint=fingerprint)
-        artifact.write(made, settings.model_dir, cell_limit=CELLS)
-        registry.set_aside_unknown()
-    taken_in = registry.take_in_unknown(actor="cli", cell_limit=CELLS)
-    assert [entry["version"] for entry in taken_in] == [5, 6]
-    assert {registry.version(number)["fingerprint"] for number in (5, 6)} == {"a", "b"}
-    assert [registry.version(number)["origin"] is None for number in (5, 6)] == [True, False]
+        ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
+        registry.recovery.set_aside_unknown()
+    taken_in = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
+    assert [entry.version for entry in taken_in] == [5, 6]
+    assert {registry.versions.describe(number)["fingerprint"] for number in (5, 6)} == {"a", "b"}
+    assert [registry.versions.describe(number)["origin"] is None for number in (5, 6)] == [
+        True,
+        False,
+    ]
 
 
 def test_taking_in_keeps_what_the_file_says(registry, settings):
     made = small_model(version=3, trigger="schedule", is_demo=True)
-    artifact.write(made, settings.model_dir, cell_limit=CELLS)
-    registry.take_in_unknown(actor="cli", cell_limit=CELLS)
-    described = registry.version(3)
+    ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
+    registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
+    described = registry.versions.describe(3)
     assert (described["trigger"], described["is_demo"]) == ("schedule", True)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from tests.unit.small_models import stored_version
 
-from reckeeper import linalg, matrix, storage
+from reckeeper import audit, linalg, matrix, storage
 from reckeeper.config import Settings
 from reckeeper.events import demo, files
 from reckeeper.interactions import SCHEMA, Interaction
@@ -141,8 +141,8 @@ def test_it_is_loaded_into_an_empty_database_once(database, settings, rows):
         assert row.is_demo
         assert row.status == storage.imports.COMPLETE
         assert row.accepted == len(rows)
-        entry = storage.audit_log.latest(connection, limit=1)[0]
-        assert entry.action == "load_demo"
+        entry = audit.entries(database, limit=1)[0]
+        assert entry["action"] == "load_demo"
         film = storage.items.get_many(connection, ["film-0173"])["film-0173"]
         assert film == demo.catalogue()[172]
         for user in info.sample_users:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from reckeeper import evaluation, storage
+from reckeeper import audit, evaluation, storage
 from reckeeper.errors import NotEnoughDataError
 from reckeeper.matrix import IdIndex, InteractionLog
 from reckeeper.ranking import Ranker
@@ -219,7 +219,7 @@ def test_a_run_reads_the_database_and_writes_nothing(database, settings, taste):
     with database.read() as connection:
         assert storage.models.all_versions(connection) == []
         assert storage.jobs.page(connection, limit=1, before=None) == []
-        assert storage.audit_log.latest(connection, limit=1) == []
+        assert audit.entries(database, limit=1) == []
     assert not settings.model_dir.exists()
 
 

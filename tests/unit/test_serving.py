@@ -8,8 +8,8 @@ import random
 import numpy as np
 import pytest
 
-from reckeeper import artifact, clock, matrix, storage
-from reckeeper.artifact import Artifact, Metadata
+from reckeeper import clock, matrix, storage
+from reckeeper.artifact import Artifact, Metadata, ModelStore
 from reckeeper.errors import ArtifactError, NoModelError
 from reckeeper.interactions import Interaction
 from reckeeper.policy import PolicyWatch
@@ -44,7 +44,7 @@ def make_serving(database, registry, settings):
 @pytest.fixture
 def activate(registry):
     def act(version):
-        registry.activate(registry.load(version), actor="test")
+        registry.switch.activate(registry.versions.load(version), actor="test")
         return version
 
     return act
@@ -66,7 +66,7 @@ def expected(database, registry, user_id, *, weights=WEIGHTS):
     """Score the whole history of a user by the active model, as training would sum it."""
     with database.read() as connection:
         built = matrix.build(storage.interactions.read_batches(connection), type_weights=weights)
-    model = registry.load(registry.active_version()).artifact
+    model = registry.versions.load(registry.switch.active_version()).artifact
     row = np.zeros(len(model.matrix.items))
     seen = set()
     user_index = built.users.find(user_id)
@@ -142,7 +142,7 @@ def test_what_a_version_of_elsewhere_has_seen_counts_once(
     serving, add, database, registry, tmp_path
 ):
     bundle = tmp_path / "bundle.zip"
-    registry.export_bundle(1, bundle)
+    registry.transfer.export_bundle(1, bundle)
     _, before = answer(serving, "u03")
     best = max(before, key=before.get)
     with database.write() as connection:
@@ -150,8 +150,8 @@ def test_what_a_version_of_elsewhere_has_seen_counts_once(
     later = 1_800_000_000_000_000
     add(("u04", best, "click", 1.0, later))  # a live one, before what it was trained on comes
     add(("u03", best, "click", 1.0, 1_600_000_000_000_000))
-    version = registry.import_bundle(bundle, actor="test", cell_limit=100)
-    registry.activate(registry.load(version), actor="test")
+    version = registry.transfer.import_bundle(bundle, actor="test", cell_limit=100)
+    registry.switch.activate(registry.versions.load(version), actor="test")
     serving.refresh()
     assert answer(serving, "u03") == ("model", before)
     strategy, after = answer(serving, "u04")
@@ -249,7 +249,7 @@ def test_another_registrys_activation_is_taken_up(serving, database, settings, t
     others = storage.open_database(settings)
     other = Registry(others, settings.model_dir)
     train()
-    other.activate(other.load(2), actor="another process")
+    other.switch.activate(other.versions.load(2), actor="another process")
     wait_until(lambda: serving.version == 2)
     assert serving.recommend("u03", n=1).model_version == 2
     assert serving.readiness().status == "ok"
@@ -283,7 +283,7 @@ def test_a_request_sees_one_model_throughout(
             storage.interactions.delete_imported(connection, import_id, limit=10_000)
     activate(1)
     serving = make_serving()
-    models = {version: registry.load(version) for version in (1, 2)}
+    models = {version: registry.versions.load(version) for version in (1, 2)}
     done = False
 
     def ask(user_id):
@@ -300,7 +300,7 @@ def test_a_request_sees_one_model_throughout(
         try:
             for swap in range(30):
                 version = 2 - swap % 2
-                registry.activate(models[version], actor="test")
+                registry.switch.activate(models[version], actor="test")
                 serving.refresh()
                 assert serving.version == version
         finally:
@@ -320,9 +320,9 @@ def test_a_damaged_version_is_reported_while_the_old_one_serves(
 ):
     train()
     train()
-    model = registry.load(3)
+    model = registry.versions.load(3)
     damage(settings, 3)
-    registry.activate(model, actor="test")
+    registry.switch.activate(model, actor="test")
     wait_until(lambda: serving.problem is not None)
     assert serving.version == 1
     assert serving.recommend("u03", n=1).model_version == 1
@@ -391,11 +391,11 @@ def test_a_database_that_does_not_answer_is_reported_and_the_model_serves_on(
 
 
 def test_a_check_answers_as_serving_does(taste, train, registry):
-    check(registry.load(train()))
+    check(registry.versions.load(train()))
 
 
 def test_a_check_refuses_a_model_whose_scores_are_no_numbers(taste, train, registry):
-    model = registry.load(train())
+    model = registry.versions.load(train())
     model.artifact.model.components[:] = np.nan
     with pytest.raises(ArtifactError, match="Version 1 answers with scores that are no numbers"):
         check(dataclasses.replace(model))
@@ -430,7 +430,7 @@ def train_recipe(database, registry, settings):
             watermark = storage.interactions.last_id(connection)
         model = recipe_named(name).fit(built, settings=recipe_settings)
         metadata = Metadata(
-            version=registry.reserve(job_id=None),
+            version=registry.versions.reserve(job_id=None),
             recipe=name,
             settings=model.settings,
             n_users=len(built.users),
@@ -442,10 +442,10 @@ def train_recipe(database, registry, settings):
             seconds=0.1,
             trigger="manual",
         )
-        files = artifact.write(
-            Artifact(metadata, built, model), settings.model_dir, cell_limit=10**6
+        files = ModelStore(settings.model_dir).write(
+            Artifact(metadata, built, model), cell_limit=10**6
         )
-        registry.register(metadata, files, job_id=None)
+        registry.versions.register(metadata, files, job_id=None)
         return metadata.version
 
     return run
@@ -476,7 +476,7 @@ def test_a_popularity_model_decays_for_strangers_too(
     add(*[(f"u{user}", "new", "click", 1.0, 400 * day + user) for user in range(2)])
     add(("u9", "third", "click", 1.0, 400 * day))
     activate(train_recipe("popularity", half_life_days=20))
-    check(registry.load(1))
+    check(registry.versions.load(1))
     serving = make_serving()
     for user_id in ("nobody", "u9"):
         strategy, scores = answer(serving, user_id)

@@ -14,7 +14,7 @@ from uuid import UUID
 import pyarrow as pa
 import pytest
 
-from reckeeper import storage
+from reckeeper import audit, storage
 from reckeeper.config import Settings
 from reckeeper.errors import DataError, StorageError
 from reckeeper.events import files
@@ -114,7 +114,7 @@ def test_a_query_is_imported_as_a_file_is(shop, url, ask, database, settings, tm
     assert began == [1]
     with database.read() as connection:
         (row,) = storage.imports.all_imports(connection)
-        (entry,) = storage.audit_log.latest(connection, limit=1)
+        (entry,) = audit.entries(database, limit=1)
     assert entry["details"]["source"] == row.source
     assert row.source.startswith(f"{url} (SELECT customer, sku, at")
     assert row.status == "complete"

@@ -18,7 +18,7 @@ def get_demo(runtime: Needs) -> wire.Demo:
     info = demo.info(runtime.database)
     return wire.Demo(
         # A version that demo data went into outlives a database that was lost.
-        loaded=info.is_loaded or any(version["is_demo"] for version in runtime.registry.versions()),
+        loaded=info.is_loaded or runtime.registry.versions.has_demo(),
         interactions=info.n_interactions,
         sample_users=list(info.sample_users),
     )
@@ -29,6 +29,6 @@ def delete_demo(runtime: Needs, actor_name: ActorName) -> wire.DemoCleared:
     """Remove the demo data, and the versions that were trained on it."""
     actor = actor_of(actor_name)
     cleared = demo.clear(runtime.database, actor=actor)
-    versions = runtime.registry.delete_demo(actor=actor)
+    versions = runtime.registry.switch.delete_demo(actor=actor)
     runtime.serving.refresh()
     return wire.DemoCleared(interactions=cleared, versions=versions)

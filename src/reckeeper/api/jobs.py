@@ -51,7 +51,7 @@ async def retrain(
     assert row.version is not None
     await run_in_threadpool(runtime.serving.refresh)
     answer = functools.partial(
-        runtime.registry.retrain_answer,
+        runtime.registry.versions.retrain_answer,
         row.version,
         job_id=row.job_id,
         promoted=row.promoted,

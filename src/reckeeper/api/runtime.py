@@ -74,8 +74,8 @@ class Runtime:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Put in order what a crash has left, and run the parts within the block; close them."""
-        self.registry.rebuild()
-        self.registry.repair_link()
+        self.registry.recovery.rebuild()
+        self.registry.switch.repair_link()
         bodies.remove_leftovers(self.settings.model_dir)
         self.policy.start()
         self.serving.start()

@@ -21,23 +21,16 @@ router = APIRouter(tags=["versions"])
 @router.get("/models")
 def list_models(runtime: Needs) -> wire.ModelList:
     """List all versions with their metadata, the newest first."""
-    return wire.ModelList.model_validate({"models": runtime.registry.versions()})
+    return wire.ModelList.model_validate({"models": runtime.registry.versions.all()})
 
 
 @router.get("/timeline", responses=failures(422))
 def list_timeline(runtime: Needs, limit: Limit = 50, before: Before = None) -> wire.TimelinePage:
     """List what was active when, who switched, and why, the latest first."""
-    entries = runtime.registry.timeline(limit=limit, before=before)
+    entries = runtime.registry.switch.timeline(limit=limit, before=before)
     return wire.TimelinePage.model_validate(
-        {"timeline": entries, "rollback_version": _rollback_version(runtime)}
+        {"timeline": entries, "rollback_version": runtime.registry.switch.rollback_version()}
     )
-
-
-def _rollback_version(runtime: Runtime) -> int | None:
-    try:
-        return runtime.registry.rollback_target()
-    except errors.ConflictError:
-        return None
 
 
 @router.post("/models/rollback", responses=failures(404, 409, 413, 422))
@@ -45,11 +38,12 @@ def roll_back(
     runtime: Needs, actor_name: ActorName, why: wire.Explanation | None = None
 ) -> wire.ModelAnswer:
     """Activate the version again that was active before; once more: the one before that."""
-    version = runtime.registry.rollback_target()
-    runtime.registry.roll_back(
-        _sound(runtime, version), actor=actor_of(actor_name), reason=parameters.given(why)
-    )
-    runtime.serving.refresh()
+    version = runtime.registry.switch.rollback_target()
+    model = _sound(runtime, version)
+    with runtime.serving.expecting(model):
+        runtime.registry.switch.roll_back(
+            model, actor=actor_of(actor_name), reason=parameters.given(why)
+        )
     return _answer(runtime, version)
 
 
@@ -67,7 +61,7 @@ async def import_model(runtime: Needs, actor_name: ActorName, request: Request) 
         path = folder / "bundle.zip"
         await bodies.save(request, path, limit=artifact.MAX_BUNDLE_BYTES)
         take_in = functools.partial(
-            runtime.registry.import_bundle,
+            runtime.registry.transfer.import_bundle,
             path,
             actor=actor_of(actor_name),
             cell_limit=runtime.settings.prediction_cell_limit,
@@ -91,7 +85,7 @@ def update_model(
     runtime: Needs, actor_name: ActorName, version: Version, note: wire.ModelChange
 ) -> wire.ModelAnswer:
     """Write a note on a version."""
-    runtime.registry.note(version, note.note, actor=actor_of(actor_name))
+    runtime.registry.versions.note(version, note.note, actor=actor_of(actor_name))
     return _answer(runtime, version)
 
 
@@ -103,7 +97,7 @@ def delete_model(
     runtime: Needs, actor_name: ActorName, version: Version, reason: ReasonQuery = None
 ) -> wire.Deletion:
     """Delete a version that is neither active nor pinned, with its files; the trail stays."""
-    runtime.registry.delete(version, actor=actor_of(actor_name), reason=reason)
+    runtime.registry.versions.delete(version, actor=actor_of(actor_name), reason=reason)
     return wire.Deletion(version=version)
 
 
@@ -112,10 +106,11 @@ def activate_model(
     runtime: Needs, actor_name: ActorName, version: Version, why: wire.Explanation | None = None
 ) -> wire.ModelAnswer:
     """Activate a version; every process takes it up within half a second."""
-    runtime.registry.activate(
-        _sound(runtime, version), actor=actor_of(actor_name), reason=parameters.given(why)
-    )
-    runtime.serving.refresh()
+    model = _sound(runtime, version)
+    with runtime.serving.expecting(model):
+        runtime.registry.switch.activate(
+            model, actor=actor_of(actor_name), reason=parameters.given(why)
+        )
     return _answer(runtime, version)
 
 
@@ -125,7 +120,7 @@ def pin_model(
 ) -> wire.ModelAnswer:
     """Let no training replace a version while it is active, and nothing delete it."""
     until = None if asked is None else asked.until
-    runtime.registry.pin(
+    runtime.registry.versions.pin(
         version,
         actor=actor_of(actor_name),
         until=None if until is None else clock.microseconds(until),
@@ -139,7 +134,7 @@ def unpin_model(
     runtime: Needs, actor_name: ActorName, version: Version, reason: ReasonQuery = None
 ) -> wire.ModelAnswer:
     """Take a pin away."""
-    runtime.registry.unpin(version, actor=actor_of(actor_name), reason=reason)
+    runtime.registry.versions.unpin(version, actor=actor_of(actor_name), reason=reason)
     return _answer(runtime, version)
 
 
@@ -164,12 +159,12 @@ async def compare_models(
 def _compared(
     runtime: Runtime, version: int, other: int, *, k: int, n_users: int
 ) -> wire.Comparison:
-    versions = runtime.registry
+    versions = runtime.registry.versions
     compared = serving.compare_versions(
         versions.load(version),
         versions.load(other),
-        first_row=versions.version(version),
-        second_row=versions.version(other),
+        first_row=versions.describe(version),
+        second_row=versions.describe(other),
         k=k,
         n_users=n_users,
     )
@@ -199,12 +194,12 @@ def _exported(runtime: Runtime, version: int) -> tuple[IO[bytes], int]:
     """Return a version as an open file that is gone once it is closed, and its size."""
     with bodies.scratch(runtime.settings.model_dir) as folder:
         path = folder / "bundle.zip"
-        runtime.registry.export_bundle(version, path)
+        runtime.registry.transfer.export_bundle(version, path)
         return path.open("rb"), path.stat().st_size
 
 
 def _answer(runtime: Runtime, version: int) -> wire.ModelAnswer:
-    return wire.ModelAnswer.model_validate({"model": runtime.registry.version(version)})
+    return wire.ModelAnswer.model_validate({"model": runtime.registry.versions.describe(version)})
 
 
 def _sound(runtime: Runtime, version: int) -> ActiveModel:
@@ -218,7 +213,7 @@ def _sound(runtime: Runtime, version: int) -> ActiveModel:
         Its file is not sound; the message says what to do.
     """
     try:
-        model = runtime.registry.load(version)
+        model = runtime.registry.versions.load(version)
         serving.check(model)
     except errors.ArtifactError as exc:
         raise errors.ArtifactError(

@@ -1,7 +1,7 @@
 """A bundle: the one file in which a version travels to another installation.
 
 A ZIP of two members that are stored as they are: ``manifest.json`` and
-``model.safetensors``. There is no pickle in it: that is made anew where the
+``model.safetensors``. There is no pickle in it: that is made again where the
 bundle is taken in.
 """
 
@@ -10,7 +10,6 @@ import io
 import json
 import os
 import re
-import secrets
 import stat
 import struct
 import tempfile
@@ -19,14 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reckeeper.artifact.files import (
-    Artifact,
-    WrittenFile,
-    make_folder,
-    plain_json,
-    read,
-    sha256_of,
-)
+from reckeeper import durable
+from reckeeper.artifact.format import Artifact, plain_json, read, sha256_of
+from reckeeper.artifact.store import WrittenFile
 from reckeeper.errors import ArtifactError, DataError, TooLargeError
 
 MAX_BUNDLE_BYTES = 16 * 2**30
@@ -93,26 +87,24 @@ def write_bundle(
         "note": note,
         "timeline": timeline,
     }
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with native.open("rb") as source, zipfile.ZipFile(temporary, "x") as bundle:
-            bundle.writestr(_member(_MANIFEST), json.dumps(manifest, indent=1))
-            member = _member(_MODEL)
-            member.file_size = os.fstat(source.fileno()).st_size
-            found = hashlib.sha256()
-            with bundle.open(member, "w") as stream:
-                while chunk := source.read(_CHUNK_BYTES):
-                    found.update(chunk)
-                    stream.write(chunk)
-        if (member.file_size, found.hexdigest()) != (n_bytes, sha256):
-            raise ArtifactError(f"{native.name} is not as it was registered: its content changed.")
-        written = WrittenFile(target.name, temporary.stat().st_size, sha256_of(temporary))
-        os.replace(temporary, target)
+        with durable.replaced_file(target) as temporary:
+            with native.open("rb") as source, zipfile.ZipFile(temporary, "x") as bundle:
+                bundle.writestr(_member(_MANIFEST), json.dumps(manifest, indent=1))
+                member = _member(_MODEL)
+                member.file_size = os.fstat(source.fileno()).st_size
+                found = hashlib.sha256()
+                with bundle.open(member, "w") as stream:
+                    while chunk := source.read(_CHUNK_BYTES):
+                        found.update(chunk)
+                        stream.write(chunk)
+            if (member.file_size, found.hexdigest()) != (n_bytes, sha256):
+                raise ArtifactError(
+                    f"{native.name} is not as it was registered: its content changed."
+                )
+            return WrittenFile(target.name, temporary.stat().st_size, sha256_of(temporary))
     except OSError as exc:
         raise ArtifactError(f"{native.name} could not be bundled: {exc}.") from exc
-    finally:
-        temporary.unlink(missing_ok=True)
-    return written
 
 
 def read_bundle(path: Path, *, scratch: Path) -> Bundle:
@@ -142,7 +134,7 @@ def read_bundle(path: Path, *, scratch: Path) -> Bundle:
         with _Source(io.FileIO(path)) as source, zipfile.ZipFile(source) as bundle:
             members = _members(bundle)
             manifest = _manifest(bundle.read(members[_MANIFEST]))
-            make_folder(scratch)
+            durable.make_folder(scratch)
             # A file without a name: whatever happens, nothing is left of it.
             with tempfile.TemporaryFile(dir=scratch) as native:
                 with bundle.open(members[_MODEL]) as stream:
@@ -171,8 +163,7 @@ def read_bundle(path: Path, *, scratch: Path) -> Bundle:
         OverflowError,
     ) as exc:
         raise ArtifactError(
-            f"{path.name} is not a sound bundle: {exc}. Download it again (GET "
-            "/models/{version}/download) and send it as it came."
+            f"{path.name} is not a sound bundle: {exc}. Download it again and send it as it came."
         ) from exc
 
 

@@ -297,7 +297,7 @@ def demo_clear_command(as_json: _Json = False) -> None:
     database = opened(settings)
     with contextlib.closing(database):
         interactions = demo.clear(database, actor="cli")
-        versions = Registry(database, settings.model_dir).delete_demo(actor="cli")
+        versions = Registry(database, settings.model_dir).switch.delete_demo(actor="cli")
     if as_json:
         _print_json({"interactions": interactions, "versions": versions})
     elif interactions or versions:
@@ -325,7 +325,7 @@ def _read_only() -> storage.Database:
 
 def _remove_demo(settings: Settings, database: storage.Database) -> int:
     interactions = demo.clear(database, actor="cli")
-    Registry(database, settings.model_dir).delete_demo(actor="cli")
+    Registry(database, settings.model_dir).switch.delete_demo(actor="cli")
     return interactions
 
 

@@ -245,23 +245,24 @@ def rebuild(as_json: AsJson = False) -> None:
     settings = Settings.from_env()
     with contextlib.closing(opened(settings)) as database:
         registry = Registry(database, settings.model_dir)
-        rebuilt = registry.rebuild()
-        active = registry.active_version() if rebuilt else None
-        found = registry.take_in_unknown(actor="cli", cell_limit=settings.prediction_cell_limit)
-    taken_in = rebuilt + [row["version"] for row in found if row["version"] is not None]
-    refused = [
-        {"file": row["file"], "error": row["error"]} for row in found if row["version"] is None
-    ]
+        rebuilt = registry.recovery.rebuild()
+        active = registry.switch.active_version() if rebuilt else None
+        found = registry.recovery.take_in_unknown(
+            actor="cli", cell_limit=settings.prediction_cell_limit
+        )
+    taken_in = rebuilt + [file.version for file in found if file.version is not None]
+    refused = [file for file in found if file.version is None]
     if as_json:
-        print_json({"taken_in": taken_in, "refused": refused, "active": active})
+        shown = [{"file": file.file, "error": file.error} for file in refused]
+        print_json({"taken_in": taken_in, "refused": shown, "active": active})
         return
     for version in rebuilt:
         say(f"Version {version} was taken in{' and is active' if version == active else ''}.")
-    for row in found:
-        if row["version"] is not None:
-            say(f"Version {row['version']} was taken in, from {row['file']}.")
-    for row in refused:
-        warn(f"{row['file']} was not taken in: {row['error']}")
+    for file in found:
+        if file.version is not None:
+            say(f"Version {file.version} was taken in, from {file.file}.")
+    for file in refused:
+        warn(f"{file.file} was not taken in: {file.error}")
     if not taken_in and not refused:
         say(f"The database knows every model file in {settings.model_dir}.")
     elif found and taken_in:

@@ -1,6 +1,47 @@
-"""The versions and their life: the database decides, the files follow."""
+"""The versions of an installation and their life: the database decides, the files follow."""
 
-from reckeeper.registry.life import ActiveModel, Registry
-from reckeeper.registry.rows import MAX_NOTE_CHARS
+from pathlib import Path
 
-__all__ = ["MAX_NOTE_CHARS", "ActiveModel", "Registry"]
+from reckeeper import storage
+from reckeeper.artifact import ModelStore
+from reckeeper.registry.recovery import Recovery, TakenIn
+from reckeeper.registry.switch import Switch
+from reckeeper.registry.transfer import Transfer
+from reckeeper.registry.versions import MAX_NOTE_CHARS, ActiveModel, Versions
+
+__all__ = [
+    "MAX_NOTE_CHARS",
+    "ActiveModel",
+    "Recovery",
+    "Registry",
+    "Switch",
+    "TakenIn",
+    "Transfer",
+    "Versions",
+]
+
+
+class Registry:
+    """What one installation does with its versions, by what it is about.
+
+    Parameters
+    ----------
+    database : storage.Database
+    folder : Path
+        Where the model files are.
+
+    Attributes
+    ----------
+    store : ModelStore
+    versions : Versions
+    switch : Switch
+    recovery : Recovery
+    transfer : Transfer
+    """
+
+    def __init__(self, database: storage.Database, folder: Path) -> None:
+        self.store = ModelStore(folder)
+        self.versions = Versions(database, self.store)
+        self.switch = Switch(database, self.store)
+        self.recovery = Recovery(database, self.store, self.versions, self.switch)
+        self.transfer = Transfer(database, self.store, self.versions)

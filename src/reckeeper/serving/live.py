@@ -5,7 +5,7 @@ import dataclasses
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +102,7 @@ class Serving:
         self._registry = registry
         self._policy = policy
         self._loaded: _Loaded | None = None
+        self._expected: ActiveModel | None = None
         self._problem: Problem | None = None
         self._retry_at = 0.0
         self._following = Periodic(self.refresh, name="serving", every_seconds=POLL_SECONDS)
@@ -152,6 +153,19 @@ class Serving:
         """Follow no longer."""
         self._following.stop(timeout_seconds=STOP_SECONDS)
 
+    @contextlib.contextmanager
+    def expecting(self, model: ActiveModel) -> Iterator[None]:
+        """Have a loaded model at hand while it is activated: its file is not read again.
+
+        After the block it is in memory, if it is the active one.
+        """
+        self._expected = model
+        try:
+            yield
+            self.refresh()
+        finally:
+            self._expected = None
+
     def refresh(self) -> None:
         """Take the active version into memory, if another is there.
 
@@ -174,11 +188,14 @@ class Serving:
                 return
             self._is_loading = True
             try:
-                loaded = _Loaded.of(self._registry.load(active))
+                expected = self._expected
+                if expected is None or expected.version != active:
+                    expected = self._registry.versions.load(active)
+                loaded = _Loaded.of(expected)
             except (ArtifactError, NotFoundError) as exc:
                 self._retry_at = time.monotonic() + RETRY_SECONDS
                 if not is_known:
-                    offer = self._registry.newest_sound(besides=active)
+                    offer = self._registry.versions.newest_sound(besides=active)
                     self._problem = Problem(active, exc.message, offer)
                     _log.error(
                         "active_model_not_loaded", version=active, error=exc.message, offer=offer
@@ -240,7 +257,7 @@ class Serving:
     def _look(self) -> int | None:
         """Return the active version as the database has it, and note whether it answers."""
         try:
-            active = self._registry.active_version()
+            active = self._registry.switch.active_version()
         except StorageError as exc:
             self._database_problem = exc.message
             raise

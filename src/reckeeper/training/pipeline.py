@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reckeeper import artifact, clock, matrix, storage
+from reckeeper import clock, matrix, storage
 from reckeeper import policy as policies
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.config import Settings
@@ -184,7 +184,7 @@ def run(
     model = _fitted(plan, interactions, report)
 
     report("writing", stages.fitting)
-    version = registry.reserve(job_id=job.job_id)
+    version = registry.versions.reserve(job_id=job.job_id)
     metadata = _metadata(
         plan,
         version,
@@ -397,16 +397,16 @@ def _write(
     """Write a version's files and register it, or leave nothing of it behind."""
     version = made.metadata.version
     try:
-        files = artifact.write(made, settings.model_dir, cell_limit=settings.prediction_cell_limit)
+        files = registry.store.write(made, cell_limit=settings.prediction_cell_limit)
         report("registering", 0.95)
-        registry.register(
+        registry.versions.register(
             dataclasses.replace(made.metadata, peak_memory_bytes=peak_memory_bytes() or 0),
             files,
             job_id=job_id,
             also=lambda connection: _take_note(connection, job_id, version),
         )
     except BaseException:
-        registry.discard(version)
+        registry.versions.discard(version)
         raise
 
 
@@ -478,7 +478,7 @@ def _loaded(registry: Registry, active: storage.Version | None) -> ActiveModel |
     if active is None:
         return None
     try:
-        return registry.load(active.version)
+        return registry.versions.load(active.version)
     except (ArtifactError, NotFoundError) as exc:
         _log.warning("active_model_not_judged", version=active.version, error=exc.message)
         return None

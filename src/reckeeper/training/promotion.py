@@ -65,13 +65,13 @@ class Promotion:
         """Delete the version that a job has made, if it has made one."""
         if job.version is not None:
             with contextlib.suppress(ConflictError, NotFoundError):
-                self._registry.delete(job.version, actor="worker", reason=reason)
+                self._registry.versions.delete(job.version, actor="worker", reason=reason)
 
     def tidy(self) -> None:
         """Delete the versions that the policy does not keep."""
         with self._database.read() as connection:
             policy = policies.current(connection, self._settings).policy
-        self._registry.retain(
+        self._registry.versions.retain(
             n_versions=policy.versions_kept, days=policy.kept_days, actor="worker"
         )
 
@@ -83,7 +83,7 @@ class Promotion:
             before = storage.models.active_version(connection)
             has_demo = storage.imports.demo(connection) is not None
         mode = policy.promotion_for(job.trigger)
-        model = self._registry.load(version)
+        model = self._registry.versions.load(version)
         serving.check(model)
         if model.artifact.metadata.is_demo and not has_demo:
             self.discard(job, reason="demo data removed")
@@ -112,7 +112,7 @@ class Promotion:
             jobs.succeed(connection, job.job_id, promoted=True, verdict=activated)
 
         try:
-            self._registry.activate(
+            self._registry.switch.activate(
                 model,
                 actor=job.actor or "worker",
                 reason=_why(job),

@@ -105,7 +105,7 @@ class JobRunner:
         )
         try:
             with contextlib.suppress(ReckeeperError):  # what is left over can wait
-                self._registry.remove_unfinished()
+                self._registry.recovery.remove_unfinished()
             child = subprocess.Popen(
                 [sys.executable, "-m", "reckeeper.training.child", str(job_id)],
                 stdin=subprocess.PIPE,
@@ -169,7 +169,7 @@ class JobRunner:
             if child.stdin is not None:
                 child.stdin.close()
             with contextlib.suppress(ReckeeperError, OSError):
-                self._registry.remove_unfinished()
+                self._registry.recovery.remove_unfinished()
 
     def _await(self, job_id: int, child: "subprocess.Popen[bytes]") -> ReckeeperError | None:
         """Wait for the child, or end it; return why it was ended."""

@@ -49,11 +49,11 @@ class Worker:
 
         Into an empty database the demo is loaded, if it is wanted.
         """
-        self.registry.rebuild()
-        self.registry.repair_link()
+        self.registry.recovery.rebuild()
+        self.registry.switch.repair_link()
         training.expire_silent(self.database)
-        self.registry.remove_unfinished()
-        self.registry.set_aside_unknown()
+        self.registry.recovery.remove_unfinished()
+        self.registry.recovery.set_aside_unknown()
         self.policy.start()
         self.serving.start()
         self.schedule.start()

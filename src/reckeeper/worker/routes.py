@@ -22,7 +22,7 @@ def json_answer(answer: wire.Answer, status: int = 200) -> Response:
 @routes.get("/models")
 def list_models() -> Response:
     """List all versions with their metadata, the newest first."""
-    return json_answer(wire.ModelList.model_validate({"models": _worker().registry.versions()}))
+    return json_answer(wire.ModelList.model_validate({"models": _worker().registry.versions.all()}))
 
 
 @routes.post("/retrain")
@@ -34,7 +34,7 @@ def retrain() -> Response:
     worker = _worker()
     assert row.version is not None
     worker.serving.refresh()
-    answer = worker.registry.retrain_answer(
+    answer = worker.registry.versions.retrain_answer(
         row.version,
         job_id=row.job_id,
         promoted=row.promoted,

@@ -1,79 +1,21 @@
-"""Versions: made from what files say, and shown as the API shows them."""
+"""Versions and entries of the timeline as the API shows them."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 from reckeeper import artifact, clock, storage
-from reckeeper.artifact import Metadata, WrittenFile
-from reckeeper.errors import DataError, NotFoundError
-
-MAX_NOTE_CHARS = 10_000
-
-
-def version_of(
-    metadata: Metadata,
-    files: tuple[WrittenFile, WrittenFile | None],
-    *,
-    job_id: int | None,
-    watermark: int | None = None,
-    note: str | None = None,
-) -> storage.Version:
-    """Return the inactive version whose files are written.
-
-    Parameters
-    ----------
-    metadata : Metadata
-    files : tuple of WrittenFile
-        The native one, and the pickle if there is one.
-    job_id : int or None
-        The job that made it; None for one that was brought here.
-    watermark : int, optional
-        Of one that was brought here; by default the metadata's.
-    note : str, optional
-    """
-    native, exported = files
-    told = vars(metadata)
-    if watermark is not None:
-        told = told | {"watermark": watermark}
-    return storage.Version(
-        **told,
-        is_active=False,
-        job_id=job_id,
-        native_bytes=native.n_bytes,
-        native_sha256=native.sha256,
-        pickle_bytes=exported.n_bytes if exported else 0,
-        pickle_sha256=exported.sha256 if exported else "",
-        note=note,
-    )
-
-
-def existing(connection: storage.Connection, version: int) -> storage.Version:
-    """Return a version.
-
-    Raises
-    ------
-    NotFoundError
-        There is none of this number.
-    """
-    row = storage.models.get(connection, version)
-    if row is None:
-        raise NotFoundError(
-            f"There is no version {version}: GET /models lists those that there are."
-        )
-    return row
+from reckeeper.artifact import ModelStore
 
 
 def describe(
-    row: storage.VersionSummary, folder: Path, *, verdict: dict[str, Any] | None, served: bool
+    row: storage.VersionSummary, store: ModelStore, *, verdict: dict[str, Any] | None, served: bool
 ) -> dict[str, Any]:
     """Return what a list shows of a version: the contract's fields, then ours.
 
     Parameters
     ----------
     row : storage.VersionSummary
-    folder : Path
-        Of the model files.
+    store : ModelStore
     verdict : dict or None
     served : bool
         Whether it was ever active.
@@ -83,7 +25,7 @@ def describe(
     is_pinned_now = is_pinned(row)
     return {
         "name": "Retrained SVD Model",
-        "path": os.path.join(folder, name),
+        "path": os.path.join(store.folder, name),
         "type": artifact.type_name(row.recipe),
         "status": "active" if row.is_active else "inactive",
         "n_users": row.n_users,
@@ -163,25 +105,6 @@ def is_pinned(row: storage.VersionSummary) -> bool:
 def describe_pin(row: storage.VersionSummary) -> dict[str, Any]:
     """Return a pin as the trail has it."""
     return {"pinned": is_pinned(row), "until": time_or_none(row.pinned_until)}
-
-
-def check_note(text: str | None) -> None:
-    """Refuse a note that cannot be kept.
-
-    Raises
-    ------
-    DataError
-        It is longer than `MAX_NOTE_CHARS`, or no text that can be stored.
-    """
-    if text is None:
-        return
-    if len(text) > MAX_NOTE_CHARS:
-        problem = f"It has {len(text)} characters, and {MAX_NOTE_CHARS} is the most. Shorten it."
-    elif any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
-        problem = "It has a character that is none. Write it anew."
-    else:
-        return
-    raise DataError(f"note: {problem}", details={"field": "note"})
 
 
 def time_or_none(microseconds: int | None) -> str | None:

@@ -1,29 +1,21 @@
-"""The two files of a version: the native one that serves, the pickle for people.
+"""The native file of a version: mappable, checked when it is read, and nothing in it can run.
 
-pandas is imported where the pickle is made: a process that only serves needs none.
+pandas is imported where predicted ratings are made: a process that only serves needs none.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
 import math
-import os
-import pickle
-import re
-import secrets
 import stat
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from scipy import sparse
 
 from reckeeper import clock
 from reckeeper.errors import ArtifactError, DataError
@@ -34,25 +26,11 @@ from reckeeper.recipes.checks import checked_csr
 if TYPE_CHECKING:
     import pandas as pd
 
-ACTIVE_LINK = "retrained_svd_model.pkl"
-"""Name in the model folder under which the pickle of the active version stands."""
-
-_UNKNOWN = "unknown"
 _FORMAT = "reckeeper-1"
 _LARGEST = 2**53
 """Bound of every whole number in a file; as a time the year 2255."""
 _DEEPEST = 16
 _METADATA_BYTES = 4 * 2**20
-
-
-def native_name(version: int) -> str:
-    """Return the name of a version's native file."""
-    return f"model-{version:06d}.safetensors"
-
-
-def pickle_name(version: int) -> str:
-    """Return the name of a version's pickle."""
-    return f"model-{version:06d}.pkl"
 
 
 @dataclass(frozen=True)
@@ -82,11 +60,10 @@ class Metadata:
     is_demo : bool
         Whether demo data went in.
     fingerprint : str
-        Of the interactions that went in; empty where it is not known, as the
-        values below are in the files of earlier releases.
+        Of the interactions that went in.
     latest_at : int
         When the latest of them occurred, in microseconds since 1970-01-01
-        UTC; 0 where it is not known.
+        UTC; 0 where they have no times.
     data : dict
         How they were chosen and weighed.
     actor : str
@@ -102,8 +79,8 @@ class Metadata:
     libraries : dict
         Names to versions.
     origin : dict or None
-        Of one that was made elsewhere: its number there, what it did there,
-        and the SHA-256 of the file that it came in.
+        Where it was made, for one that was brought here: its number there,
+        what it did there, and the SHA-256 of the file that it came in.
     """
 
     version: int
@@ -181,72 +158,21 @@ class Artifact:
         )
 
 
-@dataclass(frozen=True)
-class WrittenFile:
-    """A file that was written whole."""
-
-    name: str
-    n_bytes: int
-    sha256: str = field(repr=False)
-
-
-def write(
-    artifact: Artifact, folder: Path, *, cell_limit: int, native: Path | None = None
-) -> tuple[WrittenFile, WrittenFile]:
-    """Write both files of a version.
-
-    Each is written under a temporary name, synced, linked to its own, and the
-    folder synced: a reader sees the whole file or none, whenever the power fails.
-    If one cannot be written, neither is left.
-
-    Parameters
-    ----------
-    artifact : Artifact
-    folder : Path
-        Made if it does not exist.
-    cell_limit : int
-        Users × items up to which the pickle carries the predicted ratings;
-        above, their place holds None, and the other parts give the same
-        numbers: ``svd.inverse_transform(svd.transform(rating_matrix[a:b]))``
-        for the recipe ``svd``; any other puts beside them what it takes, as
-        its `to_export` says.
-    native : Path, optional
-        A native file, in the same file system, that `artifact` was read from:
-        it is linked, byte for byte the same, and not written anew.
-
-    Returns
-    -------
-    native, pickle : WrittenFile
+def write_native(artifact: Artifact, path: Path) -> None:
+    """Write a version's native file.
 
     Raises
     ------
-    ArtifactError
-        A file of that version is there already, or the folder cannot be written.
     DataError
         The metadata hold what no file may tell, such as a number that is not finite.
+    OSError
+        The file could not be written.
     """
-    version = artifact.metadata.version
     header = _header(artifact.metadata)
     try:
-        make_folder(folder)
-        with _new_file(folder / native_name(version)) as temporary:
-            if native is None:
-                save_file(_arrays(artifact), temporary, metadata=header)
-            else:
-                os.link(native, temporary)
-        try:
-            exported = folder / pickle_name(version)
-            with _new_file(exported) as temporary, temporary.open("wb") as stream:
-                pickle.dump(_export(artifact, cell_limit), stream, protocol=5)
-        except BaseException:
-            (folder / native_name(version)).unlink(missing_ok=True)
-            raise
-    except (OSError, SafetensorError) as exc:
-        raise ArtifactError(
-            f"Version {version} could not be written to {folder}: {exc}. See that the folder "
-            "(RECKEEPER_MODEL_DIR) exists, is writable and not full, then retrain."
-        ) from exc
-    return _describe(folder / native_name(version)), _describe(folder / pickle_name(version))
+        save_file(_arrays(artifact), path, metadata=header)
+    except SafetensorError as exc:
+        raise OSError(str(exc)) from exc
 
 
 def read(
@@ -306,173 +232,6 @@ def read(
         RecursionError,
     ) as exc:
         raise ArtifactError(f"{name} is not a sound model file: {exc}") from exc
-
-
-def point_link(folder: Path, version: int | None) -> None:
-    """Make `ACTIVE_LINK` name a version's pickle, or nothing; atomic.
-
-    The link is relative, so that it holds inside a container and outside.
-    """
-    link = folder / ACTIVE_LINK
-    if version is None:
-        link.unlink(missing_ok=True)
-    # One temporary name for all, so that a process that is killed here leaves nothing for
-    # good. Another process may use it at the same time: then this one begins anew.
-    temporary = _temporary_link(folder)
-    while version is not None and linked_version(folder) != version:
-        temporary.unlink(missing_ok=True)
-        with contextlib.suppress(FileExistsError):
-            temporary.symlink_to(pickle_name(version))
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(temporary, link)
-    sync_folder(folder)
-
-
-def linked_version(folder: Path) -> int | None:
-    """Return the version that `ACTIVE_LINK` names, or None."""
-    try:
-        return version_of(os.readlink(folder / ACTIVE_LINK))
-    except OSError:
-        return None
-
-
-def version_of(name: str) -> int | None:
-    """Return the version whose file has this name, or None if it is no such file."""
-    stem, _, ending = name.partition(".")
-    number = stem.removeprefix("model-")
-    if ending not in {"safetensors", "pkl"} or not re.fullmatch("[0-9]{6,9}", number):
-        return None
-    return int(number) if stem != number else None
-
-
-def delete(folder: Path, version: int) -> None:
-    """Delete both files of a version; what is not there stays so."""
-    for name in (native_name(version), pickle_name(version)):
-        (folder / name).unlink(missing_ok=True)
-    if folder.is_dir():
-        sync_folder(folder)
-
-
-def numbered_files(folder: Path, *, aside: bool = False) -> set[int]:
-    """Return the versions of which a file is in the folder, or set aside in it."""
-    place, number = (folder / _UNKNOWN, aside_version) if aside else (folder, version_of)
-    if not place.is_dir():
-        return set()
-    found = (number(path.name) for path in place.iterdir())
-    return {version for version in found if version is not None}
-
-
-def aside_version(name: str) -> int | None:
-    """Return the version whose file was set aside under this name, or None."""
-    return version_of(re.sub("^[0-9a-f]{8}-", "", name))
-
-
-def remove_unfinished(
-    folder: Path, *, in_progress: Callable[[], Collection[int]] = frozenset
-) -> None:
-    """Delete what writers that did not come to their end have left.
-
-    Parameters
-    ----------
-    folder : Path
-    in_progress : callable
-        Returns the versions that may yet be written to their end. Asked once
-        the files are listed: a file is there no sooner than its version is
-        known to be in progress.
-    """
-    found = list(folder.glob(".model-*.tmp"))
-    spared = in_progress()
-    for temporary in found:
-        if version_of(temporary.name[1:].rsplit(".", 2)[0]) not in spared:
-            temporary.unlink(missing_ok=True)
-    _temporary_link(folder).unlink(missing_ok=True)
-
-
-def set_aside(folder: Path, version: int) -> None:
-    """Move both files of a version into the folder ``unknown/``, where nothing reads them."""
-    make_folder(folder / _UNKNOWN)
-    mark = secrets.token_hex(4)  # the same number may have been set aside before
-    for name in (native_name(version), pickle_name(version)):
-        if os.path.lexists(folder / name):
-            os.rename(folder / name, folder / _UNKNOWN / f"{mark}-{name}")
-    sync_folder(folder / _UNKNOWN)
-    sync_folder(folder)
-
-
-def aside_files(folder: Path) -> list[Path]:
-    """Return the native files in ``unknown/``, whatever they are named, in the order of names."""
-    return sorted((folder / _UNKNOWN).glob("*.safetensors"))
-
-
-def delete_aside(path: Path) -> None:
-    """Delete a native file in ``unknown/``, and the pickle that was set aside with it."""
-    path.unlink(missing_ok=True)
-    path.with_suffix(".pkl").unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def describe_files(folder: Path, version: int) -> tuple[WrittenFile, WrittenFile | None]:
-    """Return the native file and, if it is there, the pickle of a version."""
-    exported = folder / pickle_name(version)
-    return (
-        _describe(folder / native_name(version)),
-        _describe(exported) if exported.exists() else None,
-    )
-
-
-def _temporary_link(folder: Path) -> Path:
-    return folder / f".{ACTIVE_LINK}.tmp"
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, to survive a loss of power."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new and renamed entries of a folder survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        _sync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(descriptor: int) -> None:
-    if sys.platform == "darwin":  # where a sync alone stops at the drive's cache
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        with temporary.open("rb") as stream:
-            _sync(stream.fileno())
-        os.link(temporary, path)  # unlike a rename it never replaces what is there
-        try:
-            sync_folder(path.parent)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-    except FileExistsError as exc:
-        raise ArtifactError(
-            f"{path.name} is there already; versions are never overwritten. Another training has "
-            "written it: retrain."
-        ) from exc
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _describe(path: Path) -> WrittenFile:
-    return WrittenFile(path.name, path.stat().st_size, sha256_of(path))
 
 
 def sha256_of(path: Path) -> str:
@@ -561,7 +320,7 @@ def _artifact(header: dict[str, str], arrays: dict[str, np.ndarray]) -> Artifact
         raise DataError(f"its recipe {metadata.recipe!r} is not known to this release")
     users, items = (_ids(arrays, name) for name in ("users", "items"))
     if (len(users), len(items)) != (metadata.n_users, metadata.n_items):
-        raise DataError("its ids do not have the number that its metadata tells")
+        raise DataError("its ids do not have the number that its metadata tell")
     model = RECIPES[metadata.recipe].from_arrays(
         {
             name.removeprefix("model."): array
@@ -592,7 +351,11 @@ _RANGES = {"explained_variance": 1.0, "seconds": float(_LARGEST)}
 
 
 def _metadata(text: str) -> Metadata:
-    metadata = Metadata(**plain_json(text, largest=_METADATA_BYTES))
+    told = plain_json(text, largest=_METADATA_BYTES)
+    missing = {known.name for known in fields(Metadata)} - set(told)
+    if missing:
+        raise DataError(f"its metadata lack {', '.join(sorted(missing))}")
+    metadata = Metadata(**told)
     for name, value in vars(metadata).items():
         if name in _KINDS:
             is_sound = type(value) in _KINDS[name]
@@ -635,20 +398,3 @@ def _ids(arrays: dict[str, np.ndarray], name: str) -> IdIndex:
     if any(len(external_id) > _LONGEST_ID for external_id in ids):
         raise DataError(f"its {name} have an id longer than {_LONGEST_ID}")
     return IdIndex(ids)
-
-
-def _export(artifact: Artifact, cell_limit: int) -> dict[str, Any]:
-    metadata = artifact.metadata
-    fits = metadata.n_users * metadata.n_items <= cell_limit
-    return {
-        "rating_matrix": sparse.csr_matrix(artifact.matrix.weights),
-        "svd_model": artifact.model.to_sklearn(),
-        "predicted_ratings": artifact.predicted_ratings() if fits else None,
-        "metadata": {
-            **asdict(metadata),
-            "timestamp": metadata.timestamp,
-            "users": artifact.matrix.users.ids,
-            "items": artifact.matrix.items.ids,
-        },
-        **artifact.model.to_export(),
-    }

@@ -1,25 +1,31 @@
-"""The versions of an installation and their life."""
+"""Versions: what there is, what people say of it, and its end."""
 
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-from reckeeper import artifact, audit, clock, storage
-from reckeeper.artifact import Artifact, Metadata, WrittenFile
-from reckeeper.errors import ArtifactError, ConflictError, DataError, NotFoundError, PinnedError
-from reckeeper.registry.folder import Folder
-from reckeeper.registry.rows import (
-    check_note,
-    describe,
-    describe_entry,
-    describe_pin,
-    describe_rest,
-    existing,
-    is_pinned,
-    version_of,
+from reckeeper import audit, clock, storage
+from reckeeper.artifact import Artifact, Metadata, ModelStore, WrittenFile
+from reckeeper.errors import (
+    Action,
+    ArtifactError,
+    ConflictError,
+    DataError,
+    NotFoundError,
+    StorageError,
 )
+from reckeeper.registry.described import describe, describe_pin, describe_rest, is_pinned
+from reckeeper.telemetry import get_logger
+
+MAX_NOTE_CHARS = 10_000
+
+LARGEST_BROUGHT = 10**8
+"""Files with larger numbers do not get to say from where on versions are counted."""
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,9 @@ class ActiveModel:
     watermark : int
         Number of the last interaction that it has seen.
     seen_until : int or None
-        Of a version that was not trained on this database: when the last
-        interaction occurred that it has seen, in microseconds since 1970.
-        What came later by number may have been in it all the same.
+        When the last interaction occurred that it has seen, in microseconds
+        since 1970, for a version that was not trained on this database: what
+        came later by number may have been in it all the same.
     """
 
     version: int
@@ -44,15 +50,36 @@ class ActiveModel:
     seen_until: int | None = None
 
 
-class Registry(Folder):
+class Versions:
     """The versions of one installation.
 
     Parameters
     ----------
     database : storage.Database
-    folder : Path
-        Where the model files are.
+    store : ModelStore
     """
+
+    def __init__(self, database: storage.Database, store: ModelStore) -> None:
+        self._database = database
+        self._store = store
+
+    def reserve(self, *, job_id: int | None) -> int:
+        """Take a number that no version has or had, in the database or the folder.
+
+        It is taken before a file is written: files of a number that never
+        became a version are known to be unfinished, see `Recovery.remove_unfinished`.
+
+        Parameters
+        ----------
+        job_id : int or None
+            The job that is to write the files; None for an import.
+        """
+        with self._database.write() as connection:
+            return storage.models.reserve(connection, above=self.largest_file(), job_id=job_id)
+
+    def largest_file(self) -> int:
+        """Return the largest number of a file that has a say in how versions are counted."""
+        return self._store.largest(below=LARGEST_BROUGHT)
 
     def register(
         self,
@@ -68,7 +95,7 @@ class Registry(Folder):
         ----------
         metadata : Metadata
         files : tuple of WrittenFile
-            As `artifact.write` gives them.
+            As `ModelStore.write` gives them.
         job_id : int or None
         also : callable, optional
             Called first with the connection, in the same transaction; what
@@ -79,13 +106,28 @@ class Registry(Folder):
                 also(connection)
             storage.models.insert(connection, version_of(metadata, files, job_id=job_id))
 
-    def versions(self) -> list[dict[str, Any]]:
+    def discard(self, version: int) -> None:
+        """Delete the files of a version that did not come to be.
+
+        One that is registered keeps them: its transaction may have been
+        committed before whatever was raised.
+        """
+        with contextlib.suppress(StorageError), self._database.read() as connection:
+            if storage.models.get(connection, version) is None:
+                self._store.delete(version)
+
+    def all(self) -> list[dict[str, Any]]:
         """Describe all versions, the newest first; opens no model file."""
         with self._database.read() as connection:
             rows = storage.models.listed(connection)
-        return [describe(row, self._folder, verdict=row.verdict, served=row.served) for row in rows]
+        return [describe(row, self._store, verdict=row.verdict, served=row.served) for row in rows]
 
-    def version(self, version: int) -> dict[str, Any]:
+    def has_demo(self) -> bool:
+        """Return whether demo data went into a version that is there."""
+        with self._database.read() as connection:
+            return any(row.is_demo for row in storage.models.listed(connection))
+
+    def describe(self, version: int) -> dict[str, Any]:
         """Describe one version in full; opens no model file.
 
         Raises
@@ -97,28 +139,9 @@ class Registry(Folder):
             row = existing(connection, version)
             entries = storage.timeline.of_version(connection, version)
         return {
-            **describe(row, self._folder, verdict=row.verdict, served=bool(entries)),
+            **describe(row, self._store, verdict=row.verdict, served=bool(entries)),
             **describe_rest(row, entries=entries),
         }
-
-    def timeline(self, *, limit: int, before: int | None = None) -> list[dict[str, Any]]:
-        """Tell what served when, who switched and why.
-
-        Parameters
-        ----------
-        limit : int
-            At least 1.
-        before : int, optional
-            Only entries with smaller numbers.
-
-        Returns
-        -------
-        list of dict
-            The latest first; ``until`` is None for what serves now.
-        """
-        with self._database.read() as connection:
-            entries = storage.timeline.page(connection, limit=limit, before=before)
-        return [describe_entry(entry) for entry in entries]
 
     def retrain_answer(
         self,
@@ -134,7 +157,7 @@ class Registry(Folder):
         ----------
         version, job_id : int
         promoted : bool, optional
-            Whether it came to serve.
+            Whether it was activated.
         verdict : mapping, optional
             Of the gate; by default what is registered.
         """
@@ -170,11 +193,7 @@ class Registry(Folder):
         """
         with self._database.read() as connection:
             row = existing(connection, version)
-        loaded = artifact.read(
-            self._folder / artifact.native_name(version),
-            n_bytes=row.native_bytes,
-            sha256=row.native_sha256,
-        )
+        loaded = self._store.read(version, n_bytes=row.native_bytes, sha256=row.native_sha256)
         if loaded.metadata.version != version:
             raise ArtifactError(
                 f"The file of version {version} says that it is version {loaded.metadata.version}."
@@ -193,122 +212,10 @@ class Registry(Folder):
                     return self.load(version).version
         return None
 
-    def activate(
-        self,
-        model: ActiveModel,
-        *,
-        actor: str,
-        reason: str | None = None,
-        action: Literal["activate", "promote"] = "activate",
-        job_id: int | None = None,
-        also: Callable[[storage.Connection], None] | None = None,
-    ) -> None:
-        """Make a loaded, and so sound, version the one that serves.
-
-        Row, timeline, trail and notice change in one transaction; every
-        process takes the new version up by itself within half a second. If it
-        serves already, nothing changes.
-
-        Parameters
-        ----------
-        model : ActiveModel
-            As `load` gives it.
-        actor : str
-            Who asks, for the trail.
-        reason : str, optional
-        action : str
-            ``activate``: somebody asks for this version. ``promote``: a job
-            made it, and nobody named it; a pin stands in its way.
-        job_id : int, optional
-        also : callable, optional
-            Called first with the connection, to write more in the same
-            transaction; what it raises takes the whole back.
-
-        Raises
-        ------
-        NotFoundError
-            The version has been deleted since.
-        PinnedError
-            The active version is pinned, and this is a promotion.
-        """
-        version = model.version
-        with self._database.write() as connection:
-            if also is not None:
-                also(connection)
-            row = existing(connection, version)
-            active = storage.models.active(connection)
-            if not row.is_active:
-                if action == "promote" and active is not None and is_pinned(active):
-                    raise PinnedError(_pinned_message(active, version))
-                is_override = (
-                    action == "activate"
-                    and (row.verdict or {}).get("decision") == "reject"
-                    and not storage.timeline.of_version(connection, version)
-                )
-                latest = storage.timeline.latest(connection)
-                _switch(
-                    connection,
-                    version,
-                    action=action,
-                    recorded_as="override" if is_override else action,
-                    actor=actor,
-                    reason=reason,
-                    job_id=job_id,
-                    back_to=latest.entry_id if latest else None,
-                )
-        self.repair_link()
-
-    def rollback_target(self) -> int:
-        """Return the version that a roll back leads to: what served before, and is still there.
-
-        Raises
-        ------
-        ConflictError
-            There is none.
-        """
-        with self._database.read() as connection:
-            version = _target(connection).version
-        assert version is not None
-        return version
-
-    def roll_back(self, model: ActiveModel, *, actor: str, reason: str | None = None) -> None:
-        """Let the version serve that served before; a second time leads further back.
-
-        Parameters
-        ----------
-        model : ActiveModel
-            Version `rollback_target`, loaded.
-        actor : str
-        reason : str, optional
-
-        Raises
-        ------
-        ConflictError
-            A roll back leads elsewhere by now.
-        """
-        with self._database.write() as connection:
-            target = _target(connection)
-            if target.version != model.version:
-                raise ConflictError(
-                    "Another version has come to serve in the meantime, and a roll back leads to "
-                    f"version {target.version} now, not to {model.version}. See what serves, "
-                    "then ask again if you still want to."
-                )
-            _switch(
-                connection,
-                model.version,
-                action="rollback",
-                recorded_as="rollback",
-                actor=actor,
-                reason=reason,
-                back_to=target.back_to,
-            )
-        self.repair_link()
-
     def pin(
         self, version: int, *, actor: str, until: int | None = None, reason: str | None = None
     ) -> None:
-        """Keep a version: while it serves no job replaces it, and it cannot be deleted.
+        """Keep a version: while it is active no job replaces it, and nothing deletes it.
 
         A version that is pinned already gets the new date.
 
@@ -373,7 +280,7 @@ class Registry(Folder):
             )
 
     def note(self, version: int, text: str | None, *, actor: str) -> None:
-        """Write a note on a version, in place of the one it has; None takes it away.
+        """Write a note on a version, in place of the one that it has; None takes it away.
 
         Raises
         ------
@@ -410,15 +317,16 @@ class Registry(Folder):
             row = existing(connection, version)
             if row.is_active:
                 raise ConflictError(
-                    f"Version {version} is active and cannot be deleted: activate another first."
+                    f"Version {version} is active and cannot be deleted: activate another first.",
+                    action=Action("list_versions"),
                 )
             if is_pinned(row):
                 raise ConflictError(
-                    f"Version {version} is pinned and cannot be deleted: unpin it first (DELETE "
-                    f"/models/{version}/pin)."
+                    f"Version {version} is pinned and cannot be deleted: unpin it first.",
+                    action=Action("unpin", {"version": version}),
                 )
-            _delete_row(connection, version, actor=actor, reason=reason)
-        self._delete_files([version])
+            delete_row(connection, version, actor=actor, reason=reason)
+        delete_files(self._store, [version])
 
     def retain(self, *, n_versions: int, days: float | None = None, actor: str) -> list[int]:
         """Delete versions beyond a count or an age, the oldest first.
@@ -458,99 +366,121 @@ class Registry(Folder):
                 if is_kept or not (is_old or (is_counted and place > n_versions)):
                     continue
                 reason = f"older than {days:g} days" if is_old else f"beyond {n_versions} versions"
-                _delete_row(connection, version, actor=actor, reason=reason)
+                delete_row(connection, version, actor=actor, reason=reason)
                 deleted.append(version)
-        self._delete_files(deleted)
+        delete_files(self._store, deleted)
         return deleted
 
-    def delete_demo(self, *, actor: str) -> list[int]:
-        """Delete every version that demo data went into, an active or pinned one too."""
-        reason = "demo data removed"
-        with self._database.write() as connection:
-            rows = [row for row in storage.models.all_versions(connection) if row.is_demo]
-            latest = storage.timeline.latest(connection)
-            for row in rows:
-                _delete_row(connection, row.version, actor=actor, reason=reason)
-            if any(row.is_active for row in rows):
-                storage.timeline.insert(
+    def bring(
+        self,
+        made: Artifact,
+        *,
+        cell_limit: int,
+        actor: str,
+        source: Mapping[str, Any],
+        note: str | None = None,
+        native: Path | None = None,
+    ) -> None:
+        """Write the files of a version that was made elsewhere, and register it, inactive.
+
+        Parameters
+        ----------
+        made : Artifact
+            Under a number that `reserve` gave.
+        cell_limit, native
+            As `ModelStore.write` takes them.
+        actor : str
+        source : mapping
+            Where it comes from, for the trail; JSON values.
+        note : str, optional
+        """
+        version = made.metadata.version
+        watermark = self.seen_of(made.metadata)
+        if native is None:
+            made = dataclasses.replace(
+                made, metadata=dataclasses.replace(made.metadata, watermark=watermark)
+            )
+        files = self._store.write(made, cell_limit=cell_limit, native=native)
+        try:
+            row = version_of(made.metadata, files, job_id=None, watermark=watermark, note=note)
+            with self._database.write() as connection:
+                storage.models.insert(connection, row)
+                audit.record(
                     connection,
-                    version=None,
-                    action="delete",
                     actor=actor,
-                    reason=reason,
-                    back_to=latest.entry_id if latest else None,
+                    action="import",
+                    subject=f"model {version}",
+                    before=None,
+                    after=version,
+                    source=source,
                 )
-        self.repair_link()
-        deleted = [row.version for row in rows]
-        self._delete_files(deleted)
-        return deleted
+        except BaseException:
+            self.discard(version)
+            raise
+
+    def seen_of(self, metadata: Metadata) -> int:
+        """Return up to which number a model of elsewhere has seen the interactions of here."""
+        with self._database.read() as connection:
+            later = storage.interactions.first_later_than(connection, metadata.latest_at)
+            last = storage.interactions.last_id(connection)
+        return last if later is None else later - 1
 
 
-def _target(connection: storage.Connection) -> storage.TimelineEntry:
-    target = storage.timeline.before(connection)
-    if target is None:
-        raise ConflictError(
-            "There is nothing to roll back to: no version served before this one that is still "
-            "there. GET /models lists those that are; POST /models/{version}/activate lets one "
-            "serve."
-        )
-    return target
-
-
-def _switch(
-    connection: storage.Connection,
-    version: int,
+def version_of(
+    metadata: Metadata,
+    files: tuple[WrittenFile, WrittenFile | None],
     *,
-    action: str,
-    recorded_as: str,
-    actor: str,
-    reason: str | None,
-    back_to: int | None,
-    job_id: int | None = None,
-) -> None:
-    """Let a version serve from this transaction on, and write down that it does."""
-    before = storage.models.active_version(connection)
-    storage.models.set_active(connection, version)
-    storage.timeline.insert(
-        connection,
-        version=version,
-        action=action,
-        actor=actor,
-        reason=reason,
+    job_id: int | None,
+    watermark: int | None = None,
+    note: str | None = None,
+) -> storage.Version:
+    """Return the inactive version whose files are written.
+
+    Parameters
+    ----------
+    metadata : Metadata
+    files : tuple of WrittenFile
+        The native one, and the pickle if there is one.
+    job_id : int or None
+        The job that made it; None for one that was brought here.
+    watermark : int, optional
+        Of one that was brought here; by default the metadata's.
+    note : str, optional
+    """
+    native, exported = files
+    told = vars(metadata)
+    if watermark is not None:
+        told = told | {"watermark": watermark}
+    return storage.Version(
+        **told,
+        is_active=False,
         job_id=job_id,
-        back_to=back_to,
-    )
-    told = {"before": before, "after": version, "reason": reason}
-    if job_id is not None:
-        told["job_id"] = job_id
-    audit.record(connection, actor=actor, action=recorded_as, subject=f"model {version}", **told)
-    storage.notices.insert(
-        connection,
-        event="promoted",
-        payload={
-            "version": version,
-            "previous_version": before,
-            "action": recorded_as,
-            "actor": actor,
-            "reason": reason,
-            "job_id": job_id,
-        },
+        native_bytes=native.n_bytes,
+        native_sha256=native.sha256,
+        pickle_bytes=exported.n_bytes if exported else 0,
+        pickle_sha256=exported.sha256 if exported else "",
+        note=note,
     )
 
 
-def _pinned_message(active: storage.Version, version: int) -> str:
-    number, until = active.version, active.pinned_until
-    how_long = "" if until is None else f" until {clock.rfc3339(until)}"
-    return (
-        f"Version {number} serves and is pinned{how_long}: version {version} does not take its "
-        f"place by itself. Activate it (POST /models/{version}/activate) if it shall, or unpin "
-        f"version {number} (DELETE /models/{number}/pin)."
-    )
+def existing(connection: storage.Connection, version: int) -> storage.Version:
+    """Return a version.
+
+    Raises
+    ------
+    NotFoundError
+        There is none of this number.
+    """
+    row = storage.models.get(connection, version)
+    if row is None:
+        raise NotFoundError(f"There is no version {version}.", action=Action("list_versions"))
+    return row
 
 
-def _delete_row(
+def delete_row(
     connection: storage.Connection, version: int, *, actor: str, reason: str | None
 ) -> None:
+    """Mark a version deleted, and write that down."""
     row = existing(connection, version)
     storage.models.mark_deleted(connection, version)
     told = ("recipe", "trained_at", "is_active", "note", "native_sha256")
@@ -563,3 +493,43 @@ def _delete_row(
         after=None,
         reason=reason,
     )
+
+
+def delete_files(store: ModelStore, versions: list[int]) -> None:
+    """Delete the files of versions that are marked deleted; what fails is logged."""
+    for version in versions:
+        try:
+            store.delete(version)
+        except OSError as exc:
+            # The row says that it is deleted; the next start tries again.
+            _log.error("model_files_not_deleted", version=version, error=str(exc))
+
+
+def check_note(text: str | None) -> None:
+    """Refuse a note that cannot be kept.
+
+    Raises
+    ------
+    DataError
+        It is longer than `MAX_NOTE_CHARS`, or no text that can be stored.
+    """
+    if text is None:
+        return
+    if len(text) > MAX_NOTE_CHARS:
+        problem = f"It has {len(text)} characters, and {MAX_NOTE_CHARS} is the most. Shorten it."
+    elif any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
+        problem = "It has a character that is none. Write it again."
+    else:
+        return
+    raise DataError(f"note: {problem}", details={"field": "note"})
+
+
+def origin_of(metadata: Metadata, *, sha256: str, timeline: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return where a version that is brought here was made, and what it did there."""
+    return {
+        "version": metadata.version,
+        "sha256": sha256,
+        "trained_at": clock.rfc3339(metadata.trained_at),
+        "timeline": timeline,
+        "imported_at": clock.rfc3339(clock.now()),
+    }

@@ -1,0 +1,263 @@
+"""Where the files of versions lie: two numbered, immutable files each, in one folder."""
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reckeeper import durable
+from reckeeper.artifact.export import write_pickle
+from reckeeper.artifact.format import Artifact, read, sha256_of, write_native
+from reckeeper.errors import ArtifactError
+
+ACTIVE_LINK = "retrained_svd_model.pkl"
+"""Name in the model folder under which the pickle of the active version stands."""
+
+_UNKNOWN = "unknown"
+
+
+def native_name(version: int) -> str:
+    """Return the name of a version's native file."""
+    return f"model-{version:06d}.safetensors"
+
+
+def pickle_name(version: int) -> str:
+    """Return the name of a version's pickle."""
+    return f"model-{version:06d}.pkl"
+
+
+def version_of(name: str) -> int | None:
+    """Return the version whose file has this name, or None if it is no such file."""
+    stem, _, ending = name.partition(".")
+    number = stem.removeprefix("model-")
+    if ending not in {"safetensors", "pkl"} or not re.fullmatch("[0-9]{6,9}", number):
+        return None
+    return int(number) if stem != number else None
+
+
+def aside_version(name: str) -> int | None:
+    """Return the version whose file was set aside under this name, or None."""
+    return version_of(re.sub("^[0-9a-f]{8}-", "", name))
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that was written whole."""
+
+    name: str
+    n_bytes: int
+    sha256: str = field(repr=False)
+
+
+class ModelStore:
+    """The model files of one installation; which of them the database knows is not asked here.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when the first file is written.
+
+    Attributes
+    ----------
+    folder : Path
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def native(self, version: int) -> Path:
+        """Return the path of a version's native file."""
+        return self.folder / native_name(version)
+
+    def pickle(self, version: int) -> Path:
+        """Return the path of a version's pickle."""
+        return self.folder / pickle_name(version)
+
+    def write(
+        self, artifact: Artifact, *, cell_limit: int, native: Path | None = None
+    ) -> tuple[WrittenFile, WrittenFile]:
+        """Write both files of a version; if one cannot be written, neither is left.
+
+        Parameters
+        ----------
+        artifact : Artifact
+        cell_limit : int
+            As `write_pickle` takes it.
+        native : Path, optional
+            A native file, in the same file system, that `artifact` was read from:
+            it is linked, byte for byte the same, and not written again.
+
+        Returns
+        -------
+        native, pickle : WrittenFile
+
+        Raises
+        ------
+        ArtifactError
+            A file of that version is there already, or the folder cannot be written.
+        DataError
+            The metadata hold what no file may tell, such as a number that is not finite.
+        """
+        version = artifact.metadata.version
+        try:
+            durable.make_folder(self.folder)
+            with _new_file(self.native(version)) as temporary:
+                if native is None:
+                    write_native(artifact, temporary)
+                else:
+                    os.link(native, temporary)
+            try:
+                with _new_file(self.pickle(version)) as temporary:
+                    write_pickle(artifact, temporary, cell_limit=cell_limit)
+            except BaseException:
+                self.native(version).unlink(missing_ok=True)
+                raise
+        except OSError as exc:
+            raise ArtifactError(
+                f"Version {version} could not be written to {self.folder}: {exc}. See that the "
+                "folder (RECKEEPER_MODEL_DIR) exists, is writable and not full, then retrain."
+            ) from exc
+        return _described(self.native(version)), _described(self.pickle(version))
+
+    def read(
+        self, version: int, *, n_bytes: int | None = None, sha256: str | None = None
+    ) -> Artifact:
+        """Read a version's native file.
+
+        Parameters
+        ----------
+        version : int
+        n_bytes, sha256 : optional
+            What is registered of the file; checked first.
+
+        Raises
+        ------
+        ArtifactError
+            The file is missing, is not the one that was registered, or is not sound.
+        """
+        return read(self.native(version), n_bytes=n_bytes, sha256=sha256)
+
+    def describe(self, version: int) -> tuple[WrittenFile, WrittenFile | None]:
+        """Return the native file and, if it is there, the pickle of a version."""
+        exported = self.pickle(version)
+        return (
+            _described(self.native(version)),
+            _described(exported) if exported.exists() else None,
+        )
+
+    def written_at(self, version: int) -> int:
+        """Return when a version's native file was written, 0 if there is none."""
+        try:
+            return self.native(version).stat().st_mtime_ns // 1000
+        except FileNotFoundError:
+            return 0
+
+    def versions(self) -> set[int]:
+        """Return the versions of which a file is in the folder."""
+        return _versions_in(self.folder, version_of)
+
+    def largest(self, *, below: int) -> int:
+        """Return the largest number of a file, set aside or not, up to `below`; 0 without one."""
+        aside = _versions_in(self.folder / _UNKNOWN, aside_version)
+        return max((number for number in self.versions() | aside if number <= below), default=0)
+
+    def delete(self, version: int) -> None:
+        """Delete both files of a version; what is not there stays so."""
+        for path in (self.native(version), self.pickle(version)):
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir():
+            durable.sync_folder(self.folder)
+
+    def remove_unfinished(self, *, in_progress: Callable[[], Collection[int]] = frozenset) -> None:
+        """Delete what writers that did not come to their end have left.
+
+        Parameters
+        ----------
+        in_progress : callable
+            Returns the versions that may yet be written to their end. Asked once
+            the files are listed: a file is there no sooner than its version is
+            known to be in progress.
+        """
+        found = list(self.folder.glob(".model-*.tmp"))
+        spared = in_progress()
+        for temporary in found:
+            if version_of(temporary.name[1:].rsplit(".", 2)[0]) not in spared:
+                temporary.unlink(missing_ok=True)
+        self._temporary_link.unlink(missing_ok=True)
+
+    def point_link(self, version: int | None) -> None:
+        """Make `ACTIVE_LINK` name a version's pickle, or nothing; atomic.
+
+        The link is relative, so that it holds inside a container and outside.
+        """
+        link = self.folder / ACTIVE_LINK
+        if version is None:
+            link.unlink(missing_ok=True)
+        # One temporary name for all, so that a process that is killed here leaves nothing for
+        # good. Another process may use it at the same time: then this one tries again.
+        temporary = self._temporary_link
+        while version is not None and self.linked_version() != version:
+            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(FileExistsError):
+                temporary.symlink_to(pickle_name(version))
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(temporary, link)
+        durable.sync_folder(self.folder)
+
+    def linked_version(self) -> int | None:
+        """Return the version that `ACTIVE_LINK` names, or None."""
+        try:
+            return version_of(os.readlink(self.folder / ACTIVE_LINK))
+        except OSError:
+            return None
+
+    def set_aside(self, version: int) -> None:
+        """Move both files of a version into the folder ``unknown/``, where nothing reads them."""
+        aside = self.folder / _UNKNOWN
+        durable.make_folder(aside)
+        mark = secrets.token_hex(4)  # the same number may have been set aside before
+        for path in (self.native(version), self.pickle(version)):
+            if os.path.lexists(path):
+                os.rename(path, aside / f"{mark}-{path.name}")
+        durable.sync_folder(aside)
+        durable.sync_folder(self.folder)
+
+    def aside_files(self) -> list[Path]:
+        """Return the native files in ``unknown/``, whatever their names, in the order of names."""
+        return sorted((self.folder / _UNKNOWN).glob("*.safetensors"))
+
+    def delete_aside(self, path: Path) -> None:
+        """Delete a native file in ``unknown/``, and the pickle that was set aside with it."""
+        path.unlink(missing_ok=True)
+        path.with_suffix(".pkl").unlink(missing_ok=True)
+        durable.sync_folder(path.parent)
+
+    @property
+    def _temporary_link(self) -> Path:
+        return self.folder / f".{ACTIVE_LINK}.tmp"
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    try:
+        with durable.new_file(path) as temporary:
+            yield temporary
+    except FileExistsError as exc:
+        raise ArtifactError(
+            f"{path.name} is there already; versions are never overwritten. Another training has "
+            "written it: retrain."
+        ) from exc
+
+
+def _versions_in(folder: Path, number: Callable[[str], int | None]) -> set[int]:
+    if not folder.is_dir():
+        return set()
+    found = (number(path.name) for path in folder.iterdir())
+    return {version for version in found if version is not None}
+
+
+def _described(path: Path) -> WrittenFile:
+    return WrittenFile(path.name, path.stat().st_size, sha256_of(path))
