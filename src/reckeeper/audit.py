@@ -206,10 +206,10 @@ def verify(database: storage.Database, settings: Settings) -> Verification:
     return Verification(problem is None, walk.n_entries, text, entry_id)
 
 
-_VERIFY = "Run `reckeeper audit verify`: it tells what is wrong, and what to do."
+_VERIFY = "Run `reckeeper audit verify`: it says what is wrong, and what to do."
 _COMPARE = "Compare with a backup of the database, and find out who could write to it."
 _RESTORED = (
-    "If the database was restored from a backup or began anew, move {head} to where it "
+    "If the database was restored from a backup or started again, move {head} to where it "
     "is kept as a record of what is missing: the next entry then writes another."
 )
 
@@ -287,7 +287,7 @@ class _Walk:
             return (
                 f"There is no {path}, so nobody can tell whether the last entries were cut off. "
                 f"Compare the last line `audit_head` of the processes' logs with entry "
-                f"{self.last_id} (hash {self._last_hash}); the next entry writes the file anew.",
+                f"{self.last_id} (hash {self._last_hash}); the next entry writes the file again.",
                 None,
             )
         if self._head.entry_id <= self.last_id:
@@ -410,7 +410,7 @@ def _read_head(folder: Path) -> Head | None:
         raise StorageError(
             f"{path}, which names the last entry of the audit trail, cannot be used: {exc}. "
             "Restore it from a backup; without one, move it away and compare the lines "
-            "`audit_head` of the logs with the trail: the next entry writes it anew."
+            "`audit_head` of the logs with the trail: the next entry writes it again."
         ) from exc
     return head
 

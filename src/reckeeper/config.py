@@ -63,7 +63,7 @@ def _weights(text: str) -> dict[str, float]:
         if not math.isfinite(weights[name]) or abs(weights[name]) > 1e6:
             raise ValueError(f"the weight of {name} must lie between -1e6 and 1e6")
     if max(weights.values()) <= 0:
-        raise ValueError("one weight at least must be above 0")
+        raise ValueError("at least one weight must be above 0")
     return weights
 
 
@@ -219,7 +219,7 @@ class Settings(BaseSettings):
     ui_port: _Port = _setting("RECKEEPER_UI_PORT", 8501, "Port of the page.")
     server_url: _Url = _setting(
         "RECKEEPER_SERVER_URL", lambda given: _address(given["host"], given["server_port"]),
-        "Where page and command line find the server.", shown="from host and port",
+        "Where the page and the command line find the server.", shown="from host and port",
     )  # fmt: skip
     worker_url: _Url = _setting(
         "RECKEEPER_WORKER_URL", lambda given: _address(given["host"], given["worker_port"]),
@@ -233,7 +233,7 @@ class Settings(BaseSettings):
     )  # fmt: skip
     database_schema: _Schema = _setting(
         "RECKEEPER_DATABASE_SCHEMA", "public",
-        "Schema in PostgreSQL that holds the tables; made if need be.",
+        "Schema in PostgreSQL that holds the tables; created if necessary.",
     )  # fmt: skip
     kafka_bootstrap_servers: _Brokers | None = _setting(
         "KAFKA_BOOTSTRAP_SERVERS", None,
@@ -242,17 +242,17 @@ class Settings(BaseSettings):
     )  # fmt: skip
     kafka_topic: _Topic = _setting(
         "RECKEEPER_KAFKA_TOPIC", "user_interactions",
-        "Topic of the interactions; dead letters go to the one with `.dlq` behind its name.",
+        "Topic of the interactions; dead letters go to the one with `.dlq` appended to its name.",
     )  # fmt: skip
     kafka_group: str = _setting(
         "RECKEEPER_KAFKA_GROUP", "reckeeper", "Consumer group of the workers."
     )
     kafka_partitions: _Count = _setting(
-        "RECKEEPER_KAFKA_PARTITIONS", 6, "Partitions of the topic, where Reckeeper makes it."
+        "RECKEEPER_KAFKA_PARTITIONS", 6, "Partitions of the topic, if Reckeeper creates it."
     )
     kafka_retention_hours: _Count = _setting(
         "RECKEEPER_KAFKA_RETENTION_HOURS", 168,
-        "Hours for which the topic keeps messages, where Reckeeper makes it.",
+        "Hours for which the topic keeps messages, if Reckeeper creates it.",
     )  # fmt: skip
     kafka_fields: _Fields | None = _setting(
         "RECKEEPER_KAFKA_FIELDS", None,
@@ -278,18 +278,18 @@ class Settings(BaseSettings):
     )
     interaction_weights: _Weights = _setting(
         "RECKEEPER_INTERACTION_WEIGHTS", "click=1,watchlist_add=2",
-        "Interaction types that are taken in, and what one of each weighs in training.",
+        "Interaction types that are accepted, and the weight of each in training.",
     )  # fmt: skip
     prediction_cell_limit: Annotated[int, Field(ge=0)] = _setting(
         "RECKEEPER_PREDICTION_CELL_LIMIT", 5_000_000,
         "Users times items up to which the pickle carries all predicted ratings.",
     )  # fmt: skip
     job_timeout_seconds: _Count = _setting(
-        "RECKEEPER_JOB_TIMEOUT_SECONDS", 86_400, "Seconds after which a job is ended."
+        "RECKEEPER_JOB_TIMEOUT_SECONDS", 86_400, "Seconds after which a job is stopped."
     )
     training_memory_bytes: _Count | None = _setting(
         "RECKEEPER_TRAINING_MEMORY_BYTES", None,
-        "Bytes that a job may need by its estimate; a larger one is refused.",
+        "Bytes of memory that a job may need by its estimate; a larger job is refused.",
         shown="what is free",
     )  # fmt: skip
     audit_key: _Key | None = _setting(

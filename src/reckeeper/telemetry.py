@@ -29,11 +29,11 @@ TRAINING_SECONDS = Histogram(
     buckets=(1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
 )
 SERVED_VERSION = Gauge("reckeeper_served_version", "Model version in memory; 0 when there is none.")
-MODEL_SWAPS = Counter("reckeeper_model_swaps_total", "Times a model was taken into service.")
+MODEL_SWAPS = Counter("reckeeper_model_swaps_total", "Times this process swapped to another model.")
 
 KAFKA_LAG = Gauge(
     "reckeeper_kafka_lag_messages",
-    "Messages of a partition that this process has still to store.",
+    "Messages of a partition that this process still has to store.",
     ["partition"],
 )
 KAFKA_RECORDS = Counter(

@@ -331,8 +331,8 @@ def test_a_crash_leaves_what_a_repeat_takes_up(shop, url, ask, database, setting
     [
         ("shop.db", "is not a database URL. Write it as postgresql"),
         ("postgresql://me:se/cret@host:x/name", "'postgresql://me:\\*\\*\\*@host:x/name' is not"),
-        ("postgres://me:secret@host/name", "SQLAlchemy knows no 'postgres'"),
-        ("nodb+driver://me:secret@host/name?password=secret", "knows no 'nodb\\+driver'"),
+        ("postgres://me:secret@host/name", "SQLAlchemy does not know 'postgres'"),
+        ("nodb+driver://me:secret@host/name?password=secret", "does not know 'nodb\\+driver'"),
         ("mysql://me:secret@host/name", "python -m pip install mysqlclient"),
         ("mysql+pymysql://me:secret@host/name", "python -m pip install pymysql"),
         ("postgresql+psycopg_async://me:secret@host/name", "asynchronous"),

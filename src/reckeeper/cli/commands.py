@@ -15,7 +15,7 @@ COMMANDS = {
     "migrate": "Make the database, or bring it to the schema of this release.",
     "import": "Import interactions from a file or a database; a repeat adds only what is missing.",
     "imports": "What was imported.",
-    "demo": "The invented data of a new installation.",
+    "demo": "The demo data of a new installation.",
     "dlq": "Records from Kafka that were refused.",
     "replay": "Read the topic again, and add what is missing; nothing that is there changes.",
     "models": "List, switch, compare, keep and move model versions. Without a command: list.",

@@ -60,7 +60,7 @@ def list_command(
             for letter in latest
         ],
     )
-    say("`reckeeper dlq replay` sends those again that were not replayed yet.")
+    say("`reckeeper dlq replay` sends again those that have not been replayed yet.")
 
 
 def replay_letters_command(

@@ -367,7 +367,7 @@ def _texts(values: pa.Array, column: str, refusals: _Refusals) -> pa.Array:
         return decoded
     except pa.ArrowNotImplementedError as exc:
         raise DataError(
-            f"The column {column!r} has the type {values.type}, which is no text: convert it."
+            f"The column {column!r} has the type {values.type}, which is not text: convert it."
         ) from exc
 
 

@@ -64,39 +64,40 @@ class Policy(BaseModel):
         "UTC", description="Name of the time zone in which the schedule is read."
     )
     every_interactions: _Count | None = Field(
-        None, description="Retrain when so many have come since the last retrain."
+        None, description="Retrain when so many interactions have arrived since the last retrain."
     )
     max_age_hours: _Hours | None = Field(
-        None, description="Retrain when the active version is older."
+        None, description="Retrain when the active version is older than this."
     )
     min_minutes_between: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
-        0.0, description="Automatic retrains begin no sooner after the one before."
+        0.0, description="Automatic retrains start no sooner after the previous retrain."
     )
     skip_unchanged: bool = Field(
         True,
-        description="An automatic retrain makes no version from the data that made the last one.",
+        description="Skip an automatic retrain if nothing has changed since the last one.",
     )
     promotion: Promotion = Field(
         Promotion(), description="Who decides whether a new version is activated."
     )
     metric: Literal["ndcg@10", "recall@10", "hit_rate@10", "map@10"] = Field(
-        "ndcg@10", description="By which versions are compared."
+        "ndcg@10", description="The metric by which versions are compared."
     )
     margin: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.02, description="Share of the active version's score that a new one may be worse."
+        0.02,
+        description="Share of the active version's score by which a new one may be worse.",
     )
     min_users: Annotated[int, Field(ge=2, le=10**12)] = Field(
-        100, description="With fewer judged users, nothing is rejected."
+        100, description="With fewer users to judge by, no version is rejected."
     )
     min_new_interactions: _Count = Field(
         1000,
-        description="It takes so many since the active version was trained to compare on them.",
+        description="New interactions needed to compare the versions on those alone.",
     )
     min_coverage_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Share of the active version's coverage that a new one must reach."
     )
     max_fall: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5, description="Share by which interactions, users, items or daily rate may fall."
+        0.5, description="Share by which interactions, users, items or their daily rate may fall."
     )
     weights: Annotated[
         dict[Annotated[str, Field(max_length=64)], Annotated[float, Field(ge=-1e6, le=1e6)]],
@@ -106,33 +107,33 @@ class Policy(BaseModel):
         description="Interaction types that are accepted, and the weight of each.",
     )
     half_life_days: _Days | None = Field(
-        None, description="After so long an interaction weighs half; null: always the same."
+        None, description="An interaction's weight halves every so many days; null: never."
     )
     window_days: _Days | None = Field(
-        None, description="Train on interactions no older than this; null: on all."
+        None, description="Train on interactions no older than so many days; null: on all."
     )
     left_out_users: Annotated[list[_UserPattern], Field(max_length=10_000)] = Field(
-        [], description="Users whose interactions are not trained on; * stands for anything."
+        [], description="Users whose interactions are left out of training; * matches anything."
     )
     max_interactions_per_user: _Count | None = Field(
         None,
-        description="Train on at most so many interactions of each user, the latest; null: on all.",
+        description="Train on each user's latest interactions, so many at most; null: on all.",
     )
     versions_kept: Annotated[int, Field(ge=2, le=10**12)] = Field(
-        10, description="The oldest inactive versions beyond are deleted."
+        10, description="Keep so many versions; the oldest inactive ones beyond are deleted."
     )
     kept_days: _Days | None = Field(
         None,
-        description="Older inactive versions are deleted; null: none is deleted for its age.",
+        description="Delete inactive versions older than so many days; null: never.",
     )
     stale_after_hours: _Hours | None = Field(
-        None, description="Tell the webhook when the active version is older."
+        None, description="Notify the webhook when the active version is older than this."
     )
     webhook_url: Annotated[str, Field(max_length=2048)] | None = Field(
-        None, description="Told of failed jobs, rejections, promotions and a stale version."
+        None, description="Notified of failed jobs, rejections, promotions and a stale version."
     )
     webhook_secret: Annotated[str, Field(min_length=16, max_length=256)] | None = Field(
-        None, description="Key of the signature on what the webhook is sent.", repr=False
+        None, description="Key of the signature on webhook notices.", repr=False
     )
 
     @field_validator("schedule")

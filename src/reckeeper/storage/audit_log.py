@@ -59,4 +59,4 @@ def in_order(connection: sa.Connection) -> Generator[AuditEntry, None, None]:
             for row in result.mappings():
                 yield AuditEntry(**row)
     except sa.exc.DBAPIError as exc:
-        raise StorageError(f"The audit trail cannot be read on: {exc.orig}.") from exc
+        raise StorageError(f"The audit trail cannot be read any further: {exc.orig}.") from exc

@@ -265,7 +265,7 @@ def _parsed(url: str) -> sa.URL:
         dialect.import_dbapi()
     except sa.exc.NoSuchModuleError as exc:
         raise DataError(
-            f"SQLAlchemy knows no {parsed.drivername!r}: write the URL as {_URL_FORMS}; for "
+            f"SQLAlchemy does not know {parsed.drivername!r}: write the URL as {_URL_FORMS}; for "
             "another database install the package that brings its SQLAlchemy dialect."
         ) from exc
     except (sa.exc.ArgumentError, ValueError) as exc:

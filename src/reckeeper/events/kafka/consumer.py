@@ -403,7 +403,7 @@ class KafkaReader:
             self._reset(partition)
         elif code in _FORBIDDEN:
             problem = (
-                f"Kafka lets this user not read the topic {self._topic} in the group "
+                f"Kafka does not let this user read the topic {self._topic} in the group "
                 f"{self._settings.kafka_group} ({error.str()}): allow it there."
             )
             if problem != self._problem:

@@ -72,7 +72,8 @@ class DeadLetterWriter:
                 break
         else:
             raise UnavailableError(
-                f"The Kafka topic {self._topic} takes not even 1 KiB: raise its max.message.bytes."
+                f"The Kafka topic {self._topic} does not accept even 1 KiB: raise its "
+                "max.message.bytes."
             )
         self._must_see_to_topic = False
         for bad in refused:

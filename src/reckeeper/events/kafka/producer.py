@@ -120,8 +120,8 @@ class KafkaWriter:
         producer = self._producer
         if len(producer) + len(interactions) > _QUEUED_MESSAGES:
             raise UnavailableError(
-                "Too many interactions wait for Kafka. Nothing of this request was accepted; "
-                "send it again in a few seconds."
+                "Too many interactions are waiting for Kafka. Nothing of this request was "
+                "accepted; send it again in a few seconds."
             )
         try:
             if self._headers is None:
