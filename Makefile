@@ -74,7 +74,7 @@ wheel: setup-dev ## Build the wheels of reckeeper and reckeeper-client in dist/
 release: ## Prove, build and tag a release; VERSION=0.1.0. Nothing is uploaded
 	@.ci/release "$(VERSION)"
 
-lock: ## Pin requirements anew from pyproject.toml (needs uv); FLAGS=--upgrade takes newer releases
+lock: ## Pin requirements again from pyproject.toml (needs uv); FLAGS=--upgrade takes newer releases
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/"; exit 1; }
 	$(LOCK) $(FLAGS) --group build -o requirements.txt
 	$(LOCK) $(FLAGS) --group build --group dev -c requirements.txt -o requirements-dev.txt

@@ -42,7 +42,7 @@ _FromDatabase = Annotated[
         "--database",
         metavar="URL",
         help="Instead of FILE: a database, as postgresql+psycopg://user@host/name or "
-        "sqlite:////path/to/file.db. For PostgreSQL the password may stand in PGPASSWORD.",
+        "sqlite:////path/to/file.db. For PostgreSQL the password may be in PGPASSWORD.",
     ),
 ]
 _Query = Annotated[
@@ -61,9 +61,9 @@ _Catalogue = Annotated[
     ),
 ]
 _CatalogueItemColumn = Annotated[
-    str | None, typer.Option(help="Of the catalogue. Default: as --item-column.")
+    str | None, typer.Option(help="Column of ids in the catalogue. Default: as --item-column.")
 ]
-_TitleColumn = Annotated[str | None, typer.Option(help="Of the catalogue. Default: title.")]
+_TitleColumn = Annotated[str | None, typer.Option(help="Column of titles in the catalogue. Default: title.")]
 _TypeColumn = Annotated[
     str | None, typer.Option(help="Default: interaction_type, where there is one.")
 ]
@@ -77,14 +77,14 @@ _TimeColumn = Annotated[
     str | None, typer.Option(help="Default: occurred_at, where there is one; else now.")
 ]
 _TimeUnit = Annotated[
-    str | None, typer.Option(help="Of times that are numbers: s, ms or us. Default: s.")
+    str | None, typer.Option(help="Unit of times that are numbers: s, ms or us. Default: s.")
 ]
-_RatingColumn = Annotated[str | None, typer.Option(help="For --min-rating. Default: rating.")]
+_RatingColumn = Annotated[str | None, typer.Option(help="Column of ratings, for --min-rating. Default: rating.")]
 _MinRating = Annotated[
-    float | None, typer.Option(help="Rows with a lower rating are no interactions.")
+    float | None, typer.Option(help="Skip rows with a lower rating.")
 ]
 _Delimiter = Annotated[
-    str | None, typer.Option(help="Of CSV, also of the catalogue. Default: a comma.")
+    str | None, typer.Option(help="Delimiter of CSV, also in the catalogue. Default: a comma.")
 ]
 _Report = Annotated[
     Path | None,
@@ -106,7 +106,6 @@ def register(app: typer.Typer) -> None:
 
 
 def import_command(
-<<<<<<< HEAD
     file: Annotated[Path | None, typer.Argument(help="CSV, CSV with gzip, or Parquet.")] = None,
     from_database: _FromDatabase = None,
     query: _Query = None,
@@ -125,67 +124,6 @@ def import_command(
     min_rating: _MinRating = None,
     delimiter: _Delimiter = None,
     report: _Report = None,
-=======
-    file: Annotated[Path | None, typer.Argument(help="CSV, gzipped CSV, or Parquet.")] = None,
-    from_database: Annotated[
-        str | None,
-        typer.Option(
-            "--database",
-            metavar="URL",
-            help="Instead of FILE: a database, as postgresql+psycopg://user@host/name or "
-            "sqlite:////path/to/file.db. For PostgreSQL the password may be in PGPASSWORD.",
-        ),
-    ] = None,
-    query: Annotated[
-        str | None,
-        typer.Option(metavar="SQL", help="With --database: the SELECT whose rows are imported."),
-    ] = None,
-    preset: Annotated[
-        PresetName | None,
-        typer.Option(help="Columns of a known data set: movielens takes ratings.csv."),
-    ] = None,
-    catalogue: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of items: id, title, and attributes in its other columns. "
-            "With a preset, the one beside FILE."
-        ),
-    ] = None,
-    user_column: Annotated[str | None, typer.Option(help="Default: user_id.")] = None,
-    item_column: Annotated[str | None, typer.Option(help="Default: item_id.")] = None,
-    catalogue_item_column: Annotated[
-        str | None, typer.Option(help="Column of ids in the catalogue. Default: as --item-column.")
-    ] = None,
-    title_column: Annotated[
-        str | None, typer.Option(help="Column of titles in the catalogue. Default: title.")
-    ] = None,
-    type_column: Annotated[
-        str | None, typer.Option(help="Default: interaction_type, where there is one.")
-    ] = None,
-    interaction_type: Annotated[
-        str | None, typer.Option(help="Type of all rows without such a column. Default: click.")
-    ] = None,
-    weight_column: Annotated[
-        str | None, typer.Option(help="Default: weight, where there is one; else 1.")
-    ] = None,
-    time_column: Annotated[
-        str | None, typer.Option(help="Default: occurred_at, where there is one; else now.")
-    ] = None,
-    time_unit: Annotated[
-        str | None, typer.Option(help="Unit of times that are numbers: s, ms or us. Default: s.")
-    ] = None,
-    rating_column: Annotated[
-        str | None, typer.Option(help="Column of ratings, for --min-rating. Default: rating.")
-    ] = None,
-    min_rating: Annotated[float | None, typer.Option(help="Skip rows with a lower rating.")] = None,
-    delimiter: Annotated[
-        str | None, typer.Option(help="Delimiter of CSV, also in the catalogue. Default: a comma.")
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="Where to list refused rows. Default: the data folder's imports/."),
-    ] = None,
->>>>>>> dc1f61b (words: policy, commands, settings and Kafka in plain English)
     as_json: _Json = False,
 ) -> None:
     """Import interactions from a file or a database; a repeat adds only what is missing."""

@@ -218,7 +218,7 @@ def _see_that_it_succeeded(job: wire.ListedJob) -> None:
     if job.status != "succeeded":
         error = job.error or wire.JobError(
             code=errors.TrainingError.code,
-            message=f"Job {job.job_id} did not end well ({job.status}).",
+            message=f"Job {job.job_id} did not succeed ({job.status}).",
         )
         raise error.to_error()
 

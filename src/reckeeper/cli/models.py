@@ -173,7 +173,7 @@ def delete(
 
 def compare(
     version: _Version,
-    other: Annotated[int, typer.Argument(help="Number of the version to hold against it.")],
+    other: Annotated[int, typer.Argument(help="Number of the version to compare it with.")],
     k: Annotated[int, typer.Option("--k", help="Length of the lists.")] = 10,
     users: Annotated[int, typer.Option(help="How many users to sample.")] = 2000,
     as_json: AsJson = False,
@@ -384,7 +384,7 @@ def _print_comparison(found: wire.Comparison) -> None:
     names = f"version {first.version}", f"version {second.version}"
     print_table(("", *names), list(_sides(found)))
     if found.overlap is None:
-        say("Both have no user in common: there are no lists to compare.")
+        say("The two versions have no user in common: there are no lists to compare.")
         return
     say(
         f"{found.n_users:,} sampled users find {found.overlap.mean:.1%} of their lists of "

@@ -42,11 +42,11 @@ class Policy(Answer):
     )
     every_interactions: int | None = Field(
         default=None,
-        description="Retrain when so many have come since the last retrain.",
+        description="Retrain when so many interactions have arrived since the last retrain.",
     )
     max_age_hours: float | None = Field(
         default=None,
-        description="Retrain when the active version is older.",
+        description="Retrain when the active version is older than this.",
     )
     min_minutes_between: float = Field(
         default=0.0,
@@ -66,7 +66,7 @@ class Policy(Answer):
     )
     margin: float = Field(
         default=0.02,
-        description="Share of the active version's score that a new one may be worse.",
+        description="Share of the active version's score by which a new one may be worse.",
     )
     min_users: int = Field(
         default=100,
@@ -82,7 +82,7 @@ class Policy(Answer):
     )
     max_fall: float = Field(
         default=0.5,
-        description="Share by which interactions, users, items or daily rate may fall.",
+        description="Share by which interactions, users, items or their daily rate may fall.",
     )
     weights: dict[str, float] = Field(
         default={"click": 1.0, "watchlist_add": 2.0},
@@ -90,15 +90,15 @@ class Policy(Answer):
     )
     half_life_days: float | None = Field(
         default=None,
-        description="After so long an interaction weighs half; null: always the same.",
+        description="An interaction's weight halves every so many days; null: never.",
     )
     window_days: float | None = Field(
         default=None,
-        description="Train on interactions no older than this; null: on all.",
+        description="Train on interactions no older than so many days; null: on all.",
     )
     left_out_users: list[str] = Field(
         default=[],
-        description="Users whose interactions are not trained on; * stands for anything.",
+        description="Users whose interactions are left out of training; * matches anything.",
     )
     max_interactions_per_user: int | None = Field(
         default=None,
@@ -106,7 +106,7 @@ class Policy(Answer):
     )
     versions_kept: int = Field(
         default=10,
-        description="The oldest inactive versions beyond are deleted.",
+        description="Keep so many versions; the oldest inactive ones beyond are deleted.",
     )
     kept_days: float | None = Field(
         default=None,
