@@ -15,12 +15,14 @@ from typing import Any
 
 import typer
 from prometheus_client.metrics import MetricWrapperBase
+from pydantic import BaseModel
 from tests.unit import test_architecture as architecture
 
 from reckeeper import errors, recipes, telemetry, wire
 from reckeeper.api.app import document
 from reckeeper.cli.commands import app as command_line
 from reckeeper.config import Settings
+from reckeeper.policy import Policy
 
 DOCS = Path(__file__).parent
 API = document()
@@ -80,34 +82,21 @@ def error_codes() -> str:
 
 def policy() -> str:
     """Return the table of the policy's fields."""
-    body = API["paths"]["/policy"]["put"]["requestBody"]
 
-    def rows(schema: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, ...]]:
-        for name, field in schema["properties"].items():
-            inner = resolved(field)
-            if "properties" in inner:
-                yield from rows(inner, f"{prefix}{name}.")
+    def rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, ...]]:
+        for name, field in model.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            if isinstance(default, BaseModel):
+                yield from rows(type(default), f"{prefix}{name}.")
             else:
-                described = field.get("description", "")
-                yield f"`{prefix}{name}`", json_word(field.get("default")), described
+                yield f"`{prefix}{name}`", json_word(default), field.description or ""
 
-    schema = resolved(body["content"]["application/json"]["schema"])
-    return table(("field", "default", "what it sets"), rows(schema))
-
-
-def resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a schema itself where this one only points to it."""
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return resolved(API["components"]["schemas"][name])
-    if len(schema.get("allOf", [])) == 1:
-        return resolved(schema["allOf"][0])
-    return schema
+    return table(("field", "default", "what it sets"), rows(Policy))
 
 
 def json_word(value: Any) -> str:
     """Return a default as people read it."""
-    if value is None:
+    if value is None or value == ():
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
@@ -135,7 +124,8 @@ def imports() -> str:
     """Return the table of who may import whom, which the architecture test enforces."""
 
     def rows() -> Iterator[tuple[str, ...]]:
-        for module, allowed in architecture.MAY_IMPORT.items():
+        for module in from_the_ground_up():
+            allowed = architecture.MAY_IMPORT[module]
             if module == "__init__":
                 continue
             path = architecture.SOURCE / module
@@ -146,6 +136,17 @@ def imports() -> str:
             yield f"`{module}`", hides, named(allowed)
 
     return table(("module", "what it is", "may import"), rows())
+
+
+def from_the_ground_up() -> Iterator[str]:
+    """Yield the modules so that each stands under all that it may import."""
+    waiting = list(architecture.MAY_IMPORT)
+    while waiting:
+        module = next(
+            one for one in waiting if not architecture.MAY_IMPORT[one] & {*waiting} - {one}
+        )
+        waiting.remove(module)
+        yield module
 
 
 def named(modules: set[str]) -> str:

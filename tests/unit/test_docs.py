@@ -8,7 +8,6 @@ import pytest
 import yaml
 from docs import generate
 from prometheus_client import REGISTRY
-from tests.unit.test_architecture import LIBRARY, MAY_IMPORT
 
 from reckeeper import errors
 from reckeeper.config import Settings
@@ -107,13 +106,6 @@ def test_every_page_is_in_the_index():
         for page in (ROOT / "docs").rglob("*.md")
     }
     assert listed == pages - {"index"}
-
-
-def test_modules_import_only_what_stands_above_them():
-    above = set()
-    for module, allowed in MAY_IMPORT.items():
-        assert allowed - {module} <= above or allowed == LIBRARY, module
-        above.add(module)
 
 
 def test_readme_is_short_and_shows_how_to_start():

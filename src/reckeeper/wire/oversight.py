@@ -50,11 +50,11 @@ class Policy(Answer):
     )
     min_minutes_between: float = Field(
         default=0.0,
-        description="Automatic retrains begin no closer to the one before.",
+        description="Automatic retrains start no sooner after the previous retrain.",
     )
     skip_unchanged: bool = Field(
         default=True,
-        description="Make no automatic version from what the last one was made of.",
+        description="Skip an automatic retrain if nothing has changed since the last one.",
     )
     promotion: Promotion = Field(
         default=Promotion(),
@@ -70,11 +70,11 @@ class Policy(Answer):
     )
     min_users: int = Field(
         default=100,
-        description="With fewer users to judge by, nothing is rejected.",
+        description="With fewer users to judge by, no version is rejected.",
     )
     min_new_interactions: int = Field(
         default=1000,
-        description="How many newer ones it takes to compare two versions on them.",
+        description="New interactions needed to compare the versions on those alone.",
     )
     min_coverage_share: float = Field(
         default=0.5,
@@ -86,7 +86,7 @@ class Policy(Answer):
     )
     weights: dict[str, float] = Field(
         default={"click": 1.0, "watchlist_add": 2.0},
-        description="Interaction types that are accepted, and what one of each weighs.",
+        description="Interaction types that are accepted, and the weight of each.",
     )
     half_life_days: float | None = Field(
         default=None,
@@ -102,7 +102,7 @@ class Policy(Answer):
     )
     max_interactions_per_user: int | None = Field(
         default=None,
-        description="Train on so many of each user's, the latest; null: on all.",
+        description="Train on each user's latest interactions, so many at most; null: on all.",
     )
     versions_kept: int = Field(
         default=10,
@@ -110,11 +110,11 @@ class Policy(Answer):
     )
     kept_days: float | None = Field(
         default=None,
-        description="Older inactive versions are deleted; null: none for its age.",
+        description="Delete inactive versions older than so many days; null: never.",
     )
     stale_after_hours: float | None = Field(
         default=None,
-        description="Notify the webhook when the active version is older.",
+        description="Notify the webhook when the active version is older than this.",
     )
     webhook_url: str | None = Field(
         default=None,
@@ -122,7 +122,7 @@ class Policy(Answer):
     )
     webhook_secret: str | None = Field(
         default=None,
-        description="Key of the signature on what the webhook is sent; shown as ***, and *** "
+        description="Key of the signature on webhook notices; shown as ***, and *** "
         "keeps the one that is stored.",
         repr=False,
     )
