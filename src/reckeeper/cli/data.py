@@ -63,7 +63,9 @@ _Catalogue = Annotated[
 _CatalogueItemColumn = Annotated[
     str | None, typer.Option(help="Column of ids in the catalogue. Default: as --item-column.")
 ]
-_TitleColumn = Annotated[str | None, typer.Option(help="Column of titles in the catalogue. Default: title.")]
+_TitleColumn = Annotated[
+    str | None, typer.Option(help="Column of titles in the catalogue. Default: title.")
+]
 _TypeColumn = Annotated[
     str | None, typer.Option(help="Default: interaction_type, where there is one.")
 ]
@@ -79,10 +81,10 @@ _TimeColumn = Annotated[
 _TimeUnit = Annotated[
     str | None, typer.Option(help="Unit of times that are numbers: s, ms or us. Default: s.")
 ]
-_RatingColumn = Annotated[str | None, typer.Option(help="Column of ratings, for --min-rating. Default: rating.")]
-_MinRating = Annotated[
-    float | None, typer.Option(help="Skip rows with a lower rating.")
+_RatingColumn = Annotated[
+    str | None, typer.Option(help="Column of ratings, for --min-rating. Default: rating.")
 ]
+_MinRating = Annotated[float | None, typer.Option(help="Skip rows with a lower rating.")]
 _Delimiter = Annotated[
     str | None, typer.Option(help="Delimiter of CSV, also in the catalogue. Default: a comma.")
 ]
