@@ -90,17 +90,15 @@ def measure(settings: Settings) -> dict[str, Any]:
     first, second = (registry.versions.load(number) for number in numbers)
     loaded = time.perf_counter() - began
     result["load_seconds"] = round(loaded, 2)
-    rows = [registry.versions.describe(number) for number in numbers]
     for n_users in SAMPLES:
         began = time.perf_counter()
-        found = version_comparison.compare(
-            first, second, first_row=rows[0], second_row=rows[1], n_users=n_users
-        )
+        found = version_comparison.compare(first, second, n_users=n_users)
         seconds = time.perf_counter() - began
+        assert found.overlap is not None
         result[f"{n_users} users"] = {
             "compare_seconds": round(seconds, 2),
             "total_seconds": round(loaded + seconds, 2),
-            "overlap": round(found["overlap"]["mean"], 4),
+            "overlap": round(found.overlap.mean, 4),
             "peak_memory_bytes": harness.memory_bytes(os.getpid()),
         }
     database.close()

@@ -218,6 +218,10 @@ def test_two_versions_are_compared(served, client):
     compared = client.compare(1, 2, k=5, users=7)
 
     assert (compared.first.version, compared.second.version) == (1, 2)
+    for found, version in ((compared.first, 1), (compared.second, 2)):
+        model = client.model(version)
+        assert (found.recipe, found.settings) == (model.recipe, model.settings)
+        assert found.data.weights == model.data.weights == {"click": 1.0, "watchlist_add": 2.0}
     assert (compared.k, compared.n_users) == (5, 7)
     assert compared.overlap.mean == pytest.approx(1.0)  # of the same data
     with pytest.raises(errors.NotFoundError, match="99"):

@@ -1,5 +1,6 @@
 """Versions: which there are, which one is active, and which was when."""
 
+import dataclasses
 import functools
 from typing import IO, Annotated
 
@@ -161,14 +162,17 @@ def _compared(
 ) -> wire.Comparison:
     versions = runtime.registry.versions
     compared = serving.compare_versions(
-        versions.load(version),
-        versions.load(other),
-        first_row=versions.describe(version),
-        second_row=versions.describe(other),
-        k=k,
-        n_users=n_users,
+        versions.load(version), versions.load(other), k=k, n_users=n_users
     )
-    return wire.Comparison.model_validate(compared)
+    shown = wire.ComparedModel.model_fields
+    first, second = (versions.describe(number) for number in (version, other))
+    return wire.Comparison.model_validate(
+        {
+            **dataclasses.asdict(compared),
+            "first": {name: first[name] for name in shown},
+            "second": {name: second[name] for name in shown},
+        }
+    )
 
 
 @router.get(

@@ -1,6 +1,7 @@
 """What users would see of two versions: their lists side by side, on a sample."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,72 +14,132 @@ from reckeeper.registry import ActiveModel
 MOST_USERS = 20_000
 LONGEST = 100
 N_LISTED = 10
-"""Of the users and items that change most, so many are told."""
+"""How many of the users and items that change most are reported."""
 
-_SHOWN = (
-    "version",
-    "recipe",
-    "settings",
-    "data",
-    "training_samples",
-    "n_users",
-    "n_items",
-    "explained_variance",
-    "metrics",
-)
 _N_RESAMPLES = 1000
 
 
+@dataclass(frozen=True)
+class SettingDifference:
+    """A setting that two versions have differently; None where a recipe has no such setting."""
+
+    name: str
+    first: Any
+    second: Any
+
+
+@dataclass(frozen=True)
+class KnownUsers:
+    """How many users both versions know, and how many only one of them."""
+
+    both: int
+    only_first: int
+    only_second: int
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The mean share of a list that both versions give, in [0, 1], with a 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ChangedUser:
+    """A user, the share of the list that both versions give, and both lists of item ids."""
+
+    user_id: str
+    overlap: float
+    first: list[str]
+    second: list[str]
+
+
+@dataclass(frozen=True)
+class ExposureChange:
+    """An item, and the share of the lists that it is in with each version."""
+
+    item_id: str
+    first: float
+    second: float
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """The items that gain and lose most, `N_LISTED` at most of each."""
+
+    gained: list[ExposureChange]
+    lost: list[ExposureChange]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A number for each version."""
+
+    first: float
+    second: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the lists of two versions differ.
+
+    Attributes
+    ----------
+    sentence : str
+        What came out, for people.
+    users : KnownUsers
+    settings : list of SettingDifference
+    k : int
+        Length of the lists.
+    n_users : int
+        Users drawn.
+    overlap : Overlap or None
+        Of two lists the longer is the whole. None, as the two below, without
+        a user whom both versions know.
+    most_changed : list of ChangedUser
+        Up to `N_LISTED` users with the least overlap.
+    exposure : Exposure
+    coverage : Pair or None
+        The share of a version's items that are in any list.
+    popularity : Pair or None
+        The mean, over all that is listed, of the share of users who have the
+        item, counted for both in the data of the version that was trained on
+        more interactions.
+    """
+
+    sentence: str
+    users: KnownUsers
+    settings: list[SettingDifference]
+    k: int
+    n_users: int
+    overlap: Overlap | None
+    most_changed: list[ChangedUser]
+    exposure: Exposure
+    coverage: Pair | None
+    popularity: Pair | None
+
+
 def compare(
-    first: ActiveModel,
-    second: ActiveModel,
-    *,
-    first_row: Mapping[str, Any],
-    second_row: Mapping[str, Any],
-    k: int = 10,
-    n_users: int = 2000,
-    seed: int = 0,
-) -> dict[str, Any]:
+    first: ActiveModel, second: ActiveModel, *, k: int = 10, n_users: int = 2000, seed: int = 0
+) -> Comparison:
     """Compare two versions by the lists that they give to the same users.
 
-    Users are drawn by lot from those whom both know. Each version ranks from
-    the row that it was trained on and leaves out what that row has, as it
-    would serve; interactions newer than a version play no part.
+    Users are drawn at random from those whom both know. Each version ranks
+    from the row that it was trained on and leaves out what that row has, as
+    the server would; interactions newer than a version play no part.
 
     Parameters
     ----------
     first, second : ActiveModel
         As `Registry.load` gives them; of the same data or not.
-    first_row, second_row : mapping
-        The same versions as `Registry.version` describes them.
     k : int
         Length of the lists, 1 to 100.
     n_users : int
         Users to draw, 1 to 20,000; all, where both know no more.
     seed : int
-        Of the lot and of the interval; not negative.
-
-    Returns
-    -------
-    dict
-        JSON values. ``first`` and ``second``: what was trained on what, with
-        its metrics; ``settings``: ``name``, ``first`` and ``second`` of those
-        that differ, None where a recipe has no such setting. ``users``: how
-        many ``both`` know, and ``only_first`` and ``only_second``;
-        ``n_users``: drawn. ``sentence``: what came out, for people.
-
-        ``overlap``: the mean share of a list that both versions give, in
-        [0, 1], of two lists the longer being the whole, with a 95% interval
-        (``low``, ``high``). ``most_changed``: up to 10 users with the least
-        overlap, each with both lists. ``exposure``: up to 10 items each that
-        ``gained`` and ``lost`` most, with the share of lists that they are in.
-        ``coverage``: the share of a version's items that are in any list.
-        ``popularity``: the mean, over all that is listed, of the share of
-        users who have the item, counted for both in the data of the version
-        that was trained on more interactions.
-
-        Without a user whom both know, ``overlap``, ``coverage`` and
-        ``popularity`` are None, the lists are empty, and the sentence says so.
+        Of the draw and of the interval; not negative.
 
     Raises
     ------
@@ -87,100 +148,157 @@ def compare(
 
     Notes
     -----
-    Scores users in blocks, so that users × items is never held. Ids are
+    Ranks users in blocks, so that users × items is never held. Ids are
     compared, never indices: the same item may stand in another column there.
     The interval is a percentile bootstrap over users. Deterministic.
     """
-    for field, value, most in (("k", k, LONGEST), ("n_users", n_users, MOST_USERS)):
-        if not 1 <= value <= most:
-            raise DataError(
-                f"{field}: {value} cannot be used. Give a whole number from 1 to {most:,}.",
-                details={"field": field},
-            )
-    if seed < 0:
-        raise DataError(
-            f"seed: {seed} cannot be used. Give a whole number from 0 on.",
-            details={"field": "seed"},
-        )
-    random = np.random.default_rng(seed)
-    matrices = first.artifact.matrix, second.artifact.matrix
-    known = [set(matrix.users.ids) for matrix in matrices]
+    _check("k", k, low=1, high=LONGEST)
+    _check("n_users", n_users, low=1, high=MOST_USERS)
+    _check("seed", seed, low=0, high=None)
+    known = [set(model.artifact.matrix.users.ids) for model in (first, second)]
     common = sorted(known[0] & known[1])
-    result: dict[str, Any] = {
-        "first": {name: first_row[name] for name in _SHOWN},
-        "second": {name: second_row[name] for name in _SHOWN},
-        "settings": _differences(first_row["settings"], second_row["settings"]),
-        "k": k,
-        "n_users": min(n_users, len(common)),
-        "users": {
-            "both": len(common),
-            "only_first": len(known[0]) - len(common),
-            "only_second": len(known[1]) - len(common),
-        },
-        "overlap": None,
-        "most_changed": [],
-        "exposure": {"gained": [], "lost": []},
-        "coverage": None,
-        "popularity": None,
-    }
+    users = KnownUsers(len(common), len(known[0]) - len(common), len(known[1]) - len(common))
+    settings = _differences(first.artifact.metadata.settings, second.artifact.metadata.settings)
     if not common:
-        result["sentence"] = (
+        sentence = (
             f"Versions {first.version} and {second.version} have no user in common: what users "
             "would see of them cannot be compared."
         )
-        return result
+        return Comparison(sentence, users, settings, k, 0, None, [], Exposure([], []), None, None)
 
-    drawn = np.sort(random.choice(len(common), size=result["n_users"], replace=False))
-    user_ids = [common[place] for place in drawn.tolist()]
-    item_ids, codes = _common_items(*matrices)
-    lists = [
-        _lists(model, user_ids, k=k, code_of_item=code)
-        for model, code in zip((first, second), codes, strict=True)
-    ]
-    overlap = _overlap(lists[0], lists[1], n_items=len(item_ids))
-    counts = [np.bincount(codes[codes >= 0], minlength=len(item_ids)) for codes in lists]
-    shares = [count / len(user_ids) for count in counts]
-    # Of equal data either will do; what is unknown to the larger is as rare as can be.
-    larger = max((1, 0), key=lambda index: matrices[index].n_interactions)
-    share_of_users = np.zeros(len(item_ids))
-    share_of_users[codes[larger]] = popularity_of(matrices[larger]) / len(known[larger])
-
-    result["overlap"] = _mean(overlap, random=random)
-    result["most_changed"] = [
-        {
-            "user_id": user_ids[place],
-            "overlap": float(overlap[place]),
-            "first": _ids(lists[0][place], item_ids),
-            "second": _ids(lists[1][place], item_ids),
-        }
-        for place in np.argsort(overlap, kind="stable")[:N_LISTED].tolist()
-        if overlap[place] < 1
-    ]
-    result["exposure"] = {
-        "gained": _gains(item_ids, shares, by=shares[1] - shares[0]),
-        "lost": _gains(item_ids, shares, by=shares[0] - shares[1]),
-    }
-    result["coverage"] = {
-        name: float(np.count_nonzero(count) / len(matrix.items))
-        for name, count, matrix in zip(("first", "second"), counts, matrices, strict=True)
-    }
-    result["popularity"] = {
-        name: float(count @ share_of_users / max(1, count.sum()))
-        for name, count in zip(("first", "second"), counts, strict=True)
-    }
-    result["sentence"] = (
-        f"On {len(user_ids):,} of the {len(common):,} users whom both know, the lists of {k} have "
-        f"{result['overlap']['mean']:.1%} in common."
+    random = np.random.default_rng(seed)
+    n_users = min(n_users, len(common))
+    drawn = np.sort(random.choice(len(common), size=n_users, replace=False))
+    sample = _Sample.of(first, second, [common[place] for place in drawn.tolist()], k=k)
+    overlaps = sample.overlaps()
+    overlap = _mean(overlaps, random=random)
+    return Comparison(
+        sentence=f"On {n_users:,} of the {len(common):,} users whom both know, the lists of {k} "
+        f"have {overlap.mean:.1%} in common.",
+        users=users,
+        settings=settings,
+        k=k,
+        n_users=n_users,
+        overlap=overlap,
+        most_changed=sample.most_changed(overlaps),
+        exposure=sample.exposure(),
+        coverage=sample.coverage(),
+        popularity=sample.popularity(),
     )
-    return result
 
 
-def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _check(field: str, value: int, *, low: int, high: int | None) -> None:
+    if value < low or (high is not None and value > high):
+        limits = f"from {low} on" if high is None else f"from {low} to {high:,}"
+        raise DataError(
+            f"{field}: {value} cannot be used. Give a whole number {limits}.",
+            details={"field": field},
+        )
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[SettingDifference]:
     return [
-        {"name": name, "first": first.get(name), "second": second.get(name)}
+        SettingDifference(name, first.get(name), second.get(name))
         for name in dict.fromkeys([*first, *second])
         if first.get(name) != second.get(name)
     ]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The lists that two versions give to the same users, in ids that both have in common.
+
+    Attributes
+    ----------
+    user_ids, item_ids : list of str
+    matrices : tuple of InteractionMatrix
+        What each version was trained on.
+    codes : tuple of ndarray of int64
+        The place in `item_ids` of each version's items.
+    lists : tuple of ndarray of int64, shape (n_users, k)
+        Places in `item_ids`, filled up with -1.
+    """
+
+    user_ids: list[str]
+    item_ids: list[str]
+    matrices: tuple[InteractionMatrix, InteractionMatrix]
+    codes: tuple[np.ndarray, np.ndarray]
+    lists: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(
+        cls, first: ActiveModel, second: ActiveModel, user_ids: list[str], *, k: int
+    ) -> "_Sample":
+        matrices = first.artifact.matrix, second.artifact.matrix
+        item_ids, codes = _common_items(*matrices)
+        lists = (
+            _lists(first, user_ids, k=k, code_of_item=codes[0]),
+            _lists(second, user_ids, k=k, code_of_item=codes[1]),
+        )
+        return cls(user_ids, item_ids, matrices, codes, lists)
+
+    def overlaps(self) -> np.ndarray:
+        """Return by user the share of the longer list that both have; 1 where both are empty."""
+        first, second = self.lists
+        row = np.arange(len(first))[:, None] * len(self.item_ids)
+        in_both = np.isin(row + first, (row + second)[second >= 0]) & (first >= 0)
+        longer = np.maximum((first >= 0).sum(axis=1), (second >= 0).sum(axis=1))
+        return np.where(longer > 0, in_both.sum(axis=1) / np.maximum(longer, 1), 1.0)
+
+    def most_changed(self, overlaps: np.ndarray) -> list[ChangedUser]:
+        return [
+            ChangedUser(
+                self.user_ids[place],
+                float(overlaps[place]),
+                self._ids(self.lists[0][place]),
+                self._ids(self.lists[1][place]),
+            )
+            for place in np.argsort(overlaps, kind="stable")[:N_LISTED].tolist()
+            if overlaps[place] < 1
+        ]
+
+    def exposure(self) -> Exposure:
+        first, second = (count / len(self.user_ids) for count in self._counts())
+        return Exposure(
+            gained=self._gains(first, second, by=second - first),
+            lost=self._gains(first, second, by=first - second),
+        )
+
+    def coverage(self) -> Pair:
+        return Pair(
+            *(
+                float(np.count_nonzero(count) / len(matrix.items))
+                for count, matrix in zip(self._counts(), self.matrices, strict=True)
+            )
+        )
+
+    def popularity(self) -> Pair:
+        # Of equal data either will do; what is unknown to the larger is as rare as can be.
+        larger = max((1, 0), key=lambda index: self.matrices[index].n_interactions)
+        trained = self.matrices[larger]
+        share_of_users = np.zeros(len(self.item_ids))
+        share_of_users[self.codes[larger]] = popularity_of(trained) / len(trained.users)
+        return Pair(
+            *(float(count @ share_of_users / max(1, count.sum())) for count in self._counts())
+        )
+
+    def _counts(self) -> list[np.ndarray]:
+        """Return for each version how many lists have each item."""
+        return [
+            np.bincount(codes[codes >= 0], minlength=len(self.item_ids)) for codes in self.lists
+        ]
+
+    def _ids(self, codes: np.ndarray) -> list[str]:
+        return [self.item_ids[code] for code in codes.tolist() if code >= 0]
+
+    def _gains(
+        self, first: np.ndarray, second: np.ndarray, *, by: np.ndarray
+    ) -> list[ExposureChange]:
+        return [
+            ExposureChange(self.item_ids[code], float(first[code]), float(second[code]))
+            for code in np.argsort(-by, kind="stable")[:N_LISTED].tolist()
+            if by[code] > 0
+        ]
 
 
 def _common_items(
@@ -209,37 +327,9 @@ def _lists(
     return np.where(lists >= 0, code_of_item[lists], -1)
 
 
-def _overlap(first: np.ndarray, second: np.ndarray, *, n_items: int) -> np.ndarray:
-    """Return by user the share of the longer list that both have; 1 where both are empty."""
-    row = np.arange(len(first))[:, None] * n_items
-    in_both = np.isin(row + first, (row + second)[second >= 0]) & (first >= 0)
-    longer = np.maximum((first >= 0).sum(axis=1), (second >= 0).sum(axis=1))
-    return np.where(longer > 0, in_both.sum(axis=1) / np.maximum(longer, 1), 1.0)
-
-
-def _mean(values: np.ndarray, *, random: np.random.Generator) -> dict[str, float]:
-    """Return the mean with its 95% bootstrap interval."""
+def _mean(values: np.ndarray, *, random: np.random.Generator) -> Overlap:
     # Few values are different: how often each is drawn is one draw of a multinomial.
     distinct, counts = np.unique(values, return_counts=True)
     drawn = random.multinomial(len(values), counts / len(values), size=_N_RESAMPLES)
     low, high = np.quantile(drawn @ distinct / len(values), [0.025, 0.975])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
-
-
-def _ids(codes: np.ndarray, item_ids: list[str]) -> list[str]:
-    return [item_ids[code] for code in codes.tolist() if code >= 0]
-
-
-def _gains(
-    item_ids: list[str], shares: list[np.ndarray], *, by: np.ndarray
-) -> list[dict[str, Any]]:
-    first, second = shares
-    return [
-        {
-            "item_id": item_ids[code],
-            "first": float(first[code]),
-            "second": float(second[code]),
-        }
-        for code in np.argsort(-by, kind="stable")[:N_LISTED].tolist()
-        if by[code] > 0
-    ]
+    return Overlap(float(values.mean()), float(low), float(high))
