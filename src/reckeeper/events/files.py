@@ -19,14 +19,12 @@ from reckeeper.errors import Action, ConflictError, DataError, NotFoundError, St
 from reckeeper.events.formats import (
     MOVIELENS,
     CatalogueFormat,
-    Checked,
     FileFormat,
     Preset,
-    RowCheck,
     check_catalogue,
-    check_items,
     find_columns,
 )
+from reckeeper.events.rows import Checked, RowCheck, check_items
 from reckeeper.tabular import (
     Chunk,
     Query,

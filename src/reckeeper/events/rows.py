@@ -1,0 +1,442 @@
+"""The rules of the message, a column at a time: rows of a table, checked."""
+
+import contextlib
+import hashlib
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from reckeeper.errors import DataError
+from reckeeper.events.formats import CatalogueFormat, FileFormat, accepted_types, no_weight
+from reckeeper.interactions import (
+    CONTROL_CHARACTERS,
+    MAX_CLOCK_SKEW,
+    MAX_ID_CHARACTERS,
+    MAX_WEIGHT,
+)
+from reckeeper.storage import Item
+from reckeeper.tabular import VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
+
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_YEAR_10000 = 253_402_300_800
+_NUMBER = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?\s*$"
+_WHOLE = r"^[+-]?\d{1,18}$"
+# The forms that the message takes, and with the offset or the time of day left out.
+_TIME = (
+    r"^(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})"
+    r"(?:[Tt _](?P<hour>\d{2}):(?P<minute>\d{2})"
+    r"(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
+    r"(?:[Zz]|(?P<sign>[+-])(?P<offset_hour>\d{2}):?(?P<offset_minute>\d{2}))?)?$"
+)
+
+
+class Checked(NamedTuple):
+    """A chunk's rows as `imports.append` takes them, those refused, and how many were skipped."""
+
+    interactions: list[tuple[Any, ...]]
+    refused: list[RefusedLine]
+    skipped: int
+
+
+class _Refusals:
+    """Which rows of a chunk are good, and the first thing wrong with each of the others."""
+
+    def __init__(self, chunk: Chunk, *, file: str) -> None:
+        self.is_good = np.ones(len(chunk.lines), dtype=bool)
+        self._chunk = chunk
+        self._file = file
+        self._reasons: dict[int, RefusedLine] = {}
+
+    def refuse(self, bad: Any, column: str, reason: str) -> None:
+        """Refuse the rows where `bad`, a mask, is true."""
+        bad = bad.to_numpy(zero_copy_only=False) if isinstance(bad, pa.Array) else bad
+        values = self._chunk.columns[column]
+        for row in np.flatnonzero(bad & self.is_good).tolist():
+            self._reasons[row] = RefusedLine(
+                self._file, int(self._chunk.lines[row]), column, _shown(values[row]), reason
+            )
+        self.is_good &= ~bad
+
+    def refused(self) -> list[RefusedLine]:
+        found = [*self._chunk.broken, *self._reasons.values()]
+        return sorted(found, key=lambda line: line.line)
+
+
+def _shown(value: pa.Scalar) -> str:
+    # Python's own times cannot hold all that Arrow's can.
+    plain = (value.cast(pa.string()) if pa.types.is_temporal(value.type) else value).as_py()
+    if isinstance(plain, bytes):
+        plain = plain.decode(errors="backslashreplace")
+    return "" if plain is None else str(plain)[:VALUE_SHOWN]
+
+
+class RowCheck:
+    """Sorts rows into interactions and refused ones, by the rules of `events.parse`.
+
+    A row's event id is what its own column says; without one, in a database
+    and with a time, a hash of its values; else its line behind `fingerprint`.
+
+    Parameters
+    ----------
+    source : Source
+    columns : mapping of str to str
+        As `find_columns` returns them.
+    format : FileFormat
+    types : mapping of str to float
+        The accepted interaction types.
+    fingerprint : str
+        Of the source.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        columns: Mapping[str, str],
+        format: FileFormat,
+        types: Mapping[str, float],
+        fingerprint: str,
+    ) -> None:
+        self.fingerprint = fingerprint
+        self._source = source
+        self._columns = columns
+        self._format = format
+        self._accepted = accepted_types(types)
+
+    def check(self, chunk: Chunk, *, arrived_at: int) -> Checked:
+        """Sort the rows of a chunk, which arrived at a moment in microseconds since 1970."""
+        refusals = _Refusals(chunk, file=self._source.short_name)
+        columns, n_rows = self._columns, len(chunk.lines)
+        users = _ids(chunk, columns["user_id"], refusals)
+        items = _ids(chunk, columns["item_id"], refusals)
+        kinds = self._kinds(chunk, refusals)
+        weights = np.ones(n_rows)
+        if "weight" in columns:
+            weights = _weights(chunk, columns["weight"], refusals)
+        times, is_timeless = np.full(n_rows, arrived_at), np.ones(n_rows, dtype=bool)
+        if "occurred_at" in columns:
+            times, is_timeless = _occurred_at(
+                chunk,
+                columns["occurred_at"],
+                refusals,
+                unit=self._format.time_unit,
+                arrived_at=arrived_at,
+            )
+        event_ids = _ids(chunk, columns["event_id"], refusals) if "event_id" in columns else None
+        chosen = np.flatnonzero(self._is_interaction(chunk, refusals))
+        # In the order of the index on user_id: fewer of its pages are touched.
+        chosen = chosen[pc.sort_indices(users.take(pa.array(chosen))).to_numpy()]
+        taken = pa.array(chosen)
+        values: list[list[Any]] = [
+            users.take(taken).to_pylist(),
+            items.take(taken).to_pylist(),
+            [self._format.interaction_type] * len(chosen)
+            if kinds is None
+            else kinds.take(taken).to_pylist(),
+            weights[chosen].tolist(),
+            times[chosen].tolist(),
+        ]
+        if event_ids is not None:
+            names: Iterable[str] = event_ids.take(taken).to_pylist()
+        elif self._source.database_id is not None and "occurred_at" in columns:
+            given = times.astype(object)[chosen]
+            given[is_timeless[chosen]] = None
+            database_id = itertools.repeat(self._source.database_id)
+            names = map(_name_of_values, database_id, *values[:-1], given)
+        else:
+            names = self._names_of_lines(chunk, chosen)
+        interactions = list(zip(names, *values, strict=True))
+        skipped = int(refusals.is_good.sum()) - len(chosen)
+        return Checked(interactions, refusals.refused(), skipped)
+
+    def _kinds(self, chunk: Chunk, refusals: "_Refusals") -> pa.Array | None:
+        if "interaction_type" not in self._columns:
+            return None
+        name = self._columns["interaction_type"]
+        kinds = _texts(chunk.columns[name], name, refusals)
+        refusals.refuse(pc.equal(pc.fill_null(kinds, ""), ""), name, "is empty")
+        known = pc.is_in(kinds, value_set=pa.array(self._accepted))
+        refusals.refuse(pc.invert(known), name, no_weight(self._accepted))
+        return kinds
+
+    def _is_interaction(self, chunk: Chunk, refusals: "_Refusals") -> np.ndarray:
+        """Return which rows are good and, where there are ratings, rated well enough."""
+        if "rating" not in self._columns:
+            return refusals.is_good
+        name = self._columns["rating"]
+        ratings, is_empty = _numbers(chunk, name, refusals)
+        refusals.refuse(is_empty, name, "is empty")
+        is_chosen: np.ndarray = refusals.is_good & (ratings >= self._format.min_rating)
+        return is_chosen
+
+    def _names_of_lines(self, chunk: Chunk, chosen: np.ndarray) -> list[str]:
+        lines = pc.utf8_lpad(pa.array(chunk.lines[chosen]).cast(pa.string()), 12, "0")
+        prefix = f"import-{self.fingerprint[:16]}-"
+        names: list[str] = pc.binary_join_element_wise(prefix, lines, "").to_pylist()
+        return names
+
+
+def _name_of_values(*values: Any) -> str:
+    # No id has a control character in it, so the texts of two rows are not the same by chance.
+    text = "\0".join("" if value is None else str(value) for value in values)
+    return f"row-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def _texts(values: pa.Array, column: str, refusals: _Refusals) -> pa.Array:
+    """Return text as valid UTF-8; what is not is refused, and null."""
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = [_decoded(value) for value in values.to_pylist()]
+        decoded = pa.array(texts, pa.string())
+        broken = pc.and_(pc.is_null(decoded), pc.is_valid(values))
+        refusals.refuse(broken, column, "is not text in UTF-8")
+        return decoded
+    except pa.ArrowNotImplementedError as exc:
+        raise DataError(
+            f"The column {column!r} has the type {values.type}, which is not text: convert it."
+        ) from exc
+
+
+def _decoded(value: bytes | None) -> str | None:
+    with contextlib.suppress(UnicodeDecodeError):
+        return None if value is None else value.decode()
+    return None
+
+
+def _is_textual(kind: pa.DataType) -> bool:
+    tests = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_null,
+    )
+    return any(test(kind) for test in tests)
+
+
+def _ids(chunk: Chunk, column: str, refusals: _Refusals) -> pa.Array:
+    """Return ids in their stored form: text as it is, whole numbers in decimal."""
+    values = chunk.columns[column]
+    if pa.types.is_floating(values.type):
+        numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        refusals.refuse(np.isnan(numbers), column, "is empty")
+        refusals.refuse(numbers != np.trunc(numbers), column, "is not a whole number")
+        refusals.refuse(np.abs(numbers) > 2**53, column, "is too large to be an exact number")
+        values = pa.array(np.where(refusals.is_good, numbers, 0).astype(np.int64))
+    if pa.types.is_integer(values.type):
+        ids = values.cast(pa.string())
+    elif _is_textual(values.type):
+        ids = _texts(values, column, refusals)
+    else:
+        raise DataError(
+            f"The column {column!r} has the type {values.type}: ids are text or whole numbers. "
+            "Convert it."
+        )
+    n_characters = pc.fill_null(pc.utf8_length(ids), 0)
+    refusals.refuse(pc.equal(n_characters, 0), column, "is empty")
+    too_long = pc.greater(n_characters, MAX_ID_CHARACTERS)
+    refusals.refuse(too_long, column, f"must have 1 to {MAX_ID_CHARACTERS} characters")
+    control = pc.fill_null(pc.match_substring_regex(ids, CONTROL_CHARACTERS), False)
+    refusals.refuse(control, column, "must have no control characters")
+    return ids
+
+
+def _weights(chunk: Chunk, column: str, refusals: _Refusals) -> np.ndarray:
+    numbers, is_empty = _numbers(chunk, column, refusals)
+    weights = np.where(is_empty, 1.0, numbers)
+    refusals.refuse(weights <= 0, column, "must be greater than 0")
+    refusals.refuse(weights > MAX_WEIGHT, column, f"must be at most {MAX_WEIGHT:.0f}")
+    return weights
+
+
+def _occurred_at(
+    chunk: Chunk, column: str, refusals: _Refusals, *, unit: str, arrived_at: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return microseconds since 1970 UTC, and a mask of the rows that have no time."""
+    given, is_empty, is_number = _times(chunk, column, refusals, unit=unit)
+    times = np.where(is_empty, arrived_at, given)
+    refusals.refuse(times < 0, column, "lies before 1970")
+    latest = arrived_at + MAX_CLOCK_SKEW
+    reason = "lies more than a day in the future: see that the clock is right"
+    refusals.refuse(
+        (times > latest) & is_number,
+        column,
+        f"{reason}, and that the time unit is: numbers are read in {unit} since 1970",
+    )
+    refusals.refuse(times > latest, column, reason)
+    return times, is_empty
+
+
+def _numbers(chunk: Chunk, column: str, refusals: _Refusals) -> tuple[np.ndarray, np.ndarray]:
+    """Return finite numbers, 0 where one was refused, and a mask of the empty values."""
+    values = chunk.columns[column]
+    if _is_textual(values.type):
+        texts = _texts(values, column, refusals)
+        is_empty = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), "")
+        texts = pc.if_else(pc.or_kleene(is_empty, pc.is_null(texts)), "0", texts)
+        is_number = pc.match_substring_regex(texts, _NUMBER)
+        refusals.refuse(pc.invert(is_number), column, "is not a number")
+        digits = pc.utf8_trim_whitespace(pc.if_else(is_number, texts, "0"))
+        numbers = digits.cast(pa.float64()).to_numpy()
+    elif (
+        pa.types.is_integer(values.type)
+        or pa.types.is_floating(values.type)
+        or pa.types.is_decimal(values.type)
+    ):
+        is_empty = values.is_null(nan_is_null=True)
+        numbers = pc.fill_null(values.cast(pa.float64(), safe=False), 0.0).to_numpy()
+    else:
+        raise DataError(
+            f"The column {column!r} has the type {values.type}, not numbers: convert it."
+        )
+    empty = is_empty.to_numpy(zero_copy_only=False)
+    is_finite = np.isfinite(numbers)
+    refusals.refuse(~is_finite & ~empty, column, "is not a finite number")
+    return np.where(is_finite, numbers, 0.0), empty
+
+
+def _times(
+    chunk: Chunk, column: str, refusals: _Refusals, *, unit: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return microseconds since 1970 UTC, a mask of the empty values, and one of numbers."""
+    values = chunk.columns[column]
+    none = np.zeros(len(values), dtype=bool)
+    if _is_textual(values.type):
+        return _times_of_text(_texts(values, column, refusals), column, refusals, unit=unit)
+    if pa.types.is_date(values.type):
+        values = values.cast(pa.timestamp("us"))
+    if pa.types.is_timestamp(values.type):
+        numbers = pc.fill_null(values.cast(pa.int64()), 0).to_numpy()
+        return _micros(numbers, values.type.unit), _mask(values.is_null()), none
+    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+        is_empty = _mask(values.is_null(nan_is_null=True))
+        numbers = pc.fill_null(values, 0).to_numpy()
+        return _micros(np.where(is_empty, 0, numbers), unit), is_empty, ~is_empty
+    raise DataError(f"The column {column!r} has the type {values.type}, not times: convert it.")
+
+
+def _times_of_text(
+    texts: pa.Array, column: str, refusals: _Refusals, *, unit: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    texts = pc.utf8_trim_whitespace(pc.fill_null(texts, ""))
+    is_empty = _mask(pc.equal(texts, ""))
+    times = np.zeros(len(texts), dtype=np.int64)
+    is_whole = _mask(pc.match_substring_regex(texts, _WHOLE))
+    times[is_whole] = _micros(rows_at(texts, is_whole).cast(pa.int64()).to_numpy(), unit)
+    rest = ~is_whole & ~is_empty
+    is_number = is_whole.copy()
+    if rest.any():
+        is_number[rest] = _mask(pc.match_substring_regex(rows_at(texts, rest), _NUMBER))
+        fractional = is_number & ~is_whole
+        times[fractional] = _micros(rows_at(texts, fractional).cast(pa.float64()).to_numpy(), unit)
+        written = rest & ~is_number
+        times[written], is_time = _parse_times(rows_at(texts, written))
+        wrong = np.zeros(len(texts), dtype=bool)
+        wrong[written] = ~is_time
+        refusals.refuse(
+            wrong,
+            column,
+            "is not a time: write 2025-12-04T23:42:15Z, or a number of seconds since 1970",
+        )
+    return times, is_empty, is_number
+
+
+def _parse_times(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return microseconds, UTC where no offset stands, and a mask of what is a time."""
+    parts = pc.extract_regex(texts, _TIME)
+    is_time = _mask(pc.is_valid(parts))
+
+    def number(name: str) -> np.ndarray:
+        digits = pc.fill_null(pc.struct_field(parts, name), "")
+        numbers: np.ndarray = (
+            pc.if_else(pc.equal(digits, ""), "0", digits).cast(pa.int64()).to_numpy()
+        )
+        return numbers
+
+    year, month, day = number("year"), number("month"), number("day")
+    hour, minute, second = number("hour"), number("minute"), number("second")
+    offset_hour, offset_minute = number("offset_hour"), number("offset_minute")
+    months = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    first_day = months.astype("datetime64[D]").astype(np.int64)
+    next_month = (months + 1).astype("datetime64[D]").astype(np.int64)
+    is_time = is_time & (year >= 1) & (month >= 1) & (month <= 12)
+    is_time &= (day >= 1) & (first_day + day <= next_month)
+    is_time &= (hour <= 23) & (minute <= 59) & (second <= 59)
+    is_time &= (offset_hour <= 23) & (offset_minute <= 59)
+    digits = pc.fill_null(pc.struct_field(parts, "fraction"), "")
+    fraction = pc.utf8_rpad(pc.utf8_slice_codeunits(digits, 0, 6), 6, "0")
+    sign = pc.fill_null(pc.struct_field(parts, "sign"), "")
+    east = np.where(_mask(pc.equal(sign, "+")), 1, -1) * (offset_hour * 60 + offset_minute)
+    seconds = ((first_day + day - 1) * 24 + hour) * 3600 + (minute - east) * 60 + second
+    micros: np.ndarray = seconds * 1_000_000 + fraction.cast(pa.int64()).to_numpy()
+    return micros, is_time
+
+
+def _micros(numbers: np.ndarray, unit: str) -> np.ndarray:
+    """Convert times in a unit to microseconds; what lies beyond year 9999 stays beyond it."""
+    per_second = _PER_SECOND[unit]
+    if numbers.dtype.kind == "f":
+        bounded = np.clip(numbers, -per_second, _YEAR_10000 * per_second)
+        return np.asarray(np.rint(bounded * (1_000_000 / per_second)), dtype=np.int64)
+    if numbers.dtype == np.uint64:
+        numbers = np.minimum(numbers, np.uint64(2**63 - 1))
+    latest = min(_YEAR_10000 * per_second, 2**63 - 1)
+    bounded = np.clip(numbers.astype(np.int64), -per_second, latest)
+    if per_second > 1_000_000:
+        return bounded // (per_second // 1_000_000)
+    return bounded * (1_000_000 // per_second)
+
+
+def _mask(values: pa.Array) -> np.ndarray:
+    mask: np.ndarray = values.to_numpy(zero_copy_only=False)
+    return mask
+
+
+def check_items(
+    chunk: Chunk, *, format: CatalogueFormat, file: str
+) -> tuple[list[Item], list[RefusedLine]]:
+    """Sort a catalogue's rows into items and refused ones."""
+    refusals = _Refusals(chunk, file=file)
+    item_ids = _ids(chunk, format.item_column, refusals).to_pylist()
+    values: dict[str, list[Any]] = {}
+    for name, column in chunk.columns.items():
+        if name not in ("", format.item_column):
+            textual = _is_textual(column.type)
+            if textual:
+                column = _texts(column, name, refusals)
+                has_nul = pc.fill_null(pc.match_substring(column, "\0"), False)
+                refusals.refuse(has_nul, name, "has a NUL character")
+            values[name] = column.to_pylist()
+    titles = values.pop(format.title_column)
+    items = []
+    for row in np.flatnonzero(refusals.is_good).tolist():
+        attributes = {
+            name: _listed(column[row], format) if name == format.list_column else _json(column[row])
+            for name, column in values.items()
+        }
+        present = {name: value for name, value in attributes.items() if value not in ("", None)}
+        title = titles[row]
+        items.append(Item(item_ids[row], None if title in ("", None) else str(title), present))
+    return items, refusals.refused()
+
+
+def _listed(value: Any, format: CatalogueFormat) -> list[Any]:
+    if isinstance(value, list):
+        return [_json(one) for one in value]
+    return [] if value in ("", None, format.empty_list) else str(value).split("|")
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_json(one) for one in value]
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
