@@ -491,3 +491,33 @@ def test_a_database_that_is_held_still_holds_up_no_health_route(tmp_path):
         answer = site.server.post("/user_interactions", json=rows)
         assert answer.json() == {"status": "ok", "accepted": 0, "duplicates": len(rows)}
         assert site.retrain() == 1
+
+
+def test_an_import_beside_the_server_of_another_installation_is_refused(tmp_path, url):
+    rows = tmp_path / "events.csv"
+    rows.write_text("user_id,item_id\nu1,i1\n")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    with Installation(tmp_path / "one", DATABASE_URL=url) as one:
+        assert "A new installation was made" in one.run("migrate").stdout
+        one.start_server()
+        one.run("import", rows)
+        with Installation(
+            tmp_path / "two",
+            DATABASE_URL=url,
+            RECKEEPER_DATABASE_SCHEMA="two",
+            RECKEEPER_SERVER_PORT=str(one.server_port),
+        ) as two:
+            refused = two.run("import", rows, check=False)
+            assert refused.returncode == 2
+            assert "does not exist yet: nothing was done" in refused.stderr
+            assert "DATABASE_URL" in refused.stderr
+            two.run("migrate")
+            for command in (("import", rows), ("retrain",)):
+                refused = two.run(*command, check=False)
+                assert refused.returncode == 2
+                assert "is of another one: nothing was done" in refused.stderr
+    with plain(url) as connection:
+        found = connection.execute("SELECT count(*) FROM user_interactions").fetchone()
+        other = connection.execute("SELECT count(*) FROM two.user_interactions").fetchone()
+    assert (found, other) == ((1,), (0,))

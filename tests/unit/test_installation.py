@@ -1,5 +1,6 @@
 """A command belongs to an installation: it finds its server, and refuses another's."""
 
+import dataclasses
 import http.server
 import json
 import re
@@ -12,7 +13,6 @@ from reckeeper import storage
 from reckeeper.cli import installation
 from reckeeper.cli.actions import sentence
 from reckeeper.cli.commands import COMMANDS, app
-from reckeeper.cli.installation import Installation
 from reckeeper.cli.terminal import client
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, SchemaError, UnavailableError
@@ -86,7 +86,7 @@ def n_interactions():
 def test_the_server_is_where_up_started_it(at_the_default, server):
     run("migrate")
     settings = Settings.from_env()
-    here = Installation(id_of(at_the_default), installation.database_of(settings), "http://up:1")
+    here = dataclasses.replace(installation.known(settings), server_url="http://up:1")
     installation.write(settings, here)
     assert installation.known(settings) == here
     assert installation.server_url(settings) == "http://up:1"
@@ -97,15 +97,18 @@ def test_the_server_is_where_up_started_it(at_the_default, server):
 def test_the_address_that_is_set_comes_first(at_the_default, monkeypatch):
     run("migrate")
     settings = Settings.from_env()
-    installation.write(
-        settings, Installation("x", installation.database_of(settings), "http://up:1")
-    )
+    here = dataclasses.replace(installation.known(settings), server_url="http://up:1")
+    installation.write(settings, here)
     monkeypatch.setenv("RECKEEPER_SERVER_URL", "http://set:2")
     assert installation.server_url(Settings.from_env()) == "http://set:2"
 
 
 def test_a_file_of_another_database_says_nothing(at_the_default, monkeypatch):
     run("migrate")
+    monkeypatch.setenv("RECKEEPER_DATABASE_SCHEMA", "another")
+    assert installation.known(Settings.from_env()) is None
+    monkeypatch.setenv("RECKEEPER_DATABASE_SCHEMA", "")
+    assert installation.known(Settings.from_env())
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{at_the_default}/other.db")
     assert installation.known(Settings.from_env()) is None
 

@@ -31,12 +31,15 @@ class Installation:
     installation_id : str
     database : str
         As people see it, without a password.
+    schema : str
+        The one of PostgreSQL; SQLite has none, and ignores it.
     server_url, worker_url, page_url : str or None
         None while `up` does not run.
     """
 
     installation_id: str
     database: str
+    schema: str
     server_url: str | None = None
     worker_url: str | None = None
     page_url: str | None = None
@@ -53,7 +56,8 @@ def known(settings: Settings) -> Installation | None:
         found = Installation(**json.loads((settings.data_dir / FILE).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    return found if found.database == database_of(settings) else None
+    place = (database_of(settings), settings.database_schema)
+    return found if (found.database, found.schema) == place else None
 
 
 def write(settings: Settings, installation: Installation) -> None:
@@ -75,7 +79,8 @@ def note_id(settings: Settings, installation_id: str) -> None:
     """Write which installation the database is of; addresses of a running `up` stay."""
     found = known(settings)
     if found is None or found.installation_id != installation_id:
-        write(settings, Installation(installation_id, database_of(settings)))
+        place = (database_of(settings), settings.database_schema)
+        write(settings, Installation(installation_id, *place))
 
 
 def server_url(settings: Settings) -> str:

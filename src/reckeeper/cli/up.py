@@ -1,6 +1,7 @@
 """`reckeeper up`: the three processes under supervisord, started and stopped as one."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -23,7 +24,6 @@ from rich.panel import Panel
 from rich.text import Text
 
 from reckeeper.cli import installation
-from reckeeper.cli.installation import Installation
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError
 
@@ -515,9 +515,8 @@ def _addresses_known(settings: Settings) -> Iterator[None]:
     """Have the addresses in the installation's file while the block runs."""
     before = installation.known(settings)
     assert before is not None, "migrating has written it"
-    here = Installation(
-        before.installation_id,
-        before.database,
+    here = dataclasses.replace(
+        before,
         server_url=_address(settings.host, settings.server_port),
         worker_url=_address(settings.host, settings.worker_port),
         page_url=_address(settings.host, settings.ui_port),
@@ -526,7 +525,8 @@ def _addresses_known(settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        installation.write(settings, Installation(before.installation_id, before.database))
+        nowhere = dataclasses.replace(before, server_url=None, worker_url=None, page_url=None)
+        installation.write(settings, nowhere)
 
 
 def _print_addresses(settings: Settings, *, logs: Path, console: Console) -> None:
