@@ -508,7 +508,7 @@ def test_what_is_rejected_waits_and_can_be_activated(site, page, tmp_path):
     set_policy(site, promotion={"manual": "gate"})
     try:
         go_to(page, "Model Management")
-        expect(page.get_by_text("the environment's settings no longer count")).to_be_visible()
+        expect(page.get_by_text("the environment's settings do not count")).to_be_visible()
         train_popularity(page)
         assert site.active()["version"] == good
         said = page.get_by_test_id("stAlertContentInfo")

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import streamlit as st
 
@@ -188,7 +187,7 @@ def ask_settings(
     recipe: str, known: list[wire.RecipeSetting], base: wire.Model | None
 ) -> Callable[[], wire.RetrainRequest]:
     """Show a field for each setting, filled from the version if there is one."""
-    reads: dict[str, Callable[[], Any]] = {}
+    reads: dict[str, Callable[[], object]] = {}
     columns = st.columns(3)
     for number, setting in enumerate(known):
         name, value = setting.name, setting.default
@@ -202,7 +201,7 @@ def ask_settings(
     )
 
 
-def ask_setting(label: str, value: Any, *, key: str, help: str) -> Callable[[], Any]:
+def ask_setting(label: str, value: object, *, key: str, help: str) -> Callable[[], object]:
     if isinstance(value, bool):
         st.checkbox(label, value, key=key, help=help)
     elif isinstance(value, int):
@@ -210,12 +209,13 @@ def ask_setting(label: str, value: Any, *, key: str, help: str) -> Callable[[], 
     elif isinstance(value, float):
         st.number_input(label, value=value, step=0.01, format="%g", key=key, help=help)
     else:
-        st.text_input(label, value or "", key=key, help=help, placeholder="null")
+        shown = value if isinstance(value, str) else "" if value is None else json.dumps(value)
+        st.text_input(label, shown, key=key, help=help, placeholder="null")
         return lambda: typed(st.session_state[key])
     return lambda: st.session_state[key]
 
 
-def typed(text: str) -> Any:
+def typed(text: str) -> object:
     """Return the value that a text stands for: null, a number, or the text itself."""
     try:
         return json.loads(text) if text.strip() else None

@@ -1,7 +1,6 @@
 """What a user did, what is recommended to them, and how the one changes the other."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import streamlit as st
 
@@ -156,12 +155,12 @@ def click(client: Client, user_id: str, item_id: str) -> None:
     client.send([{"user_id": user_id, "item_id": item_id, "interaction_type": "click"}])
 
 
-def describe(title: str, attributes: Mapping[str, Any]) -> str:
+def describe(title: str, attributes: Mapping[str, object]) -> str:
     badges = " ".join(f":gray-badge[{shared.escape(name)}]" for name in categories(attributes))
     return f"**{shared.escape(title)}**  \n{badges}"
 
 
-def categories(attributes: Mapping[str, Any]) -> list[str]:
+def categories(attributes: Mapping[str, object]) -> list[str]:
     """Return an item's categories: of a list, of text such as ``Comedy|Drama``, or one value."""
     found: list[str] = []
     for value in (attributes.get(name) for name in CATEGORIES):

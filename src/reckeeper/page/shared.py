@@ -63,7 +63,7 @@ def page(title: str, icon: str, body: Callable[[Client, wire.Demo], None]) -> No
         st.session_state.pop("notice", None)
     st.title(title, anchor=False)
     try:
-        client = _client(Settings.from_env().server_url)
+        client = _client()
         try:
             demo = client.demo()
             _demo_banner(client, demo)
@@ -78,10 +78,10 @@ def page(title: str, icon: str, body: Callable[[Client, wire.Demo], None]) -> No
 
 
 @st.cache_resource(on_release=Client.close)
-def _client(url: str) -> Client:
+def _client() -> Client:
     # One retry mends a connection that the server closed meanwhile; a server that
     # is down should be said soon, and `_rerun_when_back` goes on trying.
-    return Client(url, retry_seconds=0.2, actor="page")
+    return Client(Settings.from_env().server_url, retry_seconds=0.2, actor="page")
 
 
 @st.fragment(run_every=RETRY_SECONDS)
@@ -289,14 +289,14 @@ def with_interval(metric: wire.Metric) -> str:
     return words.replace(" ", NO_BREAK)
 
 
-def settings_in_words(settings: Mapping[str, Any]) -> str:
+def settings_in_words(settings: Mapping[str, object]) -> str:
     """Return a recipe's settings as Markdown shows them in a line."""
     return ", ".join(
         f"{escape(name)}={setting_in_words(value)}" for name, value in settings.items()
     )
 
 
-def setting_in_words(value: Any) -> str:
+def setting_in_words(value: object) -> str:
     """Return a setting's value as Markdown shows it."""
     if isinstance(value, float):
         return f"{value:g}"

@@ -1,9 +1,9 @@
 """The versions: what was found of each, which one is active, and how another one becomes so."""
 
 from collections.abc import Callable
-from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from reckeeper import wire
 from reckeeper.client import Client
@@ -84,7 +84,7 @@ def _show_action(client: Client, action: Action, target: int | None) -> None:
         )
 
 
-def _beside(kind: str, text: str) -> Any:
+def _beside(kind: str, text: str) -> DeltaGenerator:
     """Show a box, and return the place beside it."""
     box, actions = st.columns([4, 1], vertical_alignment="center")
     with box:
