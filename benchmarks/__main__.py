@@ -16,11 +16,13 @@ from benchmarks import (
     promotion,
     quality,
     single_posts,
+    small_client,
     training_read,
 )
 
 for benchmark in (
     command_line,
+    small_client,
     import_rows,
     single_posts,
     ingest,

@@ -7,13 +7,8 @@ otherwise, only the processor seconds say something.
 
 import json
 import os
-import resource
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import NamedTuple
 
 from benchmarks import harness
 
@@ -32,24 +27,6 @@ COMMANDS = {
 }
 
 
-class Taken(NamedTuple):
-    """Seconds of one run."""
-
-    wall: float
-    processor: float
-
-
-def _taken(command: list[str], environ: dict[str, str]) -> Taken:
-    began, used = time.perf_counter(), _processor_seconds()
-    subprocess.run(command, env=environ, check=True, capture_output=True)
-    return Taken(time.perf_counter() - began, _processor_seconds() - used)
-
-
-def _processor_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def run(n_runs: int = 9) -> dict[str, object]:
     """Measure the commands against a server that runs."""
     with harness.installation() as settings:
@@ -57,19 +34,13 @@ def run(n_runs: int = 9) -> dict[str, object]:
         with harness.process("server/server.py", settings, url=server):
             environ = {**os.environ, **settings.to_env()}
             taken = {
-                name: [_taken(command, environ) for _ in range(n_runs)]
+                name: [harness.taken(command, environ) for _ in range(n_runs)]
                 for name, command in COMMANDS.items()
             }
     return {
         "benchmark": "command_line",
         "runs": n_runs,
-        "seconds": {
-            name: {
-                "wall": round(statistics.median(run.wall for run in runs), 3),
-                "processor": round(statistics.median(run.processor for run in runs), 3),
-            }
-            for name, runs in taken.items()
-        },
+        "seconds": {name: harness.median_taken(runs) for name, runs in taken.items()},
     }
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import socket
 import statistics
 import subprocess
@@ -13,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reckeeper import storage, telemetry
 from reckeeper.config import Settings
@@ -124,3 +125,30 @@ def median_seconds(work: Callable[[], Any], *, n_runs: int) -> tuple[float, Any]
         result = work()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds), result
+
+
+class Taken(NamedTuple):
+    """Seconds of one run."""
+
+    wall: float
+    processor: float
+
+
+def taken(command: list[str], environ: dict[str, str]) -> Taken:
+    """Run a command to its end, and return what it took."""
+    began, used = time.perf_counter(), _processor_seconds()
+    subprocess.run(command, env=environ, check=True, capture_output=True)
+    return Taken(time.perf_counter() - began, _processor_seconds() - used)
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def median_taken(runs: list[Taken]) -> dict[str, float]:
+    """Return the medians of several runs."""
+    return {
+        "wall": round(statistics.median(run.wall for run in runs), 3),
+        "processor": round(statistics.median(run.processor for run in runs), 3),
+    }
