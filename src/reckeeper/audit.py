@@ -85,7 +85,7 @@ class Verification:
 def record(
     connection: storage.Connection, *, actor: str, action: str, subject: str, **details: Any
 ) -> None:
-    """Add an entry, in the transaction of the change that it tells of.
+    """Add an entry, in the transaction of the change that it records.
 
     After the commit the head is written and logged; where it cannot be
     written, that is logged, and the change stands. Costs a few milliseconds,
@@ -253,7 +253,7 @@ class _Walk:
             ):
                 return (
                     f"No entry from {entry_id} on was sealed with the key in use: it is another "
-                    "one, or somebody altered them all. See that RECKEEPER_AUDIT_KEY, or "
+                    "one, or somebody altered them all. Check that RECKEEPER_AUDIT_KEY, or "
                     f"{KEY_NAME} in the data folder, is the one of the processes that wrote "
                     "them, and verify again.",
                     entry_id,
@@ -376,7 +376,7 @@ def _head_stands(
 ) -> bool:
     """Return whether the written head is an entry of the trail, before the next one.
 
-    A head that is not tells of a cut, and is not written over: the trail would
+    A head that does not fit reports a cut, and is not written over: the trail would
     look whole as soon as it has grown as long again.
     """
     try:

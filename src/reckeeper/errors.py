@@ -10,7 +10,7 @@
     ├── NotFoundError          not_found            no such thing
     ├── ConflictError          conflict             not now: something else stands in the way
     │   ├── JobRunningError    job_running          a training job runs already
-    │   ├── PinnedError        pinned               a pinned version serves
+    │   ├── PinnedError        pinned               a pinned version is active
     │   └── MemoryLimitError   not_enough_memory    a training would not fit into memory
     ├── StorageError           storage_failed       the database did not do what was asked
     │   └── SchemaError        schema_mismatch      the database has another schema
@@ -19,7 +19,7 @@
     │   ├── JobInterruptedError interrupted         its worker ended before it was done
     │   ├── JobCancelledError  cancelled            somebody cancelled it
     │   └── JobTimeoutError    timed_out            it took longer than it may
-    ├── NoModelError           no_model             no version serves
+    ├── NoModelError           no_model             no version is active
     └── UnavailableError       unavailable          a process that is needed does not answer
 
 Codes are part of the API and never change. The library knows no HTTP:
@@ -161,7 +161,7 @@ class JobRunningError(ConflictError):
 
 
 class PinnedError(ConflictError):
-    """The version that serves is pinned: only an explicit activation replaces it."""
+    """The active version is pinned: only an explicit activation replaces it."""
 
     code = "pinned"
 
@@ -215,7 +215,7 @@ class JobTimeoutError(TrainingError):
 
 
 class NoModelError(ReckeeperError):
-    """No version serves."""
+    """No version is active."""
 
     code = "no_model"
 

@@ -1,4 +1,4 @@
-"""Who asks, and why: what a caller of the API says of itself for the trail."""
+"""Who is asking and why: what a caller of the API says about itself for the trail."""
 
 import re
 from typing import Any

@@ -533,7 +533,7 @@ def test_a_retrain_is_cancelled(site, model, page, tmp_path):
         page.screenshot(path=tmp_path / "running.png", full_page=True)
         page.get_by_role("button", name="Cancel").click()
         said = page.get_by_test_id("stAlertContentInfo")
-        expect(said).to_contain_text("was cancelled; the active version serves on")
+        expect(said).to_contain_text("was cancelled; the active version stays active")
     expect(page.get_by_role("button", name=RETRAIN)).to_be_enabled()
     assert latest_job(site)["status"] == "cancelled"
     assert site.active() == model

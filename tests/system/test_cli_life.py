@@ -190,9 +190,9 @@ def test_models_of_a_lost_database_are_taken_in(trained):
     assert not trained.data_dir.exists()
     trained.run("migrate")
     done = trained.run("models", "rebuild")
-    assert "Version 1 was taken in." in done.stdout
-    assert "Version 2 was taken in and is active." in done.stdout
-    assert "model-000007.safetensors was not taken in" in done.stderr
+    assert "Version 1 was added." in done.stdout
+    assert "Version 2 was added and is active." in done.stdout
+    assert "model-000007.safetensors was not added" in done.stderr
     trained.start_server()
     assert active(trained) == 2
 

@@ -286,7 +286,7 @@ def test_what_is_no_bundle_is_refused_and_leaves_nothing(served, client, tmp_pat
         (tmp_path / "escapes.zip").read_bytes(),
     ):
         broken.write_bytes(content)
-        with pytest.raises(errors.DataError, match="is not taken in"):
+        with pytest.raises(errors.DataError, match="was not imported"):
             client.import_model(broken)
     assert (content_of(served.model_dir), client.models()) == before
     assert not list(served.folder.rglob("escaped*"))

@@ -269,7 +269,7 @@ def hostile(native, tmp_path):
         yield (
             f"a model of kind {kind:o}",
             packed((MANIFEST, manifest), (typed(MODEL, kind), b"/etc/passwd")),
-            "is a link or the like",
+            "is a link or similar",
         )
     yield (
         "a bomb",

@@ -39,14 +39,14 @@ async def parts(request: Request, *, limit: int) -> AsyncIterator[bytes]:
         elif n_bytes > limit + min(15 * limit, 256 * 1024 * 1024):
             break
     if n_bytes > limit:
-        raise errors.TooLargeError(f"The body is larger than the {limit} bytes that are taken.")
+        raise errors.TooLargeError(f"The body is larger than the {limit} bytes that are accepted.")
 
 
 async def save(request: Request, path: Path, *, limit: int) -> None:
     """Write a body of up to `limit` bytes to a new file; a part of it at a time is in memory."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
-        raise errors.TooLargeError(f"The body has {declared} bytes; up to {limit} are taken.")
+        raise errors.TooLargeError(f"The body has {declared} bytes; up to {limit} are accepted.")
     with path.open("xb") as file:
         held = bytearray()
         async for part in parts(request, limit=limit):
@@ -72,8 +72,8 @@ def scratch(models: Path) -> Iterator[Path]:
             yield Path(folder)
     except OSError as exc:
         raise errors.StorageError(
-            f"{models} took no file: {exc.strerror or exc}. See that this process may write there, "
-            "and that there is room; then try again."
+            f"{models} cannot hold the file: {exc.strerror or exc}. Check that this "
+            "process may write there and that there is room; then try again."
         ) from exc
 
 

@@ -13,8 +13,8 @@ _LARGEST_BODY = 4 * 1024 * 1024
 """Bytes, except for the routes that read theirs in parts: `_READ_IN_PARTS`."""
 
 _TOO_LARGE = (
-    f"The body is larger than {_LARGEST_BODY // 1024**2} MiB, and no route but those for "
-    "interactions and bundles takes so much. /docs shows what the route takes."
+    f"The body is larger than {_LARGEST_BODY // 1024**2} MiB, which only the routes for "
+    "interactions and bundles accept. /docs shows what the route takes."
 )
 _READ_IN_PARTS = ("/user_interactions", "/models/import")
 

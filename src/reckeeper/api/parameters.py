@@ -74,7 +74,7 @@ async def _actor_name(
         str | None,
         Header(
             alias=ACTOR_HEADER,
-            description=f"Who asks, for the trail: {security.ACTOR_PATTERN}",
+            description=f"Who is asking, for the audit trail: {security.ACTOR_PATTERN}",
             examples=["alice"],
         ),
     ] = None,

@@ -71,7 +71,7 @@ async def import_model(runtime: Needs, actor_name: ActorName, request: Request) 
             try:
                 version = await run_in_threadpool(take_in)
             except errors.ArtifactError as exc:
-                raise errors.DataError(f"The file is not taken in: {exc.message}") from exc
+                raise errors.DataError(f"The file was not imported: {exc.message}") from exc
     return await run_in_threadpool(_answer, runtime, version)
 
 

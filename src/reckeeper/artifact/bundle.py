@@ -194,7 +194,7 @@ def _members(bundle: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if name in members:
             raise DataError(f"it has {shown} twice")
         if stat.S_IFMT(member.external_attr >> 16) not in {0, stat.S_IFREG}:
-            raise DataError(f"its {shown} is a link or the like, not a file")
+            raise DataError(f"its {shown} is a link or similar, not a file")
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
             raise DataError(
                 f"its {shown} is compressed ({member.compress_size} bytes for "
@@ -228,5 +228,5 @@ def _manifest(content: bytes) -> dict[str, Any]:
         or type(model["sha256"]) is not str
         or not re.fullmatch("[0-9a-f]{64}", model["sha256"])
     ):
-        raise DataError("its manifest does not tell what it must, in the form that it must")
+        raise DataError("its manifest lacks something or has the wrong form")
     return manifest

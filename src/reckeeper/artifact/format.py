@@ -1,6 +1,6 @@
 """The native file of a version: mappable, checked when it is read, and nothing in it can run.
 
-pandas is imported where predicted ratings are made: a process that only serves needs none.
+pandas is imported where predicted ratings are made: a process that only answers needs none.
 """
 
 import hashlib
@@ -277,7 +277,7 @@ def _check_plain(value: Any, *, depth: int) -> None:
     elif isinstance(value, str):
         value.encode()  # half a surrogate pair is a ValueError
         if "\0" in value:
-            raise DataError("a text in its description has a character that is none")
+            raise DataError("a text in its description has an invalid character")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise DataError("a number in its description is not finite")
@@ -320,7 +320,7 @@ def _artifact(header: dict[str, str], arrays: dict[str, np.ndarray]) -> Artifact
         raise DataError(f"its recipe {metadata.recipe!r} is not known to this release")
     users, items = (_ids(arrays, name) for name in ("users", "items"))
     if (len(users), len(items)) != (metadata.n_users, metadata.n_items):
-        raise DataError("its ids do not have the number that its metadata tell")
+        raise DataError("its number of ids is not that of its metadata")
     model = RECIPES[metadata.recipe].from_arrays(
         {
             name.removeprefix("model."): array
@@ -369,7 +369,7 @@ def _metadata(text: str) -> Metadata:
         raise DataError("it knows no user or no item")
     _check_data(metadata.data)
     if not isinstance((metadata.verdict or {}).get("decision", ""), str):
-        raise DataError("its verdict has no decision that is one")
+        raise DataError("its verdict has no valid decision")
     return metadata
 
 
@@ -381,7 +381,7 @@ def _check_data(data: Mapping[str, Any]) -> None:
 
     weights = data.get("weights", {})
     if not isinstance(weights, dict) or not all(map(is_number, weights.values())):
-        raise DataError("its weights of the interaction types are no numbers")
+        raise DataError("its weights of the interaction types are not numbers")
     half_life = data.get("half_life_days")
     if half_life is not None and not (is_number(half_life) and half_life > 0):
         raise DataError(f"its half-life is {str(half_life)[:100]!r}")

@@ -83,7 +83,7 @@ def evaluate(
         bool, typer.Option("--compare", help="Which recipe suits the stored interactions?")
     ] = False,
     k: Annotated[int, typer.Option("--k", min=1, max=1000, help="Length of a list.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn by lot.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Makes random choices repeatable.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, for programs.")
     ] = False,

@@ -1,4 +1,4 @@
-"""`reckeeper models`: the versions and what serves."""
+"""`reckeeper models`: the versions, and which is active."""
 
 import contextlib
 import sys
@@ -236,7 +236,7 @@ def rebuild(as_json: AsJson = False) -> None:
     Such files are in the model folder and its folder unknown/ after the
     database was lost, or restored from a backup older than they. Into a database
     that `reckeeper migrate` has just made again, the version that was active
-    before comes back as active; otherwise the versions taken in stay inactive
+    before comes back as active; otherwise the versions added stay inactive
     until you activate them.
     """
     from reckeeper.cli.database import opened
@@ -257,12 +257,12 @@ def rebuild(as_json: AsJson = False) -> None:
         print_json({"taken_in": taken_in, "refused": shown, "active": active})
         return
     for version in rebuilt:
-        say(f"Version {version} was taken in{' and is active' if version == active else ''}.")
+        say(f"Version {version} was added{' and is active' if version == active else ''}.")
     for file in found:
         if file.version is not None:
-            say(f"Version {file.version} was taken in, from {file.file}.")
+            say(f"Version {file.version} was added, from {file.file}.")
     for file in refused:
-        warn(f"{file.file} was not taken in: {file.error}")
+        warn(f"{file.file} was not added: {file.error}")
     if not taken_in and not refused:
         say(f"The database knows every model file in {settings.model_dir}.")
     elif found and taken_in:

@@ -215,7 +215,7 @@ class Connection:
         """Return the error that the server does not answer, with the reason in brackets."""
         why = re.sub(r"\[Errno -?\d+\] ", "", str(reason)) or type(reason).__name__
         return errors.UnavailableError(
-            f"{self.url} does not answer ({why}). See that it runs there, then try again.",
+            f"{self.url} does not answer ({why}). Check that it is running there, then try again.",
             action=errors.Action("start"),
         )
 
@@ -240,7 +240,7 @@ def _foreign(response: httpx.Response) -> errors.UnavailableError:
     """Return the error that some other program answers at the address."""
     return errors.UnavailableError(
         f"{_masked(response.url)} answered {response.status_code} and not as Reckeeper does. "
-        "See that the address is that of a Reckeeper server, of the same release as this client."
+        "Check that the address is that of a Reckeeper server, of the same release as this client."
     )
 
 

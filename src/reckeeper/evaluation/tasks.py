@@ -140,7 +140,7 @@ def of_logs(
         raise NotEnoughDataError(
             f"There is no user to judge: of {n_users} user(s) of the test file training knows "
             f"{n_users - n_users_unseen}, and none has both something to start from and something "
-            f"new to find. See that the files have the same kind of ids{advice}."
+            f"new to find. Check that the files have the same kind of ids{advice}."
         )
     return Task(
         train=learned,

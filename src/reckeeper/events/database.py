@@ -34,7 +34,7 @@ class DatabaseWriter:
     """
 
     problem: str | None = None
-    """What keeps interactions from being taken; the database tells of itself."""
+    """What keeps interactions from being taken; the database reports its own problems."""
 
     # Rows in one transaction, so that other processes' writes get their turn.
     _MOST_ROWS = 40_000

@@ -174,7 +174,9 @@ def parse(body: bytes, *, types: Collection[str], skip_refused: bool = False) ->
         has ``refused``, a list of index, field and message.
     """
     if len(body) > MAX_BODY_BYTES:
-        raise TooLargeError(f"The body has {len(body)} bytes; at most {MAX_BODY_BYTES} are taken.")
+        raise TooLargeError(
+            f"The body has {len(body)} bytes; at most {MAX_BODY_BYTES} are accepted."
+        )
     try:
         decoded = from_json(body)
     except ValueError as exc:
@@ -182,7 +184,7 @@ def parse(body: bytes, *, types: Collection[str], skip_refused: bool = False) ->
     rows = decoded if isinstance(decoded, list) else [decoded]
     if len(rows) > MAX_ROWS:
         raise TooLargeError(
-            f"The request has {len(rows)} interactions; at most {MAX_ROWS} are taken. "
+            f"The request has {len(rows)} interactions; at most {MAX_ROWS} are accepted. "
             "Split it into several requests."
         )
     if not rows:
@@ -249,7 +251,7 @@ def validate(
             refused[index] = RefusedRow(
                 index,
                 "occurred_at",
-                "lies more than a day in the future: see that the clock is right",
+                "lies more than a day in the future: check that the clock is right",
             )
         elif occurred_at < 0:
             refused[index] = RefusedRow(index, "occurred_at", "lies before 1970")

@@ -265,7 +265,7 @@ def _occurred_at(
     times = np.where(is_empty, arrived_at, given)
     refusals.refuse(times < 0, column, "lies before 1970")
     latest = arrived_at + MAX_CLOCK_SKEW
-    reason = "lies more than a day in the future: see that the clock is right"
+    reason = "lies more than a day in the future: check that the clock is right"
     refusals.refuse(
         (times > latest) & is_number,
         column,

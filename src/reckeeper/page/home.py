@@ -84,7 +84,7 @@ def first_steps(url: str) -> None:
 def home(client: Client, _demo: wire.Demo) -> None:
     st.markdown(
         "Reckeeper keeps the recommendation models of your product: it takes in what users do, "
-        "retrains on it, and serves the new model without dropping a request."
+        "retrains on it, and swaps in the new model without dropping a request."
     )
     shared.show_notice(client)
     status(client)

@@ -1,6 +1,6 @@
 """`svd`: the truncated singular value decomposition of the interaction matrix.
 
-scikit-learn is imported where it fits and exports: a process that only serves
+scikit-learn is imported where it fits and exports: a process that only answers
 starts a second sooner without it, and in half the memory.
 """
 

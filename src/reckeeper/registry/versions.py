@@ -518,7 +518,7 @@ def check_note(text: str | None) -> None:
     if len(text) > MAX_NOTE_CHARS:
         problem = f"It has {len(text)} characters, and {MAX_NOTE_CHARS} is the most. Shorten it."
     elif any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
-        problem = "It has a character that is none. Write it again."
+        problem = "It has an invalid character. Write it again."
     else:
         return
     raise DataError(f"note: {problem}", details={"field": "note"})

@@ -135,7 +135,9 @@ class Serving:
         if self._database_problem is not None:
             return Readiness("unavailable", [self._database_problem], self.version, None)
         if silent > SILENCE_SECONDS and not self._is_loading:
-            sentence = f"The database has not answered for {silent:.0f} s: see that it runs."
+            sentence = (
+                f"The database has not answered for {silent:.0f} s: check that it is running."
+            )
             return Readiness("unavailable", [sentence], self.version, None)
         if problem is None:
             unforeseen = self._following.problem

@@ -230,7 +230,7 @@ def _sentence(exc: Exception, engine: sa.Engine) -> str:
         )
     if _is_lost(reason):
         return (
-            f"The database {shown} cannot be reached: {said}. See that it runs, and that "
+            f"The database {shown} cannot be reached: {said}. Check that it is running, and that "
             "DATABASE_URL names it; then try again."
         )
     return (

@@ -184,7 +184,9 @@ class Query:
         except (sa.exc.DBAPIError, sqlite3.Error) as exc:
             told = f"{self.name}: {what}: {self._reason(exc, first_line=True)}."
             if self._is_transient(exc):
-                raise StorageError(f"{told} See that the database runs, then try again.") from exc
+                raise StorageError(
+                    f"{told} Check that the database is running, then try again."
+                ) from exc
             raise DataError(
                 f"{told} An import takes one query that reads and does not write: correct it."
             ) from exc
@@ -400,7 +402,7 @@ def _text(value: Any) -> str | None:
         is_whole = value.is_integer() and abs(value) <= _LARGEST_EXACT
         return str(int(value)) if is_whole else repr(value)
     if isinstance(value, bool):
-        raise ValueError("is a truth value among others: convert the column")
+        raise ValueError("is a boolean among other values: convert the column")
     if isinstance(value, datetime.date):  # a datetime too
         return value.isoformat()
     if isinstance(value, bytes | bytearray | memoryview):

@@ -132,7 +132,7 @@ def _reason(body: bytes) -> str | None:
     reason = checked_reason(asked.pop("reason", None))
     if asked:
         raise errors.DataError(
-            f"{next(iter(asked))!r} is no field here: send a reason, or nothing."
+            f"{next(iter(asked))!r} is not a field here: send a reason, or nothing."
         )
     return reason
 

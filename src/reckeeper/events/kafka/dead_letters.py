@@ -394,7 +394,7 @@ def _send(
     if failures or len(producer):
         reason = failures[0] if failures else "no answer"
         raise UnavailableError(
-            f"The Kafka topic {topic} cannot be written ({reason}). See that the broker runs, "
-            "and that this user may write to the topic."
+            f"The Kafka topic {topic} cannot be written ({reason}). Check that the broker is "
+            "running, and that this user may write to the topic."
         )
     return sorted(too_large)

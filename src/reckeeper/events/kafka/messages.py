@@ -80,7 +80,7 @@ def encode(interaction: Interaction) -> bytes:
 def origin_of(topic: str, partition: int, offset: int, timestamp: int) -> str:
     """Return the name of a place on a topic, which is the event id of a message without one.
 
-    The record's timestamp (in milliseconds) is in it, so that a topic that is made anew
+    The record's timestamp (in milliseconds) is in it, so that a topic that is created again
     gives other names.
     """
     if len(topic) > _LONGEST_TOPIC_IN_ID:  # an id has 256 characters
@@ -117,7 +117,7 @@ class Decoder:
         records : sequence of confluent_kafka.Message
             Without error.
         types : collection of str
-            Interaction types that are taken in.
+            Interaction types that are accepted.
         """
         interactions: list[Interaction] = []
         refused: list[Refused] = []
@@ -161,7 +161,7 @@ class Decoder:
         if len(value) > MAX_VALUE_BYTES:
             raise _RefusedError(
                 "too_large",
-                f"the value has {len(value)} bytes; at most {MAX_VALUE_BYTES} are taken",
+                f"the value has {len(value)} bytes; at most {MAX_VALUE_BYTES} are accepted",
             )
         try:
             row = from_json(value)

@@ -91,7 +91,8 @@ class Store:
             if seconds > _SILENCE_SECONDS:
                 return (
                     "The database does not take the interactions from Kafka: it has not answered "
-                    f"for {seconds:.0f} s. See that it runs, and that nothing holds its lock."
+                    f"for {seconds:.0f} s. Check that it is running and that nothing "
+                    "holds its lock."
                 )
         return self._problem
 

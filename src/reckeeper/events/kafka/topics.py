@@ -161,7 +161,7 @@ def ensure(
 
 
 def topic_id(admin: AdminClient, settings: Settings, topic: str, *, seconds: float = 5.0) -> str:
-    """Return what the cluster calls a topic; one that is made anew is called otherwise.
+    """Return what the cluster calls a topic; one that is created again has another name.
 
     Raises
     ------

@@ -143,7 +143,7 @@ class _Side:
     def factors(
         self, settings: SpectralSettings, on_progress: Callable[[float], None] | None = None
     ) -> Factors:
-        """Return a decomposition that serves these settings and every smaller rank."""
+        """Return a decomposition that does for these settings and every smaller rank."""
         key = (settings.weighting, settings.user_power, settings.item_power)
         n_components = min(settings.n_components, self.largest)
         if (
