@@ -15,7 +15,7 @@ import structlog
 from tests import forked
 from tests.unit.small_models import stored_version
 
-from reckeeper import clock, storage
+from reckeeper import clock, storage, wire
 from reckeeper import policy as policies
 from reckeeper.errors import (
     Action,
@@ -33,6 +33,7 @@ from reckeeper.training import (
     checked_request,
     child,
     describe_job,
+    describe_listed,
     expire_silent,
     find_job,
     jobs,
@@ -105,11 +106,11 @@ def test_a_job_trains_and_activates(runner, job_of, registry, taste, settings, d
     assert (described["trigger"], described["training_samples"]) == ("schedule", len(taste))
     assert len(list(settings.model_dir.glob("*model*"))) == 3
     shown = describe_job(job)
-    assert (shown["seconds_left"], shown["error"]) == (None, None)
-    assert shown["seconds_elapsed"] == pytest.approx(
+    assert (shown.seconds_left, shown.error) == (None, None)
+    assert shown.seconds_elapsed == pytest.approx(
         (job.finished_at - job.started_at) / 1e6, abs=0.06
     )
-    assert shown["started_at"].endswith("Z")
+    assert shown.started_at.endswith("Z")
     with database.read() as connection:
         entries = storage.audit_log.latest(connection, limit=10)
     assert [(entry.action, entry.subject) for entry in reversed(entries)] == [
@@ -146,7 +147,7 @@ def test_too_little_data_fails_and_leaves_the_active_version(
     job = job_of(job_id)
     assert (job.status, job.error_code) == ("failed", "not_enough_data")
     assert "There are no interactions to train on" in job.error_message
-    assert describe_job(job)["error"] == {
+    assert describe_job(job).error.model_dump() == {
         "code": "not_enough_data",
         "message": job.error_message,
         "action": {"name": "send_interactions"},
@@ -299,20 +300,19 @@ def test_time_left_is_estimated():
         "traceback": None, "error_action": None,
     }  # fmt: skip
     job = storage.JobSummary(**fields)
-    shown = describe_job(job)
-    assert "result" not in shown
+    shown = describe_listed(job)
     tuning = storage.Job(**{**fields, "stage": "tuning"}, result=None)
     found = {"n_tried": 3, "ndcg": 0.1, "settings": {}, "seconds_left": 70.5}
-    assert describe_job(tuning)["seconds_left"] is None  # nothing says how long it takes
-    assert describe_job(tuning)["result"] is None
+    assert describe_job(tuning).seconds_left is None  # nothing says how long it takes
+    assert describe_job(tuning).result is None
     shown_tuning = describe_job(dataclasses.replace(tuning, progress=found))
-    assert (shown_tuning["seconds_left"], shown_tuning["progress"]) == (70.5, found)
+    assert (shown_tuning.seconds_left, shown_tuning.progress.model_dump()) == (70.5, found)
     ended = dataclasses.replace(tuning, status="failed", progress=found, finished_at=clock.now())
-    assert describe_job(ended)["seconds_left"] is None
-    assert shown["seconds_left"] == pytest.approx(30.0, abs=0.5)
-    assert shown["seconds_elapsed"] == pytest.approx(10.0, abs=0.2)
-    assert shown["finished_at"] is None
-    assert describe_job(dataclasses.replace(job, fraction=0.01))["seconds_left"] is None
+    assert describe_job(ended).seconds_left is None
+    assert shown.seconds_left == pytest.approx(30.0, abs=0.5)
+    assert shown.seconds_elapsed == pytest.approx(10.0, abs=0.2)
+    assert shown.finished_at is None
+    assert describe_listed(dataclasses.replace(job, fraction=0.01)).seconds_left is None
 
 
 def test_a_heartbeat_that_cannot_be_written_ends_nothing(
@@ -636,7 +636,7 @@ def test_the_policy_decides_what_goes_in(runner, job_of, registry, taste, policy
 
 def test_everything_that_is_known_of_a_version_is_kept(runner, job_of, registry, taste):
     cause = {"rule": "every_interactions", "n": 7, "threshold": 5, "sentence": "7 new ones came."}
-    job_id = runner.start(trigger="rule", actor="schedule", cause=cause)
+    job_id = runner.start(trigger="rule", actor="schedule", cause=wire.Cause(**cause))
     runner.wait(job_id)
     made = registry.versions.describe(1)
     assert (made["cause"], made["actor"], made["trigger"]) == (cause, "schedule", "rule")

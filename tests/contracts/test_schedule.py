@@ -48,7 +48,7 @@ class Starts(list):
     def __call__(self, trigger, cause, not_since):
         if self.error is not None:
             raise self.error
-        self.append((trigger, cause, not_since))
+        self.append((trigger, cause.model_dump(), not_since))
 
     @property
     def rules(self):

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     | {"ranking", "registry", "policy", "storage", "matrix"},
     "training": EVERYWHERE
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
-    | {"ranking", "serving", "policy", "notices"},
+    | {"ranking", "serving", "policy", "notices", "wire"},
     "events": EVERYWHERE | {"storage", "audit", "policy", "tabular"},
     "tabular": EVERYWHERE,
     "security": EVERYWHERE | {"storage", "audit"},

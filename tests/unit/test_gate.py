@@ -99,7 +99,6 @@ def judge(held_out, candidate, **changed):
             "log": held_out.log,
             "policy": POLICY,
             "is_automatic": True,
-            "data_now": DATA,
             "report": lambda _: None,
             **changed,
         },
@@ -464,15 +463,15 @@ def test_settings_are_compared_once_they_are_complete():
 def test_what_changed_in_the_data_cannot_be_seen_by_a_refit_and_is_said():
     log = tastes()
     held_out = gate.hold_out(log, n_seen=0, active=row_of(*BETTER, log), policy=POLICY)
-    now = {**DATA, "half_life_days": 30.0}
-    verdict = judge(held_out, BETTER, data_now=now)
+    policy = POLICY.model_copy(update={"half_life_days": 30.0})
+    verdict = judge(held_out, BETTER, policy=policy)
     assert verdict.warnings == (
         "Interactions are weighed or chosen otherwise than for version 3. What that changes shows "
         "on newer interactions alone.",
     )
-    for known in (None, {}, now):
+    for known in ({}, policy.data()):
         held_out = dataclasses.replace(held_out, active=row_of(*BETTER, log, data=known))
-        assert judge(held_out, BETTER, data_now=now).warnings == ()
+        assert judge(held_out, BETTER, policy=policy).warnings == ()
 
 
 def test_lists_that_cover_too_little_are_a_reason():

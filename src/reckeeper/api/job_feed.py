@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import json
 import resource
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ class JobState:
     @functools.cached_property
     def event(self) -> bytes:
         """The state as a server-sent event; written once for all who follow the job."""
-        return f"event: job\ndata: {json.dumps(training.describe_job(self.row))}\n\n".encode()
+        return f"event: job\ndata: {training.describe_job(self.row).model_dump_json()}\n\n".encode()
 
 
 @dataclass(eq=False)

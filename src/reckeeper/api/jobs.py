@@ -124,7 +124,7 @@ def list_jobs(runtime: Needs, limit: Limit = 20, before: Before = None) -> wire.
     )
     return wire.JobPage.model_validate(
         {
-            "jobs": [training.describe_job(row) for row in rows],
+            "jobs": [training.describe_listed(row) for row in rows],
             "schedule": policy.schedule,
             "next_scheduled_at": None if next_at is None else clock.microseconds(next_at),
         }
@@ -176,7 +176,7 @@ def finish_job(runtime: Needs, actor_name: ActorName, job_id: JobId) -> wire.Job
 
 
 def _answer(row: storage.Job) -> wire.JobAnswer:
-    return wire.JobAnswer.model_validate({"job": training.describe_job(row)})
+    return wire.JobAnswer(job=training.describe_job(row))
 
 
 @router.get("/recipes")

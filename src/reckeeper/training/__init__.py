@@ -2,21 +2,22 @@
 
 from reckeeper.training.jobs import (
     describe_job,
+    describe_listed,
     expire_silent,
     find_job,
     request_cancel,
     request_finish,
 )
-from reckeeper.training.request import RetrainRequest, checked_request
+from reckeeper.training.request import checked_request
 from reckeeper.training.runner import JobRunner
 from reckeeper.training.schedule import Schedule
 
 __all__ = [
     "JobRunner",
-    "RetrainRequest",
     "Schedule",
     "checked_request",
     "describe_job",
+    "describe_listed",
     "expire_silent",
     "find_job",
     "request_cancel",

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any
+from typing import Unpack
 
 from reckeeper import storage
 from reckeeper.config import Settings
@@ -101,7 +101,7 @@ class _Progress:
         self._job_id = job_id
         self._stage = ""
         self._written = 0.0
-        self._held_back: dict[str, Any] = {}
+        self._held_back: storage.jobs.Changes = {}
         self._asked = 0.0
         self._finish_requested = False
 
@@ -115,19 +115,23 @@ class _Progress:
         estimated_memory_bytes: int | None = None,
         verdict: Verdict | None = None,
     ) -> None:
-        found = {"progress": progress, "result": result, "verdict": verdict}
-        told: dict[str, Any] = {
-            name: value.to_json() for name, value in found.items() if value is not None
-        }
+        told: storage.jobs.Changes = {}
+        if progress is not None:
+            told["progress"] = progress.to_json()
+        if result is not None:
+            told["result"] = result.to_json()
+        if verdict is not None:
+            told["verdict"] = verdict.to_json()
         if estimated_memory_bytes is not None:
             told["estimated_memory_bytes"] = estimated_memory_bytes
-        self._held_back |= told
+        self._held_back.update(told)
         is_soon = time.monotonic() - self._written < _REPORT_SECONDS
         if stage == self._stage and is_soon and not told.keys() - {"progress"}:
             return
         held_back, self._held_back = self._held_back, {}
         self._stage, self._written = stage, time.monotonic()
-        self.save(stage=stage, fraction=fraction, **held_back)
+        held_back["stage"], held_back["fraction"] = stage, fraction
+        self.save(**held_back)
 
     def should_stop(self) -> bool:
         if not self._finish_requested and time.monotonic() - self._asked >= _REPORT_SECONDS:
@@ -139,11 +143,11 @@ class _Progress:
             self._finish_requested = job is not None and job.finish_requested
         return self._finish_requested
 
-    def save(self, **values: Any) -> None:
+    def save(self, **changes: Unpack[storage.jobs.Changes]) -> None:
+        changes["peak_memory_bytes"] = peak_memory_bytes()
+
         def update(connection: storage.Connection) -> bool:
-            return storage.jobs.update(
-                connection, self._job_id, peak_memory_bytes=peak_memory_bytes(), **values
-            )
+            return storage.jobs.update(connection, self._job_id, **changes)
 
         if not self._database.retrying(update, seconds=_OUTAGE_SECONDS):
             raise _NotOursError

@@ -1,8 +1,6 @@
 """How the data have drifted since the last version: their sizes, and how fast they come."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -47,7 +45,6 @@ def since(
     log: InteractionLog,
     *,
     policy: Policy,
-    data_now: Mapping[str, Any],
 ) -> tuple[Drift, tuple[str, ...]]:
     """Compare what is to be trained on with what a version was trained on.
 
@@ -58,8 +55,6 @@ def since(
     log : InteractionLog
     policy : Policy
         Its `max_fall` is the largest share by which a number may fall.
-    data_now : mapping
-        How interactions are weighed and chosen, as `Policy.data` has it.
 
     Returns
     -------
@@ -77,7 +72,7 @@ def since(
         "items": (previous.n_items, len(log.items)),
     }
     falls = []
-    for name, (before, now) in () if differ(previous, data_now) else sizes.items():
+    for name, (before, now) in () if differ(previous, policy) else sizes.items():
         if now < (1 - policy.max_fall) * before:
             falls.append(
                 f"{name.capitalize()} fell by {1 - now / before:.0%}: "
@@ -98,9 +93,9 @@ def since(
     return Drift(**changes, per_day=per_day), tuple(falls)
 
 
-def differ(row: storage.Version | None, data_now: Mapping[str, Any]) -> bool:
+def differ(version: storage.Version | None, policy: Policy) -> bool:
     """Say whether a version's interactions were weighed or chosen otherwise; unknown is no."""
-    return bool(row is not None and row.data and row.data != dict(data_now))
+    return bool(version is not None and version.data and version.data != policy.data())
 
 
 def _rates(log: InteractionLog, *, since: int, now: int) -> tuple[float, float] | None:

@@ -114,7 +114,6 @@ def judge(
     log: InteractionLog,
     policy: Policy,
     is_automatic: bool,
-    data_now: Mapping[str, Any],
     report: Callable[[float], None],
     seed: int = 0,
 ) -> Verdict:
@@ -142,8 +141,6 @@ def judge(
     policy : Policy
     is_automatic : bool
         Nobody watches: a fall of the data is a reason to reject.
-    data_now : mapping
-        How interactions are weighed and chosen, as `Policy.data` has it.
     report : callable
         Called with the fraction done, in [0, 1]. What it raises ends it.
     seed : int
@@ -155,7 +152,7 @@ def judge(
     fitted or measured is no error here: a warning says so.
     """
     began = time.perf_counter()
-    data, falls = drift.since(previous, log, policy=policy, data_now=data_now)
+    data, falls = drift.since(previous, log, policy=policy)
     verdict = Verdict(
         decision="promote",
         standing="not_judged",
@@ -175,7 +172,7 @@ def judge(
         verdict = _doubtful(verdict, f"Nothing could be measured. {exc.message}")
     else:
         verdict = measured.into(verdict, seed=seed)
-        if measured.method == "refit" and drift.differ(held_out.active, data_now):
+        if measured.method == "refit" and drift.differ(held_out.active, policy):
             verdict = _with_warning(
                 verdict,
                 f"Interactions are weighed or chosen otherwise than for version "

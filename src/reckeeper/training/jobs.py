@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import psutil
 
-from reckeeper import audit, clock, notices, storage
+from reckeeper import audit, clock, notices, storage, wire
 from reckeeper.errors import (
     Action,
     ConflictError,
@@ -42,11 +42,12 @@ def start(
     actor: str,
     kind: Literal["retrain", "evaluate"] = "retrain",
     request: Mapping[str, Any] | None = None,
-    cause: Mapping[str, Any] | None = None,
+    cause: wire.Cause | None = None,
     not_since: int | None = None,
 ) -> int:
     """Add a running job of this process, and return its number; see `JobRunner.start`."""
     expire_silent(database)
+    told = None if cause is None else cause.model_dump()
     with database.write() as connection:
         checked = checked_request(request or {}, active=storage.models.active(connection))
         if checked and kind == storage.jobs.EVALUATE:
@@ -61,7 +62,7 @@ def start(
             actor=actor,
             kind=kind,
             request=checked,
-            cause=cause,
+            cause=told,
             holder=_holder(),
         )
         audit.record(
@@ -71,7 +72,7 @@ def start(
             subject=f"job {job_id}",
             trigger=trigger,
             request=checked,
-            cause=cause,
+            cause=told,
         )
     return job_id
 
@@ -331,15 +332,23 @@ def job_error(job: storage.JobSummary) -> ReckeeperError:
     )
 
 
-def describe_job(job: storage.JobSummary) -> dict[str, Any]:
-    """Return a job as the API shows it.
+def describe_job(job: storage.Job) -> wire.Job:
+    """Return a job as the API shows it by itself; see `describe_listed`."""
+    return wire.Job.model_validate(_described(job))
+
+
+def describe_listed(job: storage.JobSummary) -> wire.ListedJob:
+    """Return a job as the API lists it.
 
     ``seconds_left`` is an estimate: what tuning says while it lasts, else from
     the fraction done and the time that it took; None while too little is known
-    to tell. ``result`` is there for a whole `storage.Job`.
+    to tell.
     """
-    ended_at = job.finished_at or clock.now()
-    elapsed = (ended_at - job.started_at) / 1e6
+    return wire.ListedJob.model_validate(_described(job))
+
+
+def _described(job: storage.JobSummary) -> Mapping[str, object]:
+    elapsed = ((job.finished_at or clock.now()) - job.started_at) / 1e6
     left = None
     if job.status == storage.jobs.RUNNING:
         if job.stage == TUNING:
@@ -348,34 +357,11 @@ def describe_job(job: storage.JobSummary) -> dict[str, Any]:
             left = round(elapsed * (1 - job.fraction) / job.fraction, 1)
     error = None
     if job.error_code is not None:
-        error = {
-            "code": job.error_code,
-            "message": job.error_message,
-            "action": job.error_action,
-        }
-    described = {
-        "job_id": job.job_id,
-        "kind": job.kind,
-        "request": job.request,
-        "status": job.status,
-        "trigger": job.trigger,
-        "actor": job.actor,
-        "cause": job.cause,
-        "stage": job.stage,
-        "fraction": job.fraction,
+        told = {"code": job.error_code, "message": job.error_message, "action": job.error_action}
+        error = wire.JobError.model_validate(told)
+    return {
+        **vars(job),
         "seconds_elapsed": round(elapsed, 1),
         "seconds_left": left,
-        "progress": job.progress,
-        "finish_requested": job.finish_requested,
-        "cancel_requested": job.cancel_requested,
-        "started_at": clock.rfc3339(job.started_at),
-        "finished_at": None if job.finished_at is None else clock.rfc3339(job.finished_at),
-        "version": job.version,
-        "promoted": job.promoted,
-        "verdict": job.verdict,
-        "memory_bytes": job.memory_bytes,
-        "estimated_memory_bytes": job.estimated_memory_bytes,
-        "peak_memory_bytes": job.peak_memory_bytes,
         "error": error,
     }
-    return described | ({"result": job.result} if isinstance(job, storage.Job) else {})

@@ -26,9 +26,10 @@ from reckeeper.registry import ActiveModel, Registry
 from reckeeper.telemetry import get_logger, peak_memory_bytes
 from reckeeper.training import gate, memory
 from reckeeper.training.report import TUNING, Report
-from reckeeper.training.request import RetrainRequest, to_train
+from reckeeper.training.request import to_train
 from reckeeper.training.tuning import tune
 from reckeeper.training.verdict import Verdict, metrics_to_json
+from reckeeper.wire import RetrainRequest
 
 AUTOMATIC = {"schedule", "rule"}
 """Triggers of retrains that nobody watches."""
@@ -340,7 +341,6 @@ def _judged(
         log=log,
         policy=plan.policy,
         is_automatic=plan.is_automatic,
-        data_now=plan.policy.data(),
         report=lambda done: report("judging", begin + (end - begin) * done),
     )
 

@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from reckeeper.training.tuning import TuningProgress
 from reckeeper.training.verdict import Difference, Metric, Verdict, metrics_to_json
+from reckeeper.wire import JsonObject
 
 TUNING = "tuning"
 """The stage in which a job can be asked to finish."""
@@ -29,7 +30,7 @@ class MeasuredRecipe:
     """
 
     recipe: str
-    settings: Mapping[str, Any]
+    settings: JsonObject
     tuned: bool
     fit_seconds: float
     tune_seconds: float
@@ -58,7 +59,7 @@ class Comparison:
     n_users: int = 0
     recipes: tuple[MeasuredRecipe, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the comparison in JSON values, as a job's row and the API have it."""
         told = dataclasses.asdict(self)
         told["recipes"] = [

@@ -1,57 +1,23 @@
 """What a retrain may be asked for, checked before anything starts."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from reckeeper import storage
 from reckeeper.errors import Action, DataError
 from reckeeper.recipes import recipe_named
+from reckeeper.wire import JsonObject, RetrainRequest
 
-FIRST_RECIPE: tuple[str, dict[str, Any]] = ("svd", {"n_components": 10})
+FIRST_RECIPE: tuple[str, JsonObject] = ("svd", {"n_components": 10})
 """Recipe and settings while no version is active."""
 
 TUNED_RECIPE = "spectral"
 """What is tuned where nobody names a recipe."""
 
 
-class RetrainRequest(BaseModel):
-    """What a new version is to be trained with; what is left out is as in the active version."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        json_schema_extra={
-            "examples": [
-                {"recipe": "svd", "settings": {"n_components": 20}},
-                {"tune": True, "tune_seconds": 60},
-            ]
-        },
-    )
-
-    recipe: str | None = Field(
-        None,
-        description="Name of a recipe. Default: the active version's; spectral with tune.",
-    )
-    settings: dict[str, Any] | None = Field(
-        None,
-        description="Of the recipe; what is left out has its default. Without any: those of the "
-        "active version where the recipe is the same, else the defaults.",
-    )
-    tune: bool = Field(
-        False, description="Find the settings by how well they do on what is held out."
-    )
-    tune_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = Field(
-        None, description="How long to tune. Default: just under five times what one fit takes."
-    )
-
-
-def checked_request(
-    request: Mapping[str, Any], *, active: storage.Version | None
-) -> dict[str, Any]:
+def checked_request(request: Mapping[str, Any], *, active: storage.Version | None) -> JsonObject:
     """Return a valid request for a retrain in its shortest form.
 
     Settings and tuning are for a recipe, and the form names it: which
@@ -60,7 +26,7 @@ def checked_request(
     Parameters
     ----------
     request : mapping
-        Fields of `RetrainRequest`.
+        Fields of `wire.RetrainRequest`.
     active : storage.Version or None
         The active version.
 
@@ -78,7 +44,7 @@ def checked_request(
         field = ".".join(str(part)[:64] for part in first["loc"]) or "request"
         known = ", ".join(RetrainRequest.model_fields)
         raise _refused(field, f"{first['msg']}. A retrain takes {known}.") from exc
-    shortest = parsed.model_dump(exclude_defaults=True)
+    shortest = parsed.model_dump()
     if not shortest:
         return shortest
     name = parsed.recipe
@@ -102,7 +68,7 @@ def checked_request(
     return shortest
 
 
-def to_train(request: RetrainRequest, active: storage.Version | None) -> tuple[str, dict[str, Any]]:
+def to_train(request: RetrainRequest, active: storage.Version | None) -> tuple[str, JsonObject]:
     """Return the recipe and the settings that a request trains with."""
     name, settings = _basis(active)
     if request.recipe not in {None, name}:
@@ -111,7 +77,7 @@ def to_train(request: RetrainRequest, active: storage.Version | None) -> tuple[s
     return name, settings if request.settings is None else request.settings
 
 
-def _basis(active: storage.Version | None) -> tuple[str, dict[str, Any]]:
+def _basis(active: storage.Version | None) -> tuple[str, JsonObject]:
     return (active.recipe, active.settings) if active else FIRST_RECIPE
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import psutil
 
-from reckeeper import storage
+from reckeeper import storage, wire
 from reckeeper.config import Settings
 from reckeeper.errors import (
     Action,
@@ -62,7 +62,7 @@ class JobRunner:
         actor: str,
         kind: Literal["retrain", "evaluate"] = "retrain",
         request: Mapping[str, Any] | None = None,
-        cause: Mapping[str, Any] | None = None,
+        cause: wire.Cause | None = None,
         not_since: int | None = None,
     ) -> int:
         """Start a job and return its number; `wait` for its end.
@@ -78,9 +78,9 @@ class JobRunner:
             ``evaluate``: measure which recipe suits the data, and leave all
             as it is.
         request : mapping, optional
-            For a retrain, fields of `pipeline.RetrainRequest`.
-        cause : mapping, optional
-            Which rule fired, with its numbers, in JSON values.
+            For a retrain, fields of `wire.RetrainRequest`.
+        cause : wire.Cause, optional
+            Which rule fired, with its numbers.
         not_since : int, optional
             Microseconds since 1970: a job of this trigger that has started at
             this moment or later is the one that was meant.
@@ -88,7 +88,7 @@ class JobRunner:
         Raises
         ------
         DataError
-            The request cannot be used; see `pipeline.checked_request`.
+            The request cannot be used; see `request.checked_request`.
         JobRunningError
             One runs already.
         ConflictError

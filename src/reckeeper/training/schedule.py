@@ -1,7 +1,6 @@
 """When to retrain without being asked: the policy's schedule and its policy."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from reckeeper import clock, notices, storage
 from reckeeper import policy as policies
@@ -11,6 +10,7 @@ from reckeeper.periodic import Periodic
 from reckeeper.policy import Policy
 from reckeeper.telemetry import get_logger
 from reckeeper.training.jobs import expire_silent
+from reckeeper.wire import Cause
 
 LOOK_SECONDS = 1.0
 """How often the policy and the clock are looked at."""
@@ -30,7 +30,7 @@ _UNBOUNDED = 2**62
 _FAILED = {storage.jobs.FAILED, storage.jobs.INTERRUPTED}
 _log = get_logger(__name__)
 
-Start = Callable[[str, Mapping[str, Any], int | None], None]
+Start = Callable[[str, Cause, int | None], None]
 """Starts a retrain, of a trigger, a cause and `not_since`; see `JobRunner.start`."""
 
 
@@ -152,16 +152,16 @@ class Schedule:
         due_at = clock.microseconds(due)
         with self._database.read() as connection:
             last = storage.jobs.last_retrain(connection)
-        cause = {
-            "rule": "schedule",
-            "expression": policy.schedule,
-            "due_at": clock.rfc3339(due_at),
-            "sentence": f"Scheduled by {policy.schedule} ({policy.timezone}).",
-        }
+        cause = Cause(
+            rule="schedule",
+            expression=policy.schedule,
+            due_at=clock.rfc3339(due_at),
+            sentence=f"Scheduled by {policy.schedule} ({policy.timezone}).",
+        )
         if _is_too_soon(policy, last, now):
             _log.info(
                 "scheduled_retrain_left_out",
-                cause=cause,
+                cause=cause.model_dump(),
                 min_minutes_between=policy.min_minutes_between,
             )
         else:
@@ -214,18 +214,19 @@ class Schedule:
                     "trained_at": clock.rfc3339(active.trained_at),
                     "age_hours": age_hours,
                     "threshold": policy.stale_after_hours,
-                    "message": f"Version {active.version} serves and is {age_hours:,} hours "
+                    "message": f"Version {active.version} is active and {age_hours:,} hours "
                     f"old: more than {policy.stale_after_hours:,}, after which it counts as stale.",
                 },
                 key=key,
             )
         _log.warning("model_stale", version=active.version, age_hours=age_hours)
 
-    def _try(self, trigger: str, cause: dict[str, Any], *, not_since: int) -> bool:
+    def _try(self, trigger: str, cause: Cause, *, not_since: int) -> bool:
         try:
             self._start(trigger, cause, not_since)
         except ReckeeperError as exc:
-            _log.warning("retrain_not_started", trigger=trigger, cause=cause, error=exc.message)
+            told = cause.model_dump()
+            _log.warning("retrain_not_started", trigger=trigger, cause=told, error=exc.message)
             return False
         return True
 
@@ -248,7 +249,7 @@ def _last_not_failed(connection: storage.Connection) -> tuple[storage.JobSummary
 
 def _cause(
     connection: storage.Connection, policy: Policy, last: storage.JobSummary | None, now: int
-) -> dict[str, Any] | None:
+) -> Cause | None:
     """Return which rule asks for a retrain, counted from the last one, or None."""
     active = storage.models.active(connection)
     threshold = policy.every_interactions
@@ -260,24 +261,24 @@ def _cause(
         n = storage.interactions.count_after(connection, watermark, at_most=threshold)
         if n >= threshold:
             n = storage.interactions.count_after(connection, watermark, at_most=_UNBOUNDED)
-            return {
-                "rule": "every_interactions",
-                "n": n,
-                "threshold": threshold,
-                "sentence": f"{n:,} new interactions since the last retrain; the policy asks for "
+            return Cause(
+                rule="every_interactions",
+                n=n,
+                threshold=threshold,
+                sentence=f"{n:,} new interactions since the last retrain; the policy asks for "
                 f"one every {threshold:,}.",
-            }
+            )
     if policy.max_age_hours is not None and active is not None:
         started_at = 0 if last is None else last.started_at
         if _hours(now - max(active.trained_at, started_at)) > policy.max_age_hours:
             age_hours = round(_hours(now - active.trained_at), 2)
-            return {
-                "rule": "max_age",
-                "age_hours": age_hours,
-                "threshold": policy.max_age_hours,
-                "sentence": f"Version {active.version} is {age_hours:,} hours old; the policy "
+            return Cause(
+                rule="max_age",
+                age_hours=age_hours,
+                threshold=policy.max_age_hours,
+                sentence=f"Version {active.version} is {age_hours:,} hours old; the policy "
                 f"asks for a retrain after {policy.max_age_hours:,}.",
-            }
+            )
     return None
 
 

@@ -19,6 +19,7 @@ from reckeeper.evaluation import Split
 from reckeeper.matrix import InteractionLog
 from reckeeper.ranking import Ranker, popularity_of, rank_scores
 from reckeeper.recipes import Recipe, recipe_named
+from reckeeper.wire import JsonObject
 
 K = 20
 """Length of the lists that candidates are judged by, as NDCG@K."""
@@ -56,7 +57,7 @@ class Trial:
         NDCG@20 by kind of split.
     """
 
-    settings: dict[str, Any]
+    settings: JsonObject
     ndcg: float
     by_split: dict[str, float]
 
@@ -84,7 +85,7 @@ class TuningProgress:
     seconds: float
     seconds_left: float | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return what a job's row keeps of it, in JSON values.
 
         ``seconds_left`` counts to the end of the job there: after the tuning
@@ -115,7 +116,7 @@ class Tuned:
         through with its plan.
     """
 
-    settings: dict[str, Any]
+    settings: JsonObject
     best: Trial
     n_tried: int
     seconds: float

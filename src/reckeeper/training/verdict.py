@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from reckeeper import clock
 from reckeeper.errors import Action, DataError
 from reckeeper.training.drift import Drift
+from reckeeper.wire import JsonObject
 
 Decision = Literal["promote", "reject", "unchanged"]
 Method = Literal["new_interactions", "refit", "none"]
@@ -36,13 +37,13 @@ class Difference:
     high: float
 
 
-def _microseconds(moment: Any) -> Any:
+def _microseconds(moment: object) -> object:
     if not isinstance(moment, str):
         return moment
     return clock.microseconds(datetime.fromisoformat(moment))
 
 
-def _action(told: Any) -> Any:
+def _action(told: object) -> object:
     return Action.from_json(told) if isinstance(told, Mapping) and "name" in told else told
 
 
@@ -125,7 +126,7 @@ class Verdict:
         """Return the verdict with what became of the version."""
         return dataclasses.replace(self, disposition=disposition, outcome=outcome, action=action)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the verdict in JSON values, as the database, the files and the API have it.
 
         What became of the version is left out until it is decided.
@@ -142,7 +143,7 @@ class Verdict:
         return told
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "Verdict":
+    def from_json(cls, told: Mapping[str, object]) -> "Verdict":
         """Return the verdict that `to_json` gave.
 
         Raises
@@ -159,7 +160,7 @@ class Verdict:
 _ADAPTER = TypeAdapter(Verdict)
 
 
-def metrics_to_json(metrics: Mapping[str, Metric] | None) -> dict[str, Any] | None:
+def metrics_to_json(metrics: Mapping[str, Metric] | None) -> JsonObject | None:
     """Return metrics in JSON values; an interval that there is not is left out."""
     if metrics is None:
         return None

@@ -1,9 +1,8 @@
 """The worker process: what it holds, starts and stops."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from reckeeper import notices, registry, serving, storage, telemetry, training
+from reckeeper import notices, registry, serving, storage, telemetry, training, wire
 from reckeeper import policy as policies
 from reckeeper.config import Settings
 from reckeeper.events import demo
@@ -83,9 +82,7 @@ class Worker:
         problems += [thread.problem for thread in threads if thread.problem is not None]
         return readiness.also(*problems)
 
-    def _retrain_by_itself(
-        self, trigger: str, cause: Mapping[str, Any], not_since: int | None
-    ) -> None:
+    def _retrain_by_itself(self, trigger: str, cause: wire.Cause, not_since: int | None) -> None:
         self.jobs.start(trigger=trigger, actor=trigger, cause=cause, not_since=not_since)
 
 

@@ -89,7 +89,7 @@ def _actor() -> str:
 
 
 def _job_answer(row: storage.Job) -> wire.JobAnswer:
-    return wire.JobAnswer.model_validate({"job": training.describe_job(row)})
+    return wire.JobAnswer(job=training.describe_job(row))
 
 
 def _run_job(
