@@ -290,7 +290,8 @@ def delete_imported(connection: sa.Connection, import_id: int, *, limit: int) ->
     return deleted.rowcount
 
 
-_NONE = pa.RecordBatch.from_pylist([], schema=SCHEMA)
+# By way of lists it would import pandas.
+_NONE = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in SCHEMA], schema=SCHEMA)
 
 
 def _batch(rows: Sequence[Any]) -> pa.RecordBatch:
