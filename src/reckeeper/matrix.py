@@ -150,7 +150,7 @@ class InteractionLog:
     def fingerprint(self) -> str:
         """Return a hash of what the interactions are, whatever their order.
 
-        Of each interaction there go in its user's and its item's id, its
+        It covers each interaction: its user's and its item's id, its
         effective weight, its time and its listing; one that is there twice
         counts twice.
 
@@ -222,7 +222,7 @@ class InteractionLog:
         Notes
         -----
         O(n), about 3 s and 1.2 GB at 20 million interactions; deterministic.
-        Of two interactions with the same time, or without times, the later
+        Where two interactions have the same time, or none has a time, the later
         one in the log is the later one.
         """
         if keep is None:

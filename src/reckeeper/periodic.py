@@ -24,7 +24,7 @@ class Periodic:
     function : callable
         Called without arguments.
     name : str
-        Of the thread, and in the log.
+        Name of the thread, and in the log.
     every_seconds : float
         Pause between the end of a call and the next one.
     """

@@ -53,7 +53,7 @@ class Lists:
         Dense indices; -1 where there is no item: at the end of a list that is
         shorter, or in place of an item that the histories' ids lack.
     scores : ndarray of float64, shape (n, k)
-        Of these items; 0 where there is none.
+        Scores of these items; 0 where there is none.
     is_popular : ndarray of bool, shape (n,)
         Whether a list is the popular items, and not the history's own.
     """
@@ -78,7 +78,7 @@ class Ranker:
     popularity : ndarray of float64, shape (n_items,)
         How many users have each item.
     places : ndarray of int, shape (any,), optional
-        Of each item of the histories the model's index, -1 where it has none:
+        The model's index of each item of the histories, -1 where it has none:
         for histories whose ids are not the model's. Lists are in the
         histories' ids too.
     """

@@ -19,7 +19,7 @@ def actor_of(name: str | None) -> str:
     Parameters
     ----------
     name : str or None
-        Of the header ``X-Reckeeper-Actor``: 1 to 64 letters, digits and ``. _ @ -``.
+        From the header ``X-Reckeeper-Actor``: 1 to 64 letters, digits and ``. _ @ -``.
 
     Raises
     ------

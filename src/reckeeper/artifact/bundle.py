@@ -41,7 +41,7 @@ class Bundle:
     artifact : Artifact
         The version, under the number that it had where the bundle was made.
     sha256 : str
-        Of its native file.
+        Hash of its native file.
     note : str or None
         What people wrote on it.
     timeline : list of dict

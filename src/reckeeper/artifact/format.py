@@ -42,9 +42,9 @@ class Metadata:
     version : int
     recipe : str
     settings : dict
-        Of the recipe.
+        Settings of the recipe.
     n_users, n_items : int
-        Of the interaction matrix.
+        Size of the interaction matrix.
     training_samples : int
         Interactions that went in.
     explained_variance : float
@@ -60,14 +60,14 @@ class Metadata:
     is_demo : bool
         Whether demo data went in.
     fingerprint : str
-        Of the interactions that went in.
+        Fingerprint of the interactions that went in.
     latest_at : int
         When the latest of them occurred, in microseconds since 1970-01-01
         UTC; 0 where they have no times.
     data : dict
         How they were chosen and weighed.
     actor : str
-        Who asked for it.
+        The person or program that asked for it.
     cause : dict or None
         The rule that asked for it, with its numbers.
     metrics : dict or None
@@ -75,7 +75,7 @@ class Metadata:
     verdict : dict or None
         What the gate found.
     peak_memory_bytes : int
-        Of the training process; 0 where it is not known.
+        Most memory of the training process; 0 where it is not known.
     libraries : dict
         Names to versions.
     origin : dict or None

@@ -114,7 +114,7 @@ def check(settings: Settings, installation_id: str | None) -> None:
     ----------
     settings : Settings
     installation_id : str or None
-        Of the database; None if there is none yet.
+        The database's id; None if there is no database yet.
 
     Raises
     ------

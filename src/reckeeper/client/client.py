@@ -32,13 +32,13 @@ class Client:
     Parameters
     ----------
     url : str
-        Of the server.
+        Address of the server.
     timeout_seconds : float
         For one try; a retrain that waits has no limit.
     retry_seconds : float
         How long to go on trying; 0 tries once.
     actor : str, optional
-        Who asks, for the audit trail, which then says ``api:ACTOR``: up to 64 letters, digits
+        Name in the audit trail, which then says ``api:ACTOR``: up to 64 letters, digits
         and ``. _ @ -``.
     transport : httpx.BaseTransport, optional
         What carries the requests, in place of connections to `url`. `httpx.MockTransport`
@@ -231,7 +231,7 @@ class Client:
         recipe : str, optional
             Default: that of the active version; ``spectral`` where tuning is asked for.
         settings : mapping, optional
-            Of the recipe; those left out have its defaults. Default: those of the active
+            The recipe's; those left out have its defaults. Default: those of the active
             version, where it has the same recipe, else the defaults.
         tune : bool
             Find the settings on a part of the data that is held out.

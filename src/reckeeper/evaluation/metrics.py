@@ -204,7 +204,7 @@ def ndcg(lists: Lists, *, held_out: sparse.csr_array) -> np.ndarray:
     Parameters
     ----------
     lists : Lists
-        Of n users.
+        The lists of n users.
     held_out : scipy.sparse.csr_array, shape (n, n_items)
         Positive entries are relevant; each user has one at least.
 

@@ -24,7 +24,7 @@ def compare(
     Parameters
     ----------
     first, second : Quality
-        Of the same users, with the same k.
+        Both of the same users, with the same k.
     seed, n_resamples, level
         As of `Quality.summary`.
 

@@ -55,7 +55,7 @@ def split_user_time(log: InteractionLog, *, share: float = 0.2) -> Split:
         With times. Of two interactions with the same time the later one in
         the log is the later one.
     share : float
-        Of each user's wanted pairs (those with a positive weight in the whole
+        The share of each user's wanted pairs (those with a positive weight in the whole
         log), in (0, 1). Rounded, yet at least one is held out of two or more,
         and at least one is left.
 
@@ -97,7 +97,7 @@ def split_time(log: InteractionLog, *, share: float = 0.2) -> Split:
     log : InteractionLog
         With times.
     share : float
-        Of the interactions, in (0, 1). Interactions of the same time stay
+        The share of interactions, in (0, 1). Interactions of the same time stay
         together, all of them after the cut where that leaves any before it.
 
     Returns
@@ -176,7 +176,7 @@ def split_random(
     log : InteractionLog
         Times are not needed and not looked at.
     share : float
-        Of each user's wanted pairs, as in `split_user_time`.
+        The share of each user's wanted pairs, as in `split_user_time`.
     seed : int
         Not negative. The same seed gives the same split of the same
         interactions, whatever their order in the log.

@@ -107,7 +107,7 @@ def of_logs(
     Parameters
     ----------
     train, test, history : InteractionLog
-        Of ids that may differ. In `test` only the pairs count, not their
+        Their ids may differ. In `test` only the pairs count, not their
         weights; items of `history` that `train` does not know are left out.
 
     Raises

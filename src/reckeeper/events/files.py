@@ -132,7 +132,7 @@ def import_file(
     settings : Settings
         The policy while none is stored, and where reports go.
     actor : str
-        Who imports, for the trail.
+        Name in the audit trail.
     catalogue : Path, optional
         A file of items, which are added or replaced.
     catalogue_format : CatalogueFormat, optional
@@ -256,7 +256,7 @@ def undo(
     database : storage.Database
     import_id : int
     actor : str
-        Who undoes, for the trail.
+        Name in the audit trail.
     on_progress : callable, optional
         Called with the number of interactions taken out so far.
 

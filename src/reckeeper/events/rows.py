@@ -90,7 +90,7 @@ class RowCheck:
     types : mapping of str to float
         The accepted interaction types.
     fingerprint : str
-        Of the source.
+        Fingerprint of the source.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ def bytes_needed(
     Parameters
     ----------
     n_rows, n_columns, n_entries : int
-        Of the matrix, from 0 on.
+        Size of the matrix, from 0 on.
     n_components : int
         From 0 on.
     n_neighbours : int
@@ -112,7 +112,7 @@ def item_filter(
         At least 1.
     tail : float
     seed : int
-        Of the sample of columns; the result does not depend on it.
+        Draws the sample of columns; the result does not depend on it.
     n_threads : int, optional
         All cores by default.
     on_progress : callable, optional

@@ -21,7 +21,7 @@ def top_k(scores: np.ndarray, k: int, *, exclude: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of int, shape (min(k, n - number excluded),)
-        Of equal scores the smaller index comes first.
+        Where scores are equal, the smaller index comes first.
 
     Notes
     -----

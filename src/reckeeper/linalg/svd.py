@@ -40,7 +40,7 @@ def bytes_needed(
     Parameters
     ----------
     n_rows, n_columns, n_entries : int
-        Of the matrix, from 0 on.
+        Size of the matrix, from 0 on.
     n_components : int
         At least 1.
     oversampling : float
@@ -137,7 +137,7 @@ def truncated_svd(
         Right singular vectors of a similar matrix: they replace the Lanczos
         process.
     seed : int
-        Of the random start.
+        Draws the random start.
     n_threads : int, optional
         For sparse products; all cores by default.
     on_progress : callable, optional

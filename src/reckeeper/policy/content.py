@@ -25,7 +25,7 @@ _STRICT = ConfigDict(
 
 
 class Promotion(BaseModel):
-    """Who decides whether a new version is activated, by what started its training.
+    """What decides whether a new version is activated, by what started its training.
 
     ``gate``: the comparison with the active version. ``always``: nobody, it
     is activated. ``manual``: a person, later.

@@ -40,7 +40,7 @@ class StoredPolicy:
     at : int or None
         When it was stored, in microseconds since 1970; None for the environment's.
     actor, reason : str or None
-        Who stored it, and why.
+        The person or program that stored it, and why.
     """
 
     policy: Policy

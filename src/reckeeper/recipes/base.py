@@ -24,7 +24,7 @@ class Sizes:
     Attributes
     ----------
     n_users, n_items, n_pairs : int
-        Of the matrix: rows, columns and stored entries, from 0 on.
+        Rows, columns and stored entries of the matrix, from 0 on.
     n_threads : int
         On how many cores the kernels run.
     """
@@ -64,7 +64,7 @@ class Recipe(abc.ABC):
     Parameters
     ----------
     settings : RecipeSettings
-        Of the recipe's `settings_type`.
+        An instance of the recipe's `settings_type`.
 
     Attributes
     ----------

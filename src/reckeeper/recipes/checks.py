@@ -93,7 +93,7 @@ def checked_csr(
         ``{name}.data``.
     name : str
     dtype : type
-        Of the entries, such as ``numpy.float32``.
+        Type of the entries, such as ``numpy.float32``.
     shape : tuple of int
 
     Raises

@@ -57,7 +57,7 @@ class Recovery:
     def rebuild(self) -> list[int]:
         """Take in the versions of a folder that a new, empty database does not know.
 
-        Of a database that has had a version, nothing is changed. The version
+        Nothing is changed in a database that has had a version. The version
         that the link names becomes active, else the newest sound one.
         Files that are not sound are left where they are and logged.
 

@@ -52,7 +52,7 @@ class Switch:
         model : ActiveModel
             As `Versions.load` gives it.
         actor : str
-            Who asks, for the trail.
+            Name in the audit trail.
         reason : str, optional
         action : str
             ``activate``: somebody asks for this version. ``promote``: a job

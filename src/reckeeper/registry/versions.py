@@ -159,7 +159,7 @@ class Versions:
         promoted : bool, optional
             Whether it was activated.
         verdict : mapping, optional
-            Of the gate; by default what is registered.
+            The gate's; by default what is registered.
         """
         with self._database.read() as connection:
             row = existing(connection, version)
@@ -444,7 +444,7 @@ def version_of(
     job_id : int or None
         The job that made it; None for one that was brought here.
     watermark : int, optional
-        Of one that was brought here; by default the metadata's.
+        For a version that was brought here; by default the metadata's.
     note : str, optional
     """
     native, exported = files

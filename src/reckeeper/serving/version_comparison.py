@@ -96,7 +96,7 @@ class Comparison:
     n_users : int
         Users drawn.
     overlap : Overlap or None
-        Of two lists the longer is the whole. None, as the two below, without
+        The longer of two lists is the whole. None, as the two below, without
         a user whom both versions know.
     most_changed : list of ChangedUser
         Up to `N_LISTED` users with the least overlap.
@@ -139,7 +139,7 @@ def compare(
     n_users : int
         Users to draw, 1 to 20,000; all, where both know no more.
     seed : int
-        Of the draw and of the interval; not negative.
+        Seed of the draw and of the interval; not negative.
 
     Raises
     ------

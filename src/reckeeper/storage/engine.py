@@ -171,7 +171,7 @@ def after_commit(connection: sa.Connection, name: str, callback: Callable[[], No
     connection : sqlalchemy.Connection
         Of `Database.write`. If its block fails, nothing is called.
     name : str
-        Of several given under one name, only the last is called.
+        Where several are given under one name, only the last is called.
     callback : callable
         Must handle its own errors: the change stands whatever becomes of it.
     """

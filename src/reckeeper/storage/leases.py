@@ -21,7 +21,7 @@ def take(connection: sa.Connection, name: str, *, holder: str, seconds: float) -
         Of `Database.write`.
     name : str
     holder : str
-        Who takes it, for people.
+        Names the process, for people.
     seconds : float
         After which it lapses unless it is renewed.
 

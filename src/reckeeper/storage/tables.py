@@ -144,7 +144,7 @@ class JobSummary:
     trigger : str
         What started it: ``manual``, ``schedule``, ``rule``, ``demo``.
     actor : str or None
-        Who started it.
+        The person or program that started it.
     cause : dict or None
         The rule that asked for it, with its numbers.
     request : dict
@@ -168,7 +168,7 @@ class JobSummary:
     verdict : dict or None
         What the gate found.
     memory_bytes, estimated_memory_bytes, peak_memory_bytes : int or None
-        Of its process: now, by the estimate, and at most.
+        Memory of its process: now, by the estimate, and at most.
     error_code, error_message, traceback : str or None
         Why it failed.
     error_action : dict or None
@@ -247,7 +247,7 @@ class VersionSummary:
     is_active : bool
     recipe : str
     settings : dict
-        Of the recipe.
+        Settings of the recipe.
     n_users, n_items : int
     training_samples : int
         Interactions that went in.
@@ -264,18 +264,18 @@ class VersionSummary:
     is_demo : bool
         Whether demo data went in.
     native_bytes, native_sha256, pickle_bytes, pickle_sha256 : int, str
-        Of its two files; 0 and empty where there is no pickle.
+        Sizes and hashes of its two files; 0 and empty where there is no pickle.
     deleted_at : int or None
     fingerprint : str
-        Of the interactions that went in.
+        Fingerprint of the interactions that went in.
     latest_at : int
         When the latest of them occurred; 0 where they have no times.
     actor : str
-        Who asked for it.
+        The person or program that asked for it.
     metrics : dict or None
         How well it did on what was held out.
     peak_memory_bytes : int
-        Of its training; 0 where it is not known.
+        Most memory of its training; 0 where it is not known.
     note : str or None
         What people wrote on it.
     pinned_at, pinned_until : int or None
@@ -326,7 +326,7 @@ class Version(VersionSummary):
     libraries : dict
         Names to versions.
     origin : dict or None
-        Of one that was made elsewhere: its number there, and what it did there.
+        For a version made elsewhere: its number there, and what it did there.
     """
 
     data: dict[str, Any]
@@ -415,7 +415,7 @@ class Notice:
     at : int
     event : str
     key : str or None
-        Of several notices with one key the first stands.
+        Where several notices have one key, the first stands.
     payload : dict
     attempts : int
     next_attempt_at : int or None

@@ -11,7 +11,7 @@ Decides = Literal["gate", "always", "manual"]
 
 
 class Promotion(Answer):
-    """Who decides whether a new version becomes active, by what started its training."""
+    """What decides whether a new version becomes active, by what started its training."""
 
     manual: Decides = Field(
         default="always",
@@ -129,7 +129,7 @@ class Policy(Answer):
 
 
 class PromotionChange(Sent, Promotion):
-    """Who is to decide; what is left out has its default."""
+    """What is to decide; what is left out has its default."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -66,7 +66,7 @@ class Store:
     database : storage.Database
     settings : Settings
     decoder : Decoder
-        Of the topic.
+        Decodes the topic's records.
     """
 
     def __init__(self, database: storage.Database, settings: Settings, decoder: Decoder) -> None:

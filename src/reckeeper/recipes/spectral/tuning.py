@@ -282,7 +282,7 @@ def bytes_needed(sizes: Sizes, largest: Footprint, *, n_splits: int) -> int:
     ----------
     sizes : Sizes
     largest : Footprint
-        Of the most components that the search takes.
+        What the most components that the search takes hold.
     n_splits : int
     """
     least, most = _USERS
