@@ -46,8 +46,9 @@ def running(tmp_path_factory):
         rows["occurred_at"] = [f"2026-01-01T{n // 60:02}:{n % 60:02}:00Z" for n in range(len(rows))]
         rows.to_csv(folder / "events.csv", index=False)
         pairs = rows.drop(columns=["interaction_type", "weight", "occurred_at"])
-        sales = pd.DataFrame(clicks(30, 12, prefix="s"))[["user_id", "item_id"]]
+        sales = pd.DataFrame(clicks(30, 12))[["user_id", "item_id"]]
         sales.columns = ["customer", "sku"]
+        sales["sku"] = "sold-" + sales["sku"]
         sales.to_parquet(folder / "sales.parquet")
         pairs.iloc[::2].to_csv(folder / "train.csv", index=False)
         pairs.iloc[1::2].to_csv(folder / "test.csv", index=False)
