@@ -116,7 +116,7 @@ def _message_fields(text: str) -> dict[str, str]:
     return places
 
 
-# Of librdkafka's settings, those that a cluster may ask for; the rest is ours to choose.
+# The settings of librdkafka that a cluster may ask for; Reckeeper chooses the others.
 _KAFKA_PREFIXES = (
     "KAFKA_SECURITY_", "KAFKA_SASL_", "KAFKA_SSL_", "KAFKA_ENABLE_SSL_", "KAFKA_ENABLE_SASL_",
     "KAFKA_HTTPS_", "KAFKA_CLIENT_", "KAFKA_BROKER_", "KAFKA_SOCKET_", "KAFKA_DEBUG",
