@@ -304,7 +304,7 @@ class Settings(BaseSettings):
     kafka_options: Annotated[Mapping[str, str], NoDecode] = _setting(
         "KAFKA_*", dict,
         "What a cluster asks for, by librdkafka's own names: `KAFKA_SASL_PASSWORD` is its "
-        "`sasl.password`. Of its settings, those of SASL, TLS, client, broker and socket.",
+        "`sasl.password`. Those of SASL, TLS, client, broker and socket are taken.",
         shown="none", is_secret=True,
     )  # fmt: skip
 
