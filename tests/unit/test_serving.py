@@ -7,8 +7,10 @@ import random
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from reckeeper import clock, matrix, storage
+from reckeeper.api.app import create_app
 from reckeeper.artifact import Artifact, Metadata, ModelStore
 from reckeeper.errors import ArtifactError, NoModelError
 from reckeeper.interactions import Interaction
@@ -17,6 +19,8 @@ from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
 from reckeeper.serving import Serving, check
 from reckeeper.storage import Item
+from reckeeper.training import child, pipeline
+from reckeeper.training.promotion import Promotion
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
 WEIGHTS = {"click": 1.0, ADD: 2.0}
@@ -242,6 +246,45 @@ def test_without_a_model_there_is_no_answer(make_serving):
         serving.recommend("u", n=5)
     readiness = serving.readiness()
     assert (readiness.status, readiness.model_version) == ("ok", None)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Return the list of the versions whose files are read from now on."""
+    versions, read = [], ModelStore.read
+
+    def counted(self, version, **registered):
+        versions.append(version)
+        return read(self, version, **registered)
+
+    monkeypatch.setattr(ModelStore, "read", counted)
+    return versions
+
+
+def test_an_activation_and_a_roll_back_read_a_file_once(settings, registry, taste, train, reads):
+    train()
+    train()
+    registry.switch.activate(registry.versions.load(1), actor="test")
+    with TestClient(create_app(settings)) as client:
+        reads.clear()
+        for path, version in [("/models/2/activate", 2), ("/models/rollback", 1)]:
+            assert client.post(path).json()["model"]["version"] == version
+            assert client.get("/health/ready").json()["model_version"] == version
+    assert reads == [2, 1]
+
+
+def test_a_promotion_reads_a_file_once(serving, database, settings, registry, reads):
+    with database.write() as connection:
+        job_id = storage.jobs.insert(connection, trigger="manual")
+        job = storage.jobs.get(connection, job_id)
+    report = child._Progress(database, job_id).report
+    pipeline.run(database, settings, job=job, report=report)
+    with database.read() as connection:
+        job = storage.jobs.get(connection, job_id)
+    assert serving.version == 1
+    reads.clear()
+    Promotion(database, registry, settings, served=serving).settle(job)
+    assert (serving.version, reads) == (2, [2])
 
 
 def test_another_registrys_activation_is_taken_up(serving, database, settings, train, wait_until):

@@ -3,97 +3,81 @@
 import os
 from typing import Any
 
-from reckeeper import artifact, clock, storage
-from reckeeper.artifact import ModelStore
+from reckeeper import clock, storage
+from reckeeper.artifact import (
+    ACTIVE_LINK,
+    ModelStore,
+    native_name,
+    pickle_name,
+    timestamp_name,
+    type_name,
+)
+
+_UNSHOWN = {
+    "is_active",
+    "trained_at",
+    "pinned_at",
+    "deleted_at",
+    "native_bytes",
+    "native_sha256",
+    "pickle_bytes",
+    "pickle_sha256",
+}
+"""What is shown in another form."""
 
 
 def describe(
-    row: storage.VersionSummary, store: ModelStore, *, verdict: dict[str, Any] | None, served: bool
+    row: storage.VersionSummary,
+    store: ModelStore,
+    *,
+    entries: list[storage.TimelineEntry] | None = None,
 ) -> dict[str, Any]:
-    """Return what a list shows of a version: the contract's fields, then ours.
+    """Return a version as the API shows it: its record, with the contract's forms of some fields.
 
     Parameters
     ----------
     row : storage.VersionSummary
     store : ModelStore
-    verdict : dict or None
-    served : bool
-        Whether it was ever active.
+    entries : list of storage.TimelineEntry, optional
+        When it was active; they are shown with what the files are.
     """
-    version = row.version
-    name = artifact.ACTIVE_LINK if row.is_active else artifact.pickle_name(version)
     is_pinned_now = is_pinned(row)
-    return {
+    shown = {name: value for name, value in vars(row).items() if name not in _UNSHOWN}
+    shown |= {
         "name": "Retrained SVD Model",
-        "path": os.path.join(store.folder, name),
-        "type": artifact.type_name(row.recipe),
+        "path": os.path.join(
+            store.folder, ACTIVE_LINK if row.is_active else pickle_name(row.version)
+        ),
+        "type": type_name(row.recipe),
         "status": "active" if row.is_active else "inactive",
-        "n_users": row.n_users,
-        "n_items": row.n_items,
         "explained_variance": f"{row.explained_variance:.2%}",
-        "trained_on": artifact.timestamp_name(row.trained_at),
-        "version": version,
-        "recipe": row.recipe,
-        "settings": row.settings,
-        "training_samples": row.training_samples,
-        "seconds": row.seconds,
-        "trigger": row.trigger,
-        "job_id": row.job_id,
-        "is_demo": row.is_demo,
-        "note": row.note,
+        "trained_on": timestamp_name(row.trained_at),
+        "latest_at": time_or_none(row.latest_at or None),
+        "actor": row.actor or None,
         "pinned": is_pinned_now,
         "pinned_until": time_or_none(row.pinned_until) if is_pinned_now else None,
-        "verdict": verdict,
-        "metrics": row.metrics,
-        "served": served,
     }
-
-
-def describe_rest(row: storage.Version, *, entries: list[storage.TimelineEntry]) -> dict[str, Any]:
-    """Return what is shown of a version that somebody looks at by itself.
-
-    Parameters
-    ----------
-    row : storage.Version
-    entries : list of storage.TimelineEntry
-        When it was active.
-    """
-    version = row.version
-    files = (
-        (artifact.native_name(version), row.native_bytes, row.native_sha256),
-        (artifact.pickle_name(version), row.pickle_bytes, row.pickle_sha256),
-    )
-    return {
-        "fingerprint": row.fingerprint,
-        "watermark": row.watermark,
-        "latest_at": time_or_none(row.latest_at or None),
-        "data": row.data,
-        "actor": row.actor or None,
-        "cause": row.cause,
-        "peak_memory_bytes": row.peak_memory_bytes,
-        "libraries": row.libraries,
-        "origin": row.origin,
-        "files": [
-            {"name": name, "bytes": n_bytes, "sha256": sha256}
-            for name, n_bytes, sha256 in files
-            if sha256
-        ],
-        "timeline": [describe_entry(entry) for entry in entries],
-    }
+    if entries is not None:
+        files = (
+            (native_name(row.version), row.native_bytes, row.native_sha256),
+            (pickle_name(row.version), row.pickle_bytes, row.pickle_sha256),
+        )
+        shown |= {
+            "served": bool(entries),
+            "files": [
+                {"name": name, "bytes": n_bytes, "sha256": sha256}
+                for name, n_bytes, sha256 in files
+                if sha256
+            ],
+            "timeline": [describe_entry(entry) for entry in entries],
+        }
+    return shown
 
 
 def describe_entry(entry: storage.TimelineEntry) -> dict[str, Any]:
     """Return an entry of the timeline as the API shows it."""
-    return {
-        "entry_id": entry.entry_id,
-        "at": time_or_none(entry.at),
-        "until": time_or_none(entry.until),
-        "version": entry.version,
-        "action": entry.action,
-        "actor": entry.actor,
-        "reason": entry.reason,
-        "job_id": entry.job_id,
-    }
+    shown = {name: value for name, value in vars(entry).items() if name != "back_to"}
+    return shown | {"at": clock.rfc3339(entry.at), "until": time_or_none(entry.until)}
 
 
 def is_pinned(row: storage.VersionSummary) -> bool:

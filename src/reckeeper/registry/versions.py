@@ -17,7 +17,7 @@ from reckeeper.errors import (
     NotFoundError,
     StorageError,
 )
-from reckeeper.registry.described import describe, describe_pin, describe_rest, is_pinned
+from reckeeper.registry.described import describe, describe_pin, is_pinned
 from reckeeper.telemetry import get_logger
 
 MAX_NOTE_CHARS = 10_000
@@ -120,7 +120,7 @@ class Versions:
         """Describe all versions, the newest first; opens no model file."""
         with self._database.read() as connection:
             rows = storage.models.listed(connection)
-        return [describe(row, self._store, verdict=row.verdict, served=row.served) for row in rows]
+        return [describe(row, self._store) for row in rows]
 
     def has_demo(self) -> bool:
         """Return whether demo data went into a version that is there."""
@@ -138,10 +138,7 @@ class Versions:
         with self._database.read() as connection:
             row = existing(connection, version)
             entries = storage.timeline.of_version(connection, version)
-        return {
-            **describe(row, self._store, verdict=row.verdict, served=bool(entries)),
-            **describe_rest(row, entries=entries),
-        }
+        return describe(row, self._store, entries=entries)
 
     def retrain_answer(
         self,

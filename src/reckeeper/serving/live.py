@@ -164,7 +164,8 @@ class Serving:
         self._expected = model
         try:
             yield
-            self.refresh()
+            with contextlib.suppress(StorageError):  # the thread tries again
+                self.refresh()
         finally:
             self._expected = None
 

@@ -27,12 +27,22 @@ class Promotion:
     registry : Registry
     settings : Settings
         The policy while none is stored.
+    served : Serving, optional
+        What this process serves; it takes over the model that was checked.
     """
 
-    def __init__(self, database: storage.Database, registry: Registry, settings: Settings) -> None:
+    def __init__(
+        self,
+        database: storage.Database,
+        registry: Registry,
+        settings: Settings,
+        *,
+        served: serving.Serving | None = None,
+    ) -> None:
         self._database = database
         self._registry = registry
         self._settings = settings
+        self._served = served
 
     def settle(self, job: storage.Job) -> None:
         """End a job whose child has done its work; decide on its version, if it has made one.
@@ -112,14 +122,17 @@ class Promotion:
             jobs.succeed(connection, job.job_id, promoted=True, verdict=activated)
 
         try:
-            self._registry.switch.activate(
-                model,
-                actor=job.actor or "worker",
-                reason=_why(job),
-                action="promote",
-                job_id=job.job_id,
-                also=note,
-            )
+            with (
+                contextlib.nullcontext() if self._served is None else self._served.expecting(model)
+            ):
+                self._registry.switch.activate(
+                    model,
+                    actor=job.actor or "worker",
+                    reason=_why(job),
+                    action="promote",
+                    job_id=job.job_id,
+                    also=note,
+                )
         except PinnedError as exc:
             self._hold_back(job, version, verdict, "pinned", f"is not active: {exc.message}")
         except _OvertakenError:

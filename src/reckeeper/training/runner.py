@@ -22,6 +22,7 @@ from reckeeper.errors import (
     TrainingError,
 )
 from reckeeper.registry import Registry
+from reckeeper.serving import Serving
 from reckeeper.telemetry import get_logger
 from reckeeper.training import jobs
 from reckeeper.training.promotion import Promotion
@@ -45,15 +46,24 @@ class JobRunner:
     registry : Registry
     settings : Settings
         Handed to the child through its environment.
+    served : Serving, optional
+        What this process serves; it takes over the model that was checked.
     """
 
-    def __init__(self, database: storage.Database, registry: Registry, settings: Settings) -> None:
+    def __init__(
+        self,
+        database: storage.Database,
+        registry: Registry,
+        settings: Settings,
+        *,
+        served: Serving | None = None,
+    ) -> None:
         self._database = database
         self._registry = registry
         self._settings = settings
         self._watchers: dict[int, threading.Thread] = {}
         self._stopping = threading.Event()
-        self._promotion = Promotion(database, registry, settings)
+        self._promotion = Promotion(database, registry, settings, served=served)
 
     def start(
         self,

@@ -36,7 +36,7 @@ class Worker:
         self.registry = registry.Registry(self.database, settings.model_dir)
         self.policy = policies.PolicyWatch(self.database, settings)
         self.serving = serving.Serving(self.database, self.registry, self.policy)
-        self.jobs = training.JobRunner(self.database, self.registry, settings)
+        self.jobs = training.JobRunner(self.database, self.registry, settings, served=self.serving)
         self.schedule = training.Schedule(
             self.database, settings, self._retrain_by_itself, tidy=self.jobs.tidy
         )
