@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "evaluation": {"errors", "matrix", "ranking"},
     "storage": EVERYWHERE,
     "audit": EVERYWHERE | {"storage", "durable"},
-    "policy": EVERYWHERE | {"storage", "audit"},
+    "policy": EVERYWHERE | {"storage", "audit", "wire"},
     "notices": EVERYWHERE | {"storage", "policy"},
     "registry": EVERYWHERE | {"storage", "artifact", "audit"},
     "serving": EVERYWHERE

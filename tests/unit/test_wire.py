@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from reckeeper import errors, wire
+from reckeeper.events import Message
 
 MOMENT = 1_764_891_735_123_456
 
@@ -128,3 +129,14 @@ print(*sorted({name.split(".")[0] for name in sys.modules}), file=sys.stderr)
     loaded = set(run.stderr.split())
     assert "pydantic" in loaded
     assert not loaded & {"numpy", "pandas", "fastapi", "flask", "sqlalchemy", "httpx", "pyarrow"}
+
+
+def test_an_interaction_is_described_as_the_library_checks_it():
+    sent = wire.Interaction.model_json_schema()
+    checked = Message.model_json_schema()
+    assert sent["required"] == checked["required"]
+    assert list(sent["properties"]) == list(checked["properties"])
+    for name, field in checked["properties"].items():
+        assert sent["properties"][name]["description"] == field["description"]
+    assert sent["properties"]["weight"].items() >= {"exclusiveMinimum": 0, "maximum": 1e6}.items()
+    assert checked["properties"]["weight"].items() >= {"exclusiveMinimum": 0}.items()

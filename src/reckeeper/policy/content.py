@@ -2,18 +2,13 @@
 
 import re
 import zoneinfo
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
+from reckeeper import wire
 from reckeeper.policy import cron
-
-_Decides = Literal["gate", "always", "manual"]
-_Count = Annotated[int, Field(ge=1, le=10**12)]
-_Hours = Annotated[float, Field(gt=0, le=1_000_000)]
-_Days = Annotated[float, Field(gt=0, le=100_000)]
-_UserPattern = Annotated[str, Field(min_length=1, max_length=256)]
 
 _STRICT = ConfigDict(
     extra="forbid",
@@ -24,117 +19,21 @@ _STRICT = ConfigDict(
 )
 
 
-class Promotion(BaseModel):
-    """What decides whether a new version is activated, by what started its training.
-
-    ``gate``: the comparison with the active version. ``always``: nobody, it
-    is activated. ``manual``: a person, later.
-    """
+class Promotion(wire.Promotion):
+    """What decides whether a new version is activated, checked strictly."""
 
     model_config = _STRICT
 
-    manual: Annotated[_Decides, Field(description="A retrain that a person asked for.")] = "always"
-    schedule: Annotated[_Decides, Field(description="One by the schedule.")] = "gate"
-    rule: Annotated[_Decides, Field(description="One by every_interactions or max_age_hours.")] = (
-        "gate"
-    )
 
+class Policy(wire.Policy):
+    """A policy as it is stored: the fields of `wire.Policy`, checked strictly."""
 
-class Policy(BaseModel):
-    """When to retrain, on which interactions, and what a new version must prove."""
+    model_config = _STRICT
 
-    model_config = ConfigDict(
-        **_STRICT,
-        json_schema_extra={
-            "examples": [
-                {
-                    "schedule": "0 3 * * 0",
-                    "timezone": "Europe/Berlin",
-                    "every_interactions": 10_000,
-                    "weights": {"click": 1, "watchlist_add": 2},
-                }
-            ]
-        },
-    )
-
-    schedule: Annotated[str, Field(max_length=256)] | None = Field(
-        None, description="Cron expression, such as `0 3 * * 0` (Sundays at 3); null: never."
-    )
-    timezone: Annotated[str, Field(max_length=256)] = Field(
-        "UTC", description="Name of the time zone in which the schedule is read."
-    )
-    every_interactions: _Count | None = Field(
-        None, description="Retrain when so many interactions have arrived since the last retrain."
-    )
-    max_age_hours: _Hours | None = Field(
-        None, description="Retrain when the active version is older than this."
-    )
-    min_minutes_between: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
-        0.0, description="Automatic retrains start no sooner after the previous retrain."
-    )
-    skip_unchanged: bool = Field(
-        True,
-        description="Skip an automatic retrain if nothing has changed since the last one.",
-    )
-    promotion: Promotion = Field(
-        Promotion(), description="Who decides whether a new version is activated."
-    )
-    metric: Literal["ndcg@10", "recall@10", "hit_rate@10", "map@10"] = Field(
-        "ndcg@10", description="The metric by which versions are compared."
-    )
-    margin: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.02,
-        description="Share of the active version's score by which a new one may be worse.",
-    )
-    min_users: Annotated[int, Field(ge=2, le=10**12)] = Field(
-        100, description="With fewer users to judge by, no version is rejected."
-    )
-    min_new_interactions: _Count = Field(
-        1000,
-        description="New interactions needed to compare the versions on those alone.",
-    )
-    min_coverage_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="Share of the active version's coverage that a new one must reach."
-    )
-    max_fall: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5, description="Share by which interactions, users, items or their daily rate may fall."
-    )
-    weights: Annotated[
-        dict[Annotated[str, Field(max_length=64)], Annotated[float, Field(ge=-1e6, le=1e6)]],
-        Field(min_length=1, max_length=1000),
-    ] = Field(
-        {"click": 1.0, "watchlist_add": 2.0},
-        description="Interaction types that are accepted, and the weight of each.",
-    )
-    half_life_days: _Days | None = Field(
-        None, description="An interaction's weight halves every so many days; null: never."
-    )
-    window_days: _Days | None = Field(
-        None, description="Train on interactions no older than so many days; null: on all."
-    )
-    left_out_users: Annotated[list[_UserPattern], Field(max_length=10_000)] = Field(
-        [], description="Users whose interactions are left out of training; * matches anything."
-    )
-    max_interactions_per_user: _Count | None = Field(
-        None,
-        description="Train on each user's latest interactions, so many at most; null: on all.",
-    )
-    versions_kept: Annotated[int, Field(ge=2, le=10**12)] = Field(
-        10, description="Keep so many versions; the oldest inactive ones beyond are deleted."
-    )
-    kept_days: _Days | None = Field(
-        None,
-        description="Delete inactive versions older than so many days; null: never.",
-    )
-    stale_after_hours: _Hours | None = Field(
-        None, description="Notify the webhook when the active version is older than this."
-    )
-    webhook_url: Annotated[str, Field(max_length=2048)] | None = Field(
-        None, description="Notified of failed jobs, rejections, promotions and a stale version."
-    )
     webhook_secret: Annotated[str, Field(min_length=16, max_length=256)] | None = Field(
-        None, description="Key of the signature on webhook notices.", repr=False
+        default=None, repr=False
     )
+    promotion: Promotion = Promotion()
 
     @field_validator("schedule")
     @classmethod

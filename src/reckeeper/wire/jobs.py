@@ -28,7 +28,7 @@ class RetrainRequest(Request):
     recipe: str | None = Field(
         default=None,
         exclude_if=is_none,
-        description="GET /recipes lists them. Default: the active version's; spectral with tune.",
+        description="Name of a recipe. Default: the active version's; spectral with tune.",
     )
     settings: JsonObject | None = Field(
         default=None,

@@ -1,26 +1,27 @@
 """The policy, the audit trail, and whether a process can do its work."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
 from .forms import Answer, Done, JsonObject, Sent, Time
 
 Decides = Literal["gate", "always", "manual"]
-"""``gate``: the comparison with the active version. ``always``: nobody. ``manual``: a person."""
+_Count = Annotated[int, Field(ge=1, le=10**12)]
+_Hours = Annotated[float, Field(gt=0, le=1_000_000)]
+_Days = Annotated[float, Field(gt=0, le=100_000)]
+_UserPattern = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class Promotion(Answer):
-    """What decides whether a new version becomes active, by what started its training."""
+    """What decides whether a new version is activated, by what started its training.
 
-    manual: Decides = Field(
-        default="always",
-        description="A retrain that a person asked for.",
-    )
-    schedule: Decides = Field(
-        default="gate",
-        description="One by the schedule.",
-    )
+    ``gate``: the comparison with the active version. ``always``: nobody, it
+    is activated. ``manual``: a person, later.
+    """
+
+    manual: Decides = Field(default="always", description="A retrain that a person asked for.")
+    schedule: Decides = Field(default="gate", description="One by the schedule.")
     rule: Decides = Field(
         default="gate",
         description="One by every_interactions or max_age_hours.",
@@ -30,25 +31,23 @@ class Promotion(Answer):
 class Policy(Answer):
     """When to retrain, on which interactions, and what a new version must prove."""
 
-    schedule: str | None = Field(
+    schedule: Annotated[str, Field(max_length=256)] | None = Field(
         default=None,
         description="Cron expression, such as `0 3 * * 0` (Sundays at 3); null: never.",
-        examples=["0 3 * * 0"],
     )
-    timezone: str = Field(
+    timezone: Annotated[str, Field(max_length=256)] = Field(
         default="UTC",
         description="Name of the time zone in which the schedule is read.",
-        examples=["Europe/Berlin"],
     )
-    every_interactions: int | None = Field(
+    every_interactions: _Count | None = Field(
         default=None,
         description="Retrain when so many interactions have arrived since the last retrain.",
     )
-    max_age_hours: float | None = Field(
+    max_age_hours: _Hours | None = Field(
         default=None,
         description="Retrain when the active version is older than this.",
     )
-    min_minutes_between: float = Field(
+    min_minutes_between: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
         default=0.0,
         description="Automatic retrains start no sooner after the previous retrain.",
     )
@@ -58,65 +57,68 @@ class Policy(Answer):
     )
     promotion: Promotion = Field(
         default=Promotion(),
-        description="Who decides whether a new version becomes active.",
+        description="What decides whether a new version is activated.",
     )
     metric: Literal["ndcg@10", "recall@10", "hit_rate@10", "map@10"] = Field(
         default="ndcg@10",
         description="The metric by which versions are compared.",
     )
-    margin: float = Field(
+    margin: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.02,
         description="Share of the active version's score by which a new one may be worse.",
     )
-    min_users: int = Field(
+    min_users: Annotated[int, Field(ge=2, le=10**12)] = Field(
         default=100,
         description="With fewer users to judge by, no version is rejected.",
     )
-    min_new_interactions: int = Field(
+    min_new_interactions: _Count = Field(
         default=1000,
         description="New interactions needed to compare the versions on those alone.",
     )
-    min_coverage_share: float = Field(
+    min_coverage_share: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.5,
         description="Share of the active version's coverage that a new one must reach.",
     )
-    max_fall: float = Field(
+    max_fall: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.5,
         description="Share by which interactions, users, items or their daily rate may fall.",
     )
-    weights: dict[str, float] = Field(
+    weights: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[float, Field(ge=-1e6, le=1e6)]],
+        Field(min_length=1, max_length=1000),
+    ] = Field(
         default={"click": 1.0, "watchlist_add": 2.0},
         description="Interaction types that are accepted, and the weight of each.",
     )
-    half_life_days: float | None = Field(
+    half_life_days: _Days | None = Field(
         default=None,
         description="An interaction's weight halves every so many days; null: never.",
     )
-    window_days: float | None = Field(
+    window_days: _Days | None = Field(
         default=None,
         description="Train on interactions no older than so many days; null: on all.",
     )
-    left_out_users: list[str] = Field(
+    left_out_users: Annotated[list[_UserPattern], Field(max_length=10_000)] = Field(
         default=[],
         description="Users whose interactions are left out of training; * matches anything.",
     )
-    max_interactions_per_user: int | None = Field(
+    max_interactions_per_user: _Count | None = Field(
         default=None,
         description="Train on each user's latest interactions, so many at most; null: on all.",
     )
-    versions_kept: int = Field(
+    versions_kept: Annotated[int, Field(ge=2, le=10**12)] = Field(
         default=10,
         description="Keep so many versions; the oldest inactive ones beyond are deleted.",
     )
-    kept_days: float | None = Field(
+    kept_days: _Days | None = Field(
         default=None,
         description="Delete inactive versions older than so many days; null: never.",
     )
-    stale_after_hours: float | None = Field(
+    stale_after_hours: _Hours | None = Field(
         default=None,
         description="Notify the webhook when the active version is older than this.",
     )
-    webhook_url: str | None = Field(
+    webhook_url: Annotated[str, Field(max_length=2048)] | None = Field(
         default=None,
         description="Notified of failed jobs, rejections, promotions and a stale version.",
     )
