@@ -82,6 +82,8 @@ class Policy(wire.Policy):
     def _is_url(cls, text: str | None) -> str | None:
         if text is None:
             return None
+        if control := re.search("[\x00-\x1f\x7f]", text):
+            raise ValueError(f"is no URL: it has the character {control[0]!r}")
         try:
             url = urlsplit(text)
         except ValueError as exc:
@@ -94,12 +96,11 @@ class Policy(wire.Policy):
                 "has a user or password in it, which everybody would see: leave them out; the "
                 "receiver recognises Reckeeper by the signature (webhook_secret)"
             )
-        try:
-            has_port = url.port != 0
-        except ValueError:
-            has_port = False
-        if not has_port:
-            raise ValueError("has a port that is not between 1 and 65535")
+        if port := re.search(r":([^:\]]+)$", url.netloc):
+            if not re.fullmatch("[0-9]+", port[1]):
+                raise ValueError(f"is no URL: its port is {port[1]!r}")
+            if not 1 <= int(port[1]) <= 65535:
+                raise ValueError("has a port that is not between 1 and 65535")
         return text
 
     def data(self) -> dict[str, Any]:
