@@ -67,9 +67,9 @@ class Ranker:
     """The lists of a model.
 
     An item of the history, whatever it weighs, is not listed. Of equal scores
-    the smaller index comes first. A history of which a personal model knows
+    the smaller index comes first. A history that tells a personal model
     nothing gets the popular items: where no score of an item outside it is
-    larger than the rounding error of the largest, as of users who have
+    larger than the rounding error of the largest, as for users who have
     nothing that weighs, or only what nobody else has.
 
     Parameters

@@ -22,8 +22,8 @@ MAY_IMPORT = {
     "wire": {"clock", "errors"},
     "periodic": {"errors", "telemetry"},
     "linalg": {"errors"},
-    "matrix": EVERYWHERE,
-    "recipes": EVERYWHERE | {"matrix", "linalg"},
+    "matrix": {"errors", "clock", "interactions"},
+    "recipes": {"errors", "clock", "matrix", "linalg"},
     "durable": set(),
     "artifact": {"errors", "clock", "recipes", "matrix", "durable"},
     "ranking": {"errors", "matrix", "linalg"},
@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "policy": EVERYWHERE | {"storage", "audit", "wire"},
     "notices": EVERYWHERE | {"storage", "policy"},
     "registry": EVERYWHERE | {"storage", "artifact", "audit"},
-    "serving": EVERYWHERE
+    "serving": {"errors", "clock", "interactions", "periodic", "telemetry"}
     | {"ranking", "registry", "policy", "storage", "matrix"},
     "training": EVERYWHERE
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -253,7 +252,7 @@ class _Filter:
         low_rank = np.einsum("ki,ki->i", self.weighted, self.components, dtype=np.float64)
         return np.asarray(float(self.tail) * np.asarray(squares, dtype=np.float64) + low_rank)
 
-    def _dense(self, product: Any, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    def _dense(self, product: sparse.csr_array, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         values: np.ndarray = product.toarray()
         if self.tail != 1:
             values *= self.tail

@@ -113,7 +113,7 @@ class Recipe(abc.ABC):
         interactions : InteractionMatrix
             Left as it is. A stored zero was seen and weighs nothing.
         settings : mapping
-            Of JSON values; what is not in it has its default.
+            JSON values; what is left out has its default.
         on_progress : callable, optional
             Called with the fraction done, in [0, 1], never less than before
             and 1 at the end. What it raises ends the fit.

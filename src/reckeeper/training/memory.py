@@ -1,7 +1,7 @@
 """Whether a training fits into memory: estimated before it starts, held against what is left.
 
-An estimate is made to lie above what is measured (a half more, as a rule; of
-tuning cut short, up to three times as much): the constants are those of the
+An estimate is made to lie above what is measured (usually by a half; where
+tuning is cut short, by up to three times): the constants are those of the
 whole process's peak, what its allocator keeps included.
 """
 
@@ -78,10 +78,10 @@ def estimate(
     ----------
     recipe : str
     settings : mapping
-        Of the recipe; where it is tuned, the largest that tuning may choose
+        The recipe's; where it is tuned, the largest that tuning may choose
         is taken instead.
     n_interactions, n_users, n_items : int
-        Of what is read, from 0 on.
+        Sizes of what is read, from 0 on.
     n_pairs : int, optional
         Distinct pairs of a user and an item; not known, it is as many as
         there can be.

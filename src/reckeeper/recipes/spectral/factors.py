@@ -136,7 +136,7 @@ class Factors:
         What it was divided by.
     components : ndarray of float32, shape (k, n_items)
     singular_values : ndarray of float64, shape (k,)
-        Of A as it stands here: the first is 1.
+        Those of A as it stands here: the first is 1.
     """
 
     matrix: sparse.csr_array

@@ -40,7 +40,7 @@ class Spectral(Recipe):
     weight_scale : float
         The mean weight, by which weights are divided where they are not binary.
     singular_values : ndarray of float64, shape (k,)
-        Of A, in descending order.
+        Those of A, in descending order.
     explained_variance_ratio : ndarray of float64, shape (k,)
         As scikit-learn's, of A.
     components : ndarray of float32, shape (k, n_items), optional
