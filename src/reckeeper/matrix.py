@@ -51,8 +51,7 @@ class IdIndex:
         """
         mine, theirs = pa.array(self.ids, pa.string()), pa.array(other.ids, pa.string())
         found = pc.fill_null(pc.index_in(mine, value_set=theirs), -1)
-        places: np.ndarray = found.to_numpy().astype(np.int64)
-        return places
+        return np.asarray(found.to_numpy().astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -329,11 +328,8 @@ def read_log(
     """
     user_codes: dict[str, int] = {}
     item_codes: dict[str, int] = {}
-    users: list[np.ndarray] = []
-    items: list[np.ndarray] = []
-    weights: list[np.ndarray] = []
-    times: list[np.ndarray] = []
-    listings: list[np.ndarray] = []
+    columns: tuple[list[np.ndarray], ...] = ([], [], [], [], [])
+    users, items, weights, times, listings = columns
     n_interactions = n_timed = 0
     for batch in batches:
         types = batch.column("interaction_type").dictionary_encode()
@@ -529,8 +525,7 @@ def _decay(occurred_at: np.ndarray, *, half_life_days: float, latest_at: int) ->
     """Return what a weight is multiplied by: 1 at `latest_at`, a half a half-life before."""
     # In floating point: neither a difference nor a short half-life must overflow.
     newer_days = (occurred_at.astype(np.float64) - latest_at) / clock.DAY
-    decay: np.ndarray = np.exp2(np.minimum(newer_days / half_life_days, _MOST_DOUBLINGS))
-    return decay
+    return np.asarray(np.exp2(np.minimum(newer_days / half_life_days, _MOST_DOUBLINGS)))
 
 
 def _are_left_in(users: IdIndex, patterns: Sequence[str]) -> np.ndarray:
@@ -578,9 +573,8 @@ def _are_latest(log: InteractionLog, among: np.ndarray, n: int) -> np.ndarray:
 
 def _renumbered(ids: IdIndex, stays: np.ndarray, index: np.ndarray) -> tuple[IdIndex, np.ndarray]:
     """Leave out ids, and give the indices of those that stay."""
-    new_index = np.cumsum(stays, dtype=np.int32) - np.int32(1)
     left = IdIndex([name for name, is_left in zip(ids.ids, stays, strict=True) if is_left])
-    return left, new_index[index]
+    return left, (np.cumsum(stays, dtype=np.int32) - np.int32(1))[index]
 
 
 def _joined(parts: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
@@ -596,8 +590,7 @@ def _encode(ids: pa.Array, codes: dict[str, int]) -> np.ndarray:
         [codes.setdefault(name, len(codes)) for name in encoded.dictionary.to_pylist()],
         dtype=np.int32,
     )
-    dense: np.ndarray = code_of[encoded.indices.to_numpy()]
-    return dense
+    return np.asarray(code_of[encoded.indices.to_numpy()])
 
 
 def _sorted(codes: dict[str, int]) -> tuple[list[str], np.ndarray]:
