@@ -150,8 +150,7 @@ class InteractionLog:
         """Return a hash of what the interactions are, whatever their order.
 
         It covers each interaction: its user's and its item's id, its
-        effective weight, its time and its listing; one that is there twice
-        counts twice.
+        effective weight, its time and its listing; a double counts twice.
 
         Returns
         -------
@@ -455,8 +454,8 @@ def choose(
         weight *= _decay(kept.occurred_at, half_life_days=half_life_days, latest_at=latest_at)
     users, user_index = _renumbered(log.users, is_user, kept.user_index)
     items, item_index = _renumbered(log.items, is_item, kept.item_index)
-    chosen = dataclasses.replace(
-        kept, users=users, items=items, user_index=user_index, item_index=item_index, weight=weight
+    chosen = InteractionLog(
+        users, items, user_index, item_index, weight, kept.occurred_at, kept.listing
     )
     return chosen, np.flatnonzero(stays)
 
