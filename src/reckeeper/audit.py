@@ -94,7 +94,7 @@ def record(
     Parameters
     ----------
     connection : sqlalchemy.Connection
-        Of `Database.write`.
+        From `Database.write`.
     actor : str
         Who: ``api``, ``worker``, ``cli``, ``schedule``, …
     action : str
@@ -376,7 +376,7 @@ def _head_stands(
 ) -> bool:
     """Return whether the written head is an entry of the trail, before the next one.
 
-    A head that does not fit reports a cut, and is not written over: the trail would
+    A head that is not is the sign of a cut, and is not written over: the trail would
     look whole as soon as it has grown as long again.
     """
     try:

@@ -37,7 +37,7 @@ def notify(
     Parameters
     ----------
     connection : sqlalchemy.Connection
-        Of `Database.write`.
+        From `Database.write`.
     event : str
         ``job_failed``, ``rejected``, ``promoted`` or ``stale``.
     payload : mapping

@@ -312,7 +312,7 @@ def test_a_missing_head_is_told_until_it_is_written_again(database, settings, tr
     head_file(settings).unlink()
     found = audit.verify(database, settings)
     assert (found.ok, found.n_entries, found.entry_id) == (False, 5, None)
-    assert "the next entry writes the file anew" in found.problem
+    assert "the next entry writes the file again" in found.problem
     record(database)
     assert audit.verify(database, settings).ok
 

@@ -53,7 +53,7 @@ def test_a_new_version_is_inactive(registry, train):
 def test_a_version_is_described_as_the_contract_says(registry, train, activate, settings, taste):
     activate(train(trigger="schedule"))
     (described,) = registry.versions.all()
-    assert list(described)[:8] == [
+    assert list(wire.Model.model_validate(described).model_dump())[:8] == [
         "name", "path", "type", "status", "n_users", "n_items", "explained_variance", "trained_on"
     ]  # fmt: skip
     assert described["name"] == "Retrained SVD Model"

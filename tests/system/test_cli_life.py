@@ -186,7 +186,7 @@ def test_models_of_a_lost_database_are_taken_in(trained):
     (trained.model_dir / "model-000007.safetensors").write_bytes(b"\x80\x04nothing")
     refused = trained.run("models", "rebuild", check=False)
     assert refused.returncode == 2
-    assert "run `reckeeper migrate`" in refused.stderr
+    assert "`reckeeper migrate`" in refused.stderr
     assert not trained.data_dir.exists()
     trained.run("migrate")
     done = trained.run("models", "rebuild")

@@ -103,7 +103,7 @@ def test_processes_that_migrate_at_once_all_succeed(settings, start_python):
 
 def test_a_missing_database_is_refused_and_not_made(settings):
     for _ in range(2):
-        with pytest.raises(SchemaError, match=r"no database .* yet: run `reckeeper migrate`"):
+        with pytest.raises(SchemaError, match=r"no database .* yet: make it with"):
             storage.open_database(settings)
         settings.data_dir.mkdir(exist_ok=True)
         assert list(settings.data_dir.iterdir()) == []
@@ -112,7 +112,7 @@ def test_a_missing_database_is_refused_and_not_made(settings):
 def test_a_database_without_a_schema_is_refused(settings):
     settings.data_dir.mkdir()
     file_of(settings).touch()
-    with pytest.raises(SchemaError, match="has no schema yet: run `reckeeper migrate`"):
+    with pytest.raises(SchemaError, match="has no schema yet: migrate it"):
         storage.open_database(settings)
 
 
@@ -133,7 +133,7 @@ def test_the_schema_of_a_later_release_is_refused(settings, act):
 def test_an_older_schema_is_refused(settings):
     storage.migrate(settings)
     set_revision(settings, "0000")
-    with pytest.raises(SchemaError, match="an older schema: run `reckeeper migrate`"):
+    with pytest.raises(SchemaError, match="an older schema: migrate it"):
         storage.open_database(settings)
 
 

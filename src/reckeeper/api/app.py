@@ -112,7 +112,7 @@ def main() -> None:
         settings = Settings.from_env()
         server = _Server(create_app(settings), settings)
     except errors.ReckeeperError as exc:
-        _log.error("server_not_started", error=exc.message)
+        _log.error("server_not_started", error=wire.error_body(exc).message)
         sys.exit(2)
     with contextlib.suppress(KeyboardInterrupt):  # raised again once all is put away
         server.run()

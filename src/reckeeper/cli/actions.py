@@ -13,7 +13,7 @@ ACTIONS: Mapping[ActionName, str] = {
     "list_jobs": "`reckeeper jobs` lists the jobs.",
     "list_recipes": "`reckeeper evaluate --compare` measures the recipes.",
     "list_versions": "`reckeeper models` lists the versions.",
-    "migrate": "`reckeeper migrate` updates the database.",
+    "migrate": "`reckeeper migrate` makes or updates the database.",
     "retrain": "`reckeeper retrain` trains a new version.",
     "roll_back": "`reckeeper models rollback` rolls back.",
     "see_job": "`reckeeper jobs show {job_id}` shows the job.",

@@ -14,7 +14,7 @@ ACTIONS: Mapping[ActionName, str] = {
     "list_jobs": "The jobs are listed under Recent jobs, on the page Model Management.",
     "list_recipes": "The recipes are listed under Retrain with another recipe or settings.",
     "list_versions": "The versions are listed on the page Model Management.",
-    "migrate": "`reckeeper migrate` updates the database.",
+    "migrate": "`reckeeper migrate` makes or updates the database.",
     "retrain": "Retrain now",
     "roll_back": "Roll back",
     "see_job": "Job {job_id} is listed under Recent jobs, on the page Model Management.",

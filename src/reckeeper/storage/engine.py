@@ -21,7 +21,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.dialects import postgresql, sqlite
 
 from reckeeper.config import Settings
-from reckeeper.errors import ConfigError, SchemaError, StorageError
+from reckeeper.errors import Action, ConfigError, SchemaError, StorageError
 from reckeeper.storage.tables import metadata
 from reckeeper.telemetry import get_logger
 
@@ -169,7 +169,7 @@ def after_commit(connection: sa.Connection, name: str, callback: Callable[[], No
     Parameters
     ----------
     connection : sqlalchemy.Connection
-        Of `Database.write`. If its block fails, nothing is called.
+        From `Database.write`. If its block fails, nothing is called.
     name : str
         Where several are given under one name, only the last is called.
     callback : callable
@@ -286,8 +286,9 @@ def open_database(settings: Settings) -> Database:
     if not is_postgresql(engine) and not Path(str(engine.url.database)).exists():
         # SQLite would make it.
         raise SchemaError(
-            f"There is no database {engine.url.database} yet: run `reckeeper migrate` with the "
-            "same settings (RECKEEPER_DATA_DIR or DATABASE_URL names the place), then start again."
+            f"There is no database {engine.url.database} yet: make it with the same settings "
+            "(RECKEEPER_DATA_DIR or DATABASE_URL names the place), then start again.",
+            action=Action("migrate"),
         )
     database = Database(engine, settings)
     revision = _when_reached(engine, lambda: _revision(database))
@@ -296,8 +297,9 @@ def open_database(settings: Settings) -> Database:
         if revision is None or revision < SCHEMA_REVISION:
             found = "no schema yet" if revision is None else "an older schema"
             raise SchemaError(
-                f"The database {shown} has {found}: run `reckeeper migrate` with the same "
-                "settings, then start again."
+                f"The database {shown} has {found}: migrate it with the same settings, then start "
+                "again.",
+                action=Action("migrate"),
             )
         raise _too_new(shown, revision)
     if not is_postgresql(engine):
@@ -375,19 +377,19 @@ def _see_that_it_is_free(connection: sa.Connection, settings: Settings, shown: s
         where = f"schema {schema!r} of the database {shown}"
         remedy = (
             "Name another schema for Reckeeper (RECKEEPER_DATABASE_SCHEMA=reckeeper; it is made "
-            "if need be), then `reckeeper migrate` again. To take in what is there: `reckeeper "
-            "import --database URL --query SQL`."
+            "if need be), then migrate again. What is there can be imported with a query."
         )
     else:
         inspector = sa.inspect(connection)
         names = set(inspector.get_table_names())
         where = f"database {shown}"
-        remedy = "Name another file in DATABASE_URL, then `reckeeper migrate` again."
+        remedy = "Name another file in DATABASE_URL, then migrate again."
     taken = sorted(names & set(metadata.tables))
     if taken:
         raise SchemaError(
             f"The {where} has a table {taken[0]!r} already that Reckeeper did not make: it was "
-            f"left as it is. {remedy}"
+            f"left as it is. {remedy}",
+            action=Action("migrate"),
         )
 
 

@@ -55,10 +55,10 @@ def append(
     Parameters
     ----------
     connection : sqlalchemy.Connection
-        Of `Database.write`.
+        From `Database.write`.
     interactions : sequence of Interaction
-        Valid ones, or tuples of the same six values. Of several with one
-        `event_id` the first stands, wherever it came from. Their numbers
+        Valid ones, or tuples of the same six values. Where several
+        have one `event_id` the first stands, wherever it came from. Their numbers
         grow in the order given.
     import_id : int, optional
         The import that they belong to.
@@ -183,7 +183,7 @@ def read_batches(
     Parameters
     ----------
     connection : sqlalchemy.Connection
-        Of `Database.read`. PostgreSQL's rows come over a second connection,
+        From `Database.read`. PostgreSQL's rows come over a second connection,
         on which the same moment is seen: by ADBC a fifth of the time of rows
         that Python makes.
     batch_rows : int

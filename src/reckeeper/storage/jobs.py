@@ -13,7 +13,7 @@ from typing import Any, TypedDict, Unpack
 import sqlalchemy as sa
 
 from reckeeper.clock import now
-from reckeeper.errors import JobRunningError
+from reckeeper.errors import Action, JobRunningError
 from reckeeper.storage import interactions
 from reckeeper.storage import leases as lease_rows
 from reckeeper.storage.tables import Job, JobSummary, Lease, every, leases, one, training_jobs
@@ -66,7 +66,7 @@ def insert(
     Parameters
     ----------
     connection : sqlalchemy.Connection
-        Of `Database.write`.
+        From `Database.write`.
     trigger : str
         What started it: ``manual``, ``schedule``, …
     actor : str, optional
@@ -121,9 +121,9 @@ def _running_error(other: JobSummary | None) -> JobRunningError:
         )
     what = "runs already" if other.kind == RETRAIN else "runs, and compares the recipes"
     return JobRunningError(
-        f"Training job {other.job_id} {what}: wait for it (GET /jobs/{other.job_id} "
-        "shows how far it is), then ask again if you still need to.",
+        f"Training job {other.job_id} {what}: wait for it, then ask again if you still need to.",
         details={"job_id": other.job_id, "kind": other.kind},
+        action=Action("see_job", {"job_id": other.job_id}),
     )
 
 

@@ -18,7 +18,7 @@ def take(connection: sa.Connection, name: str, *, holder: str, seconds: float) -
     Parameters
     ----------
     connection : sqlalchemy.Connection
-        Of `Database.write`.
+        From `Database.write`.
     name : str
     holder : str
         Names the process, for people.

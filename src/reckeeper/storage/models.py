@@ -100,7 +100,7 @@ def reserve(connection: sa.Connection, *, above: int, job_id: int | None) -> int
     Parameters
     ----------
     connection : sqlalchemy.Connection
-        Of `Database.write`.
+        From `Database.write`.
     above : int
         A number below which it must not be.
     job_id : int or None

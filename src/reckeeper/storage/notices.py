@@ -46,7 +46,7 @@ def take(connection: sa.Connection, notice: Notice, *, until: int) -> bool:
     Parameters
     ----------
     connection : sqlalchemy.Connection
-        Of `Database.write`.
+        From `Database.write`.
     notice : Notice
         As `first_due` gave it.
     until : int

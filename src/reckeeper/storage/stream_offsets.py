@@ -21,8 +21,8 @@ def get(connection: sa.Connection, topic: str, *, topic_id: str) -> dict[int, in
     connection : sqlalchemy.Connection
     topic : str
     topic_id : str
-        Which the cluster gave the topic: of one that was deleted and made
-        anew, nothing was read before.
+        Which the cluster gave the topic: nothing was read before of one that
+        was deleted and made again.
     """
     columns = stream_offsets.c
     rows = connection.execute(
@@ -41,7 +41,7 @@ def advance(
     Parameters
     ----------
     connection : sqlalchemy.Connection
-        Of `Database.write`.
+        From `Database.write`.
     topic : str
     topic_id : str
     offsets : mapping of int to int

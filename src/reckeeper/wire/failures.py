@@ -18,7 +18,7 @@ ACTIONS: Mapping[ActionName, str] = {
     "list_jobs": "GET /jobs lists the jobs.",
     "list_recipes": "GET /recipes lists the recipes.",
     "list_versions": "GET /models lists the versions.",
-    "migrate": "`reckeeper migrate` updates the database.",
+    "migrate": "`reckeeper migrate` makes or updates the database.",
     "retrain": "POST /retrain trains a new version.",
     "roll_back": "POST /models/rollback rolls back.",
     "see_job": "GET /jobs/{job_id} shows the job.",

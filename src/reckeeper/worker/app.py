@@ -7,7 +7,7 @@ from types import FrameType
 from flask import Flask
 from waitress.server import create_server
 
-from reckeeper import errors, telemetry
+from reckeeper import errors, telemetry, wire
 from reckeeper.config import Settings
 from reckeeper.worker import handlers
 from reckeeper.worker.process import Worker
@@ -42,7 +42,7 @@ def main() -> None:
         settings = Settings.from_env()
         app = create_app(settings)
     except errors.ReckeeperError as exc:
-        _log.error("worker_not_started", error=exc.message)
+        _log.error("worker_not_started", error=wire.error_body(exc).message)
         sys.exit(2)
     worker: Worker = app.extensions["worker"]
     server = create_server(app, host=settings.host, port=settings.worker_port, threads=16)
