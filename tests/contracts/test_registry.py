@@ -11,7 +11,7 @@ import shutil
 import pytest
 from tests.unit.small_models import add_version
 
-from reckeeper import audit, clock, storage
+from reckeeper import audit, clock, storage, wire
 from reckeeper.artifact import Artifact, ModelStore
 from reckeeper.errors import ArtifactError, ConflictError, DataError, NotFoundError, PinnedError
 from reckeeper.recipes.popularity import Popularity
