@@ -146,7 +146,7 @@ class Versions:
         *,
         job_id: int,
         promoted: bool | None = None,
-        verdict: Mapping[str, Any] | None = None,
+        verdict: Mapping[str, object] | None = None,
     ) -> dict[str, Any]:
         """Return the contract's answer to the ``POST /retrain`` that made a version.
 
@@ -374,7 +374,7 @@ class Versions:
         *,
         cell_limit: int,
         actor: str,
-        source: Mapping[str, Any],
+        source: Mapping[str, object],
         note: str | None = None,
         native: Path | None = None,
     ) -> None:

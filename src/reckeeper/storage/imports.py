@@ -1,6 +1,6 @@
 """`imports`: files and demo data that were taken in, and can be taken out again."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 
@@ -35,7 +35,7 @@ def begin(
 def append(
     connection: sa.Connection,
     import_id: int,
-    rows: list[tuple[Any, ...]],
+    rows: Sequence[tuple[str, str, str, str, float, int]],
     *,
     refused: int = 0,
 ) -> int:

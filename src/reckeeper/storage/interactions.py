@@ -46,7 +46,7 @@ _PROJECT = """
 
 def append(
     connection: sa.Connection,
-    interactions: Sequence[tuple[Any, ...]],
+    interactions: Sequence[tuple[str, str, str, str, float, int]],
     *,
     import_id: int | None = None,
 ) -> int:
@@ -85,7 +85,9 @@ def append(
 
 
 def _append_to_postgresql(
-    connection: sa.Connection, interactions: Sequence[tuple[Any, ...]], import_number: str
+    connection: sa.Connection,
+    interactions: Sequence[tuple[str, str, str, str, float, int]],
+    import_number: str,
 ) -> int:
     driver: Any = connection.connection.driver_connection
     with driver.cursor() as cursor:
@@ -294,7 +296,7 @@ def delete_imported(connection: sa.Connection, import_id: int, *, limit: int) ->
 _NONE = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in SCHEMA], schema=SCHEMA)
 
 
-def _batch(rows: Sequence[Any]) -> pa.RecordBatch:
+def _batch(rows: Sequence[Sequence[object]]) -> pa.RecordBatch:
     if not rows:
         return _NONE
     columns = zip(*rows, strict=True)

@@ -8,7 +8,7 @@ two that believe they hold it, the older one's writes are refused.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import sqlalchemy as sa
 
@@ -35,8 +35,8 @@ class Changes(TypedDict, total=False):
     heartbeat_at: int
     stage: str
     fraction: float
-    progress: Mapping[str, Any] | None
-    result: Mapping[str, Any] | None
+    progress: Mapping[str, object] | None
+    result: Mapping[str, object] | None
     cancel_requested: bool
     finish_requested: bool
     memory_bytes: int | None
@@ -44,10 +44,10 @@ class Changes(TypedDict, total=False):
     peak_memory_bytes: int | None
     version: int
     promoted: bool | None
-    verdict: Mapping[str, Any] | None
+    verdict: Mapping[str, object] | None
     error_code: str
     error_message: str
-    error_action: Mapping[str, Any] | None
+    error_action: Mapping[str, object] | None
     traceback: str | None
 
 
@@ -57,8 +57,8 @@ def insert(
     trigger: str,
     actor: str | None = None,
     kind: str = RETRAIN,
-    request: Mapping[str, Any] | None = None,
-    cause: Mapping[str, Any] | None = None,
+    request: Mapping[str, object] | None = None,
+    cause: Mapping[str, object] | None = None,
     holder: str = "",
 ) -> int:
     """Add a running job that holds the lease, and return its number.

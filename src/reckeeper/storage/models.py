@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -176,7 +175,7 @@ def set_pin(
     _update(connection, version, {"pinned_at": pinned_at, "pinned_until": pinned_until})
 
 
-def set_verdict(connection: sa.Connection, version: int, verdict: Mapping[str, Any]) -> None:
+def set_verdict(connection: sa.Connection, version: int, verdict: Mapping[str, object]) -> None:
     """Replace the verdict on a version; JSON values."""
     _update(connection, version, {"verdict": dict(verdict)})
 

@@ -1,6 +1,6 @@
 """`notices`: what a webhook is to be told, kept until it was told."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 
@@ -9,14 +9,16 @@ from reckeeper.storage.tables import Notice, notices, one
 
 
 def insert(
-    connection: sa.Connection, *, event: str, payload: dict[str, Any], key: str | None = None
+    connection: sa.Connection, *, event: str, payload: Mapping[str, object], key: str | None = None
 ) -> int | None:
     """Add a notice that is due at once; return its number, None if one with its key is there."""
     if key is not None and has(connection, key):
         return None
     notice_id = connection.execute(
         sa.insert(notices)
-        .values(at=now(), event=event, key=key, payload=payload, attempts=0, next_attempt_at=now())
+        .values(
+            at=now(), event=event, key=key, payload=dict(payload), attempts=0, next_attempt_at=now()
+        )
         .returning(notices.c.notice_id)
     )
     return int(notice_id.scalar_one())

@@ -1,6 +1,6 @@
 """`policies`: every policy that was ever stored; the last one is in force."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 
@@ -9,12 +9,12 @@ from reckeeper.storage.tables import PolicyRevision, every, policies
 
 
 def insert(
-    connection: sa.Connection, *, policy: dict[str, Any], actor: str, reason: str | None
+    connection: sa.Connection, *, policy: Mapping[str, object], actor: str, reason: str | None
 ) -> int:
     """Add a policy, which is in force from now on, and return its revision."""
     revision = connection.execute(
         sa.insert(policies)
-        .values(at=now(), actor=actor, reason=reason, policy=policy)
+        .values(at=now(), actor=actor, reason=reason, policy=dict(policy))
         .returning(policies.c.revision)
     )
     return int(revision.scalar_one())
