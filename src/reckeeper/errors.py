@@ -10,7 +10,7 @@
     ├── NotFoundError          not_found            no such thing
     ├── ConflictError          conflict             not now: something else stands in the way
     │   ├── JobRunningError    job_running          a training job runs already
-    │   ├── PinnedError        pinned               a pinned version is active
+    │   ├── PinnedError        pinned               the active version is pinned
     │   └── MemoryLimitError   not_enough_memory    a training would not fit into memory
     ├── StorageError           storage_failed       the database did not do what was asked
     │   └── SchemaError        schema_mismatch      the database has another schema

@@ -1243,7 +1243,9 @@ def test_recipes_are_compared_in_one_table_and_one_chart(api: Api) -> None:
     assert table["against popularity"]["svd"] == "▼ -0.020 (-0.030 to -0.010)"
     assert len(at.get("vega_lite_chart")) == 1
     [protocol] = [text for text in read(at.caption) if "held out" in text]
-    assert protocol.startswith("Of 1,873 users, the last fifth of each user's history was held out")
+    assert protocol.startswith(
+        "For 1,873 users, the last fifth of each user's history was held out"
+    )
     assert "higher is better" in protocol
     assert protocol.endswith("Measured 2025-12-05 00:42, job 1.")
     # A reload of the page finds it again.
@@ -1274,7 +1276,7 @@ def test_a_measured_recipe_is_trained_as_it_was_measured(api: Api) -> None:
     api.finish_job(promoted=True, verdict=rejected(is_active=True))
     at = run(at)
     assert "Model retrained in" in at.success[0].value
-    assert "Mind the verdict" in at.success[0].value
+    assert "Its verdict is shown above" in at.success[0].value
     assert at.warning
 
 

@@ -150,7 +150,7 @@ class Connection:
             raise self._unavailable(exc) from exc
         except (ValueError, RecursionError) as exc:  # NaN, half a character
             raise errors.DataError(
-                f"It cannot be sent: {exc}. Give finite numbers and texts in UTF-8."
+                f"The request cannot be sent: {exc}. Give finite numbers and valid Unicode text."
             ) from exc
 
     def chunks(self, path: str) -> Iterator[bytes]:

@@ -121,7 +121,7 @@ def _protocol(result: wire.Evaluation, job: wire.Job) -> str:
     held_out = SPLITS.get(result.split, "a part of the data")
     when = shared.local_time(job.finished_at or job.started_at)
     return (
-        f"Of {result.n_users:,} users, {held_out} was held out; each recipe learned from the "
+        f"For {result.n_users:,} users, {held_out} was held out; each recipe learned from the "
         f"rest and listed {result.k} items for each user, and the numbers say how well the list "
         "meets what was held out: higher is better, and popularity is the mark to beat. "
         f"Measured {when}, job {job.job_id}."

@@ -19,7 +19,7 @@ ITEMS_SHOWN = 5
 def show(client: Client, models: list[wire.Model]) -> None:
     with st.expander("Compare two versions", icon="🔀", key="two_versions"):
         if len(models) < 2:
-            st.caption("There are not two versions yet.")
+            st.caption("It takes two versions to compare.")
             return
         first, second = _choose(models)
         # Not by a callback: while it runs, the words say so.
@@ -56,8 +56,8 @@ def _show_found(found: wire.Comparison) -> None:
     st.markdown(_overlap(found))
     _show_sides(found)
     st.caption(
-        "The quality of a version was measured when it was trained, on what was held out then; "
-        "the rest is of the same sampled users."
+        "The quality of a version was measured when it was trained, on the data held out then; "
+        "the other rows compare the same sampled users."
     )
     if found.most_changed:
         st.markdown("**Users whose lists change most**")

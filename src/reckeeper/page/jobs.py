@@ -123,7 +123,7 @@ def _success(model: wire.Model, job: wire.ListedJob, place: str) -> str:
     if verdict is not None and not verdicts.asks_for_care(job):
         lines.append(verdicts.in_words(verdict))
     elif verdict is not None and place != shared.MAIN:
-        lines.append("Mind the verdict: it stands above, beside the way out.")
+        lines.append("Its verdict is shown above, with what you can do about it.")
     return "\n\n".join(lines)
 
 

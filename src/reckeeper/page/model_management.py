@@ -12,7 +12,7 @@ from reckeeper.page import comparison, differences, jobs, shared, versions
 JOBS_ASKED = 200  # among these is the last comparison looked for
 JOBS_SHOWN = 20
 BY_HAND, TUNE = "Set by hand", "Tune"
-NO_VARIANCE = "This model is not made of singular vectors, whose share of the variance this is."
+NO_VARIANCE = "Only singular vectors explain a share of the variance, and this recipe uses none."
 TUNING = (
     "Tuning tries settings on a part of your data that it holds out. The best are kept with the "
     "new version, and later retrains use them."
