@@ -152,11 +152,12 @@ def retrain(
                 recipe=recipe, settings=settings, tune=tune, tune_seconds=tune_seconds
             ).job_id
         except errors.JobRunningError as exc:
-            details = exc.details or {}
-            # Only a plain retrain would do what that one does.
-            if details.get("kind") == "evaluate" or recipe or pairs or tune:
-                raise
-            job_id = details["job_id"]
+            match exc.details:
+                # Only a plain retrain would do what that one does.
+                case {"job_id": int(job_id), "kind": "retrain"} if not (recipe or pairs or tune):
+                    pass
+                case _:
+                    raise
             typer.echo(f"Job {job_id} runs already: waiting for that one.", err=True)
         job = _follow(server, job_id)
         _see_that_it_succeeded(job)

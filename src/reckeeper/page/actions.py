@@ -38,14 +38,12 @@ def is_button(action: Action | None) -> bool:
 
 def act(client: Client, action: Action) -> str:
     """Do what a button stands for, and return what was done."""
-    match action.name:
-        case "activate":
-            version = client.activate(action.arguments["version"]).version
-            return f"Version {version} is active."
-        case "unpin":
-            version = client.unpin(action.arguments["version"]).version
-            return f"Version {version} is not pinned."
-        case "roll_back":
+    match action:
+        case Action("activate", {"version": int(version)}):
+            return f"Version {client.activate(version).version} is active."
+        case Action("unpin", {"version": int(version)}):
+            return f"Version {client.unpin(version).version} is not pinned."
+        case Action("roll_back"):
             return f"Version {client.roll_back().version} is active again."
         case _:
             return f"Retrain {client.start_retrain().job_id} has started."

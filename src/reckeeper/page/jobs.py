@@ -51,11 +51,15 @@ def start_retrain(
             tune_seconds=request.tune_seconds,
         )
     except JobRunningError as exc:
-        details = exc.details or {}
-        if details.get("kind") == "evaluate":
-            return  # the page says that it runs
-        shared.notify("info", "A retrain was already running: this is its progress.", place=place)
-        _watch(details.get("job_id"), place)
+        match exc.details:
+            case {"kind": "evaluate"}:
+                pass  # the page says that it runs
+            case {"job_id": int(job_id)}:
+                words = "A retrain was already running: this is its progress."
+                shared.notify("info", words, place=place)
+                _watch(job_id, place)
+            case _:
+                raise
     else:
         _watch(job.job_id, place)
 

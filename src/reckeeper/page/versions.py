@@ -72,16 +72,16 @@ def show_verdict(
 
 
 def _show_action(client: Client, action: Action, target: int | None) -> None:
-    if action.name == "roll_back":
-        _roll_back_button(client, target, place="verdict")
-    elif action.name == "activate":
-        version = action.arguments["version"]
-        st.text_input("Reason (optional)", key="verdict_reason")
-        _button(
-            action.in_words(ACTIONS),
-            lambda why: _activate(client, version, why),
-            place="verdict",
-        )
+    match action:
+        case Action("roll_back"):
+            _roll_back_button(client, target, place="verdict")
+        case Action("activate", {"version": int(version)}):
+            st.text_input("Reason (optional)", key="verdict_reason")
+            _button(
+                action.in_words(ACTIONS),
+                lambda why: _activate(client, version, why),
+                place="verdict",
+            )
 
 
 def _beside(kind: str, text: str) -> DeltaGenerator:
