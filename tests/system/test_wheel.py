@@ -21,6 +21,8 @@ from tests.system.installation import ROOT, Process, clean_environ, free_port, w
 
 import reckeeper
 
+pytestmark = pytest.mark.timeout(1200)  # for what the index has to send
+
 EXTRAS = {
     "postgres": ("psycopg", "adbc_driver_manager", "adbc_driver_postgresql"),
     "kafka": ("confluent_kafka",),
