@@ -339,7 +339,7 @@ def test_a_worker_that_fails_on_a_job_says_so(runner, job_of, taste, monkeypatch
     def fail(version):
         raise MemoryError
 
-    monkeypatch.setattr(runner._registry, "load", fail)
+    monkeypatch.setattr(runner._registry.versions, "load", fail)
     job_id, _ = start(runner)
     runner.wait(job_id)
     job = job_of(job_id)

@@ -115,23 +115,21 @@ class _Progress:
         estimated_memory_bytes: int | None = None,
         verdict: Verdict | None = None,
     ) -> None:
-        told: storage.jobs.Changes = {}
+        told = self._held_back
         if progress is not None:
-            told["progress"] = progress.to_json()
+            told |= storage.jobs.Changes(progress=progress.to_json())
         if result is not None:
-            told["result"] = result.to_json()
+            told |= storage.jobs.Changes(result=result.to_json())
         if verdict is not None:
-            told["verdict"] = verdict.to_json()
+            told |= storage.jobs.Changes(verdict=verdict.to_json())
         if estimated_memory_bytes is not None:
-            told["estimated_memory_bytes"] = estimated_memory_bytes
-        self._held_back.update(told)
+            told |= storage.jobs.Changes(estimated_memory_bytes=estimated_memory_bytes)
         is_soon = time.monotonic() - self._written < _REPORT_SECONDS
         if stage == self._stage and is_soon and not told.keys() - {"progress"}:
             return
-        held_back, self._held_back = self._held_back, {}
+        self._held_back = {}
         self._stage, self._written = stage, time.monotonic()
-        held_back["stage"], held_back["fraction"] = stage, fraction
-        self.save(**held_back)
+        self.save(**(told | storage.jobs.Changes(stage=stage, fraction=fraction)))
 
     def should_stop(self) -> bool:
         if not self._finish_requested and time.monotonic() - self._asked >= _REPORT_SECONDS:
@@ -144,7 +142,7 @@ class _Progress:
         return self._finish_requested
 
     def save(self, **changes: Unpack[storage.jobs.Changes]) -> None:
-        changes["peak_memory_bytes"] = peak_memory_bytes()
+        changes |= storage.jobs.Changes(peak_memory_bytes=peak_memory_bytes())
 
         def update(connection: storage.Connection) -> bool:
             return storage.jobs.update(connection, self._job_id, **changes)

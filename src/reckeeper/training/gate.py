@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class HeldOut:
     Attributes
     ----------
     split : Split or None
-        Of `log`: its kind is ``new`` where what came after the active version
+        The split of `log`; its kind is ``new`` where what came after the active version
         is held out. None where there is nothing to split.
     active : storage.Version or None
         The active version.
@@ -89,7 +89,7 @@ def hold_out(
         `log`: right where the policy has neither window nor cap, which would
         leave a candidate less than the active version had.
     seed : int
-        Of a split without times.
+        For a split without times.
     """
     n_newer = len(log) - n_seen
     if active is not None and n_seen > 0 and n_newer >= policy.min_new_interactions:
@@ -108,7 +108,7 @@ def judge(
     held_out: HeldOut,
     *,
     recipe: str,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     active: ActiveModel | None,
     previous: storage.Version | None,
     log: InteractionLog,
@@ -144,7 +144,7 @@ def judge(
     report : callable
         Called with the fraction done, in [0, 1]. What it raises ends it.
     seed : int
-        Of the users drawn and of the confidence intervals.
+        For the users drawn and the confidence intervals.
 
     Notes
     -----
@@ -245,7 +245,7 @@ class _Measured:
 def _measure(
     held_out: HeldOut,
     recipe: str,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     *,
     active: ActiveModel | None,
     seed: int,
@@ -300,7 +300,7 @@ class _Measuring:
         if len(self.users) > most:
             self.users = np.random.default_rng(seed).choice(self.users, most, replace=False)
 
-    def fitted(self, recipe: str, settings: Mapping[str, Any]) -> _Make:
+    def fitted(self, recipe: str, settings: Mapping[str, object]) -> _Make:
         """Return what fits a recipe without what is held out."""
         train = self._split.train
         return lambda tell: Ranker.of(
@@ -337,7 +337,7 @@ def _coverage_then(row: storage.Version, *, n_users: int) -> float | None:
     try:
         verdict = Verdict.from_json(row.verdict or {})
     except DataError:
-        return None  # nothing was judged, or it came from elsewhere and tells other things
+        return None  # nothing was judged, or it came from elsewhere and has another form
     if verdict.method != "refit" or verdict.n_users > n_users or verdict.candidate is None:
         return None
     coverage = verdict.candidate.get(f"coverage@{K}")
@@ -370,7 +370,7 @@ def _continued(seen: InteractionLog, later: InteractionLog) -> InteractionLog:
     )
 
 
-def _is_same(row: storage.Version, recipe: str, settings: Mapping[str, Any]) -> bool:
+def _is_same(row: storage.Version, recipe: str, settings: Mapping[str, object]) -> bool:
     """Say whether a version has this recipe with these settings, once both are complete."""
     if row.recipe != recipe:
         return False
@@ -512,7 +512,7 @@ def _beside(
     verdict: Verdict,
     other: Mapping[str, Metric] | None,
     versus: Mapping[str, Difference] | None,
-    of_whom: str = "",
+    of_other: str = "",
 ) -> str:
     """Return the candidate's figure beside another's, with the difference and its interval."""
     assert verdict.candidate is not None
@@ -522,7 +522,7 @@ def _beside(
     difference = versus[verdict.metric]
     digits = 3 if max(ours, theirs) >= 0.1 else 4
     return (
-        f"{_label(verdict.metric)} {ours:.{digits}f} against {theirs:.{digits}f}{of_whom} "
+        f"{_label(verdict.metric)} {ours:.{digits}f} against {theirs:.{digits}f}{of_other} "
         f"(difference {difference.difference:+.{digits}f}, 95% interval "
         f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f})"
     )

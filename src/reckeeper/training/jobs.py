@@ -5,7 +5,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 
@@ -41,7 +41,7 @@ def start(
     trigger: str,
     actor: str,
     kind: Literal["retrain", "evaluate"] = "retrain",
-    request: Mapping[str, Any] | None = None,
+    request: Mapping[str, object] | None = None,
     cause: wire.Cause | None = None,
     not_since: int | None = None,
 ) -> int:
@@ -255,13 +255,20 @@ def succeed(
     job = _found(connection, job_id)
     if job.cancel_requested:
         raise cancelled(job_id)
-    changes: storage.jobs.Changes = {"promoted": promoted, "stage": "done", "fraction": 1.0}
+    told = job.verdict
     if verdict is not None:
         assert job.version is not None
         told = verdict.to_json()
-        changes["verdict"] = told
         storage.models.set_verdict(connection, job.version, told)
-    if not storage.jobs.end(connection, job_id, status=storage.jobs.SUCCEEDED, **changes):
+    if not storage.jobs.end(
+        connection,
+        job_id,
+        status=storage.jobs.SUCCEEDED,
+        stage="done",
+        fraction=1.0,
+        promoted=promoted,
+        verdict=told,
+    ):
         raise lost(job_id)
 
 

@@ -5,7 +5,6 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -226,7 +225,7 @@ class _Plan:
     request: RetrainRequest
     policy: Policy
     recipe: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     active: storage.Version | None
     previous: storage.Version | None
     accepted: storage.Version | None

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -80,7 +79,7 @@ def compare(
     tune_seconds : float, optional
         How long to tune; by default what `tune` takes.
     seed : int
-        Of split, tuning and confidence intervals.
+        For split, tuning and confidence intervals.
     report : Report, optional
         Gets the result so far whenever a recipe has been measured.
     should_stop : callable, optional
@@ -142,7 +141,7 @@ class _Measuring:
     def add(
         self,
         recipe: str,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, object],
         *,
         tune_seconds: float | None = None,
         begin: float,
@@ -188,5 +187,5 @@ class _Measuring:
         self._report("measuring", end, result=self.result)
 
 
-def _unreported(stage: str, fraction: float, **_found: Any) -> None:
+def _unreported(stage: str, fraction: float, **_found: object) -> None:
     pass

@@ -88,7 +88,7 @@ class Report(Protocol):
         ----------
         stage : str
         fraction : float
-            Of the whole run, in [0, 1].
+            Share of the whole run that is done, in [0, 1].
         progress : TuningProgress, optional
             What tuning has found so far.
         result : Comparison, optional
@@ -96,6 +96,6 @@ class Report(Protocol):
         estimated_memory_bytes : int, optional
             What the run will need.
         verdict : Verdict, optional
-            Of the gate.
+            What the gate found.
         """
         ...

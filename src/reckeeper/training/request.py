@@ -1,7 +1,6 @@
 """What a retrain may be asked for, checked before anything starts."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -17,7 +16,7 @@ TUNED_RECIPE = "spectral"
 """What is tuned where nobody names a recipe."""
 
 
-def checked_request(request: Mapping[str, Any], *, active: storage.Version | None) -> JsonObject:
+def checked_request(request: Mapping[str, object], *, active: storage.Version | None) -> JsonObject:
     """Return a valid request for a retrain in its shortest form.
 
     Settings and tuning are for a recipe, and the form names it: which
@@ -44,9 +43,8 @@ def checked_request(request: Mapping[str, Any], *, active: storage.Version | Non
         field = ".".join(str(part)[:64] for part in first["loc"]) or "request"
         known = ", ".join(RetrainRequest.model_fields)
         raise _refused(field, f"{first['msg']}. A retrain takes {known}.") from exc
-    shortest = parsed.model_dump()
-    if not shortest:
-        return shortest
+    if not parsed.model_dump():
+        return {}
     name = parsed.recipe
     if name is None:
         name = TUNED_RECIPE if parsed.tune else _basis(active)[0]
@@ -64,8 +62,8 @@ def checked_request(request: Mapping[str, Any], *, active: storage.Version | Non
         except DataError as exc:
             raise _refused("settings", exc.message, Action("list_recipes")) from exc
     if parsed.tune or parsed.settings is not None:
-        shortest["recipe"] = name
-    return shortest
+        parsed = parsed.model_copy(update={"recipe": name})
+    return parsed.model_dump()
 
 
 def to_train(request: RetrainRequest, active: storage.Version | None) -> tuple[str, JsonObject]:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 
@@ -71,7 +71,7 @@ class JobRunner:
         trigger: str,
         actor: str,
         kind: Literal["retrain", "evaluate"] = "retrain",
-        request: Mapping[str, Any] | None = None,
+        request: Mapping[str, object] | None = None,
         cause: wire.Cause | None = None,
         not_since: int | None = None,
     ) -> int:

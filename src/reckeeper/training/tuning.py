@@ -9,7 +9,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,7 @@ FITS = 4.5
 a tenth too high still leaves it below five."""
 
 _SHARE = 0.1
-"""Of each user's items so much is held out: little, since what fits a thinner matrix is not
+"""Share of each user's items that is held out: little, since what fits a thinner matrix is not
 what fits the whole."""
 
 _LEANINGS = {"random": 0.0, "popular": 0.3, "very popular": 0.6}
@@ -107,7 +106,7 @@ class Tuned:
     Attributes
     ----------
     settings : dict
-        Of the best trial.
+        The best trial's.
     best : Trial
     n_tried : int
     seconds : float
@@ -142,7 +141,7 @@ def tune(
         more than others; with times, one holds out the end of each user's
         history.
     seed : int
-        Of splits and samples. The same seed gives the same settings as long
+        For splits and samples. The same seed gives the same settings as long
         as the plan is not cut short by the budget or by hand.
     budget_seconds : float, optional
         Above zero. By default four and a half times what one final fit takes,
@@ -206,7 +205,7 @@ class _Run:
         return None if self._best is None else self._best[0]
 
     @property
-    def best_settings(self) -> Mapping[str, Any] | None:
+    def best_settings(self) -> Mapping[str, object] | None:
         return None if self.best is None else self.best.settings
 
     def best_ndcg(self, kind: str) -> float:
@@ -217,7 +216,7 @@ class _Run:
         if self.budget_seconds is None:
             self.budget_seconds = FITS * seconds
 
-    def add(self, settings: Mapping[str, Any], ndcg: Mapping[str, np.ndarray]) -> bool:
+    def add(self, settings: Mapping[str, object], ndcg: Mapping[str, np.ndarray]) -> bool:
         """Take in a trial, NDCG by split and user; return whether it is the best now.
 
         What comes will differ from every split, so a loss on one counts more

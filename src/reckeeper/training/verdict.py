@@ -131,16 +131,17 @@ class Verdict:
 
         What became of the version is left out until it is decided.
         """
-        told = dataclasses.asdict(self)
-        told["decided_at"] = clock.rfc3339(self.decided_at)
-        told |= {name: list(told[name]) for name in ("reasons", "warnings")}
-        for name in ("candidate", "active", "popularity"):
-            told[name] = metrics_to_json(getattr(self, name))
-        if self.disposition is None:
-            del told["disposition"], told["outcome"], told["action"]
-        elif self.action is not None:
-            told["action"] = self.action.to_json()
-        return told
+        told = dataclasses.asdict(self) | {
+            "decided_at": clock.rfc3339(self.decided_at),
+            "reasons": list(self.reasons),
+            "warnings": list(self.warnings),
+            "candidate": metrics_to_json(self.candidate),
+            "active": metrics_to_json(self.active),
+            "popularity": metrics_to_json(self.popularity),
+            "action": None if self.action is None else self.action.to_json(),
+        }
+        undecided = {"disposition", "outcome", "action"} if self.disposition is None else set()
+        return {name: value for name, value in told.items() if name not in undecided}
 
     @classmethod
     def from_json(cls, told: Mapping[str, object]) -> "Verdict":
