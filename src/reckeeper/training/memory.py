@@ -8,7 +8,7 @@ whole process's peak, what its allocator keeps included.
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import psutil
 
@@ -62,7 +62,7 @@ class Estimate(int):
 
 def estimate(
     recipe: str,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     *,
     n_interactions: int,
     n_users: int,
