@@ -278,9 +278,14 @@ def test_versions_come_back_from_the_folder(registry, train, activate, lost, set
     for _ in range(3):
         train()
     activate(2)
-    before = {row["version"]: row for row in registry.versions.all()}
+
+    def listed(place):
+        rows = (wire.Model.model_validate(row) for row in place.versions.all())
+        return {row.version: row.model_dump() for row in rows}
+
+    before = listed(registry)
     assert lost.recovery.rebuild() == [1, 2, 3]
-    after = {row["version"]: row for row in lost.versions.all()}
+    after = listed(lost)
     assert lost.switch.active_version() == 2
     for version in (1, 2, 3):
         # The jobs that made them were in the lost database.
