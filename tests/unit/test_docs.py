@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,15 @@ def test_every_page_is_in_the_index():
         for page in (ROOT / "docs").rglob("*.md")
     }
     assert listed == pages - {"index"}
+
+
+def test_every_dependency_has_its_reason():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    listed = re.findall(r"^\| ([a-z][^|]*) \|", text_of("understand/dependencies.md"), re.MULTILINE)
+    named = {name for cell in listed for name in cell.split(", ")} - {"dependency"}
+    assert named == {re.match(r"[\w-]+", line)[0] for line in wanted}
 
 
 def test_readme_is_short_and_shows_how_to_start():
