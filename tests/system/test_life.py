@@ -195,13 +195,23 @@ def served_once(tmp_path_factory, trained_once):
     """Give an installation with a server that no test changes."""
     with Installation(tmp_path_factory.mktemp("served")) as made:
         made.take_over(trained_once)
-        made.start_server()
+        made.server_process = made.start_server()
         yield made
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory, trained_once):
+    """Give an installation whose server and worker run, for tests that add versions and jobs."""
+    with Installation(tmp_path_factory.mktemp("running"), RECKEEPER_VERSIONS_KEPT="100") as made:
+        made.take_over(trained_once)
+        worker = made.start_worker()
+        made.server_process = made.start_server()
+        yield made, worker
+
+
 @pytest.mark.parametrize("api", ["server", "worker"])
-def test_the_trail_says_who_asked(working, api):
-    site, _ = working
+def test_the_trail_says_who_asked(running, api):
+    site, _ = running
     caller = getattr(site, api)
     for name, actor in (("alice@example.org", "api:alice@example.org"), (None, "api")):
         headers = {} if name is None else {ACTOR: name}
@@ -231,14 +241,14 @@ def test_two_versions_are_compared(served, client):
         client.compare(1, 2)
 
 
-def test_however_many_comparisons_are_asked_for_others_are_answered(served):
+def test_however_many_comparisons_are_asked_for_others_are_answered(served_once):
     with ThreadPoolExecutor(60) as callers:
         asked = [
-            callers.submit(served.server.get, "/models/1/compare/2", params={"users": 8})
+            callers.submit(served_once.server.get, "/models/1/compare/2", params={"users": 8})
             for _ in range(60)
         ]
-        assert served.server.get("/health/ready").status_code == 200
-        assert recommended(served)[0] == 2
+        assert served_once.server.get("/health/ready").status_code == 200
+        assert recommended(served_once)[0] == 2
         assert {call.result().status_code for call in asked} == {200}
 
 
@@ -292,8 +302,8 @@ def test_what_is_no_bundle_is_refused_and_leaves_nothing(served, client, tmp_pat
     assert not list(served.folder.rglob("escaped*"))
 
 
-def test_a_bundle_that_is_too_large_is_refused_before_it_is_sent(served):
-    with socket.create_connection(("127.0.0.1", served.server_port), timeout=30) as caller:
+def test_a_bundle_that_is_too_large_is_refused_before_it_is_sent(served_once):
+    with socket.create_connection(("127.0.0.1", served_once.server_port), timeout=30) as caller:
         caller.sendall(
             b"POST /models/import HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999\r\n\r\n"
         )
@@ -303,30 +313,30 @@ def test_a_bundle_that_is_too_large_is_refused_before_it_is_sent(served):
     assert "99999999999999" in answer
 
 
-def test_a_sender_that_hangs_up_leaves_nothing(served):
-    with socket.create_connection(("127.0.0.1", served.server_port), timeout=30) as caller:
+def test_a_sender_that_hangs_up_leaves_nothing(served_once):
+    with socket.create_connection(("127.0.0.1", served_once.server_port), timeout=30) as caller:
         caller.sendall(
             b"POST /models/import HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n"
             + b"x" * 3_000_000
         )
         wait_until(
-            lambda: [name for name in content_of(served.model_dir) if name.startswith(".tr")],
+            lambda: [name for name in content_of(served_once.model_dir) if name.startswith(".tr")],
             "the import has begun",
         )
     wait_until(
-        lambda: not [name for name in content_of(served.model_dir) if name.startswith(".tr")],
+        lambda: not [name for name in content_of(served_once.model_dir) if name.startswith(".tr")],
         "nothing is left of the import",
     )
-    assert len(served.server.get("/models").json()["models"]) == 2
+    assert len(served_once.server.get("/models").json()["models"]) == 2
 
 
-def test_a_reader_that_hangs_up_leaves_nothing(served):
+def test_a_reader_that_hangs_up_leaves_nothing(served_once):
     def left():
-        folder = Path(f"/proc/{served.server_process.pid}/fd")
+        folder = Path(f"/proc/{served_once.server_process.pid}/fd")
         opened = [os.readlink(link) for link in folder.iterdir() if link.is_symlink()]
-        return [name for name in opened + content_of(served.model_dir) if ".transfer-" in name]
+        return [name for name in opened + content_of(served_once.model_dir) if ".transfer-" in name]
 
-    with socket.create_connection(("127.0.0.1", served.server_port), timeout=30) as caller:
+    with socket.create_connection(("127.0.0.1", served_once.server_port), timeout=30) as caller:
         caller.sendall(b"GET /models/2/download HTTP/1.1\r\nHost: x\r\n\r\n")
         assert caller.recv(10)
     wait_until(lambda: not left(), "the server has let go of the file")
@@ -473,8 +483,8 @@ def many_callers(site):
         yield caller
 
 
-def test_a_job_is_followed_to_its_end(working):
-    site, worker = working
+def test_a_job_is_followed_to_its_end(running):
+    site, worker = running
     with Client(str(site.server.base_url)) as client:
         with site.held_training(worker) as job:
             following = client.follow_job(job["job_id"])
@@ -482,7 +492,7 @@ def test_a_job_is_followed_to_its_end(working):
             assert (first.job_id, first.status) == (job["job_id"], "running")
         states = [first, *following]
         assert states[-1] == client.job(job["job_id"])
-        assert (states[-1].status, states[-1].version) == ("succeeded", 3)
+        assert (states[-1].status, states[-1].version) == ("succeeded", site.active()["version"])
         fractions = [state.fraction for state in states]
         assert fractions == sorted(fractions)
 
@@ -496,9 +506,9 @@ def test_a_job_that_has_ended_is_told_once(served_once):
     assert_error(served_once.server.get("/jobs/99/stream"), 404, "not_found")
 
 
-def test_many_streams_starve_nobody_and_leave_nothing_behind(working):
-    site, worker = working
-    server = site.server_process
+def test_many_streams_starve_nobody_and_leave_nothing_behind(running):
+    site, worker = running
+    server, active = site.server_process, site.active()["version"]
     with many_callers(site) as many, contextlib.ExitStack() as stack:
         with site.held_training(worker) as job:
             path = f"/jobs/{job['job_id']}/stream"
@@ -508,7 +518,7 @@ def test_many_streams_starve_nobody_and_leave_nothing_behind(working):
             assert {next(events)[1]["status"] for events in followed} == {"running"}
 
             for _ in range(20):
-                assert recommended(site)[0] == 2
+                assert recommended(site)[0] == active
                 assert site.server.get(f"/jobs/{job['job_id']}").status_code == 200
             row = {"user_id": "u1", "item_id": "i1", "interaction_type": "click"}
             assert site.server.post("/user_interactions", json=row).status_code == 200
@@ -571,8 +581,8 @@ def test_streams_leave_files_for_the_rest(trained):
 
 
 @pytest.mark.parametrize("api", ["server", "worker"])
-def test_a_cancelled_job_ends_and_who_waits_is_told(working, api):
-    site, worker = working
+def test_a_cancelled_job_ends_and_who_waits_is_told(running, api):
+    site, worker = running
     files = content_of(site.model_dir)
     with ThreadPoolExecutor(1) as callers, site.held_training(worker) as job:
         started = getattr(site, api).post(
@@ -618,25 +628,31 @@ def test_a_cancelled_job_ends_and_who_waits_is_told(working, api):
 
 @pytest.mark.parametrize("api", ["server", "worker"])
 @pytest.mark.parametrize("wait", ["true", "false"])
-def test_a_retrain_goes_on_when_its_client_hangs_up(working, api, wait):
-    site, worker = working
+def test_a_retrain_goes_on_when_its_client_hangs_up(running, api, wait):
+    site, worker = running
+    before = {event["job_id"] for event in worker.events("job_started")}
+
+    def started():
+        return {event["job_id"] for event in worker.events("job_started")} - before
+
     port = site.server_port if api == "server" else site.worker_port
     with socket.create_connection(("127.0.0.1", port), timeout=30) as caller:
         caller.sendall(
             f"POST /retrain?wait={wait} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
         )
-        wait_until(lambda: worker.events("job_started"), "the job has started")
+        wait_until(started, "the job has started")
         # Reset: the process finds out at once.
         caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    (started,) = worker.events("job_started")
-    job = site.wait_for_job(started["job_id"])
-    assert (job["status"], job["version"], job["promoted"]) == ("succeeded", 3, True)
-    wait_until(lambda: recommended(site)[0] == 3, "the server serves version 3")
+    (job_id,) = started()
+    job = site.wait_for_job(job_id)
+    assert (job["status"], job["promoted"]) == ("succeeded", True)
+    assert job["version"] == site.server.get("/models").json()["models"][0]["version"]
+    wait_until(lambda: recommended(site)[0] == job["version"], "the server serves it")
     assert site.server.get("/health/ready").status_code == 200
 
 
-def test_a_retrain_tells_what_the_gate_thinks(working):
-    site, _ = working
+def test_a_retrain_tells_what_the_gate_thinks(running):
+    site, _ = running
     answer = site.server.post("/retrain").json()
 
     job = site.server.get(f"/jobs/{answer['job_id']}").json()["job"]
