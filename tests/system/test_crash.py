@@ -51,10 +51,10 @@ STAGES = {
     "reading": ("after", "reckeeper.matrix:read_log"),
     "judging": ("before", "reckeeper.training.gate:judge"),
     "judged": ("after", "reckeeper.training.gate:judge"),
-    "fitting": ("before", "reckeeper.registry:Registry.reserve"),
-    "writing": ("before", "reckeeper.artifact:write"),
+    "fitting": ("before", "reckeeper.registry.versions:Versions.reserve"),
+    "writing": ("before", "reckeeper.artifact.store:ModelStore.write"),
     "one file written": ("before", "pickle:dump"),
-    "both files written": ("after", "reckeeper.artifact:write"),
+    "both files written": ("after", "reckeeper.artifact.store:ModelStore.write"),
     "registering": ("before", "reckeeper.storage.models:insert"),
 }
 
@@ -128,7 +128,7 @@ def test_a_training_that_dies_after_its_version_is_registered_leaves_it_inactive
     installation, _, order = dying
     version = installation.active()["version"]
     order.write_text(json.dumps({"process": "training.child", "when": "after", "call": 1,
-                                 "place": "reckeeper.registry:Registry.register"}))  # fmt: skip
+                                 "place": "reckeeper.registry.versions:Versions.register"}))  # fmt: skip
     job = installation.wait_for_job(start_retrain(installation))
     assert job["status"] == "interrupted"
     assert served(installation) == version
@@ -176,7 +176,7 @@ def test_a_worker_that_dies_takes_its_training_with_it(fresh):
     [
         ("reckeeper.serving:trial", 1, False),
         ("reckeeper.storage.timeline:insert", 1, False),
-        ("reckeeper.artifact:point_link", 2, True),
+        ("reckeeper.artifact.store:ModelStore.point_link", 2, True),
     ],
     ids=["before the trial", "inside the transaction", "between row and link"],
 )
