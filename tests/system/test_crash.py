@@ -174,11 +174,11 @@ def test_a_worker_that_dies_takes_its_training_with_it(fresh):
 @pytest.mark.parametrize(
     ("place", "call", "is_active"),
     [
-        ("reckeeper.serving:trial", 1, False),
+        ("reckeeper.serving:check", 1, False),
         ("reckeeper.storage.timeline:insert", 1, False),
         ("reckeeper.artifact.store:ModelStore.point_link", 2, True),
     ],
-    ids=["before the trial", "inside the transaction", "between row and link"],
+    ids=["before the check", "inside the transaction", "between row and link"],
 )
 def test_a_worker_that_dies_while_it_promotes(fresh, place, call, is_active):
     installation, order = fresh
