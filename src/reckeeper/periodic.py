@@ -22,14 +22,14 @@ class Periodic:
     Parameters
     ----------
     function : callable
-        Called without arguments.
+        Called without arguments; what it returns is not used.
     name : str
         Name of the thread, and in the log.
     every_seconds : float
         Pause between the end of a call and the next one.
     """
 
-    def __init__(self, function: Callable[[], None], *, name: str, every_seconds: float) -> None:
+    def __init__(self, function: Callable[[], object], *, name: str, every_seconds: float) -> None:
         self._function = function
         self._name = name
         self._every_seconds = every_seconds

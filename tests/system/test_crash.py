@@ -127,8 +127,10 @@ def test_a_training_that_dies_changes_nothing_and_the_next_one_runs(dying, stage
 def test_a_training_that_dies_after_its_version_is_registered_leaves_it_inactive(dying):
     installation, _, order = dying
     version = installation.active()["version"]
-    order.write_text(json.dumps({"process": "training.child", "when": "after", "call": 1,
-                                 "place": "reckeeper.registry.versions:Versions.register"}))  # fmt: skip
+    place = "reckeeper.registry.versions:Versions.register"
+    order.write_text(
+        json.dumps({"process": "training.child", "when": "after", "call": 1, "place": place})
+    )
     job = installation.wait_for_job(start_retrain(installation))
     assert job["status"] == "interrupted"
     assert served(installation) == version

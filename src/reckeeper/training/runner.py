@@ -21,6 +21,7 @@ from reckeeper.errors import (
     StorageError,
     TrainingError,
 )
+from reckeeper.periodic import Periodic
 from reckeeper.registry import Registry
 from reckeeper.serving import Serving
 from reckeeper.telemetry import get_logger
@@ -215,19 +216,12 @@ class JobRunner:
     @contextlib.contextmanager
     def _kept_alive(self, job_id: int) -> Iterator[None]:
         """Keep a job's lease while its version is loaded and decided on, however long that is."""
-        done = threading.Event()
-
-        def beat() -> None:
-            while not done.wait(HEARTBEAT_SECONDS):
-                self._beat(job_id, None)
-
-        beating = threading.Thread(target=beat, name=f"job-{job_id}-heartbeat", daemon=True)
-        beating.start()
-        try:
+        with Periodic(
+            lambda: self._beat(job_id, None),
+            name=f"job-{job_id}-heartbeat",
+            every_seconds=HEARTBEAT_SECONDS,
+        ):
             yield
-        finally:
-            done.set()
-            beating.join()
 
     def _is_cancelled(self, job_id: int) -> bool:
         try:
