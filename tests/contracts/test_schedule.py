@@ -192,6 +192,17 @@ def test_a_named_hour_comes_once_a_day(expression, zone, after, expected):
     assert found.astimezone(UTC) == datetime.fromisoformat(expected)
 
 
+@pytest.mark.parametrize("until", ["2026-10-25T02:20+01:00", "2026-10-25T02:00+01:00"])
+def test_the_last_time_of_every_hour_is_found_while_the_clock_shows_it_twice(until):
+    found = policy.last_run(
+        "0 * * * *",
+        timezone="Europe/Berlin",
+        after=datetime.fromisoformat("2026-10-25T02:30+02:00"),
+        until=datetime.fromisoformat(until),
+    )
+    assert found.astimezone(UTC) == datetime.fromisoformat("2026-10-25T02:00+01:00")
+
+
 def test_the_hour_stays_when_the_clock_is_put_forward(runs):
     found = runs(
         "0 3 * * *", 3, timezone="Europe/Berlin", after=datetime(2026, 3, 27, 12, tzinfo=UTC)

@@ -81,12 +81,14 @@ def last_run(
     datetime or None
         In the time zone named; None if it does not come between them.
     """
-    found = None
+    # By UTC: a sum forgets which of the two hours it is that the clock shows twice.
+    found, since, last = None, after.astimezone(UTC), until.astimezone(UTC)
     while True:
-        after = next_run(expression, timezone=timezone, after=after + _MICROSECOND)
-        if after.astimezone(UTC) > until.astimezone(UTC):
+        run = next_run(expression, timezone=timezone, after=since + _MICROSECOND)
+        since = run.astimezone(UTC)
+        if since > last:
             return found
-        found = after
+        found = run
 
 
 def _fields(expression: str) -> str:
