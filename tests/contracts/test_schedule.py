@@ -565,7 +565,7 @@ def test_a_stale_version_is_told_once(schedule, store, serve, notices, starts):
         "trained_at": clock.rfc3339(now - DAY),
         "age_hours": 25.0,
         "threshold": 24.0,
-        "message": "Version 3 serves and is 25.0 hours old: more than 24.0, after which it "
+        "message": "Version 3 is active and 25.0 hours old: more than 24.0, after which it "
         "counts as stale.",
     }
     assert notices() == [("stale", payload)]
