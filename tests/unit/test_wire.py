@@ -119,6 +119,48 @@ def test_an_action_of_a_later_release_stays_in_words():
     assert back.details == {"action": {"name": "do_it"}}
 
 
+def test_an_action_that_lacks_what_it_is_about_stays_in_words():
+    body = wire.Error(code="pinned", message="No. Do.", details={"action": {"name": "unpin"}})
+    back = wire.error_from(body)
+    assert (back.message, back.action, back.details) == ("No. Do.", None, body.details)
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [{}, {"decision": "maybe"}, {"decision": "promote"}, {"decision": "reject", "sentence": [1]}],
+)
+def test_a_version_that_says_of_itself_what_is_none_is_shown_without(model_json, verdict):
+    metrics = {"ndcg@10": {"mean": "good"}}
+    model_json |= {"explained_variance": 0.5, "trained_on": MOMENT}
+    shown = wire.ModelList.model_validate(
+        {"models": [model_json | {"verdict": verdict, "metrics": metrics}]}
+    ).models[0]
+    assert (shown.version, shown.verdict, shown.metrics) == (6, None, None)
+    about = {
+        "verdict": verdict,
+        "fingerprint": "",
+        "watermark": 0,
+        "latest_at": None,
+        "data": {"left_out_users": 7, "weights": {"click": 1.0}},
+        "actor": None,
+        "cause": {"rule": "whim"},
+        "peak_memory_bytes": 0,
+        "libraries": {"numpy": 2},
+        "origin": {"timeline": [{"x": None}]},
+        "files": [],
+        "timeline": [],
+    }
+    shown = wire.ModelAnswer.model_validate({"model": model_json | about}).model
+    assert (shown.verdict, shown.cause, shown.origin) == (None, None, None)
+    assert (shown.data, shown.libraries) == (wire.TrainingData(), {})
+
+
+def test_of_an_origin_with_another_form_of_timeline_the_rest_is_shown():
+    told = {"version": 3, "sha256": "f", "trained_at": MOMENT, "imported_at": MOMENT}
+    origin = wire.Origin.model_validate(told | {"timeline": [{"version": 3}]})
+    assert (origin.version, origin.timeline) == (3, [])
+
+
 def test_importing_it_is_light():
     code = """
 import sys

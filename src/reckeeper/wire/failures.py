@@ -94,6 +94,11 @@ def error_from(body: Error) -> ReckeeperError:
 
 def action_from(told: object) -> Action | None:
     """Return the action that is told of; None where it is none that this release knows."""
-    if isinstance(told, dict) and told.get("name") in errors.ACTION_NAMES:
-        return Action.from_json(told)
-    return None
+    if not isinstance(told, dict) or told.get("name") not in errors.ACTION_NAMES:
+        return None
+    action = Action.from_json(told)
+    try:
+        action.in_words(ACTIONS)
+    except KeyError:  # it lacks what it is about
+        return None
+    return action

@@ -2,7 +2,16 @@
 
 from typing import Annotated, Any, Literal, TypeGuard
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -53,6 +62,22 @@ class Request(Sent):
 def is_none(value: object) -> bool:
     """Say whether a field is left out of the JSON, because there is nothing in it."""
     return value is None
+
+
+def otherwise(default: object) -> WrapValidator:
+    """Read a field as `default` where it has another form.
+
+    For what the files of a version say of it: they may come from anywhere, and one that says
+    it in another form must not hide the version, or the list that it is in.
+    """
+
+    def read(told: object, handler: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return handler(told)
+        except ValidationError:
+            return default
+
+    return WrapValidator(read)
 
 
 def _is_count(moment: object) -> TypeGuard[int]:

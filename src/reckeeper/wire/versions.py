@@ -15,6 +15,7 @@ from .forms import (
     Request,
     Time,
     is_none,
+    otherwise,
 )
 from .verdicts import Metric, Verdict, VerdictSummary
 
@@ -72,7 +73,7 @@ class Origin(Answer):
     version: int
     sha256: str
     trained_at: Time
-    timeline: list[TimelineEntry]
+    timeline: Annotated[list[TimelineEntry], otherwise([])]
     imported_at: Time
 
 
@@ -82,6 +83,9 @@ class ModelFile(Answer):
     name: str
     bytes: int = Field(validation_alias=AliasChoices("bytes", "n_bytes"))
     sha256: str
+
+
+_Metrics = Annotated[dict[str, Metric] | None, otherwise(None)]
 
 
 class _AnyModel(Answer):
@@ -106,29 +110,29 @@ class _AnyModel(Answer):
     note: str | None
     pinned: bool
     pinned_until: Time | None
-    metrics: dict[str, Metric] | None
+    metrics: _Metrics
     served: bool
 
 
 class Model(_AnyModel):
     """A version, as ``GET /models`` lists it."""
 
-    verdict: VerdictSummary | None
+    verdict: Annotated[VerdictSummary | None, otherwise(None)]
 
 
 class ModelDetails(_AnyModel):
     """A version with all that is known of it."""
 
-    verdict: Verdict | None
+    verdict: Annotated[Verdict | None, otherwise(None)]
     fingerprint: str
     watermark: int
     latest_at: Time | None
-    data: TrainingData
+    data: Annotated[TrainingData, otherwise(TrainingData())]
     actor: str | None
-    cause: Cause | None
+    cause: Annotated[Cause | None, otherwise(None)]
     peak_memory_bytes: int
-    libraries: dict[str, str]
-    origin: Origin | None
+    libraries: Annotated[dict[str, str], otherwise({})]
+    origin: Annotated[Origin | None, otherwise(None)]
     files: list[ModelFile]
     timeline: list[TimelineEntry]
 
@@ -196,12 +200,12 @@ class ComparedModel(Answer):
     version: int
     recipe: str
     settings: JsonObject
-    data: TrainingData
+    data: Annotated[TrainingData, otherwise(TrainingData())]
     training_samples: int
     n_users: int
     n_items: int
     explained_variance: Percentage
-    metrics: dict[str, Metric] | None
+    metrics: _Metrics
 
 
 class SettingDifference(Answer):
