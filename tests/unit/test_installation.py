@@ -4,6 +4,7 @@ import dataclasses
 import http.server
 import json
 import re
+import socket
 import threading
 
 import pytest
@@ -130,6 +131,30 @@ def test_a_command_says_which_server_it_asks_unless_it_is_the_default_one(
     monkeypatch.delenv("RECKEEPER_SERVER_PORT")
     client().close()
     assert capsys.readouterr().err == ""
+
+
+def test_the_address_is_said_without_its_password(at_the_default, monkeypatch, capsys):
+    run("migrate")
+    monkeypatch.setenv("RECKEEPER_SERVER_URL", "http://ann:secret@127.0.0.1:1")
+    client().close()
+    assert capsys.readouterr().err == "Using the server at http://ann:***@127.0.0.1:1.\n"
+    run("import", events(at_the_default))
+    assert n_interactions() == 2
+
+
+def test_what_speaks_no_http_is_no_server(at_the_default, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"220 not a web server\r\n")
+
+        greeting = threading.Thread(target=greet)
+        greeting.start()
+        assert installation.answering(f"http://127.0.0.1:{listener.getsockname()[1]}") is None
+        greeting.join()
 
 
 # Server and database of different installations

@@ -7,6 +7,7 @@ server there, and does not begin where that server is of another installation.
 
 import contextlib
 import dataclasses
+import http.client
 import json
 import os
 import urllib.error
@@ -103,7 +104,7 @@ def answering(url: str) -> str | None:
         with opener.open(f"{url}/health/live", timeout=_PROBE_SECONDS) as answer:
             found: str | None = answer.headers[INSTALLATION_HEADER]
             return found
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):  # the last: it speaks no HTTP
         return None
 
 

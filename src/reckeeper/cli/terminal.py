@@ -57,12 +57,13 @@ def client() -> Client:
     """
     settings = Settings.from_env()
     url = installation.server_url(settings)
+    asked = Client(url, actor="cli")
     if url != _DEFAULT_URL:
-        warn(f"Using the server at {url}.", style="dim")
+        warn(f"Using the server at {asked.url}.", style="dim")
     known = installation.known(settings)
     if known is not None and "server_url" not in settings.model_fields_set:
         installation.check(settings, known.installation_id)
-    return Client(url, actor="cli")
+    return asked
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
