@@ -16,6 +16,8 @@ from reckeeper.errors import ACTION_NAMES, Action, ConflictError
 from reckeeper.page import actions as page_actions
 
 HEAVY = {"numpy", "pandas", "sqlalchemy", "pyarrow", "scipy", "sklearn", "streamlit"}
+# What a command at the database does without, unless it changes something.
+SLOW = {"pandas", "scipy", "sklearn", "streamlit", "alembic", "httpx", "reckeeper.wire"}
 ASK_THE_SERVER = ("models", "jobs", "policy", "audit")
 
 
@@ -49,8 +51,29 @@ except SystemExit:
 @pytest.mark.parametrize("name", ASK_THE_SERVER)
 def test_a_command_that_asks_the_server_loads_nothing_heavy(name):
     _, loaded = loaded_by(f"from reckeeper.cli.commands import load\nload({name!r})")
-    assert "reckeeper.client" in loaded
+    assert "reckeeper.cli.terminal" in loaded
     assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize(
+    "arguments", [["imports", "list"], ["demo", "status"], ["audit", "verify"], ["import", "--help"]]
+)
+def test_a_light_command_at_the_database_loads_what_reads_it(arguments, database, settings):
+    said, loaded = loaded_by(
+        f"""
+import os, sys
+os.environ |= {settings.to_env()!r}
+sys.argv = ["reckeeper", *{arguments!r}]
+from reckeeper.cli import main
+try:
+    main()
+except SystemExit as exc:
+    assert not exc.code
+"""
+    )
+    assert said.strip()
+    assert "sqlalchemy" in loaded
+    assert not loaded & SLOW
 
 
 def test_the_version_is_printed():

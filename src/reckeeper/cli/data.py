@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,8 +19,9 @@ from reckeeper.cli.database import made_or_opened, opened
 from reckeeper.cli.installation import database_of
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
-from reckeeper.events import demo, files
-from reckeeper.registry import Registry
+
+if TYPE_CHECKING:  # they bring Arrow's readers, which most commands do without
+    from reckeeper.events import files
 
 _NEXT = "Now retrain: `reckeeper retrain`, or the button on the page."
 
@@ -30,8 +31,6 @@ class PresetName(StrEnum):
 
     MOVIELENS = "movielens"
 
-
-_PRESETS = {PresetName.MOVIELENS: files.MOVIELENS}
 
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
@@ -129,8 +128,10 @@ def import_command(
     as_json: _Json = False,
 ) -> None:
     """Import interactions from a file or a database; a repeat adds only what is missing."""
+    from reckeeper.events import files
+
     origin = _origin(file, from_database, query)
-    chosen = _PRESETS[preset] if preset else None
+    chosen = {PresetName.MOVIELENS: files.MOVIELENS}[preset] if preset else None
     if chosen and file and catalogue is None and file.with_name(chosen.catalogue_name).is_file():
         catalogue = file.with_name(chosen.catalogue_name)
     interactions_format = _with(
@@ -163,14 +164,16 @@ def import_command(
 
 
 def _import(
-    origin: Path | files.Query,
-    interactions_format: files.FileFormat,
+    origin: "Path | files.Query",
+    interactions_format: "files.FileFormat",
     *,
     catalogue: Path | None,
-    catalogue_format: files.CatalogueFormat,
+    catalogue_format: "files.CatalogueFormat",
     report: Path | None,
     as_json: bool,
 ) -> None:
+    from reckeeper.events import files
+
     console = Console(stderr=True)
     settings = Settings.from_env()
     database = made_or_opened(settings)
@@ -187,7 +190,7 @@ def _import(
             catalogue=catalogue,
             catalogue_format=catalogue_format,
             refused_report=report,
-            before_first_row=lambda: removed.append(_remove_demo(settings, database)),
+            before_first_row=lambda: removed.append(_clear_demo(settings, database)[0]),
             on_progress=lambda progress: advance(
                 progress.bytes_done, progress.bytes_total, progress.rows
             ),
@@ -245,6 +248,8 @@ def undo_command(
     as_json: _Json = False,
 ) -> None:
     """Take out what an import brought: its interactions and its catalogue items."""
+    from reckeeper.events import files
+
     settings = Settings.from_env()
     database = opened(settings)
     with contextlib.closing(database):
@@ -260,7 +265,7 @@ def undo_command(
                 on_progress=lambda n_rows: advance(n_rows, total, n_rows),
             )
         if row and row.is_demo:
-            _remove_demo(settings, database)
+            _clear_demo(settings, database)
     if as_json:
         _print_json({"import_id": import_id, **dataclasses.asdict(undone)})
         return
@@ -278,6 +283,8 @@ def undo_command(
 
 def demo_status_command(as_json: _Json = False) -> None:
     """Tell whether the demo data is loaded."""
+    from reckeeper.events import demo
+
     database = _read_only()
     with contextlib.closing(database):
         info = demo.info(database)
@@ -298,8 +305,7 @@ def demo_clear_command(as_json: _Json = False) -> None:
     settings = Settings.from_env()
     database = opened(settings)
     with contextlib.closing(database):
-        interactions = demo.clear(database, actor="cli")
-        versions = Registry(database, settings.model_dir).switch.delete_demo(actor="cli")
+        interactions, versions = _clear_demo(settings, database)
     if as_json:
         _print_json({"interactions": interactions, "versions": versions})
     elif interactions or versions:
@@ -312,7 +318,11 @@ def demo_clear_command(as_json: _Json = False) -> None:
         Console().print("There is no demo data.")
 
 
-def _origin(file: Path | None, from_database: str | None, query: str | None) -> Path | files.Query:
+def _origin(
+    file: Path | None, from_database: str | None, query: str | None
+) -> "Path | files.Query":
+    from reckeeper.events import files
+
     if file is not None and from_database is None and query is None:
         return file
     if file is None and from_database is not None and query is not None:
@@ -325,10 +335,13 @@ def _read_only() -> storage.Database:
     return storage.open_database(Settings.from_env())
 
 
-def _remove_demo(settings: Settings, database: storage.Database) -> int:
+def _clear_demo(settings: Settings, database: storage.Database) -> tuple[int, list[int]]:
+    """Return how many interactions were removed, and which versions."""
+    from reckeeper.events import demo
+    from reckeeper.registry import Registry
+
     interactions = demo.clear(database, actor="cli")
-    Registry(database, settings.model_dir).switch.delete_demo(actor="cli")
-    return interactions
+    return interactions, Registry(database, settings.model_dir).switch.delete_demo(actor="cli")
 
 
 def _with(format: Any, **given: Any) -> Any:
@@ -367,7 +380,7 @@ def progress_bar(console: Console, title: str) -> Iterator[Callable[[int, int, i
 
 def _print_report(
     console: Console,
-    report: files.ImportReport,
+    report: "files.ImportReport",
     *,
     source: str,
     unit: str,

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError
-from reckeeper.wire.headers import INSTALLATION_HEADER
 
 FILE = "installation.json"
 
@@ -102,6 +101,8 @@ def answering(url: str) -> str | None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{url}/health/live", timeout=_PROBE_SECONDS) as answer:
+            from reckeeper.wire.headers import INSTALLATION_HEADER
+
             found: str | None = answer.headers[INSTALLATION_HEADER]
             return found
     except (OSError, ValueError, http.client.HTTPException):  # the last: it speaks no HTTP

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections import deque
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,8 +17,9 @@ from reckeeper.cli.database import opened
 from reckeeper.cli.terminal import AsJson, print_json, print_table, say
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, DataError
-from reckeeper.events.kafka import dead_letters
-from reckeeper.events.kafka.replay import replay
+
+if TYPE_CHECKING:  # only where there is Kafka
+    from reckeeper.events.kafka import dead_letters
 
 _SHOWN_CHARACTERS = 80
 
@@ -38,6 +39,8 @@ def list_command(
 ) -> None:
     """List the dead letters, the latest last."""
     settings = _settings()
+    from reckeeper.events.kafka import dead_letters
+
     with contextlib.closing(storage.open_database(settings)) as database:
         latest = deque(dead_letters.letters(database, settings), maxlen=limit)
     if as_json:
@@ -80,6 +83,8 @@ def replay_letters_command(
                 f"{place!r} is no dead letter: name it as PARTITION:OFFSET, such as 0:17."
             )
     settings = _settings()
+    from reckeeper.events.kafka import dead_letters
+
     database = opened(settings)
     console = Console(stderr=True)
     with contextlib.closing(database), progress_bar(console, "Sending letters") as advance:
@@ -112,6 +117,8 @@ def replay_command(
     """Read the topic again, and add what is missing; nothing that is there changes."""
     parsed = _start(start)
     settings = _settings()
+    from reckeeper.events.kafka.replay import replay
+
     database = opened(settings)
     console = Console(stderr=True)
     title = f"Reading {settings.kafka_topic}"
@@ -149,7 +156,7 @@ def _start(text: str) -> int | datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def _as_json(letter: dead_letters.DeadLetter) -> dict[str, Any]:
+def _as_json(letter: "dead_letters.DeadLetter") -> dict[str, Any]:
     return {
         "topic": letter.topic,
         "partition": letter.partition,

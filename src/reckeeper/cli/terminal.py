@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from reckeeper import wire
 from reckeeper.cli import installation
-from reckeeper.client import Client
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
+
+if TYPE_CHECKING:  # many commands ask no server
+    from reckeeper import wire
+    from reckeeper.client import Client
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many to list.")]
@@ -44,7 +46,7 @@ def group(*, help: str, default: str) -> typer.Typer:
     return typer.Typer(cls=Group, help=f"{help} Without a command: {default}.")
 
 
-def client() -> Client:
+def client() -> "Client":
     """Return a client of the installation's server; its calls name the command line.
 
     Where that is not at the default address, stderr says which one is asked.
@@ -55,6 +57,8 @@ def client() -> Client:
         The server there is of another installation than the database of the
         settings. One that RECKEEPER_SERVER_URL names is not compared.
     """
+    from reckeeper.client import Client
+
     settings = Settings.from_env()
     url = installation.server_url(settings)
     asked = Client(url, actor="cli")
@@ -147,7 +151,7 @@ def compact(values: Any) -> str:
     return values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
 
 
-def tuning_note(progress: wire.TuningProgress) -> str:
+def tuning_note(progress: "wire.TuningProgress") -> str:
     """Say what tuning has found so far."""
     parts = [f"{progress.n_tried} tried"]
     if progress.ndcg is not None:
@@ -163,7 +167,7 @@ def _print(table: Table) -> None:
     (console if console.is_terminal else Console(width=100_000)).print(table)
 
 
-def _as_json(value: object) -> wire.JsonObject:
+def _as_json(value: object) -> "wire.JsonObject":
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__name__} is no JSON value.")

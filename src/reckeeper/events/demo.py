@@ -7,7 +7,6 @@ import numpy as np
 from reckeeper import audit, clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import ConflictError
-from reckeeper.events.files import undo
 from reckeeper.interactions import WATCHLIST_ADD, WATCHLIST_REMOVE, Interaction
 from reckeeper.storage import Item
 from reckeeper.telemetry import get_logger
@@ -195,6 +194,8 @@ def clear(database: storage.Database, *, actor: str) -> int:
     if row is None:
         return 0
     try:
+        from reckeeper.events.files import undo  # brings Arrow's readers
+
         return undo(database, row.import_id, actor=actor).interactions
     except ConflictError:  # somebody else was quicker
         return 0
