@@ -150,13 +150,10 @@ def from_the_ground_up() -> Iterator[str]:
 
 
 def named(modules: set[str]) -> str:
-    """Return what a module may import, in words where it is much."""
+    """Return what a module may import."""
     if modules == architecture.LIBRARY:
         return "all of the library"
-    has_ground = modules >= architecture.EVERYWHERE
-    others = modules - architecture.EVERYWHERE if has_ground else modules
-    names = [f"`{name}`" for name in sorted(others)]
-    return ", ".join(["the ground floor", *names] if has_ground else names) or "nothing"
+    return ", ".join(f"`{name}`" for name in sorted(modules)) or "nothing"
 
 
 def commands() -> str:

@@ -206,7 +206,7 @@ def verify(database: storage.Database, settings: Settings) -> Verification:
     return Verification(problem is None, walk.n_entries, text, entry_id)
 
 
-_VERIFY = "Run `reckeeper audit verify`: it says what is wrong, and what to do."
+_VERIFY = "Verify the audit trail: that says what is wrong, and what to do."
 _COMPARE = "Compare with a backup of the database, and find out who could write to it."
 _RESTORED = (
     "If the database was restored from a backup or started again, move {head} to where it "

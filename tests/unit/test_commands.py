@@ -56,7 +56,8 @@ def test_a_command_that_asks_the_server_loads_nothing_heavy(name):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["imports", "list"], ["demo", "status"], ["audit", "verify"], ["import", "--help"]]
+    "arguments",
+    [["imports", "list"], ["demo", "status"], ["audit", "verify"], ["import", "--help"]],
 )
 def test_a_light_command_at_the_database_loads_what_reads_it(arguments, database, settings):
     said, loaded = loaded_by(

@@ -148,7 +148,7 @@ class Versions:
         promoted: bool | None = None,
         verdict: Mapping[str, object] | None = None,
     ) -> dict[str, Any]:
-        """Return the contract's answer to the ``POST /retrain`` that made a version.
+        """Return the contract's answer to the retrain that made a version.
 
         Parameters
         ----------

@@ -222,8 +222,8 @@ def _sentence(exc: Exception, engine: sa.Engine) -> str:
         return (
             f"The database {shown} does not allow this user what is needed: {said}. Have its owner "
             f"GRANT CREATE, USAGE ON SCHEMA {schema}, or name another schema "
-            "(RECKEEPER_DATABASE_SCHEMA), which needs GRANT CREATE ON DATABASE; then `reckeeper "
-            "migrate` again."
+            "(RECKEEPER_DATABASE_SCHEMA), which needs GRANT CREATE ON DATABASE; then migrate "
+            "again."
         )
     if _is_lost(reason):
         return (
