@@ -273,6 +273,20 @@ def test_an_activation_and_a_roll_back_read_a_file_once(settings, registry, tast
     assert reads == [2, 1]
 
 
+def test_an_answer_about_an_unforeseen_failure_names_the_installation(
+    settings, registry, monkeypatch
+):
+    def fail(_self):
+        raise RuntimeError("unforeseen")
+
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        installation_id = client.get("/models").headers["X-Reckeeper-Installation"]
+        monkeypatch.setattr(type(registry.versions), "all", fail)
+        answer = client.get("/models")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert answer.headers.get_list("X-Reckeeper-Installation") == [installation_id]
+
+
 def test_a_promotion_reads_a_file_once(serving, database, settings, registry, reads):
     with database.write() as connection:
         job_id = storage.jobs.insert(connection, trigger="manual")
