@@ -10,7 +10,14 @@ import sys
 import pytest
 from rich.console import Console
 
-from reckeeper.cli.up import _locked, _processes, _supervisord_conf, _with_free_ports
+from reckeeper.cli import installation
+from reckeeper.cli.up import (
+    _addresses_known,
+    _locked,
+    _processes,
+    _supervisord_conf,
+    _with_free_ports,
+)
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError
 
@@ -117,3 +124,13 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_without_the_installations_file_it_runs_all_the_same(tmp_path):
+    settings = Settings.from_env({"RECKEEPER_DATA_DIR": str(tmp_path)})
+    with _addresses_known(settings):
+        assert installation.known(settings) is None
+    installation.note_id(settings, "11111111-2222-3333-4444-555555555555")
+    with _addresses_known(settings):
+        assert installation.known(settings).server_url == "http://127.0.0.1:8000"
+    assert installation.known(settings).server_url is None
