@@ -30,7 +30,7 @@ _SCAN_RECORDS = 10_000
 _SILENCE_SECONDS = 30.0
 _TRY_AGAIN_SECONDS = 0.02
 
-# A client whose broker is away would log each try; its state is logged where it is watched.
+# A client whose broker is unavailable would log each try; its state is logged where it is watched.
 _NOISE = re.compile("FAIL|ERROR|GETPID|REQTMOUT")
 
 _log = get_logger(__name__)
