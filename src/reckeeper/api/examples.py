@@ -282,7 +282,8 @@ _NOT_READY = {
     "status": "unavailable",
     "problems": [
         "The active version 2 cannot be loaded: model-000002.safetensors is missing from "
-        "/app/models. Version 1 is sound: activate it, or retrain."
+        "/app/models. Version 1 is sound: activate it, or retrain. POST /models/1/activate "
+        "activates it."
     ],
     "model_version": None,
     "offer_version": 1,

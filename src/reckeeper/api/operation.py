@@ -24,7 +24,7 @@ async def get_readiness(runtime: Needs) -> Json:
     """Say whether the process can do its work; 503 while it cannot."""
     readiness = runtime.readiness()
     status = 503 if readiness.status == "unavailable" else 200
-    return Json(wire.Readiness.model_validate(readiness), status)
+    return Json(wire.Readiness.model_validate(readiness).in_words(), status)
 
 
 @router.get(

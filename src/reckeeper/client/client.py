@@ -411,7 +411,7 @@ class Client:
         def once() -> wire.Readiness:
             response = self._server.request("GET", "/health/ready")
             with contextlib.suppress(ValidationError):
-                return wire.Readiness.model_validate_json(response.content)
+                return wire.Readiness.model_validate_json(response.content).bare()
             raise error_of(response)
 
         return self._server.retrying(once)

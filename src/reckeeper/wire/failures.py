@@ -70,8 +70,18 @@ def error_body(error: ReckeeperError) -> Error:
     message = error.message
     if error.action is not None:
         details["action"] = error.action.to_json()
-        message = f"{message} {error.action.in_words(ACTIONS)}"
+        message = with_words(message, error.action)
     return Error(code=error.code, message=message, details=details or None)
+
+
+def with_words(sentence: str, action: Action) -> str:
+    """Return a sentence, and the HTTP words for what to do next behind it."""
+    return f"{sentence} {action.in_words(ACTIONS)}"
+
+
+def without_words(sentence: str, action: Action) -> str:
+    """Return what `with_words` was given."""
+    return sentence.removesuffix(f" {action.in_words(ACTIONS)}")
 
 
 def status_of(error: ReckeeperError) -> int:
@@ -88,7 +98,7 @@ def error_from(body: Error) -> ReckeeperError:
     message, action = body.message, action_from(details.get("action"))
     if action is not None:
         del details["action"]
-        message = message.removesuffix(f" {action.in_words(ACTIONS)}")
+        message = without_words(message, action)
     return errors.error_of(body.code, message, details=details or None, action=action)
 
 

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from ..errors import Action
+from .failures import with_words, without_words
 from .forms import Answer, Done, JsonObject, Sent, Time
 
 Decides = Literal["gate", "always", "manual"]
@@ -202,6 +204,27 @@ class Readiness(Answer):
     problems: list[str]
     model_version: int | None
     offer_version: int | None
+
+    @property
+    def _action(self) -> Action | None:
+        """What to do about the first problem, where a version is offered."""
+        if self.offer_version is None:
+            return None
+        return Action("activate", {"version": self.offer_version})
+
+    def in_words(self) -> "Readiness":
+        """Return the same as HTTP words it: the first problem ends with the route that helps."""
+        if self._action is None:
+            return self
+        first, *others = self.problems
+        return self.model_copy(update={"problems": [with_words(first, self._action), *others]})
+
+    def bare(self) -> "Readiness":
+        """Return what `in_words` was made from, for another surface to word."""
+        if self._action is None:
+            return self
+        first, *others = self.problems
+        return self.model_copy(update={"problems": [without_words(first, self._action), *others]})
 
 
 class Liveness(Done):

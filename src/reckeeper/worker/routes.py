@@ -70,7 +70,7 @@ def get_readiness() -> Response:
     """Say whether the process can do its work; 503 while it cannot."""
     readiness = _worker().readiness()
     status = 503 if readiness.status == "unavailable" else 200
-    return json_answer(wire.Readiness.model_validate(readiness), status)
+    return json_answer(wire.Readiness.model_validate(readiness).in_words(), status)
 
 
 @routes.get("/metrics")
