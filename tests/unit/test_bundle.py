@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from tests.unit.small_models import DENSE, add_version, small_model
 
-from reckeeper import artifact, audit, clock, storage
+from reckeeper import artifact, audit, clock, storage, wire
 from reckeeper.artifact import ModelStore
 from reckeeper.artifact import bundle as bundles
 from reckeeper.config import Settings
@@ -94,6 +94,36 @@ def test_an_imported_version_gives_the_same_answers(registry, settings, there, t
     assert came.metadata.origin == origin
     assert files(there) == ["model-000001.pkl", "model-000001.safetensors"]
     there.switch.activate(there.versions.load(1), actor="ben")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"verdict": {}},
+        {"verdict": {"decision": "maybe", "sentence": 7}},
+        {"verdict": {"decision": "reject", "sentence": {"x": 1}, "standing": []}},
+        {"metrics": {"ndcg@10": "good"}},
+        {"cause": {"rule": None}},
+        {"data": {"weights": {"click": 1.0}, "left_out_users": {}}},
+        {"libraries": {"numpy": [2]}},
+        {"origin": {"version": "three"}},
+    ],
+    ids=str,
+)
+def test_a_version_that_says_odd_things_of_itself_is_shown_all_the_same(
+    registry, settings, there, tmp_path, told
+):
+    target = tmp_path / "bundle.zip"
+    registry.transfer.export_bundle(add_version(registry, settings, **told), target)
+    there.transfer.import_bundle(target, actor="ben", cell_limit=CELLS)
+    for each in (registry, there):
+        (listed,) = wire.ModelList.model_validate({"models": each.versions.all()}).models
+        shown = wire.ModelAnswer.model_validate({"model": each.versions.describe(1)}).model
+        assert (listed.version, shown.version, shown.verdict) == (1, 1, None)
+        compared = {
+            name: each.versions.describe(1)[name] for name in wire.ComparedModel.model_fields
+        }
+        assert wire.ComparedModel.model_validate(compared).recipe == shown.recipe
 
 
 def test_the_pickle_is_made_anew(registry, settings, there, tmp_path):
