@@ -34,7 +34,7 @@ setup-dev: $(VENV)/.setup-dev ## Add what tests, types and lint need
 N_PROCESSES := $(shell python3 -c 'import os; print(2 + os.cpu_count())' 2>/dev/null || echo auto)
 IN_PARALLEL := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
 	--numprocesses=$(N_PROCESSES)
-SLOW := artifact cli_evaluate client_distribution commands demo docs files foreign frontend gate \
+SLOW := artifact cli_evaluate client_distribution commands demo docs files frontend gate \
 	linalg packaging serving storage tuning up
 
 test: setup-dev chromium postgresql java ## Run every test: real browser, database and broker

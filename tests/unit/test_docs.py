@@ -142,6 +142,13 @@ def test_pre_commit_runs_the_tools_of_ci():
         assert f".venv/bin/{command}" in hooks
 
 
+def test_what_the_quick_check_leaves_out_exists():
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    slow = re.search(r"^SLOW := (.+)$", makefile, re.MULTILINE)[1].split()
+    assert slow
+    assert all((ROOT / "tests" / "unit" / f"test_{name}.py").exists() for name in slow)
+
+
 def test_a_setting_without_a_table_is_named_in_a_page():
     text = text_of("operate/settings.md")
     assert all(f"`{name}`" in text for name in Settings.from_env({}).to_env() if name)

@@ -47,46 +47,54 @@ def register(app: typer.Typer) -> None:
     app.command("evaluate")(evaluate)
 
 
+_Train = Annotated[
+    Path | None,
+    typer.Option(help="Parquet or CSV with user_id, item_id[, weight][, timestamp]."),
+]
+_Test = Annotated[Path | None, typer.Option(help="What users did next, in the same form.")]
+_History = Annotated[
+    Path | None,
+    typer.Option(help="What users did before that training does not see: judge these users."),
+]
+_Recipe = Annotated[
+    str | None,
+    typer.Option(help=f"One of {', '.join(RECIPES)}. Default: that of the active model."),
+]
+_Pairs = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the recipe; repeatable."),
+]
+_Tunes = Annotated[
+    bool, typer.Option("--tune", help="Find the settings, from the training part alone.")
+]
+_TuneSeconds = Annotated[
+    float | None,
+    typer.Option(min=0.1, max=86_400, help="Default: just under five times what one fit takes."),
+]
+_Split = Annotated[
+    SplitName, typer.Option(help="Without --train: how the stored interactions are split.")
+]
+_Compare = Annotated[
+    bool, typer.Option("--compare", help="Which recipe suits the stored interactions?")
+]
+_Length = Annotated[int, typer.Option("--k", min=1, max=1000, help="Length of a list.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Makes random choices repeatable.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+
+
 def evaluate(
-    train: Annotated[
-        Path | None,
-        typer.Option(help="Parquet or CSV with user_id, item_id[, weight][, timestamp]."),
-    ] = None,
-    test: Annotated[
-        Path | None, typer.Option(help="What users did next, in the same form.")
-    ] = None,
-    history: Annotated[
-        Path | None,
-        typer.Option(help="What users did before that training does not see: judge these users."),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help=f"One of {', '.join(RECIPES)}. Default: that of the active model."),
-    ] = None,
-    pairs: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the recipe; repeatable."),
-    ] = None,
-    tunes: Annotated[
-        bool, typer.Option("--tune", help="Find the settings, from the training part alone.")
-    ] = False,
-    tune_seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1, max=86_400, help="Default: just under five times what one fit takes."
-        ),
-    ] = None,
-    split: Annotated[
-        SplitName, typer.Option(help="Without --train: how the stored interactions are split.")
-    ] = SplitName.USER_TIME,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Which recipe suits the stored interactions?")
-    ] = False,
-    k: Annotated[int, typer.Option("--k", min=1, max=1000, help="Length of a list.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Makes random choices repeatable.")] = 0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, for programs.")
-    ] = False,
+    train: _Train = None,
+    test: _Test = None,
+    history: _History = None,
+    recipe: _Recipe = None,
+    pairs: _Pairs = None,
+    tunes: _Tunes = False,
+    tune_seconds: _TuneSeconds = None,
+    split: _Split = SplitName.USER_TIME,
+    compare: _Compare = False,
+    k: _Length = 20,
+    seed: _Seed = 0,
+    as_json: _Json = False,
 ) -> None:
     """Measure how well a recipe finds what users did next.
 
