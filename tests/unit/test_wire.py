@@ -155,6 +155,22 @@ def test_a_version_that_says_of_itself_what_is_none_is_shown_without(model_json,
     assert (shown.data, shown.libraries) == (wire.TrainingData(), {})
 
 
+def test_a_policy_of_a_later_release_hides_none_of_those_that_were_stored():
+    told = dict.fromkeys(("updated_at", "actor", "reason")) | {"source": "stored"}
+    history = wire.PolicyHistory.model_validate(
+        {
+            "policies": [
+                told | {"revision": 2, "policy": {"metric": "ndcg@20"}},
+                told | {"revision": 1, "policy": {"margin": 0.1}},
+            ]
+        }
+    )
+    later, first = history.policies
+    assert (later.revision, later.policy) == (2, None)
+    assert first.policy is not None
+    assert first.policy.margin == 0.1
+
+
 def test_of_an_origin_with_another_form_of_timeline_the_rest_is_shown():
     told = {"version": 3, "sha256": "f", "trained_at": MOMENT, "imported_at": MOMENT}
     origin = wire.Origin.model_validate(told | {"timeline": [{"version": 3}]})

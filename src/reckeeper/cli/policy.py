@@ -69,7 +69,7 @@ def edit(reason: Reason = None, as_json: AsJson = False) -> None:
         before = server.policy()
         now = before.policy.model_dump()
         text = json.dumps(now, indent=2, ensure_ascii=False) + "\n"
-        after: wire.PolicyRevision | None = None
+        after: wire.PolicyAnswer | None = None
         while after is None:
             text = _edited(text)
             try:
@@ -146,8 +146,8 @@ def changed(policy: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _stored(
-    server: Client, policy: Mapping[str, Any], before: wire.PolicyRevision, reason: str | None
-) -> wire.PolicyRevision:
+    server: Client, policy: Mapping[str, Any], before: wire.PolicyAnswer, reason: str | None
+) -> wire.PolicyAnswer:
     # As it is: the server says which field cannot be used.
     return server.set_policy(policy, if_revision=before.revision, reason=reason)
 
@@ -188,7 +188,7 @@ def _edited(text: str) -> str:
         return path.read_text(encoding="utf-8")
 
 
-def _print_revision(revision: wire.PolicyRevision, *, as_json: bool) -> None:
+def _print_revision(revision: wire.PolicyAnswer, *, as_json: bool) -> None:
     if as_json:
         print_json(revision)
         return
@@ -214,7 +214,7 @@ def _print_revision(revision: wire.PolicyRevision, *, as_json: bool) -> None:
         )
 
 
-def _tell_change(before: wire.PolicyRevision, after: wire.PolicyRevision, *, as_json: bool) -> None:
+def _tell_change(before: wire.PolicyAnswer, after: wire.PolicyAnswer, *, as_json: bool) -> None:
     if as_json:
         print_json(after)
     elif after.revision == before.revision:
@@ -224,7 +224,9 @@ def _tell_change(before: wire.PolicyRevision, after: wire.PolicyRevision, *, as_
         say(f"Revision {after.revision} is in force now{f': {changes}' if changes else ''}.")
 
 
-def _changes(before: wire.Policy, after: wire.Policy) -> str:
+def _changes(before: wire.Policy | None, after: wire.Policy | None) -> str:
+    if before is None or after is None:
+        return "not known: one has the form of another release"
     was, now = before.model_dump(), after.model_dump()
     return "; ".join(
         f"{name} from {compact(was[name])} to {compact(value)}"

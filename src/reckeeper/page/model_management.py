@@ -87,7 +87,7 @@ def show_retrain(client: Client, page: wire.JobPage, running: wire.ListedJob | N
     jobs.show_running(client, running, place=shared.MAIN)
 
 
-def schedule(page: wire.JobPage, in_force: wire.PolicyRevision) -> str:
+def schedule(page: wire.JobPage, in_force: wire.PolicyAnswer) -> str:
     if page.schedule is None or page.next_scheduled_at is None:
         if in_force.source == "stored":
             return "The policy has no schedule."
@@ -100,7 +100,7 @@ def schedule(page: wire.JobPage, in_force: wire.PolicyRevision) -> str:
     return f"Next scheduled retrain: **{next_at}** ({zone}), by `{page.schedule}`"
 
 
-def policy_in_words(in_force: wire.PolicyRevision) -> str:
+def policy_in_words(in_force: wire.PolicyAnswer) -> str:
     """Return what starts a retrain, what becomes active then, and who said so."""
     policy = in_force.policy
     by_rule = []
@@ -124,7 +124,7 @@ def policy_in_words(in_force: wire.PolicyRevision) -> str:
     return f"Retrains start {', '.join(starts)}; {promoted}. {origin(in_force)}"
 
 
-def origin(in_force: wire.PolicyRevision) -> str:
+def origin(in_force: wire.PolicyAnswer) -> str:
     if in_force.source == "environment" or in_force.updated_at is None:
         return "This policy comes from the environment; `reckeeper policy set` changes it."
     return (

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from ..errors import Action
 from .failures import with_words, without_words
-from .forms import Answer, Done, JsonObject, Sent, Time
+from .forms import Answer, Done, JsonObject, Sent, Time, otherwise
 
 Decides = Literal["gate", "always", "manual"]
 _Count = Annotated[int, Field(ge=1, le=10**12)]
@@ -147,9 +147,12 @@ class PolicyChange(Sent, Policy):
 
 
 class PolicyRevision(Answer):
-    """A policy with its history; revision 0 comes from the environment, and nobody stored it."""
+    """A policy with its history; revision 0 comes from the environment, and nobody stored it.
 
-    policy: Policy
+    `policy` is None where it has another form, such as that of a later release.
+    """
+
+    policy: Annotated[Policy | None, otherwise(None)]
     revision: int
     source: Literal["environment", "stored"]
     updated_at: Time | None
@@ -159,6 +162,8 @@ class PolicyRevision(Answer):
 
 class PolicyAnswer(PolicyRevision, Done):
     """The policy in force."""
+
+    policy: Policy
 
 
 class PolicyHistory(Done):
