@@ -1,7 +1,7 @@
 """The SVD kernel beside scikit-learn's ``randomized_svd``: ``python -m benchmarks.factorise``.
 
 Each kernel runs in a fresh process on the same matrix, several times; the
-captured energy ‖AV‖² of its right vectors V, orthonormalised anew, says how good
+captured energy ‖AV‖² of its right vectors V, orthonormalised again, says how good
 they are. Cases: Gowalla, normalised as `spectral` does by default, and generated
 matrices with long tails and planted tastes.
 """

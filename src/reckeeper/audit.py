@@ -281,7 +281,7 @@ class _Walk:
         """Tell whether entries are missing after the last."""
         path = folder / HEAD_NAME
         if self._head is None:
-            # Of a trail that has just begun, the first head may have come meanwhile.
+            # For a trail that has just begun, the first head may have come meanwhile.
             if not self.n_entries or path.exists():
                 return None
             return (

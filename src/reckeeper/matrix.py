@@ -391,9 +391,9 @@ def choose(
     """Choose the interactions to train on, and let older ones count less.
 
     The interactions of users who are left out go. Those outside the window,
-    and those beyond a user's cap, weigh nothing. Of these, the ones whose user
-    and whose item both have an interaction that is left stay as seen; the
-    others go too. Then come the users and items that are left.
+    and those beyond a user's cap, weigh nothing. Among these, the ones whose
+    user and item both have an interaction that is left stay as seen; the others
+    go too. Then come the users and items that are left.
 
     Parameters
     ----------

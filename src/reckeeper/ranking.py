@@ -66,7 +66,7 @@ class Lists:
 class Ranker:
     """The lists of a model.
 
-    An item of the history, whatever it weighs, is not listed. Of equal scores
+    An item of the history, whatever it weighs, is not listed. Among equal scores
     the smaller index comes first. A history that tells a personal model
     nothing gets the popular items: where no score of an item outside it is
     larger than the rounding error of the largest, as for users who have

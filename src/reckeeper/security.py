@@ -1,4 +1,4 @@
-"""Who is asking and why: what a caller of the API says about itself for the trail."""
+"""The caller and its reason: what a caller of the API says about itself, for the audit trail."""
 
 import re
 from typing import Any

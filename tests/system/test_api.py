@@ -77,7 +77,7 @@ ODD_IDS = [
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, trained_once):
-    """Give a running installation with two versions; its server tells of a schedule."""
+    """Give a running installation with two versions; its server reports a schedule."""
     with Installation(tmp_path_factory.mktemp("api")) as made:
         made.take_over(trained_once)
         made.start_worker()

@@ -86,7 +86,7 @@ def test_a_broker_that_is_held_still_is_told_and_nothing_of_it_is_lost(site, sec
     answer = site.server.post("/user_interactions", json=rows(50, first=100))
     assert answer.status_code == 503, answer.text  # after all time-outs of the producer
     assert int(answer.headers["Retry-After"]) > 0
-    wait_until(lambda: "broker" in problems(site), "the worker tells of it")
+    wait_until(lambda: "broker" in problems(site), "the worker reports it")
     assert site.server.get("/recommendations/u1").status_code in {200, 503}
     time.sleep(seconds)
     site.broker.resume()
@@ -143,7 +143,7 @@ def test_a_full_disk_under_the_database_loses_nothing(tmp_path):
             n_rows = 60_000
             for first in range(100, n_rows + 100, 10_000):
                 send(site, rows(10_000, first=first))
-            wait_until(lambda: "database" in problems(site), "the worker tells of it", seconds=60)
+            wait_until(lambda: "database" in problems(site), "the worker reports it", seconds=60)
             assert (worker.status, server.status) == (None, None)
             ballast.unlink()
 

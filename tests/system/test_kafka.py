@@ -243,7 +243,7 @@ def test_a_broker_that_is_away_or_hangs_is_a_503_and_nothing_that_was_answered_i
             assert answer.json()["code"] == "unavailable"
             assert answer.headers["Retry-After"] == "5"
             assert "event_id" in answer.json()["message"]
-            wait_until(is_told, "the worker says that the broker is away")
+            wait_until(is_told, "the worker says that the broker is unavailable")
             assert site.worker.get("/health/live").status_code == 200
             start()
             wait_until(lambda: post().status_code == 202, "posts are taken again", seconds=60)
@@ -501,7 +501,7 @@ def test_the_command_replays(site):
     assert "KAFKA_BOOTSTRAP_SERVERS" in without.stderr
 
 
-# What dies, and what is away
+# What dies, and what is unavailable
 
 
 def test_a_worker_that_is_killed_again_and_again_loses_nothing_and_doubles_nothing(site, broker):

@@ -362,7 +362,7 @@ def test_users_and_items_that_came_later_are_left_out_of_a_continued_log(with_ti
 
 
 def only_items(log, kept):
-    """Return a log with some of its items, numbered anew."""
+    """Return a log with some of its items, numbered again."""
     part = log.part(np.isin(log.item_index, kept))
     items = IdIndex([log.items.ids[index] for index in kept])
     return dataclasses.replace(

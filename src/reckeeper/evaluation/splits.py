@@ -52,8 +52,8 @@ def split_user_time(log: InteractionLog, *, share: float = 0.2) -> Split:
     Parameters
     ----------
     log : InteractionLog
-        With times. Of two interactions with the same time the later one in
-        the log is the later one.
+        With times. Where two interactions have the same time, the one that
+        comes later in the log is the later one.
     share : float
         The share of each user's wanted pairs (those with a positive weight in the whole
         log), in (0, 1). Rounded, yet at least one is held out of two or more,

@@ -115,7 +115,7 @@ class DatabaseWriter:
 
         def append(connection: storage.Connection) -> None:
             if storage.interactions.append(connection, rows) < len(rows):
-                # Whose the duplicates are shows only one by one; take it back.
+                # Only one by one do they show which are the duplicates; take it back.
                 raise _DuplicatesError
 
         self._database.retrying(append, seconds=self._RETRY_SECONDS)

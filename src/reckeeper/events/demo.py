@@ -145,7 +145,7 @@ def load_if_empty(database: storage.Database, settings: Settings) -> bool:
 
     Does nothing where the settings name a database or want no demo, and where
     there are interactions, versions or imports, also ones that were undone:
-    demo data that was removed does not come back. Of several processes that
+    demo data that was removed does not come back. Where several processes
     call this at once, one loads.
 
     Returns

@@ -63,7 +63,7 @@ def top_k_rows(
     Returns
     -------
     ndarray of int64, shape (n, k)
-        Rows with fewer than k allowed items are filled up with -1. Of equal
+        Rows with fewer than k allowed items are filled up with -1. Among equal
         scores the smaller index comes first.
 
     Notes

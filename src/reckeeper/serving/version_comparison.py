@@ -273,7 +273,7 @@ class _Sample:
         )
 
     def popularity(self) -> Pair:
-        # Of equal data either will do; what is unknown to the larger is as rare as can be.
+        # With equal data either will do; what is unknown to the larger is as rare as can be.
         larger = max((1, 0), key=lambda index: self.matrices[index].n_interactions)
         trained = self.matrices[larger]
         share_of_users = np.zeros(len(self.item_ids))

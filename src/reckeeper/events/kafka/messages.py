@@ -19,7 +19,7 @@ from reckeeper.events import message
 from reckeeper.interactions import MAX_ID_CHARACTERS, MAX_WEIGHT, Interaction
 
 VERSION = 1
-"""Of the message's format."""
+"""The version of the message's format."""
 
 MAX_VALUE_BYTES = 1024 * 1024
 """Size of a message; a larger one is refused."""
@@ -121,7 +121,7 @@ class Decoder:
         """
         interactions: list[Interaction] = []
         refused: list[Refused] = []
-        # Of what is made on the way, little lives at once: the garbage collector has less to do.
+        # Little of what is made on the way lives at once: the garbage collector has less to do.
         for first in range(0, len(records), _SLICE):
             decoded = self._decode(records[first : first + _SLICE], types)
             interactions += decoded.interactions
@@ -232,7 +232,7 @@ def schema() -> dict[str, Any]:
         "offset and timestamp of the record."
     )
     described_as["occurred_at"] = "RFC 3339 with an offset. Default: the record's timestamp."
-    version = {"const": VERSION, "default": VERSION, "description": "Of this format."}
+    version = {"const": VERSION, "default": VERSION, "description": "The version of this format."}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "User interaction",
