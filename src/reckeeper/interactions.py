@@ -1,10 +1,12 @@
 """The nouns of events: an interaction, its types, its limits, and its Arrow columns."""
 
-from typing import NamedTuple
-
-import pyarrow as pa
+import functools
+from typing import TYPE_CHECKING, NamedTuple
 
 from reckeeper import clock
+
+if TYPE_CHECKING:  # slow to import, and light commands read no rows
+    import pyarrow as pa
 
 WATCHLIST_ADD = "watchlist_add"
 WATCHLIST_REMOVE = "watchlist_remove"
@@ -26,17 +28,6 @@ MAX_WEIGHT = 1e6
 MAX_CLOCK_SKEW = clock.DAY
 """Microseconds that a time may lie in the future, for clocks that go wrong."""
 
-SCHEMA = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("item_id", pa.string()),
-        ("interaction_type", pa.string()),
-        ("weight", pa.float64()),
-        ("occurred_at", pa.int64()),
-    ]
-)
-"""Columns of stored interactions as they are read; ``occurred_at`` in microseconds UTC."""
-
 
 class Interaction(NamedTuple):
     """One valid interaction, ready to be stored; `occurred_at` in microseconds UTC."""
@@ -47,3 +38,19 @@ class Interaction(NamedTuple):
     interaction_type: str
     weight: float
     occurred_at: int
+
+
+@functools.cache
+def schema() -> "pa.Schema":
+    """Return the columns of interactions as they are read; `occurred_at` in microseconds UTC."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("user_id", pa.string()),
+            ("item_id", pa.string()),
+            ("interaction_type", pa.string()),
+            ("weight", pa.float64()),
+            ("occurred_at", pa.int64()),
+        ]
+    )

@@ -10,7 +10,7 @@ from tests.unit.small_models import stored_version
 
 from reckeeper import clock, storage
 from reckeeper.errors import JobRunningError, StorageError
-from reckeeper.interactions import SCHEMA, Interaction
+from reckeeper.interactions import Interaction, schema
 from reckeeper.storage import (
     Item,
     imports,
@@ -77,7 +77,7 @@ def test_batches_have_the_asked_size_and_the_schema(database, batch_rows):
     append(database, *(event(f"e{number}", occurred_at=number) for number in range(10)))
     with database.read() as connection:
         batches = list(interactions.read_batches(connection, batch_rows=batch_rows))
-    assert all(batch.schema == SCHEMA for batch in batches)
+    assert all(batch.schema == schema() for batch in batches)
     assert [batch.num_rows for batch in batches[:-1]] == [batch_rows] * (len(batches) - 1)
     times = [time for batch in batches for time in batch.column("occurred_at").to_pylist()]
     assert times == list(range(10))
@@ -87,7 +87,7 @@ def test_an_empty_store_gives_nothing(database):
     with database.read() as connection:
         assert list(interactions.read_batches(connection)) == []
         assert interactions.of_user(connection, "u").num_rows == 0
-        assert interactions.of_user(connection, "u").schema == SCHEMA
+        assert interactions.of_user(connection, "u").schema == schema()
         assert interactions.count(connection) == 0
         assert interactions.last_id(connection) == 0
         assert interactions.is_empty(connection)

@@ -17,7 +17,7 @@ from reckeeper.page import actions as page_actions
 
 HEAVY = {"numpy", "pandas", "sqlalchemy", "pyarrow", "scipy", "sklearn", "streamlit"}
 # What a command at the database does without, unless it changes something.
-SLOW = {"pandas", "scipy", "sklearn", "streamlit", "alembic", "httpx", "reckeeper.wire"}
+SLOW = {"pandas", "scipy", "sklearn", "streamlit", "alembic", "httpx", "pyarrow", "reckeeper.wire"}
 ASK_THE_SERVER = ("models", "jobs", "policy", "audit")
 
 

@@ -13,7 +13,7 @@ from tests.unit.small_models import stored_version
 from reckeeper import audit, linalg, matrix, storage
 from reckeeper.config import Settings
 from reckeeper.events import demo, files
-from reckeeper.interactions import SCHEMA, Interaction
+from reckeeper.interactions import Interaction, schema
 from reckeeper.recipes.svd import Svd
 
 ROOT = Path(__file__).parents[2]
@@ -35,8 +35,8 @@ def rows() -> list[Interaction]:
 def trained(rows: list[Interaction]) -> matrix.InteractionMatrix:
     columns = list(zip(*rows, strict=True))[1:]
     batch = pa.RecordBatch.from_arrays(
-        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)],
-        schema=SCHEMA,
+        [pa.array(column, field.type) for column, field in zip(columns, schema(), strict=True)],
+        schema=schema(),
     )
     return matrix.build([batch], type_weights={"click": 1.0, "watchlist_add": 2.0})
 

@@ -14,7 +14,7 @@ from sklearn.metrics import ndcg_score
 from reckeeper import evaluation, matrix
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation import Quality, Split
-from reckeeper.interactions import SCHEMA
+from reckeeper.interactions import schema
 from reckeeper.ranking import Ranker
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
@@ -32,10 +32,10 @@ shares = st.floats(0.01, 0.99)
 
 
 def read(rows, *, has_times=True):
-    schema = SCHEMA if has_times else pa.schema(list(SCHEMA)[:4])
-    columns = [[row[place] for row in rows] for place in range(len(schema))]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-    batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+    fields = list(schema()) if has_times else list(schema())[:4]
+    columns = [[row[place] for row in rows] for place in range(len(fields))]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
+    batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
     return matrix.read_log([batch], type_weights=WEIGHTS)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 
 from reckeeper import matrix
 from reckeeper.errors import DataError
-from reckeeper.interactions import SCHEMA
+from reckeeper.interactions import schema
 from reckeeper.matrix import IdIndex
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
@@ -26,13 +26,13 @@ rows = st.tuples(
     st.sampled_from([0.25, 0.5, 1.0, 3.0]),
     st.integers(1, 5),
 )
-UNTIMED = pa.schema([field for field in SCHEMA if field.name != "occurred_at"])
+UNTIMED = pa.schema([field for field in schema() if field.name != "occurred_at"])
 
 
 def batch(*rows):
-    columns = zip(*rows, strict=True) if rows else [[] for _ in SCHEMA]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+    columns = zip(*rows, strict=True) if rows else [[] for _ in schema()]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema(), strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema())
 
 
 def stored(built):

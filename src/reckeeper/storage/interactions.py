@@ -1,14 +1,17 @@
 """`user_interactions`, and the watchlist that is projected from it."""
 
+import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import sqlalchemy as sa
 
-from reckeeper.interactions import SCHEMA, WATCHLIST_ADD, WATCHLIST_REMOVE, Interaction
+from reckeeper.interactions import WATCHLIST_ADD, WATCHLIST_REMOVE, Interaction, schema
 from reckeeper.storage.engine import is_postgresql
 from reckeeper.storage.tables import imports, user_interactions, watchlist
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _COLUMNS = "event_id, user_id, item_id, interaction_type, weight, occurred_at"
 _APPEND = f"""
@@ -179,8 +182,8 @@ def is_empty(connection: sa.Connection) -> bool:
 
 def read_batches(
     connection: sa.Connection, *, batch_rows: int = 100_000
-) -> Iterator[pa.RecordBatch]:
-    """Read all interactions in bounded memory, as batches of `SCHEMA`.
+) -> "Iterator[pa.RecordBatch]":
+    """Read all interactions in bounded memory, as batches of `schema()`.
 
     Parameters
     ----------
@@ -192,23 +195,23 @@ def read_batches(
         Rows of a batch; PostgreSQL's are of about 16 MiB at most.
     """
     columns = user_interactions.c
-    query = sa.select(*(columns[name] for name in SCHEMA.names)).order_by(columns.id)
+    query = sa.select(*(columns[name] for name in schema().names)).order_by(columns.id)
     if is_postgresql(connection):
         from reckeeper.storage import postgres
 
         for batch in postgres.arrow_batches(connection, str(query), batch_rows):
-            yield batch.cast(SCHEMA)
+            yield batch.cast(schema())
         return
     cursor = connection.execute(query)
     while rows := cursor.fetchmany(batch_rows):
         yield _batch(rows)
 
 
-def of_user(connection: sa.Connection, user_id: str, *, after: int = 0) -> pa.RecordBatch:
-    """Read the interactions of one user numbered above `after`, as a batch of `SCHEMA`."""
+def of_user(connection: sa.Connection, user_id: str, *, after: int = 0) -> "pa.RecordBatch":
+    """Read the interactions of one user numbered above `after`, as a batch of `schema()`."""
     columns = user_interactions.c
     rows = connection.execute(
-        sa.select(*(columns[name] for name in SCHEMA.names))
+        sa.select(*(columns[name] for name in schema().names))
         .where(columns.user_id == user_id, columns.id > after)
         .order_by(columns.id)
     ).all()
@@ -292,15 +295,22 @@ def delete_imported(connection: sa.Connection, import_id: int, *, limit: int) ->
     return deleted.rowcount
 
 
-# By way of lists it would import pandas.
-_NONE = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in SCHEMA], schema=SCHEMA)
+@functools.cache
+def _no_rows() -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    # By way of lists it would import pandas.
+    nothing = [pa.nulls(0, field.type) for field in schema()]
+    return pa.RecordBatch.from_arrays(nothing, schema=schema())
 
 
-def _batch(rows: Sequence[Sequence[object]]) -> pa.RecordBatch:
+def _batch(rows: Sequence[Sequence[object]]) -> "pa.RecordBatch":
+    import pyarrow as pa
+
     if not rows:
-        return _NONE
+        return _no_rows()
     columns = zip(*rows, strict=True)
     return pa.RecordBatch.from_arrays(
-        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)],
-        schema=SCHEMA,
+        [pa.array(column, field.type) for column, field in zip(columns, schema(), strict=True)],
+        schema=schema(),
     )
