@@ -33,7 +33,9 @@ from typing import Any, Literal, get_args
 ActionName = Literal[
     "activate",  # version
     "change_policy",
+    "give_history",
     "import_file",
+    "import_query",
     "list_dead_letters",
     "list_imports",
     "list_jobs",

@@ -124,7 +124,8 @@ def test_an_unknown_route_and_a_wrong_method_have_the_one_form(site, api):
 
 
 def test_every_answer_says_which_installation_it_is_of(site):
-    said = json.loads((site.data_dir / "installation.json").read_text())["installation_id"]
+    with site.database() as connection:
+        ((said,),) = connection.execute("SELECT installation_id FROM installation")
     answers = [
         *(site.server.get(path) for path in ("/models", "/health/live", "/no/such", "/docs")),
         *(site.worker.get(path) for path in ("/models", "/health/live", "/no/such", "/metrics")),

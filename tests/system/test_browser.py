@@ -451,7 +451,7 @@ def test_recipes_are_compared_and_one_is_trained(site, model, page, tmp_path):
             for measured in result["recipes"]:
                 expect(table).to_contain_text(f"{measured['metrics'][metric]['mean']:.3f}")
         expect(chart).to_be_visible()
-        expect(page.get_by_text(f"Of {result['n_users']:,} users, the last")).to_be_visible()
+        expect(page.get_by_text(f"For {result['n_users']:,} users, the last")).to_be_visible()
         page.screenshot(path=tmp_path / f"compared, {seen}.png", full_page=True)
         page.reload()
 

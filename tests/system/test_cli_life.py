@@ -91,7 +91,7 @@ def test_versions_are_compared(site):
     assert (answer["first"]["version"], answer["second"]["version"]) == (1, 2)
     assert (answer["k"], answer["n_users"]) == (3, 5)
     shown = run(site, "models", "compare", "1", "2", "--k", "3").stdout
-    assert "Of their lists of 3, 8 sampled users find 100.0% the same in both" in shown
+    assert "8 sampled users find 100.0% of their lists of 3 the same in both" in shown
 
 
 def test_a_version_goes_out_and_comes_back_in(site):

@@ -440,17 +440,17 @@ def test_an_altered_entry_is_found(served, client):
         client.activate(1, reason=reason)
         client.roll_back(reason=reason)
     sound = client.verify_audit()
-    assert (sound["ok"], sound["problem"], sound["entry_id"]) == (True, None, None)
+    assert (sound.ok, sound.problem, sound.entry_id) == (True, None, None)
     entries = client.audit(limit=100)
-    assert sound["n_entries"] == len(entries)
-    altered = entries[2]["entry_id"]
+    assert sound.n_entries == len(entries)
+    altered = entries[2].entry_id
 
     with served.database() as connection:
         connection.execute("UPDATE audit_log SET actor = 'nobody' WHERE entry_id = ?", (altered,))
 
     found = client.verify_audit()
-    assert (found["ok"], found["entry_id"]) == (False, altered)
-    assert str(altered) in found["problem"]
+    assert (found.ok, found.entry_id) == (False, altered)
+    assert str(altered) in found.problem
 
 
 # Jobs

@@ -18,6 +18,7 @@ from tests.unit.small_models import add_version
 
 from reckeeper import audit, storage
 from reckeeper.errors import (
+    Action,
     ConfigError,
     ConflictError,
     JobRunningError,
@@ -70,7 +71,7 @@ def test_a_table_of_somebody_else_is_left_as_it_is(settings):
             storage.migrate(settings)
         assert "'user_interactions' already that Reckeeper did not make" in caught.value.message
         assert "RECKEEPER_DATABASE_SCHEMA" in caught.value.message
-        assert "reckeeper import --database" in caught.value.message
+        assert caught.value.action == Action("import_query")
         with pytest.raises(SchemaError, match="no schema yet"):
             storage.open_database(settings)
         tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
@@ -309,8 +310,8 @@ def test_versions_that_many_switch_at_once_stay_one_history(database, settings):
     with database.read() as connection:
         active = storage.models.active_version(connection)
         history = storage.timeline.page(connection, limit=1000)
-    assert history[0]["version"] == active
-    changes = [entry["version"] for entry in reversed(history)]
+    assert history[0].version == active
+    changes = [entry.version for entry in reversed(history)]
     assert len(changes) > 4
     assert all(earlier != later for earlier, later in itertools.pairwise(changes))
     found = audit.verify(database, settings)

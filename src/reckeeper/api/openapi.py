@@ -43,6 +43,7 @@ def describe(app: FastAPI) -> wire.JsonObject:
         for path in document["paths"].values():
             for operation in path.values():
                 operation["responses"] = dict(sorted(operation["responses"].items()))
+                operation["responses"]["200"]["description"] = "Done"
                 _leave_out_null(operation.get("requestBody", {}))
                 _add_examples(operation)
         app.openapi_schema = document

@@ -7,7 +7,9 @@ from reckeeper.errors import ActionName, ReckeeperError
 ACTIONS: Mapping[ActionName, str] = {
     "activate": "`reckeeper models activate {version}` activates it.",
     "change_policy": "`reckeeper policy set` changes the policy.",
+    "give_history": "`--history FILE` gives it.",
     "import_file": "`reckeeper import FILE` reads a file in.",
+    "import_query": "`reckeeper import --database URL --query SQL` imports what is there.",
     "list_dead_letters": "`reckeeper dlq list` lists the dead letters.",
     "list_imports": "`reckeeper imports list` lists the imports.",
     "list_jobs": "`reckeeper jobs` lists the jobs.",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from reckeeper.errors import NotEnoughDataError
+from reckeeper.errors import Action, NotEnoughDataError
 from reckeeper.evaluation.metrics import Quality, measure
 from reckeeper.evaluation.splits import Split
 from reckeeper.matrix import IdIndex, InteractionLog, InteractionMatrix
@@ -140,7 +140,8 @@ def of_logs(
         raise NotEnoughDataError(
             f"There is no user to judge: of {n_users} user(s) of the test file training knows "
             f"{n_users - n_users_unseen}, and none has both something to start from and something "
-            f"new to find. Check that the files have the same kind of ids{advice}."
+            f"new to find. Check that the files have the same kind of ids{advice}.",
+            action=None if history else Action("give_history"),
         )
     return Task(
         train=learned,

@@ -8,7 +8,9 @@ from reckeeper.errors import Action, ActionName
 ACTIONS: Mapping[ActionName, str] = {
     "activate": "Activate version {version}",
     "change_policy": "`reckeeper policy set` changes the policy.",
+    "give_history": "`reckeeper evaluate --history FILE` gives it.",
     "import_file": "`reckeeper import` reads a file in.",
+    "import_query": "`reckeeper import --database URL --query SQL` imports what is there.",
     "list_dead_letters": "`reckeeper dlq` lists the dead letters.",
     "list_imports": "`reckeeper imports` lists the imports.",
     "list_jobs": "The jobs are listed under Recent jobs, on the page Model Management.",

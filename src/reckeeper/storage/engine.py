@@ -379,21 +379,23 @@ def _see_that_it_is_free(connection: sa.Connection, settings: Settings, shown: s
         )
         names = set(connection.execute(relations, {"schema": schema}).scalars())
         where = f"schema {schema!r} of the database {shown}"
-        remedy = (
+        remedy, action = (
             "Name another schema for Reckeeper (RECKEEPER_DATABASE_SCHEMA=reckeeper; it is made "
-            "if need be), then migrate again. What is there can be imported with a query."
+            "if need be), then migrate again. What is there can be imported.",
+            Action("import_query"),
         )
     else:
         inspector = sa.inspect(connection)
         names = set(inspector.get_table_names())
         where = f"database {shown}"
         remedy = "Name another file in DATABASE_URL, then migrate again."
+        action = Action("migrate")
     taken = sorted(names & set(metadata.tables))
     if taken:
         raise SchemaError(
             f"The {where} has a table {taken[0]!r} already that Reckeeper did not make: it was "
             f"left as it is. {remedy}",
-            action=Action("migrate"),
+            action=action,
         )
 
 

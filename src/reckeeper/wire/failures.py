@@ -12,7 +12,9 @@ from .forms import Answer, JsonObject, is_none
 ACTIONS: Mapping[ActionName, str] = {
     "activate": "POST /models/{version}/activate activates it.",
     "change_policy": "PUT /policy changes the policy.",
+    "give_history": "`reckeeper evaluate --history FILE` gives it.",
     "import_file": "`reckeeper import` reads a file in.",
+    "import_query": "`reckeeper import --database URL --query SQL` imports what is there.",
     "list_dead_letters": "`reckeeper dlq list` lists the dead letters.",
     "list_imports": "`reckeeper imports list` lists the imports.",
     "list_jobs": "GET /jobs lists the jobs.",
@@ -64,12 +66,14 @@ def error_body(error: ReckeeperError) -> Error:
     """Return the body with which every process answers an error.
 
     The message ends with the HTTP words for the error's action, and ``details``
-    has the action itself: ``{"action": {"name": "activate", "version": 3}}``.
+    has the action itself: ``{"action": {"name": "activate", "version": 3}}``, unless the
+    code says it with the job's number.
     """
     details = dict(error.details or {})
     message = error.message
     if error.action is not None:
-        details["action"] = error.action.to_json()
+        if error.action != _implied(error.code, details):
+            details["action"] = error.action.to_json()
         message = with_words(message, error.action)
     return Error(code=error.code, message=message, details=details or None)
 
@@ -98,8 +102,18 @@ def error_from(body: Error) -> ReckeeperError:
     message, action = body.message, action_from(details.get("action"))
     if action is not None:
         del details["action"]
+    else:
+        action = _implied(body.code, details)
+    if action is not None:
         message = without_words(message, action)
     return errors.error_of(body.code, message, details=details or None, action=action)
+
+
+def _implied(code: str, details: Mapping[str, object]) -> Action | None:
+    """Return the action that goes without saying: a job that runs already is looked at."""
+    if code == errors.JobRunningError.code and "job_id" in details:
+        return Action("see_job", {"job_id": details["job_id"]})
+    return None
 
 
 def action_from(told: object) -> Action | None:
