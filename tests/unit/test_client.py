@@ -382,7 +382,8 @@ def test_errors_come_back_as_their_classes(client, server, status, code, kind):
         client.models()
     assert type(caught.value) is kind
     assert (caught.value.message, caught.value.details) == ("No.", {"job_id": 3})
-    assert caught.value.action is None
+    look = Action("see_job", {"job_id": 3}) if kind is JobRunningError else None
+    assert caught.value.action == look
     assert len(server.requests) == 1
 
 
