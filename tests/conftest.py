@@ -47,7 +47,9 @@ for name, n_examples in {"short": 60, "long": 600}.items():
 hypothesis.settings.load_profile("short")
 
 # Their tests share what is started once: an installation, a browser.
-TOGETHER = re.compile(r"tests/system/test_(api|browser|cli_life|compose|contract|crash|up)\.py")
+TOGETHER = re.compile(
+    r"tests/system/test_(api|browser|cli_life|compose|contract|crash|docs|up)\.py"
+)
 
 
 class Scheduling(LoadScopeScheduling):
