@@ -103,8 +103,9 @@ def _fields(expression: str) -> str:
     if len(fields) != 5:
         raise ValueError(f"it has {len(fields)} field(s)")
     minute, hour, day, month, weekday = fields
-    if not hour.startswith("*"):
-        # The library takes a minute of `*` for "whatever the clock does", also in a named hour.
-        minute = re.sub(r"^\*", "0-59", minute)
+    if hour not in {"*", "*/1"}:
+        # The library takes a `*` for "whatever the clock does", also in a named hour and with
+        # a step: 02:30 of `30 */2` would be skipped in spring and come twice in autumn.
+        minute, hour = re.sub(r"^\*", "0-59", minute), re.sub(r"^\*", "0-23", hour)
     weekday = re.sub(r"-sun\b", "-7", weekday)  # a range may end with Sunday
     return " ".join((minute, hour, day, month, weekday))
