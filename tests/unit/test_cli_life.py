@@ -547,6 +547,19 @@ def test_set_stores_the_whole_policy_over_the_one_it_has_read(cli, server):
     assert "Nothing is changed" in cli("policy", "set", "margin=0.02").stdout
 
 
+def test_set_takes_the_place_of_a_policy_that_cannot_be_used(cli, server):
+    failure = {"status": "error", "code": "storage_failed", "message": "It cannot be used."}
+    failure["details"] = {"action": {"name": "change_policy"}}
+    answer(server, "GET /policy", failure, status=503)
+    answer(server, "PUT /policy", with_(REVISION, revision=5))
+    done = cli("policy", "set", "margin=0.05")
+    assert "A field that is not named here gets its default." in done.stderr
+    assert "Revision 5 is in force now." in done.stdout
+    request = server.requests[-1]
+    assert request.query == {}
+    assert request.body == {**Policy().model_dump(), "margin": 0.05}
+
+
 def test_the_policy_is_shown_with_its_help(cli, server):
     answer(server, "GET /policy", REVISION)
     shown = flat(cli("policy").stdout)

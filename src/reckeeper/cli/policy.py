@@ -25,7 +25,7 @@ from reckeeper.cli.terminal import (
     when,
 )
 from reckeeper.client import Client
-from reckeeper.errors import DataError
+from reckeeper.errors import DataError, StorageError
 
 
 def register(app: typer.Typer) -> None:
@@ -58,8 +58,9 @@ def set_fields(
 ) -> None:
     """Change fields of the policy; the others stay."""
     with client() as server:
-        before = server.policy()
-        after = _stored(server, changed(before.policy.model_dump(), pairs), before, reason)
+        before = _in_force(server)
+        policy = wire.Policy() if before is None else before.policy
+        after = _stored(server, changed(policy.model_dump(), pairs), before, reason)
     _tell_change(before, after, as_json=as_json)
 
 
@@ -145,11 +146,26 @@ def changed(policy: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+def _in_force(server: Client) -> wire.PolicyAnswer | None:
+    """Return the policy in force, or None if it cannot be used: another one takes its place."""
+    try:
+        return server.policy()
+    except StorageError as exc:
+        if exc.action is None or exc.action.name != "change_policy":
+            raise
+        warn(f"{exc.message} A field that is not named here gets its default.")
+        return None
+
+
 def _stored(
-    server: Client, policy: Mapping[str, Any], before: wire.PolicyAnswer, reason: str | None
+    server: Client,
+    policy: Mapping[str, Any],
+    before: wire.PolicyAnswer | None,
+    reason: str | None,
 ) -> wire.PolicyAnswer:
     # As it is: the server says which field cannot be used.
-    return server.set_policy(policy, if_revision=before.revision, reason=reason)
+    revision = None if before is None else before.revision
+    return server.set_policy(policy, if_revision=revision, reason=reason)
 
 
 def _value(field: str, text: str) -> Any:
@@ -214,9 +230,13 @@ def _print_revision(revision: wire.PolicyAnswer, *, as_json: bool) -> None:
         )
 
 
-def _tell_change(before: wire.PolicyAnswer, after: wire.PolicyAnswer, *, as_json: bool) -> None:
+def _tell_change(
+    before: wire.PolicyAnswer | None, after: wire.PolicyAnswer, *, as_json: bool
+) -> None:
     if as_json:
         print_json(after)
+    elif before is None:
+        say(f"Revision {after.revision} is in force now.")
     elif after.revision == before.revision:
         say(f"Nothing is changed: revision {after.revision} stays in force.")
     else:
