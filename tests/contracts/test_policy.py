@@ -428,6 +428,19 @@ def test_a_watch_keeps_what_it_read_while_nothing_can_be_read(watch, database, s
     wait_until(lambda: watch.problem is None)
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_watch_goes_on_past_a_row_that_is_no_json(watch, database, store, wait_until):
+    stored = store({"weights": {"buy": 2}})
+    wait_until(lambda: watch.current() == stored)
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE policies SET policy = '{'")
+    wait_until(lambda: watch.problem is not None)
+    assert "A PolicyRevision in the database cannot be read" in watch.problem
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE policies SET policy = '{}'")
+    wait_until(lambda: watch.problem is None)
+
+
 def test_a_watch_that_could_read_nothing_yet_says_why(database, settings):
     with database.write() as connection:
         storage.policies.insert(connection, policy={"margni": 1}, actor="later", reason=None)

@@ -223,7 +223,7 @@ def test_reading_that_fails_is_tried_again(database, job):
             await anext(events)
             with database.write() as connection:
                 connection.exec_driver_sql("ALTER TABLE training_jobs RENAME TO elsewhere")
-            while feed.is_reading:
+            while feed.problem is None:
                 await asyncio.sleep(0.01)
             with database.write() as connection:
                 connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO training_jobs")

@@ -59,8 +59,8 @@ class JobFeed:
 
     Attributes
     ----------
-    is_reading : bool
-        Whether the last reading went well.
+    problem : str or None
+        Why the last reading failed, in a sentence; None if it succeeded.
     """
 
     def __init__(self, database: storage.Database) -> None:
@@ -68,7 +68,7 @@ class JobFeed:
         self._followed: dict[int, _Followed] = {}
         self._wanted = asyncio.Event()
         self._in_thread = asyncio.Lock()
-        self.is_reading = True
+        self.problem: str | None = None
         self._is_ending = False
         self._n_streams = 0
         # Each stream is an open file, and other requests need some too.
@@ -169,6 +169,7 @@ class JobFeed:
         while True:
             await self._wanted.wait()
             if not self._followed:
+                self.problem = None
                 self._wanted.clear()
                 continue
             try:
@@ -176,12 +177,13 @@ class JobFeed:
                     rows = await run_in_threadpool(self._read, list(self._followed))
             except Exception as exc:  # noqa: BLE001
                 # Without this task everybody who waits would wait for ever.
-                if self.is_reading:
-                    known = isinstance(exc, ReckeeperError)
-                    _log.error("jobs_not_read", error=str(exc), exc_info=None if known else exc)
-                self.is_reading = False
+                is_known = isinstance(exc, ReckeeperError)
+                if self.problem is None:
+                    _log.error("jobs_not_read", error=str(exc), exc_info=None if is_known else exc)
+                reason = str(exc) if is_known else f"{type(exc).__name__}; the log has the details."
+                self.problem = f"Running jobs cannot be read: whoever waits for one waits. {reason}"
             else:
-                self.is_reading = True
+                self.problem = None
                 for row in rows:
                     followed = self._followed.get(row.job_id)
                     if followed is not None and followed.state.row != row:

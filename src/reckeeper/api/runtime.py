@@ -92,7 +92,7 @@ class Runtime:
     def readiness(self) -> Readiness:
         """Say whether the process can do its work, and what stands in the way."""
         readiness = self.serving.readiness()
-        problems = [self.writer.problem if self.settings.uses_kafka else None, self.policy.problem]
+        problems = [self.writer.problem, self.policy.problem, self.feed.problem]
         return readiness.also(*(problem for problem in problems if problem is not None))
 
 

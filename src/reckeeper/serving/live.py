@@ -352,11 +352,15 @@ class Readiness:
     offer_version: int | None
 
     def also(self, *problems: str) -> "Readiness":
-        """Add problems of other parts, which leave it degraded at best."""
-        if not problems:
+        """Add problems of other parts, which leave it degraded at best; each is said once."""
+        said = [*self.problems]
+        for problem in problems:
+            if not any(problem in other for other in said):
+                said.append(problem)
+        if not said:
             return self
         status = "degraded" if self.status == "ok" else self.status
-        return dataclasses.replace(self, status=status, problems=[*self.problems, *problems])
+        return dataclasses.replace(self, status=status, problems=said)
 
 
 @dataclass(frozen=True)

@@ -284,7 +284,7 @@ def open_database(settings: Settings) -> Database:
         # SQLite would make it.
         raise SchemaError(
             f"There is no database {engine.url.database} yet: make it with the same settings "
-            "(RECKEEPER_DATA_DIR or DATABASE_URL names the place), then start again.",
+            "(RECKEEPER_DATA_DIR or DATABASE_URL names the place), then try again.",
             action=Action("migrate"),
         )
     database = Database(engine, settings)

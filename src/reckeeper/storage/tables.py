@@ -5,6 +5,7 @@ be NULL. All times are microseconds since 1970-01-01 UTC; all JSON is plain
 values.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -26,6 +27,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.types import TypeEngine
+
+from reckeeper.errors import StorageError
 
 metadata = MetaData(
     naming_convention={
@@ -85,14 +88,40 @@ def _columns(record: type) -> Iterator[Column[Any]]:
 
 
 def one(record: type[R], found: Result[Any]) -> R | None:
-    """Return the first row of what a query found as a record, or None."""
-    row = found.mappings().first()
+    """Return the first row of what a query found as a record, or None.
+
+    Raises
+    ------
+    StorageError
+        The row cannot be read.
+    """
+    with _readable(record):
+        row = found.mappings().first()
     return None if row is None else record(**row)
 
 
 def every(record: type[R], found: Result[Any]) -> list[R]:
-    """Return all rows of what a query found as records."""
-    return [record(**row) for row in found.mappings()]
+    """Return all rows of what a query found as records.
+
+    Raises
+    ------
+    StorageError
+        One of them cannot be read.
+    """
+    with _readable(record):
+        rows = found.mappings().all()
+    return [record(**row) for row in rows]
+
+
+@contextlib.contextmanager
+def _readable(record: type) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as exc:  # text that is no JSON
+        raise StorageError(
+            f"A {record.__name__} in the database cannot be read ({exc}): something else has "
+            "changed it. Restore it from a backup."
+        ) from exc
 
 
 @dataclass(frozen=True, kw_only=True)

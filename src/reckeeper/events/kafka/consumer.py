@@ -136,6 +136,7 @@ class KafkaReader:
         self._thread = threading.Thread(target=self._run, name="kafka-reader", daemon=True)
         self._stopping = threading.Event()
         self._problem: str | None = None
+        self._failure: str | None = None
         self._state = ReaderState.JOINING
         self._granted: list[int] = []
         self._placing: Task | None = None
@@ -168,7 +169,7 @@ class KafkaReader:
 
     def problems(self) -> list[str]:
         """Return sentences that say what keeps interactions from the table, and what to do."""
-        found = [self._problem, self._probe.problem, self._store.problem]
+        found = [self._failure, self._problem, self._probe.problem, self._store.problem]
         is_away = self._probe.problem is not None or self._state is ReaderState.JOINING
         if is_away and self._connection_error is not None:
             found.append(f"The last error of a connection to Kafka: {self._connection_error}.")
@@ -191,9 +192,14 @@ class KafkaReader:
                     self._begin_again()
                     has_failed = False
                 self._step()
-            except Exception:  # noqa: BLE001
+                self._failure = None
+            except Exception as exc:  # noqa: BLE001
                 # Without this thread nothing would be stored any more.
                 _log.exception("kafka_reader_failed")
+                self._failure = (
+                    f"The reader of Kafka fails ({type(exc).__name__}); the log has the details. "
+                    "It tries again by itself."
+                )
                 has_failed = True
                 self._stopping.wait(_TRY_AGAIN_SECONDS)
         try:
