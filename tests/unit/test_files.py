@@ -82,7 +82,8 @@ def test_columns_under_their_usual_names_are_found(tmp_path, database, take):
     )
     before = clock.now()
     report = take(path)
-    assert (report.accepted, report.duplicates, report.skipped, report.refused) == (2, 0, 0, 0)
+    assert (report.accepted, report.duplicates, report.refused) == (2, 0, 0)
+    assert report.without_taste == 0
     first, second = stored(
         database, "user_id", "item_id", "interaction_type", "weight", "occurred_at", "import_id"
     )
@@ -155,13 +156,14 @@ def test_formats_that_make_no_sense_are_refused(given, words):
         FileFormat(**given)
 
 
-def test_low_ratings_are_skipped_and_missing_ones_refused(tmp_path, database, take):
+def test_low_ratings_are_seen_without_taste_and_missing_ones_refused(tmp_path, database, take):
     path = write(
-        tmp_path / "a.csv", "user_id,item_id,rating\nu1,a,4\nu1,b,3.9\nu1,c,\nu1,d,x\nu1,e, 5 \n"
+        tmp_path / "a.csv",
+        "user_id,item_id,rating,weight\nu1,a,4,2\nu1,b,3.9,2\nu1,c,,1\nu1,d,x,1\nu1,e, 5 ,\n",
     )
     report = take(path, FileFormat(min_rating=4))
-    assert stored(database, "item_id") == ["a", "e"]
-    assert (report.accepted, report.skipped, report.refused) == (2, 1, 2)
+    assert stored(database, "item_id", "weight") == [("a", 2.0), ("b", 0.0), ("e", 1.0)]
+    assert (report.accepted, report.without_taste, report.refused) == (3, 1, 2)
     assert [(line.line, line.reason) for line in report.first_refused] == [
         (4, "is empty"),
         (5, "is not a number"),
@@ -500,7 +502,7 @@ def test_parquet_times_of_every_type(tmp_path, database, take, times, unit, micr
 @pytest.mark.parametrize(
     "weights",
     [
-        pa.array([2, 0, None]),
+        pa.array([2, -1, None]),
         pa.array([2.0, -1.0, None]),
         pa.array([Decimal("2.0"), Decimal("-0.5"), None]),
         pa.array(["2", "many", None]),
@@ -1030,18 +1032,23 @@ def movielens() -> Path:
 def test_movielens(movielens, database, take):
     with (movielens / "ratings.csv").open(newline="") as file:
         ratings = list(csv.DictReader(file))
-    liked = [row for row in ratings if float(row["rating"]) >= 4]
-    assert (len(ratings), len(liked)) == (100_004, 51_568)
+    assert len(ratings) == 100_004
     report = take(
         movielens / "ratings.csv",
         MOVIELENS.interactions,
         catalogue=movielens / MOVIELENS.catalogue_name,
         catalogue_format=MOVIELENS.catalogue,
     )
-    assert (report.accepted, report.skipped, report.refused) == (51_568, 48_436, 0)
+    assert (report.accepted, report.without_taste, report.refused) == (100_004, 48_436, 0)
     assert report.items == 9_125
-    assert stored(database, "user_id", "item_id", "occurred_at") == [
-        (row["userId"], row["movieId"], int(row["timestamp"]) * 1_000_000) for row in liked
+    assert stored(database, "user_id", "item_id", "weight", "occurred_at") == [
+        (
+            row["userId"],
+            row["movieId"],
+            float(float(row["rating"]) >= 4),
+            int(row["timestamp"]) * 1_000_000,
+        )
+        for row in ratings
     ]
     with database.read() as connection:
         items = storage.items.get_many(connection, ["1", "11", "83829"])

@@ -77,7 +77,7 @@ def test_types(kind):
     assert one(interaction_type=kind).interaction_type == kind
 
 
-@pytest.mark.parametrize("weight", [1, 0.5, 1e6, 1e-300])
+@pytest.mark.parametrize("weight", [1, 0, 0.5, 1e6, 1e-300])
 def test_weights(weight):
     interaction = one(weight=weight)
     assert interaction.weight == weight
@@ -159,8 +159,8 @@ BAD = [
     ("weight", "1", "input should be a valid number"),
     ("weight", True, "input should be a valid number"),
     ("weight", [1], "input should be a valid number"),
-    ("weight", 0, "input should be greater than 0"),
-    ("weight", -1, "input should be greater than 0"),
+    ("weight", -1, "input should be greater than or equal to 0"),
+    ("weight", -1e-300, "input should be greater than or equal to 0"),
     ("weight", 1.1e6, "input should be less than or equal to 1000000"),
     ("weight", 10**400, "input should be a valid number"),
     ("weight", float("nan"), "input should be a finite number"),

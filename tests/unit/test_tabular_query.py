@@ -103,9 +103,10 @@ def test_a_query_is_imported_as_a_file_is(shop, url, ask, database, settings, tm
         on_progress=steps.append,
         before_first_row=lambda: began.append(1),
     )  # fmt: skip
-    assert (report.accepted, report.skipped, report.refused) == (1, 1, 1)
+    assert (report.accepted, report.without_taste, report.refused) == (2, 1, 1)
     assert stored(database, "user_id", "item_id", "interaction_type", "weight", "occurred_at") == [
-        ("7", "a b", "click", 2.0, MICROS)
+        ("7", "a b", "click", 2.0, MICROS),
+        ("9", "c", "click", 0.0, MICROS),
     ]
     (line,) = report.first_refused
     assert (line.file, line.line, line.column, line.reason) == (url, 2, "sku", "is empty")
@@ -118,7 +119,7 @@ def test_a_query_is_imported_as_a_file_is(shop, url, ask, database, settings, tm
     assert entry["details"]["source"] == row.source
     assert row.source.startswith(f"{url} (SELECT customer, sku, at")
     assert row.status == "complete"
-    assert files.undo(database, report.import_id, actor="test").interactions == 1
+    assert files.undo(database, report.import_id, actor="test").interactions == 2
     assert stored(database, "id") == []
 
 
@@ -242,7 +243,7 @@ def test_bad_values_of_a_database_are_reported_by_row(shop, ask, database):
     assert stored(database, "user_id", "weight") == [("ab", 3.0), ("good", 2.0)]
     assert [(line.line, line.column, line.reason) for line in report.first_refused] == [
         (1, "user_id", "is not text in UTF-8"),
-        (4, "weight", "must be greater than 0"),
+        (4, "weight", "must be 0 or greater"),
         (5, "user_id", "is empty"),
         (6, "weight", "is not a finite number"),
     ]

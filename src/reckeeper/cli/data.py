@@ -83,7 +83,9 @@ _TimeUnit = Annotated[
 _RatingColumn = Annotated[
     str | None, typer.Option(help="Column of ratings, for --min-rating. Default: rating.")
 ]
-_MinRating = Annotated[float | None, typer.Option(help="Skip rows with a lower rating.")]
+_MinRating = Annotated[
+    float | None, typer.Option(help="Store rows with a lower rating as seen, not liked.")
+]
 _Delimiter = Annotated[
     str | None, typer.Option(help="Delimiter of CSV, also in the catalogue. Default: a comma.")
 ]
@@ -204,7 +206,7 @@ def _import(
         _print_report(
             Console(), done, source=shown, unit=unit, demo_removed=demo_removed, database=written_to
         )
-    if not done.accepted + done.duplicates + done.skipped:
+    if not done.accepted + done.duplicates:
         first = done.first_refused[0]
         raise DataError(
             f"No row of {origin if isinstance(origin, Path) else shown} could be used. "
@@ -396,7 +398,7 @@ def _print_report(
     table = Table(title=f"Import {report.import_id}", show_header=False)
     table.add_row("accepted", f"{report.accepted:,}")
     table.add_row("duplicates", f"{report.duplicates:,}")
-    table.add_row("skipped (rating too low)", f"{report.skipped:,}")
+    table.add_row("seen without taste", f"{report.without_taste:,}")
     table.add_row("refused", f"{report.refused:,}")
     table.add_row("catalogue items new or changed", f"{report.items:,}")
     console.print(table)

@@ -76,8 +76,8 @@ class ImportReport:
         New interactions.
     duplicates : int
         Rows that are there already, as from an earlier import of the same file.
-    skipped : int
-        Rows with a rating under the least.
+    without_taste : int
+        Rows of weight 0, as those with a rating under the least: seen, and not liked.
     refused : int
         Rows that are not valid, of the catalogue too.
     items : int
@@ -91,7 +91,7 @@ class ImportReport:
     import_id: int
     accepted: int
     duplicates: int
-    skipped: int
+    without_taste: int
     refused: int
     items: int
     first_refused: list[RefusedLine]
@@ -323,15 +323,15 @@ class _Import:
         self.started_at = clock.now()
         self.rows = 0
         self._n_counted = 0
-        self._skipped = 0
+        self._n_without_taste = 0
         self._items = 0
 
     def write(self, batch: "Checked") -> None:
         if batch.interactions:
             self._about_to_write()
         self._append(batch.interactions, batch.refused)
-        self._skipped += batch.skipped
-        self.rows += len(batch.interactions) + batch.skipped + len(batch.refused)
+        self._n_without_taste += batch.n_without_taste
+        self.rows += len(batch.interactions) + len(batch.refused)
 
     def write_catalogue(self, source: "Source", format: CatalogueFormat) -> None:
         for chunk in source.chunks(source.columns):
@@ -378,7 +378,7 @@ class _Import:
             "accepted": row.accepted,
             "duplicates": row.duplicates,
             "refused": row.refused,
-            "skipped": self._skipped,
+            "without_taste": self._n_without_taste,
             "items": self._items,
         }
 

@@ -35,7 +35,7 @@ class FileFormat:
     rating_column : str or None
         Looked at only if `min_rating` is set; usually ``rating``.
     min_rating : float or None
-        Rows with a lower rating are no interactions, and skipped.
+        Rows with a lower rating are stored with weight 0: seen, and not liked.
     delimiter : str
         Of CSV: one character.
     """
@@ -109,7 +109,7 @@ MOVIELENS = Preset(
     ),
     catalogue_name="movies.csv",
 )
-"""MovieLens: ``ratings.csv`` with ``movies.csv``; a rating of 4 or more is an interaction."""
+"""MovieLens: ``ratings.csv`` with ``movies.csv``; a rating below 4 is seen without taste."""
 
 
 def find_columns(

@@ -111,8 +111,8 @@ class Message(BaseModel):
     user_id: _Id = Field(description="String of 1 to 256 characters, or an integer.")
     item_id: _Id = Field(description="String of 1 to 256 characters, or an integer.")
     interaction_type: str = Field(description="A type that has a weight, or watchlist_remove.")
-    weight: Annotated[float, Field(gt=0, le=MAX_WEIGHT, strict=True, allow_inf_nan=False)] = Field(
-        1.0, description="Multiplies the type's weight."
+    weight: Annotated[float, Field(ge=0, le=MAX_WEIGHT, strict=True, allow_inf_nan=False)] = Field(
+        1.0, description="Multiplies the type's weight; 0: seen, without taste."
     )
     occurred_at: Annotated[AwareDatetime, BeforeValidator(_only_text)] | None = Field(
         None, description="RFC 3339 with an offset. Default: the time of arrival."

@@ -36,11 +36,11 @@ _TIME = (
 
 
 class Checked(NamedTuple):
-    """A chunk's rows as `imports.append` takes them, those refused, and how many were skipped."""
+    """A chunk's rows as `imports.append` takes them, how many weigh nothing, and those refused."""
 
     interactions: list[tuple[Any, ...]]
+    n_without_taste: int
     refused: list[RefusedLine]
-    skipped: int
 
 
 class _Refusals:
@@ -128,7 +128,10 @@ class RowCheck:
                 arrived_at=arrived_at,
             )
         event_ids = _ids(chunk, columns["event_id"], refusals) if "event_id" in columns else None
-        chosen = np.flatnonzero(self._is_interaction(chunk, refusals))
+        if self._format.min_rating is not None:
+            is_low = _ratings(chunk, columns["rating"], refusals) < self._format.min_rating
+            weights[is_low] = 0.0
+        chosen = np.flatnonzero(refusals.is_good)
         # In the order of the index on user_id: fewer of its pages are touched.
         chosen = chosen[pc.sort_indices(users.take(pa.array(chosen))).to_numpy()]
         taken = pa.array(chosen)
@@ -151,8 +154,8 @@ class RowCheck:
         else:
             names = self._names_of_lines(chunk, chosen)
         interactions = list(zip(names, *values, strict=True))
-        skipped = int(refusals.is_good.sum()) - len(chosen)
-        return Checked(interactions, refusals.refused(), skipped)
+        n_without_taste = int(np.count_nonzero(weights[chosen] == 0))
+        return Checked(interactions, n_without_taste, refusals.refused())
 
     def _kinds(self, chunk: Chunk, refusals: "_Refusals") -> pa.Array | None:
         if "interaction_type" not in self._columns:
@@ -163,16 +166,6 @@ class RowCheck:
         known = pc.is_in(kinds, value_set=pa.array(self._accepted))
         refusals.refuse(pc.invert(known), name, no_weight(self._accepted))
         return kinds
-
-    def _is_interaction(self, chunk: Chunk, refusals: "_Refusals") -> np.ndarray:
-        """Return which rows are good and, where there are ratings, rated well enough."""
-        if "rating" not in self._columns:
-            return refusals.is_good
-        name = self._columns["rating"]
-        ratings, is_empty = _numbers(chunk, name, refusals)
-        refusals.refuse(is_empty, name, "is empty")
-        is_chosen: np.ndarray = refusals.is_good & (ratings >= self._format.min_rating)
-        return is_chosen
 
     def _names_of_lines(self, chunk: Chunk, chosen: np.ndarray) -> list[str]:
         lines = pc.utf8_lpad(pa.array(chunk.lines[chosen]).cast(pa.string()), 12, "0")
@@ -252,9 +245,15 @@ def _ids(chunk: Chunk, column: str, refusals: _Refusals) -> pa.Array:
 def _weights(chunk: Chunk, column: str, refusals: _Refusals) -> np.ndarray:
     numbers, is_empty = _numbers(chunk, column, refusals)
     weights = np.where(is_empty, 1.0, numbers)
-    refusals.refuse(weights <= 0, column, "must be greater than 0")
+    refusals.refuse(weights < 0, column, "must be 0 or greater")
     refusals.refuse(weights > MAX_WEIGHT, column, f"must be at most {MAX_WEIGHT:.0f}")
     return weights
+
+
+def _ratings(chunk: Chunk, column: str, refusals: _Refusals) -> np.ndarray:
+    ratings, is_empty = _numbers(chunk, column, refusals)
+    refusals.refuse(is_empty, column, "is empty")
+    return ratings
 
 
 def _occurred_at(

@@ -222,7 +222,7 @@ def schema() -> dict[str, Any]:
         "item_id": identity,
         "interaction_type": {"type": "string"},
         "weight": {
-            "type": "number", "exclusiveMinimum": 0, "maximum": MAX_WEIGHT, "default": 1
+            "type": "number", "minimum": 0, "maximum": MAX_WEIGHT, "default": 1
         },
         "occurred_at": {"anyOf": [moment, nothing]},
     }  # fmt: skip
