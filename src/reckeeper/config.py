@@ -147,10 +147,15 @@ def _default_model_dir() -> Path:
     return Path("kafka_worker/models" if Path("kafka_worker").is_dir() else "models")
 
 
-def _address(host: str, port: int) -> str:
+def reachable(host: str) -> str:
+    """Return where a process of this machine that listens on `host` is reached."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def address(host: str, port: int) -> str:
     """Return the URL of a process of this machine that listens on `host`."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    host = reachable(host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 _Folder = Annotated[Path, AfterValidator(_folder)]
@@ -218,11 +223,11 @@ class Settings(BaseSettings):
     worker_port: _Port = _setting("RECKEEPER_WORKER_PORT", 5000, "Port of the worker.")
     ui_port: _Port = _setting("RECKEEPER_UI_PORT", 8501, "Port of the page.")
     server_url: _Url = _setting(
-        "RECKEEPER_SERVER_URL", lambda given: _address(given["host"], given["server_port"]),
+        "RECKEEPER_SERVER_URL", lambda given: address(given["host"], given["server_port"]),
         "Where the page and the command line find the server.", shown="from host and port",
     )  # fmt: skip
     worker_url: _Url = _setting(
-        "RECKEEPER_WORKER_URL", lambda given: _address(given["host"], given["worker_port"]),
+        "RECKEEPER_WORKER_URL", lambda given: address(given["host"], given["worker_port"]),
         "Where the server finds the worker.", shown="from host and port",
     )  # fmt: skip
     database_url: str | None = _setting(

@@ -104,6 +104,17 @@ def test_the_address_that_is_set_comes_first(at_the_default, monkeypatch):
     assert installation.server_url(Settings.from_env()) == "http://set:2"
 
 
+def test_the_models_are_where_the_installation_has_them(at_the_default, monkeypatch):
+    (at_the_default / "models").mkdir()
+    run("migrate")
+    (at_the_default / "elsewhere").mkdir()
+    monkeypatch.chdir(at_the_default / "elsewhere")
+    monkeypatch.setenv("RECKEEPER_DATA_DIR", str(at_the_default / "data"))
+    assert installation.settings().model_dir == at_the_default / "models"
+    monkeypatch.setenv("RECKEEPER_MODEL_DIR", "named")
+    assert installation.settings().model_dir == at_the_default / "elsewhere/named"
+
+
 def test_a_file_of_another_database_says_nothing(at_the_default, monkeypatch):
     run("migrate")
     monkeypatch.setenv("RECKEEPER_DATABASE_SCHEMA", "another")

@@ -5,6 +5,7 @@ import dataclasses
 
 import typer
 
+from reckeeper.cli import installation
 from reckeeper.cli.terminal import (
     AsJson,
     Before,
@@ -17,7 +18,6 @@ from reckeeper.cli.terminal import (
     say,
     when,
 )
-from reckeeper.config import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +57,7 @@ def verify(as_json: AsJson = False) -> None:
     from reckeeper import storage, telemetry
 
     telemetry.configure_logging("cli")
-    settings = Settings.from_env()
+    settings = installation.settings()
     with contextlib.closing(storage.open_database(settings)) as database:
         found = trail.verify(database, settings)
     if as_json:

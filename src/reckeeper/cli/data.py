@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from reckeeper import clock, storage, telemetry
+from reckeeper.cli import installation
 from reckeeper.cli.database import made_or_opened, opened
-from reckeeper.cli.installation import database_of
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
 
@@ -177,9 +177,9 @@ def _import(
     from reckeeper.events import files
 
     console = Console(stderr=True)
-    settings = Settings.from_env()
+    settings = installation.settings()
     database = made_or_opened(settings)
-    written_to = database_of(settings)
+    written_to = installation.database_of(settings)
     removed: list[int] = []
     shown, unit = (origin.name, "line") if isinstance(origin, Path) else (origin.masked_url, "row")
     with contextlib.closing(database), progress_bar(console, f"Importing {shown}") as advance:
@@ -252,7 +252,7 @@ def undo_command(
     """Take out what an import brought: its interactions and its catalogue items."""
     from reckeeper.events import files
 
-    settings = Settings.from_env()
+    settings = installation.settings()
     database = opened(settings)
     with contextlib.closing(database):
         with database.read() as connection:
@@ -304,7 +304,7 @@ def demo_status_command(as_json: _Json = False) -> None:
 
 def demo_clear_command(as_json: _Json = False) -> None:
     """Remove the demo data, and the models that were trained on it."""
-    settings = Settings.from_env()
+    settings = installation.settings()
     database = opened(settings)
     with contextlib.closing(database):
         interactions, versions = _clear_demo(settings, database)
@@ -334,7 +334,7 @@ def _origin(
 
 def _read_only() -> storage.Database:
     telemetry.configure_logging("cli")
-    return storage.open_database(Settings.from_env())
+    return storage.open_database(installation.settings())
 
 
 def _clear_demo(settings: Settings, database: storage.Database) -> tuple[int, list[int]]:

@@ -17,9 +17,9 @@ from rich.table import Table
 
 from reckeeper import evaluation, storage, telemetry, wire
 from reckeeper import policy as policies
+from reckeeper.cli import installation
 from reckeeper.cli.evaluation_files import read_interactions
 from reckeeper.cli.terminal import parse_settings, tuning_note
-from reckeeper.config import Settings
 from reckeeper.errors import DataError
 from reckeeper.evaluation import tasks
 from reckeeper.matrix import InteractionLog
@@ -171,7 +171,7 @@ def _stored(
     stages: "_Stages",
 ) -> tuple[str, dict[str, Any], tasks.Task]:
     """Return recipe and settings, the active model's where none are given, and the task."""
-    settings = Settings.from_env()
+    settings = installation.settings()
     database = storage.open_database(settings)
     with contextlib.closing(database), database.read() as connection:
         active = storage.models.active(connection)
@@ -293,7 +293,7 @@ def _tuning(tuned: "Tuned") -> dict[str, Any]:
 def _compared(*, tune_seconds: float | None, seed: int, stages: "_Stages") -> dict[str, Any]:
     from reckeeper.training import recipe_comparison
 
-    settings = Settings.from_env()
+    settings = installation.settings()
     database = storage.open_database(settings)
     with (
         contextlib.closing(database),

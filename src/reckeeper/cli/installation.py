@@ -1,8 +1,9 @@
 """The installation that a command belongs to: its file in the data folder, and its server.
 
 `up`, `migrate` and `import` write into the data folder which installation its
-database is of, and `up` the addresses while it runs. A command finds its
-server there, and does not begin where that server is of another installation.
+database is of and where its models lie, and `up` the addresses while it runs. A
+command finds its models and its server there, and does not begin where that
+server is of another installation.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import os
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError
@@ -33,6 +35,7 @@ class Installation:
         As people see it, without a password.
     schema : str
         The one of PostgreSQL; SQLite has none, and ignores it.
+    model_dir : str
     server_url, worker_url, page_url : str or None
         None while `up` does not run.
     """
@@ -40,9 +43,23 @@ class Installation:
     installation_id: str
     database: str
     schema: str
+    model_dir: str
     server_url: str | None = None
     worker_url: str | None = None
     page_url: str | None = None
+
+
+def settings() -> Settings:
+    """Return the environment's settings, with the model folder of the installation they name.
+
+    From another folder the default would be another folder; RECKEEPER_MODEL_DIR comes first.
+    """
+    given = Settings.from_env()
+    found = known(given)
+    if found is None or "model_dir" in given.model_fields_set:
+        return given
+    model_dir = Path(found.model_dir)
+    return given.replaced(model_dir=model_dir) if model_dir.is_dir() else given
 
 
 def database_of(settings: Settings) -> str:
@@ -78,9 +95,14 @@ def write(settings: Settings, installation: Installation) -> None:
 def note_id(settings: Settings, installation_id: str) -> None:
     """Write which installation the database is of; addresses of a running `up` stay."""
     found = known(settings)
-    if found is None or found.installation_id != installation_id:
+    model_dir = str(settings.model_dir)
+    if found is not None and found.installation_id == installation_id:
+        noted = dataclasses.replace(found, model_dir=model_dir)
+    else:
         place = (database_of(settings), settings.database_schema)
-        write(settings, Installation(installation_id, *place))
+        noted = Installation(installation_id, *place, model_dir)
+    if noted != found:
+        write(settings, noted)
 
 
 def server_url(settings: Settings) -> str:

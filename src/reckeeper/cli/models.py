@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from reckeeper import wire
+from reckeeper.cli import installation
 from reckeeper.cli.terminal import (
     AsJson,
     Before,
@@ -25,7 +26,6 @@ from reckeeper.cli.terminal import (
     warn,
     when,
 )
-from reckeeper.config import Settings
 
 _Version = Annotated[int, typer.Argument(help="Number of the version.")]
 
@@ -242,7 +242,7 @@ def rebuild(as_json: AsJson = False) -> None:
     from reckeeper.cli.database import opened
     from reckeeper.registry import Registry
 
-    settings = Settings.from_env()
+    settings = installation.settings()
     with contextlib.closing(opened(settings)) as database:
         registry = Registry(database, settings.model_dir)
         rebuilt = registry.recovery.rebuild()

@@ -5,10 +5,9 @@ from rich.console import Console
 
 from reckeeper import policy as policies
 from reckeeper import storage
+from reckeeper.cli import installation
 from reckeeper.cli.database import migrate
-from reckeeper.cli.installation import database_of
 from reckeeper.cli.up import up
-from reckeeper.config import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -19,14 +18,14 @@ def register(app: typer.Typer) -> None:
 
 def up_command() -> None:
     """Start worker, server and page, and keep them running until Ctrl-C."""
-    settings = Settings.from_env()
+    settings = installation.settings()
     policies.first(settings)  # a bad one is said here, and not in a log
     if settings.uses_kafka:
         import reckeeper.events.kafka  # noqa: F401  # without the extra, this refuses
     console = Console()
     if migrate(settings) is None:
         console.print(
-            f"A new installation was made: {database_of(settings)}.",
+            f"A new installation was made: {installation.database_of(settings)}.",
             soft_wrap=True,
             highlight=False,
         )
@@ -37,10 +36,10 @@ def up_command() -> None:
 
 def migrate_command() -> None:
     """Make the database, or bring it to the schema of this release."""
-    settings = Settings.from_env()
+    settings = installation.settings()
     before = migrate(settings)
     if before is None:
-        typer.echo(f"A new installation was made: {database_of(settings)}.")
+        typer.echo(f"A new installation was made: {installation.database_of(settings)}.")
     if before == storage.SCHEMA_REVISION:
         typer.echo(f"The database has schema {before} already.")
     else:

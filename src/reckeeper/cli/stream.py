@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from reckeeper import clock, storage, telemetry
+from reckeeper.cli import installation
 from reckeeper.cli.data import progress_bar
 from reckeeper.cli.database import opened
 from reckeeper.cli.terminal import AsJson, print_json, print_table, say
@@ -135,7 +136,7 @@ def replay_command(
 
 def _settings() -> Settings:
     telemetry.configure_logging("cli")
-    settings = Settings.from_env()
+    settings = installation.settings()
     if not settings.uses_kafka:
         raise ConfigError(
             "Interactions come straight into the database here, and not through Kafka: set "

@@ -24,7 +24,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from reckeeper.cli import installation
-from reckeeper.config import Settings
+from reckeeper.config import Settings, address, reachable
 from reckeeper.errors import ConfigError
 
 START_SECONDS = 120.0
@@ -220,7 +220,7 @@ def _is_in_use(host: str, port: int, *, env: str) -> bool:
     # Binding alone does not tell on macOS, where a listener on all addresses
     # leaves the single ones free; connecting alone misses a backlog that is full.
     try:
-        socket.create_connection((_reachable(host), port), timeout=0.5).close()
+        socket.create_connection((reachable(host), port), timeout=0.5).close()
     except OSError:
         pass
     else:
@@ -280,15 +280,6 @@ def _move_worker(settings: Settings, port: int) -> Settings:
     return Settings.from_env(environ | {"RECKEEPER_WORKER_PORT": str(port)})
 
 
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-
-
-def _address(host: str, port: int) -> str:
-    host = _reachable(host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 # supervisord
 
 
@@ -296,19 +287,19 @@ def _processes(settings: Settings) -> tuple[_Process, ...]:
     return (
         _Process(
             "worker",
-            _address(settings.host, settings.worker_port),
+            address(settings.host, settings.worker_port),
             "/health/ready",
             "reckeeper.worker",
         ),
         _Process(
             "server",
-            _address(settings.host, settings.server_port),
+            address(settings.host, settings.server_port),
             "/health/ready",
             "reckeeper.api",
         ),
         _Process(
             "ui",
-            _address(settings.host, settings.ui_port),
+            address(settings.host, settings.ui_port),
             "/_stcore/health",
             "reckeeper.page",
             # It keeps nothing, and does not listen to SIGTERM while it starts.
@@ -519,9 +510,9 @@ def _addresses_known(settings: Settings) -> Iterator[None]:
         return
     here = dataclasses.replace(
         before,
-        server_url=_address(settings.host, settings.server_port),
-        worker_url=_address(settings.host, settings.worker_port),
-        page_url=_address(settings.host, settings.ui_port),
+        server_url=address(settings.host, settings.server_port),
+        worker_url=address(settings.host, settings.worker_port),
+        page_url=address(settings.host, settings.ui_port),
     )
     installation.write(settings, here)
     try:
@@ -533,9 +524,9 @@ def _addresses_known(settings: Settings) -> Iterator[None]:
 
 def _print_addresses(settings: Settings, *, logs: Path, console: Console) -> None:
     text = Text(
-        f"Page    {_address(settings.host, settings.ui_port)}\n"
-        f"API     {_address(settings.host, settings.server_port)}/docs\n"
-        f"Worker  {_address(settings.host, settings.worker_port)}\n"
+        f"Page    {address(settings.host, settings.ui_port)}\n"
+        f"API     {address(settings.host, settings.server_port)}/docs\n"
+        f"Worker  {address(settings.host, settings.worker_port)}\n"
         f"Logs    {logs}\n"
         "Ctrl-C stops all"
     )
