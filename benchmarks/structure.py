@@ -26,6 +26,7 @@ OPEN = (
     "api/openapi.py",
     "artifact/",
     "cli/evaluate.py",
+    "cli/evaluation_run.py",
     "cli/policy.py",
     "cli/terminal.py",
     "config.py",

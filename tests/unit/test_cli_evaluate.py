@@ -14,9 +14,10 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 from reckeeper import evaluation
-from reckeeper.cli import evaluate as command
+from reckeeper.cli import evaluation_run as command
 from reckeeper.cli.commands import app
 from reckeeper.cli.evaluation_files import read_interactions
+from reckeeper.cli.terminal import parse_settings
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation import tasks
 from reckeeper.recipes import recipe_named
@@ -370,7 +371,7 @@ def test_recipe_and_settings_are_looked_at_before_any_file():
 
 def test_values_of_settings_are_what_they_look_like():
     pairs = ["a=1", "b=0.5", "c=true", "d=null", "e=raw", 'f="1"', "g=x=y", "h="]
-    assert command.parse_settings(pairs) == {
+    assert parse_settings(pairs) == {
         "a": 1,
         "b": 0.5,
         "c": True,
@@ -381,9 +382,9 @@ def test_values_of_settings_are_what_they_look_like():
         "h": "",
     }
     with pytest.raises(DataError, match="twice"):
-        command.parse_settings(["a=1", "a=2"])
+        parse_settings(["a=1", "a=2"])
     with pytest.raises(DataError, match="key=value"):
-        command.parse_settings(["=1"])
+        parse_settings(["=1"])
 
 
 @pytest.fixture

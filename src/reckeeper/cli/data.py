@@ -14,13 +14,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from reckeeper import clock, storage, telemetry
+from reckeeper import clock
 from reckeeper.cli import installation
-from reckeeper.cli.database import made_or_opened, opened
+from reckeeper.cli.database import made_or_opened, opened, read_only
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
 
-if TYPE_CHECKING:  # they bring Arrow's readers, which most commands do without
+if TYPE_CHECKING:  # they bring Arrow's readers and SQL, which help does without
+    from reckeeper import storage
     from reckeeper.events import files
 
 _NEXT = "Now retrain: `reckeeper retrain`, or the button on the page."
@@ -216,7 +217,9 @@ def _import(
 
 def list_command(as_json: _Json = False) -> None:
     """List the imports, the latest first."""
-    database = _read_only()
+    from reckeeper import storage
+
+    database = read_only()
     with contextlib.closing(database), database.read() as connection:
         rows = storage.imports.all_imports(connection)
     if as_json:
@@ -250,6 +253,7 @@ def undo_command(
     as_json: _Json = False,
 ) -> None:
     """Take out what an import brought: its interactions and its catalogue items."""
+    from reckeeper import storage
     from reckeeper.events import files
 
     settings = installation.settings()
@@ -287,7 +291,7 @@ def demo_status_command(as_json: _Json = False) -> None:
     """Tell whether the demo data is loaded."""
     from reckeeper.events import demo
 
-    database = _read_only()
+    database = read_only()
     with contextlib.closing(database):
         info = demo.info(database)
     if as_json:
@@ -332,12 +336,7 @@ def _origin(
     raise typer.BadParameter("Give either a FILE, or --database with --query.")
 
 
-def _read_only() -> storage.Database:
-    telemetry.configure_logging("cli")
-    return storage.open_database(installation.settings())
-
-
-def _clear_demo(settings: Settings, database: storage.Database) -> tuple[int, list[int]]:
+def _clear_demo(settings: Settings, database: "storage.Database") -> tuple[int, list[int]]:
     """Return how many interactions were removed, and which versions."""
     from reckeeper.events import demo
     from reckeeper.registry import Registry

@@ -1,15 +1,32 @@
 """What the commands that work straight at the database share: opening it, making it."""
 
 import contextlib
+from typing import TYPE_CHECKING
 
-from reckeeper import storage, telemetry
 from reckeeper.cli import installation
 from reckeeper.cli.terminal import warn
 from reckeeper.config import Settings
 from reckeeper.errors import SchemaError
 
+if TYPE_CHECKING:  # the help of a command does without SQL
+    from reckeeper import storage
 
-def opened(settings: Settings) -> storage.Database:
+
+def read_only() -> "storage.Database":
+    """Open the database of the settings for a command that changes nothing.
+
+    Raises
+    ------
+    SchemaError
+        There is no database, or it has another schema.
+    """
+    from reckeeper import storage, telemetry
+
+    telemetry.configure_logging("cli")
+    return storage.open_database(installation.settings())
+
+
+def opened(settings: Settings) -> "storage.Database":
     """Open the database for a command that changes something.
 
     Raises
@@ -19,6 +36,8 @@ def opened(settings: Settings) -> storage.Database:
     SchemaError
         There is no database, or it has another schema.
     """
+    from reckeeper import storage, telemetry
+
     telemetry.configure_logging("cli")
     database = storage.open_database(settings)
     try:
@@ -31,13 +50,15 @@ def opened(settings: Settings) -> storage.Database:
 
 def migrate(settings: Settings) -> str | None:
     """Make the database or bring it to this release's schema; return the one it had before."""
+    from reckeeper import storage
+
     before = storage.migrate(settings)
     with contextlib.closing(storage.open_database(settings)) as database:
         installation.note_id(settings, _id_of(database))
     return before
 
 
-def made_or_opened(settings: Settings) -> storage.Database:
+def made_or_opened(settings: Settings) -> "storage.Database":
     """Open the database as `opened` does; make it where there is none, and say so on stderr.
 
     Raises
@@ -55,6 +76,8 @@ def made_or_opened(settings: Settings) -> storage.Database:
     return opened(settings)
 
 
-def _id_of(database: storage.Database) -> str:
+def _id_of(database: "storage.Database") -> str:
+    from reckeeper import storage
+
     with database.read() as connection:
         return storage.installation.id_of(connection)

@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from reckeeper import errors, wire
+from reckeeper import errors
 from reckeeper.cli.models import print_verdict
 from reckeeper.cli.terminal import (
     AsJson,
@@ -28,7 +28,10 @@ from reckeeper.cli.terminal import (
     warn,
     when,
 )
-from reckeeper.client import Client
+
+if TYPE_CHECKING:  # help does without them
+    from reckeeper import wire
+    from reckeeper.client import Client
 
 _TUNING = "tuning"
 """The stage of a job that can be asked to end early."""
@@ -171,8 +174,8 @@ def retrain(
 
 
 def _follow(
-    server: Client, job_id: int, *, on_state: Callable[[wire.Job], None] | None = None
-) -> wire.Job:
+    server: "Client", job_id: int, *, on_state: "Callable[[wire.Job], None] | None" = None
+) -> "wire.Job":
     """Show a job until it has ended, and return it; `on_state` gets its states instead."""
     columns = (
         SpinnerColumn(),
@@ -215,16 +218,14 @@ def _follow(
     return job
 
 
-def _see_that_it_succeeded(job: wire.ListedJob) -> None:
+def _see_that_it_succeeded(job: "wire.ListedJob") -> None:
     if job.status != "succeeded":
-        error = job.error or wire.JobError(
-            code=errors.TrainingError.code,
-            message=f"Job {job.job_id} did not succeed ({job.status}).",
-        )
-        raise error.to_error()
+        if job.error is not None:
+            raise job.error.to_error()
+        raise errors.TrainingError(f"Job {job.job_id} did not succeed ({job.status}).")
 
 
-def _tell_outcome(server: Client, job: wire.Job) -> None:
+def _tell_outcome(server: "Client", job: "wire.Job") -> None:
     """Say on stdout what a job that succeeded has made."""
     version = job.version
     if job.kind == "evaluate":
@@ -241,7 +242,7 @@ def _tell_outcome(server: Client, job: wire.Job) -> None:
         )
 
 
-def _warn_of_verdict(job: wire.ListedJob) -> None:
+def _warn_of_verdict(job: "wire.ListedJob") -> None:
     """Say on stderr what speaks against the version that a job has made, and what to do."""
     version, verdict = job.version, job.verdict
     if version is None or verdict is None:
@@ -259,7 +260,7 @@ def _warn_of_verdict(job: wire.ListedJob) -> None:
         warn("`reckeeper models rollback` brings back the version that was active before.")
 
 
-def _print_evaluation(job: wire.Job) -> None:
+def _print_evaluation(job: "wire.Job") -> None:
     result = job.result
     if result is None or not result.recipes:
         return
@@ -274,7 +275,7 @@ def _print_evaluation(job: wire.Job) -> None:
     )
 
 
-def _facts(job: wire.ListedJob) -> Iterator[tuple[str, Any]]:
+def _facts(job: "wire.ListedJob") -> Iterator[tuple[str, Any]]:
     yield "job", job.job_id
     yield "kind", job.kind
     yield "status", job.status
@@ -295,7 +296,7 @@ def _facts(job: wire.ListedJob) -> Iterator[tuple[str, Any]]:
         yield "error", job.error.message
 
 
-def _remarks(job: wire.ListedJob) -> str:
+def _remarks(job: "wire.ListedJob") -> str:
     if job.error is not None:
         return job.error.message
     if job.cancel_requested and _runs(job):
@@ -305,7 +306,7 @@ def _remarks(job: wire.ListedJob) -> str:
     return ""
 
 
-def _note(job: wire.ListedJob) -> str:
+def _note(job: "wire.ListedJob") -> str:
     if job.stage == _TUNING and job.progress is not None:
         parts = [tuning_note(job.progress)]
     elif job.seconds_left is not None:
@@ -315,5 +316,5 @@ def _note(job: wire.ListedJob) -> str:
     return ", ".join(filter(None, [*parts, size(job.memory_bytes)]))
 
 
-def _runs(job: wire.ListedJob) -> bool:
+def _runs(job: "wire.ListedJob") -> bool:
     return job.status == "running"

@@ -4,11 +4,10 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reckeeper import wire
 from reckeeper.cli import installation
 from reckeeper.cli.terminal import (
     AsJson,
@@ -26,6 +25,9 @@ from reckeeper.cli.terminal import (
     warn,
     when,
 )
+
+if TYPE_CHECKING:  # help does without it
+    from reckeeper import wire
 
 _Version = Annotated[int, typer.Argument(help="Number of the version.")]
 
@@ -272,7 +274,7 @@ def rebuild(as_json: AsJson = False) -> None:
 # What people see
 
 
-def print_verdict(verdict: wire.Verdict) -> None:
+def print_verdict(verdict: "wire.Verdict") -> None:
     """Print what the gate thinks of a version, and what it measured."""
     say(f"Gate: {verdict.decision}. {verdict.sentence}")
     for reason in verdict.reasons:
@@ -314,7 +316,7 @@ def print_verdict(verdict: wire.Verdict) -> None:
     )
 
 
-def _remarks(row: wire.Model) -> str:
+def _remarks(row: "wire.Model") -> str:
     parts = []
     if row.pinned:
         until = when(row.pinned_until)
@@ -326,11 +328,11 @@ def _remarks(row: wire.Model) -> str:
     return "; ".join(parts)
 
 
-def _chosen(data: wire.TrainingData) -> str:
+def _chosen(data: "wire.TrainingData") -> str:
     return compact({name: value for name, value in data.model_dump().items() if value})
 
 
-def _facts(model: wire.ModelDetails) -> Iterator[tuple[str, Any]]:
+def _facts(model: "wire.ModelDetails") -> Iterator[tuple[str, Any]]:
     yield "version", model.version
     yield "status", model.status
     if model.pinned:
@@ -363,7 +365,7 @@ def _facts(model: wire.ModelDetails) -> Iterator[tuple[str, Any]]:
     yield "note", model.note
 
 
-def _print_timeline(entries: Sequence[wire.TimelineEntry]) -> None:
+def _print_timeline(entries: Sequence["wire.TimelineEntry"]) -> None:
     print_table(
         ("from (UTC)", "until (UTC)", "version", "action", "by", "why"),
         [
@@ -379,7 +381,7 @@ def _print_timeline(entries: Sequence[wire.TimelineEntry]) -> None:
     )
 
 
-def _print_comparison(found: wire.Comparison) -> None:
+def _print_comparison(found: "wire.Comparison") -> None:
     first, second = found.first, found.second
     names = f"version {first.version}", f"version {second.version}"
     print_table(("", *names), list(_sides(found)))
@@ -409,7 +411,7 @@ def _print_comparison(found: wire.Comparison) -> None:
             )
 
 
-def _sides(found: wire.Comparison) -> Iterator[tuple[str, str, str]]:
+def _sides(found: "wire.Comparison") -> Iterator[tuple[str, str, str]]:
     """Yield what the two versions are: a name, and what each has."""
     first, second = found.first, found.second
     yield "recipe", first.recipe, second.recipe
@@ -425,7 +427,9 @@ def _sides(found: wire.Comparison) -> Iterator[tuple[str, str, str]]:
             yield f"{name} of the lists", f"{pair.first:.1%}", f"{pair.second:.1%}"
 
 
-def _with_interval(measured: wire.Metric | wire.Difference | None) -> str:
+def _with_interval(measured: "wire.Metric | wire.Difference | None") -> str:
+    from reckeeper import wire
+
     if measured is None:
         return ""
     if isinstance(measured, wire.Difference):

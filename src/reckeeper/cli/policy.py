@@ -6,11 +6,10 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reckeeper import wire
 from reckeeper.cli.terminal import (
     AsJson,
     Before,
@@ -24,8 +23,11 @@ from reckeeper.cli.terminal import (
     warn,
     when,
 )
-from reckeeper.client import Client
 from reckeeper.errors import DataError, StorageError
+
+if TYPE_CHECKING:  # help does without them
+    from reckeeper import wire
+    from reckeeper.client import Client
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +59,8 @@ def set_fields(
     as_json: AsJson = False,
 ) -> None:
     """Change fields of the policy; the others stay."""
+    from reckeeper import wire
+
     with client() as server:
         before = _in_force(server)
         policy = wire.Policy() if before is None else before.policy
@@ -146,7 +150,7 @@ def changed(policy: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def _in_force(server: Client) -> wire.PolicyAnswer | None:
+def _in_force(server: "Client") -> "wire.PolicyAnswer | None":
     """Return the policy in force, or None if it cannot be used: another one takes its place."""
     try:
         return server.policy()
@@ -158,17 +162,19 @@ def _in_force(server: Client) -> wire.PolicyAnswer | None:
 
 
 def _stored(
-    server: Client,
+    server: "Client",
     policy: Mapping[str, Any],
-    before: wire.PolicyAnswer | None,
+    before: "wire.PolicyAnswer | None",
     reason: str | None,
-) -> wire.PolicyAnswer:
+) -> "wire.PolicyAnswer":
     # As it is: the server says which field cannot be used.
     revision = None if before is None else before.revision
     return server.set_policy(policy, if_revision=revision, reason=reason)
 
 
 def _value(field: str, text: str) -> Any:
+    from reckeeper import wire
+
     schema = wire.Policy.model_json_schema()["properties"].get(field, {})
     kinds = {part.get("type") for part in schema.get("anyOf", [schema])}
     if "string" in kinds and text != "null":
@@ -204,10 +210,12 @@ def _edited(text: str) -> str:
         return path.read_text(encoding="utf-8")
 
 
-def _print_revision(revision: wire.PolicyAnswer, *, as_json: bool) -> None:
+def _print_revision(revision: "wire.PolicyAnswer", *, as_json: bool) -> None:
     if as_json:
         print_json(revision)
         return
+    from reckeeper import wire
+
     fields = wire.Policy.model_fields
     print_table(
         ("field", "value", "meaning"),
@@ -231,7 +239,7 @@ def _print_revision(revision: wire.PolicyAnswer, *, as_json: bool) -> None:
 
 
 def _tell_change(
-    before: wire.PolicyAnswer | None, after: wire.PolicyAnswer, *, as_json: bool
+    before: "wire.PolicyAnswer | None", after: "wire.PolicyAnswer", *, as_json: bool
 ) -> None:
     if as_json:
         print_json(after)
@@ -244,7 +252,7 @@ def _tell_change(
         say(f"Revision {after.revision} is in force now{f': {changes}' if changes else ''}.")
 
 
-def _changes(before: wire.Policy | None, after: wire.Policy | None) -> str:
+def _changes(before: "wire.Policy | None", after: "wire.Policy | None") -> str:
     if before is None or after is None:
         return "not known: one has the form of another release"
     was, now = before.model_dump(), after.model_dump()

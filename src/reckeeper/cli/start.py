@@ -3,8 +3,6 @@
 import typer
 from rich.console import Console
 
-from reckeeper import policy as policies
-from reckeeper import storage
 from reckeeper.cli import installation
 from reckeeper.cli.database import migrate
 from reckeeper.cli.up import up
@@ -18,6 +16,8 @@ def register(app: typer.Typer) -> None:
 
 def up_command() -> None:
     """Start worker, server and page, and keep them running until Ctrl-C."""
+    from reckeeper import policy as policies
+
     settings = installation.settings()
     policies.first(settings)  # a bad one is said here, and not in a log
     if settings.uses_kafka:
@@ -36,6 +36,8 @@ def up_command() -> None:
 
 def migrate_command() -> None:
     """Make the database, or bring it to the schema of this release."""
+    from reckeeper import storage
+
     settings = installation.settings()
     before = migrate(settings)
     if before is None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from reckeeper import clock, storage, telemetry
+from reckeeper import clock
 from reckeeper.cli import installation
 from reckeeper.cli.data import progress_bar
-from reckeeper.cli.database import opened
+from reckeeper.cli.database import opened, read_only
 from reckeeper.cli.terminal import AsJson, print_json, print_table, say
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, DataError
@@ -42,7 +42,7 @@ def list_command(
     settings = _settings()
     from reckeeper.events.kafka import dead_letters
 
-    with contextlib.closing(storage.open_database(settings)) as database:
+    with contextlib.closing(read_only()) as database:
         latest = deque(dead_letters.letters(database, settings), maxlen=limit)
     if as_json:
         print_json([_as_json(letter) for letter in latest])
@@ -135,7 +135,6 @@ def replay_command(
 
 
 def _settings() -> Settings:
-    telemetry.configure_logging("cli")
     settings = installation.settings()
     if not settings.uses_kafka:
         raise ConfigError(

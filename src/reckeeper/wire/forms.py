@@ -29,7 +29,10 @@ class Answer(BaseModel):
     """
 
     model_config = ConfigDict(
-        from_attributes=True, frozen=True, json_schema_serialization_defaults_required=True
+        from_attributes=True,
+        frozen=True,
+        json_schema_serialization_defaults_required=True,
+        defer_build=True,
     )
 
 
