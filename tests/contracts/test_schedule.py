@@ -1,5 +1,6 @@
 """Cron expressions, as cron means them; when a policy starts a retrain by itself."""
 
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -275,6 +276,21 @@ def test_what_is_no_expression_is_refused(database, settings, expression):
     assert caught.value.message.startswith(
         f"RECKEEPER_RETRAIN_SCHEDULE={expression!r} is not a cron expression: "
     )
+
+
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("0 0 31 feb,4 *", "no month 'feb,4' has a day '31', so choose another day or month."),
+        ("0 0 30 2 *", "it names no date that ever comes: no month '2' has a day '30', so"),
+        ("0 24 * * *", "its hour cannot be '24'."),
+        ("0 0 * * 1-8", "its weekday cannot be '1-8'."),
+        ("0 0 * *", "it has 4 field(s)."),
+    ],
+)
+def test_a_refused_expression_is_refused_with_what_is_wrong(expression, why):
+    with pytest.raises(ValueError, match=re.escape(why)):
+        cron.check(expression)
 
 
 def test_a_time_of_the_schedule_starts_a_retrain_once(schedule, starts, store):

@@ -15,6 +15,7 @@ _NAMED = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
+_PARTS = ("minute", "hour", "day of the month", "month", "weekday")
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -27,11 +28,12 @@ def check(expression: str) -> None:
         It does not; the message says why, and how one is written.
     """
     try:
-        next(CronSim(_fields(expression), datetime.now(UTC)))
-    except (CronSimError, StopIteration, ValueError) as exc:
-        why = str(exc) or "it names no date that ever comes"
+        fields = _fields(expression)
+        if not _comes(fields):
+            raise ValueError(_fault(fields))
+    except ValueError as exc:
         raise ValueError(
-            f"is not a cron expression: {why}. It has five fields: minute, hour, day of the "
+            f"is not a cron expression: {exc}. It has five fields: minute, hour, day of the "
             "month, month, weekday (0 or 7 is Sunday), such as `0 3 * * 0`"
         ) from exc
 
@@ -89,6 +91,29 @@ def last_run(
         if since > last:
             return found
         found = run
+
+
+def _comes(fields: str) -> bool:
+    """Say whether fields can be read and name a time that comes."""
+    try:
+        next(CronSim(fields, datetime.now(UTC)))
+    except (CronSimError, StopIteration):
+        return False
+    return True
+
+
+def _fault(fields: str) -> str:
+    """Say what is wrong with fields that name no time."""
+    parts = fields.split()
+    for place, field in enumerate(parts):
+        alone = ["*"] * len(_PARTS)
+        alone[place] = field
+        if not _comes(" ".join(alone)):
+            return f"its {_PARTS[place]} cannot be {field!r}"
+    return (
+        f"it names no date that ever comes: no month {parts[3]!r} has a day {parts[2]!r}, so "
+        "choose another day or month"
+    )
 
 
 def _fields(expression: str) -> str:
