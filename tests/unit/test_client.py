@@ -3,6 +3,8 @@
 import http.server
 import json
 import socket
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlsplit
@@ -432,6 +434,21 @@ def test_what_would_be_done_twice_is_not_tried_again(patient_client, server, cal
     assert len(server.requests) == 1
 
 
+def test_one_that_does_not_wait_for_a_server_tries_again_once_it_was_there(server):
+    url = f"http://127.0.0.1:{server.server_port}"
+    with Client(url, retry_seconds=10.0, retry_first=False) as client:
+        server.answers = [(200, {"status": "ok", "models": []})]
+        assert client.models() == []
+        server.answers = [(None, None), (200, {"status": "ok", "models": []})]
+        assert client.models() == []
+    with Client(url, retry_seconds=10.0, retry_first=False) as client:
+        server.answers = [(None, None)]
+        asked = len(server.requests)
+        with pytest.raises(UnavailableError, match="does not answer"):
+            client.models()
+        assert len(server.requests) == asked + 1
+
+
 def test_tries_come_to_an_end(server):
     server.answers = [(503, UNAVAILABLE)]
     with (
@@ -692,3 +709,8 @@ def test_models_of_wire_are_sent_as_they_were_given(client, server):
     stored = client.set_policy(wire.Policy(margin=0.1))
     assert server.requests[-1].json == wire.Policy(margin=0.1).model_dump(mode="json")
     assert stored.policy.webhook_secret == "***"
+
+
+def test_an_import_brings_no_http():
+    found = "import reckeeper.client, sys; sys.exit('httpx' in sys.modules)"
+    subprocess.run([sys.executable, "-c", found], check=True)

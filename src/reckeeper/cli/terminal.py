@@ -61,7 +61,7 @@ def client() -> "Client":
 
     settings = Settings.from_env()
     url = installation.server_url(settings)
-    asked = Client(url, actor="cli")
+    asked = Client(url, actor="cli", retry_first=False)
     if url != _DEFAULT_URL:
         warn(f"Using the server at {asked.url}.", style="dim")
     known = installation.known(settings)

@@ -7,14 +7,15 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 from urllib.parse import quote
 
-import httpx
 from pydantic import ValidationError
 
 from .. import errors, wire
-from .connection import Connection, error_of
+
+if TYPE_CHECKING:  # half of what an import would take; the first `Client` brings it
+    import httpx
 
 ACTOR_HEADER = "X-Reckeeper-Actor"
 
@@ -37,6 +38,9 @@ class Client:
         For one try; a retrain that waits has no limit.
     retry_seconds : float
         How long to go on trying; 0 tries once.
+    retry_first : bool
+        Whether to go on trying also before the server has answered once. False says at once
+        that none is there.
     actor : str, optional
         Name in the audit trail, which then says ``api:ACTOR``: up to 64 letters, digits
         and ``. _ @ -``.
@@ -52,11 +56,18 @@ class Client:
         *,
         timeout_seconds: float = 30.0,
         retry_seconds: float = 5.0,
+        retry_first: bool = True,
         actor: str | None = None,
-        transport: httpx.BaseTransport | None = None,
+        transport: "httpx.BaseTransport | None" = None,
     ) -> None:
+        from .connection import Connection
+
         self._server = Connection(
-            url, timeout_seconds=timeout_seconds, retry_seconds=retry_seconds, transport=transport
+            url,
+            timeout_seconds=timeout_seconds,
+            retry_seconds=retry_seconds,
+            retry_first=retry_first,
+            transport=transport,
         )
         if actor is not None:
             self._server = self._server.with_headers({ACTOR_HEADER: actor})
@@ -412,7 +423,7 @@ class Client:
             response = self._server.request("GET", "/health/ready")
             with contextlib.suppress(ValidationError):
                 return wire.Readiness.model_validate_json(response.content).bare()
-            raise error_of(response)
+            raise self._server.error_of(response)
 
         return self._server.retrying(once)
 
@@ -430,7 +441,7 @@ class Client:
         def once() -> str:
             response = self._server.request("GET", "/metrics")
             if not response.is_success:
-                raise error_of(response)
+                raise self._server.error_of(response)
             return response.text
 
         return self._server.retrying(once)

@@ -31,6 +31,8 @@ class Connection:
         For one try.
     retry_seconds : float
         How long to go on trying; 0 tries once.
+    retry_first : bool
+        Whether to go on trying also before the server has answered once.
     transport : httpx.BaseTransport, optional
         What carries the requests, in place of connections to `url`.
 
@@ -46,6 +48,7 @@ class Connection:
         *,
         timeout_seconds: float,
         retry_seconds: float,
+        retry_first: bool,
         transport: httpx.BaseTransport | None,
     ) -> None:
         address = httpx.URL(url.rstrip("/"))
@@ -58,6 +61,7 @@ class Connection:
         # A stream is never silent for longer than 15 seconds.
         self._stream_timeout = httpx.Timeout(timeout_seconds, read=max(timeout_seconds, 30.0))
         self._retry_seconds = retry_seconds
+        self._retries = retry_first
 
     def close(self) -> None:
         """Close the connections."""
@@ -120,7 +124,7 @@ class Connection:
                 method, path, params=params, json=json, bundle=bundle, waits=waits
             )
             if not response.is_success:
-                raise error_of(response)
+                raise self.error_of(response)
             return _read(answer, response.content, response)
 
         return self.retrying(once) if repeat else once()
@@ -137,7 +141,7 @@ class Connection:
     ) -> httpx.Response:
         """Make a request once, and return what came back, an error too."""
         try:
-            return self._http.request(
+            response = self._http.request(
                 method,
                 path,
                 params=params,
@@ -152,6 +156,16 @@ class Connection:
             raise errors.DataError(
                 f"The request cannot be sent: {exc}. Give finite numbers and valid Unicode text."
             ) from exc
+        self._retries = True
+        return response
+
+    @staticmethod
+    def error_of(response: httpx.Response) -> errors.ReckeeperError:
+        """Return what a response that is no success reports."""
+        try:
+            return wire.error_from(wire.Error.model_validate_json(response.content))
+        except ValidationError:
+            return _foreign(response)
 
     def chunks(self, path: str) -> Iterator[bytes]:
         """Yield the content of a zip file, a part at a time."""
@@ -191,7 +205,7 @@ class Connection:
             try:
                 return once()
             except errors.UnavailableError:
-                if time.monotonic() >= give_up_at:
+                if not self._retries or time.monotonic() >= give_up_at:
                     raise
             # At random, so that many clients do not come back all at one moment.
             time.sleep(pause * random.uniform(0.5, 1.0))
@@ -204,9 +218,10 @@ class Connection:
         )
         try:
             response = self._http.send(request, stream=True)
+            self._retries = True
             if not response.is_success:
                 response.read()
-                raise error_of(response)
+                raise self.error_of(response)
         except httpx.HTTPError as exc:
             raise self._unavailable(exc) from exc
         return contextlib.closing(response)
@@ -226,14 +241,6 @@ def _read(answer: type[_Answer], content: bytes | str, response: httpx.Response)
         return answer.model_validate_json(content)
     except ValidationError as exc:
         raise _foreign(response) from exc
-
-
-def error_of(response: httpx.Response) -> errors.ReckeeperError:
-    """Return what a response that is no success reports."""
-    try:
-        return wire.error_from(wire.Error.model_validate_json(response.content))
-    except ValidationError:
-        return _foreign(response)
 
 
 def _foreign(response: httpx.Response) -> errors.UnavailableError:
