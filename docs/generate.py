@@ -13,16 +13,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from tests.unit import test_architecture as architecture
 
 from reckeeper import errors, recipes, telemetry, wire
 from reckeeper.api.app import document
-from reckeeper.cli.commands import app as command_line
+from reckeeper.cli.commands import COMMANDS, load
 from reckeeper.config import Settings
-from reckeeper.policy import Policy
+from reckeeper.wire import Policy
 
 DOCS = Path(__file__).parent
 API = document()
@@ -166,11 +165,9 @@ def commands() -> str:
         for name, child in sorted(children.items()):
             yield from walk(child, f"{path} {name}")
 
-    root = typer.main.get_command(command_line)
+    # The command line itself has only their names and help until one is called.
     return "\n".join(
-        part
-        for name, command in sorted(root.commands.items())
-        for part in walk(command, f"reckeeper {name}")
+        part for name in sorted(COMMANDS) for part in walk(load(name), f"reckeeper {name}")
     )
 
 

@@ -1,4 +1,4 @@
-"""What a webhook is told: an outbox in the database, and the courier who empties it."""
+"""Notices for the webhook: an outbox in the database, and the courier who empties it."""
 
 import asyncio
 import contextlib

@@ -672,7 +672,7 @@ def test_too_few_users_are_not_compared(trained):
     for api in (trained.server, trained.worker):
         message = assert_error(api.post("/evaluations"), 409, "not_enough_data")
         assert "at least 10 users" in message
-        assert "of the 8 there are 8" in message
+        assert "only 8 of 8" in message
     assert trained.active()["version"] == 2
 
 

@@ -517,7 +517,7 @@ def test_an_import_beside_the_server_of_another_installation_is_refused(tmp_path
             for command in (("import", rows), ("retrain",)):
                 refused = two.run(*command, check=False)
                 assert refused.returncode == 2
-                assert "is of another one: nothing was done" in refused.stderr
+                assert "belongs to another one: nothing was done" in refused.stderr
     with plain(url) as connection:
         found = connection.execute("SELECT count(*) FROM user_interactions").fetchone()
         other = connection.execute("SELECT count(*) FROM two.user_interactions").fetchone()

@@ -70,6 +70,14 @@ def test_every_route_of_the_worker_is_documented():
     assert set(re.findall(r"`([A-Z]+ /\S*)`", section)) == declared("worker")
 
 
+def test_every_command_is_documented():
+    sources = [path.read_text("utf-8") for path in (ROOT / "src/reckeeper/cli").glob("*.py")]
+    declared = {name for text in sources for name in re.findall(r'\.command\("([a-z]+)"', text)}
+    page = text_of("reference/cli.md")
+    assert len(declared) > 25
+    assert declared == {line.split()[-1] for line in re.findall(r"^## `(.+)`$", page, re.M)}
+
+
 def test_every_metric_is_documented():
     page = text_of("operate/metrics.md")
     ours = [family for family in REGISTRY.collect() if family.name.startswith("reckeeper_")]

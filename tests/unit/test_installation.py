@@ -203,7 +203,7 @@ def test_another_program_at_the_address_is_no_server_of_another_installation(
 )
 def test_a_command_that_changes_the_database_beside_the_server_is_refused(at_the_default, command):
     run("migrate")
-    with pytest.raises(ConfigError, match="is of another one: nothing was done"):
+    with pytest.raises(ConfigError, match="belongs to another one: nothing was done"):
         run(*command)
 
 
@@ -218,7 +218,7 @@ def test_an_import_beside_the_server_of_another_installation_is_refused(at_the_d
     assert not (at_the_default / "data").exists()
 
     run("migrate")
-    with pytest.raises(ConfigError, match="is of another one: nothing was done"):
+    with pytest.raises(ConfigError, match="belongs to another one: nothing was done"):
         run("import", events(at_the_default))
     assert n_interactions() == 0
 

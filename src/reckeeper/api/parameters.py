@@ -39,7 +39,7 @@ Version = Annotated[int, Path(ge=1, le=_MOST, description="Number of the version
 Wait = Annotated[
     bool, Query(description="false: answer 202 with the job at once", examples=[False])
 ]
-Limit = Annotated[int, Query(ge=1, le=1000, description="at most so many", examples=[20])]
+Limit = Annotated[int, Query(ge=1, le=1000, description="how many at most", examples=[20])]
 Before = Annotated[
     int | None, Query(ge=1, le=_MOST, description="numbers below this one", examples=[40])
 ]

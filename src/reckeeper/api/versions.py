@@ -134,7 +134,7 @@ def pin_model(
 def unpin_model(
     runtime: Needs, actor_name: ActorName, version: Version, reason: ReasonQuery = None
 ) -> wire.ModelAnswer:
-    """Take a pin away."""
+    """Unpin a version."""
     runtime.registry.versions.unpin(version, actor=actor_of(actor_name), reason=reason)
     return _answer(runtime, version)
 

@@ -150,7 +150,7 @@ def check(settings: Settings, installation_id: str | None) -> None:
     if there is None or there == installation_id:
         return
     database = database_of(settings)
-    which = "is of another one" if installation_id else "does not exist yet"
+    which = "belongs to another one" if installation_id else "does not exist yet"
     raise ConfigError(
         f"The server at {url} belongs to the installation {there}, and the database {database} "
         f"{which}: nothing was done. To use the installation of that server, set "

@@ -130,7 +130,7 @@ def pin(
 
 
 def unpin(version: _Version, reason: Reason = None, as_json: AsJson = False) -> None:
-    """Take a pin away."""
+    """Unpin a version."""
     with client() as server:
         model = server.unpin(version, reason=reason)
     if as_json:
@@ -142,7 +142,7 @@ def unpin(version: _Version, reason: Reason = None, as_json: AsJson = False) -> 
 def note(
     version: _Version,
     text: Annotated[str | None, typer.Argument(help="Up to 10,000 characters.")] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Take the note away.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the note.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a note on a version, in place of the one that it has."""

@@ -120,7 +120,7 @@ class Client:
         return self._server.call(wire.ModelAnswer, "POST", "/models/rollback", json=body).model
 
     def set_note(self, version: int, note: str | None) -> wire.ModelDetails:
-        """Write a note on a version, up to 10,000 characters; None takes it away."""
+        """Write a note on a version, up to 10,000 characters; None removes it."""
         path, body = f"/models/{version}", {"note": note}
         return self._server.call(wire.ModelAnswer, "PATCH", path, json=body, repeat=True).model
 
@@ -140,7 +140,7 @@ class Client:
         return self._server.call(wire.ModelAnswer, "POST", path, json=body, repeat=True).model
 
     def unpin(self, version: int, *, reason: str | None = None) -> wire.ModelDetails:
-        """Take a pin away."""
+        """Unpin a version."""
         path, params = f"/models/{version}/pin", _given(reason=reason)
         return self._server.call(wire.ModelAnswer, "DELETE", path, params=params, repeat=True).model
 

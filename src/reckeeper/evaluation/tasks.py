@@ -138,9 +138,9 @@ def of_logs(
     if not is_asked.any():
         advice = "" if history else ", or give what new users did before as their history"
         raise NotEnoughDataError(
-            f"There is no user to judge: of {n_users} user(s) of the test file training knows "
-            f"{n_users - n_users_unseen}, and none has both something to start from and something "
-            f"new to find. Check that the files have the same kind of ids{advice}.",
+            f"There is no user to judge: the test file has {n_users} user(s), training knows "
+            f"{n_users - n_users_unseen} of them, and none has both something to start from and "
+            f"something new to find. Check that the files have the same kind of ids{advice}.",
             action=None if history else Action("give_history"),
         )
     return Task(

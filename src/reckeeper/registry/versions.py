@@ -240,7 +240,7 @@ class Versions:
         self._set_pin(version, clock.now(), until, actor, "pin", reason)
 
     def unpin(self, version: int, *, actor: str, reason: str | None = None) -> None:
-        """Take a pin away; a version without one stays as it is.
+        """Unpin a version; a version without one stays as it is.
 
         Raises
         ------
@@ -277,7 +277,7 @@ class Versions:
             )
 
     def note(self, version: int, text: str | None, *, actor: str) -> None:
-        """Write a note on a version, in place of the one that it has; None takes it away.
+        """Write a note on a version, in place of the one that it has; None removes it.
 
         Raises
         ------

@@ -202,7 +202,7 @@ def check(estimated: Estimate, settings: Settings) -> None:
         f"This training needs about {_human(estimated)} of memory, and {there_is}. Most, "
         f"while {estimated.stage}: {', '.join(drivers)}. Ask for fewer components or neighbours, "
         "or for another recipe; or train on less: a training window, or a cap of interactions "
-        "per user, in the policy. Else give the worker more memory; "
+        "per user, in the policy. Otherwise give the worker more memory; "
         "RECKEEPER_TRAINING_MEMORY_BYTES sets what a job may need.",
         details={
             "needed_bytes": estimated,

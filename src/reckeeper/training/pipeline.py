@@ -102,7 +102,7 @@ def read_chosen(
         )
     if not (log.weight > 0).any():
         raise NotEnoughDataError(
-            f"By the policy none of the {len(log)} interactions weighs anything: see its weights.",
+            f"Under the policy none of {len(log)} interactions has any weight: see its weights.",
             action=Action("see_policy"),
         )
     seen = None

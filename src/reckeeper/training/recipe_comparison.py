@@ -105,9 +105,8 @@ def compare(
     if n_users < LEAST_USERS:
         raise NotEnoughDataError(
             "Recipes are compared by how they find what is held out of each user's items: that "
-            f"takes at least {LEAST_USERS} users with 2 items or more each, and of the "
-            f"{len(log.users)} there are {n_users} have them. Send or import more interactions, "
-            "then ask again.",
+            f"takes at least {LEAST_USERS} users with 2 items or more each, and only {n_users} of "
+            f"{len(log.users)} have them. Send or import more interactions, then ask again.",
             action=Action("send_interactions"),
         )
     measuring = _Measuring(split, seed=seed, report=report)

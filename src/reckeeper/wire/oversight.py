@@ -43,7 +43,7 @@ class Policy(Answer):
     )
     every_interactions: _Count | None = Field(
         default=None,
-        description="Retrain when so many interactions have arrived since the last retrain.",
+        description="Retrain after this many interactions since the last retrain.",
     )
     max_age_hours: _Hours | None = Field(
         default=None,
@@ -51,7 +51,7 @@ class Policy(Answer):
     )
     min_minutes_between: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
         default=0.0,
-        description="Automatic retrains start no sooner after the previous retrain.",
+        description="Minutes that an automatic retrain waits after the previous retrain.",
     )
     skip_unchanged: bool = Field(
         default=True,
@@ -94,11 +94,11 @@ class Policy(Answer):
     )
     half_life_days: _Days | None = Field(
         default=None,
-        description="An interaction's weight halves every so many days; null: never.",
+        description="Days in which an interaction's weight halves; null: it stays.",
     )
     window_days: _Days | None = Field(
         default=None,
-        description="Train on interactions no older than so many days; null: on all.",
+        description="Train on the interactions of this many days; null: on all.",
     )
     left_out_users: Annotated[list[_UserPattern], Field(max_length=10_000)] = Field(
         default=[],
@@ -106,15 +106,15 @@ class Policy(Answer):
     )
     max_interactions_per_user: _Count | None = Field(
         default=None,
-        description="Train on each user's latest interactions, so many at most; null: on all.",
+        description="Train on at most this many of each user's latest interactions; null: on all.",
     )
     versions_kept: Annotated[int, Field(ge=2, le=10**12)] = Field(
         default=10,
-        description="Keep so many versions; the oldest inactive ones beyond are deleted.",
+        description="Keep this many versions; older inactive ones are deleted.",
     )
     kept_days: _Days | None = Field(
         default=None,
-        description="Delete inactive versions older than so many days; null: never.",
+        description="Delete inactive versions older than this many days; null: never.",
     )
     stale_after_hours: _Hours | None = Field(
         default=None,

@@ -164,7 +164,7 @@ class Explanation(Request):
 
 
 class ModelChange(Request):
-    """A note that people write on a version; null takes it away."""
+    """A note that people write on a version; null removes it."""
 
     note: Annotated[str, Field(max_length=MAX_NOTE_CHARACTERS)] | None = Field(
         examples=["the one before the sale"]

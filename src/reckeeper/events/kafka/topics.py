@@ -145,8 +145,8 @@ def ensure(
             if is_unreachable(error):
                 raise unavailable(settings, error) from exc
             raise ConfigError(
-                f"The Kafka topic {topic} is not there, and the cluster lets it not be made "
-                f"({error.str()}). Make {settings.kafka_topic} with {settings.kafka_partitions} "
+                f"The Kafka topic {topic} does not exist, and the cluster did not create it "
+                f"({error.str()}). Create {settings.kafka_topic} with {settings.kafka_partitions} "
                 f"partitions or so, and {letters} with one partition and "
                 f"max.message.bytes={MAX_LETTER_BYTES}; then start again."
             ) from exc
