@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from reckeeper.errors import ConfigError
+from reckeeper.interactions import WITHOUT_WEIGHT
 
 # How pydantic's findings are worded; those of the functions below come with their own words.
 _WORDS = {
@@ -54,8 +55,8 @@ def _weights(text: str) -> dict[str, float]:
         name, equals, number = part.strip().partition("=")
         if not equals or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
             raise ValueError("must look like click=1,watchlist_add=2")
-        if name == "watchlist_remove":
-            raise ValueError("watchlist_remove takes back an addition and has no weight")
+        if name in WITHOUT_WEIGHT:
+            raise ValueError(f"{name} {WITHOUT_WEIGHT[name]} and has no weight")
         try:
             weights[name] = float(number)
         except ValueError:

@@ -1,6 +1,7 @@
 """The nouns of events: an interaction, its types, its limits, and its Arrow columns."""
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from reckeeper import clock
@@ -10,7 +11,18 @@ if TYPE_CHECKING:  # slow to import, and light commands read no rows
 
 WATCHLIST_ADD = "watchlist_add"
 WATCHLIST_REMOVE = "watchlist_remove"
-"""Takes back what was added to the watchlist; always accepted, and has no weight."""
+DISMISS = "dismiss"
+"""Not interested: what came before weighs nothing, and the item is not recommended."""
+
+DISMISS_UNDO = "dismiss_undo"
+"""Takes back the dismissals before it, as if they had never been."""
+
+WITHOUT_WEIGHT: Mapping[str, str] = {
+    WATCHLIST_REMOVE: "takes back an addition",
+    DISMISS: "takes away the weight of what came before",
+    DISMISS_UNDO: "takes back a dismissal",
+}
+"""Types that are always accepted and have no weight of their own, and what each does."""
 
 MAX_ROWS = 10_000
 """Interactions in one request."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reckeeper import audit, clock, policy, storage, wire
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, ConflictError, DataError, StorageError
+from reckeeper.interactions import WITHOUT_WEIGHT
 from reckeeper.policy import Policy, PolicyWatch, Promotion, revisions
 
 SECRET = "a secret of the receiver"
@@ -174,6 +175,8 @@ def test_of_promotion_a_part_may_be_given(store):
         ("weights", [["click", 1]], "must be an object"),
         ("weights", {"Click": 1}, "names 'Click'"),
         ("weights", {"watchlist_remove": 1}, "takes back an addition and has no weight"),
+        ("weights", {"dismiss": 0}, "takes away the weight of what came before and has no weight"),
+        ("weights", {"dismiss_undo": 1}, "takes back a dismissal and has no weight"),
         ("weights.click", "1", "'1' must be a valid number"),
         ("weights.click", math.nan, "must be a finite number"),
         ("weights.click", 2e6, "must be less than or equal to 1000000"),
@@ -253,7 +256,7 @@ def test_whatever_is_sent_is_a_policy_or_refused_by_field(field, value):
 
 
 @given(
-    name=st.text("aZ09_é-", max_size=4) | st.just("watchlist_remove"),
+    name=st.text("aZ09_é-", max_size=4) | st.sampled_from([*WITHOUT_WEIGHT]),
     number=st.floats() | st.sampled_from([0.0, -1e6, 1e6, 1.1e6]),
 )
 def test_weights_are_what_the_environment_takes_too(name, number):

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "errors": set(),
     "clock": set(),
     "interactions": {"clock"},
-    "config": {"errors"},
+    "config": {"errors", "interactions"},
     "telemetry": set(),
     "wire": {"clock", "errors"},
     "periodic": {"errors", "telemetry"},
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "tabular": {"errors"},
     "storage": {"clock", "config", "errors", "interactions", "telemetry"},
     "audit": {"clock", "config", "errors", "telemetry", "storage", "durable"},
-    "policy": {"clock", "config", "errors", "periodic", "wire", "storage", "audit"},
+    "policy": {"clock", "config", "errors", "interactions", "periodic", "wire", "storage", "audit"},
     "notices": {"clock", "config", "periodic", "telemetry", "storage", "policy"},
     "registry": {"clock", "errors", "telemetry", "storage", "artifact", "audit"},
     "serving": {"clock", "errors", "interactions", "periodic", "telemetry"}

@@ -672,6 +672,19 @@ def test_what_cannot_be_sent_is_bad_data(client, server, value):
     assert not server.requests
 
 
+@pytest.mark.parametrize(
+    ("call", "kind"), [(Client.dismiss, "dismiss"), (Client.undo_dismiss, "dismiss_undo")]
+)
+def test_a_dismissal_is_an_interaction(client, server, call, kind):
+    server.answers = [(200, ANSWERS[wire.SendAnswer].model_dump(mode="json"))]
+    assert call(client, ODD, "a/b") == ANSWERS[wire.SendAnswer]
+    (request,) = server.requests
+    assert (request.method, request.path) == ("POST", "/user_interactions")
+    (row,) = request.json
+    assert row.pop("event_id")
+    assert row == {"user_id": ODD, "item_id": "a/b", "interaction_type": kind}
+
+
 # Its surface
 
 
@@ -686,6 +699,7 @@ def test_the_public_names():
         *("jobs", "job", "follow_job", "finish_job", "cancel_job"),
         *("policy", "set_policy", "policy_history", "audit", "verify_audit"),
         *("send", "interactions", "watchlist", "add_to_watchlist", "remove_from_watchlist"),
+        *("dismiss", "undo_dismiss"),
         *("recommendations", "demo", "clear_demo", "ready", "is_live", "metrics"),
     }
 

@@ -111,6 +111,7 @@ def test_settings_cannot_be_changed():
         ("RECKEEPER_INTERACTION_WEIGHTS", "Click=1"),
         ("RECKEEPER_INTERACTION_WEIGHTS", "click=1,"),
         ("RECKEEPER_INTERACTION_WEIGHTS", "watchlist_remove=1"),
+        ("RECKEEPER_INTERACTION_WEIGHTS", "click=1,dismiss=0"),
         ("RECKEEPER_PREDICTION_CELL_LIMIT", "-1"),
         ("RECKEEPER_JOB_TIMEOUT_SECONDS", "0"),
         ("RECKEEPER_TRAINING_MEMORY_BYTES", "0"),

@@ -1469,6 +1469,20 @@ def test_the_watchlist_takes_items_in_and_lets_them_go(api: Api, item_id: str) -
     assert kinds == ["watchlist_remove", "watchlist_add"]
 
 
+@pytest.mark.parametrize("item_id", ["i1", ODD_ID])
+def test_what_is_not_wanted_is_dismissed_and_that_is_undone_once(api: Api, item_id: str) -> None:
+    api.add_model()
+    at = recommendations("u1")
+    at = run(at.button(key=f"dismiss {item_id}").click())
+    assert read(at.toast) == [f"{TITLES.get(item_id, item_id)} is not recommended any more."]
+    at = run(at.button(key=f"undo {item_id}").click())
+    kinds = [(row["item_id"], row["interaction_type"]) for row in api.interactions["u1"]]
+    assert kinds == [(item_id, "dismiss_undo"), (item_id, "dismiss")]
+    assert f"undo {item_id}" not in {button.key for button in at.button}
+    api._append("u1", item_id, "dismiss")
+    assert f"undo {item_id}" in {button.key for button in run(at).button}
+
+
 def test_nobody_is_asked_for_first(api: Api) -> None:
     at = recommendations()
     assert read(at.info) == ["Enter the id of a user to see what is recommended to them."]

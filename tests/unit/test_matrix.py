@@ -16,14 +16,16 @@ from reckeeper.interactions import schema
 from reckeeper.matrix import IdIndex
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
+DISMISS, UNDO = "dismiss", "dismiss_undo"
+LISTINGS = {ADD: 1, REMOVE: -1, DISMISS: 2, UNDO: -2}
 WEIGHTS = {"click": 1.0, ADD: 2.0, "dislike": -1.5}
 
 # Weights are sums of powers of two, so that sums are exact in any order.
 rows = st.tuples(
     st.sampled_from(["u", "ü", "U", "10", "9", "😀", "\uffff"]),
     st.sampled_from(["i", "j", "10", "9", "a/b"]),
-    st.sampled_from(["click", ADD, ADD, REMOVE, REMOVE, "dislike", "unheard of"]),
-    st.sampled_from([0.25, 0.5, 1.0, 3.0]),
+    st.sampled_from(["click", ADD, ADD, REMOVE, REMOVE, DISMISS, UNDO, "dislike", "unheard of"]),
+    st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0]),
     st.integers(1, 5),
 )
 UNTIMED = pa.schema([field for field in schema() if field.name != "occurred_at"])
@@ -46,14 +48,31 @@ def stored(built):
     }
 
 
+def settled(rows):
+    """Return the rows without dismissals that were taken back, and what takes them back."""
+    return [row for row in rows if leaves_a_trace(row, rows)]
+
+
+def leaves_a_trace(row, rows):
+    return row[2] != UNDO and not (row[2] == DISMISS and undone(row, rows))
+
+
+def undone(dismissal, rows):
+    return any(row[:3] == (*dismissal[:2], UNDO) and row[4] >= dismissal[4] for row in rows)
+
+
 def reference(rows):
     sums = {}
     in_time = sorted(enumerate(rows), key=lambda entry: (entry[1][4], entry[0]))
-    for place, (_, (user, item, kind, weight, _)) in enumerate(in_time):
+    for place, (_, (user, item, kind, weight, at)) in enumerate(in_time):
         taken_back = kind == ADD and any(
             later[:3] == (user, item, REMOVE) for _, later in in_time[place + 1 :]
         )
-        counted = 0.0 if taken_back else WEIGHTS.get(kind, 0.0) * weight
+        dismissed = any(
+            other[:3] == (user, item, DISMISS) and other[4] >= at and not undone(other, rows)
+            for other in rows
+        )
+        counted = 0.0 if taken_back or dismissed else WEIGHTS.get(kind, 0.0) * weight
         sums[user, item] = sums.get((user, item), 0.0) + counted
     return {pair: max(weight, 0.0) for pair, weight in sums.items()}
 
@@ -62,11 +81,13 @@ def reference(rows):
 def test_build_is_what_the_rules_say(events, cut):
     batches = [batch(*events[:cut]), batch(*events[cut:])]
     built = matrix.build(batches, type_weights=WEIGHTS)
-    assert stored(built) == reference(events)
-    assert built.users.ids == sorted({row[0] for row in events})
-    assert built.items.ids == sorted({row[1] for row in events})
+    counted = settled(events)
+    assert stored(built) == reference(counted)
+    assert built.users.ids == sorted({row[0] for row in counted})
+    assert built.items.ids == sorted({row[1] for row in counted})
     assert built.weights.shape == (len(built.users), len(built.items))
-    assert built.n_interactions == len(events)
+    assert built.n_interactions == len(counted)
+    assert built.has_taste == any(weight > 0 for weight in reference(counted).values())
     assert built.weights.has_canonical_format
     assert built.weights.dtype == np.float64
 
@@ -94,6 +115,49 @@ def test_the_row_of_a_history_is_the_row_of_build(events):
             if user == built.users.ids[user_index] and item != "j"
         }
         assert row == whole
+
+
+@given(
+    data=st.data(),
+    events=st.lists(rows.filter(lambda row: row[2] not in {ADD, REMOVE}), max_size=12),
+    has_times=st.booleans(),
+)
+def test_the_order_of_rows_does_not_matter_to_dismissals(data, events, has_times):
+    mixed = data.draw(st.permutations(events))
+    made = []
+    for told in (events, mixed):
+        table = batch(*told) if has_times else batch(*told).select(UNTIMED.names)
+        made.append(matrix.build([table], type_weights=WEIGHTS))
+    assert stored(made[0]) == stored(made[1])
+    if not has_times:
+        assert stored(made[0]) == reference(settled([(*row[:4], 1) for row in events]))
+
+
+@given(events=st.lists(rows, max_size=15))
+def test_a_log_has_taste_where_its_matrix_has(events):
+    log = read(*events)
+    assert log.has_taste() == log.matrix().has_taste
+
+
+def test_a_dismissal_takes_the_weight_of_what_came_before_until_it_is_taken_back():
+    dismissed = [
+        ("u", "clicked", "click", 1.0, 1),
+        ("u", "clicked", ADD, 1.0, 5),
+        ("u", "clicked", DISMISS, 1.0, 5),
+        ("u", "again", DISMISS, 1.0, 5),
+        ("u", "again", "click", 3.0, 6),
+        ("u", "unseen", DISMISS, 1.0, 5),
+        ("v", "clicked", "click", 1.0, 1),
+    ]
+    built = matrix.build([batch(*dismissed)], type_weights=WEIGHTS)
+    assert stored(built) == {
+        ("u", "clicked"): 0.0, ("u", "again"): 3.0, ("u", "unseen"): 0.0, ("v", "clicked"): 1.0,
+    }  # fmt: skip
+    undone = [("u", item, UNDO, 1.0, 7) for item in ("clicked", "again", "unseen")]
+    built = matrix.build([batch(*dismissed, *undone)], type_weights=WEIGHTS)
+    assert stored(built) == {
+        ("u", "clicked"): 3.0, ("u", "again"): 3.0, ("v", "clicked"): 1.0,
+    }  # fmt: skip
 
 
 def test_a_removal_takes_back_additions_up_to_its_time_and_no_click():
@@ -166,7 +230,7 @@ def test_a_log_tells_each_interaction_in_the_order_read(events, cut):
         )
     ]
     assert told == [
-        (user, item, WEIGHTS.get(kind, 0.0) * weight, at, {ADD: 1, REMOVE: -1}.get(kind, 0))
+        (user, item, WEIGHTS.get(kind, 0.0) * weight, at, LISTINGS.get(kind, 0))
         for user, item, kind, weight, at in events
     ]
     assert len(log) == len(events)
@@ -296,7 +360,7 @@ def test_a_fingerprint_does_not_depend_on_the_order_nor_on_the_blocks(data, even
     expected = read(*events).fingerprint()
     assert read(*mixed).fingerprint() == expected
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matrix, "_BLOCK", 3)
+        patch.setattr(matrix.log, "_BLOCK", 3)
         assert read(*events).fingerprint() == expected
 
 
@@ -351,7 +415,8 @@ def chosen_by_the_rules(events, *, half_life_days, window_days, left_out_users,
     left = [
         place
         for place, event in enumerate(events)
-        if not any(fnmatch.fnmatchcase(event[0], pattern) for pattern in left_out_users)
+        if leaves_a_trace(event, events)
+        and not any(fnmatch.fnmatchcase(event[0], pattern) for pattern in left_out_users)
     ]
     latest = max((events[place][4] for place in left), default=0)
     counting = set()

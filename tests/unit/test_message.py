@@ -10,7 +10,7 @@ import pytest
 from reckeeper import wire
 from reckeeper.errors import DataError, TooLargeError
 from reckeeper.events import checked_id, parse
-from reckeeper.interactions import MAX_BODY_BYTES, MAX_ROWS
+from reckeeper.interactions import MAX_BODY_BYTES, MAX_ROWS, WITHOUT_WEIGHT
 
 TYPES = {"click": 1.0, "watchlist_add": 2.0}
 GOOD = {"user_id": "u", "item_id": "i", "interaction_type": "click"}
@@ -72,7 +72,7 @@ def test_ids(field, value, expected):
     assert getattr(one(**{field: value}), field) == expected
 
 
-@pytest.mark.parametrize("kind", ["click", "watchlist_add", "watchlist_remove"])
+@pytest.mark.parametrize("kind", ["click", "watchlist_add", *WITHOUT_WEIGHT])
 def test_types(kind):
     assert one(interaction_type=kind).interaction_type == kind
 
@@ -154,7 +154,11 @@ BAD = [
     ("interaction_type", 1, "input should be a valid string"),
     ("interaction_type", "", "'' has no weight"),
     ("interaction_type", "Click", "'Click' has no weight"),
-    ("interaction_type", "purchase", "'purchase' has no weight: use one of click, watchlist_add,"),
+    (
+        "interaction_type",
+        "purchase",
+        "'purchase' has no weight: use one of click, dismiss, dismiss_",
+    ),
     ("weight", None, "input should be a valid number"),
     ("weight", "1", "input should be a valid number"),
     ("weight", True, "input should be a valid number"),

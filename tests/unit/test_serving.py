@@ -23,6 +23,7 @@ from reckeeper.training import child, pipeline
 from reckeeper.training.promotion import Promotion
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
+DISMISS, UNDO = "dismiss", "dismiss_undo"
 WEIGHTS = {"click": 1.0, ADD: 2.0}
 
 
@@ -173,6 +174,33 @@ def test_newer_interactions_of_a_known_user_count_at_once(serving, add, database
     assert any(abs(after[item] - before[item]) > 1e-6 for item in after)
 
 
+def test_what_is_dismissed_is_not_recommended_until_that_is_taken_back(serving, add):
+    _, before = answer(serving, "u03")
+    best = max(before, key=before.get)
+    now = clock.now()
+    add(("u03", best, DISMISS, 1.0, now))
+    assert answer(serving, "u03") == ("fold_in", pytest.approx(without(before, best)))
+    add(("u03", best, UNDO, 1.0, now + 1))
+    assert answer(serving, "u03") == ("fold_in", pytest.approx(before))
+
+
+def without(scores, item_id):
+    return {name: score for name, score in scores.items() if name != item_id}
+
+
+def test_a_rated_item_is_a_seen_item(add, train, activate, make_serving):
+    likes = [("1", "10"), ("1", "30"), ("2", "10"), ("2", "20"), ("2", "40"), ("3", "10"),
+             ("3", "20"), ("3", "30")]  # fmt: skip
+    add(*[(user, item, "click", 1.0, n) for n, (user, item) in enumerate(likes)])
+    add(("1", "20", "click", 0.0, 100))
+    activate(train())
+    serving = make_serving()
+    assert set(answer(serving, "1")[1]) == {"40"}
+    assert set(answer(serving, "2")[1]) == {"30"}
+    add(("1", "40", "click", 0.0, 101))
+    assert answer(serving, "1") == ("fold_in", {})
+
+
 def test_items_that_the_model_does_not_know_are_passed_over(serving, add):
     _, before = answer(serving, "u03")
     add(("u03", "brand new"), ("stranger", "brand new"))
@@ -206,7 +234,7 @@ def test_a_removal_takes_back_an_addition_that_the_model_has_seen(
 def test_fold_in_is_what_the_model_gives_for_the_whole_history(
     weights, seed, add, train, activate, make_serving, database, registry
 ):
-    """Additions, removals and dislikes, before and after training, in any order of time."""
+    """All that adds and takes away, before and after training, in any order of time."""
     random_ = random.Random(seed)
     numbers = itertools.count()
 
@@ -215,8 +243,8 @@ def test_fold_in_is_what_the_model_gives_for_the_whole_history(
             (
                 f"u{random_.randrange(5)}",
                 f"i{random_.randrange(12)}",
-                random_.choice(["click", ADD, ADD, REMOVE, "dislike"]),
-                random_.choice([0.5, 1.0, 2.0]),
+                random_.choice(["click", ADD, ADD, REMOVE, DISMISS, UNDO, "dislike"]),
+                random_.choice([0.0, 0.5, 1.0, 2.0]),
                 random_.randrange(50),
                 f"{seed}-{next(numbers)}",
             )

@@ -401,6 +401,22 @@ class Client:
         path = f"/watchlist/{_segment(user_id)}/{_segment(item_id)}"
         return self._server.call(wire.SendAnswer, "DELETE", path, repeat=True)
 
+    def dismiss(self, user_id: str, item_id: str) -> wire.SendAnswer:
+        """Say that a user is not interested in an item: it is not recommended to them any more.
+
+        What they did with it before weighs nothing, until `undo_dismiss`; what
+        they do later counts.
+        """
+        return self._send_one(user_id, item_id, "dismiss")
+
+    def undo_dismiss(self, user_id: str, item_id: str) -> wire.SendAnswer:
+        """Take back what `dismiss` said, as if it had never been said."""
+        return self._send_one(user_id, item_id, "dismiss_undo")
+
+    def _send_one(self, user_id: str, item_id: str, interaction_type: str) -> wire.SendAnswer:
+        row = {"user_id": user_id, "item_id": item_id, "interaction_type": interaction_type}
+        return self.send([row])
+
     def recommendations(self, user_id: str, *, n: int = 10) -> wire.RecommendationList:
         """Recommend up to `n` items that the user has not seen."""
         path = f"/recommendations/{_segment(user_id)}"

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reckeeper.errors import Action, DataError
-from reckeeper.interactions import (
-    WATCHLIST_REMOVE,
-)
+from reckeeper.interactions import WITHOUT_WEIGHT
 from reckeeper.tabular import Source
 
 
@@ -170,7 +168,7 @@ def _see_that_there_are(names: Mapping[str, str], source: Source) -> None:
 
 def accepted_types(types: Iterable[str]) -> list[str]:
     """Return the interaction types that a row may have, by name."""
-    return sorted({*types, WATCHLIST_REMOVE})
+    return sorted({*types, *WITHOUT_WEIGHT})
 
 
 def no_weight(accepted: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from reckeeper.interactions import (
     MAX_ID_CHARACTERS,
     MAX_ROWS,
     MAX_WEIGHT,
-    WATCHLIST_REMOVE,
+    WITHOUT_WEIGHT,
     Interaction,
 )
 
@@ -110,7 +110,9 @@ class Message(BaseModel):
     )
     user_id: _Id = Field(description="String of 1 to 256 characters, or an integer.")
     item_id: _Id = Field(description="String of 1 to 256 characters, or an integer.")
-    interaction_type: str = Field(description="A type that has a weight, or watchlist_remove.")
+    interaction_type: str = Field(
+        description="A type that has a weight, watchlist_remove, dismiss or dismiss_undo."
+    )
     weight: Annotated[float, Field(ge=0, le=MAX_WEIGHT, strict=True, allow_inf_nan=False)] = Field(
         1.0, description="Multiplies the type's weight; 0: seen, without taste."
     )
@@ -231,7 +233,7 @@ def validate(
         ]
     now = clock.now()
     latest = now + MAX_CLOCK_SKEW
-    accepted_types = {*types, WATCHLIST_REMOVE}
+    accepted_types = {*types, *WITHOUT_WEIGHT}
     interactions = []
     for index, message in messages:
         moment = message.get("occurred_at")

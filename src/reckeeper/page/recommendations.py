@@ -13,6 +13,8 @@ TYPES = {
     "click": "👆 clicked",
     "watchlist_add": "🔖 added to watchlist",
     "watchlist_remove": "🗑️ removed from watchlist",
+    "dismiss": "🚫 not interested",
+    "dismiss_undo": "↩️ interested after all",
 }
 STRATEGIES = {
     "model": "From what {user} had done when version {version} was trained.",
@@ -64,11 +66,38 @@ def show_history(client: Client, user_id: str) -> None:
     if not interactions:
         st.caption("Nothing so far.")
         return
+    decided: set[str] = set()
     with st.container(border=True, gap="xsmall"):
         for row in interactions:
-            what = TYPES.get(row.interaction_type, shared.escape(row.interaction_type))
-            title = shared.escape(row.title or row.item_id)
-            st.markdown(f"{title}  \n:small[:gray[{what} · {shared.local_time(row.occurred_at)}]]")
+            is_latest = row.item_id not in decided
+            if row.interaction_type in {"dismiss", "dismiss_undo"}:
+                decided.add(row.item_id)
+            show_interaction(
+                client, user_id, row, can_undo=is_latest and row.interaction_type == "dismiss"
+            )
+
+
+def show_interaction(
+    client: Client, user_id: str, row: wire.StoredInteraction, *, can_undo: bool
+) -> None:
+    what = TYPES.get(row.interaction_type, shared.escape(row.interaction_type))
+    title = shared.escape(row.title or row.item_id)
+    with st.container(horizontal=True, vertical_alignment="center", wrap=False):
+        st.markdown(
+            f"{title}  \n:small[:gray[{what} · {shared.local_time(row.occurred_at)}]]",
+            width="stretch",
+        )
+        if can_undo:
+            st.button(
+                "Undo",
+                key=f"undo {row.item_id}",
+                help="Let it be recommended again; what the user did with it counts again",
+                on_click=shared.attempt,
+                args=(
+                    lambda: client.undo_dismiss(user_id, row.item_id),
+                    f"{title} can be recommended again.",
+                ),
+            )
 
 
 def show_watchlist(client: Client, user_id: str) -> None:
@@ -147,6 +176,16 @@ def show_item(client: Client, user_id: str, item: wire.RecommendedItem, *, strat
             args=(
                 lambda: client.add_to_watchlist(user_id, item_id),
                 f"{shown} is on the watchlist.",
+            ),
+        )
+        st.button(
+            "🚫 Not interested",
+            key=f"dismiss {item_id}",
+            help="Recommend it to the user no more; Undo is beside it under Recently",
+            on_click=shared.attempt,
+            args=(
+                lambda: client.dismiss(user_id, item_id),
+                f"{shown} is not recommended any more.",
             ),
         )
 

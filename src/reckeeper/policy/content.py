@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, field_validator
 
 from reckeeper import wire
+from reckeeper.interactions import WITHOUT_WEIGHT
 from reckeeper.policy import cron
 
 _STRICT = ConfigDict(
@@ -59,10 +60,8 @@ class Policy(wire.Policy):
                 raise ValueError(
                     f"names {name!r}: a type is written in small letters, digits and _"
                 )
-            if name == "watchlist_remove":
-                raise ValueError(
-                    "names watchlist_remove, which takes back an addition and has no weight"
-                )
+            if name in WITHOUT_WEIGHT:
+                raise ValueError(f"names {name}, which {WITHOUT_WEIGHT[name]} and has no weight")
         if not any(weight > 0 for weight in weights.values()):
             raise ValueError("has none above 0: there would be nothing to train on")
         return weights

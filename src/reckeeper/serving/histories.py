@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from reckeeper import matrix, storage
-from reckeeper.interactions import WATCHLIST_ADD, WATCHLIST_REMOVE
+from reckeeper.interactions import WATCHLIST_ADD, WITHOUT_WEIGHT
 from reckeeper.policy import PolicyWatch
 from reckeeper.registry import ActiveModel
 
@@ -62,10 +62,12 @@ def history_of(
 
     for index, weight in summed(newer).items():
         row[index] = row.get(index, 0.0) + weight
-    # A removal takes back what was trained, or a late addition; a sum is clipped at zero
-    # only when all is added. Where one or the other may be, these items are summed again.
-    intertwined = pc.is_in(
-        newer.column("interaction_type"), pa.array([WATCHLIST_ADD, WATCHLIST_REMOVE])
+    # A removal or a dismissal takes from what was trained, and one that was trained from what
+    # came late; a sum is clipped at zero only when all is added. Where any of these may be,
+    # the items are summed again.
+    intertwined = pc.or_(
+        pc.is_in(newer.column("interaction_type"), pa.array([WATCHLIST_ADD, *WITHOUT_WEIGHT])),
+        pc.less_equal(newer.column("occurred_at"), metadata.latest_at),
     )
     if min(weights.values(), default=0.0) < 0:
         intertwined = pa.array([True] * newer.num_rows)
@@ -74,8 +76,10 @@ def history_of(
         summed_again = newer.filter(intertwined).column("item_id").unique().to_pylist()
         for item_id in summed_again:
             known = trained.items.find(item_id)
-            if known is not None:
+            if known is not None and known in whole:
                 row[known] = whole[known]
+            elif known is not None:
+                row.pop(known, None)  # all that there was is a dismissal that was taken back
     return _as_matrix(row, n_items=len(trained.items)), True
 
 

@@ -34,7 +34,9 @@ class Interaction(Request):
     )
     user_id: Id = Field(description="String of 1 to 256 characters, or an integer.")
     item_id: Id = Field(description="String of 1 to 256 characters, or an integer.")
-    interaction_type: str = Field(description="A type that has a weight, or watchlist_remove.")
+    interaction_type: str = Field(
+        description="A type that has a weight, watchlist_remove, dismiss or dismiss_undo."
+    )
     weight: Annotated[float, Field(ge=0, le=1e6)] = Field(
         default=1.0, description="Multiplies the type's weight; 0: seen, without taste."
     )

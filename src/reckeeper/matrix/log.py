@@ -1,4 +1,4 @@
-"""The interaction matrix: external ids, dense indices, weights."""
+"""The interaction log and the matrix that it sums to: ids ↔ dense indices, weights, times."""
 
 import bisect
 import dataclasses
@@ -11,15 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from reckeeper import clock
 from reckeeper.errors import DataError
-from reckeeper.interactions import WATCHLIST_ADD, WATCHLIST_REMOVE
+from reckeeper.interactions import DISMISS, DISMISS_UNDO, WATCHLIST_ADD, WATCHLIST_REMOVE
 
-_DIRECTIONS = {WATCHLIST_ADD: 1, WATCHLIST_REMOVE: -1}
+ADDITION, REMOVAL, DISMISSAL, UNDOING = 1, -1, 2, -2
+"""The values of `InteractionLog.listing`; 0 is all else."""
 
-
-_MOST_DOUBLINGS = 20.0
-"""Half-lives by which an interaction newer than the model can count more: a million times."""
+_LISTINGS = {
+    WATCHLIST_ADD: ADDITION,
+    WATCHLIST_REMOVE: REMOVAL,
+    DISMISS: DISMISSAL,
+    DISMISS_UNDO: UNDOING,
+}
 
 
 class IdIndex:
@@ -64,8 +67,8 @@ class InteractionMatrix:
         The rows and the columns.
     weights : scipy.sparse.csr_array of float64, shape (n_users, n_items)
         Sums of effective weights, none negative, columns ascending in each
-        row. A stored zero is a pair that was seen and weighs nothing: an
-        addition that was taken back, a negative sum.
+        row. A stored zero is a pair that was seen without taste: it came with
+        weight 0, was dismissed, an addition was taken back, a sum is negative.
     n_interactions : int
         Interactions that went in.
     latest_at : ndarray of int64, shape (nnz,), or None
@@ -79,6 +82,11 @@ class InteractionMatrix:
     weights: sparse.csr_array
     n_interactions: int
     latest_at: np.ndarray | None = None
+
+    @property
+    def has_taste(self) -> bool:
+        """Whether any pair weighs more than zero."""
+        return bool((self.weights.data > 0).any())
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,8 @@ class InteractionLog:
     occurred_at : ndarray of int64, shape (n,), or None
         Microseconds UTC; None where the data has no times.
     listing : ndarray of int8, shape (n,)
-        1 for an addition to the watchlist, -1 for a removal, 0 for all else.
+        1 for an addition to the watchlist, -1 for a removal, 2 for a
+        dismissal, -2 for what takes dismissals back, 0 for all else.
 
     Notes
     -----
@@ -183,6 +192,13 @@ class InteractionLog:
         whole = f"{len(self)} {self.occurred_at is not None} {total[0]} {total[1]}"
         return hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()
 
+    def has_taste(self) -> bool:
+        """Say whether the sum of any pair is above zero; O(n)."""
+        if not (self.weight > 0).any():
+            return False
+        is_plain = not (self.listing < 0).any() and not (self.listing == DISMISSAL).any()
+        return (is_plain and not (self.weight < 0).any()) or self.matrix().has_taste
+
     def pairs(self) -> Pairs:
         """Return the distinct pairs, whatever they weigh; O(n)."""
         by_pair, starts = self._by_pair(np.arange(len(self), dtype=np.int32))
@@ -197,9 +213,11 @@ class InteractionLog:
         """Sum the interactions, all or some, by user and item.
 
         A removal from the watchlist takes back the additions of that pair up
-        to its time, and nothing else. Sums below zero become zero, after all
-        has been added. Both look at the interactions that are kept and at no
-        others: what is left out leaves no trace.
+        to its time, and nothing else. A dismissal takes the weight from all of
+        that pair up to its time, that time included, unless it is taken back
+        then or later. Sums below zero become zero, after all has been added.
+        All of this looks at the interactions that are kept and at no others:
+        what is left out leaves no trace.
 
         Parameters
         ----------
@@ -220,8 +238,8 @@ class InteractionLog:
         Notes
         -----
         O(n), about 3 s and 1.2 GB at 20 million interactions; deterministic.
-        Where two interactions have the same time, or none has a time, the later
-        one in the log is the later one.
+        Where an addition and a removal have the same time, or none has a time,
+        the later one in the log is the later one.
         """
         if keep is None:
             rows = np.arange(len(self), dtype=np.int32)
@@ -234,8 +252,11 @@ class InteractionLog:
             )
         by_pair, starts = self._by_pair(rows)
         weight = self.weight[by_pair.data]
-        if (self.listing[rows] < 0).any():
+        listing = self.listing[rows]
+        if (listing == REMOVAL).any():
             weight[self._is_taken_back(rows)[by_pair.data]] = 0.0
+        if (listing == DISMISSAL).any():
+            weight[self._is_dismissed(by_pair.data, starts)] = 0.0
         # reduceat refuses an empty list of starts on an empty array.
         summed = np.add.reduceat(weight, starts) if len(rows) else np.empty(0)
         latest_at = None
@@ -277,10 +298,10 @@ class InteractionLog:
 
     def _is_taken_back(self, rows: np.ndarray) -> np.ndarray:
         """Return for each row of the log whether a later removal among `rows` takes it back."""
-        listed = rows[self.listing[rows] != 0]
+        listed = rows[np.abs(self.listing[rows]) == ADDITION]
         if self.occurred_at is not None:
             listed = listed[np.argsort(self.occurred_at[listed], kind="stable")]
-        is_removal = self.listing[listed] < 0
+        is_removal = self.listing[listed] == REMOVAL
         pair = self.user_index[listed].astype(np.int64) * len(self.items) + self.item_index[listed]
         pairs, pair_code = np.unique(pair, return_inverse=True)
         last_removal = np.full(len(pairs), -1)
@@ -289,6 +310,25 @@ class InteractionLog:
         taken_back = np.zeros(len(self), dtype=bool)
         taken_back[listed[~is_removal & (rank < last_removal[pair_code])]] = True
         return taken_back
+
+    def _is_dismissed(self, rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Return for each of `rows`, which are in order of pair, whether a dismissal covers it."""
+        n_rows_of_pair = np.diff(starts, append=len(rows))
+        dismissed_until = self._latest(rows, starts, DISMISSAL)
+        is_in_force = dismissed_until > self._latest(rows, starts, UNDOING)
+        dismissed = np.repeat(is_in_force, n_rows_of_pair)
+        if self.occurred_at is not None:
+            until = np.repeat(dismissed_until[is_in_force], n_rows_of_pair[is_in_force])
+            dismissed[dismissed] = self.occurred_at[rows[dismissed]] <= until
+        return dismissed
+
+    def _latest(self, rows: np.ndarray, starts: np.ndarray, listing: int) -> np.ndarray:
+        """Return the time of each pair's latest interaction of a kind, -1 where there is none."""
+        places = np.flatnonzero(self.listing[rows] == listing)
+        latest = np.full(len(starts), -1)
+        times = 0 if self.occurred_at is None else self.occurred_at[rows[places]]
+        np.maximum.at(latest, np.searchsorted(starts, places, side="right") - 1, times)
+        return latest
 
 
 def read_log(
@@ -335,11 +375,11 @@ def read_log(
         names = types.dictionary.to_pylist()
         codes = types.indices.to_numpy()
         per_type = np.array([type_weights.get(name, 0.0) for name in names], dtype=np.float64)
-        direction = np.array([_DIRECTIONS.get(name, 0) for name in names], dtype=np.int8)
+        listing = np.array([_LISTINGS.get(name, 0) for name in names], dtype=np.int8)
         users.append(_encode(batch.column("user_id"), user_codes))
         items.append(_encode(batch.column("item_id"), item_codes))
         weights.append(per_type[codes] * batch.column("weight").to_numpy())
-        listings.append(direction[codes])
+        listings.append(listing[codes])
         n_interactions += batch.num_rows
         if "occurred_at" in batch.schema.names:
             occurred_at = batch.column("occurred_at").drop_null()
@@ -366,139 +406,6 @@ def read_log(
     )
 
 
-def build(
-    batches: Iterable[pa.RecordBatch],
-    *,
-    type_weights: Mapping[str, float],
-    on_batch: Callable[[int], None] | None = None,
-) -> InteractionMatrix:
-    """Sum interactions by user and item: `read_log`, then `InteractionLog.matrix`.
-
-    0 × 0 without interactions. Equal interactions in any order give the same
-    rows and columns.
-    """
-    return read_log(batches, type_weights=type_weights, on_batch=on_batch).matrix()
-
-
-def choose(
-    log: InteractionLog,
-    *,
-    half_life_days: float | None = None,
-    window_days: float | None = None,
-    left_out_users: Sequence[str] = (),
-    max_interactions_per_user: int | None = None,
-) -> tuple[InteractionLog, np.ndarray]:
-    """Choose the interactions to train on, and let older ones count less.
-
-    The interactions of users who are left out go. Those outside the window,
-    and those beyond a user's cap, weigh nothing. Among these, the ones whose
-    user and item both have an interaction that is left stay as seen; the others
-    go too. Then come the users and items that are left.
-
-    Parameters
-    ----------
-    log : InteractionLog
-        With times, if there is a half-life or a window.
-    half_life_days : float, optional
-        Above 0. A weight is multiplied by 2^(-age / half-life); the age counts
-        to the latest interaction of all that are not left out.
-    window_days : float, optional
-        Above 0. How old an interaction may be to count.
-    left_out_users : sequence of str
-        Ids; ``*`` in them stands for any text, the empty one too.
-    max_interactions_per_user : int, optional
-        At least 1: so many of each user count, the latest ones. Without times,
-        or of the same time, the later one in the log is the later one.
-
-    Returns
-    -------
-    InteractionLog
-        With its own users and items; `log` itself where all stays as it is.
-    ndarray of int64, shape (n_kept,)
-        Place in `log` of each interaction that stayed, ascending.
-
-    Raises
-    ------
-    DataError
-        There is a half-life or a window, and the log has no times.
-
-    Notes
-    -----
-    O(n), with a cap O(n log n); deterministic.
-    """
-    times = log.occurred_at
-    if times is None and (half_life_days is not None or window_days is not None):
-        raise DataError(
-            "A half-life and a training window need times, and these interactions have none. Set "
-            "half_life_days and window_days to null, or give the interactions their times."
-        )
-    stays = _are_left_in(log.users, left_out_users)[log.user_index]
-    counts = stays.copy()
-    latest_at = int(times[stays].max()) if times is not None and stays.any() else 0
-    if times is not None and window_days is not None:
-        # In floating point: a long window must not overflow.
-        counts &= latest_at - times.astype(np.float64) <= window_days * clock.DAY
-    if max_interactions_per_user is not None:
-        counts &= _are_latest(log, stays, max_interactions_per_user)
-    if counts.all() and half_life_days is None:
-        return log, np.arange(len(log))
-
-    is_user, is_item = np.zeros(len(log.users), dtype=bool), np.zeros(len(log.items), dtype=bool)
-    is_user[log.user_index[counts]] = True
-    is_item[log.item_index[counts]] = True
-    stays &= is_user[log.user_index] & is_item[log.item_index]
-    kept = log.part(stays)
-    weight = np.where(counts[stays], kept.weight, 0.0)
-    if half_life_days is not None:
-        assert kept.occurred_at is not None
-        weight *= _decay(kept.occurred_at, half_life_days=half_life_days, latest_at=latest_at)
-    users, user_index = _renumbered(log.users, is_user, kept.user_index)
-    items, item_index = _renumbered(log.items, is_item, kept.item_index)
-    chosen = InteractionLog(
-        users, items, user_index, item_index, weight, kept.occurred_at, kept.listing
-    )
-    return chosen, np.flatnonzero(stays)
-
-
-def row_of_history(
-    history: pa.RecordBatch,
-    *,
-    items: IdIndex,
-    type_weights: Mapping[str, float],
-    half_life_days: float | None = None,
-    latest_at: int | None = None,
-) -> dict[int, float]:
-    """Sum one user's interactions by dense item index, as `build` does.
-
-    Items that `items` does not know are left out.
-
-    Parameters
-    ----------
-    history : pyarrow.RecordBatch
-        As of `read_log`.
-    items : IdIndex
-    type_weights : mapping of str to float
-    half_life_days : float, optional
-        As of `choose`.
-    latest_at : int, optional
-        Microseconds UTC: the time to which ages count, that of the latest
-        interaction that the model was trained on; the latest of the history,
-        if not given. Newer ones count more than one, up to a million times.
-    """
-    log = read_log([history], type_weights=type_weights)
-    if half_life_days is not None and log.occurred_at is not None and len(log):
-        latest_at = int(log.occurred_at.max()) if latest_at is None else latest_at
-        decay = _decay(log.occurred_at, half_life_days=half_life_days, latest_at=latest_at)
-        log = dataclasses.replace(log, weight=log.weight * decay)
-    built = log.matrix()
-    row: dict[int, float] = {}
-    for item_id, weight in zip(built.items.ids, built.weights.data.tolist(), strict=True):
-        index = items.find(item_id)
-        if index is not None:
-            row[index] = weight
-    return row
-
-
 _BLOCK = 1 << 20
 """Interactions that are hashed at a time."""
 
@@ -518,62 +425,6 @@ def _mixed(values: np.ndarray) -> np.ndarray:
     mixed *= np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
     return mixed
-
-
-def _decay(occurred_at: np.ndarray, *, half_life_days: float, latest_at: int) -> np.ndarray:
-    """Return what a weight is multiplied by: 1 at `latest_at`, a half a half-life before."""
-    # In floating point: neither a difference nor a short half-life must overflow.
-    newer_days = (occurred_at.astype(np.float64) - latest_at) / clock.DAY
-    return np.asarray(np.exp2(np.minimum(newer_days / half_life_days, _MOST_DOUBLINGS)))
-
-
-def _are_left_in(users: IdIndex, patterns: Sequence[str]) -> np.ndarray:
-    stays = np.ones(len(users), dtype=bool)
-    for pattern in patterns:
-        if "*" not in pattern:
-            index = users.find(pattern)
-            stays[[] if index is None else [index]] = False
-            continue
-        # Ids that begin alike stand together: most patterns need no look at the others.
-        begin = pattern.partition("*")[0]
-        first = bisect.bisect_left(users.ids, begin)
-        end = bisect.bisect_right(users.ids, begin, key=lambda text: text[: len(begin)])
-        for index in range(first, end):
-            stays[index] &= not _matches(users.ids[index], pattern)
-    return stays
-
-
-def _matches(text: str, pattern: str) -> bool:
-    """Say whether a text is like a pattern with ``*``; linear, whatever the pattern."""
-    first, *middle, last = pattern.split("*")
-    place, end = len(first), len(text) - len(last)
-    if place > end or not text.startswith(first) or not text.endswith(last):
-        return False
-    for piece in middle:
-        place = text.find(piece, place, end)
-        if place < 0:
-            return False
-        place += len(piece)
-    return True
-
-
-def _are_latest(log: InteractionLog, among: np.ndarray, n: int) -> np.ndarray:
-    """Say which interactions are one of the n latest of their user among some."""
-    rows = np.flatnonzero(among)
-    if log.occurred_at is not None:
-        rows = rows[np.argsort(log.occurred_at[rows], kind="stable")]
-    rows = rows[np.argsort(log.user_index[rows], kind="stable")]
-    n_of_user = np.bincount(log.user_index[rows], minlength=len(log.users))
-    n_later = np.repeat(np.cumsum(n_of_user), n_of_user) - 1 - np.arange(len(rows))
-    is_latest = np.zeros(len(log), dtype=bool)
-    is_latest[rows[n_later < n]] = True
-    return is_latest
-
-
-def _renumbered(ids: IdIndex, stays: np.ndarray, index: np.ndarray) -> tuple[IdIndex, np.ndarray]:
-    """Leave out ids, and give the indices of those that stay."""
-    left = IdIndex([name for name, is_left in zip(ids.ids, stays, strict=True) if is_left])
-    return left, (np.cumsum(stays, dtype=np.int32) - np.int32(1))[index]
 
 
 def _joined(parts: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
