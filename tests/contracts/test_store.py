@@ -841,10 +841,9 @@ def test_a_roll_back_leads_to_what_served_before_and_is_there(database):
 # Policies
 
 
-def test_the_policy_that_was_stored_last_rules(database):
+def test_the_policy_that_was_stored_last_is_in_force(database):
     with database.write() as connection:
         assert policies.latest(connection) is None
-        assert policies.latest_revision(connection) == 0
         assert policies.page(connection, limit=9) == []
         contents = [{"margin": 0.01 * n, "left_out_users": ["ü*"]} for n in range(3)]
         revisions = [
@@ -852,8 +851,8 @@ def test_the_policy_that_was_stored_last_rules(database):
             for n, content in enumerate(contents)
         ]
         assert revisions == [1, 2, 3]
-        assert policies.latest_revision(connection) == 3
         latest = policies.latest(connection)
+        assert latest.revision == 3
         assert (latest.policy, latest.reason, latest.actor) == (
             contents[2], "reason 2", "api"
         )  # fmt: skip

@@ -26,11 +26,6 @@ def latest(connection: sa.Connection) -> PolicyRevision | None:
     return rows[0] if rows else None
 
 
-def latest_revision(connection: sa.Connection) -> int:
-    """Return the revision of the policy in force, 0 while none is stored."""
-    return int(connection.execute(sa.select(sa.func.max(policies.c.revision))).scalar() or 0)
-
-
 def page(
     connection: sa.Connection, *, limit: int, before: int | None = None
 ) -> list[PolicyRevision]:
