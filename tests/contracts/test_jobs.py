@@ -30,6 +30,7 @@ from reckeeper.errors import (
 )
 from reckeeper.training import (
     JobRunner,
+    check_taste,
     checked_request,
     child,
     describe_job,
@@ -156,6 +157,36 @@ def test_too_little_data_fails_and_leaves_the_active_version(
     assert isinstance(error, NotEnoughDataError)
     assert error.details == {"job_id": job_id}
     assert error.action == Action("send_interactions")
+    assert registry.switch.active_version() == 1
+    assert [row["version"] for row in registry.versions.all()] == [1]
+
+
+def test_without_any_taste_nothing_is_trained(
+    runner, job_of, registry, taste, train, add, database, settings, policy
+):
+    registry.switch.activate(registry.versions.load(train()), actor="test")
+    policy(weights={"buy": 1.0})
+    _fails_without_taste(runner, job_of, registry)
+    with database.read() as connection, pytest.raises(NotEnoughDataError, match="No interaction"):
+        check_taste(connection, settings)
+    policy(weights={"click": 1.0})
+    with database.read() as connection:
+        check_taste(connection, settings)
+    add(*((user, item, "dismiss", 1.0, clock.now()) for user, item in set(taste)))
+    _fails_without_taste(runner, job_of, registry)
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE user_interactions SET weight = 0")
+    _fails_without_taste(runner, job_of, registry)
+    with database.read() as connection, pytest.raises(NotEnoughDataError, match="No interaction"):
+        check_taste(connection, settings)
+
+
+def _fails_without_taste(runner, job_of, registry):
+    job_id = runner.start(trigger="schedule", actor="schedule")
+    runner.wait(job_id)
+    job = job_of(job_id)
+    assert (job.status, job.error_code) == ("failed", "not_enough_data")
+    assert job.error_message.startswith("No interaction says that a user likes an item")
     assert registry.switch.active_version() == 1
     assert [row["version"] for row in registry.versions.all()] == [1]
 

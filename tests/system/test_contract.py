@@ -364,6 +364,24 @@ def test_too_little_data_is_refused_and_changes_nothing(sparse, name, rows, said
     assert recommended["model_version"] == before["models"][0]["version"]
 
 
+@pytest.mark.parametrize("name", APIS)
+def test_without_any_taste_no_job_starts_and_nothing_changes(sparse, name):
+    with sparse.database() as connection:
+        connection.execute("DELETE FROM user_interactions")
+    sparse.send([{**row, "weight": 0} for row in clicks(4, 5)])
+    before = sparse.server.get("/models").json()
+    n_jobs = len(sparse.server.get("/jobs").json()["jobs"])
+
+    for path in ("/retrain", "/retrain?wait=false"):
+        refused = getattr(sparse, name).post(path)
+
+        assert (refused.status_code, refused.json()["code"]) == (409, "not_enough_data")
+        assert "No interaction says that a user likes an item" in refused.json()["message"]
+        assert "POST /user_interactions" in refused.json()["message"]
+    assert sparse.server.get("/models").json() == before
+    assert len(sparse.server.get("/jobs").json()["jobs"]) == n_jobs
+
+
 def test_the_first_retrain_without_data_is_refused_and_leaves_no_model(installation):
     installation.start_worker()
     installation.start_server()

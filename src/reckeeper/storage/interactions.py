@@ -1,7 +1,7 @@
 """`user_interactions`, and the watchlist that is projected from it."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -178,6 +178,13 @@ def sizes(connection: sa.Connection) -> tuple[int, int, int]:
 def is_empty(connection: sa.Connection) -> bool:
     """Return whether there is no interaction."""
     return connection.execute(sa.select(user_interactions.c.id).limit(1)).first() is None
+
+
+def any_weighs(connection: sa.Connection, types: Collection[str]) -> bool:
+    """Return whether an interaction of some types has a weight above 0; stops at the first."""
+    columns = user_interactions.c
+    query = sa.select(columns.id).where(columns.weight > 0, columns.interaction_type.in_(types))
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def read_batches(

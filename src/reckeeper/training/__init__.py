@@ -8,13 +8,14 @@ from reckeeper.training.jobs import (
     request_cancel,
     request_finish,
 )
-from reckeeper.training.request import checked_request
+from reckeeper.training.request import check_taste, checked_request
 from reckeeper.training.runner import JobRunner
 from reckeeper.training.schedule import Schedule
 
 __all__ = [
     "JobRunner",
     "Schedule",
+    "check_taste",
     "checked_request",
     "describe_job",
     "describe_listed",

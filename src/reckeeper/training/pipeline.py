@@ -25,7 +25,7 @@ from reckeeper.registry import ActiveModel, Registry
 from reckeeper.telemetry import get_logger, peak_memory_bytes
 from reckeeper.training import gate, memory
 from reckeeper.training.report import TUNING, Report
-from reckeeper.training.request import to_train
+from reckeeper.training.request import no_interactions, no_taste, to_train
 from reckeeper.training.tuning import tune
 from reckeeper.training.verdict import Verdict, metrics_to_json
 from reckeeper.wire import RetrainRequest
@@ -78,14 +78,11 @@ def read_chosen(
     Raises
     ------
     NotEnoughDataError
-        There are none.
+        There are none, or none of them says that a user likes an item.
     """
     n_interactions = storage.interactions.count(connection)
     if not n_interactions:
-        raise NotEnoughDataError(
-            "There are no interactions to train on. Send some or import a file, then retrain.",
-            action=Action("send_interactions"),
-        )
+        raise no_interactions()
     n_seen = storage.interactions.count_up_to(connection, seen_up_to) if seen_up_to else 0
     data = policy.data()
     whole = matrix.read_log(
@@ -100,11 +97,8 @@ def read_chosen(
             "left_out_users and window_days.",
             action=Action("see_policy"),
         )
-    if not (log.weight > 0).any():
-        raise NotEnoughDataError(
-            f"Under the policy none of {len(log)} interactions has any weight: see its weights.",
-            action=Action("see_policy"),
-        )
+    if not log.has_taste():
+        raise no_taste()
     seen = None
     if n_seen and (policy.window_days or policy.max_interactions_per_user):
         seen, _ = matrix.choose(whole.part(np.arange(len(whole)) < n_seen), **data)
@@ -146,7 +140,7 @@ def run(
     Raises
     ------
     NotEnoughDataError
-        No interactions, one user or one item.
+        No interactions, none that says what a user likes, one user or one item.
     MemoryLimitError
         It would not fit into memory.
     ArtifactError

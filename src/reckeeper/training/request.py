@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
+from reckeeper import policy as policies
 from reckeeper import storage
-from reckeeper.errors import Action, DataError
+from reckeeper.config import Settings
+from reckeeper.errors import Action, DataError, NotEnoughDataError
 from reckeeper.recipes import recipe_named
 from reckeeper.wire import JsonObject, RetrainRequest
 
@@ -64,6 +66,40 @@ def checked_request(request: Mapping[str, object], *, active: storage.Version | 
     if parsed.tune or parsed.settings is not None:
         parsed = parsed.model_copy(update={"recipe": name})
     return parsed.model_dump()
+
+
+def check_taste(connection: storage.Connection, settings: Settings) -> None:
+    """See, as far as one look can tell, that there is something to train on.
+
+    Raises
+    ------
+    NotEnoughDataError
+        There are no interactions, or none that weighs anything under the policy.
+    """
+    if storage.interactions.is_empty(connection):
+        raise no_interactions()
+    weights = policies.current(connection, settings).policy.weights
+    with_weight = [name for name, weight in weights.items() if weight > 0]
+    if not storage.interactions.any_weighs(connection, with_weight):
+        raise no_taste()
+
+
+def no_interactions() -> NotEnoughDataError:
+    """Return the error of an empty table."""
+    return NotEnoughDataError(
+        "There are no interactions to train on. Send some or import a file, then retrain.",
+        action=Action("send_interactions"),
+    )
+
+
+def no_taste() -> NotEnoughDataError:
+    """Return the error of interactions that were seen, and no more."""
+    return NotEnoughDataError(
+        "No interaction says that a user likes an item: each has weight 0, or a type without "
+        "weight, or was dismissed or taken back. Send interactions with a weight above 0, such as "
+        "clicks, or give their type a weight in the policy; then retrain.",
+        action=Action("send_interactions"),
+    )
 
 
 def to_train(request: RetrainRequest, active: storage.Version | None) -> tuple[str, JsonObject]:

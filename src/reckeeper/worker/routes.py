@@ -100,6 +100,9 @@ def _run_job(
     if wait not in {"true", "false"}:
         raise errors.DataError(f"wait={wait!r} must be true or false: send ?wait=false.")
     worker = _worker()
+    if kind == "retrain":
+        with worker.database.read() as connection:
+            training.check_taste(connection, worker.settings)
     job_id = worker.jobs.start(trigger="manual", actor=_actor(), kind=kind, request=asked)
     if wait == "true":
         worker.jobs.wait(job_id)
