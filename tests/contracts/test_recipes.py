@@ -98,6 +98,25 @@ def assert_close(scores, expected, *, single=1e-5):
     assert (np.abs(scores - expected) <= tolerance * scale).all()
 
 
+def test_what_was_seen_without_taste_counts_for_nothing(fit):
+    liked = interactions((20, 15))
+    unliked = sparse.coo_array(liked.weights.toarray() == 0)
+    row, column = (np.r_[old, new] for old, new in zip(
+        liked.weights.tocoo().coords, (index[::3] for index in unliked.coords), strict=True
+    ))  # fmt: skip
+    n_seen = len(row) - liked.weights.nnz
+    order = np.lexsort((column, row))
+    weights = np.r_[liked.weights.data, np.zeros(n_seen)][order]
+    starts = np.searchsorted(row[order], np.arange(21))
+    seen = dataclasses.replace(
+        liked,
+        weights=sparse.csr_array((weights, column[order], starts), shape=(20, 15)),
+        latest_at=np.r_[liked.latest_at, np.full(n_seen, liked.latest_at.max())][order],
+    )
+    scores, expected = (fit(given).score(given.weights) for given in (seen, liked))
+    assert_close(scores, expected)
+
+
 @st.composite
 def hostile(draw):
     """Draw a small matrix with empty rows and columns, stored zeros, and weights of any size."""

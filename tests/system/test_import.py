@@ -7,6 +7,7 @@ import pytest
 from tests.system.installation import ROOT, Installation
 
 from reckeeper import policy, storage
+from reckeeper.client import Client
 from reckeeper.config import Settings
 from reckeeper.events import demo
 
@@ -82,6 +83,31 @@ def test_it_takes_every_option(made, write):
             "SELECT user_id, item_id, interaction_type, weight, occurred_at FROM user_interactions"
         ).fetchall()
     assert rows == [("u", "i", "click", 3.0, 1_000_000), ("u", "j", "click", 0.0, 1_000)]
+
+
+def test_a_film_that_was_rated_low_is_never_recommended(made, write):
+    ratings = write(
+        "low_rating.csv",
+        "userId,movieId,rating,timestamp\n"
+        "1,10,5.0,1000000000\n1,20,0.5,1000000100\n1,30,4.0,1000000200\n"
+        "2,10,5.0,1000000000\n2,20,5.0,1000000100\n2,40,4.0,1000000200\n"
+        "3,10,4.0,1000000000\n3,20,5.0,1000000100\n3,30,4.5,1000000200\n",
+    )
+    report = json.loads(made.run("import", ratings, "--preset", "movielens", "--json").stdout)
+    assert (report["accepted"], report["without_taste"]) == (9, 1)
+    made.start_worker()
+    made.start_server()
+    made.retrain()
+    with Client(f"http://127.0.0.1:{made.server_port}") as client:
+
+        def recommended():
+            return [item.item_id for item in client.recommendations("1").items]
+
+        assert recommended() == ["40"]
+        client.dismiss("1", "40")
+        assert recommended() == []
+        client.undo_dismiss("1", "40")
+        assert recommended() == ["40"]
 
 
 def test_the_movielens_preset_finds_its_catalogue(made):

@@ -354,6 +354,8 @@ def test_what_the_schema_refuses_the_code_refuses(changed):
         {"event_id": None, "occurred_at": None},
         {"event_id": "🎬" * 256},
         {"weight": 0},
+        {"interaction_type": "dismiss"},
+        {"interaction_type": "dismiss_undo"},
         {"weight": 0.5, "occurred_at": "2025-12-04T23:42:15+01:00"},
     ],
     ids=repr,
