@@ -5,14 +5,11 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
-import types
 
 import psutil
 import pytest
 import structlog
-from tests import forked
 from tests.unit.small_models import stored_version
 
 from reckeeper import clock, storage, wire
@@ -49,18 +46,6 @@ from reckeeper.training import (
 from reckeeper.training.promotion import Promotion
 from reckeeper.training.report import Comparison
 from reckeeper.training.tuning import Trial, TuningProgress
-
-
-@pytest.fixture(autouse=True)
-def _quick_children(monkeypatch):
-    """Start the processes of jobs without their imports; `WORKER` below starts one with them."""
-    monkeypatch.setattr(
-        runners,
-        "subprocess",
-        types.SimpleNamespace(
-            Popen=forked.Child, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
-        ),
-    )
 
 
 @pytest.fixture

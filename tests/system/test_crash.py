@@ -16,14 +16,19 @@ from tests.system.installation import (
 )
 
 # Read by Python at the start of each process of the installation. A process that finds the
-# file `die` dies, as by kill -9, when it comes to the place that the file names.
+# file `die` dies, as by kill -9, when it comes to the place that the file names. The process
+# of a job is the copy of another one, and reads it when it is copied.
 DYING = """
 import functools, importlib, json, os, signal, sys
 from pathlib import Path
 
 order = Path(__file__).with_name("die")
-said = json.loads(order.read_text()) if order.exists() else {}
-if said and any(said["process"] in argument for argument in sys.orig_argv):
+
+
+def obey():
+    said = json.loads(order.read_text()) if order.exists() else {}
+    if not said or not any(said["process"] in argument for argument in sys.orig_argv):
+        return
     order.unlink()
     module, _, name = said["place"].partition(":")
     owner = importlib.import_module(module)
@@ -44,6 +49,12 @@ if said and any(said["process"] in argument for argument in sys.orig_argv):
         return result
 
     setattr(owner, last, dying)
+
+
+if any("forkserver" in argument for argument in sys.orig_argv):
+    os.register_at_fork(after_in_child=obey)
+else:
+    obey()
 """
 
 STAGES = {

@@ -1,7 +1,7 @@
-"""The process of one job: ``python -m reckeeper.training.child JOB_ID``.
+"""What the process of one job does.
 
-Started by `JobRunner`, which holds the other end of its standard input: when
-that closes, the worker is gone, and this process ends at once.
+Started by `JobRunner`, which holds the other end of a pipe: when that closes,
+the worker is gone, and this process ends at once.
 """
 
 import contextlib
@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from typing import Unpack
+from multiprocessing.connection import Connection
+from typing import NoReturn, Unpack
 
 from reckeeper import storage
 from reckeeper.config import Settings
@@ -31,11 +32,23 @@ class _NotOursError(Exception):
     """The job does not run any more, or has lost its lease."""
 
 
-def main(job_id: int) -> int:
-    """Do what a job is for and leave the outcome in its row; return the exit status."""
+def run(job_id: int, settings: Settings, worker: Connection) -> NoReturn:
+    """Be the process of a job: exit with its status, or with the worker.
+
+    Parameters
+    ----------
+    job_id : int
+    settings : Settings
+    worker : multiprocessing.connection.Connection
+        Nothing is ever sent; its end is the worker's.
+    """
     configure_logging("training")
-    threading.Thread(target=_end_with_the_worker, daemon=True).start()
-    settings = Settings.from_env()
+    threading.Thread(target=_end_with, args=(worker,), daemon=True).start()
+    sys.exit(main(job_id, settings))
+
+
+def main(job_id: int, settings: Settings) -> int:
+    """Do what a job is for and leave the outcome in its row; return the exit status."""
     database = storage.open_database(settings)
     progress = _Progress(database, job_id)
     try:
@@ -151,11 +164,7 @@ class _Progress:
             raise _NotOursError
 
 
-def _end_with_the_worker() -> None:
-    while os.read(0, 1024):
-        pass
+def _end_with(worker: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        worker.recv_bytes()
     os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))

@@ -1,8 +1,7 @@
 """Running jobs: a child process each, its heartbeat, and whoever watches both."""
 
 import contextlib
-import os
-import subprocess
+import multiprocessing
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from reckeeper.periodic import Periodic
 from reckeeper.registry import Registry
 from reckeeper.serving import Serving
 from reckeeper.telemetry import get_logger
-from reckeeper.training import jobs
+from reckeeper.training import child, jobs
 from reckeeper.training.promotion import Promotion
 
 HEARTBEAT_SECONDS = 1.0
@@ -34,6 +33,14 @@ _LOOK_SECONDS = 0.2
 
 _AGAIN_SECONDS = 1.0
 """Between two tries to write the end of a job into a database that cannot be reached."""
+
+# To import what a training needs takes seconds: on Linux a job's process is the copy of one
+# that has, started with the worker's first job. (macOS crashes in a copy whose BLAS was used.)
+if sys.platform == "linux":
+    _PROCESSES = multiprocessing.get_context("forkserver")
+    _PROCESSES.set_forkserver_preload(["reckeeper.training.child", "sklearn.decomposition"])
+else:
+    _PROCESSES = multiprocessing.get_context("spawn")
 
 _log = get_logger(__name__)
 
@@ -46,7 +53,7 @@ class JobRunner:
     database : storage.Database
     registry : Registry
     settings : Settings
-        Handed to the child through its environment.
+        Handed to the child.
     served : Serving, optional
         What this process serves; it takes over the model that was checked.
     """
@@ -117,11 +124,7 @@ class JobRunner:
         try:
             with contextlib.suppress(ReckeeperError):  # what is left over can wait
                 self._registry.recovery.remove_unfinished()
-            child = subprocess.Popen(
-                [sys.executable, "-m", "reckeeper.training.child", str(job_id)],
-                stdin=subprocess.PIPE,
-                env={**os.environ, **self._settings.to_env()},
-            )
+            process = _Child(job_id, self._settings)
         except OSError as exc:
             failure = TrainingError(
                 f"The training process could not be started: {exc}. See what the machine is short "
@@ -131,9 +134,9 @@ class JobRunner:
             )
             self._fail(job_id, failure)
             raise failure from exc
-        _log.info("job_started", job_id=job_id, kind=kind, trigger=trigger, pid=child.pid)
+        _log.info("job_started", job_id=job_id, kind=kind, trigger=trigger, pid=process.pid)
         watcher = threading.Thread(
-            target=self._watch, args=(job_id, child), name=f"job-{job_id}", daemon=True
+            target=self._watch, args=(job_id, process), name=f"job-{job_id}", daemon=True
         )
         self._watchers[job_id] = watcher
         watcher.start()
@@ -155,11 +158,11 @@ class JobRunner:
         """Delete the versions that the policy does not keep."""
         self._promotion.tidy()
 
-    def _watch(self, job_id: int, child: "subprocess.Popen[bytes]") -> None:
+    def _watch(self, job_id: int, process: "_Child") -> None:
         try:
-            ended = self._await(job_id, child)
+            ended = self._await(job_id, process)
             with self._kept_alive(job_id):
-                self._finish_when_reached(job_id, child.wait(), ended)
+                self._finish_when_reached(job_id, process.wait(None) or 0, ended)
         except JobInterruptedError as exc:
             _log.warning("job_ended_by_others", job_id=job_id, error=exc.message)
         except Exception:  # noqa: BLE001
@@ -175,23 +178,17 @@ class JobRunner:
                 )
         finally:
             self._watchers.pop(job_id, None)
-            child.kill()
-            child.wait()
-            if child.stdin is not None:
-                child.stdin.close()
+            process.end()
             with contextlib.suppress(ReckeeperError, OSError):
                 self._registry.recovery.remove_unfinished()
 
-    def _await(self, job_id: int, child: "subprocess.Popen[bytes]") -> ReckeeperError | None:
+    def _await(self, job_id: int, process: "_Child") -> ReckeeperError | None:
         """Wait for the child, or end it; return why it was ended."""
         deadline = time.monotonic() + self._settings.job_timeout_seconds
         next_beat = 0.0
         while True:
-            try:
-                child.wait(timeout=_LOOK_SECONDS)
+            if process.wait(_LOOK_SECONDS) is not None:
                 return None
-            except subprocess.TimeoutExpired:
-                pass
             ended: ReckeeperError | None = None
             if self._stopping.is_set():
                 ended = JobInterruptedError(
@@ -207,10 +204,10 @@ class JobRunner:
                 ended = jobs.cancelled(job_id)
             elif time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + HEARTBEAT_SECONDS
-                if not self._beat(job_id, child.pid):
+                if not self._beat(job_id, process.pid):
                     ended = jobs.lost(job_id)
             if ended is not None:
-                child.kill()
+                process.kill()
                 return ended
 
     @contextlib.contextmanager
@@ -290,6 +287,38 @@ class JobRunner:
             traceback=traceback,
             notify=not self._stopping.is_set(),
         )
+
+
+class _Child:
+    """The process of a job, which ends with this one, however this one ends."""
+
+    def __init__(self, job_id: int, settings: Settings) -> None:
+        read_end, self._kept_open = _PROCESSES.Pipe(duplex=False)
+        with read_end:
+            self._process = _PROCESSES.Process(
+                target=child.run, args=(job_id, settings, read_end), name=f"job-{job_id}"
+            )
+            self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def wait(self, timeout_seconds: float | None) -> int | None:
+        """Return the exit status, below 0 the signal's number; None after the timeout."""
+        self._process.join(timeout_seconds)
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def end(self) -> None:
+        """End it, if it still runs, and let go of all that it held."""
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+        self._kept_open.close()
 
 
 def _failure(job: storage.Job, status: int) -> ReckeeperError:
