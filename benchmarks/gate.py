@@ -190,7 +190,7 @@ def _train(database: storage.Database, settings: Any, request: Mapping[str, Any]
     registry.switch.activate(registry.versions.load(version), actor="benchmark")
     read = max(at for stage, at in told if stage == "reading")
     judged = min(at for stage, at in told if stage == "fitting")
-    verdict = registry.versions.describe(version)["verdict"]
+    verdict = registry.versions.describe(version).verdict
     return {
         "method": verdict["method"],
         "users": verdict["n_users"],

@@ -61,6 +61,32 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """An entry as it can be looked at, one that somebody altered too.
+
+    Attributes
+    ----------
+    entry_id : int
+    at : str
+        RFC 3339.
+    actor, action, subject : str
+        Who did what, and to what.
+    details : dict
+        JSON values.
+    hash : str
+        Hexadecimal.
+    """
+
+    entry_id: int
+    at: str
+    actor: str
+    action: str
+    subject: str
+    details: dict[str, object]
+    hash: str
+
+
+@dataclass(frozen=True)
 class Verification:
     """What `verify` found.
 
@@ -137,22 +163,15 @@ def record(
     )
 
 
-def entries(
-    database: storage.Database, *, limit: int, before: int | None = None
-) -> list[dict[str, Any]]:
-    """Return up to `limit` entries with numbers below `before`, the latest first.
-
-    Each has ``entry_id``, ``at`` (RFC 3339), ``actor``, ``action``,
-    ``subject``, ``details`` and ``hash``.
-    """
+def entries(database: storage.Database, *, limit: int, before: int | None = None) -> list[Entry]:
+    """Return up to `limit` entries with numbers below `before`, the latest first."""
     with database.read() as connection:
         found = storage.audit_log.latest(connection, limit=limit, before=before)
     return [_shown(entry) for entry in found]
 
 
-def _shown(entry: storage.AuditEntry) -> dict[str, Any]:
+def _shown(entry: storage.AuditEntry) -> Entry:
     """Describe an entry; one that somebody altered can hold anything, and is shown too."""
-    shown = {name: _text(getattr(entry, name)) for name in ("actor", "action", "subject", "hash")}
     try:
         at = clock.rfc3339(entry.at)
     except (TypeError, ValueError, OverflowError):
@@ -164,7 +183,15 @@ def _shown(entry: storage.AuditEntry) -> dict[str, Any]:
         details = entry.details
     if not isinstance(details, dict):
         details = {"altered": details}
-    return {"entry_id": entry.entry_id, "at": at, **shown, "details": details}
+    return Entry(
+        entry_id=entry.entry_id,
+        at=at,
+        actor=_text(entry.actor),
+        action=_text(entry.action),
+        subject=_text(entry.subject),
+        details=details,
+        hash=_text(entry.hash),
+    )
 
 
 def _text(value: object) -> str:

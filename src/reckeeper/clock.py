@@ -24,6 +24,11 @@ def utc(moment: int) -> datetime:
     return _EPOCH + timedelta(microseconds=moment)
 
 
+def plain(moment: int) -> str:
+    """Return a time in microseconds since 1970 as ``2025-12-04 23:42:15``, UTC."""
+    return datetime.fromtimestamp(moment // SECOND, UTC).isoformat(" ")[:19]
+
+
 def rfc3339(moment: int) -> str:
     """Return a time in microseconds since 1970 as ``2025-12-04T23:42:15.123456Z``."""
     seconds, rest = divmod(moment, SECOND)

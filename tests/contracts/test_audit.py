@@ -74,12 +74,12 @@ def test_an_empty_trail_is_whole(database, settings):
 
 def test_entries_are_told_from_the_latest(database, trail):
     page = audit.entries(database, limit=2, before=5)
-    assert [entry["entry_id"] for entry in page] == [4, 3]
-    assert page[0].keys() == {
+    assert [entry.entry_id for entry in page] == [4, 3]
+    assert vars(page[0]).keys() == {
         "entry_id", "at", "actor", "action", "subject", "details", "hash"
     }  # fmt: skip
-    assert page[0]["at"].endswith("Z")
-    assert page[0]["details"] == {"number": 4}
+    assert page[0].at.endswith("Z")
+    assert page[0].details == {"number": 4}
     assert len(audit.entries(database, limit=9)) == 5
 
 
@@ -109,7 +109,7 @@ def test_several_entries_of_one_transaction_make_one_head(database, settings, lo
 def test_head_file_and_log_name_the_last_entry(database, settings, trail, logged):
     record(database)
     (last,) = audit.entries(database, limit=1)
-    told = {name: last[name] for name in ("entry_id", "hash", "at")}
+    told = {name: getattr(last, name) for name in ("entry_id", "hash", "at")}
     assert head(settings) == told
     (line,) = events(logged, "audit_head")
     assert {name: line[name] for name in told} == told
@@ -176,7 +176,8 @@ def test_an_altered_entry_is_found(database, settings, trail, alter, entry_id, c
     assert (found.ok, found.entry_id, found.n_entries) == (False, entry_id, entry_id - 1)
     assert f"Entry {entry_id} is not as it was written" in found.problem
     assert "backup" in found.problem
-    shown = json.loads(json.dumps(audit.entries(database, limit=9)))  # and can be looked at
+    entries = audit.entries(database, limit=9)
+    shown = json.loads(json.dumps([vars(entry) for entry in entries]))  # and can be looked at
     assert all(isinstance(entry["details"], dict) for entry in shown)
     assert [entry["entry_id"] for entry in shown] == [5, 4, 3, 2, 1]
 
@@ -477,4 +478,4 @@ def test_processes_write_one_trail_while_another_verifies(database, settings, st
         assert writer.returncode == 0, errors
     assert audit.verify(database, settings) == audit.Verification(True, 120, None, None)
     (last,) = audit.entries(database, limit=1)
-    assert head(settings)["hash"] == last["hash"]
+    assert head(settings)["hash"] == last.hash

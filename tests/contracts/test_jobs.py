@@ -88,8 +88,8 @@ def test_a_job_trains_and_activates(runner, job_of, registry, taste, settings, d
     assert job.peak_memory_bytes > 10_000_000
     assert job.finished_at > job.started_at
     described = registry.versions.describe(1)
-    assert (described["status"], described["job_id"]) == ("active", job_id)
-    assert (described["trigger"], described["training_samples"]) == ("schedule", len(taste))
+    assert (described.status, described.job_id) == ("active", job_id)
+    assert (described.trigger, described.training_samples) == ("schedule", len(taste))
     assert len(list(settings.model_dir.glob("*model*"))) == 3
     shown = describe_job(job)
     assert (shown.seconds_left, shown.error) == (None, None)
@@ -143,7 +143,7 @@ def test_too_little_data_fails_and_leaves_the_active_version(
     assert error.details == {"job_id": job_id}
     assert error.action == Action("send_interactions")
     assert registry.switch.active_version() == 1
-    assert [row["version"] for row in registry.versions.all()] == [1]
+    assert [row.version for row in registry.versions.all()] == [1]
 
 
 def test_without_any_taste_nothing_is_trained(
@@ -240,11 +240,11 @@ def test_a_version_of_a_job_that_was_given_up_is_not_promoted(
     runner, registry, taste, train, job_of
 ):
     version = train()  # its job has ended
-    (job_id,) = (row["job_id"] for row in registry.versions.all())
+    (job_id,) = (row.job_id for row in registry.versions.all())
     with pytest.raises(JobInterruptedError, match="was silent for too long"):
         runner._finish(job_id, 0, None)
     assert job_of(job_id).status == "succeeded"
-    assert registry.versions.describe(version)["status"] == "inactive"
+    assert registry.versions.describe(version).status == "inactive"
 
 
 def test_a_silent_job_expires(runner, job_of, database, taste):
@@ -301,7 +301,7 @@ def test_old_versions_go_when_a_job_is_done(database, registry, settings, taste,
     runner = JobRunner(database, registry, settings.replaced(versions_kept=2))
     job_id, _ = start(runner)
     runner.wait(job_id)
-    assert [row["version"] for row in registry.versions.all()] == [4, 3]
+    assert [row.version for row in registry.versions.all()] == [4, 3]
     runner.stop()
 
 
@@ -585,7 +585,7 @@ def test_a_worse_version_serves_only_if_somebody_watches(
     assert verdict["action"] == way_out
     assert verdict["disposition"] == ("activated" if serves else "rejected")
     assert f"Version 2 {'is active' if serves else 'was rejected'}" in verdict["outcome"]
-    assert registry.versions.describe(2)["verdict"] == verdict
+    assert registry.versions.describe(2).verdict == verdict
     with database.read() as connection:
         told = connection.exec_driver_sql("SELECT event FROM notices").scalars().all()
     assert ("rejected" in told) is not serves
@@ -639,10 +639,10 @@ def test_nothing_is_trained_unwatched_when_nothing_has_changed(
 def test_the_policy_decides_what_goes_in(runner, job_of, registry, taste, policy):
     policy(left_out_users=["u0*"], weights={"click": 3.0})
     made = registry.versions.describe(run(runner, job_of).version)
-    assert made["n_users"] == 2
-    assert made["data"]["left_out_users"] == ["u0*"]
-    assert made["data"]["weights"] == {"click": 3.0}
-    model = registry.versions.load(made["version"])
+    assert made.n_users == 2
+    assert made.data["left_out_users"] == ["u0*"]
+    assert made.data["weights"] == {"click": 3.0}
+    model = registry.versions.load(made.version)
     assert set(model.artifact.matrix.weights.data.tolist()) <= {3.0 * n for n in range(1, 9)}
     policy(left_out_users=["u*"])
     job_id, _ = start(runner)
@@ -655,18 +655,18 @@ def test_everything_that_is_known_of_a_version_is_kept(runner, job_of, registry,
     job_id = runner.start(trigger="rule", actor="schedule", cause=wire.Cause(**cause))
     runner.wait(job_id)
     made = registry.versions.describe(1)
-    assert (made["cause"], made["actor"], made["trigger"]) == (cause, "schedule", "rule")
-    assert len(made["fingerprint"]) == 32
-    assert made["watermark"] == len(taste)
-    assert made["peak_memory_bytes"] > 10_000_000
-    assert {"python", "numpy", "reckeeper"} <= made["libraries"].keys()
-    assert made["verdict"]["outcome"] == "Version 1 is active."
-    assert (made["verdict"]["disposition"], made["verdict"]["action"]) == ("activated", None)
+    assert (made.cause, made.actor, made.trigger) == (cause, "schedule", "rule")
+    assert len(made.fingerprint) == 32
+    assert made.watermark == len(taste)
+    assert made.peak_memory_bytes > 10_000_000
+    assert {"python", "numpy", "reckeeper"} <= made.libraries.keys()
+    assert made.verdict["outcome"] == "Version 1 is active."
+    assert (made.verdict["disposition"], made.verdict["action"]) == ("activated", None)
     (entry,) = registry.switch.timeline(limit=9)
-    assert (entry["version"], entry["action"], entry["job_id"]) == (1, "promote", job_id)
-    assert entry["reason"] == f"job {job_id}: 7 new ones came."
+    assert (entry.version, entry.action, entry.job_id) == (1, "promote", job_id)
+    assert entry.reason == f"job {job_id}: 7 new ones came."
     written = registry.versions.load(1).artifact.metadata
-    assert (written.cause, written.fingerprint) == (cause, made["fingerprint"])
+    assert (written.cause, written.fingerprint) == (cause, made.fingerprint)
 
 
 # What a retrain may be asked for
@@ -756,7 +756,7 @@ def retrain(database, settings, registry):
             storage.jobs.end(connection, job_id, status=storage.jobs.SUCCEEDED)
         registry.switch.activate(registry.versions.load(version), actor="test")
         made = registry.versions.describe(version)
-        return made["recipe"], made["settings"]
+        return made.recipe, made.settings
 
     return run
 
@@ -791,7 +791,7 @@ def test_a_job_trains_what_was_asked_for(runner, job_of, registry, taste, databa
     job = job_of(job_id)
     assert (job.status, job.kind, job.request) == ("succeeded", "retrain", SVD)
     made = registry.versions.describe(job.version)
-    assert (made["status"], made["recipe"], made["settings"]) == ("active", *SVD.values())
+    assert (made.status, made.recipe, made.settings) == ("active", *SVD.values())
     with database.read() as connection:
         (asked,) = [
             entry

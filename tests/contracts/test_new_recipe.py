@@ -59,9 +59,9 @@ def test_it_is_trained_tuned_judged_stored_and_served(
     assert {stage for stage, _ in progress} >= {"tuning", "judging", "fitting", "writing"}
 
     row = registry.versions.describe(version)
-    assert row["recipe"] == "together"
-    assert set(row["settings"]) == {"damping"}
-    assert row["metrics"]["ndcg@10"]["mean"] > 0.4
+    assert row.recipe == "together"
+    assert set(row.settings) == {"damping"}
+    assert row.metrics["ndcg@10"]["mean"] > 0.4
 
     model = registry.versions.load(version)
     assert isinstance(model.artifact.model, Together)

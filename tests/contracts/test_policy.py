@@ -320,14 +320,14 @@ def test_the_trail_tells_what_was_changed(store, trail):
     store({"margin": 0.1, "weights": {"click": 2}}, reason="trying")
     store({"margin": 0.1}, actor="page")
     first, second = trail()
-    assert (first["action"], first["subject"], first["actor"]) == ("policy", "policy 1", "test")
-    assert first["details"] == {
+    assert (first.action, first.subject, first.actor) == ("policy", "policy 1", "test")
+    assert first.details == {
         "before": {"margin": 0.02, "weights": {"click": 1.0, "watchlist_add": 2.0}},
         "after": {"margin": 0.1, "weights": {"click": 2.0}},
         "reason": "trying",
     }
-    assert (second["subject"], second["actor"]) == ("policy 2", "page")
-    assert list(second["details"]["before"]) == ["weights"]
+    assert (second.subject, second.actor) == ("policy 2", "page")
+    assert list(second.details["before"]) == ["weights"]
 
 
 def test_the_mask_keeps_the_secret(store, rules):
@@ -350,7 +350,7 @@ def test_the_secret_is_shown_nowhere(store, trail, database):
     shown = [repr(stored), str(stored.policy), described, history, trail(), repr(changed)]
     assert SECRET not in str(shown)
     assert SECRET[::-1] not in str(shown)
-    assert trail()[1]["details"]["after"] == {"webhook_secret": "***"}
+    assert trail()[1].details["after"] == {"webhook_secret": "***"}
     assert policy.describe(store())["policy"]["webhook_secret"] is None
 
 

@@ -38,7 +38,7 @@ def files(settings):
 
 def trail(database, *, action):
     entries = audit.entries(database, limit=100)
-    return [entry for entry in reversed(entries) if entry["action"] == action]
+    return [entry for entry in reversed(entries) if entry.action == action]
 
 
 def test_a_new_version_is_inactive(registry, train):
@@ -46,31 +46,31 @@ def test_a_new_version_is_inactive(registry, train):
     assert registry.switch.active_version() is None
     version = train()
     assert version == 1
-    assert registry.versions.describe(1)["status"] == "inactive"
+    assert registry.versions.describe(1).status == "inactive"
     assert registry.switch.active_version() is None
 
 
 def test_a_version_is_described_as_the_contract_says(registry, train, activate, settings, taste):
     activate(train(trigger="schedule"))
-    (described,) = registry.versions.all()
-    assert list(wire.Model.model_validate(described).model_dump())[:8] == [
+    described = wire.Model.model_validate(*registry.versions.all())
+    assert list(described.model_dump())[:8] == [
         "name", "path", "type", "status", "n_users", "n_items", "explained_variance", "trained_on"
     ]  # fmt: skip
-    assert described["name"] == "Retrained SVD Model"
-    assert described["path"] == str(settings.model_dir / "retrained_svd_model.pkl")
-    assert described["type"] == "SVD"
-    assert described["status"] == "active"
-    assert (described["n_users"], described["n_items"]) == (12, 9)
-    assert re.fullmatch(r"\d{1,3}\.\d{2}%", described["explained_variance"])
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", described["trained_on"])
-    assert described["version"] == 1
-    assert described["recipe"] == "svd"
-    assert described["settings"] == {"n_components": 10}
-    assert described["training_samples"] == len(taste)
-    assert described["trigger"] == "schedule"
-    assert described["job_id"] == 1
-    assert described["is_demo"] is False
-    assert 0 <= described["seconds"] < 60
+    assert described.name == "Retrained SVD Model"
+    assert described.path == str(settings.model_dir / "retrained_svd_model.pkl")
+    assert described.type == "SVD"
+    assert described.status == "active"
+    assert (described.n_users, described.n_items) == (12, 9)
+    assert re.fullmatch(r"\d{1,3}\.\d{2}%", described.explained_variance)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", described.trained_on)
+    assert described.version == 1
+    assert described.recipe == "svd"
+    assert described.settings == {"n_components": 10}
+    assert described.training_samples == len(taste)
+    assert described.trigger == "schedule"
+    assert described.job_id == 1
+    assert described.is_demo is False
+    assert 0 <= described.seconds < 60
 
 
 def test_a_recipe_that_does_not_decompose_goes_by_its_name(registry, train, settings, lost):
@@ -82,32 +82,37 @@ def test_a_recipe_that_does_not_decompose_goes_by_its_name(registry, train, sett
     )  # fmt: skip
     made = Artifact(metadata, first.matrix, model)
     registry.versions.register(metadata, registry.store.write(made, cell_limit=10**6), job_id=None)
-    described = registry.versions.describe(2)
-    assert (described["type"], described["recipe"]) == ("popularity", "popularity")
-    assert described["name"] == "Retrained SVD Model"
-    assert described["explained_variance"] == "0.00%"
-    assert described["settings"] == {"half_life_days": None}
+    described = wire.ModelDetails.model_validate(registry.versions.describe(2))
+    assert (described.type, described.recipe) == ("popularity", "popularity")
+    assert described.name == "Retrained SVD Model"
+    assert described.explained_variance == "0.00%"
+    assert described.settings == {"half_life_days": None}
     answer = registry.versions.retrain_answer(2, job_id=5)
-    assert answer["message"].endswith(" samples, 0.00% variance explained")
-    assert answer["details"]["explained_variance"] == 0.0
+    assert answer.message.endswith(" samples, 0.00% variance explained")
+    assert answer.details.explained_variance == 0.0
     assert lost.recovery.rebuild() == [1, 2]
-    assert lost.versions.describe(2)["type"] == "popularity"
+    assert lost.versions.describe(2).type == "popularity"
 
 
 def test_the_answer_to_a_retrain_is_the_contracts(registry, train, taste):
     version = train()
-    answer = registry.versions.retrain_answer(version, job_id=5)
-    described = registry.versions.describe(version)
+    answer = wire.RetrainAnswer.model_validate(registry.versions.retrain_answer(version, job_id=5))
+    described = wire.ModelDetails.model_validate(registry.versions.describe(version))
     pattern = r"Model retrained in \d+\.\ds - (\d+) samples, (\d+\.\d\d%) variance explained"
-    samples, variance = re.fullmatch(pattern, answer["message"]).groups()
-    assert (int(samples), variance) == (len(taste), described["explained_variance"])
-    details = answer["details"]
-    assert list(details) == ["training_samples", "n_users", "n_items", "explained_variance"]
-    assert (details["training_samples"], details["n_users"], details["n_items"]) == (
+    samples, variance = re.fullmatch(pattern, answer.message).groups()
+    assert (int(samples), variance) == (len(taste), described.explained_variance)
+    details = answer.details
+    assert list(details.model_dump()) == [
+        "training_samples",
+        "n_users",
+        "n_items",
+        "explained_variance",
+    ]
+    assert (details.training_samples, details.n_users, details.n_items) == (
         len(taste), 12, 9,
     )  # fmt: skip
-    assert f"{details['explained_variance']:.2%}" == variance
-    assert (answer["status"], answer["version"], answer["job_id"]) == ("ok", version, 5)
+    assert f"{details.explained_variance:.2%}" == variance
+    assert (answer.status, answer.version, answer.job_id) == ("ok", version, 5)
 
 
 def test_exactly_one_version_is_active(registry, train, activate, settings):
@@ -116,11 +121,11 @@ def test_exactly_one_version_is_active(registry, train, activate, settings):
     for version in (1, 3, 2, 2):
         activate(version)
         assert registry.switch.active_version() == version
-        assert {row["version"]: row["status"] for row in registry.versions.all()} == {
+        assert {row.version: row.status for row in registry.versions.all()} == {
             number: "active" if number == version else "inactive" for number in (3, 2, 1)
         }
         assert ModelStore(settings.model_dir).linked_version() == version
-    inactive = registry.versions.describe(1)["path"]
+    inactive = registry.versions.describe(1).path
     assert inactive == str(settings.model_dir / "model-000001.pkl")
 
 
@@ -130,9 +135,9 @@ def test_activations_are_in_the_trail(registry, train, database):
     registry.switch.activate(registry.versions.load(1), actor="ann", reason="first")
     registry.switch.activate(registry.versions.load(2), actor="ben")
     first, second = trail(database, action="activate")
-    assert (first["actor"], first["subject"]) == ("ann", "model 1")
-    assert first["details"] == {"before": None, "after": 1, "reason": "first"}
-    assert second["details"] == {"before": 1, "after": 2, "reason": None}
+    assert (first.actor, first.subject) == ("ann", "model 1")
+    assert first.details == {"before": None, "after": 1, "reason": "first"}
+    assert second.details == {"before": 1, "after": 2, "reason": None}
 
 
 def test_what_is_written_along_is_part_of_the_activation(registry, train):
@@ -162,10 +167,10 @@ def test_deleting_takes_row_and_files(registry, train, activate, settings, datab
     told = ("recipe", "trained_at", "is_active", "note", "native_sha256")
     deleted = {name: getattr(row, name) for name in told}
     registry.versions.delete(2, actor="ann", reason="worse")
-    assert [row["version"] for row in registry.versions.all()] == [1]
+    assert [row.version for row in registry.versions.all()] == [1]
     assert "model-000002" not in " ".join(files(settings))
     (entry,) = trail(database, action="delete")
-    assert (entry["actor"], entry["details"]) == (
+    assert (entry.actor, entry.details) == (
         "ann",
         {"before": deleted, "after": None, "reason": "worse"},
     )
@@ -198,7 +203,7 @@ def test_the_oldest_inactive_versions_go(registry, train, activate, settings):
     activate(2)
     assert registry.versions.retain(n_versions=6, actor="test") == []
     assert registry.versions.retain(n_versions=3, actor="test") == [4, 3, 1]
-    assert [row["version"] for row in registry.versions.all()] == [6, 5, 2]
+    assert [row.version for row in registry.versions.all()] == [6, 5, 2]
     assert registry.versions.retain(n_versions=3, actor="test") == []
     assert registry.switch.active_version() == 2
 
@@ -210,7 +215,7 @@ def test_demo_versions_are_deleted_an_active_one_too(registry, train, activate, 
     with database.write() as connection:
         storage.imports.set_status(connection, import_id, storage.imports.UNDONE)
     train()
-    assert [row["is_demo"] for row in registry.versions.all()] == [False, True]
+    assert [row.is_demo for row in registry.versions.all()] == [False, True]
     assert registry.switch.delete_demo(actor="cli") == [1]
     assert registry.switch.active_version() is None
     assert files(settings) == ["model-000002.pkl", "model-000002.safetensors"]
@@ -337,7 +342,7 @@ def test_a_database_that_had_a_version_is_not_rebuilt(registry, train, settings)
     metadata = dataclasses.replace(made.artifact.metadata, version=9)
     registry.store.write(dataclasses.replace(made.artifact, metadata=metadata), cell_limit=0)
     assert registry.recovery.rebuild() == []
-    assert [row["version"] for row in registry.versions.all()] == [2]
+    assert [row.version for row in registry.versions.all()] == [2]
 
 
 def test_nothing_is_rebuilt_from_nothing(lost, settings):
@@ -352,8 +357,8 @@ def test_a_rebuild_is_in_the_trail(train, activate, lost):
     activate(train())
     lost.recovery.rebuild()
     (entry,) = trail(lost.versions._database, action="rebuild")
-    assert entry["details"]["versions"] == [1]
-    assert entry["details"]["after"] == 1
+    assert entry.details["versions"] == [1]
+    assert entry.details["after"] == 1
 
 
 def test_files_that_the_database_does_not_know_are_set_aside(registry, train, activate, settings):
@@ -505,47 +510,56 @@ def test_a_version_is_told_in_full_from_its_row(registry, make, settings):
     sizes = {path.name: path.stat().st_size for path in settings.model_dir.glob("model-*")}
     shutil.rmtree(settings.model_dir)  # no file is needed
     described = registry.versions.describe(1)
-    assert {name: described[name] for name in told} == told
-    assert described["latest_at"] == "2025-12-04T23:42:15.123456Z"
-    assert described["watermark"] == 12
-    assert {file["name"]: file["bytes"] for file in described["files"]} == sizes
-    assert all(re.fullmatch("[0-9a-f]{64}", file["sha256"]) for file in described["files"])
-    assert described["timeline"] == []
+    assert {name: getattr(described, name) for name in told} == told
+    shown = wire.ModelDetails.model_validate(described)
+    assert shown.latest_at == "2025-12-04T23:42:15.123456Z"
+    assert described.watermark == 12
+    assert {file.name: file.bytes for file in shown.files} == sizes
+    assert all(re.fullmatch("[0-9a-f]{64}", file.sha256) for file in shown.files)
+    assert shown.timeline == []
     (listed,) = registry.versions.all()
-    assert {name: described[name] for name in listed} == {**listed, "verdict": told["verdict"]}
-    assert listed["verdict"] == {
+    same = vars(listed).keys() - {"verdict", "served"}
+    assert {name: getattr(described, name) for name in same} == {
+        name: getattr(listed, name) for name in same
+    }
+    assert (described.verdict, described.served) == (told["verdict"], listed.served)
+    assert listed.verdict == {
         "decision": "reject",
         "sentence": "Worse than popularity.",
         "outcome": "It does not serve.",
     }
-    assert listed["metrics"] == told["metrics"]
+    assert listed.metrics == told["metrics"]
 
 
 def test_what_is_not_known_of_a_version_is_told_as_nothing(registry, make):
     make()
-    (listed,) = registry.versions.all()
-    described = registry.versions.describe(1)
+    listed = wire.Model.model_validate(*registry.versions.all())
+    described = wire.ModelDetails.model_validate(registry.versions.describe(1))
     for row in (listed, described):
-        assert (row["note"], row["verdict"], row["metrics"]) == (None, None, None)
-        assert (row["pinned"], row["pinned_until"], row["served"]) == (False, None, False)
+        assert (row.note, row.verdict, row.metrics) == (None, None, None)
+        assert (row.pinned, row.pinned_until, row.served) == (False, None, False)
     nothing = ("latest_at", "actor", "cause", "origin")
-    assert [described[name] for name in nothing] == [None] * len(nothing)
-    assert (described["fingerprint"], described["data"], described["libraries"]) == ("", {}, {})
+    assert [getattr(described, name) for name in nothing] == [None] * len(nothing)
+    assert (described.fingerprint, described.data, described.libraries) == (
+        "",
+        wire.TrainingData(),
+        {},
+    )
 
 
 def test_who_asked_for_a_version_is_told(registry, make):
     make(actor="page")
-    assert registry.versions.describe(1)["actor"] == "page"
+    assert registry.versions.describe(1).actor == "page"
 
 
 def test_the_answer_says_what_became_of_the_version(registry, make):
     version = make(verdict=REJECTED)
     answer = registry.versions.retrain_answer(version, job_id=5)
-    assert (answer["promoted"], answer["verdict"]) == (None, REJECTED)
+    assert (answer.promoted, answer.verdict) == (None, REJECTED)
     answer = registry.versions.retrain_answer(
         version, job_id=5, promoted=True, verdict={"decision": "x"}
     )
-    assert (answer["promoted"], answer["verdict"]) == (True, {"decision": "x"})
+    assert (answer.promoted, answer.verdict) == (True, {"decision": "x"})
 
 
 def test_what_a_registration_checks_comes_first(registry, make, database):
@@ -612,17 +626,18 @@ def test_the_timeline_tells_what_served_when_and_why(registry, make):
         )
     registry.switch.roll_back(registry.versions.load(1), actor="ben", reason="worse")
     third, second, first = registry.switch.timeline(limit=10)
-    assert [entry["version"] for entry in (first, second, third)] == [1, 2, 1]
-    assert [entry["action"] for entry in (first, second, third)] == [
+    assert [entry.version for entry in (first, second, third)] == [1, 2, 1]
+    assert [entry.action for entry in (first, second, third)] == [
         "activate", "activate", "rollback",
     ]  # fmt: skip
-    assert (third["actor"], third["reason"], third["job_id"]) == ("ben", "worse", None)
-    assert (first["until"], second["until"], third["until"]) == (second["at"], third["at"], None)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", first["at"])
-    assert registry.switch.timeline(limit=1, before=third["entry_id"]) == [second]
-    assert registry.switch.timeline(limit=9, before=first["entry_id"]) == []
-    assert registry.versions.describe(1)["timeline"] == [third, first]
-    assert [row["served"] for row in registry.versions.all()] == [True, True]
+    assert (third.actor, third.reason, third.job_id) == ("ben", "worse", None)
+    assert (first.until, second.until, third.until) == (second.at, third.at, None)
+    shown = wire.TimelineEntry.model_validate(first)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", shown.at)
+    assert registry.switch.timeline(limit=1, before=third.entry_id) == [second]
+    assert registry.switch.timeline(limit=9, before=first.entry_id) == []
+    assert registry.versions.describe(1).timeline == (third, first)
+    assert [row.served for row in registry.versions.all()] == [True, True]
 
 
 def test_activating_what_serves_changes_nothing(registry, make, activate, database):
@@ -655,7 +670,7 @@ def test_an_override_is_told_as_one_until_the_version_has_served(registry, make,
     for version in (2, 1, 2):
         registry.switch.activate(registry.versions.load(version), actor="ann", reason="so be it")
     (override,) = trail(database, action="override")
-    assert override["details"] == {"before": None, "after": 2, "reason": "so be it"}
+    assert override.details == {"before": None, "after": 2, "reason": "so be it"}
     assert len(trail(database, action="activate")) == 2
 
 
@@ -666,10 +681,10 @@ def test_promotions_and_roll_backs_are_in_the_trail(registry, make, database):
         )
     registry.switch.roll_back(registry.versions.load(1), actor="ann", reason="worse")
     _, promotion = trail(database, action="promote")
-    assert promotion["details"] == {"before": 1, "after": 2, "reason": None, "job_id": 2}
+    assert promotion.details == {"before": 1, "after": 2, "reason": None, "job_id": 2}
     (entry,) = trail(database, action="rollback")
-    assert (entry["actor"], entry["subject"]) == ("ann", "model 1")
-    assert entry["details"] == {"before": 2, "after": 1, "reason": "worse"}
+    assert (entry.actor, entry.subject) == ("ann", "model 1")
+    assert entry.details == {"before": 2, "after": 1, "reason": "worse"}
 
 
 # Pins, notes, retention
@@ -692,12 +707,12 @@ def test_a_pin_stands_in_the_way_of_a_promotion_alone(registry, make, activate, 
             registry.versions.load(2), actor="worker", action="promote", job_id=1, also=also
         )
     assert changed
-    assert registry.versions.describe(2)["note"] is None
+    assert registry.versions.describe(2).note is None
     assert (registry.switch.active_version(), written(database)) == (1, before)
     activate(2)  # whoever names the version means it
     registry.switch.activate(registry.versions.load(3), actor="worker", action="promote", job_id=1)
     assert registry.switch.active_version() == 3
-    assert registry.versions.describe(1)["pinned"]
+    assert registry.versions.describe(1).pinned
     activate(1)
     registry.versions.unpin(1, actor="ann")
     registry.switch.activate(registry.versions.load(3), actor="worker", action="promote", job_id=1)
@@ -709,12 +724,12 @@ def test_a_pin_ends_on_its_date(registry, make, activate, monkeypatch):
     make()
     until = clock.now() + int(60e6)
     registry.versions.pin(1, actor="ann", until=until)
-    assert registry.versions.describe(1)["pinned_until"] == clock.rfc3339(until)
+    assert registry.versions.describe(1).pinned_until == until
     with pytest.raises(PinnedError, match=f"pinned until {clock.rfc3339(until)}: "):
         registry.switch.activate(registry.versions.load(2), actor="worker", action="promote")
     monkeypatch.setattr(clock, "now", lambda: until)
-    assert [row["pinned"] for row in registry.versions.all()] == [False, False]
-    assert registry.versions.describe(1)["pinned_until"] is None
+    assert [row.pinned for row in registry.versions.all()] == [False, False]
+    assert registry.versions.describe(1).pinned_until is None
     registry.switch.activate(registry.versions.load(2), actor="worker", action="promote")
     registry.versions.delete(1, actor="ann")
 
@@ -749,20 +764,20 @@ def test_pins_are_in_the_trail(registry, make, database):
     registry.versions.unpin(1, actor="ann", reason="over")
     first, second = trail(database, action="pin")
     dated = {"pinned": True, "until": clock.rfc3339(until)}
-    assert first["details"] == {
+    assert first.details == {
         "before": {"pinned": False, "until": None}, "after": dated, "reason": "sale",
     }  # fmt: skip
-    assert (second["details"]["before"], second["details"]["after"]["until"]) == (dated, None)
+    assert (second.details["before"], second.details["after"]["until"]) == (dated, None)
     (last,) = trail(database, action="unpin")
-    assert (last["details"]["after"]["pinned"], last["details"]["reason"]) == (False, "over")
+    assert (last.details["after"]["pinned"], last.details["reason"]) == (False, "over")
 
 
 def test_a_note_is_kept_and_can_be_taken_away(registry, make, database):
     make()
     for text in ("before the sale 🎬", "another", "another", None):
         registry.versions.note(1, text, actor="ann")
-        assert registry.versions.describe(1)["note"] == registry.versions.all()[0]["note"] == text
-    changes = [entry["details"] for entry in trail(database, action="note")]
+        assert registry.versions.describe(1).note == registry.versions.all()[0].note == text
+    changes = [entry.details for entry in trail(database, action="note")]
     assert [change["after"] for change in changes] == [
         "before the sale 🎬",
         "another",
@@ -779,7 +794,7 @@ def test_a_note_that_cannot_be_kept_is_refused(registry, make, text):
     with pytest.raises(DataError, match=r"^note: ") as refused:
         registry.versions.note(1, text, actor="ann")
     assert refused.value.details == {"field": "note"}
-    assert registry.versions.describe(1)["note"] is None
+    assert registry.versions.describe(1).note is None
 
 
 def test_retention_keeps_the_way_back(registry, make, activate):
@@ -788,7 +803,7 @@ def test_retention_keeps_the_way_back(registry, make, activate):
     activate(1)
     activate(2)
     assert registry.versions.retain(n_versions=1, days=None, actor="worker") == [5, 4, 3]
-    assert [row["version"] for row in registry.versions.all()] == [2, 1]
+    assert [row.version for row in registry.versions.all()] == [2, 1]
     assert registry.switch.rollback_target() == 1
 
 
@@ -806,8 +821,8 @@ def test_versions_beyond_an_age_go(registry, make, activate, database, monkeypat
     assert registry.versions.retain(n_versions=10, days=41, actor="worker") == []
     assert registry.versions.retain(n_versions=10, days=30.5, actor="worker") == [3]
     (entry,) = trail(database, action="delete")
-    assert entry["details"]["reason"] == "older than 30.5 days"
-    assert [row["version"] for row in registry.versions.all()] == [5, 4, 2, 1]
+    assert entry.details["reason"] == "older than 30.5 days"
+    assert [row.version for row in registry.versions.all()] == [5, 4, 2, 1]
 
 
 def test_files_that_could_not_be_deleted_go_at_the_next_start(
@@ -833,7 +848,7 @@ def test_without_demo_data_nothing_serves_and_the_way_back_is_there(registry, ma
     assert registry.switch.delete_demo(actor="cli") == [2]
     assert registry.switch.active_version() is None
     latest = registry.switch.timeline(limit=1)[0]
-    assert (latest["version"], latest["action"], latest["until"]) == (None, "delete", None)
+    assert (latest.version, latest.action, latest.until) == (None, "delete", None)
     assert registry.switch.rollback_target() == 1
     registry.switch.roll_back(registry.versions.load(1), actor="ann")
     assert registry.switch.active_version() == 1
@@ -843,7 +858,7 @@ def test_a_rebuild_begins_the_timeline(make, activate, lost):
     activate(make())
     lost.recovery.rebuild()
     (entry,) = lost.switch.timeline(limit=9)
-    assert (entry["version"], entry["action"], entry["actor"]) == (1, "rebuild", "start")
+    assert (entry.version, entry.action, entry.actor) == (1, "rebuild", "start")
 
 
 def test_a_rebuild_leaves_alone_what_another_process_writes(make, lost):

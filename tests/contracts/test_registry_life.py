@@ -275,11 +275,11 @@ class Life(RuleBasedStateMachine):
             target = self.registry.switch.rollback_target()
         except ConflictError:
             target = None
-        active = [row["version"] for row in described if row["status"] == "active"]
+        active = [row.version for row in described if row.status == "active"]
         assert len(active) <= 1
         return (
-            {row["version"] for row in described},
-            {row["version"] for row in described if row["pinned"]},
+            {row.version for row in described},
+            {row.version for row in described if row.pinned},
             active[0] if active else None,
             target,
         )
@@ -288,10 +288,10 @@ class Life(RuleBasedStateMachine):
     def the_registry_is_as_the_model(self):
         assert self.seen() == self.expected.seen()
         assert self.registry.switch.active_version() == self.expected.active
-        served = [row["version"] for row in self.registry.versions.all() if row["served"]]
+        served = [row.version for row in self.registry.versions.all() if row.served]
         assert set(self.expected.served) & self.expected.versions <= set(served)
         latest = self.registry.switch.timeline(limit=1)
-        assert [entry["version"] for entry in latest] == self.expected.served[-1:]
+        assert [entry.version for entry in latest] == self.expected.served[-1:]
 
     @invariant()
     def the_folder_follows(self):

@@ -316,7 +316,7 @@ def test_versions_that_many_switch_at_once_stay_one_history(database, settings):
     assert all(earlier != later for earlier, later in itertools.pairwise(changes))
     found = audit.verify(database, settings)
     assert found.ok, found.problem
-    actions = [entry["action"] for entry in audit.entries(database, limit=1000)]
+    actions = [entry.action for entry in audit.entries(database, limit=1000)]
     assert sum(action in {"activate", "rollback"} for action in actions) == len(changes)
 
 

@@ -82,13 +82,16 @@ def test_an_imported_version_gives_the_same_answers(registry, settings, there, t
     assert came.matrix.users.ids == made.matrix.users.ids
     assert came.matrix.items.ids == made.matrix.items.ids
     before, after = registry.versions.describe(version), there.versions.describe(1)
-    same = {*told, "recipe", "settings", "n_users", "training_samples", "trained_on", "note"}
-    assert {name: after[name] for name in same} == {name: before[name] for name in same}
-    assert (after["status"], after["trigger"], after["job_id"]) == ("inactive", "import", None)
-    assert after["served"] is False
-    origin = after["origin"]
-    assert (origin["version"], origin["sha256"]) == (3, before["files"][0]["sha256"])
-    assert origin["timeline"] == before["timeline"]
+    same = {*told, "recipe", "settings", "n_users", "training_samples", "trained_at", "note"}
+    assert {name: getattr(after, name) for name in same} == {
+        name: getattr(before, name) for name in same
+    }
+    assert (after.status, after.trigger, after.job_id) == ("inactive", "import", None)
+    assert after.served is False
+    origin = after.origin
+    assert (origin["version"], origin["sha256"]) == (3, before.files[0].sha256)
+    shown = wire.ModelDetails.model_validate(before)
+    assert origin["timeline"] == shown.model_dump()["timeline"]
     assert origin["trained_at"] == clock.rfc3339(made.metadata.trained_at)
     assert origin["imported_at"] > origin["trained_at"]
     assert came.metadata.origin == origin
@@ -120,10 +123,8 @@ def test_a_version_that_says_odd_things_of_itself_is_shown_all_the_same(
         (listed,) = wire.ModelList.model_validate({"models": each.versions.all()}).models
         shown = wire.ModelAnswer.model_validate({"model": each.versions.describe(1)}).model
         assert (listed.version, shown.version, shown.verdict) == (1, 1, None)
-        compared = {
-            name: each.versions.describe(1)[name] for name in wire.ComparedModel.model_fields
-        }
-        assert wire.ComparedModel.model_validate(compared).recipe == shown.recipe
+        compared = wire.ComparedModel.model_validate(each.versions.describe(1))
+        assert compared.recipe == shown.recipe
 
 
 def test_the_pickle_is_made_anew(registry, settings, there, tmp_path):
@@ -146,7 +147,7 @@ def test_history_goes_on_from_one_installation_to_the_next(registry, settings, t
     there.switch.activate(there.versions.load(1), actor="ben")
     there.transfer.export_bundle(1, target)
     assert registry.transfer.import_bundle(target, actor="ann", cell_limit=CELLS) == 2
-    history = registry.versions.describe(2)["origin"]["timeline"]
+    history = registry.versions.describe(2).origin["timeline"]
     assert [entry["actor"] for entry in history] == ["ben", "ann"]
 
 
@@ -154,8 +155,8 @@ def test_an_import_is_in_the_trail(registry, settings, there, tmp_path):
     registry.transfer.export_bundle(add_version(registry, settings), tmp_path / "b.zip")
     there.transfer.import_bundle(tmp_path / "b.zip", actor="ben", cell_limit=CELLS)
     (entry,) = audit.entries(there.versions._database, limit=9)
-    assert (entry["actor"], entry["action"], entry["subject"]) == ("ben", "import", "model 1")
-    assert entry["details"]["source"]["version"] == 1
+    assert (entry.actor, entry.action, entry.subject) == ("ben", "import", "model 1")
+    assert entry.details["source"]["version"] == 1
 
 
 def test_what_is_newer_than_an_imported_version_counts_as_newer(
@@ -380,7 +381,7 @@ def test_hostile_bundles_are_refused_and_leave_nothing(registry, settings, cases
                 f"{name}: {registry.transfer.import_bundle(path, actor='x', cell_limit=CELLS)}"
             )
         assert files(registry) == before, name
-        assert [row["version"] for row in registry.versions.all()] == [1], name
+        assert [row.version for row in registry.versions.all()] == [1], name
     assert not (folder / "harm").exists()
     assert not [path.name for path in tmp_path.rglob("*evil*")]
     assert registry.versions.reserve(job_id=None) == 2, (
@@ -514,15 +515,15 @@ def test_versions_newer_than_the_database_come_back_under_their_numbers(registry
     registry.switch.repair_link()
     assert registry.recovery.remove_unfinished() == []
     assert registry.recovery.set_aside_unknown() == [2, 3]
-    assert [row["version"] for row in registry.versions.all()] == [1]
+    assert [row.version for row in registry.versions.all()] == [1]
     taken_in = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
     assert [(entry.version, entry.error) for entry in taken_in] == [(2, None), (3, None)]
     for number in (2, 3):
         after = registry.versions.describe(number)
-        assert after["files"][0] == before[number]["files"][0], "byte for byte the same"
-        assert after["origin"] is None
-        assert after["fingerprint"] == str(number)
-        assert (after["status"], after["trained_on"]) == ("inactive", before[number]["trained_on"])
+        assert after.files[0] == before[number].files[0], "byte for byte the same"
+        assert after.origin is None
+        assert after.fingerprint == str(number)
+        assert (after.status, after.trained_at) == ("inactive", before[number].trained_at)
         registry.versions.load(number)
     assert "unknown" in files(registry)
     assert list((settings.model_dir / "unknown").iterdir()) == []
@@ -542,10 +543,10 @@ def test_numbers_that_were_given_again_stay_with_the_later(registry, settings, o
         storage.models.reserve(connection, above=0, job_id=7)  # 2, by a release that looks nowhere
     taken_in = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
     assert sorted(entry.version for entry in taken_in) == [3, 4]
-    assert registry.versions.describe(3)["fingerprint"] == "third"
+    assert registry.versions.describe(3).fingerprint == "third"
     other = registry.versions.describe(4)
-    assert (other["fingerprint"], other["origin"]["version"]) == ("first", 2)
-    assert registry.versions.load(4).artifact.metadata.origin == other["origin"]
+    assert (other.fingerprint, other.origin["version"]) == ("first", 2)
+    assert registry.versions.load(4).artifact.metadata.origin == other.origin
 
 
 def test_what_is_not_sound_stays_aside_and_is_named(registry, settings, tmp_path):
@@ -589,8 +590,8 @@ def test_a_file_that_died_on_its_way_in_is_not_lost(registry, settings, monkeypa
     monkeypatch.undo()
     (taken_in,) = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
     assert taken_in.version == 6, "5 was taken, and numbers never come again"
-    assert registry.versions.describe(6)["fingerprint"] == "five"
-    assert registry.versions.describe(6)["origin"]["version"] == 5
+    assert registry.versions.describe(6).fingerprint == "five"
+    assert registry.versions.describe(6).origin["version"] == 5
 
 
 def test_a_file_cannot_say_from_where_on_versions_are_counted(registry, settings):
@@ -599,7 +600,7 @@ def test_a_file_cannot_say_from_where_on_versions_are_counted(registry, settings
     ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
     (taken_in,) = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
     assert taken_in.version == 2
-    assert registry.versions.describe(2)["origin"]["version"] == 999_999_999
+    assert registry.versions.describe(2).origin["version"] == 999_999_999
     ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
     assert registry.versions.reserve(job_id=None) == 3
 
@@ -611,8 +612,8 @@ def test_a_version_set_aside_twice_is_taken_in_twice(registry, settings):
         registry.recovery.set_aside_unknown()
     taken_in = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
     assert [entry.version for entry in taken_in] == [5, 6]
-    assert {registry.versions.describe(number)["fingerprint"] for number in (5, 6)} == {"a", "b"}
-    assert [registry.versions.describe(number)["origin"] is None for number in (5, 6)] == [
+    assert {registry.versions.describe(number).fingerprint for number in (5, 6)} == {"a", "b"}
+    assert [registry.versions.describe(number).origin is None for number in (5, 6)] == [
         True,
         False,
     ]
@@ -623,4 +624,4 @@ def test_taking_in_keeps_what_the_file_says(registry, settings):
     ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
     registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
     described = registry.versions.describe(3)
-    assert (described["trigger"], described["is_demo"]) == ("schedule", True)
+    assert (described.trigger, described.is_demo) == ("schedule", True)

@@ -11,6 +11,11 @@ from reckeeper import clock
 LATEST = clock.microseconds(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 
+def test_a_plain_time_is_to_the_second():
+    assert clock.plain(1_764_891_735_999_999) == "2025-12-04 23:42:15"
+    assert clock.plain(1_764_891_735_000_000) == "2025-12-04 23:42:15"
+
+
 def test_times_are_rfc_3339():
     assert clock.rfc3339(1_764_891_735_000_042) == "2025-12-04T23:42:15.000042Z"
     assert clock.rfc3339(0) == "1970-01-01T00:00:00.000000Z"

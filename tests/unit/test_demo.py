@@ -142,7 +142,7 @@ def test_it_is_loaded_into_an_empty_database_once(database, settings, rows):
         assert row.status == storage.imports.COMPLETE
         assert row.accepted == len(rows)
         entry = audit.entries(database, limit=1)[0]
-        assert entry["action"] == "load_demo"
+        assert entry.action == "load_demo"
         film = storage.items.get_many(connection, ["film-0173"])["film-0173"]
         assert film == demo.catalogue()[172]
         for user in info.sample_users:

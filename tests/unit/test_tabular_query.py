@@ -116,7 +116,7 @@ def test_a_query_is_imported_as_a_file_is(shop, url, ask, database, settings, tm
     with database.read() as connection:
         (row,) = storage.imports.all_imports(connection)
         (entry,) = audit.entries(database, limit=1)
-    assert entry["details"]["source"] == row.source
+    assert entry.details["source"] == row.source
     assert row.source.startswith(f"{url} (SELECT customer, sku, at")
     assert row.status == "complete"
     assert files.undo(database, report.import_id, actor="test").interactions == 2

@@ -164,13 +164,11 @@ def _compared(
     compared = serving.compare_versions(
         versions.load(version), versions.load(other), k=k, n_users=n_users
     )
-    shown = wire.ComparedModel.model_fields
-    first, second = (versions.describe(number) for number in (version, other))
     return wire.Comparison.model_validate(
         {
             **dataclasses.asdict(compared),
-            "first": {name: first[name] for name in shown},
-            "second": {name: second[name] for name in shown},
+            "first": versions.describe(version),
+            "second": versions.describe(other),
         }
     )
 

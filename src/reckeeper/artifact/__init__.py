@@ -10,7 +10,6 @@ from reckeeper.artifact.format import (
     Metadata,
     read,
     sha256_of,
-    timestamp_name,
     type_name,
     write_native,
 )
@@ -38,7 +37,6 @@ __all__ = [
     "read",
     "read_bundle",
     "sha256_of",
-    "timestamp_name",
     "type_name",
     "version_of",
     "write_bundle",

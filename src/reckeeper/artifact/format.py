@@ -113,18 +113,13 @@ class Metadata:
 
     @property
     def timestamp(self) -> str:
-        """`trained_at` as `timestamp_name` gives it."""
-        return timestamp_name(self.trained_at)
+        """`trained_at` as ``2025-12-04 23:42:15``, UTC."""
+        return clock.plain(self.trained_at)
 
 
 def type_name(recipe: str) -> str:
     """Return ``SVD`` for every recipe that decomposes, else the recipe's name."""
     return "SVD" if recipe_named(recipe).decomposes else recipe
-
-
-def timestamp_name(moment: int) -> str:
-    """Return a time in microseconds since 1970 as ``2025-12-04 23:42:15``, UTC."""
-    return f"{clock.utc(moment):%Y-%m-%d %H:%M:%S}"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from reckeeper import storage
 from reckeeper.artifact import ModelStore
+from reckeeper.registry.described import DescribedModel, ListedModel, RetrainAnswer
 from reckeeper.registry.recovery import Recovery, TakenIn
 from reckeeper.registry.switch import Switch
 from reckeeper.registry.transfer import Transfer
@@ -12,8 +13,11 @@ from reckeeper.registry.versions import MAX_NOTE_CHARS, ActiveModel, Versions
 __all__ = [
     "MAX_NOTE_CHARS",
     "ActiveModel",
+    "DescribedModel",
+    "ListedModel",
     "Recovery",
     "Registry",
+    "RetrainAnswer",
     "Switch",
     "TakenIn",
     "Transfer",

@@ -1,83 +1,151 @@
-"""Versions and entries of the timeline as the API shows them."""
+"""Versions as they are shown: their rows, with what the contract says of them beside."""
 
 import os
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from reckeeper import clock, storage
 from reckeeper.artifact import (
     ACTIVE_LINK,
     ModelStore,
+    WrittenFile,
     native_name,
     pickle_name,
-    timestamp_name,
     type_name,
 )
 
-_UNSHOWN = {
-    "is_active",
-    "trained_at",
-    "pinned_at",
-    "deleted_at",
-    "native_bytes",
-    "native_sha256",
-    "pickle_bytes",
-    "pickle_sha256",
-}
-"""What is shown in another form."""
 
+@dataclass(frozen=True, kw_only=True)
+class _Described(storage.VersionSummary):
+    """What is shown of every version.
 
-def describe(
-    row: storage.VersionSummary,
-    store: ModelStore,
-    *,
-    entries: list[storage.TimelineEntry] | None = None,
-) -> dict[str, Any]:
-    """Return a version as the API shows it: its record, with the contract's forms of some fields.
-
-    Parameters
+    Attributes
     ----------
-    row : storage.VersionSummary
-    store : ModelStore
-    entries : list of storage.TimelineEntry, optional
-        When it was active; they are shown with what the files are.
+    path : str
+        Of its pickle, or of the link that names it while it is active.
+    pinned : bool
+        Whether a pin keeps it now; `pinned_until` is None where none does.
     """
-    is_pinned_now = is_pinned(row)
-    shown = {name: value for name, value in vars(row).items() if name not in _UNSHOWN}
-    shown |= {
-        "name": "Retrained SVD Model",
-        "path": os.path.join(
-            store.folder, ACTIVE_LINK if row.is_active else pickle_name(row.version)
+
+    path: str
+    pinned: bool
+
+    @property
+    def name(self) -> str:
+        """The contract's name, the same for all."""
+        return "Retrained SVD Model"
+
+    @property
+    def type(self) -> str:
+        """``SVD`` for every recipe that decomposes, else the recipe's name."""
+        return type_name(self.recipe)
+
+    @property
+    def status(self) -> Literal["active", "inactive"]:
+        """Whether it is the active version."""
+        return "active" if self.is_active else "inactive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedModel(_Described, storage.ListedVersion):
+    """A version as a list shows it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribedModel(_Described, storage.Version):
+    """A version with all that is known of it.
+
+    Attributes
+    ----------
+    files : tuple of WrittenFile
+        The native one, and the pickle if there is one.
+    timeline : tuple of storage.TimelineEntry
+        When it was active, the latest first.
+    """
+
+    files: tuple[WrittenFile, ...]
+    timeline: tuple[storage.TimelineEntry, ...]
+
+    @property
+    def served(self) -> bool:
+        """Whether it was ever active."""
+        return bool(self.timeline)
+
+
+@dataclass(frozen=True)
+class RetrainDetails:
+    """What a retrain made: `explained_variance` has four decimals."""
+
+    training_samples: int
+    n_users: int
+    n_items: int
+    explained_variance: float
+
+
+@dataclass(frozen=True)
+class RetrainAnswer:
+    """The contract's answer to a retrain.
+
+    Attributes
+    ----------
+    message : str
+        A sentence with the same figures as `details`.
+    details : RetrainDetails
+    version, job_id : int
+    promoted : bool or None
+        Whether the version was activated, where that is known.
+    verdict : dict or None
+        The gate's.
+    """
+
+    message: str
+    details: RetrainDetails
+    version: int
+    job_id: int
+    promoted: bool | None
+    verdict: dict[str, Any] | None
+
+
+def listed(row: storage.ListedVersion, store: ModelStore) -> ListedModel:
+    """Return a version as a list shows it."""
+    return storage.made(ListedModel, _told(row, store).items())
+
+
+def described(
+    row: storage.Version, store: ModelStore, entries: list[storage.TimelineEntry]
+) -> DescribedModel:
+    """Return a version with its files, and the entries of the timeline that are its own."""
+    files = (
+        WrittenFile(native_name(row.version), row.native_bytes, row.native_sha256),
+        WrittenFile(pickle_name(row.version), row.pickle_bytes, row.pickle_sha256),
+    )
+    return DescribedModel(
+        **_told(row, store),
+        files=tuple(file for file in files if file.sha256),
+        timeline=tuple(entries),
+    )
+
+
+def retrained(
+    row: storage.Version, *, job_id: int, promoted: bool | None, verdict: dict[str, Any] | None
+) -> RetrainAnswer:
+    """Return the contract's answer to the retrain that made a version."""
+    return RetrainAnswer(
+        message=(
+            f"Model retrained in {row.seconds:.1f}s - {row.training_samples} samples, "
+            f"{row.explained_variance:.2%} variance explained"
         ),
-        "type": type_name(row.recipe),
-        "status": "active" if row.is_active else "inactive",
-        "explained_variance": f"{row.explained_variance:.2%}",
-        "trained_on": timestamp_name(row.trained_at),
-        "latest_at": time_or_none(row.latest_at or None),
-        "actor": row.actor or None,
-        "pinned": is_pinned_now,
-        "pinned_until": time_or_none(row.pinned_until) if is_pinned_now else None,
-    }
-    if entries is not None:
-        files = (
-            (native_name(row.version), row.native_bytes, row.native_sha256),
-            (pickle_name(row.version), row.pickle_bytes, row.pickle_sha256),
-        )
-        shown |= {
-            "served": bool(entries),
-            "files": [
-                {"name": name, "bytes": n_bytes, "sha256": sha256}
-                for name, n_bytes, sha256 in files
-                if sha256
-            ],
-            "timeline": [describe_entry(entry) for entry in entries],
-        }
-    return shown
-
-
-def describe_entry(entry: storage.TimelineEntry) -> dict[str, Any]:
-    """Return an entry of the timeline as the API shows it."""
-    shown = {name: value for name, value in vars(entry).items() if name != "back_to"}
-    return shown | {"at": clock.rfc3339(entry.at), "until": time_or_none(entry.until)}
+        details=RetrainDetails(
+            training_samples=row.training_samples,
+            n_users=row.n_users,
+            n_items=row.n_items,
+            explained_variance=round(row.explained_variance, 4),
+        ),
+        version=row.version,
+        job_id=job_id,
+        promoted=promoted,
+        verdict=verdict,
+    )
 
 
 def is_pinned(row: storage.VersionSummary) -> bool:
@@ -86,11 +154,12 @@ def is_pinned(row: storage.VersionSummary) -> bool:
     return row.pinned_at is not None and (until is None or until > clock.now())
 
 
-def describe_pin(row: storage.VersionSummary) -> dict[str, Any]:
-    """Return a pin as the trail has it."""
-    return {"pinned": is_pinned(row), "until": time_or_none(row.pinned_until)}
-
-
-def time_or_none(microseconds: int | None) -> str | None:
-    """Return a time as the API shows it; None stays None."""
-    return None if microseconds is None else clock.rfc3339(microseconds)
+def _told(row: storage.VersionSummary, store: ModelStore) -> dict[str, Any]:
+    name = ACTIVE_LINK if row.is_active else pickle_name(row.version)
+    pinned = is_pinned(row)
+    return {
+        **vars(row),
+        "path": f"{store.folder}{os.sep}{name}",
+        "pinned": pinned,
+        "pinned_until": row.pinned_until if pinned else None,
+    }

@@ -1,12 +1,12 @@
 """Which version is active: the row decides, the link in the model folder follows."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from reckeeper import audit, clock, storage
 from reckeeper.artifact import ModelStore
 from reckeeper.errors import Action, ConflictError, PinnedError
-from reckeeper.registry.described import describe_entry, is_pinned
+from reckeeper.registry.described import is_pinned
 from reckeeper.registry.versions import ActiveModel, delete_files, delete_row, existing
 from reckeeper.telemetry import get_logger
 
@@ -155,8 +155,8 @@ class Switch:
             )
         self.repair_link()
 
-    def timeline(self, *, limit: int, before: int | None = None) -> list[dict[str, Any]]:
-        """Describe what was active when, who switched and why.
+    def timeline(self, *, limit: int, before: int | None = None) -> list[storage.TimelineEntry]:
+        """Return what was active when, who switched and why.
 
         Parameters
         ----------
@@ -167,12 +167,11 @@ class Switch:
 
         Returns
         -------
-        list of dict
+        list of storage.TimelineEntry
             The latest first; ``until`` is None for the last.
         """
         with self._database.read() as connection:
-            entries = storage.timeline.page(connection, limit=limit, before=before)
-        return [describe_entry(entry) for entry in entries]
+            return storage.timeline.page(connection, limit=limit, before=before)
 
     def delete_demo(self, *, actor: str) -> list[int]:
         """Delete every version that demo data went into, an active or pinned one too."""

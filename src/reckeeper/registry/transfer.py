@@ -3,9 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from reckeeper import artifact, storage
+from reckeeper import artifact, clock, storage
 from reckeeper.artifact import ModelStore, WrittenFile
-from reckeeper.registry.described import describe_entry
 from reckeeper.registry.versions import Versions, check_note, existing, origin_of
 
 _HISTORY = 100
@@ -47,7 +46,7 @@ class Transfer:
             row = existing(connection, version)
             entries = storage.timeline.of_version(connection, version)
         earlier = (row.origin or {}).get("timeline")
-        history = [describe_entry(entry) for entry in entries]
+        history = [_told(entry) for entry in entries]
         history += earlier if isinstance(earlier, list) else []
         return artifact.write_bundle(
             target,
@@ -96,3 +95,10 @@ class Transfer:
             source={"version": brought.version, "sha256": bundle.sha256},
         )
         return metadata.version
+
+
+def _told(entry: storage.TimelineEntry) -> dict[str, object]:
+    """Return an entry of the timeline as a bundle has it."""
+    told = {name: value for name, value in vars(entry).items() if name != "back_to"}
+    until = None if entry.until is None else clock.rfc3339(entry.until)
+    return told | {"at": clock.rfc3339(entry.at), "until": until}

@@ -17,7 +17,15 @@ from reckeeper.errors import (
     NotFoundError,
     StorageError,
 )
-from reckeeper.registry.described import describe, describe_pin, is_pinned
+from reckeeper.registry.described import (
+    DescribedModel,
+    ListedModel,
+    RetrainAnswer,
+    described,
+    is_pinned,
+    listed,
+    retrained,
+)
 from reckeeper.telemetry import get_logger
 
 MAX_NOTE_CHARS = 10_000
@@ -116,18 +124,18 @@ class Versions:
             if storage.models.get(connection, version) is None:
                 self._store.delete(version)
 
-    def all(self) -> list[dict[str, Any]]:
+    def all(self) -> list[ListedModel]:
         """Describe all versions, the newest first; opens no model file."""
         with self._database.read() as connection:
             rows = storage.models.listed(connection)
-        return [describe(row, self._store) for row in rows]
+        return [listed(row, self._store) for row in rows]
 
     def has_demo(self) -> bool:
         """Return whether demo data went into a version that is there."""
         with self._database.read() as connection:
             return any(row.is_demo for row in storage.models.listed(connection))
 
-    def describe(self, version: int) -> dict[str, Any]:
+    def describe(self, version: int) -> DescribedModel:
         """Describe one version in full; opens no model file.
 
         Raises
@@ -138,7 +146,7 @@ class Versions:
         with self._database.read() as connection:
             row = existing(connection, version)
             entries = storage.timeline.of_version(connection, version)
-        return describe(row, self._store, entries=entries)
+        return described(row, self._store, entries)
 
     def retrain_answer(
         self,
@@ -146,8 +154,8 @@ class Versions:
         *,
         job_id: int,
         promoted: bool | None = None,
-        verdict: Mapping[str, object] | None = None,
-    ) -> dict[str, Any]:
+        verdict: dict[str, Any] | None = None,
+    ) -> RetrainAnswer:
         """Return the contract's answer to the retrain that made a version.
 
         Parameters
@@ -155,28 +163,13 @@ class Versions:
         version, job_id : int
         promoted : bool, optional
             Whether it was activated.
-        verdict : mapping, optional
+        verdict : dict, optional
             The gate's; by default what is registered.
         """
         with self._database.read() as connection:
             row = existing(connection, version)
-        return {
-            "status": "ok",
-            "message": (
-                f"Model retrained in {row.seconds:.1f}s - {row.training_samples} samples, "
-                f"{row.explained_variance:.2%} variance explained"
-            ),
-            "details": {
-                "training_samples": row.training_samples,
-                "n_users": row.n_users,
-                "n_items": row.n_items,
-                "explained_variance": round(row.explained_variance, 4),
-            },
-            "version": version,
-            "job_id": job_id,
-            "promoted": promoted,
-            "verdict": row.verdict if verdict is None else dict(verdict),
-        }
+        told = row.verdict if verdict is None else verdict
+        return retrained(row, job_id=job_id, promoted=promoted, verdict=told)
 
     def load(self, version: int) -> ActiveModel:
         """Read and verify a version's native file.
@@ -261,7 +254,7 @@ class Versions:
         with self._database.write() as connection:
             before = existing(connection, version)
             after = dataclasses.replace(before, pinned_at=pinned_at, pinned_until=pinned_until)
-            if describe_pin(before) == describe_pin(after):
+            if _pin_of(before) == _pin_of(after):
                 return
             storage.models.set_pin(
                 connection, version, pinned_at=pinned_at, pinned_until=pinned_until
@@ -271,8 +264,8 @@ class Versions:
                 actor=actor,
                 action=action,
                 subject=f"model {version}",
-                before=describe_pin(before),
-                after=describe_pin(after),
+                before=_pin_of(before),
+                after=_pin_of(after),
                 reason=reason,
             )
 
@@ -474,6 +467,12 @@ def existing(connection: storage.Connection, version: int) -> storage.Version:
     return row
 
 
+def _pin_of(row: storage.VersionSummary) -> dict[str, object]:
+    """Return a pin as the trail has it."""
+    until = row.pinned_until
+    return {"pinned": is_pinned(row), "until": None if until is None else clock.rfc3339(until)}
+
+
 def delete_row(
     connection: storage.Connection, version: int, *, actor: str, reason: str | None
 ) -> None:
@@ -521,7 +520,9 @@ def check_note(text: str | None) -> None:
     raise DataError(f"note: {problem}", details={"field": "note"})
 
 
-def origin_of(metadata: Metadata, *, sha256: str, timeline: list[dict[str, Any]]) -> dict[str, Any]:
+def origin_of(
+    metadata: Metadata, *, sha256: str, timeline: list[dict[str, Any]]
+) -> dict[str, object]:
     """Return where a version that is brought here was made, and what it did there."""
     return {
         "version": metadata.version,

@@ -47,6 +47,7 @@ from reckeeper.storage.tables import (
     TimelineEntry,
     Version,
     VersionSummary,
+    made,
 )
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "items",
     "jobs",
     "leases",
+    "made",
     "migrate",
     "models",
     "notices",

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -11,6 +12,7 @@ from reckeeper.storage.tables import (
     Version,
     VersionSummary,
     every,
+    made,
     models,
     one,
     timeline,
@@ -18,7 +20,7 @@ from reckeeper.storage.tables import (
     version_numbers,
 )
 
-_VERDICT = ("decision", "standing", "sentence", "disposition", "outcome")
+_VERDICT = ("decision", "sentence", "standing", "disposition", "outcome")
 _SERVED = sa.select(timeline.c.version).where(timeline.c.version.is_not(None))
 _LISTED = (
     sa.select(
@@ -44,14 +46,24 @@ def all_versions(connection: sa.Connection) -> list[Version]:
 
 def listed(connection: sa.Connection) -> list[ListedVersion]:
     """Return what a list shows of all versions that are not deleted, the newest first."""
-    rows = [dict(row) for row in connection.execute(_LISTED).mappings()]
-    for row in rows:
-        verdict = {name: row.pop(name) for name in _VERDICT}
-        for name in ("standing", "disposition", "outcome"):
-            if verdict[name] is None:
-                del verdict[name]
-        row["verdict"] = verdict if verdict["decision"] else None
-    return [ListedVersion(**row) for row in rows]
+    found = connection.execute(_LISTED)
+    n_own = len(found.keys()) - len(_VERDICT)
+    names = (*tuple(found.keys())[:n_own], "verdict")
+    return [
+        made(ListedVersion, zip(names, (*row[:n_own], _in_short(*row[n_own:])), strict=True))
+        for row in found
+    ]
+
+
+def _in_short(
+    decision: str | None, sentence: str | None, *others: str | None
+) -> dict[str, Any] | None:
+    """Return what a list shows of a verdict, in the order of `_VERDICT`."""
+    if not decision:
+        return None
+    told = {"decision": decision, "sentence": sentence}
+    rest = zip(_VERDICT[2:], others, strict=True)
+    return told | {name: value for name, value in rest if value is not None}
 
 
 def get(connection: sa.Connection, version: int) -> Version | None:

@@ -6,7 +6,7 @@ values.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -109,8 +109,8 @@ def every(record: type[R], found: Result[Any]) -> list[R]:
         One of them cannot be read.
     """
     with _readable(record):
-        rows = found.mappings().all()
-    return [record(**row) for row in rows]
+        rows = found.all()
+    return [made(record, zip(found.keys(), row, strict=True)) for row in rows]
 
 
 @contextlib.contextmanager
@@ -122,6 +122,16 @@ def _readable(record: type) -> Iterator[None]:
             f"A {record.__name__} in the database cannot be read ({exc}): something else has "
             "changed it. Restore it from a backup."
         ) from exc
+
+
+def made(record: type[R], values: Iterable[tuple[str, object]]) -> R:
+    """Return a record out of the values of all its fields.
+
+    Not by ``__init__``: for a list of versions that takes twice as long as the query.
+    """
+    new = object.__new__(record)
+    vars(new).update(values)
+    return new
 
 
 @dataclass(frozen=True, kw_only=True)

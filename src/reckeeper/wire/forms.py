@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from ..clock import rfc3339, utc
+from ..clock import plain, rfc3339
 
 JsonObject = dict[str, Any]
 """Truly open content: an item's attributes, a recipe's settings, the details of an error."""
@@ -67,6 +67,14 @@ def is_none(value: object) -> bool:
     return value is None
 
 
+def _or_none(value: object) -> object:
+    return value or None
+
+
+or_none = BeforeValidator(_or_none)
+"""Reads 0 and an empty text as None: a record has them where there is nothing."""
+
+
 def otherwise(default: object) -> WrapValidator:
     """Read a field as `default` where it has another form.
 
@@ -93,7 +101,7 @@ def _rfc3339(moment: object) -> object:
 
 
 def _to_the_second(moment: object) -> object:
-    return f"{utc(moment):%Y-%m-%d %H:%M:%S}" if _is_count(moment) else moment
+    return plain(moment) if _is_count(moment) else moment
 
 
 def _percent(share: object) -> object:

@@ -15,6 +15,7 @@ from .forms import (
     Request,
     Time,
     is_none,
+    or_none,
     otherwise,
 )
 from .verdicts import Metric, Verdict, VerdictSummary
@@ -98,7 +99,7 @@ class _AnyModel(Answer):
     n_users: int
     n_items: int
     explained_variance: Percentage
-    trained_on: PlainTime
+    trained_on: PlainTime = Field(validation_alias=AliasChoices("trained_at", "trained_on"))
     version: int
     recipe: str
     settings: JsonObject
@@ -126,9 +127,9 @@ class ModelDetails(_AnyModel):
     verdict: Annotated[Verdict | None, otherwise(None)]
     fingerprint: str
     watermark: int
-    latest_at: Time | None
+    latest_at: Annotated[Time | None, or_none]
     data: Annotated[TrainingData, otherwise(TrainingData())]
-    actor: str | None
+    actor: Annotated[str | None, or_none]
     cause: Annotated[Cause | None, otherwise(None)]
     peak_memory_bytes: int
     libraries: Annotated[dict[str, str], otherwise({})]
