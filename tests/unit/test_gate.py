@@ -87,18 +87,15 @@ def fitted(recipe, settings, interactions):
     return ActiveModel(3, Artifact(metadata, interactions, model), 1)
 
 
-def judge(held_out, candidate, **changed):
-    recipe, settings = candidate
+def judge(held_out, candidate, *, log=None, is_automatic=True, **changed):
+    log = held_out.log if log is None else log
     return gate.judge(
+        gate.Candidate(*candidate, log, is_automatic),
         held_out,
         **{
-            "recipe": recipe,
-            "settings": settings,
             "active": None,
             "previous": None,
-            "log": held_out.log,
             "policy": POLICY,
-            "is_automatic": True,
             "report": lambda _: None,
             **changed,
         },

@@ -59,6 +59,26 @@ class HeldOut:
         return self.log if self.split is None else self.log.part(self.split.keep)
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is to be fitted, and is judged before.
+
+    Attributes
+    ----------
+    recipe : str
+    settings : dict
+    log : InteractionLog
+        All that it will be fitted on in the end.
+    is_automatic : bool
+        Nobody watches: a fall of the data is a reason to reject.
+    """
+
+    recipe: str
+    settings: Mapping[str, object]
+    log: InteractionLog = field(repr=False)
+    is_automatic: bool
+
+
 def hold_out(
     log: InteractionLog,
     *,
@@ -105,15 +125,12 @@ def hold_out(
 
 
 def judge(
+    candidate: Candidate,
     held_out: HeldOut,
     *,
-    recipe: str,
-    settings: Mapping[str, object],
     active: ActiveModel | None,
     previous: storage.Version | None,
-    log: InteractionLog,
     policy: Policy,
-    is_automatic: bool,
     report: Callable[[float], None],
     seed: int = 0,
 ) -> Verdict:
@@ -128,19 +145,14 @@ def judge(
 
     Parameters
     ----------
+    candidate : Candidate
     held_out : HeldOut
-    recipe, settings
-        The candidate's.
     active : ActiveModel or None
         The active version in memory; None if there is none or it cannot be
         loaded.
     previous : storage.Version or None
         The version that was trained last.
-    log : InteractionLog
-        All that the candidate will be fitted on in the end.
     policy : Policy
-    is_automatic : bool
-        Nobody watches: a fall of the data is a reason to reject.
     report : callable
         Called with the fraction done, in [0, 1]. What it raises ends it.
     seed : int
@@ -152,14 +164,14 @@ def judge(
     fitted or measured is no error here: a warning says so.
     """
     began = time.perf_counter()
-    data, falls = drift.since(previous, log, policy=policy)
+    data, falls = drift.since(previous, candidate.log, policy=policy)
     verdict = Verdict(
         decision="promote",
         standing="not_judged",
         sentence="",
         decided_at=0,
-        reasons=falls if is_automatic else (),
-        warnings=() if is_automatic else falls,
+        reasons=falls if candidate.is_automatic else (),
+        warnings=() if candidate.is_automatic else falls,
         metric=policy.metric,
         margin=policy.margin,
         k=K,
@@ -167,7 +179,7 @@ def judge(
         data=data,
     )
     try:
-        measured = _measure(held_out, recipe, settings, active=active, seed=seed, report=report)
+        measured = _measure(candidate, held_out, active=active, seed=seed, report=report)
     except DataError as exc:
         verdict = _doubtful(verdict, f"Nothing could be measured. {exc.message}")
     else:
@@ -178,7 +190,7 @@ def judge(
                 f"Interactions are weighed or chosen otherwise than for version "
                 f"{verdict.active_version}. What that changes shows on newer interactions alone.",
             )
-        verdict = _weigh(verdict, measured, recipe=recipe, policy=policy)
+        verdict = _weigh(verdict, measured, recipe=candidate.recipe, policy=policy)
     if held_out.active is None:
         verdict = dataclasses.replace(
             verdict, reasons=(), warnings=verdict.warnings + verdict.reasons
@@ -243,9 +255,8 @@ class _Measured:
 
 
 def _measure(
+    candidate: Candidate,
     held_out: HeldOut,
-    recipe: str,
-    settings: Mapping[str, object],
     *,
     active: ActiveModel | None,
     seed: int,
@@ -263,12 +274,12 @@ def _measure(
     if split is None:
         raise NotEnoughDataError("There are no interactions.")
     measured = _Measuring(split, seed=seed, report=report)
-    ours = measured.fitted(recipe, settings)
+    ours = measured.fitted(candidate.recipe, candidate.settings)
     popular = measured.fitted(BASELINE, {})
     if row is None:
         return _Measured("refit", measured(ours, 0), measured(popular, 1))
 
-    is_same = _is_same(row, recipe, settings)
+    is_same = _is_same(row, candidate)
     beside = None if is_same else measured.fitted(row.recipe, row.settings)
     method: Literal["new_interactions", "refit"] = "refit"
     if active is not None and split.kind == "new":
@@ -277,16 +288,16 @@ def _measure(
         if is_same and _is_of(row, held_out):
             ours = beside
 
-    candidate, popularity = measured(ours, 0), measured(popular, 1)
+    quality, popularity = measured(ours, 0), measured(popular, 1)
     if beside is None:
         then = _coverage_then(row, n_users=len(measured.users))
-        return _Measured(method, candidate, popularity, coverage=then)
+        return _Measured(method, quality, popularity, coverage=then)
     try:
-        quality = candidate if ours is beside else measured(beside, 2)
+        theirs = quality if ours is beside else measured(beside, 2)
     except DataError as exc:
         problem = f"Version {row.version} could not be measured beside it: {exc.message}"
-        return _Measured(method, candidate, popularity, problem=problem)
-    return _Measured(method, candidate, popularity, quality, quality.coverage)
+        return _Measured(method, quality, popularity, problem=problem)
+    return _Measured(method, quality, popularity, theirs, theirs.coverage)
 
 
 class _Measuring:
@@ -370,13 +381,14 @@ def _continued(seen: InteractionLog, later: InteractionLog) -> InteractionLog:
     )
 
 
-def _is_same(row: storage.Version, recipe: str, settings: Mapping[str, object]) -> bool:
-    """Say whether a version has this recipe with these settings, once both are complete."""
+def _is_same(row: storage.Version, candidate: Candidate) -> bool:
+    """Say whether a version has the candidate's recipe and settings, once both are complete."""
+    recipe = candidate.recipe
     if row.recipe != recipe:
         return False
     complete = recipe_named(recipe).settings_type.parse
     try:
-        return complete(row.settings, recipe=recipe) == complete(settings, recipe=recipe)
+        return complete(row.settings, recipe=recipe) == complete(candidate.settings, recipe=recipe)
     except DataError:
         return False  # settings of another time, which the recipe no longer takes
 

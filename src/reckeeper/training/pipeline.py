@@ -326,14 +326,11 @@ def _judged(
     begin, end = plan.stages.tuning, plan.stages.judging
     report("judging", begin)
     return gate.judge(
+        gate.Candidate(plan.recipe, plan.settings, log, is_automatic=plan.is_automatic),
         held_out,
-        recipe=plan.recipe,
-        settings=plan.settings,
         active=_loaded(registry, plan.active),
         previous=plan.accepted,
-        log=log,
         policy=plan.policy,
-        is_automatic=plan.is_automatic,
         report=lambda done: report("judging", begin + (end - begin) * done),
     )
 
