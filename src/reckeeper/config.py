@@ -23,6 +23,8 @@ from pydantic_settings import (
 from reckeeper.errors import ConfigError
 from reckeeper.interactions import WITHOUT_WEIGHT
 
+LONGEST_POLL_SECONDS = 0.4
+
 # How pydantic's findings are worded; those of the functions below come with their own words.
 _WORDS = {
     "int_parsing": "must be a whole number",
@@ -159,8 +161,19 @@ def address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _pause(seconds: float) -> float:
+    # A look takes a moment itself.
+    if not 0.01 <= seconds <= LONGEST_POLL_SECONDS:
+        raise ValueError(
+            f"must be 0.01 to {LONGEST_POLL_SECONDS} seconds: every process looks for a new "
+            "active version at least twice a second"
+        )
+    return seconds
+
+
 _Folder = Annotated[Path, AfterValidator(_folder)]
 _Port = Annotated[int, Field(ge=1, le=65_535)]
+_Pause = Annotated[float, AfterValidator(_pause)]
 _Count = Annotated[int, Field(ge=1)]
 _Url = Annotated[str, AfterValidator(_url)]
 _Timezone = Annotated[str, AfterValidator(_timezone)]
@@ -297,6 +310,11 @@ class Settings(BaseSettings):
         "RECKEEPER_TRAINING_MEMORY_BYTES", None,
         "Bytes of memory that a job may need by its estimate; a larger job is refused.",
         shown="what is free",
+    )  # fmt: skip
+    poll_seconds: _Pause = _setting(
+        "RECKEEPER_POLL_SECONDS", 0.25,
+        "Seconds between two looks of a process for a new active version and the progress of jobs, "
+        "at most 0.4; the policy is read every second time, schedule and notices every fourth.",
     )  # fmt: skip
     audit_key: _Key | None = _setting(
         "RECKEEPER_AUDIT_KEY", None,

@@ -68,15 +68,13 @@ class Courier:
     ----------
     database : storage.Database
     settings : Settings
-        The policy while none is stored.
+        The policy while none is stored. The outbox is read every fourth `poll_seconds`.
     timeout_seconds : float
         From the beginning of an attempt to the whole head of the answer.
     first_pause_seconds, longest_pause_seconds : float
         After the first attempt, and at most.
     give_up_seconds : float
         From the event to the last attempt.
-    look_seconds : float
-        How often the outbox is read.
     """
 
     def __init__(
@@ -88,7 +86,6 @@ class Courier:
         first_pause_seconds: float = 5.0,
         longest_pause_seconds: float = 3600.0,
         give_up_seconds: float = 86_400.0,
-        look_seconds: float = 1.0,
     ) -> None:
         self._database = database
         self._settings = settings
@@ -97,7 +94,9 @@ class Courier:
         self._longest_pause = longest_pause_seconds
         self._give_up_seconds = give_up_seconds
         self._stopping = threading.Event()
-        self._looking = Periodic(self._deliver_due, name="courier", every_seconds=look_seconds)
+        self._looking = Periodic(
+            self._deliver_due, name="courier", every_seconds=4 * settings.poll_seconds
+        )
 
     @property
     def problem(self) -> str | None:

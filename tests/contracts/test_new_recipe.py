@@ -67,7 +67,8 @@ def test_it_is_trained_tuned_judged_stored_and_served(
     assert isinstance(model.artifact.model, Together)
     serving.check(model)
     registry.switch.activate(model, actor="test")
-    ours = serving.Serving(database, registry, PolicyWatch(database, settings))
+    policy = PolicyWatch(database, settings)
+    ours = serving.Serving(database, registry, policy, every_seconds=settings.poll_seconds)
     ours.refresh()
     answer = ours.recommend("u001", n=8)
     assert answer.strategy == "model"

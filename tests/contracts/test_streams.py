@@ -32,7 +32,7 @@ class CountedFeed(job_feed.JobFeed):
     """Counts how often it reads, and what for."""
 
     def __init__(self, database):
-        super().__init__(database)
+        super().__init__(database, every_seconds=0.05)
         self.reads = []
 
     def _read(self, job_ids):
@@ -81,7 +81,7 @@ def test_all_who_follow_share_one_reader_and_get_the_end(database, job):
 
 def test_who_is_slow_misses_states_and_never_the_last(database, job):
     async def follow():
-        feed = job_feed.JobFeed(database)
+        feed = job_feed.JobFeed(database, every_seconds=0.05)
         async with feed.running():
             slow, quick = feed.stream(job), feed.stream(job)
             await anext(slow)
@@ -143,7 +143,7 @@ def test_a_silent_stream_says_that_it_is_still_there(database, job, monkeypatch)
     monkeypatch.setattr(job_feed, "_SILENT_SECONDS", 0.01)
 
     async def follow():
-        feed = job_feed.JobFeed(database)
+        feed = job_feed.JobFeed(database, every_seconds=0.05)
         async with feed.running(), contextlib.aclosing(feed.stream(job)) as events:
             await anext(events)
             assert await anext(events) == b": still here\n\n"
@@ -153,7 +153,7 @@ def test_a_silent_stream_says_that_it_is_still_there(database, job, monkeypatch)
 
 def test_at_the_end_of_the_process_streams_end_and_who_waits_goes_on(database, job):
     async def follow():
-        feed = job_feed.JobFeed(database)
+        feed = job_feed.JobFeed(database, every_seconds=0.05)
         async with feed.running():
             waiting = asyncio.create_task(feed.ended(job))
             idle, blocked = feed.stream(job), feed.stream(job)
@@ -184,7 +184,7 @@ def test_nothing_is_read_after_the_end(database, job):
             return rows
 
     async def follow():
-        feed = SlowFeed(database)
+        feed = SlowFeed(database, every_seconds=0.05)
         async with feed.running(), contextlib.aclosing(feed.stream(job)) as events:
             await anext(events)
             while not feed.has_begun:
@@ -205,7 +205,7 @@ def test_the_end_does_not_wait_for_ever_for_a_database_that_hangs(database, job,
             return []
 
     async def follow():
-        feed = HangingFeed(database)
+        feed = HangingFeed(database, every_seconds=0.05)
         async with feed.running(), contextlib.aclosing(feed.stream(job)) as events:
             await anext(events)
             while not has_begun.is_set():
@@ -217,7 +217,7 @@ def test_the_end_does_not_wait_for_ever_for_a_database_that_hangs(database, job,
 
 def test_reading_that_fails_is_tried_again(database, job):
     async def follow():
-        feed = job_feed.JobFeed(database)
+        feed = job_feed.JobFeed(database, every_seconds=0.05)
         async with feed.running():
             events = feed.stream(job)
             await anext(events)
@@ -237,7 +237,7 @@ def test_streams_beyond_half_of_the_files_are_refused(database, job, monkeypatch
     monkeypatch.setattr(job_feed.resource, "getrlimit", lambda _: (4, 4))
 
     async def follow():
-        feed = job_feed.JobFeed(database)
+        feed = job_feed.JobFeed(database, every_seconds=0.05)
         async with feed.running():
             opened = [feed.stream(job) for _ in range(2)]
             for events in opened:

@@ -133,7 +133,8 @@ def test_lists_are_those_that_are_served(add, taste, train, registry, database, 
     models = [registry.versions.load(version) for version in (first, second)]
     found = compared(*models, k=3)
     assert found["most_changed"]
-    serving = Serving(database, registry, PolicyWatch(database, settings))
+    policy = PolicyWatch(database, settings)
+    serving = Serving(database, registry, policy, every_seconds=settings.poll_seconds)
     registry.switch.activate(models[1], actor="test")
     serving.refresh()
     for entry in found["most_changed"]:

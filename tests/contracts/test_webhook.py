@@ -102,8 +102,8 @@ def courier(database, settings):
     couriers = []
 
     def start(**options):
-        hurried = {"first_pause_seconds": 0.05, "look_seconds": 0.01, **options}
-        courier = Courier(database, settings, **hurried)
+        hurried = {"first_pause_seconds": 0.05, **options}
+        courier = Courier(database, settings.replaced(poll_seconds=0.002), **hurried)
         couriers.append(courier)
         courier.start()
         return courier
@@ -319,7 +319,7 @@ def test_without_a_webhook_notices_are_dropped(receiver, store, tell, notice, co
 def test_of_several_couriers_one_sends_a_notice(receiver, store, tell, notice, courier, wait_until):
     store(webhook_url=receiver.url)
     for _ in range(3):
-        courier(look_seconds=0.001)
+        courier()
     numbers = [tell() for _ in range(20)]
     wait_until(lambda: all(notice(number).delivered_at for number in numbers))
     sent = [json.loads(body)["notice_id"] for _, _, body in receiver.received]

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "training": {"clock", "config", "errors", "periodic", "telemetry", "wire"}
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
     | {"ranking", "serving", "policy", "notices"},
-    "events": {"clock", "config", "errors", "interactions", "telemetry"}
+    "events": {"clock", "config", "errors", "interactions", "periodic", "telemetry"}
     | {"storage", "audit", "policy", "tabular"},
     "security": {"errors"},
     "client": {"errors", "wire"},

@@ -117,12 +117,21 @@ def test_settings_cannot_be_changed():
         ("RECKEEPER_TRAINING_MEMORY_BYTES", "0"),
         ("RECKEEPER_TRAINING_MEMORY_BYTES", "8 GB"),
         ("RECKEEPER_VERSIONS_KEPT", "1"),
+        ("RECKEEPER_POLL_SECONDS", "0"),
+        ("RECKEEPER_POLL_SECONDS", "nan"),
+        ("RECKEEPER_POLL_SECONDS", "often"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(variable, value):
     with pytest.raises(ConfigError) as caught:
         Settings.from_env({variable: value})
     assert caught.value.message.startswith(f"{variable}={value!r} cannot be used: ")
+
+
+def test_a_new_active_version_is_looked_for_twice_a_second():
+    assert Settings.from_env({"RECKEEPER_POLL_SECONDS": "0.4"}).poll_seconds == 0.4
+    with pytest.raises(ConfigError, match=r"0\.4 seconds: every process looks .* twice a second"):
+        Settings.from_env({"RECKEEPER_POLL_SECONDS": "0.41"})
 
 
 def test_a_bad_secret_is_refused_without_showing_it():
@@ -203,6 +212,7 @@ OTHER_VALUES = {
     "RECKEEPER_PREDICTION_CELL_LIMIT": "0",
     "RECKEEPER_JOB_TIMEOUT_SECONDS": "60",
     "RECKEEPER_TRAINING_MEMORY_BYTES": "1000000000",
+    "RECKEEPER_POLL_SECONDS": "0.1",
     "RECKEEPER_AUDIT_KEY": "0123456789abcdef",
     "RECKEEPER_VERSIONS_KEPT": "3",
 }

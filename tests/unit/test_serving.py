@@ -36,7 +36,7 @@ def make_serving(database, registry, settings):
         policy = PolicyWatch(database, settings.replaced(interaction_weights=weights))
         policy.start()
         started.append(policy)
-        serving = Serving(database, registry, policy)
+        serving = Serving(database, registry, policy, every_seconds=0.05)
         serving.start()
         started.append(serving)
         return serving

@@ -12,7 +12,6 @@ from starlette.concurrency import run_in_threadpool
 from reckeeper import serving, storage, telemetry, training
 from reckeeper.errors import Action, ReckeeperError, UnavailableError
 
-_READ_SECONDS = 0.25
 _SILENT_SECONDS = 15.0
 _END = b"event: end\ndata: {}\n\n"
 _STILL_HERE = b": still here\n\n"
@@ -48,7 +47,7 @@ class _Followed:
 
 
 class JobFeed:
-    """Follows jobs: however many ask for a job, its row is read once, four times a second.
+    """Follows jobs: however many ask for a job, its row is read once in a while.
 
     A follower keeps no thread and no connection to the database, and only the latest state: a
     slow one misses those between.
@@ -56,6 +55,8 @@ class JobFeed:
     Parameters
     ----------
     database : storage.Database
+    every_seconds : float
+        How often the rows are read.
 
     Attributes
     ----------
@@ -63,8 +64,9 @@ class JobFeed:
         Why the last reading failed, in a sentence; None if it succeeded.
     """
 
-    def __init__(self, database: storage.Database) -> None:
+    def __init__(self, database: storage.Database, *, every_seconds: float) -> None:
         self._database = database
+        self._every_seconds = every_seconds
         self._followed: dict[int, _Followed] = {}
         self._wanted = asyncio.Event()
         self._in_thread = asyncio.Lock()
@@ -189,7 +191,7 @@ class JobFeed:
                     if followed is not None and followed.state.row != row:
                         followed.state = JobState(row)
                         followed.wake()
-            await asyncio.sleep(_READ_SECONDS)
+            await asyncio.sleep(self._every_seconds)
 
     def _read(self, job_ids: Iterable[int]) -> list[storage.Job]:
         training.expire_silent(self._database)

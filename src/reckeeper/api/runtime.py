@@ -62,11 +62,11 @@ class Runtime:
             database=database,
             installation_id=installation_id,
             registry=versions,
-            serving=Serving(database, versions, policy),
+            serving=Serving(database, versions, policy, every_seconds=settings.poll_seconds),
             policy=policy,
             writer=_writer(settings, database),
             worker=Client(settings.worker_url, retry_seconds=0),
-            feed=JobFeed(database),
+            feed=JobFeed(database, every_seconds=settings.poll_seconds),
             comparisons=asyncio.Semaphore(2),
             transfers=asyncio.Semaphore(2),
         )

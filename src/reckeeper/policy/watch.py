@@ -20,17 +20,16 @@ class PolicyWatch:
     ----------
     database : storage.Database
     settings : Settings
-        The policy while none is stored.
-    every_seconds : float
-        How often it is read: a change is seen after so long at most.
+        The policy while none is stored. It is read every second `poll_seconds`: a change is
+        seen after so long at most.
     """
 
-    def __init__(
-        self, database: storage.Database, settings: Settings, *, every_seconds: float = 0.5
-    ) -> None:
+    def __init__(self, database: storage.Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
-        self._reading = Periodic(self.refresh, name="policy", every_seconds=every_seconds)
+        self._reading = Periodic(
+            self.refresh, name="policy", every_seconds=2 * settings.poll_seconds
+        )
         self._last: StoredPolicy | ReckeeperError | None = None
 
     @property
@@ -68,7 +67,7 @@ class PolicyWatch:
             raise
 
     def current(self) -> StoredPolicy:
-        """Return the policy in force, at most `every_seconds` late.
+        """Return the policy in force, at most two `poll_seconds` late.
 
         Raises
         ------

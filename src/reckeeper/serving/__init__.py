@@ -1,7 +1,6 @@
 """The active model in memory: hot swap, histories, lists, and how two versions' lists differ."""
 
 from reckeeper.serving.live import (
-    POLL_SECONDS,
     RETRY_SECONDS,
     SILENCE_SECONDS,
     STOP_SECONDS,
@@ -15,7 +14,6 @@ from reckeeper.serving.live import (
 from reckeeper.serving.version_comparison import compare as compare_versions
 
 __all__ = [
-    "POLL_SECONDS",
     "RETRY_SECONDS",
     "SILENCE_SECONDS",
     "STOP_SECONDS",

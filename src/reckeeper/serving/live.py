@@ -28,9 +28,6 @@ from reckeeper.telemetry import MODEL_SWAPS, RECOMMENDATIONS, SERVED_VERSION, ge
 RETRY_SECONDS = 5.0
 """How long after a failed load the same version is tried again."""
 
-POLL_SECONDS = 0.25
-"""How often a process looks whether another version has become active."""
-
 SILENCE_SECONDS = 5.0
 """How long a database may be silent before a process says that it is not ready."""
 
@@ -95,9 +92,18 @@ class Serving:
     policy : PolicyWatch
         Asked for the weights of interaction types where a model does not say
         with which it was trained.
+    every_seconds : float
+        How often it looks: a new active version is seen after so long at most.
     """
 
-    def __init__(self, database: storage.Database, registry: Registry, policy: PolicyWatch) -> None:
+    def __init__(
+        self,
+        database: storage.Database,
+        registry: Registry,
+        policy: PolicyWatch,
+        *,
+        every_seconds: float,
+    ) -> None:
         self._database = database
         self._registry = registry
         self._policy = policy
@@ -105,7 +111,7 @@ class Serving:
         self._expected: ActiveModel | None = None
         self._problem: Problem | None = None
         self._retry_at = 0.0
-        self._following = Periodic(self.refresh, name="serving", every_seconds=POLL_SECONDS)
+        self._following = Periodic(self.refresh, name="serving", every_seconds=every_seconds)
         self._refreshing = threading.Lock()
         self._is_loading = False
         self._answered_at = time.monotonic()

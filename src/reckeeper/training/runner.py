@@ -28,8 +28,7 @@ from reckeeper.training import child, jobs
 from reckeeper.training.promotion import Promotion
 
 HEARTBEAT_SECONDS = 1.0
-_LOOK_SECONDS = 0.2
-"""How often a worker looks whether its job is to be cancelled."""
+"""How often a worker renews the lease of its job."""
 
 _AGAIN_SECONDS = 1.0
 """Between two tries to write the end of a job into a database that cannot be reached."""
@@ -187,7 +186,7 @@ class JobRunner:
         deadline = time.monotonic() + self._settings.job_timeout_seconds
         next_beat = 0.0
         while True:
-            if process.wait(_LOOK_SECONDS) is not None:
+            if process.wait(self._settings.poll_seconds) is not None:
                 return None
             ended: ReckeeperError | None = None
             if self._stopping.is_set():

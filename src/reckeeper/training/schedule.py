@@ -12,11 +12,8 @@ from reckeeper.telemetry import get_logger
 from reckeeper.training.jobs import expire_silent
 from reckeeper.wire import Cause
 
-LOOK_SECONDS = 1.0
-"""How often the policy and the clock are looked at."""
-
 RULES_SECONDS = 5.0
-"""How often the rules are."""
+"""How often the rules are looked at; the clock and the policy are every fourth `poll_seconds`."""
 
 TIDY_SECONDS = 3600.0
 MISSED_SECONDS = 3600.0
@@ -91,7 +88,7 @@ class Schedule:
         self._paused_until = 0
         self._n_refused = 0
         self._looking = Periodic(
-            lambda: self.look(clock.now()), name="schedule", every_seconds=LOOK_SECONDS
+            lambda: self.look(clock.now()), name="schedule", every_seconds=4 * settings.poll_seconds
         )
 
     @property

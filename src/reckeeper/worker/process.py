@@ -35,7 +35,9 @@ class Worker:
             self.installation_id = storage.installation.id_of(connection)
         self.registry = registry.Registry(self.database, settings.model_dir)
         self.policy = policies.PolicyWatch(self.database, settings)
-        self.serving = serving.Serving(self.database, self.registry, self.policy)
+        self.serving = serving.Serving(
+            self.database, self.registry, self.policy, every_seconds=settings.poll_seconds
+        )
         self.jobs = training.JobRunner(self.database, self.registry, settings, served=self.serving)
         self.schedule = training.Schedule(
             self.database, settings, self._retrain_by_itself, tidy=self.jobs.tidy

@@ -14,6 +14,7 @@ from reckeeper.events.database import Accepted
 from reckeeper.events.kafka import topics
 from reckeeper.events.kafka.messages import VERSION, VERSION_HEADER, encode
 from reckeeper.interactions import Interaction
+from reckeeper.periodic import Periodic
 from reckeeper.telemetry import INTERACTIONS, get_logger
 
 TIMEOUT_SECONDS = 10.0
@@ -22,7 +23,8 @@ TIMEOUT_SECONDS = 10.0
 _QUEUED_MESSAGES = 200_000
 _START_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
-_LOOK_SECONDS = 3.0
+_LOOK_SECONDS = 1.0
+_ANSWER_SECONDS = 3.0
 
 _log = get_logger(__name__)
 
@@ -62,12 +64,12 @@ class KafkaWriter:
         self._admin = topics.make_client(AdminClient, settings)
         self._producer = self._new_producer()
         self._polling = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
-        self._preparing = threading.Thread(target=self._prepare, name="kafka-topic", daemon=True)
+        self._looking = Periodic(self._look, name="kafka-topic", every_seconds=_LOOK_SECONDS)
 
     def start(self) -> None:
         """Start taking requests; until the topic was found or made, they are refused."""
         self._polling.start()
-        self._preparing.start()
+        self._looking.start()
         self._tried.wait(_START_SECONDS)
 
     @property
@@ -83,6 +85,7 @@ class KafkaWriter:
         """Send what waits, a few seconds long, then end; what is left is told that it failed."""
         with self._counting:
             self._closing.set()
+        self._looking.stop(timeout_seconds=0.0)
         if not self._polling.is_alive():
             return
         self._polling.join(_CLOSE_SECONDS)
@@ -164,30 +167,26 @@ class KafkaWriter:
         failed.purge()
         failed.flush(1.0)
 
-    def _prepare(self) -> None:
-        """See to the topic until it is there, then now and then whether the broker is."""
-        pause = 0.2
-        while not self._closing.is_set():
+    def _look(self) -> None:
+        """See to the topic until it is there, then whether the broker is."""
+        if self._is_ready:
             try:
-                topics.ensure(self._settings, self._admin, timeout_seconds=5.0)
-            except Exception as exc:  # noqa: BLE001
-                # Without this thread every request would be refused for ever.
-                if not isinstance(exc, ReckeeperError):
-                    _log.exception("kafka_topic_failed")
-                self._not_ready(str(exc).rstrip("."))
-                self._closing.wait(pause)
-                pause = min(2 * pause, 5.0)
-            else:
-                self._is_ready = True
-                self._tried.set()
-                _log.info("kafka_topic_ready", topic=self._topic)
-                break
-        while not self._closing.wait(_LOOK_SECONDS):
-            try:
-                self._admin.list_topics(self._topic, timeout=_LOOK_SECONDS)
+                self._admin.list_topics(self._topic, timeout=_ANSWER_SECONDS)
                 self._away = None
             except KafkaException as exc:
                 self._away = topics.unavailable(self._settings, exc.args[0]).message
+            return
+        try:
+            topics.ensure(self._settings, self._admin, timeout_seconds=5.0)
+        except ReckeeperError as exc:
+            self._not_ready(exc.message.rstrip("."))
+        except Exception as exc:
+            self._not_ready(str(exc).rstrip("."))
+            raise
+        else:
+            self._is_ready = True
+            self._tried.set()
+            _log.info("kafka_topic_ready", topic=self._topic)
 
     def _not_ready(self, problem: str) -> None:
         if problem != self._problem:
