@@ -7,7 +7,7 @@ import pytest
 from tests.contracts.small_recipe import Together
 
 from reckeeper import serving, storage
-from reckeeper.cli.evaluate import evaluate
+from reckeeper.cli.evaluate import SplitName, evaluate
 from reckeeper.errors import DataError, MemoryLimitError
 from reckeeper.policy import PolicyWatch
 from reckeeper.recipes import RECIPES, describe_recipes
@@ -100,7 +100,7 @@ def test_it_is_evaluated_on_files(tastes, tmp_path, capsys):
                 if (place % 4 == 3) == bool(number)]  # fmt: skip
         path.write_text("\n".join(["user_id,item_id", *rows]) + "\n")
     evaluate(**paths, history=None, recipe="together", pairs=["damping=0.25"], tunes=False,
-             tune_seconds=None, split="user_time", compare=False, k=20, seed=0,
+             tune_seconds=None, split=SplitName.USER_TIME, compare=False, k=20, seed=0,
              as_json=True)  # fmt: skip
     report = json.loads(capsys.readouterr().out)
     assert (report["recipe"], report["settings"]) == ("together", {"damping": 0.25})
