@@ -20,7 +20,7 @@ def get_policy(runtime: Needs) -> wire.PolicyAnswer:
     """Return the policy in force: the last that was stored, or else the environment's."""
     with runtime.database.read() as connection:
         stored = policies.current(connection, runtime.settings)
-    return wire.PolicyAnswer.model_validate(policies.describe(stored))
+    return policies.describe(stored)
 
 
 @router.put(
@@ -48,7 +48,7 @@ def set_policy(
         reason=reason,
         if_revision=if_revision,
     )
-    return wire.PolicyAnswer.model_validate(policies.describe(stored))
+    return policies.describe(stored)
 
 
 @router.get("/policy/history", responses=failures(422))
@@ -56,4 +56,4 @@ def list_policies(runtime: Needs, limit: Limit = 20, before: Before = None) -> w
     """List the policies that were stored, the latest first."""
     with runtime.database.read() as connection:
         listed = policies.history(connection, limit=limit, before=before)
-    return wire.PolicyHistory.model_validate({"policies": listed})
+    return wire.PolicyHistory(policies=listed)

@@ -7,7 +7,7 @@ import streamlit as st
 
 from reckeeper import wire
 from reckeeper.client import Client
-from reckeeper.page import comparison, differences, jobs, shared, versions
+from reckeeper.page import jobs, recipe_comparison, shared, version_comparison, versions
 
 JOBS_ASKED = 200  # among these is the last comparison looked for
 JOBS_SHOWN = 20
@@ -236,8 +236,8 @@ def model_management(client: Client, _demo: wire.Demo) -> None:
     versions.show_verdict(client, models, page.jobs, timeline.rollback_version)
     show_panel(client, versions.active_of(models), running)
     versions.show(client, models, timeline)
-    differences.show(client, models)
-    comparison.show(client, page.jobs, running)
+    version_comparison.show(client, models)
+    recipe_comparison.show(client, page.jobs, running)
     jobs.show_recent(page.jobs[:JOBS_SHOWN])
 
 

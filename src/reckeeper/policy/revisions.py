@@ -3,11 +3,11 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from reckeeper import audit, clock, storage
+from reckeeper import audit, clock, storage, wire
 from reckeeper.config import Settings
 from reckeeper.errors import Action, ConfigError, ConflictError, DataError, StorageError
 from reckeeper.policy.content import Policy, Promotion
@@ -22,6 +22,8 @@ _FROM_ENVIRONMENT = {
     "versions_kept": "versions_kept",
 }
 """Fields whose defaults the settings give, and which ones."""
+
+_Shown = TypeVar("_Shown", bound=wire.PolicyRevision)
 
 _UNSHOWN = {"webhook_secret", "webhook_url"}  # a refused URL may have a password in it
 
@@ -160,33 +162,35 @@ def store(
         return current(connection, settings)
 
 
-def describe(stored: StoredPolicy) -> dict[str, Any]:
+def describe(stored: StoredPolicy) -> wire.PolicyAnswer:
     """Return a policy as the API shows it, its secret masked."""
-    return _described(stored, stored.policy.model_dump(), stored.source)
+    return _described(wire.PolicyAnswer, stored, stored.policy.model_dump(), stored.source)
 
 
 def history(
     connection: storage.Connection, *, limit: int, before: int | None = None
-) -> list[dict[str, Any]]:
-    """Return up to `limit` stored policies with revisions below `before`, the latest first.
-
-    Each is as `describe` shows one.
-    """
+) -> list[wire.PolicyRevision]:
+    """Return up to `limit` stored policies with revisions below `before`, the latest first."""
     rows = storage.policies.page(connection, limit=limit, before=before)
-    return [_described(row, row.policy, "stored") for row in rows]
+    return [_described(wire.PolicyRevision, row, row.policy, "stored") for row in rows]
 
 
 def _described(
-    row: StoredPolicy | storage.PolicyRevision, policy: Mapping[str, Any], source: str
-) -> dict[str, Any]:
-    return {
-        "policy": _masked(policy),
-        "revision": row.revision,
-        "source": source,
-        "updated_at": None if row.at is None else clock.rfc3339(row.at),
-        "actor": row.actor,
-        "reason": row.reason,
-    }
+    kind: type[_Shown],
+    row: StoredPolicy | storage.PolicyRevision,
+    policy: Mapping[str, Any],
+    source: str,
+) -> _Shown:
+    return kind.model_validate(
+        {
+            "policy": _masked(policy),
+            "revision": row.revision,
+            "source": source,
+            "updated_at": None if row.at is None else clock.rfc3339(row.at),
+            "actor": row.actor,
+            "reason": row.reason,
+        }
+    )
 
 
 def _masked(policy: Mapping[str, Any]) -> dict[str, Any]:
