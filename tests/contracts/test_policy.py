@@ -1,8 +1,8 @@
 """The policy: what is refused, what rules, and that its secret stays one."""
 
 import json
-import re
 import math
+import re
 
 import pytest
 from hypothesis import given
