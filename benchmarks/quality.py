@@ -114,7 +114,7 @@ def movielens_new_users(data: Path) -> Task:
 
 
 def _movielens_log(data: Path) -> InteractionLog:
-    """Read ratings of 4 and more, as `reckeeper import --preset movielens` does."""
+    """Read ratings of 4 and more; the lower ones, which an import stores as seen, are left out."""
     ratings = pyarrow.csv.read_csv(data / "ml-latest-small" / "ratings.csv")
     liked = ratings.filter(pc.greater_equal(ratings["rating"], 4.0))
     return _log(liked["userId"], liked["movieId"], seconds=liked["timestamp"])

@@ -208,14 +208,10 @@ def titles(site, user_id):
     return [item["title"] for item in answer["items"]]
 
 
-def liked_films():
-    """Return the pairs of user and film that the preset takes: ratings of 4 and more."""
+def rated_films():
+    """Return the pairs of user and film that the preset takes, liked or only seen."""
     with (MOVIELENS / "ratings.csv").open(newline="") as stream:
-        return [
-            (row["userId"], row["movieId"])
-            for row in csv.DictReader(stream)
-            if float(row["rating"]) >= 4
-        ]
+        return [(row["userId"], row["movieId"]) for row in csv.DictReader(stream)]
 
 
 def test_the_films_are_real():
@@ -264,10 +260,10 @@ def test_retrain_from_the_page(site, browser, page, tmp_path):
     expect(page.get_by_role("button", name=RETRAIN)).to_be_enabled()
     page.screenshot(path=tmp_path / "retrained.png", full_page=True)
     if MOVIELENS.is_dir():
-        liked = liked_films()
-        assert after["training_samples"] == len(liked)
-        assert after["n_users"] == len({user for user, _ in liked})
-        assert after["n_items"] == len({film for _, film in liked})
+        rated = rated_films()
+        assert after["training_samples"] == len(rated)
+        assert after["n_users"] == len({user for user, _ in rated})
+        assert after["n_items"] == len({film for _, film in rated})
 
 
 def test_recommendations_are_films_and_follow_what_a_user_does(site, model, page, tmp_path):
@@ -340,6 +336,24 @@ def test_a_film_goes_on_the_watchlist_and_off_it(site, model, page):
     page.get_by_role("button", name="Remove", exact=True).click()
     expect(page.get_by_role("button", name="Remove", exact=True)).to_have_count(0)
     assert site.server.get("/watchlist/watcher").json()["items"] == []
+
+
+def test_a_film_that_is_not_wanted_goes_and_comes_back(site, model, page, tmp_path):
+    go_to(page, "Recommendations")
+    page.get_by_label("User id").fill(site.user_id)
+    page.get_by_label("User id").press("Enter")
+    first = titles(site, site.user_id)[0]
+    wait_until(lambda: first in recommended(page), f"{first!r} is recommended")
+
+    page.get_by_role("button", name="Not interested").first.click()
+
+    wait_until(lambda: first not in recommended(page), f"{first!r} is not recommended any more")
+    assert first not in titles(site, site.user_id)
+    page.screenshot(path=tmp_path / "dismissed.png", full_page=True)
+    page.get_by_role("button", name="Undo", exact=True).click()
+    wait_until(lambda: first in recommended(page), f"{first!r} is recommended again")
+    expect(page.get_by_role("button", name="Undo", exact=True)).to_have_count(0)
+    assert titles(site, site.user_id)[0] == first
 
 
 def test_after_a_restart_of_everything_the_same_version_is_active(site, model, page):

@@ -1469,6 +1469,16 @@ def test_the_watchlist_takes_items_in_and_lets_them_go(api: Api, item_id: str) -
     assert kinds == ["watchlist_remove", "watchlist_add"]
 
 
+def test_what_weighs_nothing_was_seen(api: Api) -> None:
+    api.add_model()
+    for kind in ("click", "dismiss"):
+        api._append("u1", "i1", kind)
+        api.interactions["u1"][0]["weight"] = 0.0
+    shown = "\n".join(read(recommendations("u1").markdown))
+    assert ("👁️ seen, not liked" in shown, "🚫 not interested" in shown) == (True, True)
+    assert "clicked" not in shown
+
+
 @pytest.mark.parametrize("item_id", ["i1", ODD_ID])
 def test_what_is_not_wanted_is_dismissed_and_that_is_undone_once(api: Api, item_id: str) -> None:
     api.add_model()

@@ -16,6 +16,7 @@ TYPES = {
     "dismiss": "🚫 not interested",
     "dismiss_undo": "↩️ interested after all",
 }
+TAKING_BACK = {"watchlist_remove", "dismiss", "dismiss_undo"}
 STRATEGIES = {
     "model": "From what {user} had done when version {version} was trained.",
     "fold_in": (
@@ -81,6 +82,8 @@ def show_interaction(
     client: Client, user_id: str, row: wire.StoredInteraction, *, can_undo: bool
 ) -> None:
     what = TYPES.get(row.interaction_type, shared.escape(row.interaction_type))
+    if row.weight == 0 and row.interaction_type not in TAKING_BACK:
+        what = "👁️ seen, not liked"
     title = shared.escape(row.title or row.item_id)
     with st.container(horizontal=True, vertical_alignment="center", wrap=False):
         st.markdown(
