@@ -288,10 +288,15 @@ _NOT_READY = {
     "model_version": None,
     "offer_version": 1,
 }
-_EVENT = {
-    "event": "job",
-    "data": '{"job_id": 2, "status": "running", "stage": "fitting", "fraction": 0.4}',
-}
+_EVENTS = """event: job
+data: {"job_id": 2, "status": "running", "stage": "fitting", "fraction": 0.4}
+
+event: job
+data: {"job_id": 2, "status": "succeeded", "stage": "done", "fraction": 1.0}
+
+event: end
+data: {}
+"""
 _METRICS_TEXT = """# HELP reckeeper_served_version Model version in memory; 0 when there is none.
 # TYPE reckeeper_served_version gauge
 reckeeper_served_version 2.0
@@ -339,7 +344,7 @@ ANSWERS: Mapping[str, Mapping[int, object]] = {
         }
     },
     "get_job": {200: _job()},
-    "follow_job": {200: _EVENT},
+    "follow_job": {200: _EVENTS},
     "cancel_job": {200: _job(cancel_requested=True)},
     "finish_job": {200: _job(finish_requested=True)},
     "list_recipes": {200: {"status": "ok", "recipes": [_RECIPE]}},

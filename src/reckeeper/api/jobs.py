@@ -18,12 +18,6 @@ from reckeeper.client import Client
 from reckeeper.security import actor_of
 from reckeeper.training.jobs import job_error
 
-_EVENT: wire.JsonObject = {
-    "type": "object",
-    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
-}
-"""What one of the events of a stream looks like; ``data`` is a job in JSON."""
-
 router = APIRouter(tags=["training"])
 
 _STARTED = other(202, wire.JobAnswer, "With wait=false: the job has started")
@@ -146,7 +140,7 @@ def get_job(runtime: Needs, job_id: JobId) -> wire.JobAnswer:
 @router.get(
     "/jobs/{job_id}/stream",
     response_class=Response,
-    responses=content("text/event-stream", _EVENT) | failures(404, 422),
+    responses=content("text/event-stream", {"type": "string"}) | failures(404, 422),
 )
 async def follow_job(runtime: Needs, job_id: JobId) -> Response:
     """Follow a job by server-sent events, up to its end.
