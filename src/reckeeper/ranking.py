@@ -66,7 +66,8 @@ class Lists:
 class Ranker:
     """The lists of a model.
 
-    An item of the history, whatever it weighs, is not listed. Among equal scores
+    An item of the history, whatever it weighs, is not listed; with `repeats`,
+    those that weigh nothing are not (seen without taste). Among equal scores
     the smaller index comes first. A history that tells a personal model
     nothing gets the popular items: where no score of an item outside it is
     larger than the rounding error of the largest, as for users who have
@@ -81,19 +82,29 @@ class Ranker:
         The model's index of each item of the histories, -1 where it has none:
         for histories whose ids are not the model's. Lists are in the
         histories' ids too.
+    repeats : bool
+        Whether lists may have what the history has already, as where people
+        buy the same things again.
     """
 
     def __init__(
-        self, model: Scorer, *, popularity: np.ndarray, places: np.ndarray | None = None
+        self,
+        model: Scorer,
+        *,
+        popularity: np.ndarray,
+        places: np.ndarray | None = None,
+        repeats: bool = False,
     ) -> None:
         self._model = model
         self._popularity = popularity
         self._places = places
+        self._repeats = repeats
 
     @classmethod
-    def of(cls, model: Scorer, trained: InteractionMatrix) -> "Ranker":
+    def of(cls, model: Scorer, trained: InteractionMatrix, *, repeats: bool = False) -> "Ranker":
         """Make the ranker of a model with the popularity in what it was trained on."""
-        return cls(model, popularity=popularity_of(trained).astype(np.float64))
+        popularity = popularity_of(trained).astype(np.float64)
+        return cls(model, popularity=popularity, repeats=repeats)
 
     def in_ids_of(self, items: IdIndex, *, own: IdIndex) -> "Ranker":
         """Return the same for histories of other items.
@@ -108,7 +119,12 @@ class Ranker:
         own : IdIndex
             Those of the model.
         """
-        return Ranker(self._model, popularity=self._popularity, places=items.places_in(own))
+        return Ranker(
+            self._model,
+            popularity=self._popularity,
+            places=items.places_in(own),
+            repeats=self._repeats,
+        )
 
     def rank(self, histories: sparse.csr_array, *, k: int) -> Lists:
         """Give each history its list; scores are dense, so mind the number.
@@ -126,20 +142,23 @@ class Ranker:
         DataError
             The model gives scores that are no numbers.
         """
-        if self._places is not None:
-            histories = _renamed(histories, self._places, n_items=len(self._popularity))
-        lists = rank_scores(
-            self._model.score(histories),
-            histories,
-            k=k,
-            popularity=self._popularity if self._model.is_personal else None,
-        )
+        unlisted = _without_taste(histories) if self._repeats else histories
         if self._places is None:
-            return lists
-        theirs = np.full(len(self._popularity) + 1, -1)  # the last is the place of -1
-        is_known = self._places >= 0
-        theirs[self._places[is_known]] = np.flatnonzero(is_known)
-        return replace(lists, item_index=theirs[lists.item_index])
+            popularity = self._popularity if self._model.is_personal else None
+            return rank_scores(self._model.score(histories), unlisted, k=k, popularity=popularity)
+        # In the histories' ids, so that equal scores stand in their order; then the model's others.
+        n_items, n_own = len(self._places), len(self._popularity)
+        others = np.setdiff1d(np.arange(n_own), self._places)
+        places = np.concatenate([self._places, others])
+        scores = self._model.score(_renamed(histories, self._places, n_items=n_own))[:, places]
+        scores[:, places < 0] = -np.inf
+        popularity = None
+        if self._model.is_personal:
+            popularity = np.where(places < 0, -np.inf, self._popularity[places])
+        wider = (unlisted.data, unlisted.indices, unlisted.indptr)
+        unlisted = sparse.csr_array(wider, shape=(len(scores), len(places)))
+        lists = rank_scores(scores, unlisted, k=k, popularity=popularity)
+        return replace(lists, item_index=np.where(lists.item_index < n_items, lists.item_index, -1))
 
     def in_blocks(
         self, histories: sparse.csr_array, user_index: np.ndarray, *, k: int
@@ -161,6 +180,7 @@ class Ranker:
         Lists
         """
         n_items = len(self._popularity)
+        n_items += 0 if self._places is None else histories.shape[1]
         for block in linalg.row_blocks(len(user_index), n_items, itemsize=8):
             yield block, self.rank(histories[user_index[block]], k=k)
 
@@ -172,7 +192,7 @@ def popularity_of(trained: InteractionMatrix) -> np.ndarray:
 
 
 def rank_scores(
-    scores: np.ndarray, histories: sparse.csr_array, *, k: int, popularity: np.ndarray | None
+    scores: np.ndarray, unlisted: sparse.csr_array, *, k: int, popularity: np.ndarray | None
 ) -> Lists:
     """Make the lists that belong to scores; see `Ranker`.
 
@@ -180,7 +200,8 @@ def rank_scores(
     ----------
     scores : ndarray of float32 or float64, shape (n, n_items)
         As of `Scorer.score`; overwritten.
-    histories : scipy.sparse.csr_array, shape (n, n_items)
+    unlisted : scipy.sparse.csr_array, shape (n, n_items)
+        Stored entries are not listed: the histories.
     k : int
         At least 1.
     popularity : ndarray of float, shape (n_items,), or None
@@ -197,9 +218,9 @@ def rank_scores(
             "The model gives scores that are no finite numbers: fit it again, on finite weights."
         )
     n = len(scores)
-    row_of = np.repeat(np.arange(n), np.diff(histories.indptr))
-    seen_scores = scores[row_of, histories.indices]
-    top = linalg.top_k_rows(scores, k, exclude=histories)
+    row_of = np.repeat(np.arange(n), np.diff(unlisted.indptr))
+    seen_scores = scores[row_of, unlisted.indices]
+    top = linalg.top_k_rows(scores, k, exclude=unlisted)
     found = top >= 0
     best = np.zeros(top.shape)
     best[found] = scores[np.nonzero(found)[0], top[found]]
@@ -208,17 +229,17 @@ def rank_scores(
 
     # What is best is at most the largest: nearly every row is told by this alone.
     largest_seen = np.zeros(n, dtype=scores.dtype)
-    np.maximum.at(largest_seen, row_of, np.abs(seen_scores))
+    np.maximum.at(largest_seen, row_of, np.where(seen_scores > -np.inf, np.abs(seen_scores), 0))
     is_popular = found[:, 0] & (best[:, 0] <= _ROUNDING[scores.dtype] * largest_seen)
     for row in np.flatnonzero(is_popular).tolist():
-        entries = slice(int(histories.indptr[row]), int(histories.indptr[row + 1]))
-        seen = histories.indices[entries]
+        entries = slice(int(unlisted.indptr[row]), int(unlisted.indptr[row + 1]))
+        seen = unlisted.indices[entries]
         scores[row, seen] = seen_scores[entries]
         is_popular[row] = is_noise(scores[row], seen=seen)
     rows = np.flatnonzero(is_popular)
     if len(rows):
         top[rows] = linalg.top_k_rows(
-            np.tile(popularity.astype(np.float64), (len(rows), 1)), k, exclude=histories[rows]
+            np.tile(popularity.astype(np.float64), (len(rows), 1)), k, exclude=unlisted[rows]
         )
         best[rows] = np.where(top[rows] >= 0, popularity[top[rows]], 0.0)
     return Lists(top, best, is_popular)
@@ -230,6 +251,7 @@ def is_noise(scores: np.ndarray, *, seen: np.ndarray) -> bool:
     Parameters
     ----------
     scores : ndarray of float32 or float64, shape (n_items,)
+        Of those that are -inf nothing is said.
     seen : ndarray of int, shape (m,)
         Dense indices of the history's items.
 
@@ -239,15 +261,22 @@ def is_noise(scores: np.ndarray, *, seen: np.ndarray) -> bool:
         Whether no score of an unseen item is larger than the rounding error
         of the row's largest. False where there is no such item.
     """
-    unseen = np.delete(scores, seen)
-    if not unseen.size:
-        return False
-    return bool(np.abs(unseen).max() <= _ROUNDING[scores.dtype] * np.abs(scores).max())
+    sizes = np.where(scores > -np.inf, np.abs(scores), -1)
+    largest = np.delete(sizes, seen).max(initial=-1)
+    return bool(0 <= largest <= _ROUNDING[scores.dtype] * sizes.max())
 
 
 def bytes_needed(*, n_users: int, n_items: int) -> int:
     """Return what is held at most while so many users get their lists in blocks."""
     return _CELL_BYTES * min(_CELLS, n_users * n_items)
+
+
+def _without_taste(histories: sparse.csr_array) -> sparse.csr_array:
+    """Return the entries that weigh nothing."""
+    is_out = histories.data <= 0
+    n_before = np.concatenate([[0], np.cumsum(is_out)])
+    entries = (histories.data[is_out], histories.indices[is_out], n_before[histories.indptr])
+    return sparse.csr_array(entries, shape=histories.shape)
 
 
 def _renamed(histories: sparse.csr_array, places: np.ndarray, *, n_items: int) -> sparse.csr_array:

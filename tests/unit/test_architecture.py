@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "durable": set(),
     "artifact": {"clock", "errors", "matrix", "recipes", "durable"},
     "ranking": {"errors", "matrix", "linalg"},
-    "evaluation": {"errors", "matrix", "ranking"},
+    "evaluation": {"clock", "errors", "matrix", "ranking"},
     "tabular": {"errors"},
     "storage": {"clock", "config", "errors", "interactions", "telemetry"},
     "audit": {"clock", "config", "errors", "telemetry", "storage", "durable"},

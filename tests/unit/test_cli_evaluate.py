@@ -240,6 +240,14 @@ class Ranked:
         return np.tile(-np.arange(matrix.shape[1], dtype=np.float64), (matrix.shape[0], 1))
 
 
+def figure(quality, name):
+    return quality.by_user[f"{name}@{quality.ks[0]}"]
+
+
+def of_lists(quality, name):
+    return quality.of_lists[f"{name}@{quality.ks[0]}"]
+
+
 def test_what_a_test_file_asks(csv):
     asked = [("a", "i"), ("a", "l"), ("a", "l"), ("b", "k"), ("b", "new"), ("b", "newer")]
     asked += [("c", "new"), ("d", "i"), ("e", "newest")]
@@ -258,12 +266,14 @@ def test_what_a_test_file_asks(csv):
     # Lists: a has l alone; b has k, l; c has j, k.
     quality = task.measure(Ranked(), k=2)
     second = 1 / math.log2(3)
-    assert quality.recall.tolist() == [1.0, pytest.approx(1 / 3), 0.0]
-    assert quality.ndcg.tolist() == [1.0, pytest.approx(1 / (1 + second)), 0.0]
-    assert quality.hit_rate.tolist() == [1.0, 1.0, 0.0]
-    assert quality.average_precision.tolist() == [1.0, pytest.approx(1 / 3), 0.0]
-    assert quality.coverage == 3 / 4  # c gets a list too
-    assert quality.novelty == pytest.approx(np.mean([-math.log2(n / 3) for n in (1, 1, 1, 2, 1)]))
+    assert figure(quality, "recall").tolist() == [1.0, pytest.approx(1 / 3), 0.0]
+    assert figure(quality, "ndcg").tolist() == [1.0, pytest.approx(1 / (1 + second)), 0.0]
+    assert figure(quality, "hit_rate").tolist() == [1.0, 1.0, 0.0]
+    assert figure(quality, "map").tolist() == [1.0, pytest.approx(1 / 3), 0.0]
+    assert of_lists(quality, "coverage") == 3 / 4  # c gets a list too
+    assert of_lists(quality, "novelty") == pytest.approx(
+        np.mean([-math.log2(n / 3) for n in (1, 1, 1, 2, 1)])
+    )
 
 
 def test_users_who_did_only_what_they_had_done_before_are_left_out(csv):
@@ -286,8 +296,8 @@ def test_new_users_start_from_their_history(csv):
     assert counts["n_interactions"] == len(TRAIN)
     # Lists: b has k, which one of three users has; d has j, which two have.
     quality = task.measure(Ranked(), k=1)
-    assert quality.recall.tolist() == [1.0, 1.0]
-    assert quality.novelty == pytest.approx(np.mean([math.log2(3), math.log2(3 / 2)]))
+    assert figure(quality, "recall").tolist() == [1.0, 1.0]
+    assert of_lists(quality, "novelty") == pytest.approx(np.mean([math.log2(3), math.log2(3 / 2)]))
 
 
 def test_a_pair_that_weighs_nothing_was_seen_all_the_same(csv):
@@ -299,7 +309,7 @@ def test_a_pair_that_weighs_nothing_was_seen_all_the_same(csv):
     assert task.held_out.nnz == 0
     assert task.n_unseen.tolist() == [1]
     quality = task.measure(Ranked(), k=3)
-    assert quality.recall.tolist() == quality.ndcg.tolist() == [0.0]
+    assert figure(quality, "recall").tolist() == figure(quality, "ndcg").tolist() == [0.0]
 
 
 @pytest.mark.parametrize("asked", [[("z", "i")], [("a", "i"), ("b", "j")]])
@@ -407,11 +417,13 @@ def test_the_report_has_all_and_stdout_nothing_else(files):
     done = run(*files, "--recipe", "svd", "--set", "n_components=2", "--k", "3", "--json")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    metrics = [f"{name}@3" for name in ("recall", "ndcg", "hit_rate", "map")]
+    names = ("recall", "ndcg", "hit_rate", "map", "precision", "mrr", "without_hit")
+    metrics = [f"{name}@3" for name in names]
     assert (report["recipe"], report["settings"]) == ("svd", {"n_components": 2})
     assert (report["tuned"], report["tuning"], report["tune_seconds"]) == (False, None, 0.0)
     assert list(report["intervals"]) == list(report["versus_popularity"]) == metrics
-    assert list(report["popularity"]) == [*metrics, "coverage@3", "novelty@3"]
+    of_all = [f"{name}@3" for name in ("coverage", "novelty", "gini", "popularity_lift")]
+    assert list(report["popularity"]) == [*metrics, *of_all]
     for metric in metrics:
         low, high = report["intervals"][metric]["low"], report["intervals"][metric]["high"]
         assert low <= report[metric] <= high

@@ -1,5 +1,6 @@
 """Splits, metrics and intervals, held against plain readings, tables and other libraries."""
 
+import dataclasses
 import math
 
 import hypothesis.strategies as st
@@ -8,12 +9,13 @@ import pyarrow as pa
 import pytest
 import pytrec_eval
 from hypothesis import example, given
-from scipy import sparse
+from scipy import sparse, stats
 from sklearn.metrics import ndcg_score
 
 from reckeeper import evaluation, matrix
 from reckeeper.errors import DataError, NotEnoughDataError
-from reckeeper.evaluation import Quality, Split
+from reckeeper.evaluation import Figure, PairedDifference, Quality
+from reckeeper.evaluation.confidence import expanded_tail
 from reckeeper.interactions import schema
 from reckeeper.ranking import Ranker
 
@@ -84,10 +86,11 @@ def trains_on_the_past_only(split, log):
             return False
         before = log.occurred_at <= last
     else:
-        rank = np.argsort(np.argsort(log.occurred_at, kind="stable"))
-        cut = np.full(len(log.users), len(log))
-        np.minimum.at(cut, log.user_index[is_held], rank[is_held])
-        before = rank < cut[log.user_index]
+        # Rows of one time may be on both sides; those kept are no leak.
+        cut = np.full(len(log.users), np.iinfo(np.int64).max)
+        np.minimum.at(cut, log.user_index[is_held], log.occurred_at[is_held])
+        cut = cut[log.user_index]
+        before = (log.occurred_at < cut) | ((log.occurred_at == cut) & split.keep)
     honest = log.matrix(before)
     return stored(split.train.weights) == stored(honest.weights) and np.array_equal(
         split.train.latest_at, honest.latest_at
@@ -147,6 +150,7 @@ def test_the_share_is_taken_of_what_each_user_wants(kind, events, share):
 @given(events=events_of_many, share=shares)
 def test_nothing_after_the_cut_is_in_training(events, share):
     log = read(events)
+    log = without_ties(log)
     assert trains_on_the_past_only(evaluation.split_user_time(log, share=share), log)
 
 
@@ -172,8 +176,16 @@ def test_a_cut_in_time_parts_all_interactions(events, share):
         assert later.sum() <= share * len(log) + 0.5
 
 
+def without_ties(log):
+    """Give each row a time of its own, in the same order."""
+    order = np.argsort(log.occurred_at, kind="stable")
+    times = np.empty(len(log), dtype=np.int64)
+    times[order] = np.arange(len(log))
+    return dataclasses.replace(log, occurred_at=times)
+
+
 def planted(log, split, keep):
-    return Split(split.kind, log.matrix(keep), split.held_out, keep)
+    return dataclasses.replace(split, train=log.matrix(keep), keep=keep)
 
 
 def test_a_planted_leak_is_caught():
@@ -240,9 +252,9 @@ def test_who_learns_the_answers_by_heart_wins_by_a_leak_only(kind):
         for seen in (split.train.weights, log.matrix().weights)
     )  # fmt: skip
     # Chance finds 20 of the 190 items that are left.
-    assert honest.recall.mean() < 0.25
-    assert cheating.recall.mean() == 1.0
-    assert cheating.ndcg.mean() == pytest.approx(1.0)
+    assert figure(honest, "recall").mean() < 0.25
+    assert figure(cheating, "recall").mean() == 1.0
+    assert figure(cheating, "ndcg").mean() == pytest.approx(1.0)
 
 
 def test_the_last_pairs_of_each_user_are_held_out():
@@ -260,10 +272,39 @@ def test_the_last_pairs_of_each_user_are_held_out():
     assert split.train.weights[0, z] == 5.0
 
 
-def test_of_equal_times_the_later_row_is_the_later_one():
-    log = read([("a", item, "click", 1.0, 1) for item in "zyxw"])
-    split = evaluation.split_user_time(log, share=0.5)
-    assert held_items(split, log) == {"a": ["w", "x"]}
+def test_equal_times_are_in_a_random_order():
+    events = [("a", item, "click", 1.0, 3 if item in "xyz" else 1 + (item > "m")) for item in
+              "klmnopqrxyz"]  # fmt: skip
+    log = read(events)
+    held = {
+        tuple(held_items(evaluation.split_user_time(log, share=0.1, seed=seed), log)["a"])
+        for seed in range(30)
+    }
+    assert held == {("x",), ("y",), ("z",)}
+    split = evaluation.split_user_time(log, share=0.1, seed=1)
+    assert split.how == "the last tenth of each user's interactions, by time"
+    # The others of that time were as early as it.
+    assert split.train.n_interactions == len(events) - 1
+
+
+def test_who_has_most_at_one_time_is_cut_at_random():
+    events = [("a", f"i{place}", "click", 1.0, 5) for place in range(6)]
+    events += [("a", f"j{place}", "click", 1.0, 6 + place) for place in range(5)]
+    events += clicks(*(("b", f"i{place}") for place in range(6)))
+    log = read(events)
+    held = [held_items(evaluation.split_user_time(log, seed=seed), log)["a"] for seed in range(40)]
+    assert set(np.ravel(held)) == {f"i{place}" for place in range(6)} | {
+        f"j{place}" for place in range(5)
+    }
+    split = evaluation.split_user_time(log, seed=1)
+    assert split.how == (
+        "the last fifth of each user's interactions, by time; a random fifth for 1 of 2 users, "
+        "who have most of them at one time"
+    )
+    assert held_items(split, log)["b"] == ["i5"]
+    assert split.train.n_interactions == len(events) - 3
+    assert not evaluation.is_timed(log)
+    assert evaluation.is_timed(read(clicks(*(("b", item) for item in "ijk"))))
 
 
 @each_kind
@@ -390,27 +431,101 @@ def test_a_split_says_which_interactions_are_in_training(kind, events, share):
     assert side.n_interactions == split.train.n_interactions
 
 
-@given(data=st.data(), events=events_of_many, has_times=st.booleans())
-def test_a_cut_in_the_order_read_holds_out_what_is_new_after_it(data, events, has_times):
-    log = read(events, has_times=has_times)
-    n_first = data.draw(st.integers(0, len(log)))
-    split = evaluation.split_at(log, n_first)
-    first = np.arange(len(log)) < n_first
+@given(events=events_of_many, marks=st.lists(st.booleans(), min_size=60, max_size=60))
+def test_without_times_newer_pairs_are_asked_for_from_the_older_history(events, marks):
+    log = read([event for event in events if event[2] != REMOVE], has_times=False)
+    is_newer = np.array(marks[: len(log)], dtype=bool)
+    split = evaluation.split_newer(log, is_newer)
     assert split.kind == "new"
-    assert split.keep.tolist() == first.tolist()
+    assert split.keep.tolist() == (~is_newer).tolist()
     assert (split.train.users, split.train.items) == (log.users, log.items)
-    known = stored(log.matrix(first).weights)
-    assert stored(split.train.weights) == known
-    later = stored(log.matrix(~first).weights)
-    assert stored(split.held_out).keys() == {
-        pair for pair, weight in later.items() if weight > 0 and pair not in known
-    }
+    known = stored(log.matrix(~is_newer).weights)
+    assert stored(split.train.weights) == stored(split.histories) == known
+    assert stored(split.held_out).keys() == wanted_pairs(log) - known.keys()
 
 
-@pytest.mark.parametrize("n_first", [-1, 3])
-def test_a_cut_beyond_the_log_is_refused(n_first):
-    with pytest.raises(DataError, match=f"n_first={n_first} .* a number from 0 to 2"):
-        evaluation.split_at(read(clicks(("a", "i"), ("b", "j"))), n_first)
+@given(events=events_of_many, marks=st.lists(st.booleans(), min_size=60, max_size=60))
+def test_newer_pairs_are_asked_for_from_all_that_was_known_before(events, marks):
+    log = read(events)
+    is_newer = np.array(marks[: len(log)], dtype=bool)
+    split = evaluation.split_newer(log, is_newer)
+    assert stored(split.train.weights) == stored(log.matrix(~is_newer).weights)
+    assert_grows(log, split, wanted_pairs(log) - stored(split.train.weights).keys(), ~is_newer)
+
+
+@given(events=events_of_many, share=shares, fold=st.integers(0, 2))
+def test_next_asks_for_what_a_server_was_asked(events, share, fold):
+    log = read([*events, ("a", "i", "click", 1.0, 1), ("a", "j", "click", 1.0, 9)])
+    try:
+        split = evaluation.split_next(log, share=share, fold=fold)
+    except NotEnoughDataError:
+        assert fold
+        return
+    cut = log.occurred_at[~split.keep].min()
+    assert split.keep.tolist() == (log.occurred_at < cut).tolist()
+    assert stored(split.train.weights) == stored(log.matrix(split.keep).weights)
+    later = wanted_pairs(log) - stored(split.train.weights).keys()
+    if fold == 0:
+        assert_grows(log, split, later, split.keep)
+
+
+def assert_grows(log, split, asked, keep):
+    """Hold the questions against a plain reading: each pair from the rows just before it."""
+    expected = []
+    for user, item in asked:
+        own = (log.user_index == user) & (log.item_index == item)
+        moment = log.occurred_at[own].min()
+        before = (log.user_index == user) & (keep | (log.occurred_at < moment))
+        if before.any():
+            row = stored(log.matrix(before).weights)
+            expected.append((user, item, sorted((place[1], value) for place, value in row.items())))
+    found = []
+    for place, user in enumerate(split.user_index.tolist()):
+        (item,) = split.held_out[[place]].indices.tolist()
+        row = stored(split.histories[[place]])
+        found.append((user, item, sorted((place[1], value) for place, value in row.items())))
+    assert sorted(found) == sorted(expected)
+
+
+def test_of_a_user_the_first_twenty_later_pairs_are_asked_for():
+    log = read([("a", f"i{at:02}", "click", 1.0, at) for at in range(60)])
+    split = evaluation.split_next(log, share=0.5)
+    assert split.held_out.indices.tolist() == list(range(30, 50))
+    assert np.diff(split.histories.indptr).tolist() == list(range(30, 50))
+    assert split.judged.tolist() == [0]
+
+
+def test_new_users_are_asked_from_their_second_moment_on():
+    log = read(clicks(("a", "i"), ("a", "j"), ("b", "i"), ("b", "j"), ("b", "k")))
+    split = evaluation.split_next(log, share=0.6)
+    assert [log.items.ids[item] for item in split.held_out.indices] == ["j", "k"]
+    assert split.user_index.tolist() == [1, 1]
+
+
+def test_repeats_ask_for_what_the_history_has():
+    log = read(clicks(("a", "i"), ("a", "j"), ("a", "i"), ("a", "i")))
+    assert evaluation.split_next(log, share=0.5).held_out.indices.tolist() == [1]
+    split = evaluation.split_next(log, share=0.5, repeats=True)
+    assert split.repeats
+    assert split.held_out.indices.tolist() == [0, 0]
+    ranker = Ranker(Products(2), popularity=np.zeros(2), repeats=True)
+    quality = evaluation.measure_split(ranker, split, k=2)
+    assert figure(quality, "recall").tolist() == [1.0]
+
+
+def test_users_are_drawn_where_they_are_too_many():
+    log = read([(f"u{user}", f"i{at}", "click", 1.0, at) for user in range(30) for at in range(6)])
+    split = evaluation.split_next(log, share=0.5, max_users=7)
+    assert len(split.judged) == 7
+    whole = evaluation.split_next(log, share=0.5)
+    assert len(whole.judged) == 30
+    drawn = np.isin(whole.user_index, split.judged)
+    assert stored(whole.histories[drawn]) == stored(split.histories)
+
+
+def test_marks_are_one_for_each_interaction():
+    with pytest.raises(DataError, match=r"is_newer has shape \(3,\): .* each of the 2"):
+        evaluation.split_newer(read(clicks(("a", "i"), ("b", "j"))), np.ones(3, dtype=bool))
 
 
 # Metrics
@@ -435,6 +550,15 @@ def measured(model, *, histories, **given):
     """Measure the lists that a model's scores make as they are."""
     ranker = Ranker(model, popularity=np.zeros(histories.shape[1]))
     return evaluation.measure(ranker, histories=histories, **given)
+
+
+def figure(quality, name):
+    """Return a metric by user; of one k."""
+    return quality.by_user[f"{name}@{quality.ks[0]}"]
+
+
+def of_lists(quality, name):
+    return quality.of_lists[f"{name}@{quality.ks[0]}"]
 
 
 def measure(scores, seen, relevant, **kwargs):
@@ -465,13 +589,13 @@ def test_metrics_are_those_of_a_table_made_by_hand():
     quality = measure(scores, seen, [[0, 2], [2], [0, 1, 2, 3, 4], [4], []], k=3)
     log3 = math.log2(3)
     assert quality.user_index.tolist() == [0, 1, 2, 3]
-    np.testing.assert_allclose(quality.recall, [1, 1, 3 / 5, 0])
-    np.testing.assert_allclose(quality.ndcg, [1.5 / (1 + 1 / log3), 0.5, 1, 0])
-    np.testing.assert_allclose(quality.hit_rate, [1, 1, 1, 0])
-    np.testing.assert_allclose(quality.average_precision, [(1 + 2 / 3) / 2, 1 / 3, 3 / 5, 0])
-    assert quality.coverage == 5 / 10
+    np.testing.assert_allclose(figure(quality, "recall"), [1, 1, 3 / 5, 0])
+    np.testing.assert_allclose(figure(quality, "ndcg"), [1.5 / (1 + 1 / log3), 0.5, 1, 0])
+    np.testing.assert_allclose(figure(quality, "hit_rate"), [1, 1, 1, 0])
+    np.testing.assert_allclose(figure(quality, "map"), [(1 + 2 / 3) / 2, 1 / 3, 3 / 5, 0])
+    assert of_lists(quality, "coverage") == 5 / 10
     # Nobody has 0 to 4: they count as if one of the five users had them.
-    assert quality.novelty == pytest.approx(math.log2(5))
+    assert of_lists(quality, "novelty") == pytest.approx(math.log2(5))
 
 
 def test_novelty_is_the_mean_surprise_of_what_is_recommended():
@@ -481,10 +605,10 @@ def test_novelty_is_the_mean_surprise_of_what_is_recommended():
     seen, relevant = [[0, 1], [0], [2], [3]], [[], [], [0], [1]]
     quality = measure(scores, seen, relevant, k=1)
     assert quality.user_index.tolist() == [2, 3]
-    assert quality.novelty == pytest.approx((2 + 1) / 2)
-    assert quality.coverage == 2 / 4
+    assert of_lists(quality, "novelty") == pytest.approx((2 + 1) / 2)
+    assert of_lists(quality, "coverage") == 2 / 4
     told = measure(scores, seen, relevant, k=1, popularity=np.array([8, 1, 0, 0]), n_users=16)
-    assert told.novelty == pytest.approx((4 + 1) / 2)
+    assert of_lists(told, "novelty") == pytest.approx((4 + 1) / 2)
 
 
 def test_what_weighs_nothing_is_had_by_nobody_and_yet_not_recommended():
@@ -492,24 +616,28 @@ def test_what_weighs_nothing_is_had_by_nobody_and_yet_not_recommended():
     held_out = sparse.csr_array(([1.0], ([0], [2])), shape=(2, 4))
     table = Table([[9, 8, 7, 6], [0, 0, 0, 0]], sparse.csr_array(np.eye(2, 4)))
     quality = measured(table, histories=histories, held_out=held_out, k=1)
-    assert quality.recall.tolist() == [1.0]
-    assert quality.novelty == 1.0
+    assert figure(quality, "recall").tolist() == [1.0]
+    assert of_lists(quality, "novelty") == 1.0
     two = measured(table, histories=histories, held_out=held_out, k=3)
-    assert two.coverage == 2 / 4
+    assert of_lists(two, "coverage") == 2 / 4
 
 
 def test_a_list_is_as_long_as_there_are_items():
     quality = measure([[3, 2, 1]], [[0]], [[2]], k=20)
-    assert quality.recall.tolist() == [1.0]
-    assert quality.average_precision.tolist() == [0.5]
-    assert quality.ndcg.tolist() == [pytest.approx(1 / math.log2(3))]
-    assert quality.coverage == pytest.approx(2 / 3)
+    assert figure(quality, "recall").tolist() == [1.0]
+    assert figure(quality, "map").tolist() == [0.5]
+    assert figure(quality, "ndcg").tolist() == [pytest.approx(1 / math.log2(3))]
+    assert of_lists(quality, "coverage") == pytest.approx(2 / 3)
 
 
 def test_who_has_seen_everything_gets_an_empty_list():
     quality = measure([[3, 2]], [[0, 1]], [[1]], k=1)
-    assert (quality.recall[0], quality.ndcg[0], quality.average_precision[0]) == (0, 0, 0)
-    assert (quality.coverage, quality.novelty) == (0, 0)
+    assert (
+        figure(quality, "recall")[0],
+        figure(quality, "ndcg")[0],
+        figure(quality, "map")[0],
+    ) == (0, 0, 0)
+    assert (of_lists(quality, "coverage"), of_lists(quality, "novelty")) == (0, 0)
 
 
 def test_users_without_history_or_held_out_items_are_not_measured():
@@ -530,7 +658,7 @@ def test_only_positive_entries_are_relevant_each_once():
         (np.array([2.0, 0.0, 1.0, 1.0]), np.array([3, 1, 3, 2]), np.array([0, 4])), shape=(1, 4)
     )
     quality = measured(table, histories=histories, held_out=untidy, k=2)
-    assert quality.recall.tolist() == [0.5]
+    assert figure(quality, "recall").tolist() == [0.5]
     assert untidy.nnz == 4
 
 
@@ -574,13 +702,13 @@ def test_metrics_agree_with_trec_eval(seed, k):
         # trec_eval breaks ties in its own way: it gets ranks as scores, which have none.
         run[str(user)] = {str(item): float(-rank) for rank, item in enumerate(ranking)}
         judged[str(user)] = {str(item): 1 for item in held_out[[user]].indices}
-    names = {"recall": "recall", "ndcg": "ndcg_cut", "average_precision": "map_cut",
-             "hit_rate": "success"}  # fmt: skip
+    names = {"recall": "recall", "ndcg": "ndcg_cut", "map": "map_cut", "hit_rate": "success",
+             "precision": "P"}  # fmt: skip
     evaluator = pytrec_eval.RelevanceEvaluator(judged, {f"{name}.{k}" for name in names.values()})
     theirs = evaluator.evaluate(run)
     for ours, name in names.items():
         expected = [theirs[str(user)][f"{name}_{k}"] for user in quality.user_index]
-        np.testing.assert_allclose(getattr(quality, ours), expected, atol=1e-6, rtol=0)
+        np.testing.assert_allclose(figure(quality, ours), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("k", [1, 5, 20, 30])
@@ -594,7 +722,7 @@ def test_ndcg_agrees_with_scikit_learn(k):
     expected = [
         ndcg_score(held_out[[user]].toarray(), scores[[user]], k=k) for user in users.tolist()
     ]
-    np.testing.assert_allclose(quality.ndcg, expected, atol=1e-6)
+    np.testing.assert_allclose(figure(quality, "ndcg"), expected, atol=1e-6)
 
 
 def test_users_are_scored_in_blocks_and_measured_as_if_alone():
@@ -630,9 +758,9 @@ def test_users_are_scored_in_blocks_and_measured_as_if_alone():
     for user_index in (np.arange(250), np.arange(250, n_users)):
         part = measured(Factors(), histories=histories, held_out=held_out, user_index=user_index)
         assert np.array_equal(part.user_index, user_index)
-        assert 0 < part.recall.mean() < 1
-        for name in ("recall", "ndcg", "hit_rate", "average_precision"):
-            assert np.array_equal(getattr(whole, name)[user_index], getattr(part, name))
+        assert 0 < figure(part, "recall").mean() < 1
+        for name in ("recall", "ndcg", "hit_rate", "map"):
+            assert np.array_equal(figure(whole, name)[user_index], figure(part, name))
 
 
 def test_what_progress_raises_ends_the_measuring():
@@ -675,8 +803,8 @@ def test_what_a_model_rules_out_is_never_in_a_list():
     scores = np.array([[3.0, -np.inf, 1.0, -np.inf, 2.0], [-np.inf] * 5])
     quality = measure(scores, [[0], [1]], [[1, 2], [0]], k=4)
     # A list of items 4 and 2; an empty one.
-    assert quality.recall.tolist() == [0.5, 0.0]
-    assert quality.coverage == 2 / 5
+    assert figure(quality, "recall").tolist() == [0.5, 0.0]
+    assert of_lists(quality, "coverage") == 2 / 5
 
 
 # Intervals
@@ -684,27 +812,43 @@ def test_what_a_model_rules_out_is_never_in_a_list():
 
 def quality_of(values, *, k=20):
     values = np.asarray(values, dtype=np.float64)
-    return Quality(k, np.arange(len(values)), values, values, values, values, 0.5, 2.0)
+    n = len(values)
+    quality = Quality(
+        ks=(k,),
+        question_user=np.arange(n),
+        found=np.full((n, k), -1, dtype=np.int32),
+        held_out=sparse.csr_array((n, 1)),
+        n_relevant=np.ones(n, dtype=int),
+        history_length=np.ones(n, dtype=int),
+        of_lists={f"coverage@{k}": 0.5, f"novelty@{k}": 2.0},
+    )
+    quality.by_user.update(dict.fromkeys(quality.by_user, values))
+    return quality
 
 
 def test_a_summary_has_means_and_intervals():
     summary = quality_of([0.0, 0.5, 1.0, 0.5], k=7).summary()
     assert list(summary) == [
-        "recall@7", "ndcg@7", "hit_rate@7", "map@7", "coverage@7", "novelty@7",
+        "recall@7", "ndcg@7", "hit_rate@7", "map@7", "precision@7", "mrr@7", "without_hit@7",
+        "coverage@7", "novelty@7",
     ]  # fmt: skip
-    assert summary["recall@7"]["mean"] == 0.5
-    assert 0 <= summary["recall@7"]["low"] < 0.5 < summary["recall@7"]["high"] <= 1
-    assert summary["recall@7"] == summary["map@7"]
-    assert summary["coverage@7"] == {"mean": 0.5}
-    assert summary["novelty@7"] == {"mean": 2.0}
+    recall = summary["recall@7"]
+    assert recall.mean == 0.5
+    assert 0 <= recall.low < 0.5 < recall.high <= 1
+    assert recall == summary["map@7"]
+    assert summary["coverage@7"] == Figure(0.5)
+    assert summary["novelty@7"] == Figure(2.0)
 
 
 def test_intervals_are_those_of_the_bootstrap():
     # The mean of 3 values out of {0, 1, 8}, each as likely: 27 ways, counted.
     ways = np.array(np.meshgrid([0, 1, 8], [0, 1, 8], [0, 1, 8])).reshape(3, -1).mean(axis=0)
     interval = quality_of([0, 1, 8]).summary(n_resamples=20_000, level=0.8)["recall@20"]
-    expected = np.quantile(ways, [0.1, 0.9], method="inverted_cdf")
-    assert (interval["low"], interval["high"]) == pytest.approx(expected)
+    # Widened, as t with 2 degrees of freedom is beside the normal distribution.
+    tail = stats.norm.cdf(stats.t.ppf(0.1, 2) * math.sqrt(3 / 2))
+    assert expanded_tail(3, level=0.8) == pytest.approx(tail)
+    expected = np.quantile(ways, [tail, 1 - tail], method="inverted_cdf")
+    assert (interval.low, interval.high) == pytest.approx(expected)
 
 
 def test_intervals_repeat_by_seed():
@@ -721,7 +865,7 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
         interval = quality_of(random.beta(1, 3, size=80)).summary(
             seed=seed, n_resamples=200, level=level
         )["recall@20"]
-        covered += interval["low"] <= 0.25 <= interval["high"]
+        covered += interval.low <= 0.25 <= interval.high
     spread = math.sqrt(n_trials * level * (1 - level))
     assert abs(covered - n_trials * level) < 4 * spread
 
@@ -729,8 +873,8 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
 def test_equal_models_differ_by_nothing():
     quality = quality_of(np.random.default_rng(0).random(100))
     compared = evaluation.compare(quality, quality)
-    assert list(compared) == ["recall@20", "ndcg@20", "hit_rate@20", "map@20"]
-    assert set(map(tuple, (one.values() for one in compared.values()))) == {(0.0, 0.0, 0.0)}
+    assert list(compared) == list(quality.by_user)
+    assert set(compared.values()) == {PairedDifference(0.0, 0.0, 0.0, sd=0.0, n=100)}
 
 
 def test_a_paired_comparison_finds_what_two_intervals_hide():
@@ -739,14 +883,15 @@ def test_a_paired_comparison_finds_what_two_intervals_hide():
     worse = quality_of(users)
     better = quality_of(users + 0.01 + random.normal(0, 0.02, size=400))
     difference = evaluation.compare(worse, better)["ndcg@20"]
-    assert difference["difference"] == pytest.approx(np.mean(better.ndcg - worse.ndcg))
-    assert 0 < difference["low"] < difference["difference"] < difference["high"] < 0.02
+    by_user = figure(better, "ndcg") - figure(worse, "ndcg")
+    assert difference.difference == pytest.approx(by_user.mean())
+    assert difference.sd == pytest.approx(by_user.std(ddof=1))
+    assert difference.n == 400
+    assert 0 < difference.low < difference.difference < difference.high < 0.02
     alone, other = worse.summary()["ndcg@20"], better.summary()["ndcg@20"]
-    assert other["low"] < alone["high"]
-    width = difference["high"] - difference["low"]
-    assert width < (alone["high"] - alone["low"]) / 5
-    turned = evaluation.compare(better, worse)["ndcg@20"]
-    assert turned["high"] < 0
+    assert other.low < alone.high
+    assert difference.high - difference.low < (alone.high - alone.low) / 5
+    assert evaluation.compare(better, worse)["ndcg@20"].high < 0
 
 
 def test_a_model_that_is_better_by_plan_is_found_so():
@@ -776,7 +921,9 @@ def test_a_model_that_is_better_by_plan_is_found_so():
         for model in (Counts(), Neighbours())
     )
     compared = evaluation.compare(counts, personal)
-    assert all(difference["low"] > 0 for difference in compared.values())
+    without_hit = compared.pop("without_hit@10")
+    assert without_hit.high < 0
+    assert all(difference.low > 0 for difference in compared.values())
 
 
 def test_only_the_same_users_and_lists_are_compared():

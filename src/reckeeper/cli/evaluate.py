@@ -17,6 +17,7 @@ from reckeeper.errors import DataError
 class SplitName(StrEnum):
     """Ways to hold out a part of the stored interactions."""
 
+    NEXT = "next"
     USER_TIME = "user_time"
     TIME = "time"
     RANDOM = "random"
@@ -52,7 +53,11 @@ _TuneSeconds = Annotated[
     typer.Option(min=0.1, max=86_400, help="Default: just under five times what one fit takes."),
 ]
 _Split = Annotated[
-    SplitName, typer.Option(help="Without --train: how the stored interactions are split.")
+    SplitName | None,
+    typer.Option(
+        help="Without --train: how the stored interactions are split. Default: next where they "
+        "have times, else random."
+    ),
 ]
 _Compare = Annotated[
     bool, typer.Option("--compare", help="Which recipe suits the stored interactions?")
@@ -70,7 +75,7 @@ def evaluate(
     pairs: _Pairs = None,
     tunes: _Tunes = False,
     tune_seconds: _TuneSeconds = None,
-    split: _Split = SplitName.USER_TIME,
+    split: _Split = None,
     compare: _Compare = False,
     k: _Length = 20,
     seed: _Seed = 0,
@@ -104,7 +109,7 @@ def evaluate(
             recipe,
             given,
             files=(train, test, history) if train and test else None,
-            split=split.value,
+            split=None if split is None else split.value,
             tunes=tunes,
             tune_seconds=tune_seconds,
             k=k,

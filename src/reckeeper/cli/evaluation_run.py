@@ -1,6 +1,7 @@
 """What `reckeeper evaluate` does: it reads, splits, tunes, fits and measures, and shows how far."""
 
 import contextlib
+import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +35,7 @@ def judged(
     given: Mapping[str, Any],
     *,
     files: tuple[Path, Path, Path | None] | None,
-    split: str,
+    split: str | None,
     tunes: bool,
     tune_seconds: float | None,
     k: int,
@@ -51,8 +52,9 @@ def judged(
     files : tuple of path, or None
         What to train on, what users did next, and what else users did before; None takes
         the stored interactions.
-    split : str
-        How the stored interactions are split: ``user_time``, ``time`` or ``random``.
+    split : str or None
+        How the stored interactions are split: ``next``, ``user_time``, ``time`` or ``random``;
+        None takes ``next`` where they have times, else ``random``.
     tunes : bool
         Whether to find the settings.
     tune_seconds : float or None
@@ -133,7 +135,7 @@ def _read(path: Path, stages: "_Stages", *, with_times: bool = False) -> Interac
 def _stored(
     recipe: str | None,
     given: Mapping[str, Any],
-    split: str,
+    split: str | None,
     *,
     seed: int,
     stages: "_Stages",
@@ -151,12 +153,17 @@ def _stored(
             policy = policies.current(connection, settings).policy
             log = pipeline.read_chosen(connection, policy, on_fraction=stage).log
     with stages.stage("splitting them"):
-        if split == "random":
+        log, _ = evaluation.canonical(log)
+        if split is None:
+            made = evaluation.split_default(log, seed=seed)
+        elif split == "next":
+            made = evaluation.split_next(log, seed=seed)
+        elif split == "random":
             made = evaluation.split_random(log, seed=seed)
         elif split == "time":
             made = evaluation.split_time(log)
         else:
-            made = evaluation.split_user_time(log)
+            made = evaluation.split_user_time(log, seed=seed)
         return name, chosen, tasks.of_split(log, made)
 
 
@@ -235,14 +242,16 @@ def _judged(
         "recipe": recipe,
         "settings": model.settings,
         "k": k,
-        **{metric: values["mean"] for metric, values in found.items()},
+        **{metric: figure.mean for metric, figure in found.items()},
         "intervals": {
-            metric: {"low": values["low"], "high": values["high"]}
-            for metric, values in found.items()
-            if "low" in values
+            metric: {"low": figure.low, "high": figure.high}
+            for metric, figure in found.items()
+            if figure.low is not None
         },
-        "popularity": {metric: values["mean"] for metric, values in of_popular.items()},
-        "versus_popularity": versus_popularity,
+        "popularity": {metric: figure.mean for metric, figure in of_popular.items()},
+        "versus_popularity": {
+            metric: dataclasses.asdict(paired) for metric, paired in versus_popularity.items()
+        },
         **task.counts(),
         "fit_seconds": round(fitting.seconds, 3),
         "evaluate_seconds": round(measuring.seconds, 3),

@@ -1,22 +1,30 @@
 """How good a model is: splits of the interactions, ranking metrics, and how sure they are."""
 
-from reckeeper.evaluation.metrics import Quality, measure, ndcg
-from reckeeper.evaluation.paired import compare
-from reckeeper.evaluation.splits import (
-    Split,
-    split_at,
-    split_random,
-    split_time,
-    split_user_time,
-)
+from reckeeper.evaluation.canonical import canonical
+from reckeeper.evaluation.growing import split_newer, split_next
+from reckeeper.evaluation.metrics import Figure, Quality, measure, measure_split, ndcg, pool
+from reckeeper.evaluation.paired import PairedDifference, compare
+from reckeeper.evaluation.pooling import POOL_BELOW, how_pooled, pooled_splits, split_default
+from reckeeper.evaluation.splits import Split, is_timed, split_random, split_time, split_user_time
 
 __all__ = [
+    "POOL_BELOW",
+    "Figure",
+    "PairedDifference",
     "Quality",
     "Split",
+    "canonical",
     "compare",
+    "how_pooled",
+    "is_timed",
     "measure",
+    "measure_split",
     "ndcg",
-    "split_at",
+    "pool",
+    "pooled_splits",
+    "split_default",
+    "split_newer",
+    "split_next",
     "split_random",
     "split_time",
     "split_user_time",

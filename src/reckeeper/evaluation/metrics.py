@@ -1,60 +1,116 @@
 """How good the lists of a model are: ranking metrics, by user."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import sparse
 
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation.confidence import intervals
-from reckeeper.ranking import Lists, Ranker
+from reckeeper.evaluation.splits import Split
+from reckeeper.ranking import Lists, Ranker, popularity_of
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over users with its interval; without one where it is of all lists together."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
 class Quality:
     """How good the lists of a model are.
 
-    A user's list has the k items of the highest score that the user's history
-    does not have; relevant are the user's held-out items.
+    Each question has a list of the best items, and items that are relevant:
+    those held out. A user's figure is the mean over the user's questions.
 
     Attributes
     ----------
-    k : int
-        Length of the lists.
-    user_index : ndarray of int, shape (n,)
-        The users measured, ascending.
-    recall : ndarray of float64, shape (n,)
-        Relevant items in the list ÷ relevant items; all are in [0, 1].
-    ndcg : ndarray of float64, shape (n,)
-        Sum over relevant items at rank r of 1 / log2(r + 1) ÷ the same sum of
-        a list that begins with all relevant ones.
-    hit_rate : ndarray of float64, shape (n,)
-        1 where the list has a relevant item, else 0.
-    average_precision : ndarray of float64, shape (n,)
-        Sum over relevant items at rank r of the precision of the list's first
-        r ÷ relevant items. Its mean is MAP@K.
-    coverage : float
-        Share of all items that are in at least one list, in [0, 1].
-    novelty : float
-        Mean over all recommended items of -log2 of the share of users who
-        have the item (a positive weight), in bits, from 0 on. Items that
-        nobody has count as if one user had them. 0 where nothing was
-        recommended.
+    ks : tuple of int
+        Lengths of the lists, ascending: one ranking gives all.
+    question_user : ndarray of int, shape (n,)
+        Whose each question is.
+    found : ndarray of int32, shape (n, max(ks))
+        The relevant item at each rank, -1 where there is none.
+    held_out : scipy.sparse.csr_array, shape (n, n_items)
+        The relevant items.
+    n_relevant : ndarray of int, shape (n,)
+        How many they are, with those of which no model can know.
+    history_length : ndarray of int, shape (n,)
+        Pairs in the history of each question.
+    of_lists : dict of str to float
+        By name and k, such as ``coverage@10``: ``coverage``, the share of all items that are in
+        at least one list; ``novelty``, the mean over all recommended items of
+        -log2 of the share of users who have the item (a positive weight), in
+        bits, where items that nobody has count as if one user had them;
+        ``gini``, the Gini coefficient of how often each item is recommended,
+        0 where all are alike, towards 1 where few have all;
+        ``popularity_lift``, the mean number of users of what is recommended ÷
+        the same of what is in the histories, means over lists, then users.
+        0 where nothing was recommended. Empty for a part of the questions.
     """
 
-    k: int
-    user_index: np.ndarray
-    recall: np.ndarray
-    ndcg: np.ndarray
-    hit_rate: np.ndarray
-    average_precision: np.ndarray
-    coverage: float
-    novelty: float
+    ks: tuple[int, ...]
+    question_user: np.ndarray = field(repr=False)
+    found: np.ndarray = field(repr=False)
+    held_out: sparse.csr_array = field(repr=False)
+    n_relevant: np.ndarray = field(repr=False)
+    history_length: np.ndarray = field(repr=False)
+    of_lists: dict[str, float] = field(default_factory=dict)
+
+    @functools.cached_property
+    def user_index(self) -> np.ndarray:
+        """The users measured, ascending."""
+        return np.unique(self.question_user)
+
+    @functools.cached_property
+    def by_user(self) -> dict[str, np.ndarray]:
+        """What each user has: arrays of float64 of shape (n_users,), all in [0, 1].
+
+        By name and k: ``recall`` (relevant items in the list ÷ relevant items),
+        ``ndcg`` (sum over relevant items at rank r of 1 / log2(r + 1) ÷ the same sum
+        of a list that begins with all relevant ones), ``hit_rate`` (1 where the
+        list has a relevant item), ``map`` (sum over relevant items at rank r of
+        the precision of the list's first r ÷ relevant items), ``precision``
+        (relevant items in the list ÷ k), ``mrr`` (1 ÷ the rank of the first
+        relevant item) and ``without_hit`` (1 for a user none of whose lists
+        has one).
+        """
+        _, user, n_questions = np.unique(
+            self.question_user, return_inverse=True, return_counts=True
+        )
+        return {
+            name: np.bincount(user, weights=values) / n_questions
+            if not name.startswith("without_hit")
+            else np.asarray(np.bincount(user, weights=values) == n_questions, dtype=np.float64)
+            for k in self.ks
+            for name, values in self._by_question(k).items()
+        }
+
+    def _by_question(self, k: int) -> dict[str, np.ndarray]:
+        hits = self.found[:, :k] >= 0
+        n_hits = hits.sum(axis=1)
+        precision = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
+        first = hits.argmax(axis=1) + 1
+        is_hit = n_hits > 0
+        return {
+            f"recall@{k}": n_hits / self.n_relevant,
+            f"ndcg@{k}": _ndcg(hits, self.n_relevant),
+            f"hit_rate@{k}": is_hit.astype(np.float64),
+            f"map@{k}": (hits * precision).sum(axis=1) / self.n_relevant,
+            f"precision@{k}": n_hits / k,
+            f"mrr@{k}": np.where(is_hit, 1 / first, 0.0),
+            f"without_hit@{k}": (~is_hit).astype(np.float64),
+        }
 
     def summary(
         self, *, seed: int = 0, n_resamples: int = 1000, level: float = 0.95
-    ) -> dict[str, dict[str, float]]:
+    ) -> dict[str, Figure]:
         """Average over users, with bootstrap intervals.
 
         Parameters
@@ -64,14 +120,12 @@ class Quality:
         n_resamples : int
             Resamples of the users, at least 1.
         level : float
-            Share of the resampled means that an interval holds, in (0, 1).
+            As of `intervals`, in (0, 1).
 
         Returns
         -------
-        dict
-            ``recall@k``, ``ndcg@k``, ``hit_rate@k``, ``map@k``: ``mean``,
-            ``low`` and ``high``; ``coverage@k`` and ``novelty@k``: ``mean``
-            alone, since they belong to all lists together.
+        dict of str to Figure
+            What `by_user` has with its interval, then `of_lists` without.
 
         Raises
         ------
@@ -81,27 +135,114 @@ class Quality:
         Notes
         -----
         Percentile intervals: Efron & Tibshirani, An Introduction to the
-        Bootstrap, 1993, chapter 13. Repeatable by seed; 30,000 users and
-        1,000 resamples take less than a second, in O(n) memory.
+        Bootstrap, 1993, chapter 13; users are resampled with all their
+        questions. Repeatable by seed.
         """
-        by_user = self.by_user()
-        ranges = intervals(by_user, seed=seed, n_resamples=n_resamples, level=level)
-        summary = {
-            name: {"mean": float(values.mean()), "low": low, "high": high}
-            for (name, values), (low, high) in zip(by_user.items(), ranges, strict=True)
+        ranges = intervals(self.by_user, seed=seed, n_resamples=n_resamples, level=level)
+        figures = {
+            name: Figure(float(values.mean()), low, high)
+            for (name, values), (low, high) in zip(self.by_user.items(), ranges, strict=True)
         }
-        summary[f"coverage@{self.k}"] = {"mean": self.coverage}
-        summary[f"novelty@{self.k}"] = {"mean": self.novelty}
-        return summary
+        return figures | {name: Figure(value) for name, value in self.of_lists.items()}
 
-    def by_user(self) -> dict[str, np.ndarray]:
-        """Return the metrics that each user has: recall, NDCG, hit rate and average precision."""
-        return {
-            f"recall@{self.k}": self.recall,
-            f"ndcg@{self.k}": self.ndcg,
-            f"hit_rate@{self.k}": self.hit_rate,
-            f"map@{self.k}": self.average_precision,
-        }
+    def part(self, which: np.ndarray) -> "Quality":
+        """Return the quality of some of the questions, given as booleans or places."""
+        return replace(
+            self,
+            question_user=self.question_user[which],
+            found=self.found[which],
+            held_out=self.held_out[which],
+            n_relevant=self.n_relevant[which],
+            history_length=self.history_length[which],
+            of_lists={},
+        )
+
+    def on_items(self, which: np.ndarray) -> "Quality":
+        """Return how some items are found: as if no others were relevant.
+
+        Parameters
+        ----------
+        which : ndarray of bool, shape (n_items,)
+
+        Returns
+        -------
+        Quality
+            Of the questions that ask for one of these items; ranks are those
+            in the lists of all items.
+        """
+        entries = which[self.held_out.indices].astype(self.held_out.dtype)
+        held_out = sparse.csr_array(
+            (entries, self.held_out.indices, self.held_out.indptr), shape=self.held_out.shape
+        )
+        held_out.eliminate_zeros()
+        n_relevant = np.diff(held_out.indptr)
+        found = np.where((self.found >= 0) & which[self.found], self.found, -1)
+        whole = replace(self, found=found, held_out=held_out, n_relevant=n_relevant)
+        return whole.part(n_relevant > 0)
+
+
+def pool(qualities: Sequence[Quality]) -> Quality:
+    """Join what was measured on several cuts of one log; a user has the questions of all.
+
+    Parameters
+    ----------
+    qualities : sequence of Quality
+        With the same k and items, at least one. `of_lists` are averaged.
+
+    Raises
+    ------
+    DataError
+        There is none, or k differs.
+    """
+    if len({quality.ks for quality in qualities}) != 1:
+        raise DataError(f"{len(qualities)} results cannot be pooled: give some of the same k.")
+    if len(qualities) == 1:
+        return qualities[0]
+    held_out = sparse.csr_array(sparse.vstack([one.held_out for one in qualities]))
+    names = [name for name in qualities[0].of_lists if all(name in q.of_lists for q in qualities)]
+    return Quality(
+        ks=qualities[0].ks,
+        question_user=np.concatenate([one.question_user for one in qualities]),
+        found=np.concatenate([one.found for one in qualities]),
+        held_out=held_out,
+        n_relevant=np.concatenate([one.n_relevant for one in qualities]),
+        history_length=np.concatenate([one.history_length for one in qualities]),
+        of_lists={
+            name: float(np.mean([one.of_lists[name] for one in qualities])) for name in names
+        },
+    )
+
+
+def measure_split(
+    ranker: Ranker,
+    split: Split,
+    *,
+    k: int | Sequence[int] = 20,
+    user_index: np.ndarray | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> Quality:
+    """Ask a model the questions of a split; see `measure`.
+
+    Parameters
+    ----------
+    ranker : Ranker
+        It lists items of the history again where the split asks for
+        repeats, if it was made so.
+    split : Split
+    k, user_index, on_progress
+        As of `measure`.
+    """
+    return measure(
+        ranker,
+        histories=split.histories,
+        held_out=split.held_out,
+        question_user=split.user_index,
+        popularity=popularity_of(split.train),
+        n_users=split.train.weights.shape[0],
+        k=k,
+        user_index=user_index,
+        on_progress=on_progress,
+    )
 
 
 def measure(
@@ -109,38 +250,41 @@ def measure(
     *,
     histories: sparse.csr_array,
     held_out: sparse.csr_array,
+    question_user: np.ndarray | None = None,
     n_unfindable: np.ndarray | None = None,
     popularity: np.ndarray | None = None,
     n_users: int | None = None,
-    k: int = 20,
+    k: int | Sequence[int] = 20,
     user_index: np.ndarray | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Quality:
-    """Give users their lists and look for what was held out.
+    """Give each question its list and look for what was held out.
 
-    Measured are the users who have a history and something held out.
+    Measured are the questions that have a history and something held out.
 
     Parameters
     ----------
     ranker : Ranker
-    histories : scipy.sparse.csr_array, shape (n_users, n_items)
-        What users are scored from. No stored pair is recommended, with
-        whatever weight.
-    held_out : scipy.sparse.csr_array, shape (n_users, n_items)
+    histories : scipy.sparse.csr_array, shape (n, n_items)
+        What questions are scored from. No stored pair is recommended, with
+        whatever weight, unless the ranker repeats.
+    held_out : scipy.sparse.csr_array, shape (n, n_items)
         Positive entries are relevant. One that `histories` has too counts as
-        relevant and cannot be found.
-    n_unfindable : ndarray of int, shape (n_users,), optional
+        relevant and cannot be found, unless the ranker repeats.
+    question_user : ndarray of int, shape (n,), optional
+        Whose question each row is; by default each is of a user of its own.
+    n_unfindable : ndarray of int, shape (n,), optional
         How many items are relevant besides, of which no model can know.
     popularity : ndarray of int, shape (n_items,), optional
-        How many users have each item, for the novelty; counted in
-        `histories`, if not given.
+        How many users have each item, for novelty and popularity lift;
+        counted in `histories`, if not given.
     n_users : int, optional
         Out of how many users `popularity` is; the number of rows of
         `histories`, if not given.
-    k : int
-        Length of the lists, at least 1.
+    k : int or sequence of int
+        Lengths of the lists, at least 1.
     user_index : ndarray of int, optional
-        Measure no others than these rows, such as a sample.
+        Measure no other users than these, such as a sample.
     on_progress : callable, optional
         Called with the fraction done, in [0, 1]. What it raises ends it.
 
@@ -158,44 +302,101 @@ def measure(
 
     Notes
     -----
-    Ranks users in blocks, so that users × items is never held. Deterministic.
+    Ranks questions in blocks, so that users × items is never held.
+    Deterministic.
     """
-    if k < 1:
+    ks = tuple(sorted({k} if isinstance(k, int) else set(k)))
+    if not ks or ks[0] < 1:
         raise DataError(f"k={k} cannot be used: a list has at least 1 item.")
     if histories.shape != held_out.shape:
         raise DataError(
             f"histories have shape {histories.shape} and held_out {held_out.shape}: give both for "
             "the same users and items."
         )
-    n_items = histories.shape[1]
-    share = _share_of_users(histories, popularity, n_users)
+    if question_user is None:
+        question_user = np.arange(histories.shape[0])
+    popularity, share = _popularity(histories, popularity, n_users)
     relevant = _positive(held_out)
     n_relevant = np.diff(relevant.indptr)
     if n_unfindable is not None:
         n_relevant = n_relevant + n_unfindable
-    users = _to_measure(histories, n_relevant, user_index)
-    n_relevant = n_relevant[users]
-    hits = np.empty((len(users), k), dtype=bool)
-    n_recommended = np.zeros(n_items, dtype=np.int64)
-    for block, lists in ranker.in_blocks(histories, users, k=k):
+    asked = _to_measure(histories, n_relevant, question_user, user_index)
+    relevant = relevant[asked]
+    found = np.empty((len(asked), ks[-1]), dtype=np.int32)
+    exposure = _Exposure(ks, popularity, n_lists=len(asked))
+    for block, lists in ranker.in_blocks(histories, asked, k=ks[-1]):
         top = lists.item_index
-        hits[block] = _are_in(top, relevant[users[block]])
-        n_recommended += np.bincount(top[top >= 0], minlength=n_items)
+        found[block] = np.where(_are_in(top, relevant[block]), top, -1)
+        exposure.add(block, top)
         if on_progress is not None:
-            on_progress(block.stop / len(users))
-
-    precision = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
-    n_all = int(n_recommended.sum())
+            on_progress(block.stop / len(asked))
     return Quality(
-        k=k,
-        user_index=users,
-        recall=hits.sum(axis=1) / n_relevant,
-        ndcg=_ndcg(hits, n_relevant),
-        hit_rate=np.asarray(hits.any(axis=1), dtype=np.float64),
-        average_precision=(hits * precision).sum(axis=1) / n_relevant,
-        coverage=float(np.count_nonzero(n_recommended) / n_items),
-        novelty=float(n_recommended @ -np.log2(share) / n_all) if n_all else 0.0,
+        ks=ks,
+        question_user=question_user[asked],
+        found=found,
+        held_out=relevant,
+        n_relevant=n_relevant[asked],
+        history_length=np.diff(histories.indptr)[asked],
+        of_lists=exposure.figures(histories[asked], question_user[asked], share),
     )
+
+
+class _Exposure:
+    """How often each item is recommended, for each k."""
+
+    def __init__(self, ks: tuple[int, ...], popularity: np.ndarray, *, n_lists: int) -> None:
+        self._popularity = popularity
+        self._n_of_item = {k: np.zeros(len(popularity), dtype=np.int64) for k in ks}
+        self._mean_popularity = {k: np.full(n_lists, np.nan) for k in ks}
+
+    def add(self, block: slice, top: np.ndarray) -> None:
+        is_item = top >= 0
+        popularity = np.where(is_item, self._popularity[top], 0)
+        for k, n_of_item in self._n_of_item.items():
+            listed = top[:, :k]
+            n_of_item += np.bincount(listed[is_item[:, :k]], minlength=len(n_of_item))
+            n = is_item[:, :k].sum(axis=1)
+            total = popularity[:, :k].sum(axis=1)
+            self._mean_popularity[k][block] = np.where(n > 0, total / np.maximum(n, 1), np.nan)
+
+    def figures(
+        self, histories: sparse.csr_array, user: np.ndarray, share: np.ndarray
+    ) -> dict[str, float]:
+        taste = histories.data > 0
+        row = np.repeat(np.arange(histories.shape[0]), np.diff(histories.indptr))[taste]
+        n = np.bincount(row, minlength=histories.shape[0])
+        total = np.bincount(
+            row, weights=self._popularity[histories.indices[taste]], minlength=len(n)
+        )
+        before = _mean_over_users(np.where(n > 0, total / np.maximum(n, 1), np.nan), user)
+        figures: dict[str, float] = {}
+        for k, n_of_item in self._n_of_item.items():
+            n_all = int(n_of_item.sum())
+            lift = _mean_over_users(self._mean_popularity[k], user) / before if before else 0.0
+            figures |= {
+                f"coverage@{k}": float(np.count_nonzero(n_of_item) / max(len(n_of_item), 1)),
+                f"novelty@{k}": float(n_of_item @ -np.log2(share) / n_all) if n_all else 0.0,
+                f"gini@{k}": _gini(n_of_item),
+                f"popularity_lift@{k}": lift,
+            }
+        return figures
+
+
+def _mean_over_users(of_list: np.ndarray, user: np.ndarray) -> float:
+    """Average over each user's lists, then over users; nan is left out, and 0 if all is."""
+    is_there = np.isfinite(of_list)
+    if not is_there.any():
+        return 0.0
+    _, user, n = np.unique(user[is_there], return_inverse=True, return_counts=True)
+    return float((np.bincount(user, weights=of_list[is_there]) / n).mean())
+
+
+def _gini(counts: np.ndarray) -> float:
+    """Return the Gini coefficient: the mean difference of two items ÷ twice the mean."""
+    n, total = len(counts), int(counts.sum())
+    if not total:
+        return 0.0
+    return float((2 * np.arange(1, n + 1) - n - 1) @ np.sort(counts) / (n * total))
 
 
 def ndcg(lists: Lists, *, held_out: sparse.csr_array) -> np.ndarray:
@@ -222,10 +423,10 @@ def _ndcg(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
     return np.asarray(hits @ discount / np.cumsum(discount)[np.minimum(n_relevant, k) - 1])
 
 
-def _share_of_users(
+def _popularity(
     histories: sparse.csr_array, popularity: np.ndarray | None, n_users: int | None
-) -> np.ndarray:
-    """Return the share of users who have each item, in (0, 1]."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many users have each item, and what share of them, in (0, 1]."""
     n_items = histories.shape[1]
     n_users = histories.shape[0] if n_users is None else n_users
     if popularity is None:
@@ -240,7 +441,7 @@ def _share_of_users(
             f"popularity says that {popularity.max()} of {n_users} users have an item: give as "
             "n_users how many users it was counted on."
         )
-    return np.asarray(np.maximum(popularity, 1) / max(n_users, 1))
+    return popularity, np.asarray(np.maximum(popularity, 1) / max(n_users, 1))
 
 
 def _positive(held_out: sparse.csr_array) -> sparse.csr_array:
@@ -255,26 +456,27 @@ def _positive(held_out: sparse.csr_array) -> sparse.csr_array:
 
 
 def _to_measure(
-    histories: sparse.csr_array, n_relevant: np.ndarray, user_index: np.ndarray | None
+    histories: sparse.csr_array,
+    n_relevant: np.ndarray,
+    question_user: np.ndarray,
+    user_index: np.ndarray | None,
 ) -> np.ndarray:
     can_be_measured = (np.diff(histories.indptr) > 0) & (n_relevant > 0)
     if user_index is not None:
-        asked = np.unique(user_index)
-        if len(asked) and not 0 <= asked[0] <= asked[-1] < histories.shape[0]:
+        known = int(question_user.max(initial=-1))
+        if len(user_index) and not 0 <= user_index.min() <= user_index.max() <= known:
             raise DataError(
-                f"user_index reaches from {asked[0]} to {asked[-1]}: give rows from 0 to "
-                f"{histories.shape[0] - 1}."
+                f"user_index reaches from {user_index.min()} to {user_index.max()}: give rows from "
+                f"0 to {known}."
             )
-        is_asked = np.zeros(histories.shape[0], dtype=bool)
-        is_asked[asked] = True
-        can_be_measured &= is_asked
-    users = np.flatnonzero(can_be_measured)
-    if not len(users):
+        can_be_measured &= np.isin(question_user, user_index)
+    asked = np.flatnonzero(can_be_measured)
+    if not len(asked):
         raise NotEnoughDataError(
             "There is nobody to measure: no user has both a history and an item that was held "
             "out. Send more interactions, or hold out another share."
         )
-    return users
+    return asked
 
 
 def _are_in(top: np.ndarray, relevant: sparse.csr_array) -> np.ndarray:

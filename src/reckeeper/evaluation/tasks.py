@@ -1,6 +1,6 @@
 """What a recipe is asked: to find what users did next, in another table or in what was held out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,13 +23,15 @@ class Task:
     log : InteractionLog
         The same interactions one by one, for tuning.
     histories : scipy.sparse.csr_array, shape (n, n_items)
-        Rows of the users who are asked for, none of them empty.
+        A row for each question, none of them empty.
     held_out : scipy.sparse.csr_array, shape (n, n_items)
         Ones: the items to be found that training knows.
     n_unseen : ndarray of int, shape (n,)
         Number of the items to be found that training does not know.
-    split : str or None
-        How stored interactions were split; None of files.
+    question_user : ndarray of int, shape (n,)
+        Whose each question is.
+    split : Split or None
+        How the interactions were split; None where the test was given.
     n_test_users_unseen : int
         Users with something to be found whom training never saw.
     n_test_users_left_out : int
@@ -46,7 +48,8 @@ class Task:
     histories: sparse.csr_array
     held_out: sparse.csr_array
     n_unseen: np.ndarray
-    split: str | None
+    question_user: np.ndarray
+    split: Split | None
     n_test_users_unseen: int
     n_test_users_left_out: int
     n_test_items_unseen: int
@@ -55,11 +58,11 @@ class Task:
     def counts(self) -> dict[str, int | str | None]:
         """Return the sizes, as JSON values."""
         return {
-            "split": self.split,
+            "split": None if self.split is None else self.split.kind,
             "n_users": int(np.count_nonzero(np.diff(self.train.weights.indptr))),
             "n_items": int(np.count_nonzero(self._n_users_of_item())),
             "n_interactions": self.train.n_interactions,
-            "n_test_users": self.histories.shape[0],
+            "n_test_users": len(np.unique(self.question_user)),
             "n_test_users_unseen": self.n_test_users_unseen,
             "n_test_users_left_out": self.n_test_users_left_out,
             "n_test_items_unseen": self.n_test_items_unseen,
@@ -70,7 +73,7 @@ class Task:
         self,
         model: Scorer,
         *,
-        k: int,
+        k: int | Sequence[int],
         on_progress: Callable[[float], None] | None = None,
     ) -> Quality:
         """Measure a model on all that is to be found, items that training never saw too.
@@ -79,9 +82,10 @@ class Task:
         are shares of all that users did. See `evaluation.measure`.
         """
         return measure(
-            Ranker.of(model, self.train),
+            Ranker.of(model, self.train, repeats=self.split is not None and self.split.repeats),
             histories=self.histories,
             held_out=self.held_out,
+            question_user=self.question_user,
             n_unfindable=self.n_unseen,
             popularity=self._n_users_of_item(),
             n_users=self.train.weights.shape[0],
@@ -149,6 +153,7 @@ def of_logs(
         histories=histories[is_asked],
         held_out=held_out[is_asked],
         n_unseen=n_unseen[is_asked],
+        question_user=np.flatnonzero(is_asked),
         split=None,
         n_test_users_unseen=n_users_unseen,
         n_test_users_left_out=int(np.count_nonzero(~is_asked)),
@@ -165,28 +170,30 @@ def of_split(log: InteractionLog, split: Split) -> Task:
     NotEnoughDataError
         Nothing is held out of any user who is in the training part.
     """
-    histories = split.train.weights
+    known = split.train.weights
     wants = np.diff(split.held_out.indptr) > 0
-    is_new = np.diff(histories.indptr) == 0
-    is_asked = wants & ~is_new
+    is_asked = wants & (np.diff(split.histories.indptr) > 0)
     if not is_asked.any():
         raise NotEnoughDataError(
-            f"There is no user to judge: split by {split.kind}, the stored interactions hold out "
-            "nothing of any user who is in the training part. Send more interactions, or split "
-            "them another way."
+            f"There is no user to judge: split by {split.kind}, the interactions hold out nothing "
+            "of any user who has a history by then. Send more interactions, or split them another "
+            "way."
         )
     wanted_items = np.unique(split.held_out.indices)
-    n_new = int(np.count_nonzero(wants & is_new))
+    is_new = np.diff(known.indptr) == 0
+    asked_users = np.unique(split.user_index[wants])
+    n_judged = len(split.judged)
     return Task(
         train=split.train,
         log=log.part(split.keep),
-        histories=histories[is_asked],
+        histories=split.histories[is_asked],
         held_out=split.held_out[is_asked],
         n_unseen=np.zeros(np.count_nonzero(is_asked), dtype=np.int64),
-        split=split.kind,
-        n_test_users_unseen=n_new,
-        n_test_users_left_out=n_new,
-        n_test_items_unseen=int(np.count_nonzero(~np.isin(wanted_items, histories.indices))),
+        question_user=split.user_index[is_asked],
+        split=split,
+        n_test_users_unseen=int(np.count_nonzero(is_new[asked_users])),
+        n_test_users_left_out=len(asked_users) - n_judged,
+        n_test_items_unseen=int(np.count_nonzero(~np.isin(wanted_items, known.indices))),
         n_test_pairs_in_train=0,
     )
 

@@ -31,7 +31,7 @@ class IdIndex:
     Parameters
     ----------
     ids : sequence of str
-        Unique and in ascending order; the index of an id is its place.
+        Unique; the index of an id is its place. Ascending, but in a canonical log.
     """
 
     def __init__(self, ids: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ class IdIndex:
         return len(self.ids)
 
     def find(self, external_id: str) -> int | None:
-        """Return the dense index of an id, or None if it is not here; O(log n)."""
+        """Return the dense index of an id, or None; O(log n), of ascending ids alone."""
         index = bisect.bisect_left(self.ids, external_id)
         return index if index < len(self.ids) and self.ids[index] == external_id else None
 
@@ -185,9 +185,9 @@ class InteractionLog:
             if self.occurred_at is not None:
                 fields.append(self.occurred_at[block].view(np.uint64))
             for half in range(2):
-                hashed = _mixed(of_user[self.user_index[block], half])
+                hashed = mixed(of_user[self.user_index[block], half])
                 for field in (of_item[self.item_index[block], half], *fields):
-                    hashed = _mixed(hashed ^ field)
+                    hashed = mixed(hashed ^ field)
                 total[[half]] += hashed.sum(dtype=np.uint64)  # as an array: it wraps around
         whole = f"{len(self)} {self.occurred_at is not None} {total[0]} {total[1]}"
         return hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()
@@ -201,12 +201,12 @@ class InteractionLog:
 
     def pairs(self) -> Pairs:
         """Return the distinct pairs, whatever they weigh; O(n)."""
-        by_pair, starts = self._by_pair(np.arange(len(self), dtype=np.int32))
+        by_pair, starts = self.by_pair()
         is_start = np.zeros(len(self), dtype=np.int32)
         is_start[starts] = 1
         of_row = np.empty(len(self), dtype=np.int32)
-        of_row[by_pair.data] = np.cumsum(is_start, dtype=np.int32) - 1
-        first = by_pair.data[starts]
+        of_row[by_pair] = np.cumsum(is_start, dtype=np.int32) - 1
+        first = by_pair[starts]
         return Pairs(self.user_index[first], self.item_index[first], of_row)
 
     def matrix(self, keep: np.ndarray | None = None) -> InteractionMatrix:
@@ -250,51 +250,52 @@ class InteractionLog:
                 f"keep has shape {keep.shape} and type {keep.dtype}: give one boolean for each "
                 f"of the {len(self)} interactions."
             )
-        by_pair, starts = self._by_pair(rows)
-        weight = self.weight[by_pair.data]
+        by_pair, starts = self.by_pair(rows)
+        weight = self.weight[by_pair]
         listing = self.listing[rows]
         if (listing == REMOVAL).any():
-            weight[self._is_taken_back(rows)[by_pair.data]] = 0.0
+            weight[self._is_taken_back(rows)[by_pair]] = 0.0
         if (listing == DISMISSAL).any():
-            weight[self._is_dismissed(by_pair.data, starts)] = 0.0
+            weight[self._is_dismissed(by_pair, starts)] = 0.0
         # reduceat refuses an empty list of starts on an empty array.
         summed = np.add.reduceat(weight, starts) if len(rows) else np.empty(0)
         latest_at = None
         if self.occurred_at is not None:
-            times = self.occurred_at[by_pair.data]
+            times = self.occurred_at[by_pair]
             latest_at = np.maximum.reduceat(times, starts) if len(rows) else times
-        weights = sparse.csr_array(
-            (
-                np.maximum(summed, 0.0),
-                by_pair.indices[starts],
-                np.searchsorted(starts, by_pair.indptr).astype(by_pair.indptr.dtype),
-            ),
-            shape=by_pair.shape,
-        )
+        first = by_pair[starts]
+        indptr = np.searchsorted(self.user_index[first], np.arange(len(self.users) + 1))
+        entries = (np.maximum(summed, 0.0), self.item_index[first], indptr.astype(np.int32))
+        weights = sparse.csr_array(entries, shape=(len(self.users), len(self.items)))
         weights.has_canonical_format = True
         return InteractionMatrix(self.users, self.items, weights, len(rows), latest_at)
 
-    def _by_pair(self, rows: np.ndarray) -> tuple[sparse.csr_array, np.ndarray]:
-        """Sort rows of the log by user and item, the earlier in the log first.
+    def by_pair(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Sort rows of the log, all if none are given, by user and item; the earlier first.
 
         Returns
         -------
-        sparse.csr_array of int32, shape (n_users, n_items)
-            One entry each, with the row's place in the log as its value.
+        ndarray of int32, shape (n,)
+            The rows.
         ndarray of int, shape (n_pairs,)
-            Which of the entries begin a new pair.
+            Which of them begin a new pair.
         """
-        # A transposition of a sparse matrix is a stable counting sort: first by item, of a
-        # matrix with one entry a row; then by user. It beats a comparison sort.
-        n = len(rows)
-        entries = (rows, self.item_index[rows], np.arange(n + 1, dtype=np.int32))
-        by_item = sparse.csr_array(entries, shape=(n, len(self.items))).tocsc()
-        entries = (by_item.data, self.user_index[by_item.data], by_item.indptr)
-        by_pair = sparse.csc_array(entries, shape=(len(self.users), len(self.items))).tocsr()
-        is_start = np.ones(n, dtype=bool)
-        is_start[1:] = by_pair.indices[1:] != by_pair.indices[:-1]
-        is_start[by_pair.indptr[:-1][np.diff(by_pair.indptr) > 0]] = True
-        return by_pair, np.flatnonzero(is_start)
+        rows = np.arange(len(self), dtype=np.int32) if rows is None else rows
+        users, items = self.user_index[rows], self.item_index[rows]
+        is_later_item = (users[1:] == users[:-1]) & (items[1:] >= items[:-1])
+        if not (is_later_item | (users[1:] > users[:-1])).all():
+            # A transposition of a sparse matrix is a stable counting sort: first by item, of a
+            # matrix with one entry a row; then by user. It beats a comparison sort.
+            n = len(rows)
+            entries = (rows, items, np.arange(n + 1, dtype=np.int32))
+            by_item = sparse.csr_array(entries, shape=(n, len(self.items))).tocsc()
+            entries = (by_item.data, self.user_index[by_item.data], by_item.indptr)
+            shape = len(self.users), len(self.items)
+            rows = sparse.csc_array(entries, shape=shape).tocsr().data
+            users, items = self.user_index[rows], self.item_index[rows]
+        is_start = np.ones(len(rows), dtype=bool)
+        is_start[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+        return rows, np.flatnonzero(is_start)
 
     def _is_taken_back(self, rows: np.ndarray) -> np.ndarray:
         """Return for each row of the log whether a later removal among `rows` takes it back."""
@@ -416,7 +417,7 @@ def _hashes(ids: Sequence[str]) -> np.ndarray:
     return np.frombuffer(hashed, dtype="<u8").astype(np.uint64).reshape(-1, 2)
 
 
-def _mixed(values: np.ndarray) -> np.ndarray:
+def mixed(values: np.ndarray) -> np.ndarray:
     """Spread every bit over all 64; the finaliser of SplitMix64 (Steele et al., OOPSLA 2014)."""
     mixed = values + np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(30)

@@ -109,19 +109,24 @@ def hold_out(
         `log`: right where the policy has neither window nor cap, which would
         leave a candidate less than the active version had.
     seed : int
-        For a split without times.
+        For what is drawn at random.
     """
     n_newer = len(log) - n_seen
     if active is not None and n_seen > 0 and n_newer >= policy.min_new_interactions:
         joined = log if seen is None else _continued(seen, log.part(slice(n_seen, None)))
-        split = evaluation.split_at(joined, n_seen if seen is None else len(seen))
-        if len(_to_judge(split)) >= policy.min_users:
+        is_newer = np.arange(len(joined)) >= (n_seen if seen is None else len(seen))
+        joined, places = evaluation.canonical(joined, is_newer=is_newer)
+        split = evaluation.split_newer(joined, is_newer[places], seed=seed)
+        if len(split.judged) >= policy.min_users:
             return HeldOut(split, active, joined)
     if not len(log):
         return HeldOut(None, active, log)
-    if log.occurred_at is None:
-        return HeldOut(evaluation.split_random(log, share=_HELD_OUT, seed=seed), active, log)
-    return HeldOut(evaluation.split_user_time(log, share=_HELD_OUT), active, log)
+    log, _ = evaluation.canonical(log)
+    if evaluation.is_timed(log):
+        split = evaluation.split_user_time(log, share=_HELD_OUT, seed=seed)
+    else:
+        split = evaluation.split_random(log, share=_HELD_OUT, seed=seed)
+    return HeldOut(split, active, log)
 
 
 def judge(
@@ -233,13 +238,19 @@ class _Measured:
         def summary(quality: Quality | None) -> dict[str, Metric] | None:
             if quality is None:
                 return None
-            return {name: Metric(**told) for name, told in quality.summary(seed=seed).items()}
+            return {
+                name: Metric(figure.mean, figure.low, figure.high)
+                for name, figure in quality.summary(seed=seed).items()
+            }
 
         def versus(other: Quality | None) -> dict[str, Difference] | None:
             if other is None:
                 return None
             compared = evaluation.compare(other, self.candidate, seed=seed)
-            return {name: Difference(**told) for name, told in compared.items()}
+            return {
+                name: Difference(paired.difference, paired.low, paired.high)
+                for name, paired in compared.items()
+            }
 
         measured = dataclasses.replace(
             verdict,
@@ -297,7 +308,7 @@ def _measure(
     except DataError as exc:
         problem = f"Version {row.version} could not be measured beside it: {exc.message}"
         return _Measured(method, quality, popularity, problem=problem)
-    return _Measured(method, quality, popularity, theirs, theirs.coverage)
+    return _Measured(method, quality, popularity, theirs, theirs.of_lists[f"coverage@{K}"])
 
 
 class _Measuring:
@@ -306,7 +317,7 @@ class _Measuring:
     def __init__(self, split: Split, *, seed: int, report: Callable[[float], None]) -> None:
         self._split = split
         self._report = report
-        self.users = _to_judge(split)
+        self.users = split.judged
         most = int(np.clip(_CELLS // max(1, len(split.train.items)), *_USERS))
         if len(self.users) > most:
             self.users = np.random.default_rng(seed).choice(self.users, most, replace=False)
@@ -328,10 +339,9 @@ class _Measuring:
     def __call__(self, make: _Make, step: int) -> Quality:
         """Make a model and measure it, as one of three steps."""
         ranker = make(lambda done: self._report((step + done / 2) / 3))
-        return evaluation.measure(
+        return evaluation.measure_split(
             ranker,
-            histories=self._split.histories,
-            held_out=self._split.held_out,
+            self._split,
             user_index=self.users,
             k=K,
             on_progress=lambda done: self._report((step + (1 + done) / 2) / 3),
@@ -353,12 +363,6 @@ def _coverage_then(row: storage.Version, *, n_users: int) -> float | None:
         return None
     coverage = verdict.candidate.get(f"coverage@{K}")
     return None if coverage is None else coverage.mean
-
-
-def _to_judge(split: Split) -> np.ndarray:
-    """Return the users who have a history and something held out."""
-    has_both = (np.diff(split.histories.indptr) > 0) & (np.diff(split.held_out.indptr) > 0)
-    return np.flatnonzero(has_both)
 
 
 def _continued(seen: InteractionLog, later: InteractionLog) -> InteractionLog:
@@ -471,7 +475,7 @@ def _reasons(
         reasons.append(
             f"It is worse than the same popular items for everybody: {_beside_popularity(verdict)}."
         )
-    ours, theirs = measured.candidate.coverage, measured.coverage
+    ours, theirs = measured.candidate.of_lists[f"coverage@{K}"], measured.coverage
     if theirs is not None and ours < policy.min_coverage_share * theirs:
         reasons.append(
             f"Its lists have {ours:.1%} of all items, less than {policy.min_coverage_share:.0%} of "

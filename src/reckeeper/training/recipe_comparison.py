@@ -4,8 +4,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from reckeeper import evaluation, storage
 from reckeeper import policy as policies
 from reckeeper.config import Settings
@@ -96,12 +94,12 @@ def compare(
     seconds, and from settings that a time limit or `should_stop` decided.
     """
     report = report or _unreported
-    if log.occurred_at is None:
-        split = evaluation.split_random(log, seed=seed)
+    log, _ = evaluation.canonical(log)
+    if evaluation.is_timed(log):
+        split = evaluation.split_user_time(log, seed=seed)
     else:
-        split = evaluation.split_user_time(log)
-    is_measured = (np.diff(split.histories.indptr) > 0) & (np.diff(split.held_out.indptr) > 0)
-    n_users = int(np.count_nonzero(is_measured))
+        split = evaluation.split_random(log, seed=seed)
+    n_users = len(split.judged)
     if n_users < LEAST_USERS:
         raise NotEnoughDataError(
             "Recipes are compared by how they find what is held out of each user's items: that "
@@ -157,10 +155,9 @@ class _Measuring:
         )
         fit_seconds = time.perf_counter() - began
         self._report("measuring", middle)
-        quality = evaluation.measure(
+        quality = evaluation.measure_split(
             Ranker.of(model, self._split.train),
-            histories=self._split.histories,
-            held_out=self._split.held_out,
+            self._split,
             k=K,
             on_progress=lambda done: self._report("measuring", middle + (end - middle) * done),
         )
@@ -174,9 +171,13 @@ class _Measuring:
             fit_seconds=round(fit_seconds, 3),
             tune_seconds=round(tune_seconds or 0.0, 3),
             metrics={
-                name: Metric(**told) for name, told in quality.summary(seed=self._seed).items()
+                name: Metric(figure.mean, figure.low, figure.high)
+                for name, figure in quality.summary(seed=self._seed).items()
             },
-            versus_popularity={name: Difference(**told) for name, told in versus.items()},
+            versus_popularity={
+                name: Difference(paired.difference, paired.low, paired.high)
+                for name, paired in versus.items()
+            },
         )
         self.result = dataclasses.replace(
             self.result,

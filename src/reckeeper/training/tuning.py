@@ -273,14 +273,10 @@ class _Judge:
         self.histories = split.histories[users]
 
     def ndcg(self, model: Recipe) -> np.ndarray:
-        quality = evaluation.measure(
-            Ranker.of(model, self._split.train),
-            histories=self._split.histories,
-            held_out=self._split.held_out,
-            k=K,
-            user_index=self._users,
+        quality = evaluation.measure_split(
+            Ranker.of(model, self._split.train), self._split, k=K, user_index=self._users
         )
-        return quality.ndcg
+        return quality.by_user[f"ndcg@{K}"]
 
     def ndcg_of_scores(self, scores: np.ndarray) -> np.ndarray:
         popularity = popularity_of(self._split.train)
@@ -302,10 +298,12 @@ class _TuningSplit:
 
 
 def _splits(log: InteractionLog, *, seed: int) -> list[Split]:
+    # By what there is to learn alone: what is held out must not steer the draws.
+    log, _ = evaluation.canonical(log)
     splits = []
     leanings = dict(_LEANINGS)
-    if log.occurred_at is not None and len(log) and np.ptp(log.occurred_at):
-        splits.append(evaluation.split_user_time(log, share=_SHARE))
+    if evaluation.is_timed(log):
+        splits.append(evaluation.split_user_time(log, share=_SHARE, seed=seed))
         del leanings["popular"]
     for number, (kind, power) in enumerate(leanings.items()):
         split = evaluation.split_random(
