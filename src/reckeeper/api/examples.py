@@ -433,6 +433,7 @@ REQUESTS: Mapping[str, object] = {
             "weight": 1.0,
             "occurred_at": "2025-12-04T23:42:15Z",
         },
+        {"user_id": "u1", "item_id": "i8", "interaction_type": "dismiss"},
     ],
     "set_policy": _POLICY["policy"],
     "retrain": {"recipe": "svd", "settings": {"n_components": 20}},
