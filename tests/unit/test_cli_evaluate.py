@@ -283,6 +283,22 @@ def test_users_who_did_only_what_they_had_done_before_are_left_out(csv):
     assert task.counts()["n_test_users_unseen"] == 0
 
 
+def test_what_was_seen_without_taste_is_neither_asked_for_nor_counted(csv):
+    told = [*((*pair, 1) for pair in TRAIN), ("c", "j", 0), ("b", "l", 0)]
+    asked = [("a", "l", 1), ("b", "k", 0.5), ("c", "k", 0)]
+    train, test = (
+        read(csv("user_id,item_id,weight\n" + "".join(f"{u},{i},{w}\n" for u, i, w in rows)))
+        for rows in (told, asked)
+    )
+    task = tasks.of_logs(train, test)
+    assert task.held_out.toarray().tolist() == [[0, 0, 0, 1], [0, 0, 1, 0]]
+    assert (task.counts()["n_test_users"], task.counts()["n_test_users_left_out"]) == (2, 1)
+    # Lists: a has l, which one of three users likes; b, who has seen l, has k, which one likes.
+    quality = task.measure(Ranked(), k=2)
+    assert figure(quality, "precision").tolist() == [0.5, 0.5]
+    assert of_lists(quality, "novelty") == pytest.approx(math.log2(3))
+
+
 def test_new_users_start_from_their_history(csv):
     history = [("d", "i"), ("d", "gone"), ("d", "i"), ("e", "gone"), ("b", "l"), ("x", "j")]
     asked = [("d", "j"), ("d", "i"), ("e", "i"), ("f", "i"), ("a", "l"), ("b", "k")]

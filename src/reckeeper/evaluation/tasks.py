@@ -10,7 +10,7 @@ from reckeeper.errors import Action, NotEnoughDataError
 from reckeeper.evaluation.metrics import Quality, measure
 from reckeeper.evaluation.splits import Split
 from reckeeper.matrix import IdIndex, InteractionLog, InteractionMatrix
-from reckeeper.ranking import Ranker, Scorer
+from reckeeper.ranking import Ranker, Scorer, popularity_of
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Task:
         return {
             "split": None if self.split is None else self.split.kind,
             "n_users": int(np.count_nonzero(np.diff(self.train.weights.indptr))),
-            "n_items": int(np.count_nonzero(self._n_users_of_item())),
+            "n_items": len(np.unique(self.train.weights.indices)),
             "n_interactions": self.train.n_interactions,
             "n_test_users": len(np.unique(self.question_user)),
             "n_test_users_unseen": self.n_test_users_unseen,
@@ -87,15 +87,11 @@ class Task:
             held_out=self.held_out,
             question_user=self.question_user,
             n_unfindable=self.n_unseen,
-            popularity=self._n_users_of_item(),
+            popularity=popularity_of(self.train),
             n_users=self.train.weights.shape[0],
             k=k,
             on_progress=on_progress,
         )
-
-    def _n_users_of_item(self) -> np.ndarray:
-        weights = self.train.weights
-        return np.bincount(weights.indices, minlength=weights.shape[1])
 
 
 def of_logs(
@@ -111,8 +107,9 @@ def of_logs(
     Parameters
     ----------
     train, test, history : InteractionLog
-        Their ids may differ. In `test` only the pairs count, not their
-        weights; items of `history` that `train` does not know are left out.
+        Their ids may differ. In `test` the pairs that weigh more than 0
+        count, however much; items of `history` that `train` does not know are
+        left out.
 
     Raises
     ------
@@ -130,7 +127,8 @@ def of_logs(
         is_asked = test.users.places_in(history.users) >= 0
 
     pairs = test.matrix().weights.tocoo()
-    row, column = pairs.row.astype(np.int64), item_of[pairs.col]
+    wanted = pairs.data > 0
+    row, column = pairs.row[wanted].astype(np.int64), item_of[pairs.col[wanted]]
     n_unseen = np.bincount(row[column < 0], minlength=n_users)
     row, column = row[column >= 0], column[column >= 0]
     is_had = _are_stored(histories, row, column)
