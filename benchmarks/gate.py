@@ -70,6 +70,7 @@ def synthetic(n_drawn: int, n_users: int, n_items: int) -> InteractionLog:
 
 def compare(log: InteractionLog, model: Model, *, n: int) -> dict[str, Any]:
     """Count the rejections of models that are equal, and of models that are worse."""
+    log, _ = evaluation.canonical(log)
     split = evaluation.split_user_time(log)
     learnable = log.part(split.keep)
     draw = np.random.default_rng(0)
@@ -78,39 +79,35 @@ def compare(log: InteractionLog, model: Model, *, n: int) -> dict[str, Any]:
         sample = learnable.part(draw.random(len(learnable)) < SAMPLE)
         trained = sample.matrix()
         fitted = recipe_named(model.recipe).fit(trained, settings=settings)
-        return evaluation.measure(
-            Ranker.of(fitted, trained),
-            histories=split.histories,
-            held_out=split.held_out,
-            k=gate.K,
-        )
+        return evaluation.measure_split(Ranker.of(fitted, trained), split, k=gate.K)
 
     def is_rejected(candidate: Quality, *, seed: int) -> bool:
-        mean = float(active.ndcg.mean())
-        difference = evaluation.compare(active, candidate, seed=seed)["ndcg@10"]
+        mean = float(active.by_user["ndcg@10"].mean())
+        paired = evaluation.compare(active, candidate, seed=seed)["ndcg@10"]
+        difference = Difference(paired.difference, paired.low, paired.high)
         beside_popular = evaluation.compare(popular, candidate, seed=seed)["ndcg@10"]
         return (
-            gate.is_worse(Difference(**difference), mean=mean, margin=policy.margin)
-            or beside_popular["high"] < 0
-            or candidate.coverage < policy.min_coverage_share * active.coverage
+            gate.is_worse(difference, mean=mean, margin=policy.margin)
+            or beside_popular.high < 0
+            or candidate.of_lists["coverage@10"]
+            < policy.min_coverage_share * active.of_lists["coverage@10"]
         )
 
     policy = Policy()
-    popular = evaluation.measure(
+    popular = evaluation.measure_split(
         Ranker.of(recipe_named("popularity").fit(split.train, settings={}), split.train),
-        histories=split.histories,
-        held_out=split.held_out,
+        split,
         k=gate.K,
     )
     rejected = {"equal": 0, "worse": 0}
     lost = []
     active = measured(model.settings)
     for number in range(n):
-        mean = float(active.ndcg.mean())
+        mean = float(active.by_user["ndcg@10"].mean())
         equal, worse = measured(model.settings), measured(model.worse)
         rejected["equal"] += is_rejected(equal, seed=number)
         rejected["worse"] += is_rejected(worse, seed=number)
-        lost.append(1 - float(worse.ndcg.mean()) / mean)
+        lost.append(1 - float(worse.by_user["ndcg@10"].mean()) / mean)
         active = equal
     return {
         "compared": n,

@@ -352,7 +352,7 @@ def _choose(method: Method, log: InteractionLog) -> Settings:
 
     def ndcg(settings: Settings) -> float:
         model = method.fit(split.train, settings)
-        return float(_judge(model, split).ndcg.mean())
+        return float(_judge(model, split).by_user["ndcg@20"].mean())
 
     return max(method.grid, key=ndcg)
 
@@ -369,7 +369,7 @@ def measure(task_name: str, method_name: str, data: Path, *, per_user: Path) -> 
         lambda: method.fit(interactions, settings), n_runs=N_RUNS
     )
     quality = _judge(model, task)
-    np.savez(per_user, **dataclasses.asdict(quality))
+    _write_quality(per_user, quality)
     chosen = method.tuned_recipe is not None or len(method.grid) > 1
     return {
         "settings": dict(settings),
@@ -378,14 +378,33 @@ def measure(task_name: str, method_name: str, data: Path, *, per_user: Path) -> 
         "peak_memory_bytes": harness.memory_bytes(os.getpid()),
         "n_test_users": len(quality.user_index),
         # Novelty would count popularity on the users judged, which are not always all.
-        "metrics": {k: v for k, v in quality.summary().items() if not k.startswith("novelty")},
+        "metrics": {
+            name: {
+                end: value for end, value in dataclasses.asdict(figure).items() if value is not None
+            }
+            for name, figure in quality.summary().items()
+            if not name.startswith("novelty")
+        },
     }
+
+
+_COLUMNS = ("question_user", "found", "n_relevant", "history_length")
+
+
+def _write_quality(path: Path, quality: Quality) -> None:
+    columns = {name: getattr(quality, name) for name in _COLUMNS}
+    wanted = quality.held_out
+    np.savez(path, **columns, data=wanted.data, indices=wanted.indices, indptr=wanted.indptr,
+             shape=wanted.shape, ks=quality.ks)  # fmt: skip
 
 
 def _read_quality(path: Path) -> Quality:
     with np.load(path) as arrays:
+        entries = arrays["data"], arrays["indices"], arrays["indptr"]
         return Quality(
-            **{name: array if array.ndim else array.item() for name, array in arrays.items()}
+            **{name: arrays[name] for name in _COLUMNS},
+            ks=tuple(arrays["ks"].tolist()),
+            held_out=sparse.csr_array(entries, shape=tuple(arrays["shape"].tolist())),
         )
 
 
@@ -404,7 +423,7 @@ def run_task(
             rows[method] = harness.in_fresh_process("benchmarks.quality", *arguments)
             qualities[method] = _read_quality(per_user)
     others = {
-        method: quality.ndcg.mean()
+        method: quality.by_user["ndcg@20"].mean()
         for method, quality in qualities.items()
         if not method.startswith("spectral")
     }
@@ -412,7 +431,10 @@ def run_task(
     if OURS in qualities and others:
         best = max(others, key=others.__getitem__)
         difference = evaluation.compare(qualities[best], qualities[OURS])
-        result["ours_minus_best_other"] = {"best_other": best, **difference}
+        result["ours_minus_best_other"] = {
+            "best_other": best,
+            **{name: dataclasses.asdict(paired) for name, paired in difference.items()},
+        }
     return result
 
 
