@@ -80,10 +80,13 @@ class _Colours:
         self._rows = _hashes_of_rows(log, is_newer)
         self._users = np.full(len(log.users), _USER)
         self._items = np.full(len(log.items), _ITEM)
+        self._all_differ = False
 
     def orders(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the users and the items in their order, by dense index."""
         self._refine(max(3, _MOST_VISITS // max(self._n, 1)))
+        if self._all_differ:
+            return np.argsort(self._users), np.argsort(self._items)
         self._tell_apart()
         user_order = np.argsort(self._users, kind="stable")
         # Alike items that differ by user now: only those of the same users stay alike.
@@ -102,15 +105,19 @@ class _Colours:
                 self._item_index, self._user_index, self._users, mixed(self._items)
             )
             n_colours = len(np.unique(self._users)) + len(np.unique(self._items))
-            if n_colours in (n_before, len(self._users) + len(self._items)):
+            self._all_differ = n_colours == len(self._users) + len(self._items)
+            if self._all_differ or n_colours == n_before:
                 return
             n_before = n_colours
 
     def _tell_apart(self) -> None:
         """Mark one user of the first alike ones that have other items, refine, and again."""
+        n_times = _MOST_VISITS_FOR_TIES // max(10 * self._n, 1)
+        if not n_times:
+            return
         item = mixed(np.arange(len(self._items), dtype=np.uint64))
         neighbours = self._sums(self._user_index, self._item_index, item, self._users)
-        for _ in range(_MOST_VISITS_FOR_TIES // max(10 * self._n, 1)):
+        for _ in range(n_times):
             order = np.lexsort((neighbours, self._users))
             colour, items = self._users[order], neighbours[order]
             alike = np.flatnonzero((colour[1:] == colour[:-1]) & (items[1:] != items[:-1]))
@@ -151,6 +158,8 @@ def _order_of_rows(log: InteractionLog, is_newer: np.ndarray | None) -> np.ndarr
     """Return the rows by user, item, time, listing, weight and mark."""
     places, starts = log.by_pair()
     places = places.astype(np.int64)
+    if len(starts) == len(log):
+        return places
     n_of_pair = np.diff(starts, append=len(log))
     repeated = np.repeat(n_of_pair > 1, n_of_pair)
     rows = places[repeated]
