@@ -14,7 +14,7 @@ from sklearn.metrics import ndcg_score
 
 from reckeeper import evaluation, matrix
 from reckeeper.errors import DataError, NotEnoughDataError
-from reckeeper.evaluation import Figure, PairedDifference, Quality
+from reckeeper.evaluation import Figure, PairedDifference, Quality, segments
 from reckeeper.evaluation.confidence import expanded_tail
 from reckeeper.interactions import schema
 from reckeeper.ranking import Ranker
@@ -949,3 +949,59 @@ def test_bad_parameters_of_intervals_are_refused(changed, message):
         quality.summary(**changed)
     with pytest.raises(DataError, match=message):
         evaluation.compare(quality, quality, **changed)
+
+
+def test_several_models_at_once_have_the_figures_of_two():
+    random = np.random.default_rng(0)
+    lines = {name: quality_of(random.random(50)) for name in "abc"}
+    found = evaluation.compare_all(lines, seed=3, n_resamples=200)
+    assert list(found.differences) == [("a", "b"), ("a", "c"), ("b", "c")]
+    for name, quality in lines.items():
+        for metric, figure in quality.summary(seed=3, n_resamples=200).items():
+            assert found.figures[name][metric] == pytest.approx(figure)
+    for (first, second), differences in found.differences.items():
+        pair = evaluation.compare(lines[first], lines[second], seed=3, n_resamples=200)
+        assert differences == pair
+        alone = lines[second].by_user["ndcg@20"] - lines[first].by_user["ndcg@20"]
+        assert differences["ndcg@20"].sd == pytest.approx(alone.std(ddof=1))
+    with pytest.raises(DataError, match="measure both on the same users"):
+        evaluation.compare_all(lines | {"d": quality_of([0.1, 0.2])})
+
+
+# Segments
+
+
+def test_questions_belong_to_the_length_of_their_history():
+    lengths = [1, 4, 5, 19, 20, 99, 100, 5000]
+    quality = dataclasses.replace(quality_of(np.arange(8) / 8), history_length=np.array(lengths))
+    found = {
+        name: np.array(lengths)[which].tolist()
+        for name, which in segments.by_history_length(quality).items()
+    }
+    assert found == {"1–4": [1, 4], "5–19": [5, 19], "20–99": [20, 99], "100+": [100, 5000]}
+    few = dataclasses.replace(quality, history_length=np.full(8, 7))
+    assert list(segments.by_history_length(few)) == ["5–19"]
+
+
+def test_head_middle_and_tail_have_a_third_each():
+    popularity = np.array([1, 3, 2, 2, 0, 1])
+    found = segments.by_popularity(popularity)
+    assert {name: which.nonzero()[0].tolist() for name, which in found.items()} == {
+        "head": [1],
+        "middle": [2, 3],  # they stay together, though the second goes beyond two thirds
+        "tail": [0, 4, 5],
+    }
+    assert list(segments.by_popularity(np.array([2, 2]))) == ["head"]
+
+
+def test_of_some_items_only_those_count():
+    lists = np.array([[3.0, 2.0, 1.0, 0.0]] * 2)
+    quality = measure(lists, [[3], [2]], [[0, 2], [1]], k=1)
+    assert figure(quality, "recall").tolist() == [0.5, 0.0]
+    head = segments.of_items({"one": quality}, np.array([True, False, False, False]))
+    assert head is not None
+    assert (head["one"].user_index.tolist(), figure(head["one"], "recall").tolist()) == ([0], [1.0])
+    assert segments.of_items({"one": quality}, np.zeros(4, dtype=bool)) is None
+    first = segments.of_questions({"one": quality}, quality.question_user == 0)
+    assert first is not None
+    assert figure(first["one"], "recall").tolist() == [0.5]

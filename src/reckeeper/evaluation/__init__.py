@@ -3,18 +3,20 @@
 from reckeeper.evaluation.canonical import canonical
 from reckeeper.evaluation.growing import split_newer, split_next
 from reckeeper.evaluation.metrics import Figure, Quality, measure, measure_split, ndcg, pool
-from reckeeper.evaluation.paired import PairedDifference, compare
+from reckeeper.evaluation.paired import Compared, PairedDifference, compare, compare_all
 from reckeeper.evaluation.pooling import POOL_BELOW, how_pooled, pooled_splits, split_default
 from reckeeper.evaluation.splits import Split, is_timed, split_random, split_time, split_user_time
 
 __all__ = [
     "POOL_BELOW",
+    "Compared",
     "Figure",
     "PairedDifference",
     "Quality",
     "Split",
     "canonical",
     "compare",
+    "compare_all",
     "how_pooled",
     "is_timed",
     "measure",

@@ -56,10 +56,29 @@ def intervals(
     Statistician 69(4), 2015, section 5.1). 2,000 users, 1,000 resamples and
     20 columns take 0.05 s.
     """
+    means = resampled_means(by_user, seed=seed, n_resamples=n_resamples)
+    return percentiles(means, n=len(next(iter(by_user.values()))), level=level)
+
+
+def resampled_means(by_user: dict[str, np.ndarray], *, seed: int, n_resamples: int) -> np.ndarray:
+    """Return the means over resamples of the users: those of a difference are their difference.
+
+    Parameters
+    ----------
+    by_user, seed, n_resamples
+        As of `intervals`. The same users and seed give the same resamples.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_resamples, len(by_user))
+
+    Raises
+    ------
+    DataError
+        A parameter is out of range.
+    """
     if n_resamples < 1:
         raise DataError(f"n_resamples={n_resamples} cannot be used: give at least 1.")
-    if not 0 < level < 1:
-        raise DataError(f"level={level} cannot be used: give a number above 0 and below 1.")
     random = generator(seed)
     values = np.column_stack(list(by_user.values()))
     n = len(values)
@@ -71,6 +90,19 @@ def intervals(
         drawn += np.arange(0, rows * n, n, dtype=np.int32)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
         means[begin : begin + rows] = counts.astype(np.float64) @ values / n
+    return means
+
+
+def percentiles(means: np.ndarray, *, n: int, level: float) -> list[tuple[float, float]]:
+    """Return the interval that each column of resampled means of n users gives.
+
+    Raises
+    ------
+    DataError
+        The level is not in (0, 1).
+    """
+    if not 0 < level < 1:
+        raise DataError(f"level={level} cannot be used: give a number above 0 and below 1.")
     tail = expanded_tail(n, level=level)
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return list(zip(low.tolist(), high.tolist(), strict=True))

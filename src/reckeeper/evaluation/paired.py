@@ -1,13 +1,15 @@
-"""Two models on the same users, pair by pair."""
+"""Several models on the same users, pair by pair."""
 
+import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from reckeeper.errors import DataError
-from reckeeper.evaluation.confidence import intervals
-from reckeeper.evaluation.metrics import Quality
+from reckeeper.evaluation.confidence import percentiles, resampled_means
+from reckeeper.evaluation.metrics import Figure, Quality
 
 _Z_INTERVAL, _Z_POWER = 1.960, 1.282
 """Standard normal quantiles of a 95% interval, and of 90 of 100 cases."""
@@ -58,6 +60,23 @@ class PairedDifference:
         return max(2, math.ceil(needed))
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Several models on the same users.
+
+    Attributes
+    ----------
+    figures : dict
+        What `Quality.summary` gives, by the model's name.
+    differences : dict
+        By the names of two models, in the order in which they were given: the
+        second's less the first's, by the names of `Quality.by_user`.
+    """
+
+    figures: dict[str, dict[str, Figure]]
+    differences: dict[tuple[str, str], dict[str, PairedDifference]]
+
+
 def compare(
     first: Quality,
     second: Quality,
@@ -94,6 +113,75 @@ def compare(
     -----
     Repeatable by seed.
     """
+    both = {"first": first, "second": second}
+    found = compare_all(both, seed=seed, n_resamples=n_resamples, level=level)
+    return found.differences["first", "second"]
+
+
+def compare_all(
+    qualities: Mapping[str, Quality],
+    *,
+    seed: int = 0,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+) -> Compared:
+    """Summarise several models, and compare each with each, from the same resamples of the users.
+
+    Parameters
+    ----------
+    qualities : mapping of str to Quality
+        By a name for each model; at least one. All of the same questions,
+        with the same k.
+    seed, n_resamples, level
+        As of `Quality.summary`, which gives the same figures.
+
+    Raises
+    ------
+    DataError
+        Questions or k are not the same, or a parameter is out of range.
+
+    Notes
+    -----
+    Repeatable by seed; costs little more than one summary.
+    """
+    first = next(iter(qualities.values()))
+    for quality in qualities.values():
+        _see_that_they_match(first, quality)
+    names = list(first.by_user)
+    columns = {
+        f"{name} of {model}": values
+        for model, quality in qualities.items()
+        for name, values in quality.by_user.items()
+    }
+    n = len(first.user_index)
+    means = resampled_means(columns, seed=seed, n_resamples=n_resamples)
+    of_model = dict(zip(qualities, np.split(means, len(qualities), axis=1), strict=True))
+    figures = {
+        model: {
+            name: Figure(float(quality.by_user[name].mean()), low, high)
+            for name, (low, high) in zip(
+                names, percentiles(of_model[model], n=n, level=level), strict=True
+            )
+        }
+        | {name: Figure(value) for name, value in quality.of_lists.items()}
+        for model, quality in qualities.items()
+    }
+    differences = {}
+    for one, other in itertools.combinations(qualities, 2):
+        ranges = percentiles(of_model[other] - of_model[one], n=n, level=level)
+        differences[one, other] = {
+            name: _paired(qualities[other].by_user[name] - qualities[one].by_user[name], *bounds)
+            for name, bounds in zip(names, ranges, strict=True)
+        }
+    return Compared(figures, differences)
+
+
+def _paired(values: np.ndarray, low: float, high: float) -> PairedDifference:
+    sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return PairedDifference(float(values.mean()), low, high, sd=sd, n=len(values))
+
+
+def _see_that_they_match(first: Quality, second: Quality) -> None:
     if first.ks != second.ks:
         here, there = (", ".join(map(str, quality.ks)) for quality in (first, second))
         raise DataError(
@@ -104,15 +192,3 @@ def compare(
             f"The {len(first.user_index)} users of the one and the {len(second.user_index)} of the "
             "other are not the same: measure both on the same users."
         )
-    differences = {name: ours - first.by_user[name] for name, ours in second.by_user.items()}
-    ranges = intervals(differences, seed=seed, n_resamples=n_resamples, level=level)
-    return {
-        name: PairedDifference(
-            difference=float(values.mean()),
-            low=low,
-            high=high,
-            sd=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-            n=len(values),
-        )
-        for (name, values), (low, high) in zip(differences.items(), ranges, strict=True)
-    }
