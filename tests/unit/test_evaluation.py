@@ -711,6 +711,32 @@ def test_metrics_agree_with_trec_eval(seed, k):
         np.testing.assert_allclose(figure(quality, ours), expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.long  # ranx compiles its metrics for 20 s
+@pytest.mark.filterwarnings("ignore:unsafe cast from uint64")
+def test_metrics_are_those_of_ranx():
+    import ranx
+
+    for seed in range(5):
+        histories, held_out = task(seed, n_users=200, n_items=60)
+        model = Products(60, seed)
+        ks = (1, 3, 10, 50)
+        quality = measured(model, histories=histories, held_out=held_out, k=ks)
+        scores = model.score(histories)
+        scores[histories.nonzero()] = -np.inf
+        run, judged = {}, {}
+        for user in quality.user_index.tolist():
+            listed = np.argsort(-scores[user], kind="stable")
+            listed = listed[np.isfinite(scores[user, listed])]
+            # Names that sort as users do: ranx gives its figures by name.
+            run[f"{user:04}"] = {str(item): float(-place) for place, item in enumerate(listed)}
+            judged[f"{user:04}"] = {str(item): 1 for item in held_out[[user]].indices}
+        names = {"recall", "ndcg", "hit_rate", "map", "precision", "mrr"}
+        wanted = [f"{name}@{k}" for name in sorted(names) for k in ks]
+        theirs = ranx.evaluate(ranx.Qrels(judged), ranx.Run(run), wanted, return_mean=False)
+        for name in wanted:
+            np.testing.assert_allclose(quality.by_user[name], theirs[name], atol=1e-9, rtol=0)
+
+
 @pytest.mark.parametrize("k", [1, 5, 20, 30])
 def test_ndcg_agrees_with_scikit_learn(k):
     histories, held_out = task(7)
@@ -868,6 +894,98 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
         covered += interval.low <= 0.25 <= interval.high
     spread = math.sqrt(n_trials * level * (1 - level))
     assert abs(covered - n_trials * level) < 4 * spread
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("n_users", [200, 1000])
+def test_the_interval_of_a_difference_covers_the_truth(n_users):
+    """Users have a rate of hits each, and a few questions; the truth is known from all of them."""
+    random = np.random.default_rng(9)
+    n_repetitions = 2_000
+    covered = {"mean": 0, "difference": 0}
+    for seed in range(n_repetitions):
+        user = np.repeat(np.arange(n_users), random.integers(1, 6, n_users))
+        rate = random.beta(0.6, 2.4, n_users)[user]  # 0.2 in the mean
+        first = question_hits(user, random.random(len(user)) < rate)
+        second = question_hits(user, random.random(len(user)) < 0.9 * rate)
+        alone = first.summary(seed=seed)["hit_rate@1"]
+        paired = evaluation.compare(first, second, seed=seed)["hit_rate@1"]
+        covered["mean"] += alone.low <= 0.2 <= alone.high
+        covered["difference"] += paired.low <= -0.02 <= paired.high
+    for n in covered.values():
+        assert 0.935 <= n / n_repetitions <= 0.965, covered
+
+
+def question_hits(user, is_hit):
+    """Return the quality of lists of one item that is the relevant one, or not."""
+    n = len(user)
+    return Quality(
+        ks=(1,),
+        question_user=user,
+        found=np.where(is_hit, 0, -1).astype(np.int32)[:, None],
+        held_out=sparse.csr_array(np.ones((n, 1))),
+        n_relevant=np.ones(n, dtype=int),
+        history_length=np.ones(n, dtype=int),
+    )
+
+
+def test_questions_of_a_user_are_one_figure():
+    user = np.array([3, 3, 3, 5, 5, 8])
+    quality = question_hits(user, np.array([True, False, False, False, False, True]))
+    assert quality.user_index.tolist() == [3, 5, 8]
+    assert quality.by_user["hit_rate@1"].tolist() == [1 / 3, 0, 1]
+    assert quality.by_user["without_hit@1"].tolist() == [0, 1, 0]
+
+
+def test_pooled_cuts_are_one_figure_by_user():
+    first = question_hits(np.array([1, 2]), np.array([True, False]))
+    second = question_hits(np.array([2, 2, 4]), np.array([True, True, False]))
+    pooled = evaluation.pool([first, second])
+    assert pooled.user_index.tolist() == [1, 2, 4]
+    assert pooled.by_user["hit_rate@1"].tolist() == pytest.approx([1, 2 / 3, 0])
+    assert pooled.by_user["without_hit@1"].tolist() == [0, 0, 1]
+    assert evaluation.pool([first]) is first
+    with pytest.raises(DataError, match="of the same k"):
+        evaluation.pool([first, quality_of([0.5], k=2)])
+
+
+def test_segments_are_figures_of_a_part():
+    # Both users list the items 2, 3, 4 in this order.
+    scores = [[0, 0, 5, 4, 3], [0, 0, 5, 4, 3]]
+    quality = measure(scores, [[0], [1]], [[2, 4], [3]], k=3)
+    part = quality.part(quality.question_user == 1)
+    assert figure(part, "recall").tolist() == [1.0]
+    assert figure(part, "mrr").tolist() == [0.5]
+    assert part.of_lists == {}
+    tail = quality.on_items(np.array([False, False, False, False, True]))
+    assert tail.user_index.tolist() == [0]
+    assert figure(tail, "mrr").tolist() == pytest.approx([1 / 3])
+    assert figure(tail, "ndcg").tolist() == pytest.approx([0.5])
+
+
+def test_users_needed_are_those_of_the_power_formula():
+    paired = PairedDifference(-0.001, -0.002, 0.0, sd=0.05, n=500)
+    needed = paired.n_users_needed(mean=0.2, margin=0.02)
+    assert needed == math.ceil((3.242 * 0.05 / 0.004) ** 2)
+    assert PairedDifference(0.0, 0.0, 0.0, sd=0.0, n=9).n_users_needed(mean=0.2, margin=0.02) == 2
+    for bad in ({"mean": 0.0, "margin": 0.02}, {"mean": 0.1, "margin": 0.0}):
+        with pytest.raises(DataError, match="give both above 0"):
+            paired.n_users_needed(**bad)
+
+
+@pytest.mark.long
+def test_a_loss_of_twice_the_margin_is_found_with_the_users_that_it_takes():
+    random = np.random.default_rng(4)
+    mean, margin, sd = 0.2, 0.05, 0.06
+    n = PairedDifference(0.0, 0.0, 0.0, sd=sd, n=1).n_users_needed(mean=mean, margin=margin)
+    found = 0
+    for seed in range(400):
+        losses = random.normal(-2 * margin * mean, sd, n)
+        other, candidate = quality_of(np.full(n, mean)), quality_of(mean + losses)
+        paired = evaluation.compare(other, candidate, seed=seed)["ndcg@20"]
+        found += paired.high < -margin * mean
+    assert abs(found / 400 - 0.9) < 0.05
 
 
 def test_equal_models_differ_by_nothing():
