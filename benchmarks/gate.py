@@ -79,7 +79,7 @@ def compare(log: InteractionLog, model: Model, *, n: int) -> dict[str, Any]:
         sample = learnable.part(draw.random(len(learnable)) < SAMPLE)
         trained = sample.matrix()
         fitted = recipe_named(model.recipe).fit(trained, settings=settings)
-        return evaluation.measure_split(Ranker.of(fitted, trained), split, k=gate.K)
+        return evaluation.measure_split(Ranker.of(fitted, trained), split, k=policy.k)
 
     def is_rejected(candidate: Quality, *, seed: int) -> bool:
         mean = float(active.by_user["ndcg@10"].mean())
@@ -97,7 +97,7 @@ def compare(log: InteractionLog, model: Model, *, n: int) -> dict[str, Any]:
     popular = evaluation.measure_split(
         Ranker.of(recipe_named("popularity").fit(split.train, settings={}), split.train),
         split,
-        k=gate.K,
+        k=policy.k,
     )
     rejected = {"equal": 0, "worse": 0}
     lost = []

@@ -800,7 +800,8 @@ def test_an_older_verdict_is_no_longer_urged(api: Api) -> None:
         (judged("reject", gain=-0.06), "worse"),
         (judged("reject", reasons=["Coverage fell."]), "rejected"),
         (judged(standing="slightly_worse"), "slightly worse"),
-        (judged(standing="not_judged", method="none", versus_active=None), "not judged"),
+        (judged(standing="not_compared", method="none", versus_active=None), "not compared"),
+        (judged(standing="too_few"), "too few to tell"),
         (judged(standing="not_compared", versus_active=None), "not compared"),
     ],
 )

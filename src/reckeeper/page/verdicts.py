@@ -8,8 +8,8 @@ STANDINGS = {
     "no_worse": ":blue-badge[no worse]",
     "slightly_worse": ":blue-badge[slightly worse]",
     "worse": ":red-badge[worse]",
+    "too_few": ":orange-badge[too few to tell]",
     "not_compared": ":gray-badge[not compared]",
-    "not_judged": ":gray-badge[not judged]",
 }
 
 

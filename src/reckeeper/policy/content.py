@@ -102,6 +102,11 @@ class Policy(wire.Policy):
                 raise ValueError("has a port that is not between 1 and 65535")
         return text
 
+    @property
+    def k(self) -> int:
+        """Length of the lists that are judged: that of `metric`."""
+        return int(self.metric.partition("@")[2])
+
     def data(self) -> dict[str, Any]:
         """Return what decides on the interactions that are trained on, and their weights."""
         names = {"weights", "half_life_days", "window_days", "left_out_users"}

@@ -19,9 +19,6 @@ from reckeeper.registry import ActiveModel
 from reckeeper.training import drift
 from reckeeper.training.verdict import Difference, Metric, Standing, Verdict
 
-K = 10
-"""Length of the lists that are judged."""
-
 _CELLS = 25_000_000
 _USERS = (2_000, 20_000)
 """Users that are judged: as many as make so many cells of scores, within limits. Where there are
@@ -172,19 +169,21 @@ def judge(
     data, falls = drift.since(previous, candidate.log, policy=policy)
     verdict = Verdict(
         decision="promote",
-        standing="not_judged",
+        standing="not_compared",
         sentence="",
         decided_at=0,
         reasons=falls if candidate.is_automatic else (),
         warnings=() if candidate.is_automatic else falls,
         metric=policy.metric,
         margin=policy.margin,
-        k=K,
+        k=policy.k,
         active_version=None if held_out.active is None else held_out.active.version,
         data=data,
     )
     try:
-        measured = _measure(candidate, held_out, active=active, seed=seed, report=report)
+        measured = _measure(
+            candidate, held_out, active=active, k=policy.k, seed=seed, report=report
+        )
     except DataError as exc:
         verdict = _doubtful(verdict, f"Nothing could be measured. {exc.message}")
     else:
@@ -270,6 +269,7 @@ def _measure(
     held_out: HeldOut,
     *,
     active: ActiveModel | None,
+    k: int,
     seed: int,
     report: Callable[[float], None],
 ) -> _Measured:
@@ -284,7 +284,7 @@ def _measure(
     split, row = held_out.split, held_out.active
     if split is None:
         raise NotEnoughDataError("There are no interactions.")
-    measured = _Measuring(split, seed=seed, report=report)
+    measured = _Measuring(split, k=k, seed=seed, report=report)
     ours = measured.fitted(candidate.recipe, candidate.settings)
     popular = measured.fitted(BASELINE, {})
     if row is None:
@@ -301,21 +301,22 @@ def _measure(
 
     quality, popularity = measured(ours, 0), measured(popular, 1)
     if beside is None:
-        then = _coverage_then(row, n_users=len(measured.users))
+        then = _coverage_then(row, k=k, n_users=len(measured.users))
         return _Measured(method, quality, popularity, coverage=then)
     try:
         theirs = quality if ours is beside else measured(beside, 2)
     except DataError as exc:
         problem = f"Version {row.version} could not be measured beside it: {exc.message}"
         return _Measured(method, quality, popularity, problem=problem)
-    return _Measured(method, quality, popularity, theirs, theirs.of_lists[f"coverage@{K}"])
+    return _Measured(method, quality, popularity, theirs, theirs.of_lists[f"coverage@{k}"])
 
 
 class _Measuring:
     """Measures models on one split, all on the same users, and reports how far it is."""
 
-    def __init__(self, split: Split, *, seed: int, report: Callable[[float], None]) -> None:
+    def __init__(self, split: Split, *, k: int, seed: int, report: Callable[[float], None]) -> None:
         self._split = split
+        self._k = k
         self._report = report
         self.users = split.judged
         most = int(np.clip(_CELLS // max(1, len(split.train.items)), *_USERS))
@@ -343,12 +344,12 @@ class _Measuring:
             ranker,
             self._split,
             user_index=self.users,
-            k=K,
+            k=self._k,
             on_progress=lambda done: self._report((step + (1 + done) / 2) / 3),
         )
 
 
-def _coverage_then(row: storage.Version, *, n_users: int) -> float | None:
+def _coverage_then(row: storage.Version, *, k: int, n_users: int) -> float | None:
     """Return what share of the items a version's lists had when it was judged by a refit.
 
     The version itself has seen what is held out now, and lists other things.
@@ -361,7 +362,7 @@ def _coverage_then(row: storage.Version, *, n_users: int) -> float | None:
         return None  # nothing was judged, or it came from elsewhere and has another form
     if verdict.method != "refit" or verdict.n_users > n_users or verdict.candidate is None:
         return None
-    coverage = verdict.candidate.get(f"coverage@{K}")
+    coverage = verdict.candidate.get(f"coverage@{k}")
     return None if coverage is None else coverage.mean
 
 
@@ -475,7 +476,7 @@ def _reasons(
         reasons.append(
             f"It is worse than the same popular items for everybody: {_beside_popularity(verdict)}."
         )
-    ours, theirs = measured.candidate.of_lists[f"coverage@{K}"], measured.coverage
+    ours, theirs = measured.candidate.of_lists[f"coverage@{policy.k}"], measured.coverage
     if theirs is not None and ours < policy.min_coverage_share * theirs:
         reasons.append(
             f"Its lists have {ours:.1%} of all items, less than {policy.min_coverage_share:.0%} of "

@@ -452,13 +452,13 @@ def _unchanged(plan: _Plan, fingerprint: str) -> Verdict | None:
         return None
     return Verdict(
         decision="unchanged",
-        standing="not_judged",
+        standing="not_compared",
         sentence=f"Nothing has changed since version {previous.version} was trained: the "
         f"same {previous.training_samples:,} interactions, recipe and settings.",
         decided_at=clock.now(),
         metric=policy.metric,
         margin=policy.margin,
-        k=gate.K,
+        k=policy.k,
         active_version=None if plan.active is None else plan.active.version,
     )
 

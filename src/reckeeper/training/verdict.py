@@ -10,12 +10,13 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from reckeeper import clock
 from reckeeper.errors import Action, DataError
+from reckeeper.evaluation import PairedDifference
 from reckeeper.training.drift import Drift
 from reckeeper.wire import JsonObject
 
 Decision = Literal["promote", "reject", "unchanged"]
 Method = Literal["new_interactions", "refit", "none"]
-Standing = Literal["better", "no_worse", "slightly_worse", "worse", "not_compared", "not_judged"]
+Standing = Literal["better", "no_worse", "slightly_worse", "worse", "too_few", "not_compared"]
 Disposition = Literal["activated", "rejected", "waits", "overtaken", "pinned"]
 
 
@@ -35,6 +36,77 @@ class Difference:
     difference: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a paired difference says of a candidate beside another.
+
+    Attributes
+    ----------
+    standing : str
+    n_users_needed : int or None
+        Users that it takes to find a loss of twice the margin in 90 of 100
+        cases; None where nothing was compared, or no number suffices.
+    """
+
+    standing: Standing
+    n_users_needed: int | None
+
+
+def found(
+    versus: PairedDifference | None, *, mean: float, margin: float, min_users: int = 2
+) -> Finding:
+    """Say how a candidate stands beside another, and whether there were users enough to tell.
+
+    The one rule of the gate and of the comparison of recipes. With the paired
+    difference's standard deviation s over n users, the other's mean v and the
+    margin m, a loss of 2·m·v is found in at least 90 of 100 cases when
+    n ≥ ((1.960 + 1.282)·s / (m·v))². With fewer users a candidate may still
+    be ``better`` (the whole 95% interval above 0) or ``worse`` (all of it
+    below -m·v), for that is found; if it is neither, it is ``too_few`` to
+    tell, and not ``no_worse``.
+
+    Parameters
+    ----------
+    versus : PairedDifference or None
+        The candidate's less the other's, or None where nothing was compared.
+    mean : float
+        The other's figure, from 0 on.
+    margin : float
+        Share of it that the candidate may be worse by, in [0, 1). At 0 no
+        number of users shows that a candidate is no worse, unless both are
+        alike for every user.
+    min_users : int
+        With fewer, nothing is told from the interval either.
+
+    Returns
+    -------
+    Finding
+        ``slightly_worse`` is below 0 by more than chance, and not by more
+        than the margin.
+    """
+    if versus is None:
+        return Finding("not_compared", None)
+    needed = _n_users_needed(versus, mean=mean, margin=margin)
+    if needed is not None:
+        needed = max(needed, min_users)
+    if versus.n < min_users:
+        return Finding("too_few", needed)
+    if versus.low > 0:
+        return Finding("better", needed)
+    if versus.high < -margin * mean:
+        return Finding("worse", needed)
+    if needed is None or versus.n < needed:
+        return Finding("too_few", needed)
+    return Finding("slightly_worse" if versus.high < 0 else "no_worse", needed)
+
+
+def _n_users_needed(versus: PairedDifference, *, mean: float, margin: float) -> int | None:
+    if mean > 0 and margin > 0:
+        return versus.n_users_needed(mean=mean, margin=margin)
+    # Beside a figure of 0 there is no loss to find; with no margin one may be as small as it likes.
+    return 2 if versus.sd == 0 or not mean > 0 else None
 
 
 def _microseconds(moment: object) -> object:
@@ -59,9 +131,9 @@ class Verdict:
         changed.
     standing : str
         Beside the active version: ``better``, ``no_worse``,
-        ``slightly_worse`` (within the margin) or ``worse``;
-        ``not_compared`` where only popularity stands beside it,
-        ``not_judged`` where nothing, or too little, was measured.
+        ``slightly_worse`` (within the margin) or ``worse``; ``too_few`` where
+        the users are too few to tell, ``not_compared`` where nothing stands
+        beside it but popularity, or nothing was measured. See `found`.
     sentence : str
         What was compared, on what, and how it came out.
     decided_at : int

@@ -9,6 +9,12 @@ from .failures import with_words, without_words
 from .forms import Answer, Done, JsonObject, Sent, Time, otherwise
 
 Decides = Literal["gate", "always", "manual"]
+RankingMetric = Literal[
+    "ndcg@10", "recall@10", "hit_rate@10", "map@10",
+    "ndcg@5", "recall@5", "hit_rate@5", "map@5",
+    "ndcg@20", "recall@20", "hit_rate@20", "map@20",
+    "ndcg@50", "recall@50", "hit_rate@50", "map@50",
+]  # fmt: skip
 _Count = Annotated[int, Field(ge=1, le=10**12)]
 _Hours = Annotated[float, Field(gt=0, le=1_000_000)]
 _Days = Annotated[float, Field(gt=0, le=100_000)]
@@ -61,9 +67,10 @@ class Policy(Answer):
         default=Promotion(),
         description="What decides whether a new version is activated.",
     )
-    metric: Literal["ndcg@10", "recall@10", "hit_rate@10", "map@10"] = Field(
+    metric: RankingMetric = Field(
         default="ndcg@10",
-        description="The metric by which versions are compared.",
+        description="The metric by which versions and recipes are compared, at the length of list "
+        "after the @.",
     )
     margin: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.02,

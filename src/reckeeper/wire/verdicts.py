@@ -27,15 +27,14 @@ class VerdictSummary(Answer):
     """What the gate thinks of a version, in short, and what became of it.
 
     `standing` is how it did beside the active version: ``slightly_worse`` is
-    within the policy's margin, ``not_compared`` beside popularity alone,
-    ``not_judged`` on too little or nothing. `disposition` is what became of the
+    within the policy's margin, ``too_few`` to tell from the users that there
+    are, ``not_compared`` beside popularity alone or nothing. `disposition` is what became of the
     version, once that is decided, and `outcome` the same as a sentence.
     """
 
     decision: Literal["promote", "reject", "unchanged"]
     standing: (
-        Literal["better", "no_worse", "slightly_worse", "worse", "not_compared", "not_judged"]
-        | None
+        Literal["better", "no_worse", "slightly_worse", "worse", "too_few", "not_compared"] | None
     ) = Field(default=None, exclude_if=is_none)
     sentence: str
     disposition: Literal["activated", "rejected", "waits", "overtaken", "pinned"] | None = Field(
