@@ -36,7 +36,7 @@ if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM:
 
 # Examples read and write databases: how long one takes says nothing. `make test-long` takes the
 # long profile.
-for name, n_examples in {"short": 60, "long": 600}.items():
+for name, n_examples in {"short": 30, "long": 600}.items():
     hypothesis.settings.register_profile(
         name,
         deadline=None,

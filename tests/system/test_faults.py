@@ -53,7 +53,7 @@ def problems(site):
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "n_kills"), [(20_000, 4), pytest.param(50_000, 10, marks=pytest.mark.long)]
+    ("n_rows", "n_kills"), [(8_000, 3), pytest.param(50_000, 10, marks=pytest.mark.long)]
 )
 def test_every_interaction_is_counted_once_while_everything_is_killed(tmp_path, n_rows, n_kills):
     found = faults.run(n_rows=n_rows, n_kills=n_kills, seed=10, folder=tmp_path)
