@@ -257,15 +257,16 @@ class InteractionLog:
             weight[self._is_taken_back(rows)[by_pair]] = 0.0
         if (listing == DISMISSAL).any():
             weight[self._is_dismissed(by_pair, starts)] = 0.0
-        # reduceat refuses an empty list of starts on an empty array.
-        summed = np.add.reduceat(weight, starts) if len(rows) else np.empty(0)
+        is_repeated = len(starts) < len(rows)
+        summed = np.add.reduceat(weight, starts) if is_repeated else weight
         latest_at = None
         if self.occurred_at is not None:
             times = self.occurred_at[by_pair]
-            latest_at = np.maximum.reduceat(times, starts) if len(rows) else times
+            latest_at = np.maximum.reduceat(times, starts) if is_repeated else times
         first = by_pair[starts]
-        indptr = np.searchsorted(self.user_index[first], np.arange(len(self.users) + 1))
-        entries = (np.maximum(summed, 0.0), self.item_index[first], indptr.astype(np.int32))
+        indptr = np.zeros(len(self.users) + 1, dtype=np.int32)
+        np.cumsum(np.bincount(self.user_index[first], minlength=len(self.users)), out=indptr[1:])
+        entries = (np.maximum(summed, 0.0), self.item_index[first], indptr)
         weights = sparse.csr_array(entries, shape=(len(self.users), len(self.items)))
         weights.has_canonical_format = True
         return InteractionMatrix(self.users, self.items, weights, len(rows), latest_at)
