@@ -964,6 +964,33 @@ def test_segments_are_figures_of_a_part():
     assert figure(tail, "ndcg").tolist() == pytest.approx([0.5])
 
 
+def test_segments_by_history_by_column_and_by_popularity():
+    scores = np.zeros((3, 8))
+    scores[:, 5:] = [3, 2, 1]
+    quality = measure(scores, [[0], [1, 0], [2, 0, 1, 3, 4]], [[5, 7], [6], [7]], k=3)
+    lengths = evaluation.by_history_length(quality)
+    assert {name: part.user_index.tolist() for name, part in lengths.items()} == {
+        "1-4": [0, 1],
+        "5-19": [2],
+    }
+    column = evaluation.by_user(quality, np.array(["new", "", "old"], dtype=object))
+    assert {name: part.user_index.tolist() for name, part in column.items()} == {
+        "new": [0],
+        "old": [2],
+    }
+    with pytest.raises(DataError, match="2 names of segments: give one for each user"):
+        evaluation.by_user(quality, np.array(["new", "old"]))
+    # Items 5, 6 and 7 have three, two and one of six pairs.
+    thirds = evaluation.by_item_popularity(quality, np.array([0, 0, 0, 0, 0, 3, 2, 1]))
+    assert {name: part.user_index.tolist() for name, part in thirds.items()} == {
+        "head": [0],
+        "middle": [1],
+        "tail": [0, 2],
+    }
+    assert figure(thirds["tail"], "mrr").tolist() == pytest.approx([1 / 3, 1 / 3])
+    assert evaluation.compare(lengths["1-4"], lengths["1-4"])["ndcg@3"].difference == 0
+
+
 def test_users_needed_are_those_of_the_power_formula():
     paired = PairedDifference(-0.001, -0.002, 0.0, sd=0.05, n=500)
     needed = paired.n_users_needed(mean=0.2, margin=0.02)

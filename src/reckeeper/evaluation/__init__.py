@@ -5,6 +5,7 @@ from reckeeper.evaluation.growing import split_newer, split_next
 from reckeeper.evaluation.metrics import Figure, Quality, measure, measure_split, ndcg, pool
 from reckeeper.evaluation.paired import Compared, PairedDifference, compare, compare_all
 from reckeeper.evaluation.pooling import POOL_BELOW, how_pooled, pooled_splits, split_default
+from reckeeper.evaluation.segments import by_history_length, by_item_popularity, by_user
 from reckeeper.evaluation.splits import Split, is_timed, split_random, split_time, split_user_time
 
 __all__ = [
@@ -14,6 +15,9 @@ __all__ = [
     "PairedDifference",
     "Quality",
     "Split",
+    "by_history_length",
+    "by_item_popularity",
+    "by_user",
     "canonical",
     "compare",
     "compare_all",

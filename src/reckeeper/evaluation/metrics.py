@@ -170,10 +170,8 @@ class Quality:
             Of the questions that ask for one of these items; ranks are those
             in the lists of all items.
         """
-        entries = which[self.held_out.indices].astype(self.held_out.dtype)
-        held_out = sparse.csr_array(
-            (entries, self.held_out.indices, self.held_out.indptr), shape=self.held_out.shape
-        )
+        held_out = self.held_out.copy()
+        held_out.data = which[held_out.indices].astype(held_out.dtype)
         held_out.eliminate_zeros()
         n_relevant = np.diff(held_out.indptr)
         found = np.where((self.found >= 0) & which[self.found], self.found, -1)

@@ -1,67 +1,81 @@
-"""Parts of users and items whose figures are looked at on their own."""
+"""Parts of what was measured: users by length of history or a column, items by popularity.
 
-from collections.abc import Mapping
+Each part is a `Quality` of its own. Those of two models on the same questions have the same parts,
+and can be compared pair by pair.
+"""
 
 import numpy as np
 
+from reckeeper.errors import DataError
 from reckeeper.evaluation.metrics import Quality
 
-_LENGTHS = (1, 5, 20, 100)
-"""Where each segment of history lengths begins."""
+_LENGTHS = {"1-4": 1, "5-19": 5, "20-99": 20, "100+": 100}
+"""The first length of each segment."""
 
 _THIRDS = ("head", "middle", "tail")
 
 
-def by_history_length(quality: Quality) -> dict[str, np.ndarray]:
-    """Return which questions are asked from histories of 1–4, 5–19, 20–99 and 100+ pairs.
+def by_history_length(quality: Quality) -> dict[str, Quality]:
+    """Return the quality by how many pairs the history of each question has.
 
     Returns
     -------
-    dict of str to ndarray of bool, shape (n_questions,)
-        For `Quality.part`. Segments without a question are left out.
+    dict of str to Quality
+        ``1-4``, ``5-19``, ``20-99`` and ``100+``, those that there are. A user
+        whose history grows may be in several.
     """
-    segments = {}
-    for begin, end in zip(_LENGTHS, (*_LENGTHS[1:], None), strict=True):
-        within = quality.history_length >= begin
-        if end is not None:
-            within &= quality.history_length < end
-        if within.any():
-            segments[f"{begin}+" if end is None else f"{begin}–{end - 1}"] = within
-    return segments
+    begins = np.array(list(_LENGTHS.values()))
+    segment = np.searchsorted(begins, quality.history_length, side="right") - 1
+    return _parts(quality, segment, tuple(_LENGTHS))
 
 
-def by_popularity(popularity: np.ndarray) -> dict[str, np.ndarray]:
-    """Return which items are head, middle and tail: each has a third of what users have.
+def by_user(quality: Quality, names: np.ndarray) -> dict[str, Quality]:
+    """Return the quality by a column of a users' table.
 
     Parameters
     ----------
+    quality : Quality
+    names : ndarray of str, shape (n_users,)
+        The segment of each user of the log; an empty one is left out.
+
+    Raises
+    ------
+    DataError
+        There are fewer names than users.
+    """
+    if len(names) <= quality.question_user.max(initial=-1):
+        raise DataError(f"There are {len(names)} names of segments: give one for each user.")
+    known, segment = np.unique(names.astype(str), return_inverse=True)
+    parts = _parts(quality, segment[quality.question_user], tuple(known.tolist()))
+    return {name: part for name, part in parts.items() if name}
+
+
+def by_item_popularity(quality: Quality, popularity: np.ndarray) -> dict[str, Quality]:
+    """Return how items are found that have a third each of all pairs.
+
+    Parameters
+    ----------
+    quality : Quality
     popularity : ndarray of int, shape (n_items,)
-        How many users have each item; items of equal popularity stay
-        together.
+        How many users have each item, in training.
 
     Returns
     -------
-    dict of str to ndarray of bool, shape (n_items,)
-        For `Quality.on_items`; ``tail`` has the items that nobody has too.
+    dict of str to Quality
+        ``head`` (the most popular items), ``middle`` and ``tail``, those that
+        are asked for; see `Quality.on_items`.
     """
     order = np.argsort(-popularity, kind="stable")
-    more_popular = np.cumsum(popularity[order]) - popularity[order]
-    # Of equal ones the first decides: sorted descending, it is found from the left.
-    first = np.searchsorted(-popularity[order], -popularity)
-    third = np.minimum(3 * more_popular[first] // max(int(popularity.sum()), 1), 2)
-    third[popularity == 0] = 2
-    segments = {name: third == place for place, name in enumerate(_THIRDS)}
-    return {name: within for name, within in segments.items() if within.any()}
+    before = np.cumsum(popularity[order]) - popularity[order]
+    third = np.empty(len(popularity), dtype=np.int64)
+    third[order] = np.minimum(3 * before // max(int(popularity.sum()), 1), 2)
+    parts = {name: quality.on_items(third == place) for place, name in enumerate(_THIRDS)}
+    return {name: part for name, part in parts.items() if len(part.question_user)}
 
 
-def of_questions(qualities: Mapping[str, Quality], which: np.ndarray) -> dict[str, Quality] | None:
-    """Return the part of some questions of several models, or None where there is none."""
-    if not which.any():
-        return None
-    return {model: quality.part(which) for model, quality in qualities.items()}
-
-
-def of_items(qualities: Mapping[str, Quality], which: np.ndarray) -> dict[str, Quality] | None:
-    """Return how several models find some items, or None where no question asks for one."""
-    parts = {model: quality.on_items(which) for model, quality in qualities.items()}
-    return None if any(not len(part.found) for part in parts.values()) else parts
+def _parts(quality: Quality, segment: np.ndarray, names: tuple[str, ...]) -> dict[str, Quality]:
+    return {
+        name: quality.part(segment == place)
+        for place, name in enumerate(names)
+        if (segment == place).any()
+    }
