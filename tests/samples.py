@@ -6,6 +6,8 @@ from reckeeper import wire
 
 AT = "2026-01-02T03:04:05.678901Z"
 INTERVAL = {"mean": 0.2, "low": 0.1, "high": 0.3}
+METRICS = ("recall@10", "ndcg@10", "hit_rate@10", "map@10", "mrr@10")
+OF_LISTS = {"coverage@10": {"mean": 0.41}, "novelty@10": {"mean": 6.2}}
 
 
 def _json(kind: type[wire.Answer], fields: dict[str, Any]) -> dict[str, Any]:
@@ -143,21 +145,56 @@ def job(**fields: Any) -> dict[str, Any]:
 def measured(recipe: str = "popularity", **fields: Any) -> dict[str, Any]:
     """Return how well a recipe did."""
     base = {
+        "name": recipe,
         "recipe": recipe,
         "settings": {},
         "tuned": False,
+        "version": None,
         "fit_seconds": 1.9,
         "tune_seconds": 0.0,
-        "metrics": {"ndcg@20": INTERVAL},
-        "versus_popularity": {},
+        "metrics": dict.fromkeys(METRICS, INTERVAL) | OF_LISTS,
+        "versus": {},
     }
     return _json(wire.MeasuredRecipe, base | fields)
+
+
+def beside(difference: float, standing: str, **fields: Any) -> dict[str, Any]:
+    """Return how a recipe stands beside another, its interval 0.01 on either side."""
+    paired = {"difference": difference, "low": difference - 0.01, "high": difference + 0.01}
+    base = {
+        "standing": standing,
+        "n_users_needed": 900,
+        "metrics": dict.fromkeys(METRICS, paired | {"sd": 0.2, "n": 1873}),
+    }
+    return _json(wire.Beside, base | fields)
 
 
 def evaluation(*recipes: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """Return recipes compared, by default one."""
     rows = list(recipes) or [measured()]
-    base = {"split": "user_time", "k": 20, "n_users": 30, "recipes": rows}
+    base = {
+        "split": "next",
+        "how": "each interaction from 2025-11-01 12:00 UTC on, from the history just before it",
+        "k": 10,
+        "metric": "ndcg@10",
+        "margin": 0.02,
+        "min_users": 100,
+        "n_users": 1873,
+        "made_on": {
+            "n_interactions": 56_193,
+            "n_users": 2_400,
+            "n_items": 1_200,
+            "latest_at": AT,
+            "read_at": AT,
+        },
+        "policy_revision": 3,
+        "active_version": None,
+        "state": "current",
+        "changes": [],
+        "advice": None,
+        "problem": None,
+        "recipes": rows,
+    }
     return _json(wire.Evaluation, base | fields)
 
 

@@ -12,7 +12,7 @@ import pytest
 import structlog
 from tests.unit.small_models import stored_version
 
-from reckeeper import clock, storage, wire
+from reckeeper import clock, storage, training, wire
 from reckeeper import policy as policies
 from reckeeper.errors import (
     Action,
@@ -25,6 +25,8 @@ from reckeeper.errors import (
     NotFoundError,
     StorageError,
 )
+from reckeeper.events.files import undo
+from reckeeper.policy import Policy, StoredPolicy
 from reckeeper.training import (
     JobRunner,
     check_taste,
@@ -43,8 +45,8 @@ from reckeeper.training import (
 from reckeeper.training import (
     runner as runners,
 )
+from reckeeper.training.comparison import Comparison, MadeOn, Rule
 from reckeeper.training.promotion import Promotion
-from reckeeper.training.report import Comparison
 from reckeeper.training.tuning import Trial, TuningProgress
 
 
@@ -842,6 +844,57 @@ def test_an_evaluation_makes_no_version(runner, job_of, registry, taste, train):
     assert registry.versions.all() == before
 
 
+def test_a_comparison_says_when_it_no_longer_holds(runner, database, settings, job_of, taste, add):
+    """New interactions, another policy, another active version, and data that is gone."""
+    job_id = runner.start(trigger="manual", actor="test", kind="evaluate")
+    runner.wait(job_id)
+
+    def told():
+        job = job_of(job_id)
+        shown = describe_job(job, today=training.today(database, settings, job)).result
+        return shown.state, [change.code for change in shown.changes], len(shown.recipes)
+
+    assert told() == ("current", [], 3)
+    result = describe_job(job_of(job_id)).result
+    assert (result.k, result.metric, result.policy_revision) == (10, "ndcg@10", 0)
+    assert result.made_on.n_interactions == len(taste)
+    assert result.advice.sentence.endswith("12 users were judged, and the policy asks for 100.")
+    add(("u00", "i1"))
+    assert told()[0] == "current"
+    add(*(("u00", f"i{item}") for item in range(9)))
+    assert told() == ("out_of_date", ["new_interactions"], 3)
+    policies.store(database, settings, {"metric": "recall@10"}, actor="test")
+    assert told() == ("out_of_date", ["policy_changed", "new_interactions"], 3)
+    policies.store(database, settings, {"schedule": "0 3 * * *"}, actor="test")
+    assert told() == ("out_of_date", ["new_interactions"], 3)
+
+
+def test_a_comparison_on_an_import_that_was_undone_is_gone(
+    runner, database, settings, job_of, taste, add
+):
+    with database.write() as connection:
+        empty, undone = (
+            storage.imports.begin(connection, source=name, fingerprint=name)
+            for name in ("empty.csv", "new.csv")
+        )
+    add(*((f"u{n % 12:02}", f"x{n % 7}") for n in range(60)), import_id=undone)
+    job_id = runner.start(trigger="manual", actor="test", kind="evaluate")
+    runner.wait(job_id)
+
+    def result():
+        job = job_of(job_id)
+        return describe_job(job, today=training.today(database, settings, job)).result
+
+    assert result().state == "current"
+    undo(database, empty, actor="test")  # it had no rows
+    assert result().state == "current"
+    undo(database, undone, actor="test")
+    assert (result().state, result().recipes, result().advice) == ("gone", [], None)
+    assert result().changes[0].sentence == (
+        f"The data that it was made on are gone: import {undone} (new.csv) was undone."
+    )
+
+
 def test_an_evaluation_of_too_little_fails(runner, job_of, add):
     add(*((f"u{user}", f"i{item}") for user in range(5) for item in range(3)))
     job_id = runner.start(trigger="manual", actor="test", kind="evaluate")
@@ -900,7 +953,10 @@ def test_of_reports_in_quick_succession_no_result_is_lost(database, row, job_of,
         TuningProgress(0.1 * n, n, Trial({}, 0.2, {}), seconds=1.0, seconds_left=None)
         for n in (1, 2)
     )
-    one, two = Comparison("random", 20, n_users=1), Comparison("random", 20, n_users=2)
+    made_on, rule = MadeOn(9, 3, 3, None), Rule.of(StoredPolicy(Policy(), 0, "environment"))
+    one, two = (
+        Comparison("random", "at random", 10, made_on, rule, n_users=n_users) for n_users in (1, 2)
+    )
     progress.report("tuning", 0.1, progress=first)
     progress.report("tuning", 0.2, progress=second)
     job = job_of(job_id)

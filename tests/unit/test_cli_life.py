@@ -370,7 +370,12 @@ def test_jobs_of_every_kind_are_shown(cli, server):
         9: ("fitting, 50% done", "about 4 s left, 1.0 MB", "3.0 MB"),
         8: ("Too [little] memory.",),
         7: ("promoted no",),
-        5: ("30 users; held out by user_time", "popularity 0.2000"),
+        5: (
+            "popularity 0.2000 (0.1000 to 0.3000)",
+            "1,873 users judged, of 2,400 with 56,193 interactions until 2026-01-02 03:04:05 UTC.",
+            "Held out: each interaction from 2025-11-01 12:00 UTC on",
+            "Policy revision 3: ndcg@10, margin 2.0%.",
+        ),
     }
     for job in jobs:
         answer(server, f"GET /jobs/{job['job_id']}", {"job": job})
@@ -408,6 +413,42 @@ def test_an_evaluation_ends_with_its_table(cli, server):
     answer(server, "GET /jobs/7/stream", stream(job))
     answer(server, "GET /jobs/7", {"job": {**job, "result": result}})
     assert "popularity" in cli("jobs", "follow", 7).stdout
+
+
+def test_a_comparison_says_what_it_advises_and_what_has_changed(cli, server):
+    ahead, behind = samples.beside(0.09, "better"), samples.beside(-0.09, "too_few")
+    settings = {"weighting": "log", "rank": 64, "half_life_days": None}
+    lines = (
+        samples.measured("popularity", versus={"spectral (tuned)": behind}),
+        samples.measured(
+            "spectral", name="spectral (tuned)", settings=settings, versus={"popularity": ahead}
+        ),
+    )
+    advice = {"use": "spectral (tuned)", "sentence": "spectral (tuned) is better than popularity."}
+
+    def shown(**fields):
+        result = samples.evaluation(*lines, **fields)
+        job = with_(JOB, kind="evaluate", version=None, promoted=None, result=result)
+        answer(server, "GET /jobs/7", {"job": job})
+        done = cli("jobs", "show", 7)
+        return flat(done.stdout), flat(done.stderr)
+
+    told, _ = shown(advice=advice)
+    for text in (
+        "+0.0900 (+0.0800 to +0.1000), better",
+        "-0.0900 (-0.1000 to -0.0800), too few to tell: 900 users needed",
+        "spectral (tuned) is better than popularity.",
+        "`reckeeper retrain --recipe spectral --set 'weighting=\"log\"' --set rank=64 "
+        "--set half_life_days=null`",
+    ):
+        assert text in told, text
+    told, _ = shown(n_users=40)
+    assert "too few to tell" in told
+    assert "users needed" not in told
+    change = {"code": "data_removed", "sentence": "The data that it was made on are gone."}
+    told, warned = shown(changes=[change], state="gone", recipes=[])
+    assert "The data that it was made on are gone." in warned
+    assert "spectral" not in told
 
 
 RETRAINED = [

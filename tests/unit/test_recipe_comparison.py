@@ -2,21 +2,36 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from reckeeper import audit, evaluation, storage
 from reckeeper.errors import NotEnoughDataError
+from reckeeper.evaluation import PairedDifference
 from reckeeper.matrix import IdIndex, InteractionLog
+from reckeeper.policy import Policy, StoredPolicy
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.training import recipe_comparison
+from reckeeper.training.comparison import (
+    Advice,
+    Beside,
+    Comparison,
+    MadeOn,
+    MeasuredRecipe,
+    Rule,
+    Today,
+)
+from reckeeper.training.tuning import tune
+from reckeeper.training.verdict import Metric, found
 
 RECIPES = ["popularity", "svd", "spectral"]
+NAMES = ["popularity", "svd", "spectral (tuned)"]
 METRICS = {
-    *("recall@20", "ndcg@20", "hit_rate@20", "map@20"),
-    *("precision@20", "mrr@20", "without_hit@20"),
+    *("recall@10", "ndcg@10", "hit_rate@10", "map@10"),
+    *("precision@10", "mrr@10", "without_hit@10"),
 }
 
 
@@ -51,15 +66,20 @@ def tastes(n_users=80, n_items=60, *, with_times=True):
     )
 
 
-def without_seconds(result):
+def policy(**fields):
+    return StoredPolicy(Policy(**{"min_users": 10, **fields}), 3, "stored")
+
+
+def compare(log, **options):
+    options = {"policy": policy(), "should_stop": lambda: True, **options}
+    return recipe_comparison.compare(log, **options)
+
+
+def without_seconds(compared):
     return [
         {name: value for name, value in row.items() if not name.endswith("_seconds")}
-        for row in result["recipes"]
+        for row in compared.to_json()["recipes"]
     ]
-
-
-def compared(log, **options):
-    return recipe_comparison.compare(log, should_stop=lambda: True, **options).to_json()
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +96,17 @@ def told():
             )
         )
 
-    result = recipe_comparison.compare(log, tune_seconds=1.0, report=report).to_json()
+    result = compare(log, tune_seconds=1.0, report=report, should_stop=None).to_json()
     return log, result, told
 
 
 def test_three_recipes_are_measured_on_the_same_users(told):
     log, result, _ = told
-    assert (result["split"], result["k"]) == ("user_time", 20)
-    assert result["n_users"] == len(log.users)
+    assert (result["split"], result["k"]) == ("next", 10)
+    assert result["how"].endswith("; the 2 fifths before it likewise, pooled by user")
+    assert 10 < result["n_users"] <= len(log.users)
     assert [row["recipe"] for row in result["recipes"]] == RECIPES
+    assert [row["name"] for row in result["recipes"]] == NAMES
     assert [row["tuned"] for row in result["recipes"]] == [False, False, True]
     popularity, svd, spectral = result["recipes"]
     assert popularity["settings"] == {"half_life_days": None}
@@ -97,60 +119,72 @@ def test_three_recipes_are_measured_on_the_same_users(told):
     for row in result["recipes"]:
         assert row["fit_seconds"] >= 0
         assert row["metrics"].keys() == METRICS | {
-            f"{name}@20" for name in ("coverage", "novelty", "gini", "popularity_lift")
+            f"{name}@10" for name in ("coverage", "novelty", "gini", "popularity_lift")
         }
-        assert row["versus_popularity"].keys() == METRICS
-        for name in METRICS:
-            difference = row["versus_popularity"][name]["difference"]
-            expected = row["metrics"][name]["mean"] - popularity["metrics"][name]["mean"]
-            assert difference == pytest.approx(expected, abs=1e-12)
+        assert row["versus"].keys() == set(NAMES) - {row["name"]}
+        for other in result["recipes"]:
+            if other is not row:
+                stands_beside(row, other, n_users=result["n_users"])
     # The users' tastes are there to be found.
-    assert svd["versus_popularity"]["ndcg@20"]["low"] > 0
-    assert spectral["versus_popularity"]["ndcg@20"]["low"] > 0
+    assert svd["versus"]["popularity"]["standing"] == "better"
+    assert spectral["versus"]["popularity"]["standing"] == "better"
+    assert popularity["versus"]["svd"]["standing"] == "worse"
     assert json.loads(json.dumps(result)) == result
+    assert Comparison.from_json(json.loads(json.dumps(result))).to_json() == result
+
+
+def stands_beside(row, other, *, n_users):
+    """Assert that the difference of two lines is theirs, and the standing the gate's."""
+    beside = row["versus"][other["name"]]
+    assert beside["metrics"].keys() == METRICS
+    for name, paired in beside["metrics"].items():
+        expected = row["metrics"][name]["mean"] - other["metrics"][name]["mean"]
+        assert paired["difference"] == pytest.approx(expected, abs=1e-12)
+        assert paired["low"] <= paired["difference"] <= paired["high"]
+        assert paired["n"] == n_users
+    finding = found(
+        PairedDifference(**beside["metrics"]["ndcg@10"]),
+        mean=other["metrics"]["ndcg@10"]["mean"],
+        margin=0.02,
+        min_users=10,
+    )
+    assert (beside["standing"], beside["n_users_needed"]) == dataclasses.astuple(finding)
 
 
 def test_what_is_held_out_stays_unseen(told):
-    """The numbers are those of a model that is fitted on the training side by hand."""
+    """The numbers are those of models that are fitted on the training side by hand."""
     log, result, _ = told
-    split = evaluation.split_user_time(evaluation.canonical(log)[0])
+    splits = evaluation.pooled_splits(evaluation.canonical(log)[0], "next")
+    assert len(splits) == 3
     for row in result["recipes"]:
-        model = recipe_named(row["recipe"]).fit(split.train, settings=row["settings"])
-        quality = evaluation.measure_split(Ranker.of(model, split.train), split)
-        ndcg = quality.by_user["ndcg@20"].mean()
-        assert row["metrics"]["ndcg@20"]["mean"] == pytest.approx(ndcg, rel=1e-6)
+        quality = evaluation.pool(
+            [
+                evaluation.measure_split(
+                    Ranker.of(
+                        recipe_named(row["recipe"]).fit(split.train, settings=row["settings"]),
+                        split.train,
+                    ),
+                    split,
+                    k=10,
+                )
+                for split in splits
+            ]
+        )
+        ndcg = quality.by_user["ndcg@10"].mean()
+        assert row["metrics"]["ndcg@10"]["mean"] == pytest.approx(ndcg, rel=1e-6)
 
 
-def found_by_tuning(log):
-    """Compare with the shortest tuning; return what that found, and how good it was there."""
+def test_what_any_cut_holds_out_does_not_steer_tuning():
+    """Tuning sees what comes before all of the cuts, and nothing else."""
+    log, _ = evaluation.canonical(tastes())
+    splits = evaluation.pooled_splits(log, "next")
+    known = np.logical_and.reduce([split.keep for split in splits])
+    assert 0.3 < known.mean() < 0.5
     found = []
-    recipe_comparison.compare(
-        log,
-        report=lambda stage, fraction, **more: found.append(more.get("progress")),
-        should_stop=lambda: True,
-    )
+    compare(log, report=lambda stage, fraction, **more: found.append(more.get("progress")))
     last = [progress for progress in found if progress][-1]
-    return last.best.settings, last.best.ndcg
-
-
-def test_what_is_held_out_does_not_steer_tuning():
-    """Users who want quite other things after the cut have the same past."""
-    log = tastes()
-    split = evaluation.split_user_time(log)
-    held_out = split.held_out.toarray() > 0
-    known = split.histories.toarray() > 0
-    item_index = log.item_index.copy()
-    for user in range(len(log.users)):
-        held = np.flatnonzero(held_out[user])
-        free = np.flatnonzero(~(held_out[user] | known[user]))
-        for item, other in zip(held, free[-len(held) :], strict=True):
-            item_index[(log.user_index == user) & (log.item_index == item)] = other
-    changed = dataclasses.replace(log, item_index=item_index)
-    other_split = evaluation.split_user_time(changed)
-    assert (other_split.held_out != split.held_out).nnz
-    assert (other_split.histories != split.histories).nnz == 0
-
-    assert found_by_tuning(changed) == found_by_tuning(log)
+    tuned = tune("spectral", log.part(known), should_stop=lambda: True)
+    assert (last.best.settings, last.best.ndcg) == (tuned.settings, tuned.best.ndcg)
 
 
 def test_every_recipe_is_shown_as_soon_as_it_is_measured(told):
@@ -172,22 +206,164 @@ def test_every_recipe_is_shown_as_soon_as_it_is_measured(told):
     assert found[-1]["n_tried"] > 0
 
 
-def test_the_same_log_and_seed_give_the_same_result():
-    log = tastes(40, 30)
-    first, second = (
-        recipe_comparison.compare(log, should_stop=lambda: True).to_json() for _ in range(2)
-    )
-    assert without_seconds(first) == without_seconds(second)
+@pytest.mark.parametrize("with_times", [True, False])
+def test_the_same_rows_in_any_order_and_under_other_ids_give_the_same_result(with_times):
+    log = tastes(40, 30, with_times=with_times)
+    random = np.random.default_rng(5)
+    shuffled = log.part(random.permutation(len(log)))
+    users = random.permutation(len(log.users)).astype(np.int32)
+    renamed = dataclasses.replace(shuffled, user_index=users[shuffled.user_index])
+    assert without_seconds(compare(log)) == without_seconds(compare(renamed))
 
 
-def test_without_times_the_split_is_random():
+def test_without_times_the_cut_is_random_and_says_so():
     log = tastes(40, 30, with_times=False)
-    first, second, other = (
-        recipe_comparison.compare(log, seed=seed, should_stop=lambda: True).to_json()
-        for seed in (1, 1, 2)
+    first, second, other = (compare(log, seed=seed) for seed in (1, 1, 2))
+    assert first.split == "random"
+    assert first.how == (
+        "a random fifth of each user's interactions: they carry no times; 5 such cuts, pooled by "
+        "user"
     )
-    assert first["split"] == "random"
+    assert first.made_on.latest_at is None
     assert without_seconds(first) == without_seconds(second) != without_seconds(other)
+
+
+def test_metric_length_and_margin_are_the_policys():
+    log = tastes(40, 30, with_times=False)
+    compared = compare(log, policy=policy(metric="recall@5", margin=0.1))
+    assert (compared.k, compared.rule.metric, compared.rule.revision) == (5, "recall@5", 3)
+    for line in compared.recipes:
+        assert {name.partition("@")[2] for name in line.metrics} == {"5"}
+    too_few = compare(log, policy=policy(min_users=41))
+    standings = {beside.standing for line in too_few.recipes for beside in line.versus.values()}
+    assert standings == {"too_few"}
+    assert too_few.advice().use is None
+    assert too_few.advice().sentence.endswith("judged, and the policy asks for 41.")
+
+
+def version(recipe, settings):
+    """Return an active version of which no more is asked."""
+    return SimpleNamespace(version=4, recipe=recipe, settings=settings)
+
+
+def test_what_is_active_joins_the_table_unless_it_is_there():
+    log = tastes(40, 30, with_times=False)
+    joined = compare(log, active=version("svd", {"n_components": 3}))
+    assert [line.name for line in joined.recipes] == [*NAMES, "version 4 (svd)"]
+    assert [line.version for line in joined.recipes] == [None, None, None, 4]
+    there = compare(log, active=version("svd", {}))  # 10 components are the default
+    assert [line.version for line in there.recipes] == [None, 4, None]
+    broken = compare(log, active=version("svd", {"n_components": "many"}))
+    assert [line.name for line in broken.recipes] == NAMES
+    assert broken.problem.startswith("Version 4 could not be measured beside them: ")
+    assert broken.described(today(active=(4, "svd", {"n_components": "many"})))["advice"] is None
+
+
+def line(name, mean, *, coverage=0.5, version=None, **versus):
+    return MeasuredRecipe(
+        name=name,
+        recipe=name,
+        settings={},
+        tuned=False,
+        version=version,
+        fit_seconds=0.1,
+        tune_seconds=0.0,
+        metrics={"ndcg@10": Metric(mean), "coverage@10": Metric(coverage)},
+        versus={
+            other: Beside(
+                standing,
+                700,
+                {"ndcg@10": PairedDifference(ahead, ahead - 0.01, ahead + 0.01, sd=0.2, n=500)},
+            )
+            for other, (standing, ahead) in versus.items()
+        },
+    )
+
+
+def of_lines(*lines):
+    made_on = MadeOn(1000, 600, 50, None, watermark=1000, read_at=5)
+    rule = Rule.of(policy(min_users=100))
+    return Comparison("next", "each", 10, made_on, rule, 4, n_users=500, recipes=lines)
+
+
+POPULAR = line("popularity", 0.1, svd=("worse", -0.1), spectral=("worse", -0.2))
+SVD = line("svd", 0.2, version=4, popularity=("better", 0.1), spectral=("worse", -0.1))
+SPECTRAL = line("spectral", 0.3, popularity=("better", 0.2), svd=("better", 0.1))
+
+
+@pytest.mark.parametrize(
+    ("spectral", "use", "words"),
+    [
+        (
+            SPECTRAL,
+            "spectral",
+            "spectral is better than what is active, svd: NDCG@10 0.300 "
+            "against 0.200 (difference +0.100, 95% interval +0.090 to +0.110).",
+        ),
+        (
+            line("spectral", 0.3, coverage=0.2, popularity=("better", 0.2), svd=("better", 0.1)),
+            None,
+            "Yet its lists have 20.0% of all items, less than 50% of the 50.0%",
+        ),
+        (
+            line("spectral", 0.21, popularity=("better", 0.1), svd=("too_few", 0.01)),
+            None,
+            "Too few to tell whether spectral is better than what is active, svd: 500 users were "
+            "judged, and it takes 700.",
+        ),
+        (
+            line("spectral", 0.2, popularity=("better", 0.1), svd=("no_worse", 0.0)),
+            None,
+            "None is better than what is active, svd.",
+        ),
+    ],
+)
+def test_the_advice_is_the_gates_rule(spectral, use, words):
+    advice = of_lines(POPULAR, SVD, spectral).described()["advice"]
+    assert advice.use == use
+    assert words in advice.sentence
+
+
+def test_without_an_active_version_popularity_is_the_mark():
+    advice = dataclasses.replace(of_lines(POPULAR, SPECTRAL), active_version=None).advice()
+    assert advice.use == "spectral"
+    assert "is better than popularity, the same list for everybody: " in advice.sentence
+    assert of_lines(POPULAR).advice() is None
+
+
+def today(**fields):
+    rule = fields.pop("rule", Rule.of(policy(min_users=100)))
+    return Today(**{"rule": rule, "removed": None, "n_newer": 0, "active": None, **fields})
+
+
+def test_what_has_changed_is_told_with_its_reason():
+    compared = of_lines(POPULAR, SPECTRAL)
+
+    def told(**fields):
+        shown = compared.described(today(**fields))
+        codes = [change["code"] for change in shown["changes"]]
+        return shown["state"], codes, shown["advice"] is not None, len(shown["recipes"])
+
+    assert told() == ("current", [], True, 2)
+    assert compared.n_newer_to_count == 50
+    assert told(n_newer=49) == ("current", [], True, 2)
+    assert told(n_newer=50) == ("out_of_date", ["new_interactions"], False, 2)
+    stored = policy(min_users=100, schedule="0 3 * * *")
+    assert told(rule=Rule.of(dataclasses.replace(stored, revision=9))) == told()
+    for changed in ({"metric": "map@10"}, {"margin": 0.1}, {"weights": {"click": 2.0}}):
+        rule = Rule.of(policy(**{"min_users": 100, **changed}))
+        assert told(rule=rule) == ("out_of_date", ["policy_changed"], False, 2)
+    assert told(active=(4, "svd", {})) == ("current", [], False, 2)  # it had no line then
+    assert told(active=(5, "spectral", {})) == ("current", [], True, 2)
+    assert told(active=(5, "svd", {})) == ("out_of_date", ["active_changed"], False, 2)
+    gone = told(removed="the demo data were removed", n_newer=50)
+    assert gone == ("gone", ["data_removed", "new_interactions"], False, 0)
+
+
+def test_what_became_active_since_is_what_others_are_held_against():
+    shown = of_lines(POPULAR, SVD, SPECTRAL).described(today(active=(5, "spectral", {})))
+    assert shown["state"] == "current"
+    assert shown["advice"] == Advice(None, "None is better than what is active, spectral.")
 
 
 @pytest.mark.parametrize("n_users", [1, 9])
@@ -196,7 +372,7 @@ def test_too_few_users_with_several_items_are_too_little(n_users):
     rows += [(user, 0, 1.0, 0, user) for user in range(n_users, 12)]
     log = log_of(rows, n_users=12, n_items=4)
     with pytest.raises(NotEnoughDataError, match=rf"at least 10 .* only {n_users} "):
-        recipe_comparison.compare(log)
+        compare(log)
     none = dataclasses.replace(
         log_of(rows[:1], n_users=1, n_items=1),
         user_index=np.empty(0, np.int32),
@@ -206,7 +382,7 @@ def test_too_few_users_with_several_items_are_too_little(n_users):
         listing=np.empty(0, np.int8),
     )
     with pytest.raises(NotEnoughDataError, match="only 0 of"):
-        recipe_comparison.compare(none)
+        compare(none)
 
 
 def test_a_run_reads_the_database_and_writes_nothing(database, settings, taste):

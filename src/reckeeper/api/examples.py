@@ -4,6 +4,11 @@ from collections.abc import Mapping
 
 from reckeeper import wire
 
+_BY_USER = [
+    f"{name}@10"
+    for name in ("recall", "ndcg", "hit_rate", "map", "precision", "mrr", "without_hit")
+]
+_OF_LISTS = [f"{name}@10" for name in ("coverage", "novelty", "gini", "popularity_lift")]
 _METRICS = {
     "recall@10": {"mean": 0.151, "low": 0.143, "high": 0.159},
     "ndcg@10": {"mean": 0.181, "low": 0.174, "high": 0.188},
@@ -145,32 +150,76 @@ _LISTED_JOB = {
     "error": None,
 }
 _JOB = {**_LISTED_JOB, "result": None}
+_FIGURE = {"mean": 0.21, "low": 0.2, "high": 0.22}
+_PAIRED = {"difference": 0.09, "low": 0.08, "high": 0.1, "sd": 0.22, "n": 1873}
+_BEHIND = {**_PAIRED, "difference": -0.09, "low": -0.1, "high": -0.08}
+_LINE = {
+    "name": "popularity",
+    "recipe": "popularity",
+    "settings": {"half_life_days": None},
+    "tuned": False,
+    "version": 1,
+    "fit_seconds": 0.1,
+    "tune_seconds": 0.0,
+    "metrics": {
+        **{key: {"mean": 0.12, "low": 0.11, "high": 0.13} for key in _BY_USER},
+        **{key: {"mean": 0.41} for key in _OF_LISTS},
+    },
+    "versus": {
+        "spectral (tuned)": {
+            "standing": "worse",
+            "n_users_needed": 1100,
+            "metrics": dict.fromkeys(_BY_USER, _BEHIND),
+        }
+    },
+}
 _RESULT = {
-    "split": "user_time",
-    "k": 20,
+    "split": "next",
+    "how": "each interaction from 2025-11-20 12:00 UTC on, from the history just before it",
+    "k": 10,
+    "metric": "ndcg@10",
+    "margin": 0.02,
+    "min_users": 100,
     "n_users": 1873,
+    "made_on": {
+        "n_interactions": 56193,
+        "n_users": 2400,
+        "n_items": 1200,
+        "latest_at": "2025-12-04T23:41:58.201000Z",
+        "read_at": "2025-12-04T23:42:15.001000Z",
+    },
+    "policy_revision": 3,
+    "active_version": 1,
+    "state": "current",
+    "changes": [],
+    "advice": {
+        "use": "spectral (tuned)",
+        "sentence": "spectral (tuned) is better than what is active, popularity: NDCG@10 0.210 "
+        "against 0.120 (difference +0.090, 95% interval +0.080 to +0.100).",
+    },
+    "problem": None,
     "recipes": [
+        _LINE,
         {
+            "name": "spectral (tuned)",
             "recipe": "spectral",
             "settings": _SPECTRAL,
             "tuned": True,
+            "version": None,
             "fit_seconds": 1.9,
             "tune_seconds": 9.4,
             "metrics": {
-                "recall@20": {"mean": 0.31, "low": 0.29, "high": 0.33},
-                "ndcg@20": {"mean": 0.21, "low": 0.2, "high": 0.22},
-                "hit_rate@20": {"mean": 0.62, "low": 0.6, "high": 0.64},
-                "map@20": {"mean": 0.12, "low": 0.11, "high": 0.13},
-                "coverage@20": {"mean": 0.41},
-                "novelty@20": {"mean": 6.2},
+                **dict.fromkeys(_BY_USER, _FIGURE),
+                **{key: {"mean": 0.41} for key in _OF_LISTS},
             },
-            "versus_popularity": {
-                "recall@20": {"difference": 0.12, "low": 0.1, "high": 0.14},
-                "ndcg@20": {"difference": 0.09, "low": 0.08, "high": 0.1},
-                "hit_rate@20": {"difference": 0.15, "low": 0.13, "high": 0.17},
-                "map@20": {"difference": 0.05, "low": 0.04, "high": 0.06},
+            "versus": {
+                "popularity": {
+                    "standing": "better",
+                    "n_users_needed": 8300,
+                    "metrics": dict.fromkeys(_BY_USER, _PAIRED),
+                }
             },
-        }
+        },
     ],
 }
 _EVALUATED = {

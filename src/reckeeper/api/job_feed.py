@@ -20,9 +20,10 @@ _log = telemetry.get_logger("server")
 
 @dataclass(frozen=True, eq=False)
 class JobState:
-    """A job as it was at a moment."""
+    """A job as it was at a moment; see `training.describe_job`."""
 
     row: storage.Job
+    today: training.Today | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -32,7 +33,8 @@ class JobState:
     @functools.cached_property
     def event(self) -> bytes:
         """The state as a server-sent event; written once for all who follow the job."""
-        return f"event: job\ndata: {training.describe_job(self.row).model_dump_json()}\n\n".encode()
+        job = training.describe_job(self.row, today=self.today)
+        return f"event: job\ndata: {job.model_dump_json()}\n\n".encode()
 
 
 @dataclass(eq=False)
@@ -106,12 +108,14 @@ class JobFeed:
         row : storage.Job
             The job, as it was just read.
         """
-        async with contextlib.aclosing(self._states(row)) as states:
+        async with contextlib.aclosing(self._states(JobState(row))) as states:
             async for state in states:
                 row = row if state is None else state.row
         return row
 
-    def stream(self, row: storage.Job) -> AsyncGenerator[bytes, None]:
+    def stream(
+        self, row: storage.Job, *, today: training.Today | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Return a job's states as server-sent events: ``job``, …, and ``end`` after the last.
 
         Raises
@@ -125,12 +129,12 @@ class JobFeed:
                 "for the job now and then instead, or raise the limit on open files.",
                 action=Action("see_job", {"job_id": row.job_id}),
             )
-        return self._events(row)
+        return self._events(JobState(row, today))
 
-    async def _events(self, row: storage.Job) -> AsyncGenerator[bytes, None]:
+    async def _events(self, given: JobState) -> AsyncGenerator[bytes, None]:
         self._n_streams += 1
         try:
-            async with contextlib.aclosing(self._states(row)) as states:
+            async with contextlib.aclosing(self._states(given)) as states:
                 async for state in states:
                     yield _STILL_HERE if state is None else state.event
                     if self._is_ending:
@@ -139,13 +143,12 @@ class JobFeed:
         finally:
             self._n_streams -= 1
 
-    async def _states(self, row: storage.Job) -> AsyncGenerator[JobState | None, None]:
+    async def _states(self, given: JobState) -> AsyncGenerator[JobState | None, None]:
         """Yield the states of a job up to its end; None where there is nothing new to tell."""
-        given = JobState(row)
         if given.has_ended:
             yield given
             return
-        followed = self._followed.setdefault(row.job_id, _Followed(given))
+        followed = self._followed.setdefault(given.row.job_id, _Followed(given))
         followed.n_followers += 1
         self._wanted.set()
         try:
@@ -165,7 +168,7 @@ class JobFeed:
         finally:
             followed.n_followers -= 1
             if not followed.n_followers:
-                del self._followed[row.job_id]
+                del self._followed[given.row.job_id]
 
     async def _read_on(self) -> None:
         while True:

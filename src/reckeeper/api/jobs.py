@@ -68,13 +68,15 @@ async def retrain(
 async def evaluate(runtime: Needs, actor_name: ActorName, wait: Wait = True) -> Json:
     """Measure which recipe suits the data, and answer when that is done; nothing else changes.
 
-    The last part of each user's interactions is held out, and `popularity`, `svd` and a tuned
-    `spectral` fitted on the rest. The result grows while the job runs: `GET /jobs/{id}` shows it.
+    `popularity`, `svd`, a tuned `spectral` and what is active are judged as the gate judges, on
+    the same users, by the policy's metric. The result grows while the job runs: `GET /jobs/{id}`
+    shows it, and later whether it still holds.
     """
     started = await _start(_worker(runtime, actor_name).start_evaluation)
     if not wait:
         return Json(started, 202)
-    return Json(_answer(await _success(runtime, started.job.job_id)))
+    row = await _success(runtime, started.job.job_id)
+    return Json(await run_in_threadpool(_answer, runtime, row))
 
 
 def _check(runtime: Runtime, request: wire.JsonObject) -> None:
@@ -134,7 +136,7 @@ def list_jobs(runtime: Needs, limit: Limit = 20, before: Before = None) -> wire.
 @router.get("/jobs/{job_id}", responses=failures(404, 422))
 def get_job(runtime: Needs, job_id: JobId) -> wire.JobAnswer:
     """Describe a job: its stage, how far it is, the time left, and what it has found so far."""
-    return _answer(training.find_job(runtime.database, job_id))
+    return _answer(runtime, training.find_job(runtime.database, job_id))
 
 
 @router.get(
@@ -150,8 +152,9 @@ async def follow_job(runtime: Needs, job_id: JobId) -> Response:
     15 seconds.
     """
     row = await run_in_threadpool(training.find_job, runtime.database, job_id)
+    today = await run_in_threadpool(training.today, runtime.database, runtime.settings, row)
     return bodies.Streamed(
-        runtime.feed.stream(row),
+        runtime.feed.stream(row, today=today),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
@@ -165,18 +168,19 @@ def cancel_job(
     row = training.request_cancel(
         runtime.database, job_id, actor=actor_of(actor_name), reason=parameters.given(why)
     )
-    return _answer(row)
+    return _answer(runtime, row)
 
 
 @router.post("/jobs/{job_id}/finish", responses=failures(404, 409, 413, 422))
 def finish_job(runtime: Needs, actor_name: ActorName, job_id: JobId) -> wire.JobAnswer:
     """Let tuning end now, with the best settings that it has; the job goes on with them."""
     row = training.request_finish(runtime.database, job_id, actor=actor_of(actor_name))
-    return _answer(row)
+    return _answer(runtime, row)
 
 
-def _answer(row: storage.Job) -> wire.JobAnswer:
-    return wire.JobAnswer(job=training.describe_job(row))
+def _answer(runtime: Runtime, row: storage.Job) -> wire.JobAnswer:
+    today = training.today(runtime.database, runtime.settings, row)
+    return wire.JobAnswer(job=training.describe_job(row, today=today))
 
 
 @router.get("/recipes")

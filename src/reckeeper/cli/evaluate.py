@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reckeeper.cli.terminal import parse_settings
+from reckeeper.cli.comparison import print_comparison
+from reckeeper.cli.terminal import parse_settings, print_json
 from reckeeper.errors import DataError
 
 
@@ -90,8 +91,8 @@ def evaluate(
     files = (train, test, history)
     if compare and (any(files) or recipe or pairs or tunes or k != 20):
         raise DataError(
-            "--compare takes all recipes on the stored interactions, tunes, and judges lists of "
-            "20: leave out --train, --test, --history, --recipe, --set, --tune and --k."
+            "--compare takes all recipes on the stored interactions, tunes, and judges by the "
+            "policy: leave out --train, --test, --history, --recipe, --set, --tune and --k."
         )
     if any(files) and not (train and test and recipe):
         raise DataError("Files are judged with all of --train FILE, --test FILE and --recipe NAME.")
@@ -103,22 +104,24 @@ def evaluate(
     from reckeeper.cli import evaluation_run as runs
 
     if compare:
-        report = runs.compared(tune_seconds=tune_seconds, seed=seed)
-    else:
-        report = runs.judged(
-            recipe,
-            given,
-            files=(train, test, history) if train and test else None,
-            split=None if split is None else split.value,
-            tunes=tunes,
-            tune_seconds=tune_seconds,
-            k=k,
-            seed=seed,
-        )
+        found = runs.compared(tune_seconds=tune_seconds, seed=seed)
+        if as_json:
+            print_json(found)
+        else:
+            print_comparison(found)
+        return
+    report = runs.judged(
+        recipe,
+        given,
+        files=(train, test, history) if train and test else None,
+        split=None if split is None else split.value,
+        tunes=tunes,
+        tune_seconds=tune_seconds,
+        k=k,
+        seed=seed,
+    )
     if as_json:
         typer.echo(json.dumps(report, allow_nan=False))
-    elif compare:
-        _print_comparison(Console(), report)
     else:
         _print_report(Console(), report)
 
@@ -155,29 +158,6 @@ def _print_report(console: Console, report: Mapping[str, Any]) -> None:
             value = report[name]
             facts.add_row(name, value if isinstance(value, str) else f"{value:,}")
     console.print(facts)
-
-
-def _print_comparison(console: Console, result: Mapping[str, Any]) -> None:
-    ranked = f"ndcg@{result['k']}"
-    metrics = list(result["recipes"][0]["metrics"])
-    table = Table("recipe", *metrics, f"{ranked} over popularity", "fit", "tuning")
-    for row in result["recipes"]:
-        difference = row["versus_popularity"][ranked]
-        table.add_row(
-            row["recipe"],
-            *(f"{row['metrics'][metric]['mean']:.4f}" for metric in metrics),
-            f"{difference['difference']:+.4f}{_half(difference)}",
-            f"{row['fit_seconds']:.1f} s",
-            f"{row['tune_seconds']:.1f} s" if row["tuned"] else "",
-        )
-    console.print(table)
-    console.print(
-        f"{result['n_users']:,} users; held out by {result['split']}. `reckeeper retrain --recipe "
-        "NAME`, with --tune or --set, trains one for real.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def _half(interval: Mapping[str, float] | None) -> str:

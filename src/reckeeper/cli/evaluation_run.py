@@ -91,7 +91,7 @@ def judged(
         }
 
 
-def compared(*, tune_seconds: float | None, seed: int) -> dict[str, Any]:
+def compared(*, tune_seconds: float | None, seed: int) -> wire.Evaluation:
     """Measure every recipe on the stored interactions, and return what was found of each."""
     from reckeeper.training import recipe_comparison
 
@@ -114,14 +114,15 @@ def compared(*, tune_seconds: float | None, seed: int) -> dict[str, Any]:
         ) -> None:
             show(fraction, stage if progress is None else f"{stage}: {_note(progress)}")
 
-        return recipe_comparison.run(
+        found = recipe_comparison.run(
             database,
             settings,
             tune_seconds=tune_seconds,
             seed=seed,
             report=report,
             should_stop=should_stop,
-        ).to_json()
+        )
+    return wire.Evaluation.model_validate(found.described())
 
 
 def _read(path: Path, stages: "_Stages", *, with_times: bool = False) -> InteractionLog:

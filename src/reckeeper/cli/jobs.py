@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from reckeeper import errors
+from reckeeper.cli.comparison import print_comparison
 from reckeeper.cli.models import print_verdict
 from reckeeper.cli.terminal import (
     AsJson,
@@ -261,18 +262,8 @@ def _warn_of_verdict(job: "wire.ListedJob") -> None:
 
 
 def _print_evaluation(job: "wire.Job") -> None:
-    result = job.result
-    if result is None or not result.recipes:
-        return
-    metrics = list(result.recipes[0].metrics)
-    print_table(
-        ("recipe", *metrics),
-        [
-            (row.recipe, *(f"{row.metrics[metric].mean:.4f}" for metric in metrics))
-            for row in result.recipes
-        ],
-        title=f"{result.n_users:,} users; held out by {result.split}",
-    )
+    if job.result is not None:
+        print_comparison(job.result)
 
 
 def _facts(job: "wire.ListedJob") -> Iterator[tuple[str, Any]]:

@@ -7,24 +7,22 @@ import streamlit as st
 
 from reckeeper import wire
 from reckeeper.client import Client
-from reckeeper.page import jobs, shared
+from reckeeper.page import jobs, shared, verdicts
 
-SPLITS = {
-    "user_time": "the last fifth of each user's history",
-    "time": "everything since one moment",
-    "random": "a random fifth of each user's items",
-}
 GLOSSARY = """
-- **NDCG**: how much of what was held out is in the list, near its top; 1 is a perfect list. \
-In brackets: where the mean would lie for other users like these, 95 times in 100
-- **against popularity**: difference in NDCG; ▲ better, ▼ worse, ≈ may be chance
-- **Recall**: share of a user's held-out items that are in the list
+- **NDCG**: how much of what was held out is in the list, near its top; 1 is a perfect list
 - **Hit rate**: share of users with at least one held-out item in the list
+- In brackets: where the mean would lie for other users like these, 95 times in 100
+- **… against …**: the difference between two recipes for the same users, and what the gate makes \
+of it. *no worse*: a loss of twice the policy's margin would have been seen; *too few to tell*: it \
+would not, and so many users are needed
+- **Recall**: share of a user's held-out items that are in the list
 - **MAP**: how few wrong items stand before the right ones
 - **Coverage**: share of all items that are in anybody's list
 - **Novelty**: how little known the listed items are, in bits
 - **Time to fit**: what training took on the part that was not held out, without tuning
 """
+METRICS = {"ndcg": "NDCG", "recall": "Recall", "hit_rate": "Hit rate", "map": "MAP"}
 BAR_PIXELS = 16
 COLOURS = ["#0e9bb4", "#d08b2c"]  # seen on light and on dark
 
@@ -40,8 +38,8 @@ def show(client: Client, listed: list[wire.ListedJob], running: wire.ListedJob |
             kwargs={"place": jobs.COMPARISON},
         )
         st.markdown(
-            ":small[Measures each recipe on your own data, one of them tuned. The active version "
-            "stays as it is.]",
+            ":small[Measures each recipe on your own data, one of them tuned, as the gate does. "
+            "The active version stays as it is.]",
             width="stretch",
         )
     shared.show_notice(client, jobs.COMPARISON)
@@ -70,90 +68,105 @@ def _show_last(
         return
     job = client.job(succeeded.job_id)
     result = job.result
-    if result is None or not result.recipes:
+    if result is None:
         return
-    st.markdown(_verdict(result))
+    _show_changes(result)
+    if not result.recipes:
+        return
+    _show_advice(client, result, is_disabled=running is not None)
     _show_table(result)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        for measured in result.recipes:
-            _train_button(client, measured, is_disabled=running is not None)
-        with st.popover("What the rows mean", type="tertiary"):
-            st.markdown(GLOSSARY)
+    with st.popover("What the rows mean", type="tertiary"):
+        st.markdown(GLOSSARY)
     _show_chart(result)
     st.caption(_protocol(result, job))
 
 
-def _train_button(client: Client, measured: wire.MeasuredRecipe, *, is_disabled: bool) -> None:
-    request = wire.RetrainRequest(recipe=measured.recipe, settings=measured.settings)
-    st.button(
-        f"Train {_name(measured)}",
-        key=f"train {measured.recipe} {measured.tuned}",
-        help="Trains a new version on all data, with the settings in the table. It is active once "
-        "it is done, unless the policy asks for more.",
-        disabled=is_disabled,
-        on_click=shared.attempt,
-        args=(lambda: jobs.start_retrain(client, request, place=jobs.COMPARISON),),
-        kwargs={"place": jobs.COMPARISON},
+def _show_changes(result: wire.Evaluation) -> None:
+    """Say why what was measured is out of date, or is shown no more."""
+    if result.state == "current":
+        return
+    opening = (
+        "The last comparison is shown no more."
+        if result.state == "gone"
+        else "**This comparison is out of date.** Compare again."
     )
+    said = " ".join(shared.sentence(change.sentence) for change in result.changes)
+    shared.say("info" if result.state == "gone" else "warning", f"{opening} {said}")
 
 
-def _name(measured: wire.MeasuredRecipe) -> str:
-    return f"{measured.recipe} (tuned)" if measured.tuned else measured.recipe
-
-
-def _best(result: wire.Evaluation) -> wire.MeasuredRecipe:
-    return max(result.recipes, key=lambda row: row.metrics[f"ndcg@{result.k}"].mean)
-
-
-def _verdict(result: wire.Evaluation) -> str:
-    best, ndcg = _best(result), f"ndcg@{result.k}"
-    if best.recipe == "popularity":
-        return "Nothing does better here than **popularity**, the same list for everybody."
-    gain = best.versus_popularity[ndcg]
-    bounds = f"95% interval {shared.signed(gain.low)} to {shared.signed(gain.high)}"
-    said = f"**{_name(best)}** does best: NDCG {shared.signed(gain.difference)} against popularity"
-    if gain.low <= 0:
-        return f"{said}, which may be chance ({bounds})."
-    return f"{said} ({bounds})."
+def _show_advice(client: Client, result: wire.Evaluation, *, is_disabled: bool) -> None:
+    advice = result.advice
+    if result.problem is not None:
+        shared.say("warning", shared.sentence(result.problem))
+    if advice is None:
+        return
+    used = next((line for line in result.recipes if line.name == advice.use), None)
+    if used is None:
+        st.markdown(shared.sentence(advice.sentence))
+        return
+    request = wire.RetrainRequest(recipe=used.recipe, settings=used.settings)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(
+            f"Use {used.name}",
+            type="primary",
+            help="Trains a new version on all data, with the settings in the table. The gate "
+            "judges it before it is activated.",
+            disabled=is_disabled,
+            on_click=shared.attempt,
+            args=(lambda: jobs.start_retrain(client, request, place=jobs.COMPARISON),),
+            kwargs={"place": jobs.COMPARISON},
+        )
+        st.markdown(shared.sentence(advice.sentence), width="stretch")
 
 
 def _protocol(result: wire.Evaluation, job: wire.Job) -> str:
-    held_out = SPLITS.get(result.split, "a part of the data")
+    made_on = result.made_on
+    until = "" if made_on.latest_at is None else f", up to {shared.local_time(made_on.latest_at)}"
     when = shared.local_time(job.finished_at or job.started_at)
     return (
-        f"For {result.n_users:,} users, {held_out} was held out; each recipe learned from the "
-        f"rest and listed {result.k} items for each user, and the numbers say how well the list "
-        "meets what was held out: higher is better, and popularity is the mark to beat. "
-        f"Measured {when}, job {job.job_id}."
+        f"{result.n_users:,} users were judged. Held out: {shared.escape(result.how)}. Each recipe "
+        f"learned from the rest and listed {result.k} items; the numbers say how well the lists "
+        "meet what was held out: higher is better, and popularity is the mark to beat. Made on "
+        f"{made_on.n_interactions:,} interactions of {made_on.n_users:,} users{until}, under "
+        f"revision {result.policy_revision} of the policy (margin {result.margin:.1%}). Measured "
+        f"{when}, job {job.job_id}."
     )
 
 
 def _show_table(result: wire.Evaluation) -> None:
-    k, best = result.k, _best(result)
+    k, ndcg = result.k, f"ndcg@{result.k}"
+    best = max(result.recipes, key=lambda line: line.metrics[ndcg].mean)
 
     def mean(metric: str, form: str = ".3f") -> Callable[[wire.MeasuredRecipe], str]:
-        return lambda measured: format(measured.metrics[f"{metric}@{k}"].mean, form)
+        return lambda line: format(line.metrics[f"{metric}@{k}"].mean, form)
 
-    def ndcg(measured: wire.MeasuredRecipe) -> str:
-        shown = shared.with_interval(measured.metrics[f"ndcg@{k}"])
-        return f"**{shown}**" if measured is best else shown
+    def headline(metric: str) -> Callable[[wire.MeasuredRecipe], str]:
+        def shown(line: wire.MeasuredRecipe) -> str:
+            words = shared.with_interval(line.metrics[f"{metric}@{k}"])
+            return f"**{words}**" if line is best else words
 
-    def gain(measured: wire.MeasuredRecipe) -> str:
-        is_yardstick = measured.recipe == "popularity"
-        return "–" if is_yardstick else _change(measured.versus_popularity[f"ndcg@{k}"])
+        return shown
 
+    def against(other: str) -> Callable[[wire.MeasuredRecipe], str]:
+        return lambda line: "–" if line.name == other else _beside(result, line.versus[other])
+
+    judged_by = METRICS[result.metric.partition("@")[0]]
     lines: dict[str, Callable[[wire.MeasuredRecipe], str]] = {
-        f"NDCG@{k}": ndcg,
-        "against popularity": gain,
+        f"NDCG@{k}": headline("ndcg"),
+        f"Hit rate@{k}": headline("hit_rate"),
+        **(
+            {f"{judged_by} against {other.name}": against(other.name) for other in result.recipes}
+            if len(result.recipes) > 1
+            else {}
+        ),
         f"Recall@{k}": mean("recall"),
-        f"Hit rate@{k}": mean("hit_rate"),
         f"MAP@{k}": mean("map"),
         "Coverage": mean("coverage", ".1%"),
         "Novelty": mean("novelty", ".1f"),
-        "Time to fit": lambda measured: shared.duration(measured.fit_seconds),
-        "Settings": lambda measured: shared.settings_in_words(measured.settings) or "none",
+        "Time to fit": lambda line: shared.duration(line.fit_seconds),
+        "Settings": lambda line: shared.settings_in_words(line.settings) or "none",
     }
-    names = [_name(measured) for measured in result.recipes]
+    names = [line.name for line in result.recipes]
     rows = [
         {"Recipe": label, **dict(zip(names, map(cell, result.recipes), strict=True))}
         for label, cell in lines.items()
@@ -161,18 +174,24 @@ def _show_table(result: wire.Evaluation) -> None:
     shared.table(rows, alt="Recipes compared", wrapped=names)
 
 
-def _change(gain: wire.Difference) -> str:
-    sign = "▲" if gain.low > 0 else "▼" if gain.high < 0 else "≈"
-    bounds = f"({shared.signed(gain.low)} to {shared.signed(gain.high)})"
-    return f"{sign} {shared.signed(gain.difference)} {bounds}".replace(" ", shared.NO_BREAK)
+def _beside(result: wire.Evaluation, beside: wire.Beside) -> str:
+    """Return a difference with its interval, and what the gate makes of it."""
+    paired = beside.metrics[result.metric]
+    bounds = f"({shared.signed(paired.low)} to {shared.signed(paired.high)})"
+    words = f"{shared.signed(paired.difference)} {bounds}".replace(" ", shared.NO_BREAK)
+    words += f" {verdicts.STANDINGS[beside.standing]}"
+    is_asked_for = result.n_users >= result.min_users  # else the policy's number comes first
+    if beside.standing == "too_few" and beside.n_users_needed and is_asked_for:
+        words += f" :small[{beside.n_users_needed:,} users needed]"
+    return words
 
 
 def _show_chart(result: wire.Evaluation) -> None:
     k = result.k
-    metrics = {f"ndcg@{k}": f"NDCG@{k}", f"recall@{k}": f"Recall@{k}"}
+    metrics = {f"ndcg@{k}": f"NDCG@{k}", f"hit_rate@{k}": f"Hit rate@{k}"}
     points = [
         {
-            "Recipe": _name(measured),
+            "Recipe": measured.name,
             "Metric": name,
             "Mean": measured.metrics[metric].mean,
             "From": measured.metrics[metric].low,
@@ -216,5 +235,5 @@ def _show_chart(result: wire.Evaluation) -> None:
                 },
             ],
         },
-        alt="NDCG and Recall of each recipe, with 95% intervals",
+        alt="NDCG and hit rate of each recipe, with 95% intervals",
     )

@@ -1,5 +1,6 @@
 """Training: the pipeline, the gate, the jobs that run them, and the policy that starts them."""
 
+from reckeeper.training.comparison import Today
 from reckeeper.training.jobs import (
     describe_job,
     describe_listed,
@@ -8,6 +9,7 @@ from reckeeper.training.jobs import (
     request_cancel,
     request_finish,
 )
+from reckeeper.training.recipe_comparison import today
 from reckeeper.training.request import check_taste, checked_request
 from reckeeper.training.runner import JobRunner
 from reckeeper.training.schedule import Schedule
@@ -15,6 +17,7 @@ from reckeeper.training.schedule import Schedule
 __all__ = [
     "JobRunner",
     "Schedule",
+    "Today",
     "check_taste",
     "checked_request",
     "describe_job",
@@ -23,4 +26,5 @@ __all__ = [
     "find_job",
     "request_cancel",
     "request_finish",
+    "today",
 ]

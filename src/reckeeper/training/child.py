@@ -18,7 +18,7 @@ from reckeeper.config import Settings
 from reckeeper.errors import JobInterruptedError, ReckeeperError, StorageError
 from reckeeper.telemetry import configure_logging, get_logger, peak_memory_bytes
 from reckeeper.training import pipeline, recipe_comparison
-from reckeeper.training.report import Comparison
+from reckeeper.training.comparison import Comparison
 from reckeeper.training.tuning import TuningProgress
 from reckeeper.training.verdict import Verdict
 

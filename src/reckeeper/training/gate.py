@@ -17,7 +17,7 @@ from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import ActiveModel
 from reckeeper.training import drift
-from reckeeper.training.verdict import Difference, Metric, Standing, Verdict
+from reckeeper.training.verdict import Difference, Metric, Standing, Verdict, metric_in_words
 
 _CELLS = 25_000_000
 _USERS = (2_000, 20_000)
@@ -28,8 +28,6 @@ BASELINE = "popularity"
 
 _HELD_OUT = 0.2
 """Share of each user's items that is held out where there are too few newer interactions."""
-
-_METRICS = {"ndcg": "NDCG", "recall": "Recall", "hit_rate": "HitRate", "map": "MAP"}
 
 
 @dataclass(frozen=True)
@@ -469,7 +467,7 @@ def _reasons(
     if verdict.standing == "worse":
         reasons.append(
             f"It is worse than version {version} by more than {policy.margin:.1%} of its "
-            f"{_label(policy.metric)}: {_beside_active(verdict)}."
+            f"{metric_in_words(policy.metric)}: {_beside_active(verdict)}."
         )
     versus = verdict.versus_popularity
     if versus is not None and versus[policy.metric].high < 0 and recipe != BASELINE:
@@ -539,12 +537,7 @@ def _beside(
     difference = versus[verdict.metric]
     digits = 3 if max(ours, theirs) >= 0.1 else 4
     return (
-        f"{_label(verdict.metric)} {ours:.{digits}f} against {theirs:.{digits}f}{of_other} "
-        f"(difference {difference.difference:+.{digits}f}, 95% interval "
+        f"{metric_in_words(verdict.metric)} {ours:.{digits}f} against {theirs:.{digits}f}"
+        f"{of_other} (difference {difference.difference:+.{digits}f}, 95% interval "
         f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f})"
     )
-
-
-def _label(metric: str) -> str:
-    name, _, k = metric.partition("@")
-    return f"{_METRICS[name]}@{k}"

@@ -21,6 +21,7 @@ from reckeeper.errors import (
     error_of,
 )
 from reckeeper.telemetry import TRAINING_JOBS, TRAINING_SECONDS, get_logger
+from reckeeper.training.comparison import Comparison, Today
 from reckeeper.training.report import TUNING
 from reckeeper.training.request import checked_request
 from reckeeper.training.verdict import Verdict
@@ -339,9 +340,18 @@ def job_error(job: storage.JobSummary) -> ReckeeperError:
     )
 
 
-def describe_job(job: storage.Job) -> wire.Job:
-    """Return a job as the API shows it by itself; see `describe_listed`."""
-    return wire.Job.model_validate(_described(job))
+def describe_job(job: storage.Job, *, today: Today | None = None) -> wire.Job:
+    """Return a job as the API shows it by itself; see `describe_listed`.
+
+    Parameters
+    ----------
+    job : storage.Job
+    today : Today, optional
+        Beside which its comparison of recipes may be out of date. Without, it
+        is shown as when it was made.
+    """
+    result = None if job.result is None else Comparison.from_json(job.result).described(today)
+    return wire.Job.model_validate({**_described(job), "result": result})
 
 
 def describe_listed(job: storage.JobSummary) -> wire.ListedJob:

@@ -14,6 +14,8 @@ from reckeeper.evaluation import PairedDifference
 from reckeeper.training.drift import Drift
 from reckeeper.wire import JsonObject
 
+_NAMES = {"ndcg": "NDCG", "recall": "Recall", "hit_rate": "HitRate", "map": "MAP"}
+
 Decision = Literal["promote", "reject", "unchanged"]
 Method = Literal["new_interactions", "refit", "none"]
 Standing = Literal["better", "no_worse", "slightly_worse", "worse", "too_few", "not_compared"]
@@ -231,6 +233,12 @@ class Verdict:
 
 
 _ADAPTER = TypeAdapter(Verdict)
+
+
+def metric_in_words(metric: str) -> str:
+    """Return a metric as people know it, ``NDCG@10`` for ``ndcg@10``."""
+    name, _, k = metric.partition("@")
+    return f"{_NAMES[name]}@{k}"
 
 
 def metrics_to_json(metrics: Mapping[str, Metric] | None) -> JsonObject | None:

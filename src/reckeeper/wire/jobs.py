@@ -75,30 +75,93 @@ class TuningProgress(Answer):
     seconds_left: float | None
 
 
+class PairedDifference(Difference):
+    """A difference with the standard deviation of the users' differences, and their number."""
+
+    sd: float
+    n: int
+
+
+class Beside(Answer):
+    """How one recipe stands beside another, by the gate's rule, and each metric's difference.
+
+    With the standing ``too_few`` the users were too few to tell; it takes
+    `n_users_needed`, None where no number suffices.
+    """
+
+    standing: Literal["better", "no_worse", "slightly_worse", "worse", "too_few"]
+    n_users_needed: int | None
+    metrics: dict[str, PairedDifference]
+
+
 class MeasuredRecipe(Answer):
     """How well a recipe did on what was held out.
 
-    `metrics` has ``recall@20``, ``ndcg@20``, ``hit_rate@20`` and ``map@20``,
-    and, of all lists together, ``coverage@20`` and ``novelty@20``.
-    `versus_popularity` has the first four as differences to the recipe
-    ``popularity`` on the same users.
+    `metrics` has what `GET /policy` can be asked to judge by, such as ``ndcg@10``,
+    and others, each at the comparison's `k`. `versus` has, by the `name` of each other
+    line, how this one stands beside it; differences are this one's less the other's.
+    `version` is the active one where these are its recipe and settings.
     """
 
+    name: str
     recipe: str
     settings: JsonObject
     tuned: bool
+    version: int | None
     fit_seconds: float
     tune_seconds: float
     metrics: dict[str, Metric]
-    versus_popularity: dict[str, Difference]
+    versus: dict[str, Beside]
+
+
+class MadeOn(Answer):
+    """The interactions that a comparison was made on; `latest_at` is when the last occurred."""
+
+    n_interactions: int
+    n_users: int
+    n_items: int
+    latest_at: Time | None
+    read_at: Time
+
+
+class Advice(Answer):
+    """The `name` of the recipe to use in place of what is active, None to stay; and why."""
+
+    use: str | None
+    sentence: str
+
+
+class Change(Answer):
+    """What has changed since a comparison."""
+
+    code: Literal["data_removed", "policy_changed", "new_interactions", "active_changed"]
+    sentence: str
 
 
 class Evaluation(Answer):
-    """Recipes measured on one split of the stored interactions, a row as soon as it is there."""
+    """Recipes compared on the same cuts of the interactions, a row as soon as it is there.
+
+    `how` says how they were cut. Metric, margin, `min_users` and `k` are those of the policy of
+    that revision: where fewer users were judged, nothing can be told. `state` is
+    ``out_of_date`` when `changes` since then are such that it would come out otherwise, and then
+    there is no advice; ``gone`` when its interactions were removed, and then there are no rows
+    either. `problem` says why the active version has no row.
+    """
 
     split: str
+    how: str
     k: int
+    metric: str
+    margin: float
+    min_users: int
     n_users: int
+    made_on: MadeOn
+    policy_revision: int
+    active_version: int | None
+    state: Literal["current", "out_of_date", "gone"]
+    changes: list[Change]
+    advice: Advice | None
+    problem: str | None
     recipes: list[MeasuredRecipe]
 
 
