@@ -1,6 +1,7 @@
 """The same interactions in any order and under any ids: one canonical log, one figure."""
 
 import dataclasses
+import functools
 
 import hypothesis.strategies as st
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 
 from reckeeper import evaluation
 from reckeeper.errors import NotEnoughDataError
+from reckeeper.evaluation import tasks
 from reckeeper.matrix import IdIndex, InteractionLog
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
@@ -118,15 +120,68 @@ def test_users_that_are_all_alike_are_told_apart(n, seed):
     assert_same(evaluation.canonical(log)[0], evaluation.canonical(changed)[0])
 
 
+class CoOccurrence:
+    """Exact sums: recipes that decompose differ in the last digit from fit to fit."""
+
+    is_personal = True
+
+    def __init__(self, trained):
+        self._together = (trained.weights.T @ trained.weights).toarray()
+
+    def score(self, rows):
+        return np.asarray(rows @ self._together)
+
+
+def split_in_three(rows, *, has_history):
+    """Return a training, a test and a history log with ids of their own."""
+    rows = [(*row[:4], 0) for row in rows]
+    train = log_of([*rows[::3], (0, 0, 1.0, 1, 0), (1, 1, 1.0, 2, 0)])
+    test = log_of([*rows[1::3], (0, 1, 1.0, 3, 0), (1, 2, 1.0, 3, 0)], has_times=False)
+    test = dataclasses.replace(test, users=IdIndex([f"u{number}" for number in range(1, 6)]))
+    return train, test, log_of(rows[2::3], has_times=False) if has_history else None
+
+
+def of_files(logs):
+    task = tasks.of_logs(*evaluation.canonical_together(*logs))
+    return task.counts(), task.measure(CoOccurrence(task.train), k=(1, 3)).summary(n_resamples=50)
+
+
+@given(rows=st.lists(rows, max_size=40), has_history=st.booleans(), seed=st.integers(0, 10**6))
+def test_files_are_judged_alike_under_any_ids(rows, has_history, seed):
+    logs = split_in_three(rows, has_history=has_history)
+    random = np.random.default_rng(seed)
+    users, items = random.permutation(10), random.permutation(10)
+
+    def renamed(log):
+        if log is None:
+            return None
+        log = log.part(random.permutation(len(log)))
+        columns = {}
+        for ids, index, new in (("users", "user_index", users), ("items", "item_index", items)):
+            names = [f"x{new[int(name[1:])]}" for name in getattr(log, ids).ids]
+            ascending = IdIndex(sorted(names))
+            columns[ids] = ascending
+            place = IdIndex(names).places_in(ascending).astype(np.int32)
+            columns[index] = place[getattr(log, index)]
+        return dataclasses.replace(log, **columns)
+
+    try:
+        expected = of_files(logs)
+    except NotEnoughDataError:
+        return
+    assert of_files([renamed(log) for log in logs]) == expected
+
+
 def figures(log, kind, *, seed=0):
-    """Judge popularity and a small SVD on a log, whatever its order and ids."""
+    """Judge popularity and co-occurrence on a log, whatever its order and ids."""
     log, _ = evaluation.canonical(log)
     splits = evaluation.pooled_splits(log, kind, seed=seed)
     found = []
-    for recipe, settings in (("popularity", {}), ("svd", {"n_components": 2})):
+    popularity = functools.partial(recipe_named("popularity").fit, settings={})
+    for fit in (popularity, CoOccurrence):
         qualities = []
         for split in splits:
-            model = recipe_named(recipe).fit(split.train, settings=settings)
+            model = fit(split.train)
             qualities.append(
                 evaluation.measure_split(Ranker.of(model, split.train), split, k=(1, 3))
             )

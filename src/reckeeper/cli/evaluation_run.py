@@ -69,11 +69,12 @@ def judged(
             name, settings = recipe, dict(given)
             recipe_named(name).settings_type.parse(settings, recipe=name)
             train, test, history = files
-            task = tasks.of_logs(
+            logs = evaluation.canonical_together(
                 _read(train, stages, with_times=True),
                 _read(test, stages),
                 _read(history, stages) if history else None,
             )
+            task = tasks.of_logs(*logs)
         else:
             name, settings, task = _stored(recipe, given, split, seed=seed, stages=stages)
         tuned = None

@@ -1,6 +1,6 @@
 """How good a model is: splits of the interactions, ranking metrics, and how sure they are."""
 
-from reckeeper.evaluation.canonical import canonical
+from reckeeper.evaluation.canonical import canonical, canonical_together
 from reckeeper.evaluation.growing import split_newer, split_next
 from reckeeper.evaluation.metrics import Figure, Quality, measure, measure_split, ndcg, pool
 from reckeeper.evaluation.paired import Compared, PairedDifference, compare, compare_all
@@ -19,6 +19,7 @@ __all__ = [
     "by_item_popularity",
     "by_user",
     "canonical",
+    "canonical_together",
     "compare",
     "compare_all",
     "how_pooled",

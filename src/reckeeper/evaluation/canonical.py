@@ -56,8 +56,62 @@ def canonical(
     come out in any order, and the result is the same. Deterministic; O(n) a
     round, a few seconds and 3 GB at 20 million interactions.
     """
-    colours = _Colours(log, is_newer)
-    user_order, item_order = colours.orders()
+    return _canonical(log, marks=is_newer)
+
+
+def canonical_together(
+    train: InteractionLog, test: InteractionLog, history: InteractionLog | None = None
+) -> tuple[InteractionLog, InteractionLog, InteractionLog | None]:
+    """Put logs of files that belong together into one canonical order, each with its own ids.
+
+    As `canonical` does with one: users and items by their structure in all of
+    them, and a row's log is part of it.
+    """
+    logs = [train, test] if history is None else [train, test, history]
+    users = IdIndex(sorted(set().union(*(log.users.ids for log in logs))))
+    items = IdIndex(sorted(set().union(*(log.items.ids for log in logs))))
+    timed = [log.occurred_at for log in logs]
+    joined = InteractionLog(
+        users,
+        items,
+        np.concatenate([log.users.places_in(users)[log.user_index] for log in logs]),
+        np.concatenate([log.items.places_in(items)[log.item_index] for log in logs]),
+        np.concatenate([log.weight for log in logs]),
+        np.concatenate(
+            [
+                np.zeros(len(log), dtype=np.int64) if times is None else times
+                for log, times in zip(logs, timed, strict=True)
+            ]
+        ),
+        np.concatenate([log.listing for log in logs]),
+    )
+    number = np.repeat(np.arange(len(logs)), [len(log) for log in logs])
+    ordered, places = _canonical(joined, marks=number)
+    first = np.cumsum([0, *(len(log) for log in logs)])
+    found = [
+        _in_order(log, places[number[places] == place] - first[place], ordered)
+        for place, log in enumerate(logs)
+    ]
+    return found[0], found[1], found[2] if len(found) > 2 else None
+
+
+def _in_order(log: InteractionLog, rows: np.ndarray, ordered: InteractionLog) -> InteractionLog:
+    """Return a log with its rows as given, and its users and items in another's order."""
+    part = log.part(rows)
+
+    def renumbered(ids: IdIndex, all_ids: IdIndex, index: np.ndarray) -> tuple[IdIndex, np.ndarray]:
+        order = np.argsort(ids.places_in(all_ids))
+        return _reordered(ids, order), _inverse(order)[index]
+
+    users, user_index = renumbered(log.users, ordered.users, part.user_index)
+    items, item_index = renumbered(log.items, ordered.items, part.item_index)
+    return replace(part, users=users, items=items, user_index=user_index, item_index=item_index)
+
+
+def _canonical(
+    log: InteractionLog, *, marks: np.ndarray | None
+) -> tuple[InteractionLog, np.ndarray]:
+    user_order, item_order = _Colours(log, marks).orders()
     user_index = _inverse(user_order)[log.user_index]
     item_index = _inverse(item_order)[log.item_index]
     renamed = replace(
@@ -67,17 +121,17 @@ def canonical(
         user_index=user_index,
         item_index=item_index,
     )
-    places = _order_of_rows(renamed, is_newer)
+    places = _order_of_rows(renamed, marks)
     return renamed.part(places), places
 
 
 class _Colours:
     """The colours of users and items, 64 bits each, refined until they differ where they can."""
 
-    def __init__(self, log: InteractionLog, is_newer: np.ndarray | None) -> None:
+    def __init__(self, log: InteractionLog, marks: np.ndarray | None) -> None:
         self._user_index, self._item_index = log.user_index, log.item_index
         self._n = len(log)
-        self._rows = _hashes_of_rows(log, is_newer)
+        self._rows = _hashes_of_rows(log, marks)
         self._users = np.full(len(log.users), _USER)
         self._items = np.full(len(log.items), _ITEM)
         self._all_differ = False
@@ -139,7 +193,7 @@ class _Colours:
         return mixed(sums)
 
 
-def _hashes_of_rows(log: InteractionLog, is_newer: np.ndarray | None) -> np.ndarray:
+def _hashes_of_rows(log: InteractionLog, marks: np.ndarray | None) -> np.ndarray:
     hashed = np.empty(len(log), dtype=np.uint64)
     for begin in range(0, len(log), _BLOCK):
         block = slice(begin, begin + _BLOCK)
@@ -148,13 +202,13 @@ def _hashes_of_rows(log: InteractionLog, is_newer: np.ndarray | None) -> np.ndar
         rows = mixed(rows ^ log.listing[block].astype(np.int64).view(np.uint64))
         if log.occurred_at is not None:
             rows = mixed(rows ^ log.occurred_at[block].view(np.uint64))
-        if is_newer is not None:
-            rows = mixed(rows ^ is_newer[block].astype(np.uint64))
+        if marks is not None:
+            rows = mixed(rows ^ marks[block].astype(np.uint64))
         hashed[block] = rows
     return hashed
 
 
-def _order_of_rows(log: InteractionLog, is_newer: np.ndarray | None) -> np.ndarray:
+def _order_of_rows(log: InteractionLog, marks: np.ndarray | None) -> np.ndarray:
     """Return the rows by user, item, time, listing, weight and mark."""
     places, starts = log.by_pair()
     places = places.astype(np.int64)
@@ -164,8 +218,8 @@ def _order_of_rows(log: InteractionLog, is_newer: np.ndarray | None) -> np.ndarr
     repeated = np.repeat(n_of_pair > 1, n_of_pair)
     rows = places[repeated]
     keys = [log.weight[rows], -log.listing[rows]]
-    if is_newer is not None:
-        keys.insert(0, is_newer[rows])
+    if marks is not None:
+        keys.insert(0, marks[rows])
     if log.occurred_at is not None:
         keys.append(log.occurred_at[rows])
     pair = np.repeat(np.arange(len(starts), dtype=np.int32), n_of_pair)[repeated]
