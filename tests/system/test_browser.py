@@ -452,8 +452,8 @@ def test_recipes_are_compared_and_one_is_trained(site, model, page, tmp_path):
     expect(page.get_by_text("The recipes are being compared")).to_be_visible()
     page.get_by_role("button", name="Stop tuning, use the best so far").click(timeout=LONG)
 
-    train = page.get_by_role("button", name="Train spectral (tuned)")
-    expect(train).to_be_enabled(timeout=LONG)
+    use = page.get_by_role("button", name="Use spectral (tuned)")
+    expect(use).to_be_enabled(timeout=LONG)
     assert site.active() == model, "to compare changes nothing"
     result = latest_job(site)["result"]
     chart = page.get_by_test_id("stVegaLiteChart").locator("svg, canvas").first
@@ -461,15 +461,18 @@ def test_recipes_are_compared_and_one_is_trained(site, model, page, tmp_path):
         table = page.get_by_role("table", name="Recipes compared")
         for name in ("popularity", "svd", "spectral (tuned)"):
             expect(table.get_by_role("columnheader", name=name)).to_be_visible()
-        for metric in ("ndcg@20", "recall@20"):
+        for metric in ("ndcg@10", "hit_rate@10"):
             for measured in result["recipes"]:
                 expect(table).to_contain_text(f"{measured['metrics'][metric]['mean']:.3f}")
+        against = table.get_by_role("row", name="NDCG against popularity")
+        expect(against).to_contain_text("better")
         expect(chart).to_be_visible()
-        expect(page.get_by_text(f"For {result['n_users']:,} users, the last")).to_be_visible()
+        expect(page.get_by_text(result["advice"]["sentence"])).to_be_visible()
+        expect(page.get_by_text(f"{result['n_users']:,} users were judged.")).to_be_visible()
         page.screenshot(path=tmp_path / f"compared, {seen}.png", full_page=True)
         page.reload()
 
-    train.click(timeout=LONG)
+    use.click(timeout=LONG)
     said = page.get_by_test_id("stAlertContentSuccess")
     expect(said).to_contain_text("Model retrained in", timeout=LONG)
     after = site.active()
