@@ -28,8 +28,8 @@ from reckeeper.policy import Policy
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
-from reckeeper.training import gate, pipeline
-from reckeeper.training.verdict import Difference
+from reckeeper.training import pipeline
+from reckeeper.training.verdict import found
 
 N_COMPARED = 100
 SAMPLE = 0.9
@@ -84,10 +84,9 @@ def compare(log: InteractionLog, model: Model, *, n: int) -> dict[str, Any]:
     def is_rejected(candidate: Quality, *, seed: int) -> bool:
         mean = float(active.by_user["ndcg@10"].mean())
         paired = evaluation.compare(active, candidate, seed=seed)["ndcg@10"]
-        difference = Difference(paired.difference, paired.low, paired.high)
         beside_popular = evaluation.compare(popular, candidate, seed=seed)["ndcg@10"]
         return (
-            gate.is_worse(difference, mean=mean, margin=policy.margin)
+            found(paired, mean=mean, margin=policy.margin).standing == "worse"
             or beside_popular.high < 0
             or candidate.of_lists["coverage@10"]
             < policy.min_coverage_share * active.of_lists["coverage@10"]

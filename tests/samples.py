@@ -44,13 +44,25 @@ def verdict(**fields: Any) -> dict[str, Any]:
         "metric": "ndcg@10",
         "margin": 0.02,
         "k": 10,
+        "how": "each newer interaction, from the history just before it",
         "n_users": 1204,
+        "n_users_needed": 950,
         "active_version": 1,
         "candidate": {"ndcg@10": INTERVAL},
         "active": {"ndcg@10": INTERVAL},
         "popularity": {"ndcg@10": INTERVAL},
         "versus_active": {"ndcg@10": {"difference": 0.003, "low": -0.002, "high": 0.008}},
         "versus_popularity": {"ndcg@10": {"difference": 0.003, "low": -0.002, "high": 0.008}},
+        "segments": [
+            {
+                "by": "history_length",
+                "name": "1-4",
+                "n_users": 310,
+                "candidate": {"ndcg@10": INTERVAL},
+                "active": {"ndcg@10": INTERVAL},
+                "versus_active": {"ndcg@10": {"difference": 0.001, "low": -0.004, "high": 0.006}},
+            }
+        ],
         "data": {
             **{name: {"before": 6, "now": 7} for name in ("interactions", "users", "items")},
             "per_day": {"usual": 6.0, "recent": 7.0},

@@ -28,6 +28,8 @@ WHOLE = {
     "min_users": 50,
     "min_new_interactions": 500,
     "min_coverage_share": 0.25,
+    "max_segment_loss": 0.2,
+    "min_segment_users": 30,
     "max_fall": 0.75,
     "weights": {"click": 1, "buy": 5.5, "dislike": -1},
     "half_life_days": 90,

@@ -5,11 +5,14 @@ import random
 from pathlib import Path
 
 import pytest
+from tests.unit.small_models import stored_version
 
 from reckeeper import evaluation
 from reckeeper.cli.evaluation_files import read_interactions
+from reckeeper.policy import Policy
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
+from reckeeper.training import gate
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 
@@ -56,6 +59,35 @@ def test_a_file_without_times_is_judged_alike_in_any_order(sorted_csv, tmp_path)
         path.write_text(header + "".join(order))
         assert judged(path) == expected
     assert judged(CASES / "shuffled.csv") == expected
+
+
+def test_the_gate_gives_one_verdict_on_a_file_in_any_order(sorted_csv, tmp_path):
+    def verdict(path):
+        log, _ = read_interactions(path, with_times=True)
+        row = stored_version(version=3, recipe="popularity", settings={})
+        policy = Policy(min_users=30)
+        held_out = gate.hold_out(log, n_seen=0, active=row, policy=policy)
+        verdict = gate.judge(
+            gate.Candidate("spectral", {"n_components": 0}, log, is_automatic=True),
+            held_out,
+            active=None,
+            previous=None,
+            policy=policy,
+            report=lambda _: None,
+        )
+        return dataclasses.replace(verdict, seconds=0.0, decided_at=0)
+
+    expected = verdict(sorted_csv)
+    assert expected.standing == "better"
+    assert expected.how.startswith(
+        "a random fifth of each user's interactions: they carry no times"
+    )
+    assert expected.sentence.endswith(f" Asked for: {expected.how}.")
+    header, *lines = sorted_csv.read_text().splitlines(keepends=True)
+    reversed_csv = tmp_path / "reversed.csv"
+    reversed_csv.write_text(header + "".join(lines[::-1]))
+    for path in (CASES / "shuffled.csv", reversed_csv):
+        assert verdict(path) == expected
 
 
 def test_a_file_with_one_time_for_all_is_cut_at_random(sorted_csv, tmp_path):

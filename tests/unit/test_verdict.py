@@ -28,6 +28,15 @@ def test_an_interval_is_held_against_zero_and_the_margin(versus, standing):
     assert found(versus, mean=0.5, margin=0.02).standing == standing
 
 
+@pytest.mark.parametrize(
+    ("high", "margin", "expected"),
+    [(-0.011, 0.02, True), (-0.009, 0.02, False), (-0.001, 0.0, True), (0.0, 0.0, False)],
+)
+def test_worse_is_what_lies_below_the_margin_as_a_whole(high, margin, expected):
+    versus = PairedDifference(difference=-0.2, low=-0.3, high=high, sd=0.1, n=500)
+    assert (found(versus, mean=0.5, margin=margin).standing == "worse") == expected
+
+
 @pytest.mark.parametrize("mean", [-0.005, 0.0, 0.005])
 def test_with_fewer_users_than_it_takes_nothing_is_called_no_worse(mean):
     needed = found(difference(mean), mean=0.5, margin=0.02).n_users_needed

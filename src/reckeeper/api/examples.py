@@ -26,7 +26,8 @@ _DIFFERENCES = {
 _SHORT_VERDICT = {
     "decision": "promote",
     "sentence": "No worse than version 3 on 1,204 users' newer interactions: NDCG@10 0.181 against "
-    "0.178 (difference +0.003, 95% interval -0.002 to +0.008).",
+    "0.178 (difference +0.003, 95% interval -0.002 to +0.008). Asked for: each newer interaction, "
+    "from the history just before it.",
     "standing": "no_worse",
     "disposition": "activated",
     "outcome": "Version 4 is active.",
@@ -40,13 +41,25 @@ _VERDICT = {
     "metric": "ndcg@10",
     "margin": 0.02,
     "k": 10,
+    "how": "each newer interaction, from the history just before it",
     "n_users": 1204,
+    "n_users_needed": 950,
     "active_version": 3,
     "candidate": _METRICS,
     "active": _METRICS,
     "popularity": _METRICS,
     "versus_active": _DIFFERENCES,
     "versus_popularity": _DIFFERENCES,
+    "segments": [
+        {
+            "by": "history_length",
+            "name": "1-4",
+            "n_users": 310,
+            "candidate": {"ndcg@10": {"mean": 0.143, "low": 0.131, "high": 0.155}},
+            "active": {"ndcg@10": {"mean": 0.142, "low": 0.13, "high": 0.154}},
+            "versus_active": {"ndcg@10": {"difference": 0.001, "low": -0.004, "high": 0.006}},
+        },
+    ],
     "data": {
         "interactions": {"before": 54002, "now": 56193},
         "users": {"before": 6, "now": 6},

@@ -1,8 +1,9 @@
 """The gate: is a candidate worse than the active version, on interactions that neither has seen?"""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,24 +11,24 @@ import numpy as np
 
 from reckeeper import __version__, clock, evaluation, storage
 from reckeeper.errors import DataError, NotEnoughDataError
-from reckeeper.evaluation import Quality, Split
+from reckeeper.evaluation import Quality, Split, segments
 from reckeeper.matrix import InteractionLog
 from reckeeper.policy import Policy
-from reckeeper.ranking import Ranker
+from reckeeper.ranking import Ranker, popularity_of
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import ActiveModel
 from reckeeper.training import drift
-from reckeeper.training.verdict import Difference, Metric, Standing, Verdict, metric_in_words
+from reckeeper.training.comparison import BASELINE
+from reckeeper.training.request import has_same_settings
+from reckeeper.training.verdict import SegmentKind, Verdict
+from reckeeper.training.weighing import Measured, MeasuredSegment, weighed
+
+Method = Literal["new_interactions", "refit"]
 
 _CELLS = 25_000_000
 _USERS = (2_000, 20_000)
 """Users that are judged: as many as make so many cells of scores, within limits. Where there are
 more, so many are drawn at random."""
-
-BASELINE = "popularity"
-
-_HELD_OUT = 0.2
-"""Share of each user's items that is held out where there are too few newer interactions."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +37,34 @@ class HeldOut:
 
     Attributes
     ----------
-    split : Split or None
-        The split of `log`; its kind is ``new`` where what came after the active version
-        is held out. None where there is nothing to split.
+    splits : tuple of Split
+        Of `log`; where one would judge few users, several that are pooled. A
+        single one of the kind ``new`` holds out what came after the active
+        version. None where there is nothing to split.
     active : storage.Version or None
         The active version.
     log : InteractionLog
+        In canonical order.
     """
 
-    split: Split | None
+    splits: tuple[Split, ...]
     active: storage.Version | None
     log: InteractionLog = field(repr=False)
 
     @property
+    def is_newer(self) -> bool:
+        """Whether what came after the active version is held out."""
+        return bool(self.splits) and self.splits[0].kind == "new"
+
+    @property
     def training_log(self) -> InteractionLog:
-        """What may be known before the judging, such as by tuning: a copy, made at each call."""
-        return self.log if self.split is None else self.log.part(self.split.keep)
+        """What may be known before the judging, such as by tuning: a copy, made at each call.
+
+        Nothing that any of the splits holds out or leaves out.
+        """
+        if not self.splits:
+            return self.log
+        return self.log.part(np.logical_and.reduce([split.keep for split in self.splits]))
 
 
 @dataclass(frozen=True)
@@ -81,18 +94,22 @@ def hold_out(
     active: storage.Version | None,
     policy: Policy,
     seen: InteractionLog | None = None,
+    tunes: bool = False,
     seed: int = 0,
 ) -> HeldOut:
     """Decide what is held out.
 
     That is what came after the active version, where the policy's numbers of
-    interactions and of users are reached; else a fifth of each user's items,
-    by time where there are times.
+    interactions and of users are reached; else, where there are times, the
+    last fifth of the interactions, each asked for from the history just before
+    it; else a random fifth of each user's. In the last two cases several cuts
+    are pooled where one judges few users.
 
     Parameters
     ----------
     log : InteractionLog
-        All that the policy lets into training.
+        All that the policy lets into training. In whatever order its rows
+        stand, and whatever the ids: the result is the same.
     n_seen : int
         How many of them the active version could have seen: the first ones.
     active : storage.Version or None
@@ -103,6 +120,9 @@ def hold_out(
         than the active version has seen. By default the first `n_seen` of
         `log`: right where the policy has neither window nor cap, which would
         leave a candidate less than the active version had.
+    tunes : bool
+        Whether settings are to be found on what is not held out. Then there is
+        one cut: what is left by several would be too little.
     seed : int
         For what is drawn at random.
     """
@@ -111,17 +131,27 @@ def hold_out(
         joined = log if seen is None else _continued(seen, log.part(slice(n_seen, None)))
         is_newer = np.arange(len(joined)) >= (n_seen if seen is None else len(seen))
         joined, places = evaluation.canonical(joined, is_newer=is_newer)
-        split = evaluation.split_newer(joined, is_newer[places], seed=seed)
+        most = _most_users(joined, policy)
+        split = evaluation.split_newer(joined, is_newer[places], seed=seed, max_users=most)
         if len(split.judged) >= policy.min_users:
-            return HeldOut(split, active, joined)
+            return HeldOut((split,), active, joined)
     if not len(log):
-        return HeldOut(None, active, log)
+        return HeldOut((), active, log)
     log, _ = evaluation.canonical(log)
-    if evaluation.is_timed(log):
-        split = evaluation.split_user_time(log, share=_HELD_OUT, seed=seed)
-    else:
-        split = evaluation.split_random(log, share=_HELD_OUT, seed=seed)
-    return HeldOut(split, active, log)
+    splits = evaluation.pooled_splits(
+        log,
+        "next" if evaluation.is_timed(log) else "random",
+        seed=seed,
+        below=0 if tunes else evaluation.POOL_BELOW,
+        max_users=_most_users(log, policy),
+    )
+    return HeldOut(splits, active, log)
+
+
+def _most_users(log: InteractionLog, policy: Policy) -> int:
+    """Return how many users are judged at most."""
+    most = int(np.clip(_CELLS // max(1, len(log.items)), *_USERS))
+    return max(most, policy.min_users)
 
 
 def judge(
@@ -136,12 +166,12 @@ def judge(
 ) -> Verdict:
     """Fit a candidate without what is held out, and see how it finds that.
 
-    On newer interactions the active version answers itself, and for the
-    candidate too where the fit would give the same model. Otherwise its
-    recipe and settings are fitted again, on what the candidate is fitted on;
-    where they are the candidate's own there is nothing to compare, and only
-    popularity is left as a measure, and the coverage that the active version
-    had when it was judged in the same way.
+    On newer interactions the active version answers itself. Otherwise its
+    recipe and settings are fitted again, on what the candidate is fitted on.
+    Where recipe and settings are the candidate's own, and the interactions to
+    learn from are those of the active version, the two are one model: nothing
+    is compared, and only popularity is left as a measure, and the coverage
+    that the active version had when it was judged in the same way.
 
     Parameters
     ----------
@@ -180,19 +210,21 @@ def judge(
     )
     try:
         measured = _measure(
-            candidate, held_out, active=active, k=policy.k, seed=seed, report=report
+            candidate, held_out, active=active, policy=policy, seed=seed, report=report
         )
     except DataError as exc:
-        verdict = _doubtful(verdict, f"Nothing could be measured. {exc.message}")
+        sentence = f"Nothing could be measured. {exc.message}"
+        verdict = dataclasses.replace(
+            verdict, sentence=sentence, warnings=(*verdict.warnings, sentence)
+        )
     else:
-        verdict = measured.into(verdict, seed=seed)
         if measured.method == "refit" and drift.differ(held_out.active, policy):
-            verdict = _with_warning(
-                verdict,
+            warning = (
                 f"Interactions are weighed or chosen otherwise than for version "
-                f"{verdict.active_version}. What that changes shows on newer interactions alone.",
+                f"{verdict.active_version}. What that changes shows on newer interactions alone."
             )
-        verdict = _weigh(verdict, measured, recipe=candidate.recipe, policy=policy)
+            verdict = dataclasses.replace(verdict, warnings=(*verdict.warnings, warning))
+        verdict = weighed(verdict, measured, recipe=candidate.recipe, policy=policy)
     if held_out.active is None:
         verdict = dataclasses.replace(
             verdict, reasons=(), warnings=verdict.warnings + verdict.reasons
@@ -208,58 +240,8 @@ def judge(
 
 # What is measured
 
-_Make = Callable[[Callable[[float], None]], Ranker]
-"""Makes a model's ranker, and reports how far it is."""
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """How the candidate and what stands beside it did, on the same users.
-
-    `active` is None where the active version's recipe and settings are the
-    candidate's, fitted on the same interactions: it would be the candidate.
-    `coverage` is that of the active version's lists, None if there is none
-    to compare with.
-    """
-
-    method: Literal["new_interactions", "refit"]
-    candidate: Quality
-    popularity: Quality
-    active: Quality | None = None
-    coverage: float | None = None
-    problem: str | None = None
-
-    def into(self, verdict: Verdict, *, seed: int) -> Verdict:
-        """Return a verdict with what was measured."""
-
-        def summary(quality: Quality | None) -> dict[str, Metric] | None:
-            if quality is None:
-                return None
-            return {
-                name: Metric(figure.mean, figure.low, figure.high)
-                for name, figure in quality.summary(seed=seed).items()
-            }
-
-        def versus(other: Quality | None) -> dict[str, Difference] | None:
-            if other is None:
-                return None
-            compared = evaluation.compare(other, self.candidate, seed=seed)
-            return {
-                name: Difference(paired.difference, paired.low, paired.high)
-                for name, paired in compared.items()
-            }
-
-        measured = dataclasses.replace(
-            verdict,
-            method=self.method,
-            n_users=len(self.candidate.user_index),
-            candidate=summary(self.candidate),
-            active=summary(self.active),
-            popularity=summary(self.popularity),
-            versus_active=versus(self.active),
-            versus_popularity=versus(self.popularity),
-        )
-        return measured if self.problem is None else _with_warning(measured, self.problem)
+_Make = Callable[[Split, Callable[[float], None]], Ranker]
+"""Makes a model's ranker for a split, and reports how far it is."""
 
 
 def _measure(
@@ -267,10 +249,10 @@ def _measure(
     held_out: HeldOut,
     *,
     active: ActiveModel | None,
-    k: int,
+    policy: Policy,
     seed: int,
     report: Callable[[float], None],
-) -> _Measured:
+) -> Measured:
     """Fit and measure the candidate, popularity, and what is to be had of the active version.
 
     Raises
@@ -279,72 +261,141 @@ def _measure(
         There is nobody to judge, or the candidate or popularity cannot be
         fitted or measured.
     """
-    split, row = held_out.split, held_out.active
-    if split is None:
+    row = held_out.active
+    if not held_out.splits:
         raise NotEnoughDataError("There are no interactions.")
-    measured = _Measuring(split, k=k, seed=seed, report=report)
-    ours = measured.fitted(candidate.recipe, candidate.settings)
-    popular = measured.fitted(BASELINE, {})
+    measuring = _Measuring(
+        held_out.splits,
+        k=policy.k,
+        most_users=_most_users(held_out.log, policy),
+        seed=seed,
+        report=report,
+    )
+    ours = _fitted(candidate.recipe, candidate.settings)
+    popular = _fitted(BASELINE, {})
     if row is None:
-        return _Measured("refit", measured(ours, 0), measured(popular, 1))
+        return measuring.compared("refit", measuring(ours, 0), measuring(popular, 1))
 
-    is_same = _is_same(row, candidate)
-    beside = None if is_same else measured.fitted(row.recipe, row.settings)
-    method: Literal["new_interactions", "refit"] = "refit"
-    if active is not None and split.kind == "new":
+    is_same = has_same_settings(row, candidate.recipe, candidate.settings)
+    beside = None if is_same else _fitted(row.recipe, row.settings)
+    method: Method = "refit"
+    if active is not None and held_out.is_newer:
         method = "new_interactions"
-        beside = measured.loaded(active)
+        beside = _loaded(active)
         if is_same and _is_of(row, held_out):
             ours = beside
 
-    quality, popularity = measured(ours, 0), measured(popular, 1)
+    quality, popularity = measuring(ours, 0), measuring(popular, 1)
     if beside is None:
-        then = _coverage_then(row, k=k, n_users=len(measured.users))
-        return _Measured(method, quality, popularity, coverage=then)
+        then = _coverage_then(row, k=policy.k, n_users=len(quality.user_index))
+        return measuring.compared(method, quality, popularity, coverage=then)
     try:
-        theirs = quality if ours is beside else measured(beside, 2)
+        theirs = quality if ours is beside else measuring(beside, 2)
     except DataError as exc:
         problem = f"Version {row.version} could not be measured beside it: {exc.message}"
-        return _Measured(method, quality, popularity, problem=problem)
-    return _Measured(method, quality, popularity, theirs, theirs.of_lists[f"coverage@{k}"])
+        return measuring.compared(method, quality, popularity, problem=problem)
+    coverage = theirs.of_lists[f"coverage@{policy.k}"]
+    if is_same and np.array_equal(quality.found, theirs.found):
+        return measuring.compared(method, quality, popularity, coverage=coverage)
+    return measuring.compared(method, quality, popularity, theirs, coverage=coverage)
+
+
+def _fitted(recipe: str, settings: Mapping[str, object]) -> _Make:
+    """Return what fits a recipe without what is held out."""
+    return lambda split, tell: Ranker.of(
+        recipe_named(recipe).fit(split.train, settings=settings, on_progress=tell), split.train
+    )
+
+
+def _loaded(active: ActiveModel) -> _Make:
+    """Return what gives a version as it is in memory, which may know other items."""
+    trained = active.artifact.matrix
+    ranker = Ranker.of(active.artifact.model, trained)
+    return lambda split, _: ranker.in_ids_of(split.train.items, own=trained.items)
 
 
 class _Measuring:
-    """Measures models on one split, all on the same users, and reports how far it is."""
+    """Measures models on the same splits, all on the same users, and reports how far it is."""
 
-    def __init__(self, split: Split, *, k: int, seed: int, report: Callable[[float], None]) -> None:
-        self._split = split
+    def __init__(
+        self,
+        splits: tuple[Split, ...],
+        *,
+        k: int,
+        most_users: int,
+        seed: int,
+        report: Callable[[float], None],
+    ) -> None:
         self._k = k
+        self._seed = seed
         self._report = report
-        self.users = split.judged
-        most = int(np.clip(_CELLS // max(1, len(split.train.items)), *_USERS))
-        if len(self.users) > most:
-            self.users = np.random.default_rng(seed).choice(self.users, most, replace=False)
-
-    def fitted(self, recipe: str, settings: Mapping[str, object]) -> _Make:
-        """Return what fits a recipe without what is held out."""
-        train = self._split.train
-        return lambda tell: Ranker.of(
-            recipe_named(recipe).fit(train, settings=settings, on_progress=tell), train
-        )
-
-    def loaded(self, active: ActiveModel) -> _Make:
-        """Return what gives a version as it is in memory, which may know other items."""
-        trained = active.artifact.matrix
-        ranker = Ranker.of(active.artifact.model, trained)
-        known = ranker.in_ids_of(self._split.train.items, own=trained.items)
-        return lambda _: known
+        self._users = np.unique(np.concatenate([split.judged for split in splits]))
+        if len(self._users) > most_users:
+            draw = np.random.default_rng(seed)
+            self._users = draw.choice(self._users, most_users, replace=False)
+        asked = [split for split in splits if np.isin(split.judged, self._users).any()]
+        self._splits = tuple(asked) or splits
 
     def __call__(self, make: _Make, step: int) -> Quality:
-        """Make a model and measure it, as one of three steps."""
-        ranker = make(lambda done: self._report((step + done / 2) / 3))
-        return evaluation.measure_split(
-            ranker,
-            self._split,
-            user_index=self.users,
-            k=self._k,
-            on_progress=lambda done: self._report((step + (1 + done) / 2) / 3),
+        """Make a model on each split and measure it, as one of three steps."""
+        n = len(self._splits)
+
+        def tell(number: int, half: int, done: float) -> None:
+            self._report((step + (number + (half + done) / 2) / n) / 3)
+
+        qualities = []
+        for number, split in enumerate(self._splits):
+            ranker = make(split, functools.partial(tell, number, 0))
+            quality = evaluation.measure_split(
+                ranker,
+                split,
+                user_index=np.intersect1d(self._users, split.judged),
+                k=self._k,
+                on_progress=functools.partial(tell, number, 1),
+            )
+            qualities.append(quality)
+        return evaluation.pool(qualities)
+
+    def compared(
+        self,
+        method: Method,
+        candidate: Quality,
+        popularity: Quality,
+        active: Quality | None = None,
+        *,
+        coverage: float | None = None,
+        problem: str | None = None,
+    ) -> Measured:
+        """Compare what was measured, on all users and by segment."""
+        beside = {} if active is None else {"active": active}
+        models = {BASELINE: popularity, **beside, "candidate": candidate}
+        return Measured(
+            method=method,
+            how=evaluation.how_pooled(self._splits),
+            n_users=len(candidate.user_index),
+            compared=evaluation.compare_all(models, seed=self._seed),
+            coverage_beside=coverage,
+            segments=tuple(self._segments({**beside, "candidate": candidate})),
+            problem=problem,
         )
+
+    def _segments(self, models: Mapping[str, Quality]) -> Iterator[MeasuredSegment]:
+        """Compare models on users by the length of their histories, and items by popularity."""
+        popularity = popularity_of(self._splits[0].train)
+        parts: dict[SegmentKind, dict[str, dict[str, Quality]]] = {
+            "history_length": {
+                model: segments.by_history_length(quality) for model, quality in models.items()
+            },
+            "popularity": {
+                model: segments.by_item_popularity(quality, popularity)
+                for model, quality in models.items()
+            },
+        }
+        for by, of_models in parts.items():
+            for name, candidate in of_models["candidate"].items():
+                part = {model: of_model[name] for model, of_model in of_models.items()}
+                compared = evaluation.compare_all(part, seed=self._seed)
+                yield MeasuredSegment(by, name, len(candidate.user_index), compared)
 
 
 def _coverage_then(row: storage.Version, *, k: int, n_users: int) -> float | None:
@@ -384,18 +435,6 @@ def _continued(seen: InteractionLog, later: InteractionLog) -> InteractionLog:
     )
 
 
-def _is_same(row: storage.Version, candidate: Candidate) -> bool:
-    """Say whether a version has the candidate's recipe and settings, once both are complete."""
-    recipe = candidate.recipe
-    if row.recipe != recipe:
-        return False
-    complete = recipe_named(recipe).settings_type.parse
-    try:
-        return complete(row.settings, recipe=recipe) == complete(candidate.settings, recipe=recipe)
-    except DataError:
-        return False  # settings of another time, which the recipe no longer takes
-
-
 def _is_of(row: storage.Version, held_out: HeldOut) -> bool:
     """Say whether a version was fitted by this code to what is not held out.
 
@@ -403,141 +442,3 @@ def _is_of(row: storage.Version, held_out: HeldOut) -> bool:
     """
     code: str | None = row.libraries.get("reckeeper")
     return code == __version__ and row.fingerprint == held_out.training_log.fingerprint()
-
-
-# What it means
-
-
-def is_worse(difference: Difference, *, mean: float, margin: float) -> bool:
-    """Say whether a candidate is worse than another version by more than chance and a margin.
-
-    Parameters
-    ----------
-    difference : Difference
-    mean : float
-        The other's figure.
-    margin : float
-        Share of it that is allowed, in [0, 1).
-    """
-    return difference.high < -margin * mean
-
-
-def _with_warning(verdict: Verdict, warning: str) -> Verdict:
-    return dataclasses.replace(verdict, warnings=(*verdict.warnings, warning))
-
-
-def _doubtful(verdict: Verdict, sentence: str) -> Verdict:
-    """Return a verdict that says why there is none."""
-    return _with_warning(dataclasses.replace(verdict, sentence=sentence), sentence)
-
-
-def _weigh(verdict: Verdict, measured: _Measured, *, recipe: str, policy: Policy) -> Verdict:
-    """Return a verdict with what its figures mean."""
-    if verdict.n_users < policy.min_users:
-        return _doubtful(
-            verdict,
-            f"Too few to tell: {verdict.n_users:,} user(s) could be judged, and the policy asks "
-            f"for {policy.min_users:,}.",
-        )
-    verdict = dataclasses.replace(verdict, standing=_standing(verdict))
-    reasons = _reasons(verdict, measured, recipe=recipe, policy=policy)
-    return dataclasses.replace(
-        verdict, sentence=_sentence(verdict, measured), reasons=verdict.reasons + reasons
-    )
-
-
-def _standing(verdict: Verdict) -> Standing:
-    if verdict.versus_active is None or verdict.active is None:
-        return "not_compared"
-    difference = verdict.versus_active[verdict.metric]
-    if difference.low > 0:
-        return "better"
-    mean = verdict.active[verdict.metric].mean
-    if is_worse(difference, mean=mean, margin=verdict.margin):
-        return "worse"
-    return "slightly_worse" if difference.high < 0 else "no_worse"
-
-
-def _reasons(
-    verdict: Verdict, measured: _Measured, *, recipe: str, policy: Policy
-) -> tuple[str, ...]:
-    """Return what speaks against the candidate, a sentence each."""
-    version = verdict.active_version
-    reasons = []
-    if verdict.standing == "worse":
-        reasons.append(
-            f"It is worse than version {version} by more than {policy.margin:.1%} of its "
-            f"{metric_in_words(policy.metric)}: {_beside_active(verdict)}."
-        )
-    versus = verdict.versus_popularity
-    if versus is not None and versus[policy.metric].high < 0 and recipe != BASELINE:
-        reasons.append(
-            f"It is worse than the same popular items for everybody: {_beside_popularity(verdict)}."
-        )
-    ours, theirs = measured.candidate.of_lists[f"coverage@{policy.k}"], measured.coverage
-    if theirs is not None and ours < policy.min_coverage_share * theirs:
-        reasons.append(
-            f"Its lists have {ours:.1%} of all items, less than {policy.min_coverage_share:.0%} of "
-            f"the {theirs:.1%} that those of version {version} have."
-        )
-    return tuple(reasons)
-
-
-_HOW: Mapping[Standing, str] = {
-    "better": "Better than",
-    "no_worse": "No worse than",
-    "slightly_worse": "Worse by less than the margin than",
-    "worse": "Worse than",
-}
-
-
-def _sentence(verdict: Verdict, measured: _Measured) -> str:
-    """Say what was compared, on what, and how it came out."""
-    version = verdict.active_version
-    where = (
-        f"on {verdict.n_users:,} users' newer interactions"
-        if verdict.method == "new_interactions"
-        else f"on what was held out of {verdict.n_users:,} users' histories"
-    )
-    if verdict.standing in _HOW:
-        other = f"version {version}"
-        if verdict.method == "refit":
-            other += ", fitted again on the same interactions,"
-        return f"{_HOW[verdict.standing]} {other} {where}: {_beside_active(verdict)}."
-    found = f"{where.capitalize()}: {_beside_popularity(verdict)}."
-    if version is None:
-        return f"No version is active to compare it with. {found}"
-    if measured.problem is not None:
-        return f"It could not be compared with version {version}. {found}"
-    return (
-        f"Recipe and settings are those of version {version}, and there are too few newer "
-        f"interactions to tell the two apart. {found}"
-    )
-
-
-def _beside_active(verdict: Verdict) -> str:
-    return _beside(verdict, verdict.active, verdict.versus_active)
-
-
-def _beside_popularity(verdict: Verdict) -> str:
-    return _beside(verdict, verdict.popularity, verdict.versus_popularity, " of popularity")
-
-
-def _beside(
-    verdict: Verdict,
-    other: Mapping[str, Metric] | None,
-    versus: Mapping[str, Difference] | None,
-    of_other: str = "",
-) -> str:
-    """Return the candidate's figure beside another's, with the difference and its interval."""
-    assert verdict.candidate is not None
-    assert other is not None
-    assert versus is not None
-    ours, theirs = verdict.candidate[verdict.metric].mean, other[verdict.metric].mean
-    difference = versus[verdict.metric]
-    digits = 3 if max(ours, theirs) >= 0.1 else 4
-    return (
-        f"{metric_in_words(verdict.metric)} {ours:.{digits}f} against {theirs:.{digits}f}"
-        f"{of_other} (difference {difference.difference:+.{digits}f}, 95% interval "
-        f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f})"
-    )

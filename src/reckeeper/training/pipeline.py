@@ -164,7 +164,12 @@ def run(
         return None
 
     held_out = gate.hold_out(
-        log, n_seen=chosen.n_seen, active=plan.active, policy=plan.policy, seen=chosen.seen
+        log,
+        n_seen=chosen.n_seen,
+        active=plan.active,
+        policy=plan.policy,
+        seen=chosen.seen,
+        tunes=plan.request.tune,
     )
     if plan.request.tune:
         plan = _tuned(plan, held_out, report, should_stop)

@@ -111,6 +111,17 @@ def to_train(request: RetrainRequest, active: storage.Version | None) -> tuple[s
     return name, settings if request.settings is None else request.settings
 
 
+def has_same_settings(row: storage.Version, recipe: str, settings: Mapping[str, object]) -> bool:
+    """Say whether a version has a recipe and its settings, once both are complete."""
+    if row.recipe != recipe:
+        return False
+    complete = recipe_named(recipe).settings_type.parse
+    try:
+        return complete(row.settings, recipe=recipe) == complete(settings, recipe=recipe)
+    except DataError:
+        return False  # settings of another time, which the recipe no longer takes
+
+
 def _basis(active: storage.Version | None) -> tuple[str, JsonObject]:
     return (active.recipe, active.settings) if active else FIRST_RECIPE
 

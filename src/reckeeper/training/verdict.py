@@ -19,6 +19,7 @@ _NAMES = {"ndcg": "NDCG", "recall": "Recall", "hit_rate": "HitRate", "map": "MAP
 Decision = Literal["promote", "reject", "unchanged"]
 Method = Literal["new_interactions", "refit", "none"]
 Standing = Literal["better", "no_worse", "slightly_worse", "worse", "too_few", "not_compared"]
+SegmentKind = Literal["history_length", "popularity"]
 Disposition = Literal["activated", "rejected", "waits", "overtaken", "pinned"]
 
 
@@ -38,6 +39,34 @@ class Difference:
     difference: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """How candidate and active version did on a part of the users or of the items.
+
+    Attributes
+    ----------
+    by : str
+        ``history_length``: questions by the pairs in the user's history.
+        ``popularity``: what is to be found by how many users have it, a third
+        of what all have for each segment.
+    name : str
+        ``1-4``, ``5-19``, ``20-99``, ``100+``; ``head``, ``middle``, ``tail``.
+    n_users : int
+        With such a question.
+    candidate, active : mapping of str to Metric
+        The policy's metric, NDCG and hit rate; `active` is None as in the
+        verdict.
+    versus_active : mapping of str to Difference, or None
+    """
+
+    by: SegmentKind
+    name: str
+    n_users: int
+    candidate: Mapping[str, Metric]
+    active: Mapping[str, Metric] | None = None
+    versus_active: Mapping[str, Difference] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,14 +177,21 @@ class Verdict:
     metric : str
         The policy's, such as ``ndcg@10``; `margin` is the share of it that a
         candidate may be worse by, `k` the length of the lists.
+    how : str
+        How the interactions were cut, in words; empty where nothing was
+        measured.
     n_users : int
         Users judged.
+    n_users_needed : int or None
+        Users that it takes to tell; see `Finding`.
     active_version : int or None
         What was active at the time.
     candidate, active, popularity : mapping of str to Metric, or None
         By metric; None what was not measured.
     versus_active, versus_popularity : mapping of str to Difference, or None
         The candidate's values less the other's.
+    segments : tuple of Segment
+        Parts of the users and items.
     data : Drift or None
         The data beside those of the last version.
     seconds : float
@@ -181,13 +217,16 @@ class Verdict:
     metric: str
     margin: float
     k: int
+    how: str = ""
     n_users: int = 0
+    n_users_needed: int | None = None
     active_version: int | None
     candidate: Mapping[str, Metric] | None = None
     active: Mapping[str, Metric] | None = None
     popularity: Mapping[str, Metric] | None = None
     versus_active: Mapping[str, Difference] | None = None
     versus_popularity: Mapping[str, Difference] | None = None
+    segments: tuple[Segment, ...] = ()
     data: Drift | None = None
     seconds: float = 0.0
     disposition: Disposition | None = None
@@ -212,6 +251,7 @@ class Verdict:
             "candidate": metrics_to_json(self.candidate),
             "active": metrics_to_json(self.active),
             "popularity": metrics_to_json(self.popularity),
+            "segments": [_segment_to_json(segment) for segment in self.segments],
             "action": None if self.action is None else self.action.to_json(),
         }
         undecided = {"disposition", "outcome", "action"} if self.disposition is None else set()
@@ -233,6 +273,13 @@ class Verdict:
 
 
 _ADAPTER = TypeAdapter(Verdict)
+
+
+def _segment_to_json(segment: Segment) -> JsonObject:
+    return dataclasses.asdict(segment) | {
+        "candidate": metrics_to_json(segment.candidate),
+        "active": metrics_to_json(segment.active),
+    }
 
 
 def metric_in_words(metric: str) -> str:

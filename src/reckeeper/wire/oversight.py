@@ -88,6 +88,15 @@ class Policy(Answer):
         default=0.5,
         description="Share of the active version's coverage that a new one must reach.",
     )
+    max_segment_loss: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="Share of its score that a new version may lose in any segment of users or "
+        "items; null: any.",
+    )
+    min_segment_users: Annotated[int, Field(ge=2, le=10**12)] = Field(
+        default=200,
+        description="Segments with fewer users to judge by are not looked at.",
+    )
     max_fall: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.5,
         description="Share by which interactions, users, items or their daily rate may fall.",
