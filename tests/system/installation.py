@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 import pytest
+from tests.system import copies
 
 from reckeeper import storage
 from reckeeper.config import Settings
@@ -121,10 +122,23 @@ class Process:
     """A started process whose output goes to a file."""
 
     def __init__(
-        self, name: str, command: list[str], *, folder: Path, cwd: Path, environ: dict[str, str]
+        self,
+        name: str,
+        command: list[str],
+        *,
+        folder: Path,
+        cwd: Path,
+        environ: dict[str, str],
+        is_copy: bool = False,
     ) -> None:
         self.name = name
         self.log = folder / f"{name}-{time.monotonic_ns()}.log"
+        self._popen: subprocess.Popen[bytes] | copies.Copy
+        if is_copy:
+            self.log.touch()
+            self._popen = copies.Copy(command[-1], cwd=cwd, env=environ, log=self.log)
+            self.pid = self._popen.pid
+            return
         with self.log.open("wb") as stream:
             # A group of its own, as a terminal gives to what is started on it.
             self._popen = subprocess.Popen(
@@ -178,11 +192,16 @@ class Process:
 class Installation:
     """Folders, ports and settings of their own, and the processes started on them.
 
-    Leaving its ``with`` block ends whatever still runs.
+    Leaving its ``with`` block ends whatever still runs. With `has_copies`, its
+    server and its worker are `copies`; else they are started from nothing.
     """
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, *, has_copies: bool = True, **settings: str) -> None:
         self.folder = folder
+        # Python itself reads these, once at the start.
+        self._has_copies = (
+            has_copies and copies.CAN_COPY and not any(key.startswith("PYTHON") for key in settings)
+        )
         self.data_dir = folder / "data"
         self.model_dir = folder / "models"
         self.server_port, self.worker_port, self.page_port = (free_port() for _ in range(3))
@@ -227,11 +246,17 @@ class Installation:
         *,
         health_url: str | None = None,
         cwd: Path = ROOT,
+        is_copy: bool = False,
         **environ: str,
     ) -> Process:
         """Start a process, and wait until its health route answers, whatever it says."""
         process = Process(
-            name, command, folder=self.folder, cwd=cwd, environ=self.environ | environ
+            name,
+            command,
+            folder=self.folder,
+            cwd=cwd,
+            environ=self.environ | environ,
+            is_copy=is_copy,
         )
         self._processes.append(process)
         if health_url is not None:
@@ -242,13 +267,14 @@ class Installation:
             )
         return process
 
-    def start_server(self, **environ: str) -> Process:
+    def start_server(self, *, is_copy: bool | None = None, **environ: str) -> Process:
         """Start a server and wait until it answers; `environ` goes to this process alone."""
         port = environ.get("RECKEEPER_SERVER_PORT", self.server_port)
         return self.start(
             "server",
             [sys.executable, "server/server.py"],
             health_url=f"http://127.0.0.1:{port}/health/ready",
+            is_copy=self._has_copies if is_copy is None else is_copy,
             **environ,
         )
 
@@ -258,6 +284,7 @@ class Installation:
             "worker",
             [sys.executable, "kafka_worker/kafka_worker.py"],
             health_url=f"http://127.0.0.1:{self.worker_port}/health/ready",
+            is_copy=self._has_copies,
             **environ,
         )
 

@@ -557,7 +557,7 @@ def test_streams_leave_files_for_the_rest(trained):
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
     try:
-        trained.start_server()
+        trained.start_server(is_copy=False)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     with (

@@ -1,0 +1,72 @@
+"""Programs that need not import anything: copies of a process that has.
+
+A server takes a second and a half of a core to import what it needs, and the system tests start
+hundreds. A copy is a process of its own with an environment, a folder, signals and a log of its
+own, and runs the same file. What is special about a fresh start is tested with fresh ones.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import forkserver
+from pathlib import Path
+
+CAN_COPY = sys.platform == "linux"
+
+_CONTEXT = multiprocessing.get_context("forkserver" if CAN_COPY else "spawn")
+if CAN_COPY:
+    _CONTEXT.set_forkserver_preload(
+        ["reckeeper.api.app", "reckeeper.worker.app", "sklearn.decomposition"]
+    )
+
+
+class Copy:
+    """A running copy, used as a `subprocess.Popen`."""
+
+    def __init__(self, file: str, *, cwd: Path, env: dict[str, str], log: Path) -> None:
+        forkserver.ensure_running()
+        address = forkserver._forkserver._forkserver_address
+        self._process = _CONTEXT.Process(target=_run, args=(file, cwd, env, log, address))
+        self._process.start()
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit status, None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return the exit status; of a signal, its number below 0."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        self._process.kill()
+
+
+def _run(file: str, cwd: Path, env: dict[str, str], log: Path, address: str) -> None:
+    os.setsid()
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    time.tzset()
+    # Its training processes are copies of the same process.
+    server = forkserver._forkserver
+    server._forkserver_address = address
+    server.ensure_running = lambda: None
+    sys.argv = [file]
+    runpy.run_path(file, run_name="__main__")
