@@ -70,8 +70,11 @@ def start(runner, *, trigger="manual"):
     """Start a job; return its number and the id of its process."""
     with structlog.testing.capture_logs() as lines:
         job_id = runner.start(trigger=trigger, actor="test")
-    (pid,) = (line["pid"] for line in lines if line["event"] == "job_started")
-    return job_id, pid
+        found = []
+        while not found:
+            time.sleep(0.01)
+            found = [line["pid"] for line in lines if line["event"] == "job_started"]
+    return job_id, found[0]
 
 
 def let_lapse(database):
@@ -175,7 +178,7 @@ def _fails_without_taste(runner, job_of, registry):
     assert (job.status, job.error_code) == ("failed", "not_enough_data")
     assert job.error_message.startswith("No interaction says that a user likes an item")
     assert registry.switch.active_version() == 1
-    assert [row["version"] for row in registry.versions.all()] == [1]
+    assert [row.version for row in registry.versions.all()] == [1]
 
 
 def test_one_user_is_too_little(train, add, settings, registry):
@@ -272,7 +275,6 @@ settings = Settings.from_env()
 database = storage.open_database(settings)
 runner = JobRunner(database, Registry(database, settings.model_dir), settings)
 runner.start(trigger="manual", actor="test")
-print("started", flush=True)
 sys.stdin.readline()
 """
 
@@ -281,9 +283,8 @@ def test_the_process_of_a_job_ends_with_its_worker(
     database, taste, start_python, wait_until, settings
 ):
     worker = start_python(WORKER)
-    said = "".join(iter(worker.stdout.readline, "started\n"))
-    without_colours = re.sub(r"\x1b\[\d*m", "", said)
-    pid = int(re.search(r"pid=(\d+)", without_colours)[1])
+    lines = (re.sub(r"\x1b\[\d*m", "", line) for line in worker.stdout)
+    pid = next(int(found[1]) for line in lines if (found := re.search(r"pid=(\d+)", line)))
     os.kill(pid, 0)
     worker.kill()
 

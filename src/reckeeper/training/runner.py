@@ -120,22 +120,10 @@ class JobRunner:
             cause=cause,
             not_since=not_since,
         )
-        try:
-            with contextlib.suppress(ReckeeperError):  # what is left over can wait
-                self._registry.recovery.remove_unfinished()
-            process = _Child(job_id, self._settings)
-        except OSError as exc:
-            failure = TrainingError(
-                f"The training process could not be started: {exc}. See what the machine is short "
-                "of, then retrain.",
-                details={"job_id": job_id},
-                action=Action("retrain"),
-            )
-            self._fail(job_id, failure)
-            raise failure from exc
-        _log.info("job_started", job_id=job_id, kind=kind, trigger=trigger, pid=process.pid)
+        with contextlib.suppress(ReckeeperError):  # what is left over can wait
+            self._registry.recovery.remove_unfinished()
         watcher = threading.Thread(
-            target=self._watch, args=(job_id, process), name=f"job-{job_id}", daemon=True
+            target=self._watch, args=(job_id, kind, trigger), name=f"job-{job_id}", daemon=True
         )
         self._watchers[job_id] = watcher
         watcher.start()
@@ -157,13 +145,20 @@ class JobRunner:
         """Delete the versions that the policy does not keep."""
         self._promotion.tidy()
 
-    def _watch(self, job_id: int, process: "_Child") -> None:
+    def _watch(self, job_id: int, kind: str, trigger: str) -> None:
+        process: _Child | None = None
         try:
+            with self._kept_alive(job_id):  # a worker's first takes seconds
+                process = self._started(job_id)
+            _log.info("job_started", job_id=job_id, kind=kind, trigger=trigger, pid=process.pid)
             ended = self._await(job_id, process)
             with self._kept_alive(job_id):
                 self._finish_when_reached(job_id, process.wait(None) or 0, ended)
         except JobInterruptedError as exc:
             _log.warning("job_ended_by_others", job_id=job_id, error=exc.message)
+        except TrainingError as exc:
+            with contextlib.suppress(ReckeeperError):
+                self._fail(job_id, exc)
         except Exception:  # noqa: BLE001
             # There is no one above to tell, and without an end in its row the job would
             # block every later one until its lease lapses.
@@ -177,9 +172,20 @@ class JobRunner:
                 )
         finally:
             self._watchers.pop(job_id, None)
-            process.end()
+            if process is not None:
+                process.end()
             with contextlib.suppress(ReckeeperError, OSError):
                 self._registry.recovery.remove_unfinished()
+
+    def _started(self, job_id: int) -> "_Child":
+        try:
+            return _Child(job_id, self._settings)
+        except OSError as exc:
+            raise TrainingError(
+                f"The training process could not be started: {exc}. See what the machine is short "
+                "of, then retrain.",
+                action=Action("retrain"),
+            ) from exc
 
     def _await(self, job_id: int, process: "_Child") -> ReckeeperError | None:
         """Wait for the child, or end it; return why it was ended."""
