@@ -148,7 +148,8 @@ def test_what_was_acknowledged_survives_a_kill(database, event_ids, start_python
     for _ in range(200):
         process.stdout.readline()
     process.send_signal(signal.SIGKILL)
-    rest, _ = process.communicate()
+    rest = process.stdout.read()  # `communicate` passes by what the lines above read ahead
+    process.wait()
     acknowledged = max([200, *map(int, rest.split("\n")[:-1])])
     written = event_ids()
     assert written[:acknowledged] == [f"e{number}" for number in range(1, acknowledged + 1)]
