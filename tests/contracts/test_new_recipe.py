@@ -7,7 +7,7 @@ import pytest
 from tests.contracts.small_recipe import Together
 
 from reckeeper import serving, storage
-from reckeeper.cli.evaluate import SplitName, evaluate
+from reckeeper.cli.evaluate import evaluate
 from reckeeper.errors import DataError, MemoryLimitError
 from reckeeper.policy import PolicyWatch
 from reckeeper.recipes import RECIPES, describe_recipes
@@ -99,9 +99,7 @@ def test_it_is_evaluated_on_files(tastes, tmp_path, capsys):
         rows = [f"{user},{item}" for place, (user, item) in enumerate(tastes)
                 if (place % 4 == 3) == bool(number)]  # fmt: skip
         path.write_text("\n".join(["user_id,item_id", *rows]) + "\n")
-    evaluate(**paths, history=None, recipe="together", pairs=["damping=0.25"], tunes=False,
-             tune_seconds=None, split=SplitName.USER_TIME, compare=False, k=20, seed=0,
-             as_json=True)  # fmt: skip
+    evaluate(**paths, recipe=["together"], pairs=["damping=0.25"], as_json=True)
     report = json.loads(capsys.readouterr().out)
     assert (report["recipe"], report["settings"]) == ("together", {"damping": 0.25})
     assert report["versus_popularity"]["ndcg@20"]["low"] > 0

@@ -1,9 +1,12 @@
 """`reckeeper evaluate`: its files, what it asks of a recipe, and how its options go together."""
 
 import gzip
+import itertools
 import json
 import math
+import re
 import signal
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import numpy as np
@@ -16,7 +19,7 @@ from typer.testing import CliRunner
 from reckeeper import evaluation
 from reckeeper.cli import evaluation_run as command
 from reckeeper.cli.commands import app
-from reckeeper.cli.evaluation_files import read_interactions
+from reckeeper.cli.evaluation_files import Columns, read_interactions
 from reckeeper.cli.terminal import parse_settings
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation import tasks
@@ -373,7 +376,7 @@ def told(*arguments):
 
 def test_options_that_do_not_go_together_are_refused_at_once():
     files = ("--train", "none.csv", "--test", "none.csv")
-    assert "--recipe NAME" in told(*files)
+    assert "none.csv cannot be read" in told(*files)  # svd and spectral are judged
     assert "--train FILE" in told("--test", "none.csv", "--recipe", "svd")
     assert "--train FILE" in told("--history", "none.csv")
     assert "leave out either" in told(
@@ -382,7 +385,16 @@ def test_options_that_do_not_go_together_are_refused_at_once():
     assert "add --tune" in told(*files, "--recipe", "svd", "--tune-seconds", "3")
     assert "leave out --train" in told("--compare", "--recipe", "svd")
     assert "leave out --train" in told("--compare", "--k", "5")
-    assert run("--k", "0").exit_code == run("--split", "magic").exit_code == 2
+    assert "leave out FILE" in told(*files, "--split", "time")
+    assert "--repeats is for" in told("one.csv", "--repeats", "--split", "random")
+    assert "NAME:KEY=VALUE" in told(
+        "one.csv", "--recipe", "svd", "--recipe", "spectral", "--set", "n_components=2"
+    )
+    assert "given twice" in told("one.csv", "--recipe", "svd", "--recipe", "svd")
+    assert "--rating-column is of use only" in told("one.csv", "--rating-column", "stars")
+    for bad in ("0", "5,x", "", "1001"):
+        assert run("--k", bad).exit_code == 2
+    assert run("--split", "magic").exit_code == 2
 
 
 def test_recipe_and_settings_are_looked_at_before_any_file():
@@ -456,6 +468,162 @@ def test_the_report_has_all_and_stdout_nothing_else(files):
     assert "columns not used: extra" in done.stderr
     assert "fitting svd" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+SHOP = [("u", "i"), ("u", "j"), ("v", "j"), ("v", "k"), ("w", "i"), ("w", "k")]
+
+
+def test_columns_are_named_as_an_import_names_them(csv):
+    text = "who;what;when;stars;act\n"
+    text += "".join(f"{u};{i};{n};{n % 5};click\n" for n, (u, i) in enumerate(SHOP))
+    text += "u;l;9;5;watchlist_add\nu;l;10;5;watchlist_remove\nv;i;11;5;dismiss\n"
+    columns = Columns(
+        user="who", item="what", time="when", time_unit="ms", rating="stars", min_rating=3,
+        type="act", type_weights={"click": 1.0, "watchlist_add": 2.0}, delimiter=";",
+    )  # fmt: skip
+    log = read_interactions(csv(text), columns=columns, with_times=True)[0]
+    expected = [0, 0, 0, 1, 1, 0, 2, 0, 0]
+    assert log.weight.tolist() == expected
+    assert log.occurred_at.tolist()[:2] == [0, 1000]
+    assert log.listing.tolist() == [0] * 6 + [1, -1, 2]
+    tabbed = csv(text.replace(";", "\t"), "shop.tsv")
+    log = read_interactions(tabbed, columns=replace(columns, delimiter=None), with_times=True)[0]
+    assert log.weight.tolist() == expected
+    with pytest.raises(DataError, match="act 'magic' has no weight: use click, dismiss"):
+        read_interactions(
+            csv("who;what;act\nu;i;magic\n"),
+            columns=replace(columns, time=None, rating=None, min_rating=None),
+            with_times=True,
+        )
+    with pytest.raises(DataError, match=r"no column 'who'.*--user-column names another"):
+        read_interactions(
+            csv("user_id,item_id\nu,i\n"), columns=Columns(user="who"), with_times=True
+        )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Evaluate one file of two tastes with times, in many ways at once; give report and page."""
+    folder = tmp_path_factory.mktemp("whole")
+    random = np.random.default_rng(0)
+    lines, time = ["user_id,item_id,timestamp"], SECONDS
+    for place in range(12):
+        for user in range(60):
+            items = np.random.default_rng(user).permutation(range(user % 2, 30, 2))
+            time += int(random.integers(1, 60))
+            lines.append(f"u{user},i{items[place]},{time}")
+    file, people = folder / "log.csv", folder / "people.csv"
+    file.write_text("\n".join(lines) + "\n")
+    people.write_text(
+        "user_id,taste,name\n"
+        + "".join(f"u{user},{'odd' if user % 2 else 'even'},n{user}\n" for user in range(59))
+    )
+    page = folder / "report.html"
+    done = run(
+        *(file, "--recipe", "svd", "--recipe", "svd:n_components=2", "--peers", "--k", "5,3"),
+        *("--users-table", people, "--json", "--html", page),
+    )
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout), page.read_text(), done.stderr, file
+
+
+LINES = ["popularity", "svd", "svd:n_components=2", "implicit-als", "implicit-knn", "ease"]
+
+
+def test_several_recipes_and_peers_are_judged_in_one_run(whole):
+    report, _, _, _ = whole
+    assert [line["label"] for line in report["recipes"]] == LINES
+    assert [line["is_peer"] for line in report["recipes"]] == [False] * 3 + [True] * 3
+    assert report["recipes"][2]["settings"] == {"n_components": 2}
+    assert (report["split"], report["ks"], report["k"], report["n_cuts"]) == ("next", [3, 5], 5, 3)
+    assert "from the history just before it" in report["how"]
+    pairs = {(pair["first"], pair["second"]): pair["metrics"] for pair in report["differences"]}
+    assert list(pairs) == list(itertools.combinations(LINES, 2))
+    means = {line["label"]: line["metrics"] for line in report["recipes"]}
+    names = ("recall", "precision", "hit_rate", "ndcg", "map", "mrr", "without_hit", "coverage")
+    names += ("novelty", "gini", "popularity_lift")
+    assert set(means["ease"]) == {f"{name}@{k}" for name in names for k in (3, 5)}
+    for (first, second), found in pairs.items():
+        difference = found["ndcg@5"]
+        assert difference["difference"] == pytest.approx(
+            means[second]["ndcg@5"]["mean"] - means[first]["ndcg@5"]["mean"]
+        )
+        assert difference["low"] <= difference["difference"] <= difference["high"]
+        assert difference["n"] == report["n_test_users"]
+    assert pairs["popularity", "svd:n_components=2"]["ndcg@5"]["low"] > 0
+    assert pairs["popularity", "ease"]["ndcg@5"]["low"] > 0
+    assert report["versus_popularity"] == pairs["popularity", "svd"]
+
+
+def test_segments_are_of_histories_popularity_and_a_tables_columns(whole):
+    report, _, said, _ = whole
+    by = {}
+    for segment in report["segments"]:
+        by.setdefault((segment["of"], segment["by"]), []).append(segment)
+    assert list(by) == [("users", "history_length"), ("items", "popularity"), ("users", "taste")]
+    tastes = by["users", "taste"]
+    assert {segment["name"] for segment in tastes} == {"odd", "even", "not in the table"}
+    assert sum(segment["n_users"] for segment in tastes) == report["n_test_users"]
+    # Users are the unit, so that the whole is the mean of parts of users.
+    for line in LINES:
+        total = sum(one["n_users"] * one["metrics"][line]["ndcg@5"]["mean"] for one in tastes)
+        mean = next(one for one in report["recipes"] if one["label"] == line)["metrics"]["ndcg@5"]
+        assert total / report["n_test_users"] == pytest.approx(mean["mean"])
+    assert "nearly every row has its own: name" in said
+
+
+def test_the_page_has_all_and_loads_nothing(whole):
+    report, page, _, _ = whole
+    for text in (*LINES, report["how"], "NDCG@5", "Popularity lift@5", "Users by taste", "better"):
+        assert text in page
+    assert f"{report['recipes'][-1]['metrics']['ndcg@5']['mean']:.4f}" in page
+    assert not re.search(r"<script|<link|<img|@import|url\(|https?:", page)
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+
+
+def test_names_in_a_file_are_shown_as_they_are(csv, tmp_path):
+    rows = [(user, item) for user in range(8) for item in range(user % 2, 10, 2)]
+    names = csv("user_id,kind\n" + "".join(f"{user},<b>x & y\n" for user in range(8)), "t.csv")
+    page = tmp_path / "page.html"
+    done = run(
+        csv("user_id,item_id\n" + "".join(f"{user},{item}\n" for user, item in rows), "<i>.csv"),
+        *("--recipe", "popularity", "--users-table", names, "--html", page),
+    )
+    assert done.exit_code == 0, done.output
+    assert "a random fifth of each user's interactions: they carry no times" in done.stdout
+    assert "5 such cuts, pooled by user" in done.stdout
+    assert "<b>x" not in page.read_text()
+    assert "&lt;b&gt;x &amp; y" in page.read_text()
+    assert "<i>.csv" not in page.read_text()
+
+
+def test_other_cuts_and_fewer_users(whole):
+    _, _, _, file = whole
+    for split in ("user_time", "time", "random"):
+        done = run(file, "--recipe", "svd", "--split", split, "--users", 20, "--json")
+        report = json.loads(done.stdout)
+        assert (report["split"], report["recipe"]) == (split, "svd")
+        assert report["how"].endswith("; for 20 users drawn at random")
+    again = json.loads(run(file, "--recipe", "svd", "--repeats", "--json").stdout)
+    assert (again["split"], again["repeats"]) == ("next", True)
+
+
+def test_peers_that_are_not_installed_are_named(whole, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert "reckeeper[peers]" in told(whole[3], "--peers")
+
+
+def test_a_file_without_taste_and_tables_that_do_not_fit_are_refused(csv):
+    plain = csv("user_id,item_id,weight\nu,i,0\nv,j,0\n", "plain.csv")
+    assert "weighs more than 0" in told(plain, "--recipe", "svd")
+    some = csv("user_id,item_id\n" + "".join(f"{u},{i}\n" for u, i in SHOP), "log.csv")
+    table = csv("user_id,kind\nx,1\n", "users.csv")
+    assert "is one of the 3 users" in told(some, "--recipe", "svd", "--users-table", table)
+    twice = csv("item_id,kind\ni,1\ni,2\n", "items.csv")
+    assert "an id twice" in told(some, "--recipe", "svd", "--items-table", twice)
+    other = csv("key,kind\ni,1\n", "other.csv")
+    assert "one column 'item_id'" in told(some, "--recipe", "svd", "--items-table", other)
 
 
 def test_the_tables_say_the_same(files):

@@ -1116,37 +1116,29 @@ def test_several_models_at_once_have_the_figures_of_two():
 # Segments
 
 
-def test_questions_belong_to_the_length_of_their_history():
-    lengths = [1, 4, 5, 19, 20, 99, 100, 5000]
-    quality = dataclasses.replace(quality_of(np.arange(8) / 8), history_length=np.array(lengths))
-    found = {
-        name: np.array(lengths)[which].tolist()
-        for name, which in segments.by_history_length(quality).items()
-    }
-    assert found == {"1–4": [1, 4], "5–19": [5, 19], "20–99": [20, 99], "100+": [100, 5000]}
-    few = dataclasses.replace(quality, history_length=np.full(8, 7))
-    assert list(segments.by_history_length(few)) == ["5–19"]
+def test_columns_of_a_table_give_segments():
+    def of(values):
+        found = segments.by_column(pa.array(values))
+        return {name: which.nonzero()[0].tolist() for name, which in found.items()}
+
+    assert of(["a|b", "b", None, "b"]) == {"b": [0, 1, 3], "a": [0], "none given": [2]}
+    assert of([True, False, True]) == {"true": [0, 2], "false": [1]}
+    assert of([f"title {number}" for number in range(40)]) == {}
+    many = of([f"{number % 14:02}" for number in range(41)])
+    assert list(many) == [*(f"{number:02}" for number in range(12)), "others"]
+    assert many["others"] == [12, 13, 26, 27, 40]
+    numbers = of([*map(float, range(16)), None])
+    assert list(numbers) == ["0 to below 3.75", "3.75 to below 7.5", "7.5 to below 11.25",
+                             "11.25 to 15", "none given"]  # fmt: skip
+    assert [len(rows) for rows in numbers.values()] == [4, 4, 4, 4, 1]
 
 
-def test_head_middle_and_tail_have_a_third_each():
-    popularity = np.array([1, 3, 2, 2, 0, 1])
-    found = segments.by_popularity(popularity)
-    assert {name: which.nonzero()[0].tolist() for name, which in found.items()} == {
-        "head": [1],
-        "middle": [2, 3],  # they stay together, though the second goes beyond two thirds
-        "tail": [0, 4, 5],
-    }
-    assert list(segments.by_popularity(np.array([2, 2]))) == ["head"]
-
-
-def test_of_some_items_only_those_count():
+def test_a_part_of_the_items_leaves_the_whole_as_it_was():
     lists = np.array([[3.0, 2.0, 1.0, 0.0]] * 2)
     quality = measure(lists, [[3], [2]], [[0, 2], [1]], k=1)
     assert figure(quality, "recall").tolist() == [0.5, 0.0]
-    head = segments.of_items({"one": quality}, np.array([True, False, False, False]))
-    assert head is not None
-    assert (head["one"].user_index.tolist(), figure(head["one"], "recall").tolist()) == ([0], [1.0])
-    assert segments.of_items({"one": quality}, np.zeros(4, dtype=bool)) is None
-    first = segments.of_questions({"one": quality}, quality.question_user == 0)
-    assert first is not None
-    assert figure(first["one"], "recall").tolist() == [0.5]
+    head = quality.on_items(np.array([True, False, False, False]))
+    assert (head.user_index.tolist(), figure(head, "recall").tolist()) == ([0], [1.0])
+    others = quality.on_items(np.array([False, True, True, True]))
+    assert figure(others, "recall").tolist() == [0.0, 0.0]
+    assert quality.held_out.toarray().tolist() == [[1, 0, 1, 0], [0, 1, 0, 0]]

@@ -21,7 +21,7 @@ COMMANDS = {
     "models": "List, switch, compare, keep and move model versions. Without a command: list.",
     "jobs": "List, follow and end training jobs. Without a command: list.",
     "retrain": "Train a new version on the latest interactions, and wait until it is done.",
-    "evaluate": "Measure how well a recipe finds what users did next.",
+    "evaluate": "Measure how well recipes find what users did next.",
     "policy": "When to retrain, and what a new version must prove. Without a command: show.",
     "audit": "Who changed what, and is the trail whole? Without a command: list.",
 }

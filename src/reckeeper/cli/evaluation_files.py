@@ -1,6 +1,8 @@
-"""The files of `reckeeper evaluate`: interactions read whole, as an encoded log."""
+"""The files of `reckeeper evaluate`: interactions as an encoded log, and tables of ids."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +11,113 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reckeeper.errors import DataError, NotEnoughDataError
+from reckeeper.interactions import WITHOUT_WEIGHT
 from reckeeper.matrix import IdIndex, InteractionLog
+from reckeeper.matrix.log import LISTINGS
 from reckeeper.tabular import reading
 
 MAX_WEIGHT = 1e12
 """Largest weight of a row: squares of sums of these fit into single precision."""
 
-_COLUMNS = ("user_id", "item_id", "weight", "timestamp")
 _ZONE = r"(?:Z|[+-]\d{2}:?\d{2})$"
 
 
+_PER_SECOND = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
+"""Microseconds in one of each unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What the columns of a file mean, as `reckeeper import` has it.
+
+    Attributes
+    ----------
+    user, item : str
+    weight : str or None
+        Usually ``weight``; 1 where there is none.
+    time : str or None
+        Usually ``timestamp`` or ``occurred_at``.
+    time_unit : {"s", "ms", "us", "ns"} or None
+        Of times that are numbers; None goes by the largest.
+    type : str or None
+        Usually ``interaction_type``.
+    type_weights : mapping of str to float
+        What an interaction of each type weighs; its own weight is multiplied.
+    rating : str or None
+        Looked at with `min_rating` alone; usually ``rating``.
+    min_rating : float or None
+        Rows with a lower rating weigh 0: seen, and not liked.
+    delimiter : str or None
+        Of CSV; None is a tab in a file that ends in ``.tsv`` or ``.tsv.gz``, else a comma.
+    """
+
+    user: str = "user_id"
+    item: str = "item_id"
+    weight: str | None = None
+    time: str | None = None
+    time_unit: str | None = None
+    type: str | None = None
+    type_weights: Mapping[str, float] = field(default_factory=dict)
+    rating: str | None = None
+    min_rating: float | None = None
+    delimiter: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.time_unit not in (None, *_PER_SECOND):
+            raise DataError(f"The time unit {self.time_unit!r} is not known: use s, ms, us or ns.")
+        if self.rating is not None and self.min_rating is None:
+            raise DataError("--rating-column is of use only with --min-rating: give both.")
+        if self.min_rating is not None and not math.isfinite(self.min_rating):
+            raise DataError(f"--min-rating {self.min_rating} is not a number.")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise DataError(f"The delimiter {self.delimiter!r} is not one character, such as ; .")
+
+    def delimiter_of(self, path: Path) -> str:
+        """Return what separates the values of a line."""
+        is_tabbed = path.name.lower().endswith((".tsv", ".tsv.gz"))
+        return self.delimiter or ("\t" if is_tabbed else ",")
+
+    def find(self, source: reading.Source, *, with_times: bool) -> dict[str, str]:
+        """Return the file's column for each part of an interaction: user, item and what else.
+
+        Raises
+        ------
+        DataError
+            One is missing, or there are several of its name.
+        """
+        there = source.columns
+        found = {"user": self.user, "item": self.item}
+        times = [self.time] if self.time else [name for name in _TIMES if name in there][:1]
+        if with_times and times:
+            found["time"] = times[0]
+        usual = {"weight": (self.weight, "weight"), "type": (self.type, "interaction_type")}
+        for part, (named, name) in usual.items():
+            if named or name in there:
+                found[part] = named or name
+        if self.min_rating is not None:
+            found["rating"] = self.rating or "rating"
+        for part, name in found.items():
+            if name not in there:
+                raise DataError(
+                    f"{source.name} has no column {name!r}; its columns are "
+                    f"{', '.join(map(repr, there))}. It needs a first line, or a schema, with "
+                    "user_id and item_id, and perhaps weight and timestamp; "
+                    f"--{part}-column names another."
+                )
+            if there.count(name) > 1:
+                raise DataError(f"{source.name} has several columns {name!r}: rename all but one.")
+        return found
+
+
+_TIMES = ("timestamp", "occurred_at")
+
+
 def read_interactions(
-    path: Path, *, with_times: bool, on_progress: Callable[[float], None] | None = None
+    path: Path,
+    *,
+    with_times: bool,
+    columns: Columns | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> tuple[InteractionLog, list[str]]:
     """Read a file of interactions whole, or refuse it whole for one bad row.
 
@@ -35,7 +132,9 @@ def read_interactions(
         nanoseconds from there on. Ids that are integers become their decimal
         form, so that files whose ids differ in type agree.
     with_times : bool
-        Whether times are wanted; if not, ``timestamp`` is not looked into.
+        Whether times are wanted; if not, they are not looked into.
+    columns : Columns, optional
+        What the columns mean, where they have other names.
     on_progress : callable, optional
         Called with the fraction done, in [0, 1].
 
@@ -58,28 +157,28 @@ def read_interactions(
     -----
     Holds 24 bytes a row, 32 with times, and the unique ids.
     """
+    columns = columns or Columns()
     users: list[pa.Array] = []
     items: list[pa.Array] = []
     weights: list[np.ndarray] = []
+    listings: list[np.ndarray] = []
     times: list[np.ndarray] = []
     are_numbers = False
-    with reading.open_source(path, delimiter=",") as source:
-        wanted = _wanted(source, with_times=with_times)
-        for chunk in source.chunks(wanted):
-            if chunk.broken:
-                first = chunk.broken[0]
-                raise DataError(f"{path}, line {first.line}: {first.reason}. {_NOTHING_DONE}")
-            at = _Place(path, chunk)
-            users.append(_ids(at, "user_id"))
-            items.append(_ids(at, "item_id"))
-            if "weight" in wanted:
-                weights.append(_weights(at))
-            if "timestamp" in wanted:
-                are_numbers = are_numbers if times else at.begins_with_a_number("timestamp")
-                times.append(_times(at, are_numbers=are_numbers))
+    with reading.open_source(path, delimiter=columns.delimiter_of(path)) as source:
+        found = columns.find(source, with_times=with_times)
+        for at in _places(path, source, list(dict.fromkeys(found.values()))):
+            users.append(_ids(at, found["user"]))
+            items.append(_ids(at, found["item"]))
+            weight, listing = _weights(at, found, columns)
+            weights.append(weight)
+            listings.append(listing)
+            if "time" in found:
+                name = found["time"]
+                are_numbers = are_numbers if times else at.begins_with_a_number(name)
+                times.append(_times(at, name, are_numbers=are_numbers))
             if on_progress is not None:
                 on_progress(source.bytes_done / source.bytes_total)
-        ignored = [name for name in source.columns if name not in _COLUMNS]
+        ignored = [name for name in source.columns if name not in {*found.values(), *_TIMES}]
     if not users:
         raise NotEnoughDataError(f"{path} has column names and no rows. {_NOTHING_DONE}")
     user_ids, user_index = _encoded(users)
@@ -89,30 +188,73 @@ def read_interactions(
         items=item_ids,
         user_index=user_index,
         item_index=item_index,
-        weight=np.concatenate(weights) if weights else np.ones(len(user_index)),
-        occurred_at=_micros(times, are_numbers=are_numbers) if times else None,
-        listing=np.zeros(len(user_index), dtype=np.int8),
+        weight=np.concatenate(weights),
+        occurred_at=_micros(times, are_numbers=are_numbers, unit=columns.time_unit)
+        if times
+        else None,
+        listing=np.concatenate(listings),
     )
     return log, ignored
 
 
+def read_table(path: Path, *, id_column: str, delimiter: str | None = None) -> dict[str, pa.Array]:
+    """Read a table of users or items whole.
+
+    Parameters
+    ----------
+    path : Path
+        CSV, with gzip or not, or Parquet.
+    id_column : str
+    delimiter : str, optional
+        As of `Columns`.
+
+    Returns
+    -------
+    dict of str to pyarrow.Array
+        The columns; ids as text under the name of their column, first.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, has no such column, or an id twice.
+    NotEnoughDataError
+        It has no rows.
+    """
+    parts: dict[str, list[pa.Array]] = {}
+    with reading.open_source(
+        path, delimiter=Columns(delimiter=delimiter).delimiter_of(path)
+    ) as source:
+        names = [id_column, *(name for name in source.columns if name != id_column)]
+        if source.columns.count(id_column) != 1 or len(set(names)) < len(source.columns):
+            raise DataError(
+                f"{path} must have one column {id_column!r}, and no name twice; its columns are "
+                f"{', '.join(map(repr, source.columns))}."
+            )
+        for at in _places(path, source, names):
+            ids = _ids(at, id_column).cast(pa.string())
+            columns = {id_column: ids} | {name: at.raw(name) for name in names[1:]}
+            for name, values in columns.items():
+                parts.setdefault(name, []).append(values)
+    if not parts:
+        raise NotEnoughDataError(f"{path} has column names and no rows. {_NOTHING_DONE}")
+    table = {name: pa.chunked_array(values).combine_chunks() for name, values in parts.items()}
+    ids = table[id_column]
+    if len(ids.unique()) < len(ids):
+        raise DataError(f"{path} has an id twice in {id_column!r}: leave one row of each.")
+    return table
+
+
+def _places(path: Path, source: reading.Source, wanted: list[str]) -> Iterator["_Place"]:
+    """Give the chunks of a file; a line that is broken ends it."""
+    for chunk in source.chunks(wanted):
+        if chunk.broken:
+            first = chunk.broken[0]
+            raise DataError(f"{path}, line {first.line}: {first.reason}. {_NOTHING_DONE}")
+        yield _Place(path, chunk)
+
+
 _NOTHING_DONE = "Correct the file; nothing was computed."
 _MISSING = "is missing"
-
-
-def _wanted(source: reading.Source, *, with_times: bool) -> list[str]:
-    there = ", ".join(repr(name) for name in source.columns)
-    for name in ("user_id", "item_id"):
-        if name not in source.columns:
-            raise DataError(
-                f"{source.name} has no column {name!r}; its columns are {there}. It needs a first "
-                "line, or a schema, with user_id and item_id, and perhaps weight and timestamp."
-            )
-    for name in _COLUMNS:
-        if source.columns.count(name) > 1:
-            raise DataError(f"{source.name} has several columns {name!r}: rename all but one.")
-    wanted = _COLUMNS if with_times else _COLUMNS[:3]
-    return [name for name in wanted if name in source.columns]
 
 
 class _Place:
@@ -129,6 +271,21 @@ class _Place:
             values = values.cast(pa.large_binary())
         self.refuse(column, _mask(values.is_null(nan_is_null=True)), _MISSING)
         return values
+
+    def raw(self, column: str) -> pa.Array:
+        """Return a column as it is; text that is not UTF-8 with what it has in its place."""
+        values = self._chunk.columns[column]
+        if not _is_textual(values.type):
+            return values
+        try:
+            return values.cast(pa.string())
+        except pa.ArrowInvalid:
+            texts = [None if v is None else v.decode(errors="replace") for v in values.to_pylist()]
+            return pa.array(texts, pa.string())
+
+    def n_rows(self) -> int:
+        """Return how many rows there are."""
+        return len(self._chunk.lines)
 
     def refuse(self, column: str, is_bad: np.ndarray, reason: str) -> None:
         """Raise for the first bad row, if there is one."""
@@ -197,33 +354,54 @@ def _encoded(parts: list[pa.DictionaryArray]) -> tuple[IdIndex, np.ndarray]:
     return IdIndex(texts.take(order).to_pylist()), place[codes]
 
 
-def _weights(at: _Place) -> np.ndarray:
-    weights = _numbers(at, "weight", reason="is not a number")
-    is_bad = (weights < 0) | (weights > MAX_WEIGHT)
-    at.refuse("weight", is_bad, f"does not lie between 0 and {MAX_WEIGHT:g}")
-    return weights
+def _weights(
+    at: _Place, found: Mapping[str, str], columns: Columns
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return effective weights, and the listings that types make."""
+    weights, listing = np.ones(at.n_rows()), np.zeros(at.n_rows(), dtype=np.int8)
+    if "weight" in found:
+        weights = _numbers(at, found["weight"], reason="is not a number")
+        is_bad = (weights < 0) | (weights > MAX_WEIGHT)
+        at.refuse(found["weight"], is_bad, f"does not lie between 0 and {MAX_WEIGHT:g}")
+    if "rating" in found and columns.min_rating is not None:
+        ratings = _numbers(at, found["rating"], reason="is not a number")
+        weights = np.where(ratings < columns.min_rating, 0.0, weights)
+    if "type" in found:
+        kinds = at.values(found["type"]).dictionary_encode()
+        names = kinds.dictionary.cast(pa.string()).to_pylist()
+        codes = kinds.indices.to_numpy()
+        accepted = {*columns.type_weights, *WITHOUT_WEIGHT}
+        is_unknown = np.array([name not in accepted for name in names], dtype=bool)
+        at.refuse(
+            found["type"], is_unknown[codes], f"has no weight: use {', '.join(sorted(accepted))}"
+        )
+        per_type = np.array([columns.type_weights.get(name, 0.0) for name in names])
+        weights = weights * per_type[codes]
+        listing = np.array([LISTINGS.get(name, 0) for name in names], dtype=np.int8)[codes]
+    return weights, listing
 
 
-def _times(at: _Place, *, are_numbers: bool) -> np.ndarray:
+def _times(at: _Place, column: str, *, are_numbers: bool) -> np.ndarray:
     """Return times as they are, if they are numbers, and else in microseconds."""
-    values = at.values("timestamp")
+    values = at.values(column)
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
         zone = values.type.tz if pa.types.is_timestamp(values.type) else None
         return _integers(values.cast(pa.timestamp("us", zone), safe=False))
     if are_numbers or not _is_textual(values.type):
-        return _numbers(at, "timestamp", reason="is not a number, as the times before it are")
+        return _numbers(at, column, reason="is not a number, as the times before it are")
     reason = "is not a time such as 2025-12-04T23:42:15Z"
-    return _cast(at, "timestamp", _micros_of_text, reason=reason)
+    return _cast(at, column, _micros_of_text, reason=reason)
 
 
-def _micros(times: list[np.ndarray], *, are_numbers: bool) -> np.ndarray:
-    """Join times, and tell the unit of numbers from the largest."""
+def _micros(times: list[np.ndarray], *, are_numbers: bool, unit: str | None) -> np.ndarray:
+    """Join times, and tell the unit of numbers from the largest, if it is not given."""
     joined = np.concatenate(times)
     if not are_numbers:
         return joined
     largest = np.abs(joined).max()
     scales = ((1e11, 1e6), (1e14, 1e3), (1e17, 1.0))
-    scale = next((scale for bound, scale in scales if largest < bound), 1e-3)
+    told = next((scale for bound, scale in scales if largest < bound), 1e-3)
+    scale = _PER_SECOND[unit] if unit else told
     return np.rint(joined * scale).astype(np.int64)
 
 
@@ -249,13 +427,22 @@ def _cast(
 
 
 def _can_be_cast(values: pa.Array, cast: Callable[[pa.Array], Any]) -> np.ndarray:
-    """Return which values can be cast, each for itself; slow, and only for telling what is bad."""
-    can_be = np.ones(len(values), dtype=bool)
-    for row in range(len(values)):
+    """Return True of all values that can be cast but the first that cannot: it is what is told."""
+
+    def goes_well(begin: int, end: int) -> bool:
         try:
-            cast(values[row : row + 1])
+            cast(values[begin:end])
         except pa.ArrowInvalid:
-            can_be[row] = False
+            return False
+        return True
+
+    can_be = np.ones(len(values), dtype=bool)
+    begin, end = 0, len(values)
+    if not goes_well(begin, end):
+        while end - begin > 1:
+            middle = (begin + end) // 2
+            begin, end = (middle, end) if goes_well(begin, middle) else (begin, middle)
+        can_be[begin] = False
     return can_be
 
 

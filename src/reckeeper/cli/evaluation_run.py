@@ -1,95 +1,174 @@
-"""What `reckeeper evaluate` does: it reads, splits, tunes, fits and measures, and shows how far."""
+"""What `reckeeper evaluate` does: it reads, cuts, tunes, fits and measures, and shows how far."""
 
 import contextlib
-import dataclasses
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from reckeeper import evaluation, storage, telemetry, wire
 from reckeeper import policy as policies
 from reckeeper.cli import installation
-from reckeeper.cli.evaluation_files import read_interactions
+from reckeeper.cli.evaluation_files import Columns, read_interactions, read_table
+from reckeeper.cli.evaluation_report import Line, Report, Segment
 from reckeeper.cli.terminal import tuning_note
-from reckeeper.evaluation import tasks
-from reckeeper.matrix import InteractionLog
+from reckeeper.config import Settings
+from reckeeper.errors import DataError
+from reckeeper.evaluation import Quality, segments, tasks
+from reckeeper.evaluation.peers import EASE, PEERS, Peer, check_installed
+from reckeeper.matrix import IdIndex, InteractionLog, InteractionMatrix
+from reckeeper.ranking import Scorer, popularity_of
 from reckeeper.recipes import recipe_named
 from reckeeper.recipes.popularity import Popularity
-from reckeeper.training import pipeline
+from reckeeper.training import memory, pipeline
 from reckeeper.training.request import FIRST_RECIPE
 
 if TYPE_CHECKING:
     from reckeeper.training.tuning import Tuned, TuningProgress
 
 BASELINE = Popularity.name
+MAX_USERS = 10_000
+"""Users who are judged at most where a part is held out; a test file's are judged all."""
 
 
-def judged(
-    recipe: str | None,
-    given: Mapping[str, Any],
-    *,
-    files: tuple[Path, Path, Path | None] | None,
-    split: str | None,
-    tunes: bool,
-    tune_seconds: float | None,
-    k: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Measure one recipe beside the baseline, and return the report that ``--json`` prints.
+@dataclass(frozen=True)
+class Wanted:
+    """A recipe to be judged.
 
-    Parameters
+    Attributes
     ----------
-    recipe : str or None
-        None, without `files`: that of the active model.
+    recipe : str
     given : mapping
-        The recipe's settings; of the active model's recipe, what changes of its settings.
+        Settings; of the active model's recipe, what changes of its settings.
+    label : str
+        As it was asked for.
+    """
+
+    recipe: str
+    given: Mapping[str, Any]
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be judged, on what.
+
+    Attributes
+    ----------
+    file : Path or None
+        Interactions to be cut.
     files : tuple of path, or None
-        What to train on, what users did next, and what else users did before; None takes
-        the stored interactions.
+        What to train on, what users did next, and what else users did before. Without either,
+        the stored interactions are cut.
+    columns : Columns
+        Of all files.
+    users_table, items_table : Path or None
+        Whose columns give segments.
     split : str or None
-        How the stored interactions are split: ``next``, ``user_time``, ``time`` or ``random``;
-        None takes ``next`` where they have times, else ``random``.
-    tunes : bool
-        Whether to find the settings.
+        ``next``, ``user_time``, ``time`` or ``random``; None takes ``next`` where there are
+        times, else ``random``.
+    repeats : bool
+    max_users : int or None
+        None is all of a test file, and else `MAX_USERS`.
+    wanted : tuple of Wanted
+        None of them takes svd and spectral for files, and the active model's for what is stored.
+    given : mapping
+        Settings of that recipe.
+    peers, tunes : bool
     tune_seconds : float or None
-        How long to look for them.
-    k : int
-        Length of a list.
+    ks : tuple of int
+        Ascending.
     seed : int
     """
+
+    file: Path | None = None
+    files: tuple[Path, Path, Path | None] | None = None
+    columns: Columns = field(default_factory=Columns)
+    users_table: Path | None = None
+    items_table: Path | None = None
+    split: str | None = None
+    repeats: bool = False
+    max_users: int | None = None
+    wanted: tuple[Wanted, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=dict)
+    peers: bool = False
+    tunes: bool = False
+    tune_seconds: float | None = None
+    ks: tuple[int, ...] = (20,)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What is judged on: a task for each cut, of the same users and items."""
+
+    source: str
+    how: str
+    tasks: tuple[tasks.Task, ...]
+    users: IdIndex
+
+    @property
+    def items(self) -> IdIndex:
+        return self.tasks[0].train.items
+
+
+def judged(request: Request) -> Report:
+    """Measure recipes beside the baseline, and each against each."""
     telemetry.configure_logging("cli")
+    began = time.perf_counter()
+    if request.peers:
+        check_installed()
     with _Stages() as stages:
-        if files is not None and recipe is not None:
-            name, settings = recipe, dict(given)
-            recipe_named(name).settings_type.parse(settings, recipe=name)
-            train, test, history = files
-            logs = evaluation.canonical_together(
-                _read(train, stages, with_times=True),
-                _read(test, stages),
-                _read(history, stages) if history else None,
-            )
-            task = tasks.of_logs(*logs)
+        wanted = request.wanted
+        if request.file is None and request.files is None:
+            wanted, log = _stored(request, stages)
+            data = _cut(request, log, "the stored interactions", stages)
         else:
-            name, settings, task = _stored(recipe, given, split, seed=seed, stages=stages)
-        tuned = None
-        tuning_seconds = 0.0
-        if tunes:
-            tuned, tuning_seconds = _tuned(
-                name, task.log, seed=seed, tune_seconds=tune_seconds, stages=stages
-            )
-            settings = tuned.settings
-        return _judged(task, name, settings, k=k, seed=seed, stages=stages) | {
-            "tuned": tunes,
-            "tune_seconds": round(tuning_seconds, 3),
-            "tuning": None if tuned is None else _tuning(tuned),
-            "peak_memory_bytes": telemetry.peak_memory_bytes(),
-        }
+            wanted = wanted or tuple(Wanted(name, {}, name) for name in ("svd", "spectral"))
+            for one in wanted:
+                recipe_named(one.recipe).settings_type.parse(dict(one.given), recipe=one.recipe)
+            data = _of_files(request, stages)
+        tables = _tables(request, data, stages)
+        lines, qualities = _measured(request, wanted, data, stages)
+        with stages.stage("comparing them") as stage:
+            compared = evaluation.compare_all(qualities, seed=request.seed)
+            popularity = popularity_of(data.tasks[0].train)
+            found = _segments(qualities, popularity, tables, seed=request.seed, on_progress=stage)
+    any_quality = qualities[BASELINE]
+    split = data.tasks[0].split
+    return Report(
+        source=data.source,
+        how=data.how,
+        split=None if split is None else split.kind,
+        n_cuts=len(data.tasks),
+        n_questions=len(any_quality.question_user),
+        repeats=request.repeats,
+        ks=request.ks,
+        seed=request.seed,
+        counts=data.tasks[0].counts() | {"n_test_users": len(any_quality.user_index)},
+        lines=tuple(lines),
+        headline=wanted[0].label,
+        compared=compared,
+        segments=tuple(found),
+        seconds=round(time.perf_counter() - began, 3),
+        peak_memory_bytes=telemetry.peak_memory_bytes(),
+    )
 
 
 def compared(*, tune_seconds: float | None, seed: int) -> wire.Evaluation:
@@ -126,47 +205,265 @@ def compared(*, tune_seconds: float | None, seed: int) -> wire.Evaluation:
     return wire.Evaluation.model_validate(found.described())
 
 
-def _read(path: Path, stages: "_Stages", *, with_times: bool = False) -> InteractionLog:
+def _read(
+    path: Path, columns: Columns, stages: "_Stages", *, with_times: bool = False
+) -> InteractionLog:
     with stages.stage(f"reading {path.name}") as stage:
-        log, ignored = read_interactions(path, with_times=with_times, on_progress=stage)
+        log, ignored = read_interactions(
+            path, columns=columns, with_times=with_times, on_progress=stage
+        )
     if ignored:
         stages.say(f"{path}: columns not used: {', '.join(ignored)}")
     return log
 
 
-def _stored(
-    recipe: str | None,
-    given: Mapping[str, Any],
-    split: str | None,
-    *,
-    seed: int,
-    stages: "_Stages",
-) -> tuple[str, dict[str, Any], tasks.Task]:
-    """Return recipe and settings, the active model's where none are given, and the task."""
+def _of_files(request: Request, stages: "_Stages") -> _Data:
+    weights = Settings.from_env().interaction_weights
+    columns = replace(request.columns, type_weights=weights)
+    if request.file is not None:
+        log = _read(request.file, columns, stages, with_times=True)
+        return _cut(request, log, request.file.name, stages)
+    if request.files is None:
+        raise DataError("There is no file to judge on.")
+    train, test, history = request.files
+    known, asked, before = evaluation.canonical_together(
+        _read(train, columns, stages, with_times=True),
+        _read(test, columns, stages),
+        _read(history, columns, stages) if history else None,
+    )
+    task = tasks.of_logs(known, asked, before)
+    how = f"all interactions in {test.name}"
+    if history:
+        how += f", from the history in {history.name}"
+    if request.max_users is not None:
+        task = task.drawn(request.max_users, seed=request.seed)
+        how += _draw_in_words(task, request.max_users)
+    names = [path.name for path in request.files if path is not None]
+    return _Data(" and ".join(names), how, (task,), asked.users)
+
+
+def _stored(request: Request, stages: "_Stages") -> tuple[tuple[Wanted, ...], InteractionLog]:
+    """Return what is wanted, by default the active model's recipe, and the interactions."""
     settings = installation.settings()
     database = storage.open_database(settings)
     with contextlib.closing(database), database.read() as connection:
         active = storage.models.active(connection)
-        basis, chosen = (active.recipe, active.settings) if active else FIRST_RECIPE
-        name = recipe or basis
-        chosen = {**(chosen if name == basis else {}), **given}
-        recipe_named(name).settings_type.parse(chosen, recipe=name)
+        basis, own = (active.recipe, active.settings) if active else FIRST_RECIPE
+        wanted = request.wanted or (Wanted(basis, request.given, basis),)
+        chosen = tuple(
+            replace(one, given={**(own if one.recipe == basis else {}), **one.given})
+            for one in wanted
+        )
+        for one in chosen:
+            recipe_named(one.recipe).settings_type.parse(dict(one.given), recipe=one.recipe)
         with stages.stage("reading the stored interactions") as stage:
             policy = policies.current(connection, settings).policy
             log = pipeline.read_chosen(connection, policy, on_fraction=stage).log
-    with stages.stage("splitting them"):
+    return chosen, log
+
+
+def _cut(request: Request, log: InteractionLog, source: str, stages: "_Stages") -> _Data:
+    """Cut a log as it was asked for, or as suits it."""
+    if not log.has_taste():
+        raise DataError(
+            f"No interaction of {source} weighs more than 0, so nothing says what users like: "
+            "check the weights, or the least rating."
+        )
+    with stages.stage("cutting them"):
         log, _ = evaluation.canonical(log)
-        if split is None:
-            made = evaluation.split_default(log, seed=seed)
-        elif split == "next":
-            made = evaluation.split_next(log, seed=seed)
-        elif split == "random":
-            made = evaluation.split_random(log, seed=seed)
-        elif split == "time":
-            made = evaluation.split_time(log)
-        else:
-            made = evaluation.split_user_time(log, seed=seed)
-        return name, chosen, tasks.of_split(log, made)
+        kind = request.split
+        if kind is None:
+            kind = "next" if evaluation.is_timed(log) or request.repeats else "random"
+        most = MAX_USERS if request.max_users is None else request.max_users
+        splits = evaluation.pooled_splits(
+            log,
+            kind,
+            seed=request.seed,
+            # Settings that were found on one cut have seen what another holds out.
+            below=0 if request.tunes else evaluation.POOL_BELOW,
+            repeats=request.repeats,
+            max_users=most if kind == "next" else None,
+        )
+        made = tuple(tasks.of_split(log, split).drawn(most, seed=request.seed) for split in splits)
+        how = evaluation.how_pooled(splits) + _draw_in_words(made[0], most)
+    return _Data(source, how, made, log.users)
+
+
+def _draw_in_words(task: tasks.Task, most: int) -> str:
+    n_users = len(np.unique(task.question_user))
+    return f"; for {most:,} users drawn at random" if n_users == most else ""
+
+
+def _measured(
+    request: Request, wanted: Sequence[Wanted], data: _Data, stages: "_Stages"
+) -> tuple[list[Line], dict[str, Quality]]:
+    """Fit and measure every model on every cut, one at a time."""
+    lines: list[Line] = []
+    qualities: dict[str, Quality] = {}
+
+    def judge(
+        label: str, recipe: str, fit: _Fit, *, tuned: "tuple[Tuned, float] | None" = None
+    ) -> None:
+        fit_seconds = evaluate_seconds = 0.0
+        parts: list[Quality] = []
+        settings: dict[str, Any] = {}
+        for place, task in enumerate(data.tasks):
+            cut = f", cut {place + 1} of {len(data.tasks)}" if len(data.tasks) > 1 else ""
+            with stages.stage(f"fitting {label}{cut}") as stage:
+                model, settings = fit(task.train, stage)
+            fit_seconds += stage.seconds
+            with stages.stage(f"measuring {label}{cut}") as stage:
+                parts.append(task.measure(model, k=request.ks, on_progress=stage))
+            evaluate_seconds += stage.seconds
+        qualities[label] = evaluation.pool(parts)
+        lines.append(
+            Line(
+                label=label,
+                recipe=recipe,
+                settings=settings,
+                is_peer=fit.is_peer,
+                fit_seconds=round(fit_seconds, 3),
+                evaluate_seconds=round(evaluate_seconds, 3),
+                tune_seconds=0.0 if tuned is None else round(tuned[1], 3),
+                tuning=None if tuned is None else _tuning(tuned[0]),
+            )
+        )
+
+    judge(BASELINE, BASELINE, _Fit(recipe=BASELINE))
+    for one in wanted:
+        if one.label == BASELINE:
+            continue
+        tuned = None
+        settings = dict(one.given)
+        if request.tunes:
+            tuned = _tuned(
+                one.recipe,
+                data.tasks[0].log,
+                seed=request.seed,
+                tune_seconds=request.tune_seconds,
+                stages=stages,
+            )
+            settings = tuned[0].settings
+        judge(one.label, one.recipe, _Fit(recipe=one.recipe, settings=settings), tuned=tuned)
+    for peer in PEERS if request.peers else ():
+        n_items = len(data.items)
+        if peer is EASE and EASE.fit_bytes(n_items) > memory.available() // 2:
+            stages.say(f"ease is left out: {n_items:,} items × as many do not fit in memory.")
+            continue
+        judge(peer.name, peer.name, _Fit(peer=peer))
+    return lines, qualities
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Fits a recipe with settings, or a peer."""
+
+    recipe: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    peer: type[Peer] | None = None
+
+    @property
+    def is_peer(self) -> bool:
+        return self.peer is not None
+
+    def __call__(
+        self, train: InteractionMatrix, on_progress: Callable[[float], None]
+    ) -> tuple[Scorer, dict[str, Any]]:
+        if self.peer is not None:
+            return self.peer(train), dict(self.peer.settings)
+        model = recipe_named(self.recipe).fit(
+            train, settings=self.settings, on_progress=on_progress
+        )
+        return model, model.settings
+
+
+_Groups = dict[tuple[str, str], dict[str, np.ndarray]]
+"""By (``users`` or ``items``, column): the name of each segment, and who is in it."""
+
+
+def _tables(request: Request, data: _Data, stages: "_Stages") -> _Groups:
+    """Read the tables of users and of items into the segments that their columns make."""
+    groups: _Groups = {}
+    columns = request.columns
+    for of, path, column, ids in (
+        ("users", request.users_table, columns.user, data.users),
+        ("items", request.items_table, columns.item, data.items),
+    ):
+        if path is None:
+            continue
+        with stages.stage(f"reading {path.name}"):
+            table = read_table(path, id_column=column, delimiter=columns.delimiter)
+        names = pa.array(ids.ids, pa.string())
+        row_of = pc.fill_null(pc.index_in(names, value_set=table.pop(column)), -1).to_numpy()
+        if not (row_of >= 0).any():
+            raise DataError(
+                f"No id in the column {column!r} of {path} is one of the {len(ids):,} {of} of the "
+                "interactions: check that both have the same kind of ids."
+            )
+        unused = []
+        for name, values in table.items():
+            found = segments.by_column(values)
+            if not found:
+                unused.append(name)
+                continue
+            # The row after the last is that of the place -1.
+            groups[of, name] = {
+                value: np.append(within, False)[row_of] for value, within in found.items()
+            }
+            if (row_of < 0).any():
+                groups[of, name]["not in the table"] = row_of < 0
+        if unused:
+            stages.say(f"{path}: nearly every row has its own: {', '.join(unused)}; not used.")
+    return groups
+
+
+def _segments(
+    qualities: Mapping[str, Quality],
+    popularity: np.ndarray,
+    tables: _Groups,
+    *,
+    seed: int,
+    on_progress: Callable[[float], None],
+) -> list[Segment]:
+    """Compare all models on each part of the users and of the items."""
+    parts: list[tuple[str, str, dict[str, dict[str, Quality]]]] = [
+        ("users", "history_length", _by_name(qualities, segments.by_history_length)),
+        (
+            "items",
+            "popularity",
+            _by_name(qualities, lambda one: segments.by_item_popularity(one, popularity)),
+        ),
+    ]
+    for (of, column), masks in tables.items():
+
+        def of_column(
+            quality: Quality, of: str = of, masks: dict[str, np.ndarray] = masks
+        ) -> dict[str, Quality]:
+            found = {
+                name: quality.on_items(within)
+                if of == "items"
+                else quality.part(within[quality.question_user])
+                for name, within in masks.items()
+            }
+            return {name: part for name, part in found.items() if len(part.question_user)}
+
+        parts.append((of, column, _by_name(qualities, of_column)))
+    found: list[Segment] = []
+    for place, (of, column, by_name) in enumerate(parts):
+        for name, models in by_name.items():
+            n_users = len(models[BASELINE].user_index)
+            compared = evaluation.compare_all(models, seed=seed)
+            found.append(Segment(of, column, name, n_users, compared))
+        on_progress((place + 1) / len(parts))
+    return found
+
+
+def _by_name(
+    qualities: Mapping[str, Quality], parts_of: Callable[[Quality], dict[str, Quality]]
+) -> dict[str, dict[str, Quality]]:
+    """Return each part's quality of every model."""
+    parts = {label: parts_of(quality) for label, quality in qualities.items()}
+    return {name: {label: parts[label][name] for label in parts} for name in parts[BASELINE]}
 
 
 def _tuned(
@@ -222,44 +519,6 @@ def _until_ctrl_c(stages: "_Stages") -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _judged(
-    task: tasks.Task,
-    recipe: str,
-    settings: Mapping[str, Any],
-    *,
-    k: int,
-    seed: int,
-    stages: "_Stages",
-) -> dict[str, Any]:
-    """Fit a recipe, measure it beside the baseline, and return what came of it."""
-    with stages.stage(f"fitting {recipe}") as fitting:
-        model = recipe_named(recipe).fit(task.train, settings=settings, on_progress=fitting)
-    baseline = recipe_named(BASELINE).fit(task.train, settings={})
-    with stages.stage(f"measuring {recipe} and {BASELINE}") as measuring:
-        popular = task.measure(baseline, k=k, on_progress=lambda done: measuring(done / 2))
-        quality = task.measure(model, k=k, on_progress=lambda done: measuring((1 + done) / 2))
-        of_popular, found = popular.summary(seed=seed), quality.summary(seed=seed)
-        versus_popularity = evaluation.compare(popular, quality, seed=seed)
-    return {
-        "recipe": recipe,
-        "settings": model.settings,
-        "k": k,
-        **{metric: figure.mean for metric, figure in found.items()},
-        "intervals": {
-            metric: {"low": figure.low, "high": figure.high}
-            for metric, figure in found.items()
-            if figure.low is not None
-        },
-        "popularity": {metric: figure.mean for metric, figure in of_popular.items()},
-        "versus_popularity": {
-            metric: dataclasses.asdict(paired) for metric, paired in versus_popularity.items()
-        },
-        **task.counts(),
-        "fit_seconds": round(fitting.seconds, 3),
-        "evaluate_seconds": round(measuring.seconds, 3),
-    }
-
-
 def _tuning(tuned: "Tuned") -> dict[str, Any]:
     return {
         "n_tried": tuned.n_tried,
@@ -296,6 +555,8 @@ class _Stages:
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,

@@ -1,12 +1,13 @@
 """What a recipe is asked: to find what users did next, in another table or in what was held out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
 
 from reckeeper.errors import Action, NotEnoughDataError
+from reckeeper.evaluation.confidence import generator
 from reckeeper.evaluation.metrics import Quality, measure
 from reckeeper.evaluation.splits import Split
 from reckeeper.matrix import IdIndex, InteractionLog, InteractionMatrix
@@ -68,6 +69,21 @@ class Task:
             "n_test_items_unseen": self.n_test_items_unseen,
             "n_test_pairs_in_train": self.n_test_pairs_in_train,
         }
+
+    def drawn(self, n_users: int, *, seed: int) -> "Task":
+        """Return the questions of so many users at most, drawn at random by seed."""
+        users = np.unique(self.question_user)
+        if len(users) <= n_users:
+            return self
+        chosen = generator(seed).choice(users, n_users, replace=False)
+        asked = np.flatnonzero(np.isin(self.question_user, chosen))
+        return replace(
+            self,
+            histories=self.histories[asked],
+            held_out=self.held_out[asked],
+            n_unseen=self.n_unseen[asked],
+            question_user=self.question_user[asked],
+        )
 
     def measure(
         self,

@@ -17,12 +17,13 @@ from reckeeper.interactions import DISMISS, DISMISS_UNDO, WATCHLIST_ADD, WATCHLI
 ADDITION, REMOVAL, DISMISSAL, UNDOING = 1, -1, 2, -2
 """The values of `InteractionLog.listing`; 0 is all else."""
 
-_LISTINGS = {
+LISTINGS = {
     WATCHLIST_ADD: ADDITION,
     WATCHLIST_REMOVE: REMOVAL,
     DISMISS: DISMISSAL,
     DISMISS_UNDO: UNDOING,
 }
+"""Which interaction types have one."""
 
 
 class IdIndex:
@@ -377,7 +378,7 @@ def read_log(
         names = types.dictionary.to_pylist()
         codes = types.indices.to_numpy()
         per_type = np.array([type_weights.get(name, 0.0) for name in names], dtype=np.float64)
-        listing = np.array([_LISTINGS.get(name, 0) for name in names], dtype=np.int8)
+        listing = np.array([LISTINGS.get(name, 0) for name in names], dtype=np.int8)
         users.append(_encode(batch.column("user_id"), user_codes))
         items.append(_encode(batch.column("item_id"), item_codes))
         weights.append(per_type[codes] * batch.column("weight").to_numpy())
