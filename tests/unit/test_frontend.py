@@ -350,7 +350,7 @@ def _listed(model: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-ADVICE = "spectral (tuned) is better than what is active, svd: NDCG@10 0.210 against 0.100."
+ADVICE = "spectral (tuned) is better than the active one, svd: NDCG@10 0.210 against 0.100."
 MADE_ON = "each interaction from 2025-11-01 12:00 UTC on, from the history just before it"
 
 

@@ -297,7 +297,7 @@ SPECTRAL = line("spectral", 0.3, popularity=("better", 0.2), svd=("better", 0.1)
         (
             SPECTRAL,
             "spectral",
-            "spectral is better than what is active, svd: NDCG@10 0.300 "
+            "spectral is better than the active one, svd: NDCG@10 0.300 "
             "against 0.200 (difference +0.100, 95% interval +0.090 to +0.110).",
         ),
         (
@@ -308,13 +308,13 @@ SPECTRAL = line("spectral", 0.3, popularity=("better", 0.2), svd=("better", 0.1)
         (
             line("spectral", 0.21, popularity=("better", 0.1), svd=("too_few", 0.01)),
             None,
-            "Too few to tell whether spectral is better than what is active, svd: 500 users were "
+            "Too few to tell whether spectral is better than the active one, svd: 500 users were "
             "judged, and it takes 700.",
         ),
         (
             line("spectral", 0.2, popularity=("better", 0.1), svd=("no_worse", 0.0)),
             None,
-            "None is better than what is active, svd.",
+            "No recipe is better than the active one, svd.",
         ),
     ],
 )
@@ -363,7 +363,7 @@ def test_what_has_changed_is_told_with_its_reason():
 def test_what_became_active_since_is_what_others_are_held_against():
     shown = of_lines(POPULAR, SVD, SPECTRAL).described(today(active=(5, "spectral", {})))
     assert shown["state"] == "current"
-    assert shown["advice"] == Advice(None, "None is better than what is active, spectral.")
+    assert shown["advice"] == Advice(None, "No recipe is better than the active one, spectral.")
 
 
 @pytest.mark.parametrize("n_users", [1, 9])

@@ -207,7 +207,7 @@ _RESULT = {
     "changes": [],
     "advice": {
         "use": "spectral (tuned)",
-        "sentence": "spectral (tuned) is better than what is active, popularity: NDCG@10 0.210 "
+        "sentence": "spectral (tuned) is better than the active one, popularity: NDCG@10 0.210 "
         "against 0.120 (difference +0.090, 95% interval +0.080 to +0.100).",
     },
     "problem": None,

@@ -244,7 +244,7 @@ class Comparison:
         unsure = next((line for line in others if self._standing(line, base) == "too_few"), None)
         if unsure is not None:
             return Advice(None, self._unsure(unsure, base))
-        return Advice(None, f"None is better than {known}.")
+        return Advice(None, f"No recipe is better than {known}.")
 
     def line_of(self, recipe: str, settings: Mapping[str, object]) -> MeasuredRecipe | None:
         """Return the line of a recipe with complete settings, or None."""
@@ -348,7 +348,7 @@ class Comparison:
 
     def _in_words(self, base: MeasuredRecipe) -> str:
         if base.version is not None:
-            return f"what is active, {base.name}"
+            return f"the active one, {base.name}"
         return "popularity, the same list for everybody"
 
     def _beside(self, line: MeasuredRecipe, base: MeasuredRecipe) -> str:
