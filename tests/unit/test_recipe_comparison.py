@@ -309,7 +309,7 @@ SPECTRAL = line("spectral", 0.3, popularity=("better", 0.2), svd=("better", 0.1)
             line("spectral", 0.21, popularity=("better", 0.1), svd=("too_few", 0.01)),
             None,
             "Too few to tell whether spectral is better than the active one, svd: 500 users were "
-            "judged, and it takes 700.",
+            "judged, and to find a loss of 4.0% takes 700.",
         ),
         (
             line("spectral", 0.2, popularity=("better", 0.1), svd=("no_worse", 0.0)),

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from reckeeper.evaluation import PairedDifference
 from reckeeper.policy import StoredPolicy
-from reckeeper.training.verdict import Metric, Standing, metric_in_words, metrics_to_json
+from reckeeper.training.verdict import Metric, Standing, beside_in_words, metrics_to_json
 from reckeeper.wire import JsonObject
 
 BASELINE = "popularity"
@@ -353,14 +353,9 @@ class Comparison:
 
     def _beside(self, line: MeasuredRecipe, base: MeasuredRecipe) -> str:
         metric = self.rule.metric
-        ours, theirs = line.metrics[metric].mean, base.metrics[metric].mean
         paired = line.versus[base.name].metrics[metric]
-        digits = 3 if max(ours, theirs) >= 0.1 else 4
-        return (
-            f"{metric_in_words(metric)} {ours:.{digits}f} against {theirs:.{digits}f} (difference "
-            f"{paired.difference:+.{digits}f}, 95% interval {paired.low:+.{digits}f} to "
-            f"{paired.high:+.{digits}f})"
-        )
+        ours, theirs = line.metrics[metric].mean, base.metrics[metric].mean
+        return beside_in_words(metric, ours, theirs, paired)
 
     def _unsure(self, line: MeasuredRecipe, base: MeasuredRecipe) -> str:
         words = (
@@ -370,7 +365,10 @@ class Comparison:
         if self.n_users < self.rule.min_users:
             return f"{words}, and the policy asks for {self.rule.min_users:,}."
         needed = line.versus[base.name].n_users_needed
-        return f"{words}." if needed is None else f"{words}, and it takes {needed:,}."
+        if needed is None:
+            return f"{words}."
+        loss = 2 * self.rule.margin
+        return f"{words}, and to find a loss of {loss:.1%} takes {needed:,}."
 
 
 _ADAPTER = TypeAdapter(Comparison)

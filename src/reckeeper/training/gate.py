@@ -66,6 +66,14 @@ class HeldOut:
             return self.log
         return self.log.part(np.logical_and.reduce([split.keep for split in self.splits]))
 
+    def users(self, policy: Policy, *, seed: int) -> np.ndarray:
+        """Return whom to judge: the users of whom a split asks, or so many of them drawn."""
+        users = np.unique(np.concatenate([split.judged for split in self.splits]))
+        most = _most_users(self.log, policy)
+        if len(users) > most:
+            users = np.random.default_rng(seed).choice(users, most, replace=False)
+        return users
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -266,8 +274,8 @@ def _measure(
         raise NotEnoughDataError("There are no interactions.")
     measuring = _Measuring(
         held_out.splits,
+        users=held_out.users(policy, seed=seed),
         k=policy.k,
-        most_users=_most_users(held_out.log, policy),
         seed=seed,
         report=report,
     )
@@ -321,19 +329,16 @@ class _Measuring:
         self,
         splits: tuple[Split, ...],
         *,
+        users: np.ndarray,
         k: int,
-        most_users: int,
         seed: int,
         report: Callable[[float], None],
     ) -> None:
         self._k = k
         self._seed = seed
         self._report = report
-        self._users = np.unique(np.concatenate([split.judged for split in splits]))
-        if len(self._users) > most_users:
-            draw = np.random.default_rng(seed)
-            self._users = draw.choice(self._users, most_users, replace=False)
-        asked = [split for split in splits if np.isin(split.judged, self._users).any()]
+        self._users = users
+        asked = [split for split in splits if np.isin(split.judged, users).any()]
         self._splits = tuple(asked) or splits
 
     def __call__(self, make: _Make, step: int) -> Quality:

@@ -12,9 +12,10 @@ from reckeeper.config import Settings
 from reckeeper.errors import Action, DataError, NotEnoughDataError
 from reckeeper.evaluation import PairedDifference, Quality, Split
 from reckeeper.matrix import InteractionLog
-from reckeeper.policy import StoredPolicy
+from reckeeper.policy import Policy, StoredPolicy
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import Recipe, recipe_named
+from reckeeper.training import gate
 from reckeeper.training.comparison import (
     BASELINE,
     Beside,
@@ -24,6 +25,7 @@ from reckeeper.training.comparison import (
     Rule,
     Today,
 )
+from reckeeper.training.gate import HeldOut
 from reckeeper.training.pipeline import read_chosen
 from reckeeper.training.report import TUNING, Report
 from reckeeper.training.request import FIRST_RECIPE, TUNED_RECIPE
@@ -33,10 +35,6 @@ from reckeeper.wire import JsonObject
 
 LEAST_USERS = 10
 """Users with something held out; a comparison on fewer says nothing."""
-
-_MOST_CELLS = 25_000_000
-_MOST_USERS = (2_000, 20_000)
-"""Users that are measured: as many as make so many cells of scores, within limits."""
 
 
 def run(
@@ -129,20 +127,20 @@ def compare(
     that a time limit or `should_stop` decided.
     """
     report = report or _unreported
-    log, _ = evaluation.canonical(log)
-    splits = _splits(log, seed=seed)
+    held_out = _held_out(log, policy.policy, seed=seed)
     latest_at = None if log.occurred_at is None else int(log.occurred_at.max())
     made_on = MadeOn(len(log), len(log.users), len(log.items), latest_at, watermark, read_at)
     measuring = _Measuring(
-        splits,
+        held_out.splits,
         Comparison(
-            split=splits[0].kind,
-            how=evaluation.how_pooled(splits),
+            split=held_out.splits[0].kind,
+            how=evaluation.how_pooled(held_out.splits),
             k=policy.policy.k,
             made_on=made_on,
             rule=Rule.of(policy),
             active_version=None if active is None else active.version,
         ),
+        users=held_out.users(policy.policy, seed=seed),
         active=active,
         seed=seed,
         report=report,
@@ -153,7 +151,7 @@ def compare(
     try:
         tuned = tune(
             TUNED_RECIPE,
-            log.part(np.logical_and.reduce([split.keep for split in splits])),
+            held_out.training_log,
             seed=seed,
             budget_seconds=tune_seconds,
             on_progress=lambda progress: report(
@@ -206,39 +204,36 @@ def _removed(imports: Sequence[storage.Import], made_on: MadeOn) -> str | None:
     return None
 
 
-def _splits(log: InteractionLog, *, seed: int) -> tuple[Split, ...]:
-    """Cut a log as the gate does; several times where one cut judges few users.
+def _held_out(log: InteractionLog, policy: Policy, *, seed: int) -> HeldOut:
+    """Hold out what the gate does where no version is active.
+
+    Of few users some have nothing since one moment: then it is the last of
+    each user's.
 
     Raises
     ------
     NotEnoughDataError
         Too few users have something held out.
     """
-    if len(log) and evaluation.is_timed(log):
-        most = _most_users(len(log.items))
-        splits = evaluation.pooled_splits(log, "next", seed=seed, max_users=most)
-        if _n_judged(splits) < LEAST_USERS:  # of few users some have nothing since one moment
-            splits = evaluation.pooled_splits(log, "user_time", seed=seed)
-    else:
-        splits = evaluation.pooled_splits(log, "random", seed=seed)
-    n_users = _n_judged(splits)
+    held_out = gate.hold_out(log, n_seen=0, active=None, policy=policy, seed=seed)
+    n_users = _n_judged(held_out)
+    if n_users < LEAST_USERS and held_out.splits and held_out.splits[0].kind == "next":
+        splits = evaluation.pooled_splits(held_out.log, "user_time", seed=seed)
+        held_out = dataclasses.replace(held_out, splits=splits)
+        n_users = _n_judged(held_out)
     if n_users < LEAST_USERS:
         raise NotEnoughDataError(
             "Recipes are compared by how they find what is held out of each user's items: that "
             f"takes at least {LEAST_USERS} users with 2 items or more each, and only {n_users} of "
-            f"{len(log.users)} can be judged ({splits[0].how}). Send or import more interactions, "
-            "then ask again.",
+            f"{len(log.users)} can be judged. Send or import more interactions, then ask again.",
             action=Action("send_interactions"),
         )
-    return splits
+    return held_out
 
 
-def _n_judged(splits: Sequence[Split]) -> int:
-    return len(np.unique(np.concatenate([split.judged for split in splits])))
-
-
-def _most_users(n_items: int) -> int:
-    return int(np.clip(_MOST_CELLS // max(1, n_items), *_MOST_USERS))
+def _n_judged(held_out: HeldOut) -> int:
+    judged = [split.judged for split in held_out.splits]
+    return len(np.unique(np.concatenate(judged))) if judged else 0
 
 
 def _complete(version: storage.Version) -> JsonObject:
@@ -260,16 +255,17 @@ class _Measuring:
         splits: Sequence[Split],
         comparison: Comparison,
         *,
+        users: np.ndarray,
         active: storage.Version | None,
         seed: int,
         report: Report,
     ) -> None:
-        self._splits = splits
+        self._splits = [split for split in splits if np.isin(split.judged, users).any()]
+        self._users = users
         self._active = None if active is None else (active.recipe, _complete(active))
         self._seed = seed
         self._report = report
         self._qualities: dict[str, Quality] = {}
-        self._users = _drawn(splits, seed=seed)
         self.result = comparison
 
     def add(
@@ -336,7 +332,7 @@ class _Measuring:
             Ranker.of(model, split.train),
             split,
             k=self.result.k,
-            user_index=self._users,
+            user_index=np.intersect1d(self._users, split.judged),
             on_progress=lambda done: self._report("measuring", begin + length * done),
         )
 
@@ -381,15 +377,6 @@ class _Measuring:
             min_users=rule.min_users,
         )
         return Beside(finding.standing, finding.n_users_needed, paired)
-
-
-def _drawn(splits: Sequence[Split], *, seed: int) -> np.ndarray | None:
-    """Return the users to measure, None where all are; several cuts have few."""
-    judged = splits[0].judged
-    most = _most_users(len(splits[0].train.items))
-    if len(splits) > 1 or len(judged) <= most:
-        return None
-    return np.random.default_rng(seed).choice(judged, most, replace=False)
 
 
 def _mirrored(paired: PairedDifference) -> PairedDifference:

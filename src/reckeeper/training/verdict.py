@@ -288,6 +288,23 @@ def metric_in_words(metric: str) -> str:
     return f"{_NAMES[name]}@{k}"
 
 
+def beside_in_words(
+    metric: str,
+    ours: float,
+    theirs: float,
+    versus: Difference | PairedDifference,
+    *,
+    of_other: str = "",
+) -> str:
+    """Return a figure beside another's, with the difference and its interval."""
+    digits = 3 if max(ours, theirs) >= 0.1 else 4
+    return (
+        f"{metric_in_words(metric)} {ours:.{digits}f} against {theirs:.{digits}f}{of_other} "
+        f"(difference {versus.difference:+.{digits}f}, 95% interval {versus.low:+.{digits}f} to "
+        f"{versus.high:+.{digits}f})"
+    )
+
+
 def metrics_to_json(metrics: Mapping[str, Metric] | None) -> JsonObject | None:
     """Return metrics in JSON values; an interval that there is not is left out."""
     if metrics is None:

@@ -16,6 +16,7 @@ from reckeeper.training.verdict import (
     SegmentKind,
     Standing,
     Verdict,
+    beside_in_words,
     found,
     metric_in_words,
 )
@@ -286,10 +287,5 @@ def _beside(compared: Compared, metric: str, other: str = "active") -> str:
     """Return the candidate's figure beside another's, with the difference and its interval."""
     ours, theirs = (compared.figures[model][metric].mean for model in ("candidate", other))
     difference = compared.differences[other, "candidate"][metric]
-    digits = 3 if max(ours, theirs) >= 0.1 else 4
     of_other = "" if other == "active" else f" of {other}"
-    return (
-        f"{metric_in_words(metric)} {ours:.{digits}f} against {theirs:.{digits}f}{of_other} "
-        f"(difference {difference.difference:+.{digits}f}, 95% interval "
-        f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f})"
-    )
+    return beside_in_words(metric, ours, theirs, difference, of_other=of_other)
