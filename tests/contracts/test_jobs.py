@@ -555,8 +555,8 @@ def policy(database, settings):
     return put
 
 
-def run(runner, job_of, *, trigger="manual"):
-    job_id = runner.start(trigger=trigger, actor="test")
+def run(runner, job_of, *, trigger="manual", request=None):
+    job_id = runner.start(trigger=trigger, actor="test", request=request)
     runner.wait(job_id)
     job = job_of(job_id)
     assert job.status == "succeeded", job
@@ -597,6 +597,56 @@ def test_a_worse_version_serves_only_if_somebody_watches(
         with database.read() as connection:
             (entry,) = storage.audit_log.latest(connection, limit=1)
         assert (entry.action, json.loads(entry.details)["reason"]) == ("override", "I know better")
+
+
+OTHER = {"recipe": "popularity"}
+
+
+@pytest.mark.parametrize(
+    ("trigger", "request_", "rule", "serves"),
+    [
+        ("manual", {}, ("always", "plain"), True),
+        ("manual", {"recipe": "svd"}, ("always", "plain"), True),
+        ("manual", OTHER, ("if_not_worse", "changed"), False),
+        ("manual", {"settings": {"n_components": 2}}, ("if_not_worse", "changed"), False),
+        ("manual", {"tune": True}, ("if_not_worse", "changed"), False),
+        ("manual", {"promote": "if_not_worse"}, ("if_not_worse", "request"), False),
+        ("manual", OTHER | {"promote": "always"}, ("always", "request"), True),
+        ("manual", {"promote": "never"}, ("never", "request"), False),
+        ("schedule", {}, ("if_not_worse", "unattended"), False),
+    ],
+)
+def test_which_rule_promotes_a_rejected_version_and_why(
+    runner, job_of, registry, taste, train, rejecting, trigger, request_, rule, serves
+):
+    registry.switch.activate(registry.versions.load(train()), actor="test")
+    job = run(runner, job_of, trigger=trigger, request=request_)
+    assert tuple(job.verdict["promotion"].values()) == rule
+    assert list(job.verdict["promotion"]) == ["promote", "because"]
+    assert job.promoted is serves
+    disposition = "waits" if rule[0] == "never" else "rejected"
+    assert job.verdict["disposition"] == ("activated" if serves else disposition)
+    answer = registry.versions.retrain_answer(2, job_id=job.job_id, promoted=job.promoted)
+    assert answer.promotion == job.verdict["promotion"]
+
+
+@pytest.mark.parametrize("request_", [{}, OTHER])
+def test_what_could_not_be_told_is_promoted_unless_it_is_another_that_nobody_watches(
+    runner, job_of, registry, taste, train, policy, request_
+):
+    policy(skip_unchanged=False)
+    registry.switch.activate(registry.versions.load(train()), actor="test")
+    attended = run(runner, job_of, request=request_)
+    assert attended.verdict["standing"] in {"too_few", "not_compared"}
+    assert attended.promoted
+    registry.switch.activate(registry.versions.load(1), actor="test")
+    unattended = run(runner, job_of, trigger="rule", request=request_)
+    assert unattended.verdict["standing"] in {"too_few", "not_compared"}
+    assert unattended.verdict["promotion"]["because"] == "unattended"
+    assert unattended.promoted is (not request_)
+    if request_:
+        assert unattended.verdict["disposition"] == "waits"
+        assert "whether it is worse could not be told" in unattended.verdict["outcome"]
 
 
 def test_by_policy_a_person_decides(runner, job_of, registry, taste, policy):

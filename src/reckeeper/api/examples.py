@@ -50,6 +50,7 @@ _VERDICT = {
     "popularity": _METRICS,
     "versus_active": _DIFFERENCES,
     "versus_popularity": _DIFFERENCES,
+    "promotion": {"promote": "always", "because": "plain"},
     "segments": [
         {
             "by": "history_length",

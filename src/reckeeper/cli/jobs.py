@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,6 +39,14 @@ _TUNING = "tuning"
 """The stage of a job that can be asked to end early."""
 
 _JobId = Annotated[int, typer.Argument(help="Number of the job.")]
+
+
+class PromoteName(StrEnum):
+    """Whether a new version is activated: those of `wire.Promote`."""
+
+    ALWAYS = "always"
+    IF_NOT_WORSE = "if_not_worse"
+    NEVER = "never"
 
 
 def register(app: typer.Typer) -> None:
@@ -142,6 +151,13 @@ def retrain(
     tune_seconds: Annotated[
         float | None, typer.Option(help="Default: just under five times what one fit takes.")
     ] = None,
+    promote: Annotated[
+        PromoteName | None,
+        typer.Option(
+            help="Activate the new version: default always with the active version's recipe and "
+            "settings, else if_not_worse; or what the policy says."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a new version on the latest interactions, and wait until it is done.
@@ -153,12 +169,18 @@ def retrain(
     with client() as server:
         try:
             job_id = server.start_retrain(
-                recipe=recipe, settings=settings, tune=tune, tune_seconds=tune_seconds
+                recipe=recipe,
+                settings=settings,
+                tune=tune,
+                tune_seconds=tune_seconds,
+                promote=None if promote is None else promote.value,
             ).job_id
         except errors.JobRunningError as exc:
             match exc.details:
                 # Only a plain retrain would do what that one does.
-                case {"job_id": int(job_id), "kind": "retrain"} if not (recipe or pairs or tune):
+                case {"job_id": int(job_id), "kind": "retrain"} if not (
+                    recipe or pairs or tune or promote
+                ):
                     pass
                 case _:
                     raise

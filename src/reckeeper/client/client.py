@@ -234,6 +234,7 @@ class Client:
         settings: Mapping[str, object] | None = None,
         tune: bool = False,
         tune_seconds: float | None = None,
+        promote: wire.Promote | None = None,
     ) -> wire.RetrainAnswer:
         """Train a new version, wait until it is done, and say what was made.
 
@@ -249,8 +250,13 @@ class Client:
         tune_seconds : float, optional
             How long to look for them, above 0 and at most 86,400; only with `tune`. Default:
             just under five times what one fit takes.
+        promote : str, optional
+            Whether the new version is activated: ``always``, ``if_not_worse`` (unless the gate
+            rejects it) or ``never``. Default: what the policy says of such a retrain.
         """
-        body = _retrain_request(recipe, settings, tune=tune, tune_seconds=tune_seconds)
+        body = _retrain_request(
+            recipe, settings, tune=tune, tune_seconds=tune_seconds, promote=promote
+        )
         return self._server.call(wire.RetrainAnswer, "POST", "/retrain", json=body, waits=True)
 
     def start_retrain(
@@ -260,9 +266,12 @@ class Client:
         settings: Mapping[str, object] | None = None,
         tune: bool = False,
         tune_seconds: float | None = None,
+        promote: wire.Promote | None = None,
     ) -> wire.Job:
         """Start training a new version and return its job at once; see `retrain`."""
-        body = _retrain_request(recipe, settings, tune=tune, tune_seconds=tune_seconds)
+        body = _retrain_request(
+            recipe, settings, tune=tune, tune_seconds=tune_seconds, promote=promote
+        )
         params = {"wait": "false"}
         return self._server.call(wire.JobAnswer, "POST", "/retrain", params=params, json=body).job
 
@@ -474,6 +483,7 @@ def _retrain_request(
     *,
     tune: bool,
     tune_seconds: float | None,
+    promote: wire.Promote | None,
 ) -> dict[str, object] | None:
     """Return the body that says what was given; None, and so no body, if nothing was."""
     request: dict[str, object] = _given(
@@ -481,6 +491,7 @@ def _retrain_request(
         settings=None if settings is None else dict(settings),
         tune=tune or None,
         tune_seconds=tune_seconds,
+        promote=promote,
     )
     return request or None
 

@@ -49,6 +49,7 @@ def start_retrain(
             settings=request.settings,
             tune=request.tune,
             tune_seconds=request.tune_seconds,
+            promote=request.promote,
         )
     except JobRunningError as exc:
         match exc.details:

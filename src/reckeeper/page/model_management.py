@@ -23,6 +23,12 @@ PROMOTED = {
     "gate": "becomes active if it passes the gate",
     "manual": "becomes active when somebody activates it",
 }
+PROMOTE: dict[wire.Promote | None, str] = {
+    None: "As the policy says",
+    "if_not_worse": "If it is not worse",
+    "always": "Always",
+    "never": "Not yet: I decide",
+}
 
 
 # The active model
@@ -121,7 +127,10 @@ def policy_in_words(in_force: wire.PolicyAnswer) -> str:
         f"what is trained {' or '.join(triggers)} {PROMOTED[rule]}"
         for rule, triggers in promotion.items()
     )
-    return f"Retrains start {', '.join(starts)}; {promoted}. {origin(in_force)}"
+    changed = ""
+    if policy.promotion.manual == "always":
+        changed = " By hand with another recipe, settings or tuning, the gate decides."
+    return f"Retrains start {', '.join(starts)}; {promoted}.{changed} {origin(in_force)}"
 
 
 def origin(in_force: wire.PolicyAnswer) -> str:
@@ -153,11 +162,25 @@ def show_panel(client: Client, active: wire.Model | None, running: wire.ListedJo
             origin = "the defaults" if base is None else f"those of version {base.version}"
             st.caption(f"{summary} The fields start from {origin}.")
             request = ask_settings(name, recipes[name].settings, base)
+        st.radio(
+            "Activate the new version",
+            list(PROMOTE),
+            format_func=PROMOTE.__getitem__,
+            horizontal=True,
+            key="promote",
+            help="With another recipe, other settings or tuning, the policy leaves it to the gate "
+            "unless it says that a person decides.",
+        )
         st.button(
             "Tune and train" if way == TUNE else "Train with these settings",
             disabled=running is not None,
             on_click=shared.attempt,
-            args=(lambda: jobs.start_retrain(client, request()),),
+            args=(
+                lambda: jobs.start_retrain(
+                    client,
+                    request().model_copy(update={"promote": st.session_state["promote"]}),
+                ),
+            ),
             key="train",
         )
 

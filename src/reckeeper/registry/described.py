@@ -94,6 +94,8 @@ class RetrainAnswer:
     version, job_id : int
     promoted : bool or None
         Whether the version was activated, where that is known.
+    promotion : dict or None
+        As the verdict has it.
     verdict : dict or None
         The gate's.
     """
@@ -103,6 +105,7 @@ class RetrainAnswer:
     version: int
     job_id: int
     promoted: bool | None
+    promotion: dict[str, Any] | None
     verdict: dict[str, Any] | None
 
 
@@ -144,6 +147,7 @@ def retrained(
         version=row.version,
         job_id=job_id,
         promoted=promoted,
+        promotion=(verdict or {}).get("promotion"),
         verdict=verdict,
     )
 

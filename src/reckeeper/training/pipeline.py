@@ -25,13 +25,10 @@ from reckeeper.registry import ActiveModel, Registry
 from reckeeper.telemetry import get_logger, peak_memory_bytes
 from reckeeper.training import gate, memory
 from reckeeper.training.report import TUNING, Report
-from reckeeper.training.request import no_interactions, no_taste, to_train
+from reckeeper.training.request import AUTOMATIC, no_interactions, no_taste, to_train
 from reckeeper.training.tuning import tune
 from reckeeper.training.verdict import Verdict, metrics_to_json
 from reckeeper.wire import RetrainRequest
-
-AUTOMATIC = {"schedule", "rule"}
-"""Triggers of retrains that nobody watches."""
 
 _LIBRARIES = ("reckeeper", "numpy", "scipy", "scikit-learn", "safetensors")
 

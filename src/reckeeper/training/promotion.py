@@ -1,6 +1,7 @@
 """What becomes of a version that a job has made: checked, decided on, activated or held back."""
 
 import contextlib
+import functools
 
 from reckeeper import notices, serving, storage
 from reckeeper import policy as policies
@@ -15,7 +16,9 @@ from reckeeper.errors import (
 )
 from reckeeper.registry import Registry
 from reckeeper.training import jobs
-from reckeeper.training.verdict import Disposition, Verdict
+from reckeeper.training.request import AUTOMATIC, has_same_settings
+from reckeeper.training.verdict import Disposition, PromotionRule, Verdict
+from reckeeper.wire import Promote, RetrainRequest
 
 
 class Promotion:
@@ -91,8 +94,10 @@ class Promotion:
         with self._database.read() as connection:
             policy = policies.current(connection, self._settings).policy
             before = storage.models.active_version(connection)
+            judged_beside = None
+            if verdict.active_version is not None:
+                judged_beside = storage.models.get(connection, verdict.active_version)
             has_demo = storage.imports.demo(connection) is not None
-        mode = policy.promotion_for(job.trigger)
         model = self._registry.versions.load(version)
         serving.check(model)
         if model.artifact.metadata.is_demo and not has_demo:
@@ -101,23 +106,39 @@ class Promotion:
                 "The demo data was removed while this job trained on it. Retrain on what is there.",
                 action=Action("retrain"),
             )
-        if mode == "manual":
-            self._hold_back(
-                job, version, verdict, "waits", "waits: by the policy a person decides."
-            )
+        made = model.artifact.metadata
+        is_plain = not job.request.get("tune") and (
+            judged_beside is None or has_same_settings(judged_beside, made.recipe, made.settings)
+        )
+        rule = promotion_rule(job, policy, is_plain=is_plain)
+        hold_back = functools.partial(self._hold_back, job, version, verdict, rule)
+        if rule.promote == "never":
+            by = "by the policy" if rule.because == "policy" else "as was asked,"
+            hold_back("waits", f"waits: {by} a person decides.")
             return
-        if mode == "gate" and is_rejected:
-            self._hold_back(job, version, verdict, "rejected", "was rejected and is not active.")
+        if rule.promote == "if_not_worse" and is_rejected:
+            hold_back("rejected", "was rejected and is not active.")
+            return
+        is_untold = verdict.standing in {"too_few", "not_compared"}
+        if rule.because == "unattended" and is_untold and not is_plain:
+            hold_back(
+                "waits",
+                "waits: it has another recipe or other settings than the active version, and "
+                "whether it is worse could not be told. A person decides.",
+            )
             return
         outcome, action = f"Version {version} is active.", None
         if is_rejected:
-            outcome = f"Version {version} is active, as the policy has it for this kind of retrain."
+            as_said = "as was asked"
+            if rule.because != "request":
+                as_said = "as the policy has it for this kind of retrain"
+            outcome = f"Version {version} is active, {as_said}."
             action = None if before is None else Action("roll_back")
-        activated = verdict.with_outcome("activated", outcome, action)
+        activated = verdict.with_outcome(rule, "activated", outcome, action)
 
         def note(connection: storage.Connection) -> None:
             active = storage.models.active_version(connection)
-            if mode == "gate" and active != verdict.active_version:
+            if rule.promote == "if_not_worse" and active != verdict.active_version:
                 raise _OvertakenError
             jobs.succeed(connection, job.job_id, promoted=True, verdict=activated)
 
@@ -134,22 +155,22 @@ class Promotion:
                     also=note,
                 )
         except PinnedError as exc:
-            self._hold_back(job, version, verdict, "pinned", f"is not active: {exc.message}")
+            hold_back("pinned", f"is not active: {exc.message}")
         except _OvertakenError:
-            self._hold_back(
-                job,
-                version,
-                verdict,
-                "overtaken",
-                "waits: since it was judged, another version was activated.",
-            )
+            hold_back("overtaken", "waits: since it was judged, another version was activated.")
 
     def _hold_back(
-        self, job: storage.Job, version: int, verdict: Verdict, disposition: Disposition, why: str
+        self,
+        job: storage.Job,
+        version: int,
+        verdict: Verdict,
+        rule: PromotionRule,
+        disposition: Disposition,
+        why: str,
     ) -> None:
         """Keep a job's version inactive, and say why."""
         verdict = verdict.with_outcome(
-            disposition, f"Version {version} {why}", Action("activate", {"version": version})
+            rule, disposition, f"Version {version} {why}", Action("activate", {"version": version})
         )
         with self._database.write() as connection:
             jobs.succeed(connection, job.job_id, promoted=False, verdict=verdict)
@@ -165,6 +186,40 @@ class Promotion:
                         "verdict": verdict.to_json(),
                     },
                 )
+
+
+_PROMOTE: dict[str, Promote] = {"always": "always", "gate": "if_not_worse", "manual": "never"}
+"""What a retrain says in place of the policy's words."""
+
+
+def promotion_rule(job: storage.Job, policy: policies.Policy, *, is_plain: bool) -> PromotionRule:
+    """Return what decides whether a job's version is activated, and why that applies.
+
+    What the request says comes first, then the policy; where that activates
+    every retrain by hand, the gate still decides on one that changes recipe or
+    settings.
+
+    Parameters
+    ----------
+    job : storage.Job
+    policy : Policy
+    is_plain : bool
+        Whether recipe and settings are those of the active version, and were
+        not tuned.
+    """
+    asked = RetrainRequest.model_validate(job.request).promote
+    if asked is not None:
+        return PromotionRule(asked, "request")
+    said = _PROMOTE[policy.promotion_for(job.trigger)]
+    if job.trigger == "demo":
+        return PromotionRule(said, "demo")
+    if job.trigger in AUTOMATIC:
+        return PromotionRule(said, "unattended" if said == "if_not_worse" else "policy")
+    if said != "always":
+        return PromotionRule(said, "policy")
+    if is_plain:
+        return PromotionRule("always", "plain")
+    return PromotionRule("if_not_worse", "changed")
 
 
 class _OvertakenError(Exception):

@@ -18,6 +18,10 @@ TUNED_RECIPE = "spectral"
 """What is tuned where nobody names a recipe."""
 
 
+AUTOMATIC = {"schedule", "rule"}
+"""Triggers of retrains that nobody watches."""
+
+
 def checked_request(request: Mapping[str, object], *, active: storage.Version | None) -> JsonObject:
     """Return a valid request for a retrain in its shortest form.
 

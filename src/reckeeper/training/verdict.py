@@ -12,13 +12,14 @@ from reckeeper import clock
 from reckeeper.errors import Action, DataError
 from reckeeper.evaluation import PairedDifference
 from reckeeper.training.drift import Drift
-from reckeeper.wire import JsonObject
+from reckeeper.wire import JsonObject, Promote
 
 _NAMES = {"ndcg": "NDCG", "recall": "Recall", "hit_rate": "HitRate", "map": "MAP"}
 
 Decision = Literal["promote", "reject", "unchanged"]
 Method = Literal["new_interactions", "refit", "none"]
 Standing = Literal["better", "no_worse", "slightly_worse", "worse", "too_few", "not_compared"]
+PromotionBasis = Literal["request", "policy", "plain", "changed", "unattended", "demo"]
 SegmentKind = Literal["history_length", "popularity"]
 Disposition = Literal["activated", "rejected", "waits", "overtaken", "pinned"]
 
@@ -67,6 +68,14 @@ class Segment:
     candidate: Mapping[str, Metric]
     active: Mapping[str, Metric] | None = None
     versus_active: Mapping[str, Difference] | None = None
+
+
+@dataclass(frozen=True)
+class PromotionRule:
+    """What decides whether a version is activated, and why that applies; see `wire`."""
+
+    promote: Promote
+    because: PromotionBasis
 
 
 @dataclass(frozen=True)
@@ -196,6 +205,8 @@ class Verdict:
         The data beside those of the last version.
     seconds : float
         That judging took.
+    promotion : PromotionRule or None
+        What decided on `disposition`; None before.
     disposition : str or None
         What became of the version: ``activated`` (despite a rejection too,
         where the policy has it so), ``rejected``, ``waits`` (by the policy a
@@ -229,15 +240,22 @@ class Verdict:
     segments: tuple[Segment, ...] = ()
     data: Drift | None = None
     seconds: float = 0.0
+    promotion: PromotionRule | None = None
     disposition: Disposition | None = None
     outcome: str | None = None
     action: Annotated[Action | None, BeforeValidator(_action)] = None
 
     def with_outcome(
-        self, disposition: Disposition, outcome: str, action: Action | None = None
+        self,
+        promotion: PromotionRule,
+        disposition: Disposition,
+        outcome: str,
+        action: Action | None = None,
     ) -> Self:
-        """Return the verdict with what became of the version."""
-        return dataclasses.replace(self, disposition=disposition, outcome=outcome, action=action)
+        """Return the verdict with what became of the version, and by which rule."""
+        return dataclasses.replace(
+            self, promotion=promotion, disposition=disposition, outcome=outcome, action=action
+        )
 
     def to_json(self) -> JsonObject:
         """Return the verdict in JSON values, as the database, the files and the API have it.
@@ -254,7 +272,9 @@ class Verdict:
             "segments": [_segment_to_json(segment) for segment in self.segments],
             "action": None if self.action is None else self.action.to_json(),
         }
-        undecided = {"disposition", "outcome", "action"} if self.disposition is None else set()
+        undecided = (
+            {"promotion", "disposition", "outcome", "action"} if self.disposition is None else set()
+        )
         return {name: value for name, value in told.items() if name not in undecided}
 
     @classmethod

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from ..errors import ReckeeperError, error_of
 from .failures import action_from
 from .forms import Answer, Done, JsonObject, Request, Time, is_none
-from .verdicts import Difference, Metric, Verdict
+from .verdicts import Difference, Metric, Promote, PromotionRule, Verdict
 from .versions import Cause
 
 
@@ -45,6 +45,13 @@ class RetrainRequest(Request):
         default=None,
         exclude_if=is_none,
         description="How long to tune. Default: just under five times what one fit takes.",
+    )
+    promote: Promote | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="Whether the new version is activated. Default: always with the active "
+        "version's recipe and settings, if_not_worse (by the gate) with others or tuning; or what "
+        "the policy says.",
     )
 
 
@@ -233,6 +240,7 @@ class RetrainAnswer(Done):
     version: int
     job_id: int
     promoted: bool | None
+    promotion: PromotionRule | None = None
     verdict: Verdict | None
 
 

@@ -2,13 +2,23 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from ..errors import Action
 from .failures import with_words, without_words
 from .forms import Answer, Done, JsonObject, Sent, Time, otherwise
 
-Decides = Literal["gate", "always", "manual"]
+
+def _of_retrain(word: object) -> object:
+    """Take the words in which a retrain says the same."""
+    return (
+        {"if_not_worse": "gate", "never": "manual"}.get(word, word)
+        if isinstance(word, str)
+        else word
+    )
+
+
+Decides = Annotated[Literal["gate", "always", "manual"], BeforeValidator(_of_retrain)]
 RankingMetric = Literal[
     "ndcg@10", "recall@10", "hit_rate@10", "map@10",
     "ndcg@5", "recall@5", "hit_rate@5", "map@5",
@@ -24,11 +34,16 @@ _UserPattern = Annotated[str, Field(min_length=1, max_length=256)]
 class Promotion(Answer):
     """What decides whether a new version is activated, by what started its training.
 
-    ``gate``: the comparison with the active version. ``always``: nobody, it
-    is activated. ``manual``: a person, later.
+    ``gate``: the comparison with the active version (a retrain's
+    ``if_not_worse``, which is taken here too). ``always``: nobody, it is
+    activated. ``manual``: a person, later (a retrain's ``never``).
     """
 
-    manual: Decides = Field(default="always", description="A retrain that a person asked for.")
+    manual: Decides = Field(
+        default="always",
+        description="A retrain that a person asked for; where this is always, the gate decides on "
+        "one with another recipe, settings or tuning.",
+    )
     schedule: Decides = Field(default="gate", description="One by the schedule.")
     rule: Decides = Field(
         default="gate",

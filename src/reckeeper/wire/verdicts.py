@@ -23,6 +23,23 @@ class Difference(Answer):
     high: float
 
 
+Promote = Literal["always", "if_not_worse", "never"]
+
+
+class PromotionRule(Answer):
+    """What decided whether a version is activated, and why that applied.
+
+    `promote` is ``always``, ``if_not_worse`` (unless the gate rejects it) or
+    ``never`` (a person activates it). `because`: ``request``, the retrain
+    asked for it; ``policy`` says so; ``plain`` or ``changed``, a retrain by
+    hand with the active version's recipe and settings, or with others or
+    tuning; ``unattended``, one by schedule or rule; ``demo``.
+    """
+
+    promote: Promote
+    because: Literal["request", "policy", "plain", "changed", "unattended", "demo"]
+
+
 class Segment(Answer):
     """How candidate and active version did on a part of the users or of the items.
 
@@ -115,4 +132,5 @@ class Verdict(VerdictSummary):
     segments: list[Segment] = Field(default=[])
     data: DataChanges | None
     seconds: float
+    promotion: PromotionRule | None = Field(default=None, exclude_if=is_none)
     action: JsonObject | None = Field(default=None, exclude_if=is_none)
