@@ -160,7 +160,7 @@ def test_a_policy_of_a_later_release_hides_none_of_those_that_were_stored():
     history = wire.PolicyHistory.model_validate(
         {
             "policies": [
-                told | {"revision": 2, "policy": {"metric": "ndcg@20"}},
+                told | {"revision": 2, "policy": {"metric": "auc"}},
                 told | {"revision": 1, "policy": {"margin": 0.1}},
             ]
         }
