@@ -1249,8 +1249,8 @@ def test_recipes_are_compared_in_one_table_and_one_chart(api: Api) -> None:
     assert shown == {
         "NDCG@10": "**0.210 (0.200 to 0.220)**",
         "Hit rate@10": "**0.500 (0.480 to 0.520)**",
-        "NDCG against popularity": "+0.090 (+0.080 to +0.100) :green-badge[better]",
-        "NDCG against svd": "+0.110 (+0.100 to +0.120) :green-badge[better]",
+        "NDCG against popularity": "+0.090 ± 0.010 :green-badge[better]",
+        "NDCG against svd": "+0.110 ± 0.010 :green-badge[better]",
         "NDCG against spectral (tuned)": "–",
         "Recall@10": "0.210",
         "MAP@10": "0.210",
@@ -1259,9 +1259,9 @@ def test_recipes_are_compared_in_one_table_and_one_chart(api: Api) -> None:
         "Time to fit": "1.9 s",
         "Settings": "weighting=log, mixing=0.25, is_cut=true",
     }
-    assert table["NDCG against popularity"]["svd"] == "-0.020 (-0.030 to -0.010) :red-badge[worse]"
+    assert table["NDCG against popularity"]["svd"] == "-0.020 ± 0.010 :red-badge[worse]"
     assert table["NDCG against svd"]["popularity"] == (
-        "+0.020 (+0.010 to +0.030) :orange-badge[too few to tell] :small[900 users needed]"
+        "+0.020 ± 0.010 :orange-badge[too few to tell] :small[900 users needed]"
     )
     assert len(at.get("vega_lite_chart")) == 1
     [protocol] = [text for text in read(at.caption) if "Held out" in text]
@@ -1305,7 +1305,7 @@ def test_nothing_is_advised_where_it_is_too_few_to_tell(api: Api) -> None:
     assert problem in read(at.warning)
     assert not [button for button in at.button if button.label.startswith("Use ")]
     [row] = [row for row in rows(at, COMPARED) if row["Recipe"] == "NDCG against svd"]
-    assert row["popularity"] == "+0.020 (+0.010 to +0.030) :orange-badge[too few to tell]"
+    assert row["popularity"] == "+0.020 ± 0.010 :orange-badge[too few to tell]"
 
 
 def test_a_comparison_is_called_out_of_date_with_the_reason(api: Api) -> None:

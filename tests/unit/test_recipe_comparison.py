@@ -324,6 +324,15 @@ def test_the_advice_is_the_gates_rule(spectral, use, words):
     assert words in advice.sentence
 
 
+def test_what_is_as_good_is_named_too():
+    svd = line("svd", 0.29, popularity=("better", 0.19), spectral=("too_few", -0.01))
+    spectral = line("spectral", 0.3, popularity=("better", 0.2), svd=("too_few", 0.01))
+    popular = line("popularity", 0.1, version=4, svd=("worse", -0.19), spectral=("worse", -0.2))
+    advice = of_lines(popular, svd, spectral).advice()
+    assert advice.use == "spectral"
+    assert advice.sentence.endswith(" Too few users to tell it from svd.")
+
+
 def test_without_an_active_version_popularity_is_the_mark():
     advice = dataclasses.replace(of_lines(POPULAR, SPECTRAL), active_version=None).advice()
     assert advice.use == "spectral"

@@ -12,7 +12,7 @@ from reckeeper.page import jobs, shared, verdicts
 GLOSSARY = """
 - **NDCG**: how much of what was held out is in the list, near its top; 1 is a perfect list
 - **Hit rate**: share of users with at least one held-out item in the list
-- In brackets: where the mean would lie for other users like these, 95 times in 100
+- In brackets, or by ±: where the mean would lie for other users like these, 95 times in 100
 - **… against …**: the difference between two recipes for the same users, and what the gate makes \
 of it. *no worse*: a loss of twice the policy's margin would have been seen; *too few to tell*: it \
 would not, and so many users are needed
@@ -105,7 +105,7 @@ def _show_advice(client: Client, result: wire.Evaluation, *, is_disabled: bool) 
         st.markdown(shared.sentence(advice.sentence))
         return
     request = wire.RetrainRequest(recipe=used.recipe, settings=used.settings)
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="center", wrap=False):
         st.button(
             f"Use {used.name}",
             type="primary",
@@ -171,14 +171,14 @@ def _show_table(result: wire.Evaluation) -> None:
         {"Recipe": label, **dict(zip(names, map(cell, result.recipes), strict=True))}
         for label, cell in lines.items()
     ]
-    shared.table(rows, alt="Recipes compared", wrapped=names)
+    shared.table(rows, alt="Recipes compared", wrapped=["Recipe", *names])
 
 
 def _beside(result: wire.Evaluation, beside: wire.Beside) -> str:
     """Return a difference with its interval, and what the gate makes of it."""
     paired = beside.metrics[result.metric]
-    bounds = f"({shared.signed(paired.low)} to {shared.signed(paired.high)})"
-    words = f"{shared.signed(paired.difference)} {bounds}".replace(" ", shared.NO_BREAK)
+    half = (paired.high - paired.low) / 2
+    words = f"{shared.signed(paired.difference)} ± {half:.3f}".replace(" ", shared.NO_BREAK)
     words += f" {verdicts.STANDINGS[beside.standing]}"
     is_asked_for = result.n_users >= result.min_users  # else the policy's number comes first
     if beside.standing == "too_few" and beside.n_users_needed and is_asked_for:

@@ -237,6 +237,9 @@ class Comparison:
         known = self._in_words(base)
         if good:
             words = f"{good[0].name} is better than {known}: {self._beside(good[0], base)}."
+            alike = [one.name for one in good[1:] if self._standing(good[0], one) == "too_few"]
+            if alike:
+                words += f" Too few users to tell it from {' and '.join(alike)}."
             return Advice(good[0].name, words)
         if better:
             words = f"{better[0].name} is better than {known}: {self._beside(better[0], base)}."
