@@ -366,7 +366,7 @@ def test_what_has_changed_is_told_with_its_reason():
     assert told(active=(5, "spectral", {})) == ("current", [], True, 2)
     assert told(active=(5, "svd", {})) == ("out_of_date", ["active_changed"], False, 2)
     gone = told(removed="the demo data were removed", n_newer=50)
-    assert gone == ("gone", ["data_removed", "new_interactions"], False, 0)
+    assert gone == ("gone", ["data_removed"], False, 0)
 
 
 def test_what_became_active_since_is_what_others_are_held_against():

@@ -91,4 +91,4 @@ def _sentences(result: "wire.Evaluation") -> Iterator[str]:
             f" --set {shlex.quote(f'{name}={json.dumps(value)}')}"
             for name, value in used.settings.items()
         )
-        yield f"`reckeeper retrain --recipe {used.recipe}{settings}` trains it for the gate."
+        yield f"`reckeeper retrain --recipe {used.recipe}{settings}` trains it; the gate decides."

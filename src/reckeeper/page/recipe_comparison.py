@@ -86,7 +86,7 @@ def _show_changes(result: wire.Evaluation) -> None:
     if result.state == "current":
         return
     opening = (
-        "The last comparison is shown no more."
+        "The last comparison is no longer shown."
         if result.state == "gone"
         else "**This comparison is out of date.** Compare again."
     )
@@ -134,16 +134,18 @@ def _protocol(result: wire.Evaluation, job: wire.Job) -> str:
 
 
 def _show_table(result: wire.Evaluation) -> None:
-    k, ndcg = result.k, f"ndcg@{result.k}"
-    best = max(result.recipes, key=lambda line: line.metrics[ndcg].mean)
+    k = result.k
 
     def mean(metric: str, form: str = ".3f") -> Callable[[wire.MeasuredRecipe], str]:
         return lambda line: format(line.metrics[f"{metric}@{k}"].mean, form)
 
     def headline(metric: str) -> Callable[[wire.MeasuredRecipe], str]:
+        best = max(line.metrics[f"{metric}@{k}"].mean for line in result.recipes)
+
         def shown(line: wire.MeasuredRecipe) -> str:
-            words = shared.with_interval(line.metrics[f"{metric}@{k}"])
-            return f"**{words}**" if line is best else words
+            found = line.metrics[f"{metric}@{k}"]
+            words = shared.with_interval(found)
+            return f"**{words}**" if found.mean == best else words
 
         return shown
 

@@ -256,11 +256,11 @@ class Comparison:
         return next(lines, None)
 
     def changes(self, today: Today) -> tuple[Change, ...]:
-        """Return what has changed since that makes it out of date, the gravest first."""
-        changes: list[Change] = []
+        """Return what has changed since that makes it out of date; gone data says it all."""
         if today.removed is not None:
             words = f"The data that it was made on are gone: {today.removed}."
-            changes.append(Change("data_removed", words))
+            return (Change("data_removed", words),)
+        changes: list[Change] = []
         if self.rule.differs(today.rule):
             words = (
                 f"The policy has changed what is judged or how: revision {today.rule.revision} is "
