@@ -553,6 +553,9 @@ def test_models_are_listed_with_the_statistics_of_the_active_one(api: Api) -> No
         "Recipe": "svd",
         "Verdict": "–",
         "NDCG@10": "–",
+        "Hit rate@10": "–",
+        "Over popularity": "–",
+        "Over the one before": "–",
         "Users": 6,
         "Items": 12,
         "Explained variance": 98.9,
@@ -826,6 +829,17 @@ def test_the_verdict_is_a_badge_in_the_table(
     assert badges(at) == [badge, "–"]
     found = "–" if verdict is None else verdict["sentence"]
     assert [row["Verdict"] for row in rows(at, DETAILS)] == [found, "–"]
+
+
+def test_a_version_is_shown_by_segment_beside_the_active_one(api: Api) -> None:
+    at = retrained(api, promoted=True, verdict=judged())
+    [shown] = [part for part in at.expander if "by segment" in part.label]
+    assert shown.label == "Version 2 beside version 1, by segment"
+    [row] = rows(at, shown.label)
+    assert (row["Segment"], row["Users"]) == ("1-4 items in the history", 310)
+    assert row["Difference"] == "+0.001 (-0.004 to +0.006)"
+    alone = retrained(api, promoted=True, verdict=judged(segments=[]))
+    assert not [part for part in alone.expander if "by segment" in part.label]
 
 
 def test_quality_pin_and_note_are_in_the_tables(api: Api) -> None:

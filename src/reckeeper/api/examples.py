@@ -31,6 +31,17 @@ _SHORT_VERDICT = {
     "standing": "no_worse",
     "disposition": "activated",
     "outcome": "Version 4 is active.",
+    "headline": {
+        "ndcg@10": {
+            "popularity": {"difference": 0.052, "low": 0.046, "high": 0.058},
+            "active": {"difference": 0.003, "low": -0.002, "high": 0.008},
+        },
+        "hit_rate@10": {
+            "popularity": {"difference": 0.11, "low": 0.08, "high": 0.14},
+            "active": {"difference": 0.01, "low": -0.01, "high": 0.03},
+        },
+    },
+    "active_version": 3,
 }
 _VERDICT = {
     **_SHORT_VERDICT,
@@ -44,7 +55,6 @@ _VERDICT = {
     "how": "each newer interaction, from the history just before it",
     "n_users": 1204,
     "n_users_needed": 950,
-    "active_version": 3,
     "candidate": _METRICS,
     "active": _METRICS,
     "popularity": _METRICS,

@@ -60,12 +60,13 @@ def list_models(as_json: AsJson = False) -> None:
         return
     print_table(
         (
-            *("version", "status", "recipe", "users", "items", "variance", "trained_on"),
+            *("version", "status", "recipe", "ndcg", "hit_rate", "over popularity", "over active"),
+            *("users", "items", "variance", "trained_on"),
             *("trigger", "remarks"),
         ),
         [
             (
-                *(row.version, row.status, row.recipe, row.n_users, row.n_items),
+                *(row.version, row.status, row.recipe, *_headline(row), row.n_users, row.n_items),
                 *(row.explained_variance, row.trained_on[:16], row.trigger, _remarks(row)),
             )
             for row in versions
@@ -273,16 +274,29 @@ def rebuild(as_json: AsJson = False) -> None:
 
 # What people see
 
+STANDINGS = {
+    "better": "better",
+    "no_worse": "no worse",
+    "slightly_worse": "slightly worse",
+    "worse": "worse",
+    "too_few": "too few to tell",
+    "not_compared": "not compared",
+}
+_SEGMENTS = {"history_length": "items in history", "popularity": "item popularity"}
+
 
 def print_verdict(verdict: "wire.Verdict") -> None:
     """Print what the gate thinks of a version, and what it measured."""
-    say(f"Gate: {verdict.decision}. {verdict.sentence}")
+    standing = "" if verdict.standing is None else f", {STANDINGS[verdict.standing]}"
+    say(f"Gate: {verdict.decision}{standing}. {verdict.sentence}")
     for reason in verdict.reasons:
         say(f"Against it: {reason}")
     for warning in verdict.warnings:
         say(f"Note: {warning}")
     if verdict.outcome:
         say(verdict.outcome)
+    if verdict.promotion is not None:
+        say(f"Promotion: {verdict.promotion.promote} ({verdict.promotion.because}).")
     if not verdict.candidate:
         return
     sides = {
@@ -314,6 +328,38 @@ def print_verdict(verdict: "wire.Verdict") -> None:
         ],
         title=f"{verdict.n_users:,} users; ±: half of the 95% interval",
     )
+    if verdict.segments:
+        _print_segments(verdict)
+
+
+def _print_segments(verdict: "wire.Verdict") -> None:
+    metric = verdict.metric
+    print_table(
+        ("segment", "", "users", "candidate", "active", "over active"),
+        [
+            (
+                *(_SEGMENTS[segment.by], segment.name, f"{segment.n_users:,}"),
+                _with_interval(segment.candidate.get(metric)),
+                _with_interval((segment.active or {}).get(metric)),
+                _with_interval((segment.versus_active or {}).get(metric)),
+            )
+            for segment in verdict.segments
+        ],
+        title=f"{metric} by segment",
+    )
+
+
+def _headline(row: "wire.Model") -> Iterator[str]:
+    """Yield NDCG and hit rate, and how NDCG stands beside popularity and the version before."""
+    metrics = row.metrics or {}
+    names = [
+        next((m for m in metrics if m.startswith(name)), "") for name in ("ndcg@", "hit_rate@")
+    ]
+    yield from (_with_interval(metrics.get(name)) for name in names)
+    headline = None if row.verdict is None else row.verdict.headline
+    versus = (headline or {}).get(names[0])
+    yield _with_interval(None if versus is None else versus.popularity)
+    yield _with_interval(None if versus is None else versus.active)
 
 
 def _remarks(row: "wire.Model") -> str:

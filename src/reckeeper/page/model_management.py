@@ -259,6 +259,7 @@ def model_management(client: Client, _demo: wire.Demo) -> None:
     versions.show_verdict(client, models, page.jobs, timeline.rollback_version)
     show_panel(client, versions.active_of(models), running)
     versions.show(client, models, timeline)
+    versions.show_segments(page.jobs)
     version_comparison.show(client, models)
     recipe_comparison.show(client, page.jobs, running)
     jobs.show_recent(page.jobs[:JOBS_SHOWN])

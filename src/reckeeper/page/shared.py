@@ -281,8 +281,11 @@ def signed(number: float, form: str = ".3f") -> str:
     return format(number, f"+{form}").replace("-", "\N{MINUS SIGN}")
 
 
-def with_interval(metric: wire.Metric) -> str:
-    """Return a metric, and the bounds of its interval where it has one."""
+def with_interval(metric: wire.Metric | wire.Difference) -> str:
+    """Return a metric or a difference, and the bounds of its interval where it has one."""
+    if isinstance(metric, wire.Difference):
+        words = f"{metric.difference:+.3f} ({metric.low:+.3f} to {metric.high:+.3f})"
+        return words.replace(" ", NO_BREAK)
     words = f"{metric.mean:.3f}"
     if metric.low is not None and metric.high is not None:
         words += f" ({metric.low:.3f} to {metric.high:.3f})"

@@ -12,6 +12,11 @@ STANDINGS = {
     "not_compared": ":gray-badge[not compared]",
 }
 
+_SEGMENTS = {
+    "history_length": "{} items in the history",
+    "popularity": "{} items",
+}
+
 
 def asks_for_care(job: wire.ListedJob) -> bool:
     """Say whether a job's version was judged badly, or is not active."""
@@ -28,6 +33,22 @@ def in_words(verdict: wire.Verdict) -> str:
     said = verdict.sentence
     more = [words for words in [*verdict.reasons, *verdict.warnings] if words not in said]
     return "\n".join([shared.sentence(said), *(["", *_listed(more)] if more else [])])
+
+
+def segments(verdict: wire.Verdict) -> list[dict[str, object]]:
+    """Return the new version beside the active one by segment, a row for each; none if alone."""
+    metric = verdict.metric
+    return [
+        {
+            "Segment": _SEGMENTS[segment.by].format(segment.name),
+            "Users": segment.n_users,
+            "New version": shared.with_interval(segment.candidate[metric]),
+            "Active version": shared.with_interval(segment.active[metric]),
+            "Difference": shared.with_interval(segment.versus_active[metric]),
+        }
+        for segment in verdict.segments
+        if segment.active is not None and segment.versus_active is not None
+    ]
 
 
 def badge(verdict: wire.VerdictSummary | None) -> str:

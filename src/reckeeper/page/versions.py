@@ -1,6 +1,7 @@
 """The versions: what was found of each, which one is active, and how another one becomes so."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -71,6 +72,24 @@ def show_verdict(
             _show_action(client, Action.from_json(verdict.action), target)
 
 
+def show_segments(jobs: list[wire.ListedJob]) -> None:
+    """Show how the last new version did by segment, beside the one that was active."""
+    job = next((job for job in jobs if job.kind == "retrain" and job.version), None)
+    if job is None or job.verdict is None:
+        return
+    rows = verdicts.segments(job.verdict)
+    if not rows:
+        return
+    other = job.verdict.active_version
+    title = f"Version {job.version} beside version {other}, by segment"
+    with st.expander(title, icon="🧩", key="segments"):
+        st.caption(
+            f"{job.verdict.metric.upper()}, by the items in a user's history when asked, and by "
+            "the popularity of what was to be found: each third has as many interactions."
+        )
+        shared.table(rows, alt=title, formats={"Users": "{:,}"})
+
+
 def _show_action(client: Client, action: Action, target: int | None) -> None:
     match action:
         case Action("roll_back"):
@@ -112,13 +131,17 @@ def show(
 
 
 def _show_table(models: list[wire.Model]) -> None:
+    k = _list_length(models)
     rows = [
         {
             "Version": model.version,
             "Status": STATUS[model.status] + (f" {PINNED}" if model.pinned else ""),
             "Recipe": shared.escape(model.recipe),
             "Verdict": verdicts.badge(model.verdict),
-            "NDCG@10": _quality(model),
+            f"NDCG@{k}": _quality(model, f"ndcg@{k}"),
+            f"Hit rate@{k}": _quality(model, f"hit_rate@{k}"),
+            "Over popularity": _versus(model, f"ndcg@{k}", "popularity"),
+            "Over the one before": _versus(model, f"ndcg@{k}", "active"),
             "Users": model.n_users,
             "Items": model.n_items,
             "Explained variance": float(model.explained_variance.rstrip("%")),
@@ -133,12 +156,29 @@ def _show_table(models: list[wire.Model]) -> None:
     )
 
 
-def _quality(model: wire.Model) -> str:
-    ndcg = (model.metrics or {}).get("ndcg@10")
-    if ndcg is None or ndcg.low is None or ndcg.high is None:
+def _list_length(models: list[wire.Model]) -> str:
+    """Return at which length of list the newest version was measured."""
+    names = [name for model in models for name in model.metrics or {} if name.startswith("ndcg@")]
+    return names[0].removeprefix("ndcg@") if names else "10"
+
+
+def _quality(model: wire.Model, metric: str) -> str:
+    figure = (model.metrics or {}).get(metric)
+    if figure is None or figure.low is None or figure.high is None:
         return "–"
     # In full it stands where two versions are compared; here it has little room.
-    return f"{ndcg.mean:.3f} ± {(ndcg.high - ndcg.low) / 2:.3f}"
+    return f"{figure.mean:.3f} ± {(figure.high - figure.low) / 2:.3f}"
+
+
+def _versus(model: wire.Model, metric: str, other: Literal["popularity", "active"]) -> str:
+    headline = None if model.verdict is None else model.verdict.headline
+    versus = (headline or {}).get(metric)
+    if versus is None:
+        return "–"
+    found = versus.popularity if other == "popularity" else versus.active
+    if found is None:
+        return "–"
+    return f"{found.difference:+.3f} ± {(found.high - found.low) / 2:.3f}"
 
 
 def _show_details(models: list[wire.Model]) -> None:

@@ -21,12 +21,15 @@ from reckeeper.storage.tables import (
 )
 
 _VERDICT = ("decision", "sentence", "standing", "disposition", "outcome")
+_OF_VERDICT = ("active_version", "headline")
 _SERVED = sa.select(timeline.c.version).where(timeline.c.version.is_not(None))
 _LISTED = (
     sa.select(
         *(models.c[field.name] for field in dataclasses.fields(VersionSummary)),
         models.c.version.in_(_SERVED).label("served"),
         *(models.c.verdict[name].as_string().label(name) for name in _VERDICT),
+        # As JSON, since a verdict from elsewhere may have anything there.
+        *(models.c.verdict[name].as_json().label(name) for name in _OF_VERDICT),
     )
     .where(models.c.deleted_at.is_(None))
     .order_by(models.c.version.desc())
@@ -47,7 +50,7 @@ def all_versions(connection: sa.Connection) -> list[Version]:
 def listed(connection: sa.Connection) -> list[ListedVersion]:
     """Return what a list shows of all versions that are not deleted, the newest first."""
     found = connection.execute(_LISTED)
-    n_own = len(found.keys()) - len(_VERDICT)
+    n_own = len(found.keys()) - len(_VERDICT) - len(_OF_VERDICT)
     names = (*tuple(found.keys())[:n_own], "verdict")
     return [
         made(ListedVersion, zip(names, (*row[:n_own], _in_short(*row[n_own:])), strict=True))
@@ -55,14 +58,12 @@ def listed(connection: sa.Connection) -> list[ListedVersion]:
     ]
 
 
-def _in_short(
-    decision: str | None, sentence: str | None, *others: str | None
-) -> dict[str, Any] | None:
-    """Return what a list shows of a verdict, in the order of `_VERDICT`."""
+def _in_short(decision: str | None, sentence: str | None, *others: object) -> dict[str, Any] | None:
+    """Return what a list shows of a verdict, in the order of the query."""
     if not decision:
         return None
-    told = {"decision": decision, "sentence": sentence}
-    rest = zip(_VERDICT[2:], others, strict=True)
+    told: dict[str, Any] = {"decision": decision, "sentence": sentence}
+    rest = zip((*_VERDICT[2:], *_OF_VERDICT), others, strict=True)
     return told | {name: value for name, value in rest if value is not None}
 
 

@@ -270,12 +270,28 @@ class Verdict:
             "active": metrics_to_json(self.active),
             "popularity": metrics_to_json(self.popularity),
             "segments": [_segment_to_json(segment) for segment in self.segments],
+            "headline": self._headline(),
             "action": None if self.action is None else self.action.to_json(),
         }
         undecided = (
             {"promotion", "disposition", "outcome", "action"} if self.disposition is None else set()
         )
         return {name: value for name, value in told.items() if name not in undecided}
+
+    def _headline(self) -> JsonObject:
+        """Return how NDCG and hit rate stand beside popularity and the version before."""
+
+        def versus(side: Mapping[str, Difference] | None, metric: str) -> JsonObject | None:
+            found = None if side is None else side.get(metric)
+            return None if found is None else dataclasses.asdict(found)
+
+        return {
+            metric: {
+                "popularity": versus(self.versus_popularity, metric),
+                "active": versus(self.versus_active, metric),
+            }
+            for metric in (f"ndcg@{self.k}", f"hit_rate@{self.k}")
+        }
 
     @classmethod
     def from_json(cls, told: Mapping[str, object]) -> "Verdict":

@@ -67,6 +67,7 @@ from .verdicts import (
     PromotionRule,
     Verdict,
     VerdictSummary,
+    Versus,
 )
 from .versions import (
     MAX_NOTE_CHARACTERS,
@@ -180,6 +181,7 @@ __all__ = [
     "TuningProgress",
     "Verdict",
     "VerdictSummary",
+    "Versus",
     "Watchlist",
     "WatchlistItem",
     "error_body",

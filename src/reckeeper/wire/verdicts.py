@@ -56,6 +56,16 @@ class Segment(Answer):
     versus_active: dict[str, Difference] | None
 
 
+class Versus(Answer):
+    """A metric less that of popularity, and less that of the version that was active before.
+
+    None where that was not measured.
+    """
+
+    popularity: Difference | None
+    active: Difference | None
+
+
 class VerdictSummary(Answer):
     """What the gate thinks of a version, in short, and what became of it.
 
@@ -74,6 +84,14 @@ class VerdictSummary(Answer):
         default=None, exclude_if=is_none
     )
     outcome: str | None = Field(default=None, exclude_if=is_none)
+    headline: dict[str, Versus] | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="NDCG and hit rate beside popularity and the version before.",
+    )
+    active_version: int | None = Field(
+        default=None, description="The version that was active before."
+    )
 
 
 class DataChange(Answer):
@@ -123,7 +141,6 @@ class Verdict(VerdictSummary):
     how: str = ""
     n_users: int
     n_users_needed: int | None = None
-    active_version: int | None
     candidate: dict[str, Metric] | None
     active: dict[str, Metric] | None
     popularity: dict[str, Metric] | None
