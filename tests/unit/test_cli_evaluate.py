@@ -391,6 +391,7 @@ def test_options_that_do_not_go_together_are_refused_at_once():
         "one.csv", "--recipe", "svd", "--recipe", "spectral", "--set", "n_components=2"
     )
     assert "given twice" in told("one.csv", "--recipe", "svd", "--recipe", "svd")
+    assert "its folder is not there" in told("one.csv", "--html", "none/report.html")
     assert "--rating-column is of use only" in told("one.csv", "--rating-column", "stars")
     for bad in ("0", "5,x", "", "1001"):
         assert run("--k", bad).exit_code == 2

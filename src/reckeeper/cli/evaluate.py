@@ -108,7 +108,7 @@ _Repeats = Annotated[
 _Users = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Judge so many at most, drawn at random. Default: 10,000; all with --test."
+        min=1, help="Judge so many at most, drawn at random. Default: 2,000; all with --test."
     ),
 ]
 _Compare = Annotated[
@@ -192,6 +192,8 @@ def evaluate(
     from reckeeper.cli import evaluation_run as runs
     from reckeeper.cli.evaluation_files import Columns
 
+    if html is not None and not html.absolute().parent.is_dir():
+        raise DataError(f"{html} cannot be written: its folder is not there. Make it first.")
     if compare:
         found = runs.compared(tune_seconds=tune_seconds, seed=seed)
         if as_json:

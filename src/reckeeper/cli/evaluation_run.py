@@ -43,8 +43,11 @@ if TYPE_CHECKING:
     from reckeeper.training.tuning import Tuned, TuningProgress
 
 BASELINE = Popularity.name
-MAX_USERS = 10_000
-"""Users who are judged at most where a part is held out; a test file's are judged all."""
+MAX_USERS = evaluation.POOL_BELOW
+"""Users who are judged at most where a part is held out: enough for one cut.
+
+A test file's are judged all.
+"""
 
 
 @dataclass(frozen=True)
