@@ -719,6 +719,50 @@ def test_newer_interactions_give_one_verdict_in_any_order():
         )
 
 
+# Segments
+
+
+def test_a_verdict_has_users_and_items_by_segment():
+    verdict = judged("refit", BETTER, WORSE)
+    found = {(segment.by, segment.name): segment for segment in verdict.segments}
+    assert {by for by, _ in found} == {"history_length", "popularity"}
+    assert {name for by, name in found if by == "popularity"} <= {"head", "middle", "tail"}
+    for segment in verdict.segments:
+        assert 0 < segment.n_users <= verdict.n_users
+        assert segment.candidate.keys() == segment.active.keys() == {"ndcg@10", "hit_rate@10"}
+        difference = segment.candidate["ndcg@10"].mean - segment.active["ndcg@10"].mean
+        assert segment.versus_active["ndcg@10"].difference == pytest.approx(difference)
+    alone = judged("refit", BETTER, BETTER).segments
+    assert alone
+    assert all((segment.active, segment.versus_active) == (None, None) for segment in alone)
+
+
+def test_a_segment_that_loses_too_much_is_a_reason_where_the_policy_asks():
+    lenient = {"margin": 0.95, "min_coverage_share": 0.0, "min_segment_users": 30}
+
+    def against(**changed):
+        policy = POLICY.model_copy(update={**lenient, **changed})
+        return judged("refit", WORSE, BETTER, policy=policy).reasons
+
+    assert not [reason for reason in against() if "version 3" in reason]
+    reasons = [reason for reason in against(max_segment_loss=0.1) if "version 3" in reason]
+    assert reasons
+    for reason in reasons:
+        assert reason.startswith("It is worse than version 3 by more than 10.0% for ")
+        assert " users): NDCG@10 0." in reason
+    few = against(max_segment_loss=0.1, min_segment_users=10_000)
+    assert not [reason for reason in few if "version 3" in reason]
+
+
+def test_a_segment_that_is_worse_is_a_warning_where_the_whole_is_not():
+    policy = POLICY.model_copy(update={"min_segment_users": 30})
+    worse = judged("refit", WORSE, BETTER, policy=policy)
+    assert worse.standing == "worse"
+    assert worse.warnings == ()  # the reason says it of all
+    better = judged("refit", BETTER, WORSE, policy=policy)
+    assert better.warnings == ()
+
+
 # The data beside the last version's
 
 
