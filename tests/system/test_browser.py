@@ -464,6 +464,7 @@ def test_recipes_are_compared_and_one_is_trained(site, model, page, tmp_path):
     chart = page.get_by_test_id("stVegaLiteChart").locator("svg, canvas").first
     for seen in ("first", "again, after a reload"):
         table = page.get_by_role("table", name="Recipes compared")
+        expect(table).to_have_count(1, timeout=LONG)  # that of the progress may still go
         for name in ("popularity", "svd", "spectral (tuned)"):
             expect(table.get_by_role("columnheader", name=name)).to_be_visible()
         for metric in ("ndcg@10", "hit_rate@10"):
