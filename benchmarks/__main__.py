@@ -5,6 +5,7 @@ import json
 from benchmarks import (
     command_line,
     compare_versions,
+    evaluate,
     factorise,
     faults,
     first_run,
@@ -33,6 +34,7 @@ for benchmark in (
     compare_versions,
     promotion,
     factorise,
+    evaluate,
     gate,
     generated_clients,
     quality,

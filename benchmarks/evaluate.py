@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def write_events(path: Path, n: int, *, seed: int = 0) -> None:
     pq.write_table(pa.table({"user_id": user, "item_id": item, "timestamp": seconds}), path)
 
 
-def measure(path: Path, arguments: list[str]) -> dict[str, object]:
+def measure(path: Path, arguments: Sequence[str]) -> dict[str, object]:
     """Run the command, and return what it took."""
     program = [sys.executable, "-c", "from reckeeper.cli import main; main()"]
     command = [*program, "evaluate", str(path), "--json", *arguments]
@@ -63,18 +64,20 @@ def measure(path: Path, arguments: list[str]) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Measure, and print what was found as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, nargs="?")
-    parser.add_argument("--n", type=float, default=1e6)
-    given, arguments = parser.parse_known_args()
+def run(
+    file: Path | None = None, *, n: int = 1_000_000, arguments: Sequence[str] = ()
+) -> dict[str, object]:
+    """Measure on a file, or on one that is made."""
     with tempfile.TemporaryDirectory(prefix="reckeeper-bench-") as folder:
-        path = given.file or Path(folder) / "events.parquet"
-        if given.file is None:
-            write_events(path, int(given.n))
-        print(json.dumps(measure(path, arguments), indent=2))
+        path = file or Path(folder) / "events.parquet"
+        if file is None:
+            write_events(path, n)
+        return {"benchmark": "evaluate", **measure(path, arguments)}
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("--n", type=float, default=1e6)
+    given, others = parser.parse_known_args()
+    print(json.dumps(run(given.file, n=int(given.n), arguments=others), indent=2))

@@ -161,39 +161,20 @@ def evaluate(
     beside the recipes. Needs no server and changes nothing. Ctrl-C while it
     tunes goes on with the best settings so far, a second one leaves.
     """
-    ks = _lengths(k)
-    files = (train, test, history)
-    others = file or any(files) or recipe or pairs or tunes or peers or html
-    if compare and (others or ks != _DEFAULT_KS):
-        raise DataError(
-            "--compare takes all recipes on the stored interactions, tunes, and judges by the "
-            "policy: leave out --train, --test, --history, FILE, --recipe, --set, --peers, --tune, "
-            "--html and --k."
-        )
-    if any(files) and not (train and test):
-        raise DataError("Files are judged with both of --train FILE and --test FILE.")
-    if any(files) and (file or split or repeats):
-        raise DataError(
-            "--train and --test are cut already: leave out FILE, --split and --repeats."
-        )
-    if repeats and split not in (None, SplitName.NEXT):
-        raise DataError("--repeats is for --split next alone: leave out one of them.")
-    if tunes and (pairs or any(":" in one for one in recipe or [])):
-        raise DataError("--tune is to find the settings: leave out either --tune or --set.")
+    ks, given, files = _lengths(k), parse_settings(pairs or []), (train, test, history)
+    if compare and (file or any(files) or recipe or given or tunes or peers or html):
+        raise DataError(_COMPARES)
+    if compare and ks != _DEFAULT_KS:
+        raise DataError(_COMPARES)
+    _check_cut(file, files, split=split, repeats=repeats)
+    _check_recipes(recipe or [], given, tunes=tunes, needs_name=bool(file or train))
     if tune_seconds is not None and not (tunes or compare):
         raise DataError("--tune-seconds is the time for tuning: add --tune, or leave it out.")
-    given = parse_settings(pairs or [])
-    if given and len(recipe or []) > 1:
-        raise DataError(
-            "--set is for one recipe: with several, write --recipe NAME:KEY=VALUE,KEY=VALUE."
-        )
-    if given and not recipe and (file or train):
-        raise DataError("--set is for one recipe: name it with --recipe.")
+    if html is not None and not html.absolute().parent.is_dir():
+        raise DataError(f"{html} cannot be written: its folder is not there. Make it first.")
     from reckeeper.cli import evaluation_run as runs
     from reckeeper.cli.evaluation_files import Columns
 
-    if html is not None and not html.absolute().parent.is_dir():
-        raise DataError(f"{html} cannot be written: its folder is not there. Make it first.")
     if compare:
         found = runs.compared(tune_seconds=tune_seconds, seed=seed)
         if as_json:
@@ -241,6 +222,42 @@ def evaluate(
         evaluation_report.print_report(report)
         if html is not None:
             typer.echo(f"The report is in {html}")
+
+
+_COMPARES = (
+    "--compare takes all recipes on the stored interactions, tunes, and judges by the policy: "
+    "leave out --train, --test, --history, FILE, --recipe, --set, --peers, --tune, --html and --k."
+)
+
+
+def _check_cut(
+    file: Path | None,
+    files: tuple[Path | None, Path | None, Path | None],
+    *,
+    split: SplitName | None,
+    repeats: bool,
+) -> None:
+    if any(files) and not (files[0] and files[1]):
+        raise DataError("Files are judged with both of --train FILE and --test FILE.")
+    if any(files) and (file or split or repeats):
+        raise DataError(
+            "--train and --test are cut already: leave out FILE, --split and --repeats."
+        )
+    if repeats and split not in (None, SplitName.NEXT):
+        raise DataError("--repeats is for --split next alone: leave out one of them.")
+
+
+def _check_recipes(
+    recipes: Sequence[str], given: Mapping[str, Any], *, tunes: bool, needs_name: bool
+) -> None:
+    if tunes and (given or any(":" in one for one in recipes)):
+        raise DataError("--tune is to find the settings: leave out either --tune or --set.")
+    if given and len(recipes) > 1:
+        raise DataError(
+            "--set is for one recipe: with several, write --recipe NAME:KEY=VALUE,KEY=VALUE."
+        )
+    if given and not recipes and needs_name:
+        raise DataError("--set is for one recipe: name it with --recipe.")
 
 
 def _lengths(text: str) -> tuple[int, ...]:
