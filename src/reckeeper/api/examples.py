@@ -14,8 +14,13 @@ _METRICS = {
     "ndcg@10": {"mean": 0.181, "low": 0.174, "high": 0.188},
     "hit_rate@10": {"mean": 0.52, "low": 0.49, "high": 0.55},
     "map@10": {"mean": 0.094, "low": 0.089, "high": 0.099},
+    "precision@10": {"mean": 0.083, "low": 0.078, "high": 0.088},
+    "mrr@10": {"mean": 0.212, "low": 0.201, "high": 0.223},
+    "without_hit@10": {"mean": 0.48, "low": 0.45, "high": 0.51},
     "coverage@10": {"mean": 0.41},
     "novelty@10": {"mean": 6.2},
+    "gini@10": {"mean": 0.87},
+    "popularity_lift@10": {"mean": 1.6},
 }
 _DIFFERENCES = {
     "recall@10": {"difference": 0.002, "low": -0.003, "high": 0.007},
