@@ -182,11 +182,12 @@ def set_policy(site, **fields):
     return answer.json()
 
 
-def train_popularity(page):
-    """Train, from the panel, a version that is sure to be worse."""
+def train_popularity(page, *, promote):
+    """Train, from the panel, a version that is sure to be worse; say when it is activated."""
     page.get_by_text("Retrain with another recipe or settings").click()
     choose(page, "Recipe", "popularity")
     expect(page.get_by_text("The fields start from the defaults")).to_be_visible()
+    page.get_by_test_id("stRadio").get_by_text(promote, exact=True).click()
     page.get_by_role("button", name="Train with these settings").click()
     said = page.get_by_test_id("stAlertContentSuccess")
     expect(said).to_contain_text("Model retrained in", timeout=LONG)
@@ -494,7 +495,7 @@ def test_recipes_are_compared_and_one_is_trained(site, model, page, tmp_path):
 def test_what_is_worse_is_said_and_taken_back_in_one_click(site, page, tmp_path):
     good = retrain(site, recipe="spectral")["version"]
     go_to(page, "Model Management")
-    train_popularity(page)
+    train_popularity(page, promote="Always")
 
     worse = site.active()
     assert (worse["version"], worse["recipe"]) == (good + 1, "popularity")
@@ -532,7 +533,7 @@ def test_what_is_rejected_waits_and_can_be_activated(site, page, tmp_path):
     try:
         go_to(page, "Model Management")
         expect(page.get_by_text("the environment's settings do not count")).to_be_visible()
-        train_popularity(page)
+        train_popularity(page, promote="As the policy says")
         assert site.active()["version"] == good
         said = page.get_by_test_id("stAlertContentInfo")
         expect(said).to_contain_text(f"Version {good + 1} was rejected and is not active")
