@@ -295,7 +295,7 @@ def test_a_version_is_shown_with_all_that_is_known(cli, server):
         ),
         *("manual, by api:page", "Scheduled by 0 3 * * 0 (UTC).", "123.0 MB", "numpy=2.4"),
         *("version 41 there", "2.0 kB, SHA-256 cdcd", "keep [this]", "why [not]"),
-        *("Gate: reject. Clearly worse.", "Against it: It fell.", "Note: Few users."),
+        *("Gate: reject, worse. Clearly worse.", "Against it: It fell.", "Note: Few users."),
         *("Version 3 was rejected.", "1,204 users", "-0.0500 ±0.0200", "0.2000 ±0.1000"),
     ):
         assert text in shown, text

@@ -27,6 +27,9 @@ _DIFFERENCES = {
     "ndcg@10": {"difference": 0.003, "low": -0.002, "high": 0.008},
     "hit_rate@10": {"difference": 0.01, "low": -0.01, "high": 0.03},
     "map@10": {"difference": 0.002, "low": -0.002, "high": 0.006},
+    "precision@10": {"difference": 0.001, "low": -0.001, "high": 0.003},
+    "mrr@10": {"difference": 0.004, "low": -0.003, "high": 0.011},
+    "without_hit@10": {"difference": -0.01, "low": -0.03, "high": 0.01},
 }
 _SHORT_VERDICT = {
     "decision": "promote",
@@ -274,6 +277,7 @@ _RETRAINED = {
     "version": 2,
     "job_id": 2,
     "promoted": True,
+    "promotion": {"promote": "always", "because": "plain"},
     "verdict": _VERDICT,
 }
 _RECIPE = {
@@ -327,6 +331,8 @@ _POLICY = {
         "min_users": 100,
         "min_new_interactions": 1000,
         "min_coverage_share": 0.5,
+        "max_segment_loss": None,
+        "min_segment_users": 200,
         "max_fall": 0.5,
         "weights": {"click": 1.0, "watchlist_add": 2.0},
         "half_life_days": 90.0,
