@@ -22,7 +22,8 @@ AT, INTERVAL = samples.AT, samples.INTERVAL
 
 TIMELINE = samples.entry(reason="why [not]")
 VERDICT = samples.verdict(
-    decision="reject", method="refit", standing="worse", sentence="Clearly worse.", reasons=["It fell."],
+    decision="reject", method="refit", standing="worse", sentence="Clearly worse.",
+    reasons=["It fell."],
     warnings=["Few users."], active_version=2,
     candidate={"ndcg@10": INTERVAL, "coverage@10": {"mean": 0.5}},
     active={"ndcg@10": INTERVAL, "coverage@10": {"mean": 0.6}}, popularity=None,
