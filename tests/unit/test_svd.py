@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from scipy import sparse
+from scipy.sparse.linalg import ArpackError
 from sklearn.decomposition import TruncatedSVD
 
 from reckeeper.errors import DataError
@@ -251,3 +252,28 @@ def test_factors_without_a_component_are_refused():
     arrays = {name: array[:0] for name, array in model.to_arrays().items()}
     with pytest.raises(DataError, match="'components' has no component"):
         Svd.from_arrays(arrays, settings={}, n_items=9)
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_users_who_share_hardly_an_item_are_decomposed(seed):
+    """ARPACK breaks down on these: they have a handful of different singular values."""
+    random = np.random.default_rng(seed)
+    row = np.repeat(np.arange(200), random.permutation(np.repeat([1, 2], [36, 164])))
+    column = np.arange(len(row))
+    shared = random.choice(len(row), 20, replace=False)
+    column[shared] = column[random.choice(len(row), 20)]
+    weights = sparse.csr_array((np.ones(len(row)), (row, column)), shape=(200, 1268))
+    weights.data[:] = 1
+    with pytest.raises(ArpackError), np.errstate(all="ignore"):
+        TruncatedSVD(10, algorithm="arpack", random_state=0).fit(weights)
+
+    model = fit(weights)
+    dense = weights.toarray()
+    _, values, _ = np.linalg.svd(dense)
+    assert model.singular_values == pytest.approx(values[:10], rel=1e-9)
+    assert model.components @ model.components.T == pytest.approx(np.eye(10), abs=1e-9)
+    images = np.linalg.norm(dense @ model.components.T, axis=0)
+    assert images == pytest.approx(values[:10], rel=1e-9)
+    transformed = dense @ model.components.T
+    ratio = transformed.var(axis=0) / dense.var(axis=0).sum()
+    assert model.explained_variance_ratio == pytest.approx(ratio, rel=1e-9)

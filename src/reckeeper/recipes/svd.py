@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse.linalg import ArpackError
 
 from reckeeper import linalg
 from reckeeper.errors import DataError
@@ -109,7 +110,8 @@ class Svd(Recipe):
 
         Notes
         -----
-        Deterministic: ARPACK starts from a seeded vector.
+        Deterministic: ARPACK starts from a seeded vector. Where it breaks down,
+        our own kernel takes its place.
         """
         parsed = SvdSettings.parse(settings, recipe=cls.name)
         check_interactions(interactions)
@@ -142,15 +144,19 @@ class Svd(Recipe):
         # Where all users are alike, or so nearly that squares of the difference are
         # zero, scikit-learn divides rounding errors by zero.
         with np.errstate(divide="ignore", invalid="ignore"):
-            svd.fit(scaled)
-        ratio = svd.explained_variance_ratio_
+            try:
+                svd.fit(scaled)
+                components, values = svd.components_, svd.singular_values_
+                ratio = svd.explained_variance_ratio_
+            except ArpackError:
+                components, values, ratio = _of_few_values(scaled, rank)
         varies = (weights.max(axis=0).toarray() != weights.min(axis=0).toarray()).any()
         if not varies or not np.isfinite(ratio).all():
             ratio = np.zeros(rank)
         return cls(
             settings,
-            components=svd.components_,
-            singular_values=np.ldexp(svd.singular_values_, exponent),
+            components=components,
+            singular_values=np.ldexp(values, exponent),
             explained_variance_ratio=ratio,
         )
 
@@ -300,3 +306,24 @@ class Svd(Recipe):
     def to_export(self) -> dict[str, Any]:
         """Return nothing: the `TruncatedSVD` gives all the numbers."""
         return {}
+
+
+def _of_few_values(
+    weights: sparse.csr_matrix, rank: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decompose a matrix with few different singular values, in whose Krylov spaces ARPACK ends.
+
+    Such as that of many users who share no item. Our kernel finds the leading
+    space in single precision; values and vectors in it are found in double.
+
+    Returns
+    -------
+    components : ndarray of float64, shape (rank, n_items)
+    singular_values, explained_variance_ratio : ndarray of float64, shape (rank,)
+    """
+    leading = linalg.truncated_svd(sparse.csr_array(weights), rank, tolerance=1e-6)
+    basis, _ = np.linalg.qr(leading.components.T.astype(np.float64))
+    scores, values, rotation = np.linalg.svd(weights @ basis, full_matrices=False)
+    squares = weights.multiply(weights).mean(axis=0)
+    variance = float((squares - np.square(weights.mean(axis=0))).sum())
+    return rotation @ basis.T, values, (scores * values).var(axis=0) / variance
