@@ -45,6 +45,7 @@ def running(tmp_path_factory):
         rows = pd.DataFrame(clicks(30, 20)).sample(frac=1, random_state=0)
         rows["occurred_at"] = [f"2026-01-01T{n // 60:02}:{n % 60:02}:00Z" for n in range(len(rows))]
         rows.to_csv(folder / "events.csv", index=False)
+        rows.to_parquet(folder / "events.parquet", index=False)
         pairs = rows.drop(columns=["interaction_type", "weight", "occurred_at"])
         sales = pd.DataFrame(clicks(30, 12))[["user_id", "item_id"]]
         sales.columns = ["customer", "sku"]
@@ -52,8 +53,14 @@ def running(tmp_path_factory):
         sales.to_parquet(folder / "sales.parquet")
         pairs.iloc[::2].to_csv(folder / "train.csv", index=False)
         pairs.iloc[1::2].to_csv(folder / "test.csv", index=False)
+        ratings = [
+            f"{user},{(user * 3 + step * step) % 25 + 1},{3 + (user + step) % 5 / 2},"
+            f"{1_700_000_000 + 60 * (10 * user + step)}"
+            for user in range(1, 31)
+            for step in range(10)
+        ]
         (folder / "ratings.csv").write_text(
-            "userId,movieId,rating,timestamp\n1,7,4.5,1700000000\n2,9,5.0,1700000001\n"
+            "\n".join(["userId,movieId,rating,timestamp", *ratings])
         )
         (folder / "movies.csv").write_text("movieId,title,genres\n7,Seven,Crime\n9,Nine,Drama\n")
         made.start_up()

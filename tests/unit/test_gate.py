@@ -309,7 +309,7 @@ def test_what_settings_are_found_on_is_without_the_one_cut(with_times):
     held_out = gate.hold_out(log, n_seen=0, active=None, policy=POLICY, tunes=True)
     log, _ = evaluation.canonical(log)
     (split,) = held_out.splits
-    assert split.how == evaluation.split_default(log).how
+    assert (split.how,) == tuple(one.how for one in evaluation.pooled_default(log, below=0))
     assert len(held_out.training_log) == split.train.n_interactions
     assert 0.7 < len(held_out.training_log) / len(log) < 0.9
 

@@ -97,7 +97,7 @@ def test_a_file_with_one_time_for_all_is_cut_at_random(sorted_csv, tmp_path):
     path.write_text("\n".join([f"{header},timestamp", *(f"{line},1700000000" for line in lines)]))
     timed, _ = read_interactions(path, with_times=True)
     assert not evaluation.is_timed(timed)
-    assert evaluation.split_default(timed).how == (
+    assert evaluation.pooled_default(timed)[0].how == (
         "a random fifth of each user's interactions: they all carry one time"
     )
     same = dataclasses.replace(timed, occurred_at=None)

@@ -74,9 +74,18 @@ _VERDICT = {
             "by": "history_length",
             "name": "1-4",
             "n_users": 310,
-            "candidate": {"ndcg@10": {"mean": 0.143, "low": 0.131, "high": 0.155}},
-            "active": {"ndcg@10": {"mean": 0.142, "low": 0.13, "high": 0.154}},
-            "versus_active": {"ndcg@10": {"difference": 0.001, "low": -0.004, "high": 0.006}},
+            "candidate": {
+                "ndcg@10": {"mean": 0.143, "low": 0.131, "high": 0.155},
+                "hit_rate@10": {"mean": 0.41, "low": 0.38, "high": 0.44},
+            },
+            "active": {
+                "ndcg@10": {"mean": 0.142, "low": 0.13, "high": 0.154},
+                "hit_rate@10": {"mean": 0.4, "low": 0.37, "high": 0.43},
+            },
+            "versus_active": {
+                "ndcg@10": {"difference": 0.001, "low": -0.004, "high": 0.006},
+                "hit_rate@10": {"difference": 0.01, "low": -0.01, "high": 0.03},
+            },
         },
     ],
     "data": {

@@ -275,18 +275,22 @@ def _cut(request: Request, log: InteractionLog, source: str, stages: "_Stages") 
     with stages.stage("cutting them"):
         log, _ = evaluation.canonical(log)
         kind = request.split
-        if kind is None:
-            kind = "next" if evaluation.is_timed(log) or request.repeats else "random"
         most = MAX_USERS if request.max_users is None else request.max_users
-        splits = evaluation.pooled_splits(
-            log,
-            kind,
-            seed=request.seed,
-            # Settings that were found on one cut have seen what another holds out.
-            below=0 if request.tunes else evaluation.POOL_BELOW,
-            repeats=request.repeats,
-            max_users=most if kind == "next" else None,
-        )
+        # Settings that were found on one cut have seen what another holds out.
+        below = 0 if request.tunes else evaluation.POOL_BELOW
+        if kind is None:
+            splits = evaluation.pooled_default(
+                log, seed=request.seed, below=below, repeats=request.repeats, max_users=most
+            )
+        else:
+            splits = evaluation.pooled_splits(
+                log,
+                kind,
+                seed=request.seed,
+                below=below,
+                repeats=request.repeats,
+                max_users=most if kind == "next" else None,
+            )
         made = tuple(tasks.of_split(log, split).drawn(most, seed=request.seed) for split in splits)
         how = evaluation.how_pooled(splits) + _draw_in_words(made[0], most)
     return _Data(source, how, made, log.users)

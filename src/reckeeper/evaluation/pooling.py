@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation.growing import split_next
 from reckeeper.evaluation.splits import (
@@ -16,13 +18,40 @@ from reckeeper.matrix import InteractionLog
 POOL_BELOW = 2_000
 """With fewer judged users than these, several cuts are pooled."""
 
+LEAST_JUDGED = 10
+"""Users without whom a cut is not worth its name."""
+
 _RANDOM_CUTS = 5
 _TIME_CUTS = 3
 
 
-def split_default(log: InteractionLog, *, seed: int = 0) -> Split:
-    """Cut a log in the fairest way: `split_next` where it `is_timed`, else `split_random`."""
-    return split_next(log, seed=seed) if is_timed(log) else split_random(log, seed=seed)
+def pooled_default(
+    log: InteractionLog,
+    *,
+    seed: int = 0,
+    below: int = POOL_BELOW,
+    repeats: bool = False,
+    max_users: int | None = None,
+) -> tuple[Split, ...]:
+    """Cut a log in the fairest way that judges somebody; see `pooled_splits`.
+
+    By ``next`` where it `is_timed`, else ``random``. Where ``next`` judges
+    fewer than `LEAST_JUDGED` users, as of data that are days old, the last
+    fifth of each user's, ``user_time``, if that judges more.
+    """
+    if not is_timed(log) and not repeats:
+        return pooled_splits(log, "random", seed=seed, below=below)
+    splits = pooled_splits(
+        log, "next", seed=seed, below=below, repeats=repeats, max_users=max_users
+    )
+    if repeats or _n_judged(splits) >= LEAST_JUDGED:
+        return splits
+    by_user = pooled_splits(log, "user_time", seed=seed, below=below)
+    return by_user if _n_judged(by_user) > _n_judged(splits) else splits
+
+
+def _n_judged(splits: tuple[Split, ...]) -> int:
+    return len(np.unique(np.concatenate([split.judged for split in splits])))
 
 
 def pooled_splits(

@@ -146,9 +146,8 @@ def hold_out(
     if not len(log):
         return HeldOut((), active, log)
     log, _ = evaluation.canonical(log)
-    splits = evaluation.pooled_splits(
+    splits = evaluation.pooled_default(
         log,
-        "next" if evaluation.is_timed(log) else "random",
         seed=seed,
         below=0 if tunes else evaluation.POOL_BELOW,
         max_users=_most_users(log, policy),

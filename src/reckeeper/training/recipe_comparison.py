@@ -217,10 +217,6 @@ def _held_out(log: InteractionLog, policy: Policy, *, seed: int) -> HeldOut:
     """
     held_out = gate.hold_out(log, n_seen=0, active=None, policy=policy, seed=seed)
     n_users = _n_judged(held_out)
-    if n_users < LEAST_USERS and held_out.splits and held_out.splits[0].kind == "next":
-        splits = evaluation.pooled_splits(held_out.log, "user_time", seed=seed)
-        held_out = dataclasses.replace(held_out, splits=splits)
-        n_users = _n_judged(held_out)
     if n_users < LEAST_USERS:
         raise NotEnoughDataError(
             "Recipes are compared by how they find what is held out of each user's items: that "
