@@ -738,7 +738,7 @@ def test_what_tuning_finds_serves_and_is_kept_by_the_next_retrain(demo_site):
 @pytest.mark.timeout(600)
 def test_tuning_can_be_finished_with_the_best_so_far(demo_site):
     with Client(str(demo_site.server.base_url)) as client:
-        job_id = client.start_retrain(tune=True, tune_seconds=3600).job_id
+        job_id = client.start_retrain(tune=True, tune_seconds=3600, promote="always").job_id
         tuning = wait_for(
             demo_site, job_id, lambda job: (job["progress"] or {}).get("settings"), "a trial"
         )
