@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 import structlog
+from tests.system.installation import hold_still
 from tests.unit.small_models import stored_version
 
 from reckeeper import clock, storage, training, wire
@@ -215,9 +216,9 @@ def test_an_error_that_nobody_foresaw_is_in_the_jobs_row(runner, job_of, databas
     assert re.search('no such table: models|"models" does not exist', job.error_message)
 
 
-def test_stopping_interrupts_the_job(runner, job_of, registry, taste):
+def test_stopping_interrupts_the_job(runner, job_of, registry, taste, settings):
     job_id, pid = start(runner)
-    os.kill(pid, signal.SIGSTOP)  # so that it cannot come to its end by itself
+    hold_still(pid, settings.data_dir)  # so that it cannot come to its end by itself
     runner.stop()
     job = job_of(job_id)
     assert (job.status, job.error_code) == ("interrupted", "interrupted")
@@ -370,10 +371,10 @@ def test_a_worker_that_fails_on_a_job_says_so(runner, job_of, taste, monkeypatch
 
 
 @pytest.fixture
-def held(runner, taste):
+def held(runner, taste, settings):
     """Start a job and hold its process still; gives its number."""
     job_id, pid = start(runner)
-    os.kill(pid, signal.SIGSTOP)
+    hold_still(pid, settings.data_dir)
     return job_id
 
 
@@ -504,7 +505,7 @@ def test_leftovers_that_cannot_be_removed_stop_no_job(runner, job_of, registry, 
 def test_a_job_that_takes_too_long_is_ended(database, registry, settings, taste, job_of):
     runner = JobRunner(database, registry, settings.replaced(job_timeout_seconds=1))
     job_id, pid = start(runner)
-    os.kill(pid, signal.SIGSTOP)
+    hold_still(pid, settings.data_dir)
     runner.wait(job_id)
     job = job_of(job_id)
     assert (job.status, job.error_code) == ("failed", "timed_out")

@@ -402,7 +402,7 @@ class Installation:
         assert answer.status_code == 202, answer.text
         job: dict[str, Any] = answer.json()["job"]
         pid = training_pid(worker, job["job_id"])
-        os.kill(pid, signal.SIGSTOP)
+        hold_still(pid, self.data_dir)
         try:
             yield job
         finally:
@@ -417,6 +417,22 @@ class Installation:
             return job if job["status"] != "running" else None
 
         return wait_until(ended, f"job {job_id} ends", seconds=seconds)
+
+
+def hold_still(pid: int, data_dir: Path) -> None:
+    """Stop a process that writes to the database, but not while it holds the lock of SQLite."""
+    file = data_dir / "reckeeper.sqlite3"
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.01)
+        if not file.exists():
+            return
+        with contextlib.closing(sqlite3.connect(file, timeout=0.2)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError:
+                os.kill(pid, signal.SIGCONT)
 
 
 def training_pid(worker: Process, job_id: int) -> int:

@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 from tests.system.installation import (
     MOVIELENS,
     Installation,
+    hold_still,
     training_pid,
     wait_until,
 )
@@ -88,8 +89,13 @@ def model(site):
 
 
 def go_to(page, name):
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
-    expect(page.get_by_role("heading", name=name, level=1)).to_be_visible()
+    heading = page.get_by_role("heading", name=name, level=1)
+    for _ in range(3):  # a click on a page that is being drawn can get lost
+        page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+        with contextlib.suppress(AssertionError):
+            expect(heading).to_be_visible(timeout=10_000)
+            return
+    expect(heading).to_be_visible()
 
 
 def metric(page, name):
@@ -136,7 +142,7 @@ def held(site):
         "a job runs",
     )
     pid = training_pid(site.worker_process, job["job_id"])
-    os.kill(pid, signal.SIGSTOP)
+    hold_still(pid, site.data_dir)
     try:
         yield job
     finally:
