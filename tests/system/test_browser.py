@@ -499,7 +499,7 @@ def test_recipes_are_compared_and_one_is_trained(site, model, page, tmp_path):
 
 
 def test_what_is_worse_is_said_and_taken_back_in_one_click(site, page, tmp_path):
-    good = retrain(site, recipe="spectral")["version"]
+    good = retrain(site, recipe="spectral", promote="always")["version"]
     go_to(page, "Model Management")
     train_popularity(page, promote="Always")
 
@@ -535,7 +535,7 @@ def test_what_is_worse_is_said_and_taken_back_in_one_click(site, page, tmp_path)
 
 
 def test_what_is_rejected_waits_and_can_be_activated(site, page, tmp_path):
-    good = retrain(site, recipe="spectral")["version"]
+    good = retrain(site, recipe="spectral", promote="always")["version"]
     set_policy(site, promotion={"manual": "gate"})
     try:
         go_to(page, "Model Management")
