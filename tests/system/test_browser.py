@@ -417,6 +417,7 @@ def test_without_the_server_every_page_says_so_and_comes_back(site, model, page)
 def test_a_tuned_retrain_from_the_panel(site, model, page):
     go_to(page, "Model Management")
     open_panel(page, "spectral")
+    page.get_by_test_id("stRadio").get_by_text("Always", exact=True).click()
     # What was typed counts without leaving the field first.
     page.get_by_label("Time budget in seconds").fill("4")
     page.get_by_role("button", name="Tune and train").click()
@@ -425,7 +426,9 @@ def test_a_tuned_retrain_from_the_panel(site, model, page):
     said = page.get_by_test_id("stAlertContentSuccess")
     expect(said).to_contain_text("Model retrained in", timeout=LONG)
     expect(said).to_contain_text("Recipe spectral, settings found by tuning:")
-    assert latest_job(site)["request"] == {"recipe": "spectral", "tune": True, "tune_seconds": 4}
+    assert latest_job(site)["request"] == {
+        "recipe": "spectral", "tune": True, "tune_seconds": 4, "promote": "always",
+    }  # fmt: skip
     after = site.active()
     assert (after["version"], after["recipe"]) == (model["version"] + 1, "spectral")
     expect_row(page, after)
@@ -437,6 +440,7 @@ def test_a_tuned_retrain_from_the_panel(site, model, page):
 def test_tuning_is_stopped_with_the_best_so_far(site, model, page, tmp_path):
     go_to(page, "Model Management")
     open_panel(page, "spectral")
+    page.get_by_test_id("stRadio").get_by_text("Always", exact=True).click()
     page.get_by_label("Time budget in seconds").fill("600")
     page.get_by_role("button", name="Tune and train").click()
 
