@@ -192,16 +192,14 @@ class Process:
 class Installation:
     """Folders, ports and settings of their own, and the processes started on them.
 
-    Leaving its ``with`` block ends whatever still runs. With `has_copies`, its
-    server and its worker are `copies`; else they are started from nothing.
+    Leaving its ``with`` block ends whatever still runs. Its server and its worker
+    are `copies`.
     """
 
-    def __init__(self, folder: Path, *, has_copies: bool = True, **settings: str) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         # Python itself reads these, once at the start.
-        self._has_copies = (
-            has_copies and copies.CAN_COPY and not any(key.startswith("PYTHON") for key in settings)
-        )
+        self._has_copies = copies.CAN_COPY and not any(key.startswith("PYTHON") for key in settings)
         self.data_dir = folder / "data"
         self.model_dir = folder / "models"
         self.server_port, self.worker_port, self.page_port = (free_port() for _ in range(3))
@@ -328,14 +326,25 @@ class Installation:
                 os.kill(pid, signal.SIGKILL)
 
     def pids(self) -> list[int]:
-        """Return the processes that carry this installation's data folder in their settings."""
+        """Return the processes that have this installation's folder in their settings or open.
+
+        A copy has the settings of what it was copied from, and its log open.
+        """
         mark = f"RECKEEPER_DATA_DIR={self.data_dir}".encode()
         found = []
         for entry in Path("/proc").glob("[0-9]*"):  # none on macOS
             with contextlib.suppress(OSError):
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                is_marked = mark in (entry / "environ").read_bytes().split(b"\0")
+                if is_marked or (int(entry.name) != os.getpid() and self._is_opened_by(entry)):
                     found.append(int(entry.name))
         return found
+
+    def _is_opened_by(self, process: Path) -> bool:
+        for file in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if file.readlink().is_relative_to(self.folder):
+                    return True
+        return False
 
     # What is done with it
 

@@ -197,6 +197,7 @@ def test_connections_that_stay_open_do_not_hold_up_a_stop(trained):
     for caller in (trained.server, trained.worker):
         assert caller.get("/models").status_code == 200  # and keeps its connection
 
+    assert {server.pid, worker.pid} <= set(trained.pids())
     # uvicorn tidies up and then dies of the signal, as a shell expects.
     assert server.stop() in {0, -signal.SIGTERM}
     assert worker.stop() == 0
