@@ -10,6 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from tests.unit.small_models import stored_version
 
 from reckeeper import storage
 from reckeeper.errors import ConfigError, SchemaError, StorageError
@@ -228,6 +229,17 @@ def test_errors_of_the_driver_are_translated(database):
     ):
         connection.exec_driver_sql("SELECT * FROM missing")
     assert isinstance(caught.value.__cause__, sa.exc.OperationalError)
+
+
+def test_a_list_with_a_row_that_cannot_be_read_says_so(database):
+    with database.write() as connection:
+        storage.models.insert(connection, stored_version())
+        connection.exec_driver_sql("UPDATE models SET metrics = '{'")
+    with (
+        database.read() as connection,
+        pytest.raises(StorageError, match="A ListedVersion in the database cannot be read"),
+    ):
+        storage.models.listed(connection)
 
 
 def test_a_database_of_the_users_own(settings, tmp_path):

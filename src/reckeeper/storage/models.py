@@ -15,6 +15,7 @@ from reckeeper.storage.tables import (
     made,
     models,
     one,
+    readable,
     timeline,
     training_jobs,
     version_numbers,
@@ -48,13 +49,21 @@ def all_versions(connection: sa.Connection) -> list[Version]:
 
 
 def listed(connection: sa.Connection) -> list[ListedVersion]:
-    """Return what a list shows of all versions that are not deleted, the newest first."""
-    found = connection.execute(_LISTED)
+    """Return what a list shows of all versions that are not deleted, the newest first.
+
+    Raises
+    ------
+    StorageError
+        One of them cannot be read.
+    """
+    with readable(ListedVersion):
+        found = connection.execute(_LISTED)
+        rows = found.all()
     n_own = len(found.keys()) - len(_VERDICT) - len(_OF_VERDICT)
     names = (*tuple(found.keys())[:n_own], "verdict")
     return [
         made(ListedVersion, zip(names, (*row[:n_own], _in_short(*row[n_own:])), strict=True))
-        for row in found
+        for row in rows
     ]
 
 

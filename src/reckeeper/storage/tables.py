@@ -95,7 +95,7 @@ def one(record: type[R], found: Result[Any]) -> R | None:
     StorageError
         The row cannot be read.
     """
-    with _readable(record):
+    with readable(record):
         row = found.mappings().first()
     return None if row is None else record(**row)
 
@@ -108,13 +108,14 @@ def every(record: type[R], found: Result[Any]) -> list[R]:
     StorageError
         One of them cannot be read.
     """
-    with _readable(record):
+    with readable(record):
         rows = found.all()
     return [made(record, zip(found.keys(), row, strict=True)) for row in rows]
 
 
 @contextlib.contextmanager
-def _readable(record: type) -> Iterator[None]:
+def readable(record: type) -> Iterator[None]:
+    """Translate what reading rows of a record inside the ``with`` block raises."""
     try:
         yield
     except ValueError as exc:  # text that is no JSON
@@ -125,10 +126,7 @@ def _readable(record: type) -> Iterator[None]:
 
 
 def made(record: type[R], values: Iterable[tuple[str, object]]) -> R:
-    """Return a record out of the values of all its fields.
-
-    Not by ``__init__``: for a list of versions that takes twice as long as the query.
-    """
+    """Return a record out of all its values; ``__init__`` takes twice as long as the query."""
     new = object.__new__(record)
     vars(new).update(values)
     return new
