@@ -1142,3 +1142,31 @@ def test_a_part_of_the_items_leaves_the_whole_as_it_was():
     others = quality.on_items(np.array([False, True, True, True]))
     assert figure(others, "recall").tolist() == [0.0, 0.0]
     assert quality.held_out.toarray().tolist() == [[1, 0, 1, 0], [0, 1, 0, 0]]
+
+
+def visits(*, n_users, n_items, is_once):
+    """Return clicks a minute apart: each user on a day of its own, or all at once."""
+    return [
+        (f"u{user:02}", f"i{(user + 3 * step) % n_items}", "click", 1.0, at)
+        for user in range(n_users)
+        for step in range(5)
+        for at in [60_000_000 * (step + (1_000 * user if is_once else 0)) + user]
+    ]
+
+
+def test_the_default_cut_judges_somebody():
+    at_once = read(visits(n_users=40, n_items=9, is_once=False))
+    assert {split.kind for split in evaluation.pooled_default(at_once)} == {"next"}
+
+    # Who comes once is before every moment or after it, but for the first click after it.
+    once = read(visits(n_users=12, n_items=9, is_once=True))
+    assert evaluation.is_timed(once)
+    n_next = len({*np.concatenate([s.judged for s in evaluation.pooled_splits(once, "next")])})
+    assert n_next < evaluation.LEAST_JUDGED
+    splits = evaluation.pooled_default(once)
+    assert {split.kind for split in splits} == {"user_time"}
+    assert len(splits[0].judged) == 12
+    assert {s.kind for s in evaluation.pooled_default(once, repeats=True)} == {"next"}
+
+    untimed = read(visits(n_users=12, n_items=9, is_once=True), has_times=False)
+    assert {split.kind for split in evaluation.pooled_default(untimed)} == {"random"}

@@ -84,8 +84,7 @@ class Request:
     users_table, items_table : Path or None
         Whose columns give segments.
     split : str or None
-        ``next``, ``user_time``, ``time`` or ``random``; None takes ``next`` where there are
-        times, else ``random``.
+        ``next``, ``user_time``, ``time`` or ``random``; None is `evaluation.pooled_default`.
     repeats : bool
     max_users : int or None
         None is all of a test file, and else `MAX_USERS`.

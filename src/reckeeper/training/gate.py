@@ -108,10 +108,10 @@ def hold_out(
     """Decide what is held out.
 
     That is what came after the active version, where the policy's numbers of
-    interactions and of users are reached; else, where there are times, the
-    last fifth of the interactions, each asked for from the history just before
-    it; else a random fifth of each user's. In the last two cases several cuts
-    are pooled where one judges few users.
+    interactions and of users are reached; else what `evaluation.pooled_default`
+    holds out: where there are times, the last fifth of the interactions, each
+    asked for from the history just before it; else a random fifth of each
+    user's.
 
     Parameters
     ----------

@@ -207,9 +207,6 @@ def _removed(imports: Sequence[storage.Import], made_on: MadeOn) -> str | None:
 def _held_out(log: InteractionLog, policy: Policy, *, seed: int) -> HeldOut:
     """Hold out what the gate does where no version is active.
 
-    Of few users some have nothing since one moment: then it is the last of
-    each user's.
-
     Raises
     ------
     NotEnoughDataError
