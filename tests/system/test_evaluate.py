@@ -93,7 +93,9 @@ def by_hand(folder, *, n_components, k):
         [line.split(",")[:2] for line in (folder / f"{name}.csv").read_text().splitlines()[1:]]
         for name in ("train", "test")
     )
-    users, items = ({one: n for n, one in enumerate(sorted(set(c)))} for c in zip(*train))  # noqa: B905
+    users, items = (
+        {one: n for n, one in enumerate(sorted(set(column)))} for column in zip(*train, strict=True)
+    )
     places = ([users[user] for user, _ in train], [items[item] for _, item in train])
     matrix = sparse.csr_array((np.ones(len(train)), places))
     _, _, directions = svds(matrix, k=n_components, random_state=0)

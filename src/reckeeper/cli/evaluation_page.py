@@ -183,9 +183,8 @@ def _differences(report: Report) -> list[Chart]:
         for (first, second), found in pairs.items():
             word = verdict(found[name])
             tone = word if word in ("better", "worse") else "even"
-            rows.append(
-                Row(f"{second} − {first}", word, (scale.difference(tone, found[name]),))  # noqa: RUF001
-            )
+            label = f"{second} \N{MINUS SIGN} {first}"
+            rows.append(Row(label, word, (scale.difference(tone, found[name]),)))
         charts.append(scale.chart(_title(name), "second less first, paired by user", rows))
     return charts
 

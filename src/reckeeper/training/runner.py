@@ -153,7 +153,9 @@ class JobRunner:
             _log.info("job_started", job_id=job_id, kind=kind, trigger=trigger, pid=process.pid)
             ended = self._await(job_id, process)
             with self._kept_alive(job_id):
-                self._finish_when_reached(job_id, process.wait(None) or 0, ended)
+                status = process.wait(None)
+                assert status is not None
+                self._finish_when_reached(job_id, status, ended)
         except JobInterruptedError as exc:
             _log.warning("job_ended_by_others", job_id=job_id, error=exc.message)
         except TrainingError as exc:
