@@ -1019,9 +1019,9 @@ def policy_line(at: AppTest) -> str:
 
 def test_the_policy_is_told_in_a_line(api: Api) -> None:
     assert policy_line(model_management()) == (
-        "Retrains start by hand; what is trained by hand always becomes active. By hand with "
-        "another recipe, settings or tuning, the gate decides. This policy comes "
-        "from the environment; `reckeeper policy set` changes it."
+        "Retrains start by hand; what is trained by hand always becomes active. A retrain "
+        "by hand with another recipe, settings or tuning must pass the gate first. This policy "
+        "comes from the environment; `reckeeper policy set` changes it."
     )
     api.policy |= {
         "schedule": "0 3 * * 0",
@@ -1040,7 +1040,7 @@ def test_the_policy_is_told_in_a_line(api: Api) -> None:
         "Retrains start by hand, by the schedule `0 3 * * 0` (Europe/Berlin), after **1,000** new "
         "interactions or **24** hours after the last; what is trained by hand always becomes "
         "active; what is trained by schedule or by rule becomes active if it passes the gate. "
-        "By hand with another recipe, settings or tuning, the gate decides. "
+        "A retrain by hand with another recipe, settings or tuning must pass the gate first. "
         "Stored policy, revision 3, by api:anna at 2025-12-05 00:42: it is in force, and the "
         "environment's settings do not count."
     )

@@ -129,7 +129,9 @@ def policy_in_words(in_force: wire.PolicyAnswer) -> str:
     )
     changed = ""
     if policy.promotion.manual == "always":
-        changed = " By hand with another recipe, settings or tuning, the gate decides."
+        changed = (
+            " A retrain by hand with another recipe, settings or tuning must pass the gate first."
+        )
     return f"Retrains start {', '.join(starts)}; {promoted}.{changed} {origin(in_force)}"
 
 
