@@ -964,7 +964,7 @@ def test_segments_are_figures_of_a_part():
     assert figure(tail, "ndcg").tolist() == pytest.approx([0.5])
 
 
-def test_segments_by_history_by_column_and_by_popularity():
+def test_segments_by_history_and_by_popularity():
     scores = np.zeros((3, 8))
     scores[:, 5:] = [3, 2, 1]
     quality = measure(scores, [[0], [1, 0], [2, 0, 1, 3, 4]], [[5, 7], [6], [7]], k=3)
@@ -973,13 +973,6 @@ def test_segments_by_history_by_column_and_by_popularity():
         "1-4": [0, 1],
         "5-19": [2],
     }
-    column = evaluation.by_user(quality, np.array(["new", "", "old"], dtype=object))
-    assert {name: part.user_index.tolist() for name, part in column.items()} == {
-        "new": [0],
-        "old": [2],
-    }
-    with pytest.raises(DataError, match="2 names of segments: give one for each user"):
-        evaluation.by_user(quality, np.array(["new", "old"]))
     # Items 5, 6 and 7 have three, two and one of six pairs.
     thirds = evaluation.by_item_popularity(quality, np.array([0, 0, 0, 0, 0, 3, 2, 1]))
     assert {name: part.user_index.tolist() for name, part in thirds.items()} == {

@@ -11,7 +11,7 @@ from reckeeper.evaluation.pooling import (
     pooled_default,
     pooled_splits,
 )
-from reckeeper.evaluation.segments import by_history_length, by_item_popularity, by_user
+from reckeeper.evaluation.segments import by_history_length, by_item_popularity
 from reckeeper.evaluation.splits import Split, is_timed, split_random, split_time, split_user_time
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "Split",
     "by_history_length",
     "by_item_popularity",
-    "by_user",
     "canonical",
     "canonical_together",
     "compare",

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reckeeper.errors import DataError
 from reckeeper.evaluation.metrics import Quality
 
 _LENGTHS = {"1-4": 1, "5-19": 5, "20-99": 20, "100+": 100}
@@ -34,27 +33,6 @@ def by_history_length(quality: Quality) -> dict[str, Quality]:
     begins = np.array(list(_LENGTHS.values()))
     segment = np.searchsorted(begins, quality.history_length, side="right") - 1
     return _parts(quality, segment, tuple(_LENGTHS))
-
-
-def by_user(quality: Quality, names: np.ndarray) -> dict[str, Quality]:
-    """Return the quality by a column of a users' table.
-
-    Parameters
-    ----------
-    quality : Quality
-    names : ndarray of str, shape (n_users,)
-        The segment of each user of the log; an empty one is left out.
-
-    Raises
-    ------
-    DataError
-        There are fewer names than users.
-    """
-    if len(names) <= quality.question_user.max(initial=-1):
-        raise DataError(f"There are {len(names)} names of segments: give one for each user.")
-    known, segment = np.unique(names.astype(str), return_inverse=True)
-    parts = _parts(quality, segment[quality.question_user], tuple(known.tolist()))
-    return {name: part for name, part in parts.items() if name}
 
 
 def by_item_popularity(quality: Quality, popularity: np.ndarray) -> dict[str, Quality]:
