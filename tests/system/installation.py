@@ -442,6 +442,7 @@ def hold_still(pid: int, data_dir: Path) -> None:
                 return
             except sqlite3.OperationalError:
                 os.kill(pid, signal.SIGCONT)
+        time.sleep(0.1)  # to let go of it takes a moment of a busy machine
 
 
 def training_pid(worker: Process, job_id: int) -> int:
