@@ -20,6 +20,7 @@ def difference(mean, *, sd=0.1, n=10_000, half=None):
         (difference(0.005, half=0.008), "no_worse"),
         (difference(-0.005, half=0.004), "slightly_worse"),
         (difference(-0.02, half=0.009), "worse"),
+        (difference(-0.02, half=0.009, sd=0.4), "too_few"),
         (difference(-0.02, half=0.011), "slightly_worse"),
         (None, "not_compared"),
     ],
@@ -40,7 +41,7 @@ def test_worse_is_what_lies_below_the_margin_as_a_whole(high, margin, expected):
 @pytest.mark.parametrize("mean", [-0.005, 0.0, 0.005])
 def test_with_fewer_users_than_it_takes_nothing_is_called_no_worse(mean):
     needed = found(difference(mean), mean=0.5, margin=0.02).n_users_needed
-    assert needed == np.ceil((3.242 * 0.1 / 0.01) ** 2)
+    assert needed == np.ceil((3.858 * 0.1 / 0.01) ** 2)
     told = {found(difference(mean, n=needed - 1), mean=0.5, margin=0.02).standing}
     told.add(found(difference(mean, half=0.002, n=needed - 1), mean=0.5, margin=0.02).standing)
     assert told <= {"too_few", "better"}

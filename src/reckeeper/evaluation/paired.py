@@ -11,8 +11,8 @@ from reckeeper.errors import DataError
 from reckeeper.evaluation.confidence import percentiles, resampled_means
 from reckeeper.evaluation.metrics import Figure, Quality
 
-_Z_INTERVAL, _Z_POWER = 1.960, 1.282
-"""Standard normal quantiles of a 95% interval, and of 90 of 100 cases."""
+_Z_LOSS, _Z_POWER = 2.576, 1.282
+"""Standard normal quantiles of a 99% interval, and of 90 of 100 cases."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class PairedDifference:
     def n_users_needed(self, *, mean: float, margin: float) -> int:
         """Return how many users it takes to find a loss of twice a margin in 90 of 100 cases.
 
-        With the 95% interval below the margin taken as the finding, that is
-        ((1.960 + 1.282) · sd / (margin · mean))², rounded up. At least 2.
+        With the whole 99% interval below the margin taken as the finding, that
+        is ((2.576 + 1.282) · sd / (margin · mean))², rounded up. At least 2.
 
         Parameters
         ----------
@@ -56,8 +56,16 @@ class PairedDifference:
             raise DataError(
                 f"mean={mean} and margin={margin} ask for no number of users: give both above 0."
             )
-        needed = ((_Z_INTERVAL + _Z_POWER) * self.sd / (margin * mean)) ** 2
+        needed = ((_Z_LOSS + _Z_POWER) * self.sd / (margin * mean)) ** 2
         return max(2, math.ceil(needed))
+
+    def is_below(self, limit: float) -> bool:
+        """Say whether the whole interval lies below a limit, and so does a 99% one by ``sd``.
+
+        What rejects should seldom err: the 95% interval knows the chance of
+        the users, and not that of the two fits.
+        """
+        return max(self.high, self.difference + _Z_LOSS * self.sd / math.sqrt(self.n)) < limit
 
 
 @dataclass(frozen=True)

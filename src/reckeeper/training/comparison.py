@@ -339,7 +339,7 @@ class Comparison:
     def _against(self, line: MeasuredRecipe, base: MeasuredRecipe) -> str | None:
         """Return what the gate has against a line that is better than the active one."""
         metric, popular = self.rule.metric, line.versus.get(BASELINE)
-        if popular is not None and popular.metrics[metric].high < 0:
+        if popular is not None and popular.metrics[metric].is_below(0.0):
             return "it is worse than the same popular items for everybody"
         ours, theirs = (one.metrics[f"coverage@{self.k}"].mean for one in (line, base))
         if ours < self.rule.min_coverage_share * theirs:

@@ -102,10 +102,10 @@ def found(
     The one rule of the gate and of the comparison of recipes. With the paired
     difference's standard deviation s over n users, the other's mean v and the
     margin m, a loss of 2·m·v is found in at least 90 of 100 cases when
-    n ≥ ((1.960 + 1.282)·s / (m·v))². With fewer users a candidate may still
-    be ``better`` (the whole 95% interval above 0) or ``worse`` (all of it
-    below -m·v), for that is found; if it is neither, it is ``too_few`` to
-    tell, and not ``no_worse``.
+    n ≥ ((2.576 + 1.282)·s / (m·v))². With fewer users a candidate may still
+    be ``better`` (the whole 95% interval above 0) or ``worse`` (all of the
+    99% interval below -m·v), for that is found; if it is neither, it is
+    ``too_few`` to tell, and not ``no_worse``.
 
     Parameters
     ----------
@@ -123,8 +123,8 @@ def found(
     Returns
     -------
     Finding
-        ``slightly_worse`` is below 0 by more than chance, and not by more
-        than the margin.
+        ``slightly_worse`` is below 0 by more than chance, and not surely by
+        more than the margin.
     """
     if versus is None:
         return Finding("not_compared", None)
@@ -135,7 +135,7 @@ def found(
         return Finding("too_few", needed)
     if versus.low > 0:
         return Finding("better", needed)
-    if versus.high < -margin * mean:
+    if versus.is_below(-margin * mean):
         return Finding("worse", needed)
     if needed is None or versus.n < needed:
         return Finding("too_few", needed)

@@ -109,6 +109,11 @@ def weighed(verdict: Verdict, measured: Measured, *, recipe: str, policy: Policy
         )
     reasons = _reasons(verdict, measured, recipe=recipe, policy=policy)
     losses, worse_parts = _worse_parts(verdict, measured, policy)
+    if _is_below_popularity(measured, policy) and _is_active_below(measured, policy):
+        worse_parts += (
+            f"It is worse than the same popular items for everybody, as version "
+            f"{verdict.active_version} is: {_beside(measured.compared, policy.metric, BASELINE)}.",
+        )
     return dataclasses.replace(
         verdict,
         sentence=_sentence(verdict, measured),
@@ -175,8 +180,8 @@ def _reasons(
             f"It is worse than version {version} by more than {policy.margin:.1%} of its "
             f"{metric_in_words(policy.metric)}: {_beside(measured.compared, policy.metric)}."
         )
-    versus = measured.versus("popularity")
-    if versus is not None and versus[policy.metric].high < 0 and recipe != BASELINE:
+    is_below = _is_below_popularity(measured, policy) and recipe != BASELINE
+    if is_below and not _is_active_below(measured, policy):
         reasons.append(
             "It is worse than the same popular items for everybody: "
             f"{_beside(measured.compared, policy.metric, BASELINE)}."
@@ -189,6 +194,20 @@ def _reasons(
             f"the {theirs:.1%} that those of version {version} have."
         )
     return tuple(reasons)
+
+
+def _is_below_popularity(measured: Measured, policy: Policy) -> bool:
+    versus = measured.versus(BASELINE)
+    return versus is not None and versus[policy.metric].is_below(0.0)
+
+
+def _is_active_below(measured: Measured, policy: Policy) -> bool:
+    """Say whether the active version too finds less: to keep it then would better nothing."""
+    figures = measured.compared.figures
+    active, popular = figures.get("active"), figures.get(BASELINE)
+    if active is None or popular is None:
+        return False
+    return active[policy.metric].mean < popular[policy.metric].mean
 
 
 def _worse_parts(
