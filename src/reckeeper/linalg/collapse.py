@@ -1,7 +1,8 @@
 """A filter of a spectrum, collapsed into one sparse matrix."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
@@ -20,6 +21,9 @@ _ENTRY_BYTES = 76
 
 _ENTRY_BYTES_WITHOUT_BOUND = 44
 """The same where there is no bound, and no row to do again."""
+
+_BLOCK_BYTES = 16 << 20
+"""Of the dense rows that a thread works on at once."""
 
 _CELL_BYTES = 48
 """What a cell of the block that a thread works on comes to."""
@@ -337,3 +341,202 @@ def _largest_of_rows(matrix: sparse.csr_array, n: int) -> sparse.csr_array:
     kept_before = np.concatenate([[0], np.cumsum(keep)])
     parts = (data[keep], matrix.indices[keep].astype(np.int32), kept_before[indptr])
     return sparse.csr_array(parts, shape=matrix.shape)
+
+
+def collapse(
+    matrix: sparse.csr_array,
+    *,
+    tail: float,
+    row_scale: np.ndarray,
+    column_scale: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    n_neighbours: int,
+    added: sparse.csr_array | None = None,
+    n_threads: int | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> sparse.csr_array:
+    """Collapse a sparse and a low-rank part into one sparse items × items matrix.
+
+    W = tail · diag(row_scale) AᵀA diag(column_scale) + added + leftᵀ right,
+    without its diagonal, of each row the `n_neighbours` entries that are
+    largest by absolute value (above rounding). The dense matrix never exists:
+    it is made in blocks of rows.
+
+    Parameters
+    ----------
+    matrix : scipy.sparse.csr_array of float32, shape (m, n)
+        A.
+    tail : float
+    row_scale, column_scale : ndarray of float, shape (n,)
+    left, right : ndarray of float32, shape (r, n)
+        r may be 0.
+    n_neighbours : int
+        At least 1.
+    added : scipy.sparse.csr_array of float32, shape (n, n), optional
+    n_threads : int, optional
+        All cores by default.
+    on_progress : callable, optional
+        Called between blocks with the fraction done, in [0, 1]; what it
+        raises ends the work.
+
+    Returns
+    -------
+    scipy.sparse.csr_array of float32, shape (n, n)
+        Columns ascending in each row; of entries equal by absolute value the
+        smaller columns are kept.
+
+    Notes
+    -----
+    n² r multiplications, in single precision.
+    """
+    report = on_progress or (lambda _: None)
+    parts = _Parts(matrix, tail, row_scale, column_scale, added, left, right)
+    blocks = list(row_blocks(parts.n, parts.n, limit_bytes=_BLOCK_BYTES))
+    pieces: dict[int, _Entries] = {}
+
+    def fill(index: int) -> None:
+        block = blocks[index]
+        entries = parts.dense(block, n_neighbours) if len(left) else parts.stored(block)
+        pieces[index] = parts.without_rounding(entries.largest(n_neighbours), block)
+
+    with threadpool_limits(1, user_api="blas"):
+        on_threads(fill, range(len(blocks)), n_threads=n_threads, report=report)
+    return _joined([pieces[index] for index in range(len(blocks))], n_columns=parts.n)
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Entries of some rows, columns ascending: `columns[indptr[i]:indptr[i + 1]]` are row i's."""
+
+    indptr: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+
+    def largest(self, n: int) -> "_Entries":
+        """Keep the n largest of each row by absolute value; of equal ones the smaller columns."""
+        counts = np.diff(self.indptr)
+        width = int(counts.max(initial=0))
+        if width <= n:
+            return self
+        sizes = np.abs(self.values)
+        row = np.repeat(np.arange(len(counts)), counts)
+        table = np.full((len(counts), width), -1.0, dtype=np.float32)
+        table[row, np.arange(len(row)) - self.indptr[row]] = sizes
+        border = np.partition(table, width - n, axis=1)[:, width - n]
+        keep = sizes >= border[row]
+        kept = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
+        for short in np.flatnonzero(np.diff(kept) > n).tolist():
+            part = slice(self.indptr[short], self.indptr[short + 1])
+            surplus = int(kept[short + 1] - kept[short]) - n
+            equal = np.flatnonzero(sizes[part] == border[short])
+            keep[part.start + equal[-surplus:]] = False
+        return self.only(keep)
+
+    def only(self, keep: np.ndarray) -> "_Entries":
+        """Keep some of the entries."""
+        kept = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
+        return _Entries(kept, self.columns[keep], self.values[keep])
+
+
+class _Parts:
+    """The parts that W is the sum of."""
+
+    def __init__(
+        self,
+        matrix: sparse.csr_array,
+        tail: float,
+        row_scale: np.ndarray,
+        column_scale: np.ndarray,
+        added: sparse.csr_array | None,
+        left: np.ndarray,
+        right: np.ndarray,
+    ) -> None:
+        self.n = matrix.shape[1]
+        self.matrix = matrix
+        self.items = matrix.T.tocsr()
+        self.row_scale = (tail * row_scale).astype(np.float32)
+        self.column_scale = column_scale.astype(np.float32)
+        self.added = added
+        if added is not None and not added.has_canonical_format:
+            self.added = added.copy()
+            self.added.sum_duplicates()
+        self.left, self.right = left, right
+        squares = np.asarray(self.items.multiply(self.items).sum(axis=1))
+        lengths = np.sqrt(squares.astype(np.float32))
+        self._row_lengths = [np.abs(self.row_scale) * lengths, _lengths(left)]
+        self._column_lengths = [np.abs(self.column_scale) * lengths, _lengths(right)]
+
+    def _products(self, block: slice) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield the sparse parts of some rows: row, column (each pair once), value."""
+        if self.row_scale[block].any():
+            product = self.items[block] @ self.matrix
+            row = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
+            value = product.data * self.row_scale[block][row]
+            value *= self.column_scale[product.indices]
+            yield row, product.indices, value
+        if self.added is not None:
+            part = self.added[block]
+            yield np.repeat(np.arange(part.shape[0]), np.diff(part.indptr)), part.indices, part.data
+
+    def stored(self, block: slice) -> _Entries:
+        """Return the entries of some rows where nothing is dense."""
+        shape = (block.stop - block.start, self.n)
+        total = sparse.csr_array(shape, dtype=np.float32)
+        for row, column, value in self._products(block):
+            total = total + sparse.csr_array((value, (row, column)), shape=shape)
+        total.sort_indices()
+        row = np.repeat(np.arange(block.start, block.stop), np.diff(total.indptr))
+        entries = _Entries(total.indptr, total.indices.astype(np.int32), total.data)
+        return entries.only((total.indices != row) & (total.data != 0))
+
+    def dense(self, block: slice, n_neighbours: int) -> _Entries:
+        """Return of some rows the entries that may be among the largest."""
+        values = self.left[:, block].T @ self.right
+        height, n = values.shape
+        flat = values.ravel()
+        for row, column, value in self._products(block):
+            flat[row * n + column] += value
+        values[np.arange(height), np.arange(block.start, block.stop)] = 0.0
+        sizes = np.abs(values)
+        bound = np.full(height, np.finfo(np.float32).tiny)
+        # The largest of each of many groups of columns: n_neighbours of them are reached by at
+        # least as many entries.
+        n_groups = 4 * n_neighbours
+        if n >= 2 * n_groups:
+            grouped = sizes[:, : n // n_groups * n_groups].reshape(height, -1, n_groups)
+            largest = np.partition(grouped.max(axis=1), n_groups - n_neighbours, axis=1)
+            np.maximum(bound, largest[:, n_groups - n_neighbours], out=bound)
+        place = np.flatnonzero(sizes >= bound[:, None])
+        indptr = np.searchsorted(place, np.arange(height + 1) * n)
+        column = place - np.repeat(np.arange(height) * n, np.diff(indptr))
+        return _Entries(indptr, column.astype(np.int32), flat[place])
+
+    def without_rounding(self, entries: _Entries, block: slice) -> _Entries:
+        """Return entries of some rows without those that are rounding."""
+        if not len(self.left):
+            return entries
+        rows = np.repeat(np.arange(block.start, block.stop), np.diff(entries.indptr))
+        floor = np.zeros(len(rows), dtype=np.float32)
+        for row_lengths, column_lengths in zip(
+            self._row_lengths, self._column_lengths, strict=True
+        ):
+            floor += row_lengths[rows] * column_lengths[entries.columns]
+        return entries.only(np.abs(entries.values) > 10 * _NEGLIGIBLE * floor)
+
+
+def _joined(pieces: list[_Entries], *, n_columns: int) -> sparse.csr_array:
+    """Return the entries of all rows as one matrix."""
+    counts = [np.diff(piece.indptr) for piece in pieces]
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate([[], *counts]), dtype=np.int64)])
+    columns = np.concatenate([np.empty(0, np.int32), *(piece.columns for piece in pieces)])
+    values = np.concatenate([np.empty(0, np.float32), *(piece.values for piece in pieces)])
+    if len(values) <= np.iinfo(np.int32).max:
+        indptr = indptr.astype(np.int32)
+    return sparse.csr_array((values, columns, indptr), shape=(len(indptr) - 1, n_columns))
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    """Return the lengths of the columns."""
+    squares = np.einsum("ki,ki->i", vectors, vectors, dtype=np.float64)
+    return np.asarray(np.sqrt(squares), dtype=np.float32)
