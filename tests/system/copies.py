@@ -1,8 +1,9 @@
 """Programs that need not import anything: copies of a process that has.
 
-A server takes a second and a half of a core to import what it needs, and the system tests start
-hundreds. A copy is a process of its own with an environment, a folder, signals and a log of its
-own, and runs the same file. What is special about a fresh start is tested with fresh ones.
+A server takes a second and a half of a core to import what it needs, a command nearly as much,
+and the system tests start hundreds. A copy is a process of its own with an environment, a folder,
+signals and a log of its own, and runs the same file. What is special about a fresh start is tested
+with fresh ones.
 """
 
 import multiprocessing
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -20,17 +22,28 @@ CAN_COPY = sys.platform == "linux"
 _CONTEXT = multiprocessing.get_context("forkserver" if CAN_COPY else "spawn")
 if CAN_COPY:
     _CONTEXT.set_forkserver_preload(
-        ["reckeeper.api.app", "reckeeper.worker.app", "sklearn.decomposition"]
-    )
+        ["reckeeper.api.app", "reckeeper.worker.app", "reckeeper.cli.commands", "typer.rich_utils",
+         "sklearn.decomposition"]
+    )  # fmt: skip
 
 
 class Copy:
-    """A running copy, used as a `subprocess.Popen`."""
+    """A running copy, used as a `subprocess.Popen`; its output goes to one file or two."""
 
-    def __init__(self, file: str, *, cwd: Path, env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        file: str,
+        *arguments: str,
+        cwd: Path,
+        env: dict[str, str],
+        log: Path,
+        error_log: Path | None = None,
+    ) -> None:
         forkserver.ensure_running()
         address = forkserver._forkserver._forkserver_address
-        self._process = _CONTEXT.Process(target=_run, args=(file, cwd, env, log, address))
+        self._process = _CONTEXT.Process(
+            target=_run, args=([file, *arguments], cwd, env, log, error_log or log, address)
+        )
         self._process.start()
         self.pid: int = self._process.pid
 
@@ -55,11 +68,13 @@ class Copy:
         self._process.kill()
 
 
-def _run(file: str, cwd: Path, env: dict[str, str], log: Path, address: str) -> None:
+def _run(
+    argv: list[str], cwd: Path, env: dict[str, str], log: Path, error_log: Path, address: str
+) -> None:
     os.setsid()
-    with log.open("ab") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
+    for descriptor, path in enumerate((log, error_log), 1):
+        with path.open("ab") as stream:
+            os.dup2(stream.fileno(), descriptor)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -68,5 +83,7 @@ def _run(file: str, cwd: Path, env: dict[str, str], log: Path, address: str) -> 
     server = forkserver._forkserver
     server._forkserver_address = address
     server.ensure_running = lambda: None
-    sys.argv = [file]
-    runpy.run_path(file, run_name="__main__")
+    if env.get("PYTHONWARNINGS") == "error":
+        warnings.simplefilter("error")
+    sys.argv = argv
+    runpy.run_path(argv[0], run_name="__main__")

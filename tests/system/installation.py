@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -192,14 +193,16 @@ class Process:
 class Installation:
     """Folders, ports and settings of their own, and the processes started on them.
 
-    Leaving its ``with`` block ends whatever still runs. Its server and its worker
-    are `copies`.
+    Leaving its ``with`` block ends whatever still runs. Its server, its worker and
+    the commands that `run` runs are `copies`.
     """
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         # Python itself reads these, once at the start.
-        self._has_copies = copies.CAN_COPY and not any(key.startswith("PYTHON") for key in settings)
+        self._has_copies = copies.CAN_COPY and not any(
+            key.startswith("PYTHON") and key != "PYTHONWARNINGS" for key in settings
+        )
         self.data_dir = folder / "data"
         self.model_dir = folder / "models"
         self.server_port, self.worker_port, self.page_port = (free_port() for _ in range(3))
@@ -353,22 +356,43 @@ class Installation:
         storage.migrate(Settings.from_env(self.environ))
 
     def run(
-        self, *arguments: str | Path, check: bool = True, **environ: str
+        self,
+        *arguments: str | Path,
+        check: bool = True,
+        is_copy: bool | None = None,
+        **environ: str,
     ) -> subprocess.CompletedProcess[str]:
         """Run `reckeeper …` to its end."""
-        done = subprocess.run(
-            [BIN / "reckeeper", *arguments],
-            cwd=self.folder,
-            env=self.environ | environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        command = [str(part) for part in (BIN / "reckeeper", *arguments)]
+        if self._has_copies if is_copy is None else is_copy:
+            done = self._run_copy(command, self.environ | environ)
+        else:
+            done = subprocess.run(
+                command,
+                cwd=self.folder,
+                env=self.environ | environ,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
         if check:
             assert done.returncode == 0, f"{done.args}:\n{done.stdout}\n{done.stderr}"
         return done
+
+    def _run_copy(
+        self, command: list[str], environ: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        with tempfile.TemporaryDirectory() as folder:
+            output, errors = Path(folder) / "output", Path(folder) / "errors"
+            copy = copies.Copy(*command, cwd=self.folder, env=environ, log=output, error_log=errors)
+            try:
+                status = copy.wait(120)
+            finally:
+                copy.kill()
+            told = (path.read_text(encoding="utf-8") for path in (output, errors))
+            return subprocess.CompletedProcess(command, status, *told)
 
     def send(self, rows: list[dict[str, Any]]) -> None:
         """Send interactions through the server, and see that all are new."""
