@@ -24,11 +24,11 @@ OTHER_SETTINGS = {
     "svd": [{"n_components": 3}],
     "spectral": [
         {"n_components": 0},
-        {"filter": "ridge"},
+        {"ridge": 1.0, "diagonal_power": 0.5},
         {"weighting": "log"},
         {"weighting": "raw"},
         {"n_neighbours": 3},
-        {"spectral_power": 0},
+        {"user_power": -0.2, "popularity_power": -0.1},
     ],
     "popularity": [{"half_life_days": 30}],
 }

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from scipy import linalg as linear
 from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 
@@ -68,19 +69,19 @@ def normalised(dense, settings):
 def by_hand(dense, settings):
     """Return the whole of W: without its diagonal and what is not above zero."""
     matrix = normalised(dense, settings)
+    gram = matrix.T @ matrix
     _, values, vectors = np.linalg.svd(matrix, full_matrices=False)
     k = min(settings.n_components, most_components(dense.shape))
-    values, vectors = values[:k], vectors[:k]
-    if settings.filter == "ridge":
-        rest = matrix.T @ matrix - (vectors.T * values**2) @ vectors
-        gains = values**2 / (values**2 + settings.ridge)
-        filtered = (vectors.T * gains) @ vectors + rest / settings.ridge
-    else:
-        gains = settings.mixing * values**settings.spectral_power * (values > 1e-5)
-        filtered = matrix.T @ matrix + (vectors.T * gains) @ vectors
+    squares, vectors = values[:k] ** 2, vectors[:k]
+    diagonal = np.diag(gram)
+    strength = settings.ridge * diagonal[diagonal > 1e-12].mean()
+    tail = 1 / ((squares[-1] if k else 1.0) + strength)
+    rest = gram - (vectors.T * squares) @ vectors
+    filtered = (vectors.T * (squares / (squares + strength))) @ vectors + tail * rest
+    left = np.maximum(1 - np.diag(filtered), 0.02)
     _, _, of_items = entering(dense, settings.weighting)
     weights = of_items[:, None] ** -settings.history_power * filtered
-    weights *= of_items**settings.popularity_power
+    weights *= of_items**settings.popularity_power * left**-settings.diagonal_power
     np.fill_diagonal(weights, 0.0)
     return np.maximum(weights, 0.0)
 
@@ -101,14 +102,12 @@ def assert_close(found, expected, *, tolerance=1e-4):
         {},
         {"n_components": 7},
         {"n_components": 0},
-        {"weighting": "log", "mixing": 3.0, "spectral_power": 1.5},
+        {"weighting": "log", "ridge": 3.0, "diagonal_power": 0.0},
         {"weighting": "raw", "user_power": 0.7, "item_power": 0.2, "history_power": 0.1},
-        {"mixing": 0.0},
-        {"n_components": 9, "spectral_power": 0},
-        {"filter": "ridge"},
-        {"filter": "ridge", "n_components": 0, "ridge": 2.0},
-        {"filter": "ridge", "n_components": 5, "ridge": 0.01, "popularity_power": 0.9},
-        {"filter": "ridge", "weighting": "log", "ridge": 0.1, "item_power": 1, "history_power": 1},
+        {"user_power": -0.2, "item_power": 0.4, "history_power": -0.1, "popularity_power": -0.2},
+        {"ridge": 0.5, "n_components": 9, "diagonal_power": 0.5},
+        {"ridge": 500.0, "n_components": 5, "popularity_power": 0.9},
+        {"weighting": "log", "ridge": 0.1, "item_power": 1, "history_power": 1},
     ],
     ids=str,
 )
@@ -128,19 +127,30 @@ def test_w_of_more_items_than_a_block_is_the_formula():
         assert_close(model.item_weights.toarray(), by_hand(dense, SpectralSettings(**given)))
 
 
-def test_ridge_with_all_components_is_the_closed_form_autoencoder():
-    """Of 24 items, each there twice, 12 components are all that there are."""
-    dense = np.repeat(random_weights((60, 12)) > 0, 2, axis=1).astype(float)
-    for ridge in (0.003, 0.3, 30.0):
-        model = fit(dense, filter="ridge", ridge=ridge, **PLAIN)
-        gram = dense.T @ dense / np.linalg.norm(dense, 2) ** 2
-        expected = gram @ np.linalg.inv(gram + ridge * np.eye(24))
-        np.fill_diagonal(expected, 0.0)
-        assert (expected < 0).any() or ridge > 1
-        assert_close(model.item_weights.toarray(), np.maximum(expected, 0.0))
+@pytest.mark.parametrize("ridge", [1.0, 15.0, 200.0])
+def test_with_all_components_it_is_the_autoencoder_with_a_zero_diagonal(ridge):
+    """Steck's closed form, by Cholesky: B = I - P / diag(P), P the inverse of G + λ."""
+    dense = (random_weights((400, 60), seed=2) > 0).astype(float)
+    kept = np.flatnonzero(dense.any(axis=0))
+    gram = dense[:, kept].T @ dense[:, kept]
+    strength = ridge * np.diag(gram).mean()
+    precision = linear.cho_solve(
+        linear.cho_factor(gram + strength * np.eye(len(kept))), np.eye(len(kept))
+    )
+    expected = np.zeros((60, 60))
+    expected[np.ix_(kept, kept)] = -precision / np.diag(precision)
+    np.fill_diagonal(expected, 0.0)
+    model = fit(dense, ridge=ridge, n_components=60, **PLAIN)
+    assert_close(model.item_weights.toarray(), np.maximum(expected, 0.0))
+    away = [
+        np.abs(fit(dense, ridge=ridge, n_components=k, **PLAIN).item_weights.toarray() - expected)
+        for k in (0, 10, 30, 50)
+    ]
+    away = [float((part * (expected > 0)).max()) for part in away]
+    assert away == sorted(away, reverse=True)
 
 
-@pytest.mark.parametrize("given", [{}, {"n_components": 0}, {"filter": "ridge"}], ids=str)
+@pytest.mark.parametrize("given", [{}, {"n_components": 0}, {"ridge": 1.0}], ids=str)
 def test_a_row_keeps_its_best_entries_as_they_are(given):
     """Each item is there twice: of the two that are sixth, the first stays."""
     dense = np.repeat(random_weights((200, 150)), 2, axis=1)
@@ -154,20 +164,19 @@ def test_a_row_keeps_its_best_entries_as_they_are(given):
     assert ((whole > 0).sum(axis=1) > 6).sum() > 200
 
 
-@pytest.mark.parametrize("power", [0, 0.5, 2])
-def test_directions_that_the_matrix_does_not_have_weigh_nothing(power):
+@pytest.mark.parametrize("ridge", [0.3, 15.0])
+def test_directions_that_the_matrix_does_not_have_weigh_nothing(ridge):
     """Each item is there three times: of the 30 components that there can be, 9 exist."""
     dense = np.repeat(random_weights((60, 10), seed=4), 3, axis=1)
     assert np.linalg.matrix_rank(dense > 0) == 9
-    settings = SpectralSettings(n_components=9, spectral_power=power)
-    model = fit(dense, spectral_power=power)
+    model = fit(dense, ridge=ridge)
     assert len(model.singular_values) == 30
-    assert_close(model.item_weights.toarray(), by_hand(dense, settings))
+    assert_close(model.item_weights.toarray(), by_hand(dense, SpectralSettings(ridge=ridge)))
 
 
 def test_a_matrix_of_zeros_says_nothing():
     zeros = sparse.csr_array((np.zeros(1), np.array([0]), np.r_[0, np.ones(20, int)]), (20, 30))
-    for given in ({}, {"filter": "ridge"}, {"weighting": "log"}, {"spectral_power": 0}):
+    for given in ({}, {"n_components": 0}, {"weighting": "log"}, {"diagonal_power": 0}):
         model = fit(zeros, **given)
         assert model.item_weights.nnz == 0
         assert model.explained_variance == 0.0
@@ -264,7 +273,7 @@ def test_a_row_that_training_never_saw_scores_as_the_same_row_that_it_did(weight
 
 def test_nothing_is_said_of_who_or_what_has_no_interactions():
     dense = random_weights((60, 40))
-    for given in ({}, {"filter": "ridge"}, {"weighting": "raw", "spectral_power": 0}):
+    for given in ({}, {"ridge": 0.1}, {"weighting": "raw", "n_components": 0}):
         model = fit(dense, **given)
         scores = model.score(sparse.csr_array(dense))
         assert not scores[3].any()
@@ -275,7 +284,7 @@ def test_nothing_is_said_of_who_or_what_has_no_interactions():
 
 @pytest.mark.parametrize(
     "given",
-    [{}, {"n_components": 0}, {"filter": "ridge", "n_components": 8}, {"weighting": "log"}],
+    [{}, {"n_components": 0}, {"ridge": 1.0, "n_components": 8}, {"weighting": "log"}],
     ids=str,
 )
 def test_who_belongs_to_a_cluster_is_given_what_belongs_to_it(given):
@@ -309,17 +318,21 @@ def test_a_decomposition_serves_every_smaller_rank():
     )
     assert len(large.components) == 16
     assert len(small.components) == 8
-    for given in ({}, {"filter": "ridge"}, {"mixing": 0}, {"spectral_power": 0}):
-        settings = SpectralSettings(n_components=8, **given)
-        (tail, gains), (same_tail, same_gains) = large.filter(settings), small.filter(settings)
-        assert tail == same_tail
-        assert len(gains) == (0 if settings.mixing == 0 else 8)
-        np.testing.assert_allclose(gains, same_gains, rtol=1e-6)
+    for ridge in (0.5, 15.0):
+        (tail, gains), (same_tail, same_gains) = (
+            factors.filter(ridge=ridge, n_components=8) for factors in (large, small)
+        )
+        assert tail == pytest.approx(same_tail, rel=1e-6)
+        assert len(gains) == 8
+        np.testing.assert_allclose(gains, same_gains, rtol=1e-5, atol=1e-7)
         found, expected = (
-            (factors.components[: len(gains)].T * gains) @ factors.components[: len(gains)]
+            (factors.components[:8].T * gains) @ factors.components[:8]
             for factors in (large, small)
         )
         np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(
+            large.uplift(tail, gains, power=1.0), small.uplift(tail, gains, power=1.0), rtol=1e-5
+        )
 
 
 def test_a_decomposition_by_iteration_serves_every_smaller_rank():
@@ -329,10 +342,12 @@ def test_a_decomposition_by_iteration_serves_every_smaller_rank():
     large, small = (
         weighted.factorise(user_power=0.4, item_power=0.5, n_components=n) for n in (60, 30)
     )
-    for given in ({}, {"filter": "ridge"}):
-        settings = SpectralSettings(n_components=30, **given)
-        (_, gains), (_, same_gains) = large.filter(settings), small.filter(settings)
-        np.testing.assert_allclose(gains, same_gains, rtol=0.02)
+    for ridge in (0.5, 15.0):
+        (tail, gains), (same_tail, same_gains) = (
+            factors.filter(ridge=ridge, n_components=30) for factors in (large, small)
+        )
+        assert tail == pytest.approx(same_tail, rel=0.02)
+        np.testing.assert_allclose(gains, same_gains, rtol=0.05, atol=0.02 * gains.max())
 
 
 def test_the_largest_singular_value_is_1_and_what_it_was_is_kept():
@@ -469,7 +484,12 @@ def test_a_file_without_a_usual_weight_is_refused(model):
 
 
 def test_settings_out_of_range_are_refused(model):
-    for name, value in [("ridge", 0), ("n_components", -1), ("mixing", -0.1), ("filter", "none")]:
+    for name, value in [
+        ("ridge", 0),
+        ("n_components", -1),
+        ("weighting", "none"),
+        ("diagonal_power", 3),
+    ]:
         with pytest.raises(DataError, match=f"^{name} must be"):
             fit(np.ones((3, 3)), **{name: value})
         with pytest.raises(DataError, match=f"^{name} must be"):

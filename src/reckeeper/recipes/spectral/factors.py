@@ -7,7 +7,6 @@ import numpy as np
 from scipy import sparse
 
 from reckeeper import linalg
-from reckeeper.recipes.spectral.settings import SpectralSettings
 
 _TOLERANCE = 0.05
 OVERSAMPLING = 1.5
@@ -17,6 +16,9 @@ are not resolved one by one costs nothing that a ranking shows."""
 _NEGLIGIBLE = 1e-5
 """Singular values below this share of the largest are rounding: the matrix has no more directions,
 and those that stand for them are arbitrary."""
+
+_LEAST_LEFT = 0.02
+"""What an item leaves unexplained of itself is taken to be this much at least."""
 
 _WHOLE = 1024
 """Rows or columns, whichever are fewer, up to which a matrix is decomposed whole."""
@@ -121,7 +123,12 @@ class Weighted:
         components = found.components[:rank]
         # Nothing is known of an item without interactions, and rounding would pass for it.
         components[:, np.bincount(matrix.indices, minlength=matrix.shape[1]) == 0] = 0.0
-        return Factors(matrix, largest, components, found.singular_values[:rank] / largest)
+        squares = np.bincount(
+            matrix.indices,
+            weights=matrix.data.astype(np.float64) ** 2,
+            minlength=matrix.shape[1],
+        )
+        return Factors(matrix, largest, components, found.singular_values[:rank] / largest, squares)
 
 
 @dataclass(frozen=True)
@@ -137,31 +144,69 @@ class Factors:
     components : ndarray of float32, shape (k, n_items)
     singular_values : ndarray of float64, shape (k,)
         Those of A as it stands here: the first is 1.
+    squares : ndarray of float64, shape (n_items,)
+        The diagonal of AᵀA.
     """
 
     matrix: sparse.csr_array
     largest: float
     components: np.ndarray
     singular_values: np.ndarray
+    squares: np.ndarray
 
-    def filter(self, settings: SpectralSettings) -> tuple[float, np.ndarray]:
+    def filter(self, *, ridge: float, n_components: int) -> tuple[float, np.ndarray]:
         """Return the filter as a factor of AᵀA and what each component adds to that.
+
+        With x the squares of singular values, and λ the ridge in units of the
+        mean diagonal of AᵀA: x / (x + λ) on the components, and beyond them the
+        line through 0 and the last of these, nothing where they are all that
+        the matrix has. Without components it goes through the largest.
+
+        Parameters
+        ----------
+        ridge : float
+            Above zero.
+        n_components : int
+            From 0 on; at most those that there are.
 
         Returns
         -------
         tail : float
         gains : ndarray of float64, shape (min(k, n_components),)
-            Empty where the filter leaves the components alone.
         """
-        values = self.singular_values[: settings.n_components]
-        if settings.filter == "ridge":
-            squares = values**2
-            tail = 1.0 / settings.ridge
-            return tail, squares / (squares + settings.ridge) - squares * tail
-        if settings.mixing == 0:
-            return 1.0, values[:0]
-        gains = settings.mixing * values**settings.spectral_power
-        return 1.0, np.where(values > _NEGLIGIBLE, gains, 0.0)
+        values = self.singular_values[:n_components]
+        interacted = self.squares[self.squares > 0]
+        strength = ridge * (float(interacted.mean()) if len(interacted) else 1.0)
+        squares = values**2
+        is_whole = len(values) and (
+            len(values) == min(self.matrix.shape) or values[-1] <= _NEGLIGIBLE
+        )
+        # Where nothing is beyond, a difference of large numbers would be left of it.
+        tail = 0.0 if is_whole else 1.0 / (float(squares[-1] if len(squares) else 1.0) + strength)
+        gains = squares / (squares + strength) - squares * tail
+        return tail, np.where(values > _NEGLIGIBLE, gains, 0.0)
+
+    def uplift(self, tail: float, gains: np.ndarray, *, power: float) -> np.ndarray:
+        """Return the factor by which an item is made up for what it explains of itself.
+
+        (1 - F_jj)^-power, F the filtered AᵀA; 1 - F_jj is taken as 0.02 where
+        it is less.
+
+        Parameters
+        ----------
+        tail : float
+        gains : ndarray, shape (m,)
+            As `filter` gives them.
+        power : float
+
+        Returns
+        -------
+        ndarray of float64, shape (n_items,)
+        """
+        components = self.components[: len(gains)]
+        explained = np.einsum("ki,ki,k->i", components, components, gains, dtype=np.float64)
+        left = 1.0 - (tail * self.squares + explained)
+        return np.asarray(np.maximum(left, _LEAST_LEFT) ** -power)
 
     def explained_variance_ratio(self) -> np.ndarray:
         """Return scikit-learn's explained variance ratios of the components."""

@@ -25,12 +25,12 @@ class Spectral(Recipe):
     """A linear filter from a user's row to scores of all items.
 
     With A = D_u^-a X D_i^-b, X the weighted interactions, and D their row and
-    column sums, a row scores x · D_i^-c f(AᵀA) D_i^d, f the filter: exact on
-    the leading singular vectors of A, linear on the rest. All of it is one
-    sparse matrix of items × items, so a row that training never saw is
-    scored by the same product. Without decomposition this is item-based
-    collaborative filtering; f as a low pass is GF-CF (Shen et al., CIKM
-    2021), as a ridge the linear autoencoder (Steck, WWW 2019).
+    column sums, a row x scores x · D_i^-c (F - diag F) D_i^d (1 - diag F)^-e.
+    F = f(AᵀA) is the ridge, exact on the leading singular vectors of A and its
+    secant on the rest. All of it is one sparse matrix of items × items, so a
+    row that training never saw is scored by the same product. Without powers,
+    with e = 1 and all singular vectors it is the linear autoencoder with a
+    zero diagonal (EASE: Steck, WWW 2019).
 
     Parameters
     ----------
@@ -113,14 +113,15 @@ class Spectral(Recipe):
             n_components=parsed.n_components,
             on_progress=lambda fraction: report(0.4 * fraction),
         )
-        tail, gains = factors.filter(parsed)
+        tail, gains = factors.filter(ridge=parsed.ridge, n_components=parsed.n_components)
+        uplift = factors.uplift(tail, gains, power=parsed.diagonal_power)
         item_weights = linalg.item_filter(
             factors.matrix,
             components=factors.components[: len(gains)],
             gains=gains,
-            scale=weighted.item_sums**parsed.popularity_power,
+            scale=weighted.item_sums**parsed.popularity_power * uplift,
             tail=tail,
-            n_neighbours=n_neighbours(parsed, interactions.weights.shape[1]),
+            n_neighbours=n_neighbours(parsed),
             on_progress=lambda fraction: report(0.4 + 0.6 * fraction),
         )
         row_scale = weighted.item_sums**-parsed.history_power
@@ -149,7 +150,7 @@ class Spectral(Recipe):
         parsed = SpectralSettings.parse(settings, recipe=cls.name)
         n_items = sizes.n_items
         k = min(parsed.n_components, most_components((sizes.n_users, n_items)))
-        n_kept = min(n_neighbours(parsed, max(1, n_items)), n_items)
+        n_kept = min(n_neighbours(parsed), n_items)
         model = 8 * n_items * n_kept + 4 * k * n_items
         decomposition = linalg.svd.bytes_needed(
             n_rows=sizes.n_users,

@@ -5,8 +5,7 @@ from typing import Literal
 
 from reckeeper.recipes.settings import RecipeSettings, setting
 
-_ENTRIES = 10_000_000
-_LEAST_NEIGHBOURS = 200
+_NEIGHBOURS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,58 +17,59 @@ class SpectralSettings(RecipeSettings):
         help="How a weight enters: as 1; as log(1 + weight / mean weight); or in proportion.",
     )
     n_components: int = setting(
-        512,
+        256,
         low=0,
         high=16_384,
-        help="Singular vectors; 0 leaves the co-occurrence alone, and is fast. A matrix that has "
-        "fewer gives all it has, a large one half its smaller side.",
+        help="Singular vectors on which the filter is exact; 0 leaves the co-occurrence alone, and "
+        "is fast. A matrix that has fewer gives all it has, a large one half its smaller side.",
     )
     user_power: float = setting(
-        0.5,
-        low=0,
+        0.25,
+        low=-1,
         high=1,
         help="How much less the items of a user with a long history count together: each is "
         "divided by the length to this power.",
     )
     item_power: float = setting(
-        0.5, low=0, high=1, help="The same for items, in what is decomposed."
+        0.15, low=-1, high=1, help="The same for items, in what is decomposed."
     )
     history_power: float = setting(
-        0.5,
-        low=0,
-        high=1,
+        0.15,
+        low=-1,
+        high=1.5,
         help="How much less a popular item in a history says: it is divided by the number of its "
         "users to this power.",
     )
     popularity_power: float = setting(
-        0.5,
-        low=0,
+        0.05,
+        low=-1,
         high=1.5,
         help="How much popular items are favoured: scores are multiplied by the number of users "
         "to this power.",
     )
-    filter: Literal["sum", "ridge"] = setting(
-        "sum",
-        help="Form of the filter of the squared singular values x, the largest of them 1. sum: x "
-        "and, on the components, mixing · x^(spectral_power / 2). ridge: x / (x + ridge), on "
-        "the rest x / ridge: a closed-form linear autoencoder.",
+    ridge: float = setting(
+        15.0,
+        low=1e-3,
+        high=1e6,
+        help="Regularisation, in units of what an item shares with itself on average. More leans "
+        "on the main directions of taste, less on what single items have in common.",
     )
-    mixing: float = setting(
-        1.0, low=0, high=100, help="Weight of the components, in the filter sum."
+    diagonal_power: float = setting(
+        1.0,
+        low=0,
+        high=2,
+        help="How much an item is made up for being explained by itself. 1 is the linear "
+        "autoencoder whose items must do without themselves (EASE), 0 the plain ridge.",
     )
-    spectral_power: float = setting(
-        0.5, low=0, high=4, help="Power of the singular values, in the filter sum."
-    )
-    ridge: float = setting(0.3, low=1e-6, high=1e3, help="Regularisation, in the filter ridge.")
     n_neighbours: int | None = setting(
         None,
         low=1,
         high=100_000,
-        help="Entries that each item keeps of the whole model; null: 200, in a small catalogue as "
-        "many as make ten million in all.",
+        help="Entries that each item keeps of the whole model, largest first, below zero or "
+        "above; null: 200.",
     )
 
 
-def n_neighbours(settings: SpectralSettings, n_items: int) -> int:
+def n_neighbours(settings: SpectralSettings) -> int:
     """Return how many entries each item keeps of W."""
-    return settings.n_neighbours or max(_LEAST_NEIGHBOURS, _ENTRIES // n_items)
+    return settings.n_neighbours or _NEIGHBOURS

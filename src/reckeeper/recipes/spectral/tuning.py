@@ -1,9 +1,8 @@
-"""How settings of `spectral` are found: a search along one setting after the other."""
+"""How settings of `spectral` are found: the ridge, from the defaults."""
 
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -14,14 +13,11 @@ from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.spectral.factors import Factors, Weighted, most_components, weigh
 from reckeeper.recipes.spectral.settings import SpectralSettings, n_neighbours
 
-MAX_COMPONENTS = 1280
+MAX_COMPONENTS = 512
 
 _CELLS = 48_000_000
 _USERS = (256, 3000)
 """Users that candidates are judged on: as many as make so many cells of scores, within limits."""
-
-_COARSE = 512
-"""Components that show where to look, before a whole decomposition is made."""
 
 _SMALL = 10_000
 """Items up to which the collapse is timed as a whole."""
@@ -29,82 +25,37 @@ _SMALL = 10_000
 _COLLAPSE_OVERHEAD = 1.5
 """What the collapse takes, in times of its dense products."""
 
-
-_GRIDS: dict[str, tuple[Any, ...]] = {
-    "user_power": (0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8),
-    "item_power": (0.0, 0.2, 0.35, 0.5, 0.65, 0.8),
-    "history_power": (0.0, 0.2, 0.35, 0.5, 0.65, 0.8),
-    "popularity_power": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-    "mixing": (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
-    "spectral_power": (0.0, 0.25, 0.5, 1.0, 2.0),
-    "ridge": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-}
-
-_ORDER = (
-    "spectral_power",
-    "ridge",
-    "mixing",
-    "history_power",
-    "popularity_power",
-    "item_power",
-    "user_power",
-)
-_PLAIN = SpectralSettings(
-    user_power=0.0,
-    item_power=0.0,
-    history_power=0.0,
-    popularity_power=0.0,
-    filter="ridge",
-    ridge=0.03,
-)
-_START = SpectralSettings(
-    n_components=0,
-    user_power=0.5,
-    item_power=0.5,
-    history_power=0.5,
-    popularity_power=0.5,
-    filter="sum",
-    mixing=1.0,
-    spectral_power=0.5,
-)
+_RIDGES = (15.0, 30.0, 60.0, 120.0, 240.0, 7.5, 3.75)
 
 _Key = tuple[str, float, float]
 """Weighting and two powers: what else a matrix that is kept depends on."""
 
-_USED_BY = {"mixing": "sum", "spectral_power": "sum", "ridge": "ridge"}
-
 
 def search(splits: Sequence[TuningSplit], run: TuningRun) -> None:
-    """Search one coordinate after the other, those that matter most first.
-
-    One start is the symmetric normalisation, every power one half; the other,
-    which dense data want, the linear autoencoder of the plain matrix.
-    """
+    """Judge the defaults, how weights enter where they differ, and a line of ridges."""
     sides = [_Side(split) for split in splits]
-    search = _Search(sides, run)
-    largest = sides[0].largest
-
-    search.judge(_START)
-    if any(np.ptp(side.weights.data[side.weights.data > 0]) > 0 for side in sides):
-        search.change(weighting="log")
-        search.change(weighting="raw")
-    rank = min(largest, _COARSE)
-    plain = dataclasses.replace(_PLAIN, weighting=search.best.weighting, n_components=rank)
-    if search.promises(plain):
-        search.climb("ridge", **dataclasses.asdict(plain))
-    # How users with long histories count matters most, and shows on the components alone.
-    search.climb("user_power", n_components=rank, mixing=0.5)
-
-    full = dataclasses.replace(search.best, n_components=largest)
+    settings = SpectralSettings(n_components=min(sides[0].largest, SpectralSettings().n_components))
     began = run.seconds
     for side in sides:
-        side.factors(full, on_progress=lambda _: run.step())
+        side.factors(settings, on_progress=lambda _: run.step())
     if run.budget_seconds is None:
         svd_seconds = (run.seconds - began) / len(sides)
-        run.expect_fit(_estimated_fit_seconds(sides[0], full, svd_seconds=svd_seconds))
-    search.change(n_components=largest)
-    for name in _ORDER:
-        search.climb(name)
+        run.expect_fit(_estimated_fit_seconds(sides[0], settings, svd_seconds=svd_seconds))
+
+    def judge(settings: SpectralSettings) -> None:
+        run.add(
+            dataclasses.asdict(settings),
+            {side.kind: side.judge(settings, lambda _: run.step()) for side in sides},
+        )
+        run.step(min(0.99, run.n_tried / (len(_RIDGES) + 2)))
+
+    judge(settings)
+    if any(np.ptp(side.weights.data[side.weights.data > 0]) > 0 for side in sides):
+        judge(dataclasses.replace(settings, weighting="log"))
+        judge(dataclasses.replace(settings, weighting="raw"))
+    settings = SpectralSettings(**(run.best_settings or {}))
+    for ridge in _RIDGES[1:]:
+        judge(dataclasses.replace(settings, ridge=ridge))
 
 
 class _Side:
@@ -169,83 +120,22 @@ class _Side:
         """Return NDCG by user."""
         item_sums = self.weighted(settings.weighting).item_sums
         scores = self.neighbours(settings) * (item_sums**-settings.item_power).astype(np.float32)
-        if settings.n_components:
-            factors = self.factors(settings, on_progress)
-            tail, gains = factors.filter(settings)
-            # `neighbours` are of the matrix as it was before its largest value became 1.
-            scores *= np.float32(tail / factors.largest**2)
-            if len(gains):
-                components = factors.components[: len(gains)]
-                projected = self._rows(settings, power=settings.history_power) @ components.T
-                projected *= gains.astype(np.float32)
-                scores += projected @ components
-        scores *= (item_sums**settings.popularity_power).astype(np.float32)
+        factors = self.factors(settings, on_progress)
+        tail, gains = factors.filter(ridge=settings.ridge, n_components=settings.n_components)
+        # `neighbours` are of the matrix as it was before its largest value became 1.
+        scores *= np.float32(tail / factors.largest**2)
+        components = factors.components[: len(gains)]
+        projected = self._rows(settings, power=settings.history_power) @ components.T
+        projected *= gains.astype(np.float32)
+        scores += projected @ components
+        uplift = factors.uplift(tail, gains, power=settings.diagonal_power)
+        scores *= (item_sums**settings.popularity_power * uplift).astype(np.float32)
         return self._judge.ndcg_of_scores(scores)
 
     def _rows(self, settings: SpectralSettings, *, power: float) -> sparse.csr_array:
         weighted = self.weighted(settings.weighting)
         rows = weigh(self._judge.histories, settings.weighting, scale=weighted.scale)
         return sparse.csr_array(rows * (weighted.item_sums**-power).astype(np.float32))
-
-
-class _Search:
-    """Judges candidates on all sides, and climbs along one setting at a time."""
-
-    _PLANNED = 40
-    """Candidates that a whole search comes to, about; for the fraction done."""
-
-    def __init__(self, sides: list[_Side], run: TuningRun) -> None:
-        self._sides = sides
-        self._run = run
-        self._judged: set[SpectralSettings] = set()
-
-    @property
-    def best(self) -> SpectralSettings:
-        best = self._run.best_settings
-        return _START if best is None else SpectralSettings(**best)
-
-    def judge(self, settings: SpectralSettings) -> bool:
-        """Judge settings that were not judged yet; return whether they are the best now."""
-        if settings in self._judged:
-            return False
-        self._judged.add(settings)
-        ndcg = {
-            side.kind: side.judge(settings, on_progress=lambda _: self._run.step())
-            for side in self._sides
-        }
-        is_better = self._run.add(dataclasses.asdict(settings), ndcg)
-        self._run.step(min(0.99, self._run.n_tried / self._PLANNED))
-        return is_better
-
-    def change(self, **values: Any) -> bool:
-        """Judge the best settings with some values changed."""
-        return self.judge(dataclasses.replace(self.best, **values))
-
-    def promises(self, settings: SpectralSettings) -> bool:
-        """Look at the first side alone, whether settings might be the best."""
-        side = self._sides[0]
-        return float(side.judge(settings).mean()) > self._run.best_ndcg(side.kind)
-
-    def climb(self, name: str, **values: Any) -> None:
-        """Go along the grid of a setting, down or else up, as long as it gets better.
-
-        `values` are set with it; the place to start from is judged first. A
-        setting that the filter does not use is left alone.
-        """
-        start = dataclasses.replace(self.best, **values)
-        if _USED_BY.get(name, start.filter) != start.filter:
-            return
-        grid = _GRIDS[name]
-        self.judge(start)
-        at = int(np.argmin([abs(value - getattr(start, name)) for value in grid]))
-        for direction in (-1, 1):
-            place = at + direction
-            while 0 <= place < len(grid) and self.judge(
-                dataclasses.replace(start, **{name: grid[place]})
-            ):
-                place += direction
-            if place != at + direction:
-                return
 
 
 def _estimated_fit_seconds(side: _Side, settings: SpectralSettings, *, svd_seconds: float) -> float:
@@ -257,7 +147,7 @@ def _estimated_fit_seconds(side: _Side, settings: SpectralSettings, *, svd_secon
     """
     factors = side.factors(settings)
     n_items = factors.components.shape[1]
-    tail, gains = factors.filter(settings)
+    tail, gains = factors.filter(ridge=settings.ridge, n_components=settings.n_components)
     began = time.monotonic()
     if n_items <= _SMALL:
         linalg.item_filter(
@@ -266,7 +156,7 @@ def _estimated_fit_seconds(side: _Side, settings: SpectralSettings, *, svd_secon
             gains=gains,
             scale=np.ones(n_items),
             tail=tail,
-            n_neighbours=n_neighbours(settings, n_items),
+            n_neighbours=n_neighbours(settings),
         )
         return svd_seconds + time.monotonic() - began
     piece = np.ascontiguousarray(factors.components[:, :512].T)
