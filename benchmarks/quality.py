@@ -31,7 +31,7 @@ from scipy import sparse
 from benchmarks import harness
 from reckeeper import evaluation
 from reckeeper.evaluation import Quality
-from reckeeper.matrix import InteractionLog, InteractionMatrix, read_log
+from reckeeper.matrix import Histories, InteractionLog, InteractionMatrix, read_log
 from reckeeper.ranking import Ranker, Scorer
 from reckeeper.recipes import recipe_named
 from reckeeper.training.tuning import tune
@@ -57,7 +57,7 @@ class Task:
     """What may be trained on; what a model sees of each user judged, and what it must find."""
 
     log: InteractionLog
-    histories: sparse.csr_array
+    histories: Histories
     held_out: sparse.csr_array
 
 
@@ -83,8 +83,8 @@ def gowalla(data: Path) -> Task:
         np.array([index.find(str(one)) for one in test[name].to_pylist()])
         for index, name in ((log.users, "user_id"), (log.items, "item_id"))
     )
-    histories = log.matrix().weights
-    return Task(log, histories, _pairs(rows, columns, shape=histories.shape))
+    known = log.matrix()
+    return Task(log, known.histories, _pairs(rows, columns, shape=known.weights.shape))
 
 
 def movielens(data: Path) -> Task:
@@ -108,9 +108,9 @@ def movielens_new_users(data: Path) -> Task:
     is_shown = place < (counts // 2)[log.user_index]
     of_new = is_new[log.user_index]
     asked = of_new & ~is_shown
-    shown = log.matrix(of_new & is_shown).weights
-    held_out = _pairs(log.user_index[asked], log.item_index[asked], shape=shown.shape)
-    return Task(_part(log, ~of_new), shown, held_out)
+    shown = log.matrix(of_new & is_shown)
+    held_out = _pairs(log.user_index[asked], log.item_index[asked], shape=shown.weights.shape)
+    return Task(_part(log, ~of_new), shown.histories, held_out)
 
 
 def _movielens_log(data: Path) -> InteractionLog:
@@ -161,8 +161,8 @@ class ItemWeights:
     weights: Any
     is_personal: ClassVar[bool] = False  # its scores are taken as they are
 
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
-        scores = rows @ self.weights
+    def score(self, histories: Histories) -> np.ndarray:
+        scores = histories.weights @ self.weights
         return scores.toarray() if sparse.issparse(scores) else scores
 
 
@@ -173,20 +173,21 @@ class Projection:
     components: np.ndarray
     is_personal: ClassVar[bool] = False  # its scores are taken as they are
 
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
-        return (rows @ self.components.T) @ self.components
+    def score(self, histories: Histories) -> np.ndarray:
+        return (histories.weights @ self.components.T) @ self.components
 
 
 @dataclass(frozen=True)
 class UserFactors:
-    """Scores known users by their own factors; `rows` hold each user's number (see `_judge`)."""
+    """Scores known users by their own factors; weights are each user's number (see `_judge`)."""
 
     users: np.ndarray
     items: np.ndarray
     is_personal: ClassVar[bool] = False  # its scores are taken as they are
 
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
-        number = rows.data[rows.indptr[:-1]].astype(np.int64)
+    def score(self, histories: Histories) -> np.ndarray:
+        weights = histories.weights
+        number = weights.data[weights.indptr[:-1]].astype(np.int64)
         return self.users[number] @ self.items.T
 
 
@@ -197,12 +198,12 @@ class AlsFoldIn:
     model: Any
     is_personal: ClassVar[bool] = False  # its scores are taken as they are
 
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
+    def score(self, histories: Histories) -> np.ndarray:
         from threadpoolctl import threadpool_limits
 
-        histories = sparse.csr_matrix(rows, dtype=np.float32)
+        weights = sparse.csr_matrix(histories.weights, dtype=np.float32)
         with threadpool_limits(1, "blas"):
-            users = self.model.recalculate_user(np.arange(histories.shape[0]), histories)
+            users = self.model.recalculate_user(np.arange(len(histories)), weights)
         return users @ self.model.item_factors.T
 
 
@@ -330,13 +331,12 @@ TASKS: dict[str, tuple[Callable[[Path], Task], dict[str, Method]]] = {
 
 
 def _judge(model: Scorer, asked: Task | evaluation.Split) -> Quality:
-    histories = asked.histories
-    popularity = np.bincount(histories.indices[histories.data > 0], minlength=histories.shape[1])
+    histories, known = asked.histories, asked.histories.weights
+    popularity = np.bincount(known.indices[known.data > 0], minlength=known.shape[1])
     if isinstance(model, UserFactors):
-        number = np.repeat(np.arange(histories.shape[0]), np.diff(histories.indptr))
-        histories = sparse.csr_array(
-            (number.astype(np.float64), histories.indices, histories.indptr), shape=histories.shape
-        )
+        number = np.repeat(np.arange(len(histories), dtype=np.float64), histories.lengths)
+        entries = (number, known.indices, known.indptr)
+        histories = Histories(sparse.csr_array(entries, shape=known.shape))
     ranker = Ranker(model, popularity=popularity.astype(np.float64))
     return evaluation.measure(ranker, histories=histories, held_out=asked.held_out)
 

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from reckeeper import linalg
 from reckeeper.errors import DataError
-from reckeeper.matrix import IdIndex, InteractionMatrix
+from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
 
 _ROUNDING = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
 """What share of a row's largest score may be a rounding error, sums of many included."""
@@ -34,8 +34,8 @@ class Scorer(Protocol):
         """Whether scores depend on the history; if not, they are taken as they are."""
         ...
 
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
-        """Score all items for rows of weights, shape (n, n_items) → the same, dense.
+    def score(self, histories: Histories) -> np.ndarray:
+        """Score all items for each history, shape (n, n_items).
 
         Finite, or -inf for an item that is never to be listed; the caller may
         write to the result.
@@ -126,14 +126,13 @@ class Ranker:
             repeats=self._repeats,
         )
 
-    def rank(self, histories: sparse.csr_array, *, k: int) -> Lists:
+    def rank(self, histories: Histories, *, k: int) -> Lists:
         """Give each history its list; scores are dense, so mind the number.
 
         Parameters
         ----------
-        histories : scipy.sparse.csr_array of float64, shape (n, n_items)
-            Weights, of users known to the model or not; a stored zero was
-            seen.
+        histories : Histories
+            Of users known to the model or not.
         k : int
             At least 1.
 
@@ -142,7 +141,8 @@ class Ranker:
         DataError
             The model gives scores that are no numbers.
         """
-        unlisted = _without_taste(histories) if self._repeats else histories
+        weights = histories.weights
+        unlisted = _without_taste(weights) if self._repeats else weights
         if self._places is None:
             popularity = self._popularity if self._model.is_personal else None
             return rank_scores(self._model.score(histories), unlisted, k=k, popularity=popularity)
@@ -150,7 +150,8 @@ class Ranker:
         n_items, n_own = len(self._places), len(self._popularity)
         others = np.setdiff1d(np.arange(n_own), self._places)
         places = np.concatenate([self._places, others])
-        scores = self._model.score(_renamed(histories, self._places, n_items=n_own))[:, places]
+        own = histories.renamed(self._places, n_items=n_own)
+        scores = self._model.score(own)[:, places]
         scores[:, places < 0] = -np.inf
         popularity = None
         if self._model.is_personal:
@@ -161,13 +162,13 @@ class Ranker:
         return replace(lists, item_index=np.where(lists.item_index < n_items, lists.item_index, -1))
 
     def in_blocks(
-        self, histories: sparse.csr_array, user_index: np.ndarray, *, k: int
+        self, histories: Histories, user_index: np.ndarray, *, k: int
     ) -> Iterator[tuple[slice, Lists]]:
         """Give users their lists, a block at a time: users × items is never held.
 
         Parameters
         ----------
-        histories : scipy.sparse.csr_array of float64, shape (n_users, n_items)
+        histories : Histories
         user_index : ndarray of int, shape (n,)
             Rows of `histories`.
         k : int
@@ -180,7 +181,7 @@ class Ranker:
         Lists
         """
         n_items = len(self._popularity)
-        n_items += 0 if self._places is None else histories.shape[1]
+        n_items += 0 if self._places is None else histories.weights.shape[1]
         for block in linalg.row_blocks(len(user_index), n_items, itemsize=8):
             yield block, self.rank(histories[user_index[block]], k=k)
 
@@ -271,18 +272,9 @@ def bytes_needed(*, n_users: int, n_items: int) -> int:
     return _CELL_BYTES * min(_CELLS, n_users * n_items)
 
 
-def _without_taste(histories: sparse.csr_array) -> sparse.csr_array:
+def _without_taste(weights: sparse.csr_array) -> sparse.csr_array:
     """Return the entries that weigh nothing."""
-    is_out = histories.data <= 0
+    is_out = weights.data <= 0
     n_before = np.concatenate([[0], np.cumsum(is_out)])
-    entries = (histories.data[is_out], histories.indices[is_out], n_before[histories.indptr])
-    return sparse.csr_array(entries, shape=histories.shape)
-
-
-def _renamed(histories: sparse.csr_array, places: np.ndarray, *, n_items: int) -> sparse.csr_array:
-    """Return histories in other ids, without the items that have none there."""
-    place = places[histories.indices]
-    is_known = place >= 0
-    n_before = np.concatenate([[0], np.cumsum(is_known)])
-    entries = (histories.data[is_known], place[is_known], n_before[histories.indptr])
-    return sparse.csr_array(entries, shape=(histories.shape[0], n_items))
+    entries = (weights.data[is_out], weights.indices[is_out], n_before[weights.indptr])
+    return sparse.csr_array(entries, shape=weights.shape)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy import sparse
 
-from reckeeper.matrix import InteractionMatrix
+from reckeeper.matrix import Histories, InteractionMatrix
 from reckeeper.recipes import Footprint, Recipe, RecipeSettings, Sizes, setting
 from reckeeper.recipes.checks import check_interactions, checked_csr
 
@@ -66,9 +66,9 @@ class Together(Recipe):
         model = 16 * sizes.n_items**2
         return Footprint(16 * sizes.n_pairs + 2 * model, model)
 
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
+    def score(self, histories: Histories) -> np.ndarray:
         """Add up the counts of a row's items."""
-        return np.asarray((self._has(rows) @ self.counts).toarray())
+        return np.asarray((self._has(histories.weights) @ self.counts).toarray())
 
     def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the items that most users have with it."""

@@ -14,7 +14,7 @@ from scipy import sparse
 from tests.contracts.small_recipe import Together
 
 from reckeeper.errors import DataError, NotEnoughDataError
-from reckeeper.matrix import IdIndex, InteractionMatrix
+from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
 from reckeeper.ranking import is_noise
 from reckeeper.recipes import RECIPES, Sizes, describe_recipes, recipe_named
 
@@ -113,7 +113,7 @@ def test_what_was_seen_without_taste_counts_for_nothing(fit):
         weights=sparse.csr_array((weights, column[order], starts), shape=(20, 15)),
         latest_at=np.r_[liked.latest_at, np.full(n_seen, liked.latest_at.max())][order],
     )
-    scores, expected = (fit(given).score(given.weights) for given in (seen, liked))
+    scores, expected = (fit(given).score(given.histories) for given in (seen, liked))
     assert_close(scores, expected)
 
 
@@ -306,7 +306,7 @@ def test_the_footprint_grows_with_the_data_and_is_there_for_none(recipe):
 def test_scores_are_finite_and_one_an_item(fit, shape):
     given = interactions(shape)
     model = fit(given)
-    scores = model.score(given.weights)
+    scores = model.score(given.histories)
     assert scores.shape == shape
     assert scores.dtype in (np.float64, np.float32)
     assert np.isfinite(scores).all()
@@ -317,20 +317,20 @@ def test_scores_are_finite_and_one_an_item(fit, shape):
 def test_a_block_of_users_scores_as_the_whole_does(fit):
     given = interactions((40, 25))
     model = fit(given)
-    assert_close(model.score(given.weights[7:19]), model.score(given.weights)[7:19])
-    assert model.score(given.weights[3:3]).shape == (0, 25)
+    assert_close(model.score(given.histories_of(slice(7, 19))), model.score(given.histories)[7:19])
+    assert model.score(given.histories_of(slice(3, 3))).shape == (0, 25)
 
 
 def test_a_history_scores_as_the_same_row_that_was_trained(fit):
     """In any order of items, and with what was seen and weighs nothing."""
     given = interactions((40, 25))
     model = fit(given)
-    trained = model.score(given.weights)
+    trained = model.score(given.histories)
     for user in range(40):
         row = given.weights[[user]]
         history = dict(zip(row.indices[::-1].tolist(), row.data[::-1].tolist(), strict=True))
         unseen = next(item for item in range(25) if item not in history)
-        scores = model.score(row_of({**history, unseen: 0.0}, n_items=25))
+        scores = model.score(Histories(row_of({**history, unseen: 0.0}, n_items=25)))
         assert_close(scores, trained[[user]])
 
 
@@ -338,19 +338,19 @@ def test_who_was_trained_makes_no_difference_to_a_row_that_was_not(fit):
     """The same history scores the same as a new user's and as that of a user with another row."""
     model = fit(interactions((40, 25)))
     new = interactions((6, 25), seed=5).weights
-    assert_close(model.score(new[[4]]), model.score(new)[[4]])
+    assert_close(model.score(Histories(new[[4]])), model.score(Histories(new))[[4]])
 
 
 def test_a_user_without_interactions_scores_nothing_or_what_everybody_does(fit):
     given = interactions((40, 25))
     model = fit(given)
-    empty = model.score(sparse.csr_array((1, 25)))
-    weightless = model.score(row_of({3: 0.0, 7: 0.0}, n_items=25))
+    empty = model.score(Histories(sparse.csr_array((1, 25))))
+    weightless = model.score(Histories(row_of({3: 0.0, 7: 0.0}, n_items=25)))
     np.testing.assert_array_equal(weightless, empty)
     if model.is_personal:
         assert not empty.any()
     else:
-        np.testing.assert_array_equal(model.score(given.weights), np.repeat(empty, 40, axis=0))
+        np.testing.assert_array_equal(model.score(given.histories), np.repeat(empty, 40, axis=0))
 
 
 def test_of_a_user_who_shares_no_item_a_personal_recipe_says_so(fit):
@@ -360,7 +360,7 @@ def test_of_a_user_who_shares_no_item_a_personal_recipe_says_so(fit):
     dense[-1, -1] = 1.0
     given = interactions_of(dense)
     model = fit(given)
-    scores = model.score(given.weights[[60]])[0]
+    scores = model.score(given.histories_of(slice(60, 61)))[0]
     if model.is_personal:
         assert is_noise(scores, seen=np.array([45]))
     else:
@@ -370,10 +370,10 @@ def test_of_a_user_who_shares_no_item_a_personal_recipe_says_so(fit):
 def test_scores_may_be_written_to(fit):
     given = interactions((40, 25))
     model = fit(given)
-    before = model.score(given.weights)
-    scores = model.score(given.weights)
+    before = model.score(given.histories)
+    scores = model.score(given.histories)
     scores[:] = -np.inf
-    np.testing.assert_array_equal(model.score(given.weights), before)
+    np.testing.assert_array_equal(model.score(given.histories), before)
 
 
 # Similar items
@@ -416,7 +416,7 @@ def test_what_the_same_users_like_is_similar(fit):
 @given(given=hostile())
 def test_any_matrix_is_fitted_and_scored(fit, given):
     model = fit(given)
-    scores = model.score(given.weights)
+    scores = model.score(given.histories)
     assert scores.shape == given.weights.shape
     assert np.isfinite(scores).all()
     assert 0 <= model.explained_variance <= 1
@@ -424,9 +424,9 @@ def test_any_matrix_is_fitted_and_scored(fit, given):
     again = type(model).from_arrays(
         model.to_arrays(), settings=model.settings, n_items=len(given.items)
     )
-    np.testing.assert_array_equal(again.score(given.weights), scores)
+    np.testing.assert_array_equal(again.score(given.histories), scores)
     for user in range(len(given.users)):
-        assert_close(model.score(given.weights[[user]]), scores[[user]])
+        assert_close(model.score(given.histories_of(slice(user, user + 1))), scores[[user]])
 
 
 # Files
@@ -439,7 +439,7 @@ def test_arrays_give_the_model_again(fit):
     again = type(model).from_arrays(model.to_arrays(), settings=settings, n_items=25)
     new = interactions((6, 25), seed=5).weights
     for rows in (given.weights, new):
-        np.testing.assert_array_equal(again.score(rows), model.score(rows))
+        np.testing.assert_array_equal(again.score(Histories(rows)), model.score(Histories(rows)))
     for item in range(25):
         for part, same in zip(again.similar(item, n=9), model.similar(item, n=9), strict=True):
             np.testing.assert_array_equal(part, same)

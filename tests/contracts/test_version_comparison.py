@@ -219,9 +219,9 @@ class Counting(Popularity):
         super().__init__(*arguments, **named)
         self.asked = []
 
-    def score(self, rows):
-        self.asked.append(rows.shape)
-        return super().score(rows)
+    def score(self, histories):
+        self.asked.append(histories.weights.shape)
+        return super().score(histories)
 
 
 def test_users_times_items_is_never_held():

@@ -24,6 +24,7 @@ from reckeeper.artifact import ModelStore
 from reckeeper.artifact import bundle as bundles
 from reckeeper.config import Settings
 from reckeeper.errors import ArtifactError, DataError, NotFoundError, TooLargeError
+from reckeeper.matrix import Histories
 from reckeeper.recipes import RECIPES
 from reckeeper.registry import Registry
 
@@ -78,7 +79,9 @@ def test_an_imported_version_gives_the_same_answers(registry, settings, there, t
     assert there.transfer.import_bundle(target, actor="ben", cell_limit=CELLS) == 1
     made, came = registry.versions.load(version).artifact, there.versions.load(1).artifact
     rows = sparse.csr_array(np.vstack([DENSE, [[0.0, 0.0, 5.0]]]))
-    np.testing.assert_array_equal(came.model.score(rows), made.model.score(rows))
+    np.testing.assert_array_equal(
+        came.model.score(Histories(rows)), made.model.score(Histories(rows))
+    )
     assert came.matrix.users.ids == made.matrix.users.ids
     assert came.matrix.items.ids == made.matrix.items.ids
     before, after = registry.versions.describe(version), there.versions.describe(1)

@@ -128,8 +128,8 @@ class CoOccurrence:
     def __init__(self, trained):
         self._together = (trained.weights.T @ trained.weights).toarray()
 
-    def score(self, rows):
-        return np.asarray(rows @ self._together)
+    def score(self, histories):
+        return np.asarray(histories.weights @ self._together)
 
 
 def split_in_three(rows, *, has_history):

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy import sparse
 from typer.testing import CliRunner
 
 from reckeeper import evaluation
@@ -23,6 +22,7 @@ from reckeeper.cli.evaluation_files import Columns, read_interactions
 from reckeeper.cli.terminal import parse_settings
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation import tasks
+from reckeeper.matrix import Histories
 from reckeeper.recipes import recipe_named
 
 SECONDS = 1_600_000_000
@@ -239,8 +239,9 @@ class Ranked:
 
     is_personal = False
 
-    def score(self, matrix: sparse.csr_array) -> np.ndarray:
-        return np.tile(-np.arange(matrix.shape[1], dtype=np.float64), (matrix.shape[0], 1))
+    def score(self, histories: Histories) -> np.ndarray:
+        n, n_items = histories.weights.shape
+        return np.tile(-np.arange(n_items, dtype=np.float64), (n, 1))
 
 
 def figure(quality, name):
@@ -307,7 +308,7 @@ def test_new_users_start_from_their_history(csv):
     asked = [("d", "j"), ("d", "i"), ("e", "i"), ("f", "i"), ("a", "l"), ("b", "k")]
     task = tasks.of_logs(log_of(csv, *TRAIN), log_of(csv, *asked), log_of(csv, *history))
     # b: what training has of it, and the history; d: the history. The others have none.
-    assert task.histories.toarray().tolist() == [[1, 1, 0, 1], [2, 0, 0, 0]]
+    assert task.histories.weights.toarray().tolist() == [[1, 1, 0, 1], [2, 0, 0, 0]]
     assert task.held_out.toarray().tolist() == [[0, 0, 1, 0], [0, 1, 0, 0]]
     counts = task.counts()
     assert (counts["n_test_users"], counts["n_test_users_unseen"]) == (2, 3)
@@ -324,7 +325,7 @@ def test_a_pair_that_weighs_nothing_was_seen_all_the_same(csv):
     history = read(csv("user_id,item_id,weight\na,k,0\n"))
     test = log_of(csv, ("a", "i"), ("a", "k"), ("a", "l"))
     task = tasks.of_logs(train, test, history)
-    assert task.histories.nnz == 3
+    assert task.histories.weights.nnz == 3
     assert task.held_out.nnz == 0
     assert task.n_unseen.tolist() == [1]
     quality = task.measure(Ranked(), k=3)
@@ -646,7 +647,7 @@ def test_the_numbers_are_those_of_the_definition(files):
     train, test = read(files[1]), read(files[3])
     model = recipe_named("svd").fit(train.matrix(), settings={})
     weights = train.matrix().weights
-    scores = np.where(weights.toarray() > 0, -np.inf, model.score(weights))
+    scores = np.where(weights.toarray() > 0, -np.inf, model.score(Histories(weights)))
     recalls, ndcgs = [], []
     for user, name in enumerate(train.users.ids):
         wanted = {item for one, item, _ in rows(test) if one == name}

@@ -14,6 +14,7 @@ from reckeeper import audit, linalg, matrix, storage
 from reckeeper.config import Settings
 from reckeeper.events import demo, files
 from reckeeper.interactions import Interaction, schema
+from reckeeper.matrix import Histories
 from reckeeper.recipes.svd import Svd
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +119,7 @@ def test_an_svd_recommends_what_a_user_likes(trained):
         row = trained.weights[[user]]
         shares = np.bincount(category[row.indices], weights=row.data, minlength=len(names))
         liked = np.flatnonzero(shares / shares.sum() >= 0.2)
-        best = linalg.top_k(model.score(row)[0], 10, exclude=row.indices)
+        best = linalg.top_k(model.score(Histories(row))[0], 10, exclude=row.indices)
         known = linalg.top_k(popularity, 10, exclude=row.indices)
         hits.append(np.isin(category[best], liked).mean())
         chance.append(np.isin(category, liked).mean())

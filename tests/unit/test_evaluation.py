@@ -17,6 +17,7 @@ from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation import Figure, PairedDifference, Quality, segments
 from reckeeper.evaluation.confidence import expanded_tail
 from reckeeper.interactions import schema
+from reckeeper.matrix import Histories
 from reckeeper.ranking import Ranker
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
@@ -121,7 +122,7 @@ def test_a_pair_is_on_one_side_and_keeps_its_place(kind, events, share):
     assert split.train.users is log.users
     assert split.train.items is log.items
     assert split.train.weights.shape == split.held_out.shape == log.matrix().weights.shape
-    assert split.histories is split.train.weights
+    assert stored(split.histories.weights) == stored(split.train.weights)
     assert set(stored(split.held_out).values()) <= {1.0}
     assert split.held_out.dtype == np.float32
     split.held_out.check_format(full_check=True)
@@ -221,11 +222,12 @@ class Memory:
     is_personal = False
 
     def __init__(self, seen, histories):
-        self._row_of = {self._key(histories, row): row for row in range(histories.shape[0])}
+        self._row_of = {self._key(histories.weights, row): row for row in range(len(histories))}
         self._seen = seen
 
-    def score(self, rows):
-        users = [self._row_of[self._key(rows, row)] for row in range(rows.shape[0])]
+    def score(self, histories):
+        weights = histories.weights
+        users = [self._row_of[self._key(weights, row)] for row in range(len(histories))]
         return self._seen[users].toarray()
 
     @staticmethod
@@ -440,7 +442,7 @@ def test_without_times_newer_pairs_are_asked_for_from_the_older_history(events, 
     assert split.keep.tolist() == (~is_newer).tolist()
     assert (split.train.users, split.train.items) == (log.users, log.items)
     known = stored(log.matrix(~is_newer).weights)
-    assert stored(split.train.weights) == stored(split.histories) == known
+    assert stored(split.train.weights) == stored(split.histories.weights) == known
     assert stored(split.held_out).keys() == wanted_pairs(log) - known.keys()
 
 
@@ -482,7 +484,7 @@ def assert_grows(log, split, asked, keep):
     found = []
     for place, user in enumerate(split.user_index.tolist()):
         (item,) = split.held_out[[place]].indices.tolist()
-        row = stored(split.histories[[place]])
+        row = stored(split.histories.weights[[place]])
         found.append((user, item, sorted((place[1], value) for place, value in row.items())))
     assert sorted(found) == sorted(expected)
 
@@ -491,7 +493,7 @@ def test_of_a_user_the_first_twenty_later_pairs_are_asked_for():
     log = read([("a", f"i{at:02}", "click", 1.0, at) for at in range(60)])
     split = evaluation.split_next(log, share=0.5)
     assert split.held_out.indices.tolist() == list(range(30, 50))
-    assert np.diff(split.histories.indptr).tolist() == list(range(30, 50))
+    assert split.histories.lengths.tolist() == list(range(30, 50))
     assert split.judged.tolist() == [0]
 
 
@@ -520,7 +522,7 @@ def test_users_are_drawn_where_they_are_too_many():
     whole = evaluation.split_next(log, share=0.5)
     assert len(whole.judged) == 30
     drawn = np.isin(whole.user_index, split.judged)
-    assert stored(whole.histories[drawn]) == stored(split.histories)
+    assert stored(whole.histories[drawn].weights) == stored(split.histories.weights)
 
 
 def test_marks_are_one_for_each_interaction():
@@ -536,19 +538,19 @@ class Table:
 
     is_personal = False
 
-    def __init__(self, scores, histories):
+    def __init__(self, scores, weights):
         self._scores = np.asarray(scores, dtype=np.float64)
-        self._row_of = {int(histories.indices[histories.indptr[row]]): row
-                        for row in np.flatnonzero(np.diff(histories.indptr))}  # fmt: skip
+        self._row_of = {int(weights.indices[weights.indptr[row]]): row
+                        for row in np.flatnonzero(np.diff(weights.indptr))}  # fmt: skip
 
-    def score(self, rows):
-        firsts = rows.indices[rows.indptr[:-1]]
+    def score(self, histories):
+        firsts = histories.weights.indices[histories.weights.indptr[:-1]]
         return self._scores[[self._row_of[int(first)] for first in firsts]]
 
 
 def measured(model, *, histories, **given):
     """Measure the lists that a model's scores make as they are."""
-    ranker = Ranker(model, popularity=np.zeros(histories.shape[1]))
+    ranker = Ranker(model, popularity=np.zeros(histories.weights.shape[1]))
     return evaluation.measure(ranker, histories=histories, **given)
 
 
@@ -570,9 +572,9 @@ def measure(scores, seen, relevant, **kwargs):
         column = np.array([item for row in items for item in row], dtype=int)
         return sparse.csr_array((np.ones(len(user)), (user, column)), shape=shape)
 
-    histories = pairs(seen)
+    weights = pairs(seen)
     return measured(
-        Table(scores, histories), histories=histories, held_out=pairs(relevant), **kwargs
+        Table(scores, weights), histories=Histories(weights), held_out=pairs(relevant), **kwargs
     )
 
 
@@ -612,7 +614,8 @@ def test_novelty_is_the_mean_surprise_of_what_is_recommended():
 
 
 def test_what_weighs_nothing_is_had_by_nobody_and_yet_not_recommended():
-    histories = sparse.csr_array(([0.0, 1.0, 1.0], ([0, 0, 1], [0, 1, 0])), shape=(2, 4))
+    weights = sparse.csr_array(([0.0, 1.0, 1.0], ([0, 0, 1], [0, 1, 0])), shape=(2, 4))
+    histories = Histories(weights)
     held_out = sparse.csr_array(([1.0], ([0], [2])), shape=(2, 4))
     table = Table([[9, 8, 7, 6], [0, 0, 0, 0]], sparse.csr_array(np.eye(2, 4)))
     quality = measured(table, histories=histories, held_out=held_out, k=1)
@@ -652,12 +655,12 @@ def test_users_without_history_or_held_out_items_are_not_measured():
 
 
 def test_only_positive_entries_are_relevant_each_once():
-    histories = sparse.csr_array(([1.0], ([0], [0])), shape=(1, 4))
-    table = Table([[9, 8, 7, 6]], histories)
+    weights = sparse.csr_array(([1.0], ([0], [0])), shape=(1, 4))
+    table = Table([[9, 8, 7, 6]], weights)
     untidy = sparse.csr_array(
         (np.array([2.0, 0.0, 1.0, 1.0]), np.array([3, 1, 3, 2]), np.array([0, 4])), shape=(1, 4)
     )
-    quality = measured(table, histories=histories, held_out=untidy, k=2)
+    quality = measured(table, histories=Histories(weights), held_out=untidy, k=2)
     assert figure(quality, "recall").tolist() == [0.5]
     assert untidy.nnz == 4
 
@@ -671,8 +674,8 @@ class Products:
         random = np.random.default_rng(seed)
         self._weights = random.standard_normal((n_items, n_items))
 
-    def score(self, rows):
-        return np.asarray(rows @ self._weights)
+    def score(self, histories):
+        return np.asarray(histories.weights @ self._weights)
 
 
 def task(seed, *, n_users=40, n_items=30):
@@ -681,7 +684,7 @@ def task(seed, *, n_users=40, n_items=30):
     side = random.choice(3, size=(n_users, n_items), p=[0.7, 0.2, 0.1])
     weights = random.random((n_users, n_items)) + 0.1
     return (
-        sparse.csr_array(np.where(side == 1, weights, 0)),
+        Histories(sparse.csr_array(np.where(side == 1, weights, 0))),
         sparse.csr_array((side == 2).astype(np.float32)),
     )
 
@@ -694,7 +697,7 @@ def test_metrics_agree_with_trec_eval(seed, k):
     quality = measured(model, histories=histories, held_out=held_out, k=k)
 
     scores = model.score(histories)
-    scores[histories.nonzero()] = -np.inf
+    scores[histories.weights.nonzero()] = -np.inf
     run, judged = {}, {}
     for user in quality.user_index.tolist():
         ranking = np.argsort(-scores[user], kind="stable")
@@ -722,7 +725,7 @@ def test_metrics_are_those_of_ranx():
         ks = (1, 3, 10, 50)
         quality = measured(model, histories=histories, held_out=held_out, k=ks)
         scores = model.score(histories)
-        scores[histories.nonzero()] = -np.inf
+        scores[histories.weights.nonzero()] = -np.inf
         run, judged = {}, {}
         for user in quality.user_index.tolist():
             listed = np.argsort(-scores[user], kind="stable")
@@ -743,7 +746,7 @@ def test_ndcg_agrees_with_scikit_learn(k):
     model = Products(30, 7)
     quality = measured(model, histories=histories, held_out=held_out, k=k)
     scores = model.score(histories)
-    scores[histories.nonzero()] = scores.min() - 1 - np.arange(histories.nnz)
+    scores[histories.weights.nonzero()] = scores.min() - 1 - np.arange(histories.weights.nnz)
     users = quality.user_index
     expected = [
         ndcg_score(held_out[[user]].toarray(), scores[[user]], k=k) for user in users.tolist()
@@ -755,7 +758,7 @@ def test_users_are_scored_in_blocks_and_measured_as_if_alone():
     random = np.random.default_rng(1)
     n_users, n_items = 500, 40_000
     places = random.integers(n_items, size=(2, n_users, 5))
-    histories, held_out = (
+    weights, held_out = (
         sparse.csr_array(
             (np.ones(5 * n_users), part.ravel(), np.arange(n_users + 1) * 5),
             shape=(n_users, n_items),
@@ -772,10 +775,11 @@ def test_users_are_scored_in_blocks_and_measured_as_if_alone():
         def __init__(self):
             self.heights = []
 
-        def score(self, rows):
-            self.heights.append(rows.shape[0])
-            return (rows.astype(np.float32) @ factors.T) @ factors
+        def score(self, histories):
+            self.heights.append(len(histories))
+            return (histories.weights.astype(np.float32) @ factors.T) @ factors
 
+    histories = Histories(weights)
     model, told = Factors(), []
     whole = measured(model, histories=histories, held_out=held_out, on_progress=told.append)
     assert sum(model.heights) == n_users
@@ -1040,19 +1044,19 @@ def test_a_model_that_is_better_by_plan_is_found_so():
     liked = random.random((n_users, n_items)) < np.where(own, 0.35, 0.02)
     events = [(f"u{user:03}", f"i{item:02}", "click", 1.0, 1) for user, item in np.argwhere(liked)]
     split = evaluation.split_random(read(events, has_times=False), seed=1)
-    neighbours = split.histories.T @ split.histories
+    neighbours = split.histories.weights.T @ split.histories.weights
 
     class Neighbours:
         is_personal = False
 
-        def score(self, rows):
-            return (rows @ neighbours).toarray()
+        def score(self, histories):
+            return (histories.weights @ neighbours).toarray()
 
     class Counts:
         is_personal = False
 
-        def score(self, rows):
-            return np.tile(split.histories.sum(axis=0), (rows.shape[0], 1))
+        def score(self, histories):
+            return np.tile(split.histories.weights.sum(axis=0), (len(histories), 1))
 
     counts, personal = (
         measured(model, histories=split.histories, held_out=split.held_out, k=10)

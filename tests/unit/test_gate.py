@@ -436,8 +436,8 @@ def test_an_active_version_that_lacks_items_never_recommends_them():
     class Table:
         is_personal = False
 
-        def score(self, rows):
-            return np.tile(counts, (rows.shape[0], 1))
+        def score(self, histories):
+            return np.tile(counts, (len(histories), 1))
 
     expected = evaluation.measure_split(
         Ranker(Table(), popularity=counts), held_out.splits[0], k=10

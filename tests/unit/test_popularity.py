@@ -33,7 +33,7 @@ def given():
 def test_the_score_is_the_number_of_users(given):
     model = Popularity.fit(given, settings={})
     assert model.item_scores.tolist() == [2.0, 2.0, 1.0, 0.0]
-    assert model.score(given.weights).tolist() == [[2.0, 2.0, 1.0, 0.0]] * 3
+    assert model.score(given.histories).tolist() == [[2.0, 2.0, 1.0, 0.0]] * 3
     assert model.settings == {"half_life_days": None}
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from reckeeper.errors import DataError
-from reckeeper.matrix import IdIndex, InteractionMatrix
+from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
 from reckeeper.ranking import Ranker, bytes_needed, is_noise, popularity_of, rank_scores
 
 
@@ -18,8 +18,8 @@ class Given:
         self.is_personal = is_personal
         self._table = sparse.csr_array(table)
 
-    def score(self, rows):
-        return (rows @ self._table).toarray()
+    def score(self, histories):
+        return (histories.weights @ self._table).toarray()
 
 
 def rows_of(*histories, n_items):
@@ -99,7 +99,7 @@ def test_scores_of_a_model_that_knows_no_persons_are_taken_as_they_are():
     )
     nothing = rows_of({}, {0: 1}, n_items=3)
     zeros = Given(np.zeros((3, 3)), is_personal=False)
-    lists = Ranker.of(zeros, trained).rank(nothing, k=2)
+    lists = Ranker.of(zeros, trained).rank(Histories(nothing), k=2)
     assert lists.item_index.tolist() == [[0, 1], [1, 2]]
     assert not lists.scores.any()
     assert lists.is_popular.all()
@@ -111,7 +111,7 @@ def test_a_stranger_and_a_hermit_get_the_popular_items():
     assert popularity_of(trained).tolist() == [2, 2, 0, 1]
     model = Given(weights.T @ weights - sparse.diags_array([2.0, 5.0, 0.0, 0.0]))
     ranker = Ranker.of(model, trained)
-    lists = ranker.rank(rows_of({}, {3: 1}, {0: 1}, {0: 0}, n_items=4), k=2)
+    lists = ranker.rank(Histories(rows_of({}, {3: 1}, {0: 1}, {0: 0}, n_items=4)), k=2)
     assert lists.is_popular.tolist() == [True, True, False, True]
     assert lists.item_index.tolist() == [[0, 1], [0, 1], [1, 2], [1, 3]]
     assert lists.scores.tolist() == [[2, 2], [2, 2], [3, 0], [2, 1]]
@@ -124,7 +124,7 @@ def test_histories_of_other_items_get_lists_of_other_items():
     model = Given([[0.0, 2.0, 3.0], [2.0, 0.0, 1.0], [3.0, 1.0, 0.0]])
     ranker = Ranker.of(model, trained).in_ids_of(items, own=own)
     # b, and a, of which the model knows nothing: it would show f, which has no id here, then d.
-    lists = ranker.rank(rows_of({0: 1, 1: 1}, {2: 1}, n_items=4), k=3)
+    lists = ranker.rank(Histories(rows_of({0: 1, 1: 1}, {2: 1}, n_items=4)), k=3)
     assert lists.item_index.tolist() == [[-1, 3, -1], [1, 3, -1]]
     assert lists.scores.tolist() == [[3, 2, 0], [2, 2, 2]]
     assert lists.is_popular.tolist() == [False, True]
@@ -132,7 +132,8 @@ def test_histories_of_other_items_get_lists_of_other_items():
 
 def test_users_are_ranked_in_blocks_as_if_at_once():
     random = np.random.default_rng(0)
-    histories = sparse.random_array((300, 40_000), density=1e-4, rng=random, format="csr")
+    weights = sparse.random_array((300, 40_000), density=1e-4, rng=random, format="csr")
+    histories = Histories(weights, np.arange(weights.nnz, dtype=np.int32))
     model = Given(sparse.random_array((40_000, 40_000), density=1e-4, rng=random, format="csr"))
     ranker = Ranker(model, popularity=random.random(40_000))
     users = np.arange(5, 300)

@@ -11,7 +11,7 @@ from sklearn.decomposition import TruncatedSVD
 
 from reckeeper import linalg
 from reckeeper.errors import DataError
-from reckeeper.matrix import IdIndex, InteractionMatrix
+from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
 from reckeeper.recipes.spectral import Spectral, SpectralSettings
 from reckeeper.recipes.spectral.factors import Weighted, most_components, weigh
 
@@ -180,7 +180,7 @@ def test_a_matrix_of_zeros_says_nothing():
         model = fit(zeros, **given)
         assert model.item_weights.nnz == 0
         assert model.explained_variance == 0.0
-        assert not model.score(zeros).any()
+        assert not model.score(Histories(zeros)).any()
         assert model.weight_scale == 1.0
 
 
@@ -193,7 +193,8 @@ def test_binary_is_blind_to_how_much_a_weight_is():
     model, again = fit(dense), fit(other)
     np.testing.assert_array_equal(model.item_weights.toarray(), again.item_weights.toarray())
     np.testing.assert_array_equal(
-        model.score(sparse.csr_array(dense)), model.score(sparse.csr_array(other))
+        model.score(Histories(sparse.csr_array(dense))),
+        model.score(Histories(sparse.csr_array(other))),
     )
 
 
@@ -201,26 +202,28 @@ def test_raw_is_proportional_and_log_is_less():
     dense = random_weights((60, 40))
     single, triple = (row_of({2: weight}, n_items=40) for weight in (1.0, 3.0))
     model = fit(dense, weighting="raw")
-    assert_close(model.score(triple), 3 * model.score(single), tolerance=1e-6)
+    assert_close(model.score(Histories(triple)), 3 * model.score(Histories(single)), tolerance=1e-6)
     model = fit(dense, weighting="log")
     share = 1 / dense[dense > 0].mean()
     ratio = np.log1p(3 * share) / np.log1p(share)
     assert 1 < ratio < 3
-    assert_close(model.score(triple), ratio * model.score(single), tolerance=1e-6)
+    assert_close(
+        model.score(Histories(triple)), ratio * model.score(Histories(single)), tolerance=1e-6
+    )
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_the_unit_of_the_weights_makes_no_difference(weighting):
     """To the bit where the factor is a power of two, which rounds nothing."""
     dense = random_weights((60, 40))
-    expected = fit(dense, weighting=weighting).score(sparse.csr_array(dense))
+    expected = fit(dense, weighting=weighting).score(Histories(sparse.csr_array(dense)))
     for factor in (1024.0, 2.0**-30, 2.0**900):
         scaled = sparse.csr_array(factor * dense)
-        scores = fit(scaled, weighting=weighting).score(scaled)
+        scores = fit(scaled, weighting=weighting).score(Histories(scaled))
         np.testing.assert_array_equal(scores, expected)
     for factor in (1000.0, 1e-200):
         scaled = sparse.csr_array(factor * dense)
-        scores = fit(scaled, weighting=weighting).score(scaled)
+        scores = fit(scaled, weighting=weighting).score(Histories(scaled))
         assert_close(scores, expected, tolerance=1e-5)
 
 
@@ -232,14 +235,16 @@ def test_what_was_seen_and_weighs_nothing_changes_nothing(weighting):
     assert stored.nnz == dense.size
     model, again = fit(dense, weighting=weighting), fit(stored, weighting=weighting)
     np.testing.assert_array_equal(model.item_weights.toarray(), again.item_weights.toarray())
-    np.testing.assert_array_equal(model.score(sparse.csr_array(dense)), model.score(stored))
+    np.testing.assert_array_equal(
+        model.score(Histories(sparse.csr_array(dense))), model.score(Histories(stored))
+    )
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_weights_of_any_size_stay_finite(weighting):
     dense = random_weights((60, 40)) * 1e-290
     model = fit(dense, weighting=weighting)
-    scores = model.score(row_of({2: 1e300, 4: 1e-320}, n_items=40))
+    scores = model.score(Histories(row_of({2: 1e300, 4: 1e-320}, n_items=40)))
     assert np.isfinite(scores).all()
     assert scores.any()
     model = fit(1e300 * random_weights((60, 40)), weighting=weighting)
@@ -264,21 +269,21 @@ def test_a_row_that_training_never_saw_scores_as_the_same_row_that_it_did(weight
     entries, *_ = entering(dense, weighting)
     expected = entries @ model.item_weights.toarray().astype(np.float64)
     again = saved_and_loaded(model)
-    assert_close(model.score(sparse.csr_array(dense)), expected, tolerance=1e-5)
+    assert_close(model.score(Histories(sparse.csr_array(dense))), expected, tolerance=1e-5)
     for user in range(60):
         new = row_of({item: dense[user, item] for item in np.flatnonzero(dense[user])}, n_items=40)
-        assert_close(model.score(new), expected[[user]], tolerance=1e-5)
-        np.testing.assert_array_equal(again.score(new), model.score(new))
+        assert_close(model.score(Histories(new)), expected[[user]], tolerance=1e-5)
+        np.testing.assert_array_equal(again.score(Histories(new)), model.score(Histories(new)))
 
 
 def test_nothing_is_said_of_who_or_what_has_no_interactions():
     dense = random_weights((60, 40))
     for given in ({}, {"ridge": 0.1}, {"weighting": "raw", "n_components": 0}):
         model = fit(dense, **given)
-        scores = model.score(sparse.csr_array(dense))
+        scores = model.score(Histories(sparse.csr_array(dense)))
         assert not scores[3].any()
         assert not scores[:, 5].any()
-        assert not model.score(row_of({5: 2.0}, n_items=40)).any()
+        assert not model.score(Histories(row_of({5: 2.0}, n_items=40))).any()
         assert model.similar(5, n=40)[0].size == 0
 
 
@@ -292,7 +297,7 @@ def test_who_belongs_to_a_cluster_is_given_what_belongs_to_it(given):
     random = np.random.default_rng(7)
     chance = np.kron(np.eye(4), np.full((25, 30), 0.4)) + 0.01
     dense = (random.random(chance.shape) < chance) * random.choice([1.0, 2.0], chance.shape)
-    scores = fit(dense, **given).score(sparse.csr_array(dense))
+    scores = fit(dense, **given).score(Histories(sparse.csr_array(dense)))
     top = linalg.top_k_rows(scores, 5, exclude=sparse.csr_array(dense))
     np.testing.assert_array_equal(top // 30, np.repeat(np.arange(4), 25 * 5).reshape(100, 5))
 
@@ -403,7 +408,7 @@ def test_the_export_gives_the_scores():
     exported = model.to_export()
     assert exported["weight_scale"] == pytest.approx(dense[dense > 0].mean())
     predicted = np.log1p(dense / exported["weight_scale"]) @ exported["item_weights"]
-    assert_close(predicted, model.score(sparse.csr_array(dense)), tolerance=1e-6)
+    assert_close(predicted, model.score(Histories(sparse.csr_array(dense))), tolerance=1e-6)
 
 
 # Progress

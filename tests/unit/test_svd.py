@@ -9,7 +9,7 @@ from scipy.sparse.linalg import ArpackError
 from sklearn.decomposition import TruncatedSVD
 
 from reckeeper.errors import DataError
-from reckeeper.matrix import IdIndex, InteractionMatrix
+from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
 from reckeeper.recipes.svd import Svd
 
 
@@ -44,7 +44,7 @@ def test_predicted_ratings_are_those_of_dense_lapack(shape, seed):
     model = fit(dense)
     expected, values = truncated(dense, 10)
     np.testing.assert_allclose(model.singular_values, values, rtol=1e-10)
-    predicted = model.score(sparse.csr_array(dense))
+    predicted = model.score(Histories(sparse.csr_array(dense)))
     assert np.abs(predicted - expected).max() <= 1e-8 * np.abs(expected).max()
 
 
@@ -54,7 +54,7 @@ def test_planted_factors_are_found():
     model = fit(dense, n_components=5)
     np.testing.assert_allclose(model.singular_values, values, rtol=1e-10)
     np.testing.assert_allclose(np.abs((model.components * right).sum(axis=1)), 1.0, rtol=1e-10)
-    np.testing.assert_allclose(model.score(sparse.csr_array(dense)), dense, atol=1e-10)
+    np.testing.assert_allclose(model.score(Histories(sparse.csr_array(dense))), dense, atol=1e-10)
     assert model.explained_variance == pytest.approx(1.0, rel=1e-12)
 
 
@@ -63,7 +63,9 @@ def test_values_that_are_equal_or_many_magnitudes_apart():
         dense, _ = planted(40, 30, np.array(values))
         model = fit(dense, n_components=len(values))
         np.testing.assert_allclose(model.singular_values, values, rtol=1e-6)
-        np.testing.assert_allclose(model.score(sparse.csr_array(dense)), dense, atol=1e-7)
+        np.testing.assert_allclose(
+            model.score(Histories(sparse.csr_array(dense))), dense, atol=1e-7
+        )
 
 
 def test_explained_variance_is_scikit_learns():
@@ -103,7 +105,7 @@ def test_small_matrices_have_the_largest_rank_that_is_left(shape, rank):
     assert model.components.shape == (rank, shape[1])
     assert model.settings == {"n_components": 10}
     expected, _ = truncated(dense, rank)
-    predicted = model.score(sparse.csr_array(dense))
+    predicted = model.score(Histories(sparse.csr_array(dense)))
     assert np.abs(predicted - expected).max() <= 1e-8 * np.abs(expected).max()
 
 
@@ -113,7 +115,7 @@ def test_a_matrix_of_zeros(shape):
     model = fit(zeros)
     assert model.explained_variance == 0.0
     assert not model.singular_values.any()
-    assert not model.score(zeros).any()
+    assert not model.score(Histories(zeros)).any()
     identity = model.components @ model.components.T
     np.testing.assert_array_equal(identity, np.eye(len(identity)))
 
@@ -125,7 +127,9 @@ def test_a_matrix_without_variance(shape, value):
         warnings.simplefilter("error")
         model = fit(np.full(shape, value), n_components=1)
     assert model.explained_variance == 0.0
-    np.testing.assert_allclose(model.score(sparse.csr_array(np.full(shape, value))), value)
+    np.testing.assert_allclose(
+        model.score(Histories(sparse.csr_array(np.full(shape, value)))), value
+    )
 
 
 def test_a_variance_too_small_for_a_number_is_none():
@@ -141,7 +145,7 @@ def test_more_components_than_the_matrix_has(shape):
         model = fit(dense)
     assert model.explained_variance == 0.0
     assert np.isfinite(model.components).all()
-    np.testing.assert_allclose(model.score(sparse.csr_array(dense)), 3.0, rtol=1e-9)
+    np.testing.assert_allclose(model.score(Histories(sparse.csr_array(dense))), 3.0, rtol=1e-9)
 
 
 @pytest.mark.parametrize("n_components", [0, -1, 1.0, "10", True, None])
@@ -156,7 +160,9 @@ def test_the_exported_model_transforms_as_scikit_learn_does():
     exported = model.to_sklearn()
     ratings = sparse.csr_matrix(dense)
     np.testing.assert_allclose(
-        exported.inverse_transform(exported.transform(ratings)), model.score(ratings), rtol=1e-12
+        exported.inverse_transform(exported.transform(ratings)),
+        model.score(Histories(ratings)),
+        rtol=1e-12,
     )
     assert exported.get_params()["n_components"] == 7
     assert exported.explained_variance_ratio_.sum() == pytest.approx(model.explained_variance)
@@ -172,7 +178,9 @@ def test_the_unit_of_the_weights_makes_no_difference(scale):
     np.testing.assert_allclose(scaled.singular_values / scale, model.singular_values, rtol=1e-12)
     assert scaled.explained_variance == pytest.approx(model.explained_variance, rel=1e-10)
     np.testing.assert_allclose(
-        scaled.score(sparse.csr_array(dense)), model.score(sparse.csr_array(dense)), atol=1e-10
+        scaled.score(Histories(sparse.csr_array(dense))),
+        model.score(Histories(sparse.csr_array(dense))),
+        atol=1e-10,
     )
 
 
@@ -189,7 +197,7 @@ def test_items_outside_what_was_learned_neither_give_nor_get_a_score():
     dense = np.kron(np.diag([3.0, 2.0, 1.0]), np.ones((5, 4)))
     dense += np.where(dense > 0, random_counts((15, 12), seed=6, density=0.5) * 1e-3, 0.0)
     model = fit(dense, n_components=2)
-    scores = model.score(sparse.csr_array(dense))
+    scores = model.score(Histories(sparse.csr_array(dense)))
     assert not scores[10:].any()
     assert not scores[:, 8:].any()
     assert scores[:5, :4].all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reckeeper.errors import DataError, NotEnoughDataError
-from reckeeper.matrix import IdIndex, InteractionLog
+from reckeeper.matrix import Histories, IdIndex, InteractionLog
 from reckeeper.recipes import RECIPES, recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.training import tuning
@@ -112,7 +112,10 @@ def test_leading_components_are_the_model_of_fewer():
     large = recipe_named("svd").fit(log.matrix(), settings={"n_components": 20})
     small = recipe_named("svd").fit(log.matrix(), settings={"n_components": 5})
     rows = log.matrix().weights[:7]
-    np.testing.assert_allclose(large.leading(5).score(rows), small.score(rows), atol=1e-10)
+    histories = Histories(rows)
+    np.testing.assert_allclose(
+        large.leading(5).score(histories), small.score(histories), atol=1e-10
+    )
     assert large.leading(5).settings == small.settings
 
 

@@ -147,7 +147,9 @@ class Artifact:
         import pandas as pd
 
         return pd.DataFrame(
-            self.model.score(self.matrix.weights[start:stop]).astype(np.float64, copy=False),
+            self.model.score(self.matrix.histories_of(slice(start, stop))).astype(
+                np.float64, copy=False
+            ),
             index=pd.Index(self.matrix.users.ids[start:stop], dtype=object),
             columns=pd.Index(self.matrix.items.ids, dtype=object),
         )

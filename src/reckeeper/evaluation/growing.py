@@ -17,7 +17,7 @@ from reckeeper.evaluation.splits import (
     times_of,
     wanted_pairs,
 )
-from reckeeper.matrix import IdIndex, InteractionLog
+from reckeeper.matrix import Histories, IdIndex, InteractionLog
 
 _MOST_OF_USER = 20
 """Later interactions of a user that are asked for, so that nobody dominates."""
@@ -215,14 +215,15 @@ def _growing(
     histories = _histories(log, time_of_row, np.flatnonzero(is_drawn[log.user_index]), asked)
     ones = np.ones(len(asked), dtype=np.float32)
     held_out = sparse.csr_array(
-        (ones, asked.item_index, np.arange(len(asked) + 1, dtype=np.int32)), shape=histories.shape
+        (ones, asked.item_index, np.arange(len(asked) + 1, dtype=np.int32)),
+        shape=histories.weights.shape,
     )
     return Split(kind, how, log.matrix(keep), histories, held_out, asked.user_index, keep)
 
 
 def _histories(
     log: InteractionLog, time_of_row: np.ndarray, rows: np.ndarray, asked: _Asked
-) -> sparse.csr_array:
+) -> Histories:
     """Sum for each question the rows of its user that are earlier than it."""
     rows = rows[np.lexsort((time_of_row[rows], log.user_index[rows]))]
     distinct, rank = np.unique(np.concatenate([time_of_row[rows], asked.time]), return_inverse=True)
@@ -238,7 +239,4 @@ def _histories(
     within = np.arange(len(question)) - np.repeat(np.cumsum(length) - length, length)
     copied = log.part(rows[np.repeat(begin, length) + within])
     numbered = IdIndex([f"{number:09}" for number in range(len(asked))])
-    histories: sparse.csr_array = (
-        replace(copied, users=numbered, user_index=question).matrix().weights
-    )
-    return histories
+    return replace(copied, users=numbered, user_index=question).matrix().histories

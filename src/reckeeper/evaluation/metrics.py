@@ -10,6 +10,7 @@ from scipy import sparse
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation.confidence import intervals
 from reckeeper.evaluation.splits import Split
+from reckeeper.matrix import Histories
 from reckeeper.ranking import Lists, Ranker, popularity_of
 
 
@@ -246,7 +247,7 @@ def measure_split(
 def measure(
     ranker: Ranker,
     *,
-    histories: sparse.csr_array,
+    histories: Histories,
     held_out: sparse.csr_array,
     question_user: np.ndarray | None = None,
     n_unfindable: np.ndarray | None = None,
@@ -263,7 +264,7 @@ def measure(
     Parameters
     ----------
     ranker : Ranker
-    histories : scipy.sparse.csr_array, shape (n, n_items)
+    histories : Histories
         What questions are scored from. No stored pair is recommended, with
         whatever weight, unless the ranker repeats.
     held_out : scipy.sparse.csr_array, shape (n, n_items)
@@ -306,19 +307,20 @@ def measure(
     ks = tuple(sorted({k} if isinstance(k, int) else set(k)))
     if not ks or ks[0] < 1:
         raise DataError(f"k={k} cannot be used: a list has at least 1 item.")
-    if histories.shape != held_out.shape:
+    known = histories.weights
+    if known.shape != held_out.shape:
         raise DataError(
-            f"histories have shape {histories.shape} and held_out {held_out.shape}: give both for "
+            f"histories have shape {known.shape} and held_out {held_out.shape}: give both for "
             "the same users and items."
         )
     if question_user is None:
-        question_user = np.arange(histories.shape[0])
-    popularity, share = _popularity(histories, popularity, n_users)
+        question_user = np.arange(len(histories))
+    popularity, share = _popularity(known, popularity, n_users)
     relevant = _positive(held_out)
     n_relevant = np.diff(relevant.indptr)
     if n_unfindable is not None:
         n_relevant = n_relevant + n_unfindable
-    asked = _to_measure(histories, n_relevant, question_user, user_index)
+    asked = _to_measure(known, n_relevant, question_user, user_index)
     relevant = relevant[asked]
     found = np.empty((len(asked), ks[-1]), dtype=np.int32)
     exposure = _Exposure(ks, popularity, n_lists=len(asked))
@@ -334,8 +336,8 @@ def measure(
         found=found,
         held_out=relevant,
         n_relevant=n_relevant[asked],
-        history_length=np.diff(histories.indptr)[asked],
-        of_lists=exposure.figures(histories[asked], question_user[asked], share),
+        history_length=histories.lengths[asked],
+        of_lists=exposure.figures(known[asked], question_user[asked], share),
     )
 
 
@@ -358,14 +360,12 @@ class _Exposure:
             self._mean_popularity[k][block] = np.where(n > 0, total / np.maximum(n, 1), np.nan)
 
     def figures(
-        self, histories: sparse.csr_array, user: np.ndarray, share: np.ndarray
+        self, known: sparse.csr_array, user: np.ndarray, share: np.ndarray
     ) -> dict[str, float]:
-        taste = histories.data > 0
-        row = np.repeat(np.arange(histories.shape[0]), np.diff(histories.indptr))[taste]
-        n = np.bincount(row, minlength=histories.shape[0])
-        total = np.bincount(
-            row, weights=self._popularity[histories.indices[taste]], minlength=len(n)
-        )
+        taste = known.data > 0
+        row = np.repeat(np.arange(known.shape[0]), np.diff(known.indptr))[taste]
+        n = np.bincount(row, minlength=known.shape[0])
+        total = np.bincount(row, weights=self._popularity[known.indices[taste]], minlength=len(n))
         before = _mean_over_users(np.where(n > 0, total / np.maximum(n, 1), np.nan), user)
         figures: dict[str, float] = {}
         for k, n_of_item in self._n_of_item.items():
@@ -422,13 +422,13 @@ def _ndcg(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
 
 
 def _popularity(
-    histories: sparse.csr_array, popularity: np.ndarray | None, n_users: int | None
+    known: sparse.csr_array, popularity: np.ndarray | None, n_users: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how many users have each item, and what share of them, in (0, 1]."""
-    n_items = histories.shape[1]
-    n_users = histories.shape[0] if n_users is None else n_users
+    n_items = known.shape[1]
+    n_users = known.shape[0] if n_users is None else n_users
     if popularity is None:
-        popularity = np.bincount(histories.indices[histories.data > 0], minlength=n_items)
+        popularity = np.bincount(known.indices[known.data > 0], minlength=n_items)
     elif popularity.shape != (n_items,):
         raise DataError(
             f"popularity has shape {popularity.shape}: give one number for each of the "
@@ -454,18 +454,18 @@ def _positive(held_out: sparse.csr_array) -> sparse.csr_array:
 
 
 def _to_measure(
-    histories: sparse.csr_array,
+    known: sparse.csr_array,
     n_relevant: np.ndarray,
     question_user: np.ndarray,
     user_index: np.ndarray | None,
 ) -> np.ndarray:
-    can_be_measured = (np.diff(histories.indptr) > 0) & (n_relevant > 0)
+    can_be_measured = (np.diff(known.indptr) > 0) & (n_relevant > 0)
     if user_index is not None:
-        known = int(question_user.max(initial=-1))
-        if len(user_index) and not 0 <= user_index.min() <= user_index.max() <= known:
+        largest = int(question_user.max(initial=-1))
+        if len(user_index) and not 0 <= user_index.min() <= user_index.max() <= largest:
             raise DataError(
                 f"user_index reaches from {user_index.min()} to {user_index.max()}: give rows from "
-                f"0 to {known}."
+                f"0 to {largest}."
             )
         can_be_measured &= np.isin(question_user, user_index)
     asked = np.flatnonzero(can_be_measured)

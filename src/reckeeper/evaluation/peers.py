@@ -14,7 +14,7 @@ from scipy import linalg, sparse
 from threadpoolctl import threadpool_limits
 
 from reckeeper.errors import DataError
-from reckeeper.matrix import InteractionMatrix
+from reckeeper.matrix import Histories, InteractionMatrix
 
 Settings = dict[str, float | int]
 
@@ -51,8 +51,8 @@ class Peer(abc.ABC):
         """Learn from users × items of ones."""
 
     @abc.abstractmethod
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
-        """Score all items for rows of weights, shape (n, n_items) → the same, dense."""
+    def score(self, histories: Histories) -> np.ndarray:
+        """Score all items for each history, shape (n, n_items)."""
 
 
 class ImplicitALS(Peer):
@@ -67,10 +67,12 @@ class ImplicitALS(Peer):
         self._model: Any = AlternatingLeastSquares(random_state=0, **self.settings)
         self._model.fit(liked, show_progress=False)
 
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
+    def score(self, histories: Histories) -> np.ndarray:
         """See `Peer.score`."""
         with threadpool_limits(1, "blas"):
-            users = self._model.recalculate_user(np.arange(rows.shape[0]), _liked(rows))
+            users = self._model.recalculate_user(
+                np.arange(len(histories)), _liked(histories.weights)
+            )
         scores: np.ndarray = users @ self._model.item_factors.T
         return scores
 
@@ -88,9 +90,9 @@ class ImplicitKNN(Peer):
         model.fit(liked, show_progress=False)
         self._similar = sparse.csr_array(model.similarity)
 
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
+    def score(self, histories: Histories) -> np.ndarray:
         """See `Peer.score`."""
-        scores: np.ndarray = (sparse.csr_array(_liked(rows)) @ self._similar).toarray()
+        scores: np.ndarray = (sparse.csr_array(_liked(histories.weights)) @ self._similar).toarray()
         return scores
 
 
@@ -113,10 +115,10 @@ class EASE(Peer):
         np.fill_diagonal(weights, 0.0)
         self._weights = weights
 
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
+    def score(self, histories: Histories) -> np.ndarray:
         """See `Peer.score`."""
-        scores = np.zeros(rows.shape, dtype=np.float32)
-        scores[:, self._items] = _liked(rows)[:, self._items] @ self._weights
+        scores = np.zeros(histories.weights.shape, dtype=np.float32)
+        scores[:, self._items] = _liked(histories.weights)[:, self._items] @ self._weights
         return scores
 
     @staticmethod

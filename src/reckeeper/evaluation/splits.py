@@ -12,7 +12,7 @@ from scipy import sparse
 from reckeeper import clock
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation.confidence import generator
-from reckeeper.matrix import InteractionLog, InteractionMatrix, Pairs
+from reckeeper.matrix import Histories, InteractionLog, InteractionMatrix, Pairs
 
 _MOST_LOOKED_AT = 2_000_000
 """Interactions that tell whether times do."""
@@ -35,8 +35,9 @@ class Split:
     train : InteractionMatrix
         With the users and items of the whole log: rows and columns may be
         empty.
-    histories : scipy.sparse.csr_array of float64, shape (n_questions, n_items)
-        What is known of the user at that moment; rows may be empty.
+    histories : Histories
+        A row for each question: what is known of the user at that moment, in
+        order where there are times; rows may be empty.
     held_out : scipy.sparse.csr_array of float32, shape (n_questions, n_items)
         Ones: what is to be found. Wanted pairs alone, those with a positive
         weight over all their interactions: what was added to a watchlist and
@@ -55,7 +56,7 @@ class Split:
     kind: str
     how: str
     train: InteractionMatrix = field(repr=False)
-    histories: sparse.csr_array = field(repr=False)
+    histories: Histories = field(repr=False)
     held_out: sparse.csr_array = field(repr=False)
     user_index: np.ndarray = field(repr=False)
     keep: np.ndarray = field(repr=False)
@@ -64,7 +65,7 @@ class Split:
     @property
     def judged(self) -> np.ndarray:
         """The users with a question that has a history and something to find, ascending."""
-        has_both = (np.diff(self.histories.indptr) > 0) & (np.diff(self.held_out.indptr) > 0)
+        has_both = (self.histories.lengths > 0) & (np.diff(self.held_out.indptr) > 0)
         return np.unique(self.user_index[has_both])
 
 
@@ -436,4 +437,4 @@ def asked_once(
     held_out = sparse.csr_array((ones, pairs.item_index[held], indptr), shape=shape)
     train = log.matrix(keep)
     everybody = np.arange(shape[0], dtype=np.int32)
-    return Split(kind, how, train, train.weights, held_out, everybody, keep)
+    return Split(kind, how, train, train.histories, held_out, everybody, keep)

@@ -10,7 +10,7 @@ from reckeeper.errors import Action, NotEnoughDataError
 from reckeeper.evaluation.confidence import generator
 from reckeeper.evaluation.metrics import Quality, measure
 from reckeeper.evaluation.splits import Split
-from reckeeper.matrix import IdIndex, InteractionLog, InteractionMatrix
+from reckeeper.matrix import Histories, IdIndex, InteractionLog, InteractionMatrix
 from reckeeper.ranking import Ranker, Scorer, popularity_of
 
 
@@ -23,7 +23,7 @@ class Task:
     train : InteractionMatrix
     log : InteractionLog
         The same interactions one by one, for tuning.
-    histories : scipy.sparse.csr_array, shape (n, n_items)
+    histories : Histories
         A row for each question, none of them empty.
     held_out : scipy.sparse.csr_array, shape (n, n_items)
         Ones: the items to be found that training knows.
@@ -46,7 +46,7 @@ class Task:
 
     train: InteractionMatrix
     log: InteractionLog
-    histories: sparse.csr_array
+    histories: Histories
     held_out: sparse.csr_array
     n_unseen: np.ndarray
     question_user: np.ndarray
@@ -134,23 +134,22 @@ def of_logs(
     """
     learned = train.matrix()
     user_of, item_of = test.users.places_in(train.users), test.items.places_in(train.items)
-    n_users, n_items = len(test.users), len(train.items)
-    # The row after the last is empty: it is that of the place -1.
-    rows = sparse.vstack([learned.weights, sparse.csr_array((1, n_items))])
-    histories, is_asked = rows.tocsr()[user_of], user_of >= 0
+    n_users = len(test.users)
+    known, is_asked = [learned], user_of >= 0
     if history is not None:
-        histories = _sum(histories, _rows(history, users=test.users, items=train.items))
+        known.append(history.matrix())
         is_asked = test.users.places_in(history.users) >= 0
+    histories = _histories(*known, users=test.users)
 
     pairs = test.matrix().weights.tocoo()
     wanted = pairs.data > 0
     row, column = pairs.row[wanted].astype(np.int64), item_of[pairs.col[wanted]]
     n_unseen = np.bincount(row[column < 0], minlength=n_users)
     row, column = row[column >= 0], column[column >= 0]
-    is_had = _are_stored(histories, row, column)
-    held_out = _ones(row[~is_had], column[~is_had], shape=histories.shape)
+    is_had = _are_stored(histories.weights, row, column)
+    held_out = _ones(row[~is_had], column[~is_had], shape=histories.weights.shape)
 
-    is_asked &= np.diff(histories.indptr) > 0
+    is_asked &= histories.lengths > 0
     is_asked &= np.diff(held_out.indptr) + n_unseen > 0
     n_users_unseen = int(np.count_nonzero(user_of < 0))
     if not is_asked.any():
@@ -186,7 +185,7 @@ def of_split(log: InteractionLog, split: Split) -> Task:
     """
     known = split.train.weights
     wants = np.diff(split.held_out.indptr) > 0
-    is_asked = wants & (np.diff(split.histories.indptr) > 0)
+    is_asked = wants & (split.histories.lengths > 0)
     if not is_asked.any():
         raise NotEnoughDataError(
             f"There is no user to judge: split by {split.kind}, the interactions hold out nothing "
@@ -212,21 +211,33 @@ def of_split(log: InteractionLog, split: Split) -> Task:
     )
 
 
-def _rows(log: InteractionLog, *, users: IdIndex, items: IdIndex) -> sparse.csr_array:
-    """Sum a log by users and items of others; what these lack is left out."""
-    pairs = log.matrix().weights.tocoo()
-    row, column = log.users.places_in(users)[pairs.row], log.items.places_in(items)[pairs.col]
-    kept = (row >= 0) & (column >= 0)
-    entries = (pairs.data[kept], (row[kept], column[kept]))
-    return sparse.coo_array(entries, shape=(len(users), len(items))).tocsr()
-
-
-def _sum(first: sparse.csr_array, second: sparse.csr_array) -> sparse.csr_array:
-    """Add two matrices, and keep the stored zeros that scipy's own sum drops."""
-    a, b = first.tocoo(), second.tocoo()
-    places = (np.concatenate([a.row, b.row]), np.concatenate([a.col, b.col]))
-    values = np.concatenate([a.data, b.data])
-    return sparse.coo_array((values, places), shape=first.shape).tocsr()
+def _histories(*known: InteractionMatrix, users: IdIndex) -> Histories:
+    """Add what matrices have of some users, in the items of the first."""
+    first, *others = (one.items for one in known)
+    new = [np.array(one.ids, dtype=object)[one.places_in(first) < 0] for one in others]
+    items = IdIndex([*first.ids, *np.unique(np.concatenate([[], *new])).tolist()])
+    rows, columns = [], []
+    for one in known:
+        row_of = one.users.places_in(users)
+        rows.append(np.repeat(row_of, np.diff(one.weights.indptr)))
+        columns.append(one.items.places_in(items)[one.weights.indices])
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    order = np.lexsort((column, row))
+    order = order[np.count_nonzero(row < 0) :]
+    row, column = row[order], column[order]
+    is_start = np.ones(len(order), dtype=bool)
+    is_start[1:] = (row[1:] != row[:-1]) | (column[1:] != column[:-1])
+    starts = np.flatnonzero(is_start)
+    summed = np.add.reduceat(np.concatenate([one.weights.data for one in known])[order], starts)
+    times = [one.latest_at for one in known if one.latest_at is not None]
+    latest_at = None
+    if len(times) == len(known):
+        latest_at = np.maximum.reduceat(np.concatenate(times)[order], starts)
+    indptr = np.searchsorted(row[starts], np.arange(len(users) + 1))
+    weights = sparse.csr_array((summed, column[starts], indptr), shape=(len(users), len(items)))
+    places = np.arange(len(items))
+    places[len(first) :] = -1
+    return Histories.of_times(weights, latest_at).renamed(places, n_items=len(first))
 
 
 def _are_stored(matrix: sparse.csr_array, row: np.ndarray, column: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from reckeeper.errors import DataError
 from reckeeper.interactions import DISMISS, DISMISS_UNDO, WATCHLIST_ADD, WATCHLIST_REMOVE
+from reckeeper.matrix.histories import Histories
 
 ADDITION, REMOVAL, DISMISSAL, UNDOING = 1, -1, 2, -2
 """The values of `InteractionLog.listing`; 0 is all else."""
@@ -88,6 +89,30 @@ class InteractionMatrix:
     def has_taste(self) -> bool:
         """Whether any pair weighs more than zero."""
         return bool((self.weights.data > 0).any())
+
+    @property
+    def histories(self) -> Histories:
+        """The rows as what models are scored from; see `histories_of`."""
+        return self.histories_of(slice(None))
+
+    def histories_of(self, rows: slice | np.ndarray) -> Histories:
+        """Return some of the rows, with the order of each by the latest time of its pairs.
+
+        Parameters
+        ----------
+        rows : slice, or ndarray of int or bool
+            Which, or their places, in the order wanted.
+
+        Notes
+        -----
+        The steps are counted each time: see `Histories.of_times` for what it takes.
+        """
+        chosen = self.weights[rows]
+        if self.latest_at is None:
+            return Histories(chosen)
+        entries = (self.latest_at, self.weights.indices, self.weights.indptr)
+        times = sparse.csr_array(entries, shape=self.weights.shape)[rows].data
+        return Histories.of_times(chosen, times)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from scipy import sparse
 
-from reckeeper.matrix import InteractionMatrix
+from reckeeper.matrix import Histories, InteractionMatrix
 from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.settings import RecipeSettings
 
@@ -127,19 +126,19 @@ class Recipe(abc.ABC):
         """
 
     @abc.abstractmethod
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
-        """Score all items for rows of weights, of users known or never seen.
+    def score(self, histories: Histories) -> np.ndarray:
+        """Score all items for each history, of users known or never seen.
 
         Parameters
         ----------
-        rows : scipy.sparse.csr_array of float64, shape (n, n_items)
+        histories : Histories
 
         Returns
         -------
         ndarray of float64 or float32, shape (n, n_items)
-            Finite; the caller may write to it. A personal recipe gives a row
-            zeros where none of its weights is above zero or it knows nothing
-            of the row's items.
+            Finite; the caller may write to it. A personal recipe gives zeros
+            where no weight is above zero or it knows nothing of the history's
+            items.
         """
 
     def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:

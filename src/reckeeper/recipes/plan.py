@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from scipy import sparse
 
-from reckeeper.matrix import InteractionMatrix
+from reckeeper.matrix import Histories, InteractionMatrix
 
 if TYPE_CHECKING:
     from reckeeper.recipes.base import Recipe
@@ -17,11 +16,11 @@ class Judge(Protocol):
 
     Attributes
     ----------
-    histories : scipy.sparse.csr_array of float64, shape (n, n_items)
+    histories : Histories
         What these users are scored from.
     """
 
-    histories: sparse.csr_array
+    histories: Histories
 
     def ndcg(self, model: "Recipe") -> np.ndarray:
         """Return a model's NDCG@20 by user, shape (n,)."""

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy import sparse
 
 from reckeeper import clock
 from reckeeper.errors import DataError
-from reckeeper.matrix import InteractionMatrix
+from reckeeper.matrix import Histories, InteractionMatrix
 from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.checks import check_interactions, checked_array
 from reckeeper.recipes.settings import RecipeSettings, setting
@@ -117,20 +116,20 @@ class Popularity(Recipe):
         numbers = 3 if parsed.half_life_days is None else 6
         return Footprint(8 * (numbers * sizes.n_pairs + sizes.n_items), 8 * sizes.n_items)
 
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
-        """Return the items' scores, once for each row.
+    def score(self, histories: Histories) -> np.ndarray:
+        """Return the items' scores, once for each history.
 
         Parameters
         ----------
-        rows : scipy.sparse.csr_array, shape (n, n_items)
-            What is in them makes no difference; a row without interactions
-            has the same scores as any other.
+        histories : Histories
+            What is in them makes no difference; one without interactions has
+            the same scores as any other.
 
         Returns
         -------
         ndarray of float64, shape (n, n_items)
         """
-        return np.tile(self.item_scores, (rows.shape[0], 1))
+        return np.tile(self.item_scores, (len(histories), 1))
 
     def to_export(self) -> dict[str, Any]:
         """Return ``item_scores``: every row of the predicted ratings."""

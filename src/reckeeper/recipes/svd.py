@@ -15,7 +15,7 @@ from scipy.sparse.linalg import ArpackError
 
 from reckeeper import linalg
 from reckeeper.errors import DataError
-from reckeeper.matrix import InteractionMatrix
+from reckeeper.matrix import Histories, InteractionMatrix
 from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.checks import check_interactions, checked_array
 from reckeeper.recipes.plan import TuningRun, TuningSplit
@@ -206,20 +206,20 @@ class Svd(Recipe):
         """Sum of the explained variance ratios, in [0, 1]."""
         return float(np.clip(self.explained_variance_ratio.sum(), 0.0, 1.0))
 
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
+    def score(self, histories: Histories) -> np.ndarray:
         """Return R V Vᵀ for rows R.
 
         Parameters
         ----------
-        rows : scipy.sparse.csr_array, shape (n, n_items)
-            Weights, of users known or not.
+        histories : Histories
+            Of users known or not; their order makes no difference.
 
         Returns
         -------
         ndarray of float64, shape (n, n_items)
             Zeros where a row has only items that lie outside what was learned.
         """
-        return np.asarray((rows @ self._loadings.T) @ self._loadings)
+        return np.asarray((histories.weights @ self._loadings.T) @ self._loadings)
 
     def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the items whose columns of the approximation point the same way.

@@ -18,7 +18,7 @@ def history_of(
     user_id: str,
     *,
     policy: PolicyWatch,
-) -> tuple[sparse.csr_array, bool]:
+) -> tuple[matrix.Histories, bool]:
     """Return a user's history, with what is newer than the model.
 
     Parameters
@@ -33,8 +33,8 @@ def history_of(
 
     Returns
     -------
-    scipy.sparse.csr_array of float64, shape (1, n_items)
-        Weights as in training; a stored zero was seen.
+    Histories
+        One row, with weights as in training.
     bool
         Whether anything in it is newer than the model.
     """
@@ -91,7 +91,7 @@ def _trained_row(trained: matrix.InteractionMatrix, user_id: str) -> dict[int, f
     return dict(zip(row.indices.tolist(), row.data.tolist(), strict=True))
 
 
-def _as_matrix(row: Mapping[int, float], *, n_items: int) -> sparse.csr_array:
+def _as_matrix(row: Mapping[int, float], *, n_items: int) -> matrix.Histories:
     indices = sorted(row)
-    data = [row[index] for index in indices]
-    return sparse.csr_array((data, indices, [0, len(indices)]), shape=(1, n_items), dtype=float)
+    entries = ([row[index] for index in indices], indices, [0, len(indices)])
+    return matrix.Histories(sparse.csr_array(entries, shape=(1, n_items), dtype=float))

@@ -293,7 +293,7 @@ def check(model: ActiveModel) -> None:
     """
     trained = model.artifact.matrix
     try:
-        Ranker.of(model.artifact.model, trained).rank(trained.weights[[0]], k=10)
+        Ranker.of(model.artifact.model, trained).rank(trained.histories_of(slice(1)), k=10)
     except DataError as exc:
         raise ArtifactError(
             f"Version {model.version} answers with scores that are no numbers."

@@ -322,7 +322,8 @@ def _lists(
     users = np.array([trained.users.find(user_id) for user_id in user_ids], dtype=np.int64)
     ranker = Ranker.of(model.artifact.model, trained)
     lists = np.empty((len(users), k), dtype=np.int64)
-    for block, ranked in ranker.in_blocks(trained.weights, users, k=k):
+    everybody = np.arange(len(users))
+    for block, ranked in ranker.in_blocks(trained.histories_of(users), everybody, k=k):
         lists[block] = ranked.item_index
     return np.where(lists >= 0, code_of_item[lists], -1)
 

@@ -280,7 +280,7 @@ class _Judge:
 
     def ndcg_of_scores(self, scores: np.ndarray) -> np.ndarray:
         popularity = popularity_of(self._split.train)
-        lists = rank_scores(scores, self.histories, k=K, popularity=popularity)
+        lists = rank_scores(scores, self.histories.weights, k=K, popularity=popularity)
         return evaluation.ndcg(lists, held_out=self._split.held_out[self._users])
 
 

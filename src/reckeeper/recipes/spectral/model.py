@@ -8,7 +8,7 @@ from scipy import sparse
 
 from reckeeper import linalg
 from reckeeper.errors import DataError
-from reckeeper.matrix import InteractionMatrix
+from reckeeper.matrix import Histories, InteractionMatrix
 from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.checks import check_interactions, checked_array, checked_csr
 from reckeeper.recipes.plan import TuningRun, TuningSplit
@@ -189,19 +189,19 @@ class Spectral(Recipe):
         """Sum of the explained variance ratios of the normalised matrix, in [0, 1]."""
         return float(np.clip(self.explained_variance_ratio.sum(), 0.0, 1.0))
 
-    def score(self, rows: sparse.csr_array) -> np.ndarray:
+    def score(self, histories: Histories) -> np.ndarray:
         """Return weighted rows times W.
 
         Parameters
         ----------
-        rows : scipy.sparse.csr_array, shape (n, n_items)
-            Weights, of users known or not.
+        histories : Histories
+            Of users known or not.
 
         Returns
         -------
         ndarray of float32, shape (n, n_items)
         """
-        weighted = weigh(rows, self._weighting, scale=self.weight_scale)
+        weighted = weigh(histories.weights, self._weighting, scale=self.weight_scale)
         return np.asarray((weighted @ self.item_weights).toarray())
 
     def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -134,7 +134,7 @@ class _Side:
 
     def _rows(self, settings: SpectralSettings, *, power: float) -> sparse.csr_array:
         weighted = self.weighted(settings.weighting)
-        rows = weigh(self._judge.histories, settings.weighting, scale=weighted.scale)
+        rows = weigh(self._judge.histories.weights, settings.weighting, scale=weighted.scale)
         return sparse.csr_array(rows * (weighted.item_sums**-power).astype(np.float32))
 
 
