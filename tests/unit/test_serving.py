@@ -18,6 +18,7 @@ from reckeeper.policy import PolicyWatch
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
 from reckeeper.serving import Serving, check
+from reckeeper.serving.histories import history_of
 from reckeeper.storage import Item
 from reckeeper.training import child, pipeline
 from reckeeper.training.promotion import Promotion
@@ -261,6 +262,72 @@ def test_fold_in_is_what_the_model_gives_for_the_whole_history(
         assert set(scores) == set(wanted)
         if strategy != "popular":
             assert scores == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, {**WEIGHTS, "dislike": -1.5}], ids=len)
+@pytest.mark.parametrize("seed", range(6))
+def test_the_order_of_a_history_is_that_of_the_whole_log(
+    weights, seed, add, train, activate, make_serving, database, registry, settings
+):
+    """As `evaluate` has it, whatever came after training: items of its own too."""
+    random_ = random.Random(seed)
+    numbers = itertools.count()
+
+    def some(count, *, n_items):
+        return [
+            (
+                f"u{random_.randrange(5)}",
+                f"i{random_.randrange(n_items):02}",
+                random_.choice(["click", "click", ADD, REMOVE, DISMISS, UNDO, "dislike"]),
+                random_.choice([0.0, 0.5, 1.0, 2.0]),
+                random_.randrange(30),
+                f"{seed}-{next(numbers)}",
+            )
+            for _ in range(count)
+        ]
+
+    add(*[(f"u{n}", f"i{n:02}", "click", 1.0, n) for n in range(5)], *some(60, n_items=12))
+    activate(train(interaction_weights=weights))
+    policy = PolicyWatch(database, settings.replaced(interaction_weights=weights))
+    model = registry.versions.load(registry.switch.active_version())
+    for newer in ([], some(25, n_items=15)):
+        add(*newer)
+        with database.read() as connection:
+            batches = storage.interactions.read_batches(connection)
+            built = matrix.build(batches, type_weights=weights)
+            known = built.items.places_in(model.artifact.matrix.items)
+            whole = built.histories.renamed(known, n_items=len(model.artifact.matrix.items))
+            for place, user_id in enumerate(built.users.ids):
+                found, has_newer = history_of(connection, model, user_id, policy=policy)
+                assert has_newer or not newer or user_id not in {row[0] for row in newer}
+                assert_same_history(found, whole[[place]])
+
+
+def assert_same_history(found, wanted):
+    of_item = np.argsort(wanted.weights.indices)  # the log has other items between
+    assert found.weights.indices.tolist() == wanted.weights.indices[of_item].tolist()
+    assert found.weights.data == pytest.approx(wanted.weights.data[of_item])
+    if found.n_later is not None:
+        assert found.n_later.tolist() == wanted.n_later[of_item].tolist()
+    elif wanted.n_later is not None:  # all of the user's own is of one time
+        assert not wanted.n_later.any()
+
+
+def test_a_model_file_without_times_gives_histories_without_order(
+    serving, add, database, registry, settings
+):
+    model = registry.versions.load(registry.switch.active_version())
+    trained = dataclasses.replace(model.artifact.matrix, latest_at=None)
+    plain = dataclasses.replace(model, artifact=dataclasses.replace(model.artifact, matrix=trained))
+    policy = PolicyWatch(database, settings)
+    for _ in range(2):
+        with database.read() as connection:
+            timed, _ = history_of(connection, model, "u03", policy=policy)
+            found, _ = history_of(connection, plain, "u03", policy=policy)
+        assert timed.n_later is not None
+        assert found.n_later is None
+        assert (found.weights != timed.weights).nnz == 0
+        add(("u03", "i1", "click", 1.0, 100, "later"))
 
 
 # Swaps

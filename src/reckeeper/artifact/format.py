@@ -21,7 +21,7 @@ from reckeeper import clock
 from reckeeper.errors import ArtifactError, DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import RECIPES, Recipe, recipe_named
-from reckeeper.recipes.checks import checked_csr
+from reckeeper.recipes.checks import checked_array, checked_csr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,10 +146,9 @@ class Artifact:
         """
         import pandas as pd
 
+        scores = self.model.score(self.matrix.histories_of(slice(start, stop)))
         return pd.DataFrame(
-            self.model.score(self.matrix.histories_of(slice(start, stop))).astype(
-                np.float64, copy=False
-            ),
+            scores.astype(np.float64, copy=False),
             index=pd.Index(self.matrix.users.ids[start:stop], dtype=object),
             columns=pd.Index(self.matrix.items.ids, dtype=object),
         )
@@ -298,6 +297,8 @@ def _arrays(artifact: Artifact) -> dict[str, np.ndarray]:
         "weights.indices": weights.indices.astype(np.int32),
         "weights.data": weights.data,
     }
+    if artifact.matrix.latest_at is not None:
+        arrays["weights.latest_at"] = artifact.matrix.latest_at
     for name, ids in (("users", artifact.matrix.users.ids), ("items", artifact.matrix.items.ids)):
         encoded = [external_id.encode() for external_id in ids]
         arrays[f"{name}.bytes"] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
@@ -330,7 +331,12 @@ def _artifact(header: dict[str, str], arrays: dict[str, np.ndarray]) -> Artifact
     weights = checked_csr(arrays, "weights", dtype=np.float64, shape=(len(users), len(items)))
     if (weights.data < 0).any():
         raise DataError("its weights are not numbers from 0 on")
-    matrix = InteractionMatrix(users, items, weights, metadata.training_samples)
+    latest_at = None
+    if "weights.latest_at" in arrays:
+        latest_at = checked_array(
+            arrays, "weights.latest_at", dtype=np.int64, shape=(len(weights.data),)
+        )
+    matrix = InteractionMatrix(users, items, weights, metadata.training_samples, latest_at)
     return Artifact(metadata, matrix, model)
 
 

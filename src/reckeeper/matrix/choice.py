@@ -121,20 +121,16 @@ def choose(
 def row_of_history(
     history: pa.RecordBatch,
     *,
-    items: IdIndex,
     type_weights: Mapping[str, float],
     half_life_days: float | None = None,
     latest_at: int | None = None,
-) -> dict[int, float]:
-    """Sum one user's interactions by dense item index, as `build` does.
-
-    Items that `items` does not know are left out.
+) -> InteractionMatrix:
+    """Sum one user's interactions by item, as `build` does.
 
     Parameters
     ----------
     history : pyarrow.RecordBatch
         As of `read_log`.
-    items : IdIndex
     type_weights : mapping of str to float
     half_life_days : float, optional
         As of `choose`.
@@ -142,19 +138,18 @@ def row_of_history(
         Microseconds UTC: the time to which ages count, that of the latest
         interaction that the model was trained on; the latest of the history,
         if not given. Newer ones count more than one, up to a million times.
+
+    Returns
+    -------
+    InteractionMatrix
+        With one row, or none.
     """
     log, _ = choose(read_log([history], type_weights=type_weights))
     if half_life_days is not None and log.occurred_at is not None and len(log):
         latest_at = int(log.occurred_at.max()) if latest_at is None else latest_at
         decay = _decay(log.occurred_at, half_life_days=half_life_days, latest_at=latest_at)
         log = dataclasses.replace(log, weight=log.weight * decay)
-    built = log.matrix()
-    row: dict[int, float] = {}
-    for item_id, weight in zip(built.items.ids, built.weights.data.tolist(), strict=True):
-        index = items.find(item_id)
-        if index is not None:
-            row[index] = weight
-    return row
+    return log.matrix()
 
 
 def _decay(occurred_at: np.ndarray, *, half_life_days: float, latest_at: int) -> np.ndarray:

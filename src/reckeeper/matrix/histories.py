@@ -64,11 +64,8 @@ class Histories:
         rows : slice, or ndarray of int or bool
             Which, or their places, in the order wanted.
         """
-        chosen = self.weights[rows]
-        if self.n_later is None:
-            return Histories(chosen)
-        entries = (self.n_later, self.weights.indices, self.weights.indptr)
-        return Histories(chosen, sparse.csr_array(entries, shape=self.weights.shape)[rows].data)
+        n_later = None if self.n_later is None else of_rows(self.n_later, self.weights, rows)
+        return Histories(self.weights[rows], n_later)
 
     def renamed(self, places: np.ndarray, *, n_items: int) -> "Histories":
         """Return the histories in other items, without those that have no place there.
@@ -89,6 +86,22 @@ class Histories:
         entries = (weights.data[is_known], place[is_known], n_before[weights.indptr])
         renamed = sparse.csr_array(entries, shape=(weights.shape[0], n_items))
         return Histories(renamed, None if self.n_later is None else self.n_later[is_known])
+
+
+def of_rows(values: np.ndarray, weights: sparse.csr_array, rows: slice | np.ndarray) -> np.ndarray:
+    """Return what belongs to the entries of some rows, in the order of ``weights[rows].data``.
+
+    Parameters
+    ----------
+    values : ndarray, shape (nnz,)
+        In the order of ``weights.data``.
+    weights : scipy.sparse.csr_array
+    rows : slice, or ndarray of int or bool
+    """
+    begins = weights.indptr[:-1][rows]
+    lengths = weights.indptr[1:][rows] - begins
+    shifts = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
+    return np.asarray(values[shifts + np.arange(len(shifts))])
 
 
 def _n_later(weights: sparse.csr_array, times: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from reckeeper.errors import DataError
 from reckeeper.interactions import DISMISS, DISMISS_UNDO, WATCHLIST_ADD, WATCHLIST_REMOVE
-from reckeeper.matrix.histories import Histories
+from reckeeper.matrix.histories import Histories, of_rows
 
 ADDITION, REMOVAL, DISMISSAL, UNDOING = 1, -1, 2, -2
 """The values of `InteractionLog.listing`; 0 is all else."""
@@ -76,7 +76,7 @@ class InteractionMatrix:
     latest_at : ndarray of int64, shape (nnz,), or None
         Microseconds UTC of the latest interaction of each stored pair, of
         whatever type, in the order of ``weights.data``. None where the data
-        has no times, or where they were not kept (a matrix read from a file).
+        has no times.
     """
 
     users: IdIndex
@@ -107,12 +107,8 @@ class InteractionMatrix:
         -----
         The steps are counted each time: see `Histories.of_times` for what it takes.
         """
-        chosen = self.weights[rows]
-        if self.latest_at is None:
-            return Histories(chosen)
-        entries = (self.latest_at, self.weights.indices, self.weights.indptr)
-        times = sparse.csr_array(entries, shape=self.weights.shape)[rows].data
-        return Histories.of_times(chosen, times)
+        times = None if self.latest_at is None else of_rows(self.latest_at, self.weights, rows)
+        return Histories.of_times(self.weights[rows], times)
 
 
 @dataclass(frozen=True)

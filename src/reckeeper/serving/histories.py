@@ -1,7 +1,9 @@
 """What a user has done, as the active model takes it in: the row it was trained on, and more."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
@@ -34,34 +36,36 @@ def history_of(
     Returns
     -------
     Histories
-        One row, with weights as in training.
+        One row, with weights as in training. Items that the model does not
+        know are not in it, and count as steps.
     bool
         Whether anything in it is newer than the model.
     """
     trained = model.artifact.matrix
-    row = _trained_row(trained, user_id)
     newer = storage.interactions.of_user(connection, user_id, after=model.watermark)
     if model.seen_until is not None:
         newer = newer.filter(pc.greater(newer.column("occurred_at"), model.seen_until))
     if not newer.num_rows:
-        return _as_matrix(row, n_items=len(trained.items)), False
+        return _trained(trained, user_id), False
 
     metadata = model.artifact.metadata
     weights = metadata.data.get("weights")
     if weights is None:
         weights = policy.weights()
 
-    def summed(interactions: pa.RecordBatch) -> dict[int, float]:
-        return matrix.row_of_history(
+    def summed(interactions: pa.RecordBatch) -> _Row:
+        built = matrix.row_of_history(
             interactions,
-            items=trained.items,
             type_weights=weights,
             half_life_days=metadata.data.get("half_life_days"),
             latest_at=metadata.latest_at or None,
         )
+        keys = [_key(trained.items, item_id) for item_id in built.items.ids]
+        return _row(keys, built.weights.data, built.latest_at)
 
-    for index, weight in summed(newer).items():
-        row[index] = row.get(index, 0.0) + weight
+    row = _trained_row(trained, user_id)
+    for key, pair in summed(newer).items():
+        row[key] = row[key].and_then(pair) if key in row else pair
     # A removal or a dismissal takes from what was trained, and one that was trained from what
     # came late; a sum is clipped at zero only when all is added. Where any of these may be,
     # the items are summed again.
@@ -73,25 +77,70 @@ def history_of(
         intertwined = pa.array([True] * newer.num_rows)
     if pc.any(intertwined).as_py():
         whole = summed(storage.interactions.of_user(connection, user_id))
-        summed_again = newer.filter(intertwined).column("item_id").unique().to_pylist()
-        for item_id in summed_again:
-            known = trained.items.find(item_id)
-            if known is not None and known in whole:
-                row[known] = whole[known]
-            elif known is not None:
-                row.pop(known, None)  # all that there was is a dismissal that was taken back
-    return _as_matrix(row, n_items=len(trained.items)), True
+        for item_id in newer.filter(intertwined).column("item_id").unique().to_pylist():
+            key = _key(trained.items, item_id)
+            if key in whole:
+                row[key] = whole[key]
+            else:
+                row.pop(key, None)  # all that there was is a dismissal that was taken back
+    return _as_history(row, n_items=len(trained.items)), True
 
 
-def _trained_row(trained: matrix.InteractionMatrix, user_id: str) -> dict[int, float]:
+class _Pair(NamedTuple):
+    """What a user did with an item: summed weight, and the latest time where it is known."""
+
+    weight: float
+    latest_at: int | None
+
+    def and_then(self, newer: "_Pair") -> "_Pair":
+        weight = self.weight + newer.weight
+        if self.latest_at is None or newer.latest_at is None:
+            return _Pair(weight, None)
+        return _Pair(weight, max(self.latest_at, newer.latest_at))
+
+
+_Row = dict[int | str, _Pair]
+"""By the model's index of an item, or by the id of one that it does not know."""
+
+
+def _key(items: matrix.IdIndex, item_id: str) -> int | str:
+    index = items.find(item_id)
+    return item_id if index is None else index
+
+
+def _row(keys: Sequence[int | str], weights: np.ndarray, latest_at: np.ndarray | None) -> _Row:
+    times = [None] * len(keys) if latest_at is None else latest_at.tolist()
+    return {
+        key: _Pair(weight, time)
+        for key, weight, time in zip(keys, weights.tolist(), times, strict=True)
+    }
+
+
+def _trained(trained: matrix.InteractionMatrix, user_id: str) -> matrix.Histories:
+    user_index = trained.users.find(user_id)
+    if user_index is None:
+        return matrix.Histories(sparse.csr_array((1, len(trained.items))))
+    return trained.histories_of(slice(user_index, user_index + 1))
+
+
+def _trained_row(trained: matrix.InteractionMatrix, user_id: str) -> _Row:
     user_index = trained.users.find(user_id)
     if user_index is None:
         return {}
-    row = trained.weights[[user_index]]
-    return dict(zip(row.indices.tolist(), row.data.tolist(), strict=True))
+    start, stop = trained.weights.indptr[user_index : user_index + 2].tolist()
+    latest_at = None if trained.latest_at is None else trained.latest_at[start:stop]
+    keys = trained.weights.indices[start:stop].tolist()
+    return _row(keys, trained.weights.data[start:stop], latest_at)
 
 
-def _as_matrix(row: Mapping[int, float], *, n_items: int) -> matrix.Histories:
-    indices = sorted(row)
-    entries = ([row[index] for index in indices], indices, [0, len(indices)])
-    return matrix.Histories(sparse.csr_array(entries, shape=(1, n_items), dtype=float))
+def _as_history(row: _Row, *, n_items: int) -> matrix.Histories:
+    known = sorted(key for key in row if isinstance(key, int))
+    pairs = [row[key] for key in known] + [row[key] for key in row if isinstance(key, str)]
+    n, n_all = len(known), len(pairs)
+    weights = np.array([pair.weight for pair in pairs], dtype=np.float64)
+    whole = sparse.csr_array((weights, np.arange(n_all), [0, n_all]), shape=(1, n_all))
+    times = [pair.latest_at for pair in pairs if pair.latest_at is not None]
+    latest_at = np.array(times, dtype=np.int64) if len(times) == n_all else None
+    n_later = matrix.Histories.of_times(whole, latest_at).n_later
+    mine = sparse.csr_array((weights[:n], known, [0, n]), shape=(1, n_items))
+    return matrix.Histories(mine, None if n_later is None else n_later[:n])
