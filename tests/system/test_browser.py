@@ -4,7 +4,6 @@ import contextlib
 import csv
 import os
 import re
-import shutil
 import signal
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -17,6 +16,7 @@ from tests.system.installation import (
     MOVIELENS,
     Installation,
     hold_still,
+    some_ratings,
     training_pid,
     wait_until,
 )
@@ -25,8 +25,6 @@ TIMEZONE = "Asia/Tokyo"
 RETRAIN = "🚀 Retrain Model"
 LONG = 120_000
 """Milliseconds that a job may take."""
-N_USERS = 300
-"""How many of MovieLens' 671 users there are."""
 STAGES = re.compile(
     "Starting the training process|Reading interactions|Judging against the active version|"
     "Fitting the model|Writing the model files|Registering the new version|Loading the new version"
@@ -56,16 +54,6 @@ def site(tmp_path_factory, browser):
         if not is_real:
             wait_until(made.active, "the demo data has its model")
         yield made
-
-
-def some_ratings(folder):
-    """Write the ratings of the first users, and all films, to a folder; a training is short."""
-    shutil.copy(MOVIELENS / "movies.csv", folder)
-    with (MOVIELENS / "ratings.csv").open(newline="") as stream:
-        header, *rows = csv.reader(stream)
-    with (folder / "ratings.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([header, *(row for row in rows if int(row[0]) <= N_USERS)])
-    return folder / "ratings.csv"
 
 
 @pytest.fixture
