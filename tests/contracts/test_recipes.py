@@ -29,6 +29,7 @@ OTHER_SETTINGS = {
         {"weighting": "raw"},
         {"n_neighbours": 3},
         {"user_power": -0.2, "popularity_power": -0.1},
+        {"order": 0.5},
     ],
     "popularity": [{"half_life_days": 30}],
 }
@@ -330,7 +331,10 @@ def test_a_history_scores_as_the_same_row_that_was_trained(fit):
         row = given.weights[[user]]
         history = dict(zip(row.indices[::-1].tolist(), row.data[::-1].tolist(), strict=True))
         unseen = next(item for item in range(25) if item not in history)
-        scores = model.score(Histories(row_of({**history, unseen: 0.0}, n_items=25)))
+        entries = slice(given.weights.indptr[user], given.weights.indptr[user + 1])
+        times = np.append(given.latest_at[entries][::-1], given.latest_at.max())
+        again = Histories.of_times(row_of({**history, unseen: 0.0}, n_items=25), times)
+        scores = model.score(again)
         assert_close(scores, trained[[user]])
 
 

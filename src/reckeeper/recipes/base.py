@@ -149,6 +149,15 @@ class Recipe(abc.ABC):
         """
         return np.empty(0, dtype=np.int64), np.empty(0)
 
+    def next(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the dense indices of the at most `n` items likeliest to come next, and how likely.
+
+        As `similar`, of what users do after they had the item: above zero and
+        descending, without the item itself, in the recipe's own unit. Empty
+        where the recipe knows no order.
+        """
+        return np.empty(0, dtype=np.int64), np.empty(0)
+
     # Tuning
 
     @classmethod

@@ -154,6 +154,11 @@ class Factors:
     singular_values: np.ndarray
     squares: np.ndarray
 
+    def strength(self, ridge: float) -> float:
+        """Return λ: a ridge times the mean diagonal of AᵀA over items with interactions."""
+        interacted = self.squares[self.squares > 0]
+        return ridge * (float(interacted.mean()) if len(interacted) else 1.0)
+
     def filter(self, *, ridge: float, n_components: int) -> tuple[float, np.ndarray]:
         """Return the filter as a factor of AᵀA and what each component adds to that.
 
@@ -175,8 +180,7 @@ class Factors:
         gains : ndarray of float64, shape (min(k, n_components),)
         """
         values = self.singular_values[:n_components]
-        interacted = self.squares[self.squares > 0]
-        strength = ridge * (float(interacted.mean()) if len(interacted) else 1.0)
+        strength = self.strength(ridge)
         squares = values**2
         is_whole = len(values) and (
             len(values) == min(self.matrix.shape) or values[-1] <= _NEGLIGIBLE

@@ -1,6 +1,7 @@
 """The model of `spectral`: one sparse matrix, fitted, applied, and taken to and from files."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -13,24 +14,66 @@ from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.checks import check_interactions, checked_array, checked_csr
 from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.settings import RecipeSettings
-from reckeeper.recipes.spectral import tuning
-from reckeeper.recipes.spectral.factors import OVERSAMPLING, Weighted, most_components, weigh
+from reckeeper.recipes.spectral import order, tuning
+from reckeeper.recipes.spectral.factors import (
+    OVERSAMPLING,
+    Factors,
+    Weighted,
+    most_components,
+    weigh,
+)
+from reckeeper.recipes.spectral.parts import WHITENED, Ordered, Plain, collapsed
 from reckeeper.recipes.spectral.settings import SpectralSettings, n_neighbours
 
 if TYPE_CHECKING:
     from sklearn.decomposition import TruncatedSVD
 
+_KEPT = 50
+"""Items that go together with an item, and that come next, which a model with order keeps."""
+
+_PRODUCTS = 200_000_000
+_SAMPLE = (50, 400)
+"""Histories by which the two parts are made as large as each other: as many as come to so many
+products with the matrix, within limits."""
+
+
+@dataclass(frozen=True)
+class OrderInForce:
+    """What a model has where order counts.
+
+    Attributes
+    ----------
+    strength : float
+        μ, above zero.
+    recency : float
+        h, above zero: the steps back at which an item weighs half.
+    alike, following : scipy.sparse.csr_array of float32, shape (n_items, n_items)
+        Of each item the largest entries of the plain part, and of what comes
+        next; all above zero.
+    """
+
+    strength: float
+    recency: float
+    alike: sparse.csr_array
+    following: sparse.csr_array
+
 
 class Spectral(Recipe):
-    """A linear filter from a user's row to scores of all items.
+    """A linear model of items × items: what goes together, and what comes next.
 
     With A = D_u^-a X D_i^-b, X the weighted interactions, and D their row and
-    column sums, a row x scores x · D_i^-c (F - diag F) D_i^d (1 - diag F)^-e.
+    column sums, the plain part is D_i^-c (F - diag F) D_i^d (1 - diag F)^-e.
     F = f(AᵀA) is the ridge, exact on the leading singular vectors of A and its
-    secant on the rest. All of it is one sparse matrix of items × items, so a
-    row that training never saw is scored by the same product. Without powers,
-    with e = 1 and all singular vectors it is the linear autoencoder with a
-    zero diagonal (EASE: Steck, WWW 2019).
+    secant on the rest. Without powers, with e = 1 and all singular vectors it
+    is the linear autoencoder with a zero diagonal (EASE: Steck, WWW 2019).
+
+    Where order counts, W = W_plain + μ z B: B has what came after what, less
+    what comes after everything (`parts.Ordered`), and z makes its scores as
+    large as the plain ones. An entry of a history is then weighed by
+    1 / (1 + s / h), s the steps since.
+
+    All of it is one sparse matrix, so a row that training never saw is scored
+    by the same product.
 
     Parameters
     ----------
@@ -43,13 +86,16 @@ class Spectral(Recipe):
         Those of A, in descending order.
     explained_variance_ratio : ndarray of float64, shape (k,)
         As scikit-learn's, of A.
+    order : OrderInForce, optional
+        None where order does not count.
     components : ndarray of float32, shape (k, n_items), optional
         Right singular vectors of A; there after a fit, not in the native file.
     """
 
     name: ClassVar[str] = "spectral"
     summary: ClassVar[str] = (
-        "Items that go together, through the spectrum of a normalised matrix; tune it to your data."
+        "What goes together and, where order helps, what comes next: the best lists for most data, "
+        "for known and new users alike."
     )
     decomposes: ClassVar[bool] = True
     settings_type: ClassVar[type[RecipeSettings]] = SpectralSettings
@@ -62,6 +108,7 @@ class Spectral(Recipe):
         weight_scale: float,
         singular_values: np.ndarray,
         explained_variance_ratio: np.ndarray,
+        order: OrderInForce | None = None,
         components: np.ndarray | None = None,
     ) -> None:
         super().__init__(settings)
@@ -70,6 +117,7 @@ class Spectral(Recipe):
         self.weight_scale = weight_scale
         self.singular_values = singular_values
         self.explained_variance_ratio = explained_variance_ratio
+        self.order = order
         self.components = components
 
     @classmethod
@@ -80,13 +128,14 @@ class Spectral(Recipe):
         settings: Mapping[str, Any],
         on_progress: Callable[[float], None] | None = None,
     ) -> Self:
-        """Decompose and collapse, in single precision.
+        """Decompose, count what came after what, and collapse, in single precision.
 
         Parameters
         ----------
         interactions : InteractionMatrix
         settings : mapping
-            Fields of `SpectralSettings`.
+            Fields of `SpectralSettings`. An order of null is none here:
+            `decide` comes before.
         on_progress : callable, optional
             Called between the steps of the decomposition and of the collapse.
 
@@ -100,7 +149,7 @@ class Spectral(Recipe):
         Notes
         -----
         O(n_items² k) for the collapse, which takes most of the time; see
-        `linalg.item_filter` for the memory. Deterministic on one machine.
+        `linalg.collapse` for the memory. Deterministic on one machine.
         """
         parsed = SpectralSettings.parse(settings, recipe=cls.name)
         check_interactions(interactions)
@@ -113,31 +162,36 @@ class Spectral(Recipe):
             n_components=parsed.n_components,
             on_progress=lambda fraction: report(0.4 * fraction),
         )
-        tail, gains = factors.filter(ridge=parsed.ridge, n_components=parsed.n_components)
-        uplift = factors.uplift(tail, gains, power=parsed.diagonal_power)
-        item_weights = linalg.item_filter(
-            factors.matrix,
-            components=factors.components[: len(gains)],
-            gains=gains,
-            scale=weighted.item_sums**parsed.popularity_power * uplift,
-            tail=tail,
-            n_neighbours=n_neighbours(parsed),
-            on_progress=lambda fraction: report(0.4 + 0.6 * fraction),
+        plain = Plain.of(weighted, factors, parsed)
+        ordered = None
+        if parsed.order and interactions.latest_at is not None:
+            ordered = _ordered(
+                parsed,
+                interactions.histories,
+                weighted,
+                factors,
+                plain,
+                on_progress=lambda fraction: report(0.4 + 0.1 * fraction),
+            )
+        item_weights = collapsed(
+            plain,
+            ordered,
+            n_neighbours=n_neighbours(parsed, plain.n_items, with_order=ordered is not None),
+            on_progress=lambda fraction: report(0.5 + 0.5 * fraction),
         )
-        row_scale = weighted.item_sums**-parsed.history_power
-        item_weights.data *= np.repeat(row_scale, np.diff(item_weights.indptr)).astype(np.float32)
         return cls(
             parsed,
             item_weights=item_weights,
             weight_scale=weighted.scale,
             singular_values=factors.singular_values,
             explained_variance_ratio=factors.explained_variance_ratio(),
+            order=None if ordered is None else _in_force(ordered, item_weights, parsed),
             components=factors.components,
         )
 
     @classmethod
     def tune(cls, splits: Sequence[TuningSplit], run: TuningRun) -> None:
-        """Search one setting after the other, from two starts; see `spectral.tuning`."""
+        """Search one setting after the other; see `spectral.tuning`."""
         tuning.search(splits, run)
 
     @classmethod
@@ -146,12 +200,15 @@ class Spectral(Recipe):
 
         The collapse, which usually needs more, goes by the entries that are
         looked at: all, where most of a row is kept or the catalogue is small.
+        An order that is left to a check is taken as if it were on.
         """
         parsed = SpectralSettings.parse(settings, recipe=cls.name)
         n_items = sizes.n_items
+        with_order = parsed.order != 0
         k = min(parsed.n_components, most_components((sizes.n_users, n_items)))
-        n_kept = min(n_neighbours(parsed), n_items)
-        model = 8 * n_items * n_kept + 4 * k * n_items
+        n_kept = min(n_neighbours(parsed, n_items, with_order=with_order), n_items)
+        of_order = 2 * 8 * n_items * min(_KEPT, n_items) if with_order else 0
+        model = 8 * n_items * n_kept + 4 * k * n_items + of_order
         decomposition = linalg.svd.bytes_needed(
             n_rows=sizes.n_users,
             n_columns=n_items,
@@ -159,19 +216,26 @@ class Spectral(Recipe):
             n_components=max(1, k),
             oversampling=OVERSAMPLING,
         )
+        follows = 0
+        if with_order:
+            follows = order.following_bytes(
+                n_items=n_items, n_pairs=sizes.n_pairs, n_threads=sizes.n_threads
+            )
+        rank = k + (WHITENED if with_order else 0)
         collapse = linalg.collapse.bytes_needed(
             n_rows=sizes.n_users,
             n_columns=n_items,
             n_entries=sizes.n_pairs,
-            n_components=k,
+            n_components=rank,
             n_neighbours=n_kept,
             n_threads=sizes.n_threads,
         )
-        components = 4 * k * n_items
+        components = 4 * (k + 2 * rank) * n_items
         variance = model + 4 * k * sizes.n_users
         # Weighted and normalised, the matrix is held twice more all the while.
         held = 16 * sizes.n_pairs
-        return Footprint(held + max(decomposition, components + collapse, variance), model)
+        collapse += components + follows
+        return Footprint(held + max(decomposition, collapse, variance), model)
 
     @classmethod
     def largest_settings(cls, sizes: Sizes) -> Mapping[str, Any]:
@@ -190,7 +254,7 @@ class Spectral(Recipe):
         return float(np.clip(self.explained_variance_ratio.sum(), 0.0, 1.0))
 
     def score(self, histories: Histories) -> np.ndarray:
-        """Return weighted rows times W.
+        """Return weighted rows times W; where order counts, weighed by recency too.
 
         Parameters
         ----------
@@ -201,26 +265,40 @@ class Spectral(Recipe):
         -------
         ndarray of float32, shape (n, n_items)
         """
-        weighted = weigh(histories.weights, self._weighting, scale=self.weight_scale)
-        return np.asarray((weighted @ self.item_weights).toarray())
+        rows = weigh(histories.weights, self._weighting, scale=self.weight_scale)
+        if self.order is not None:
+            rows = order.recent(rows, histories.n_later, recency=self.order.recency)
+        return np.asarray((rows @ self.item_weights).toarray())
 
     def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the largest entries of the item's row of W."""
-        start, stop = self.item_weights.indptr[item_index : item_index + 2]
-        values = self.item_weights.data[start:stop]
-        order = np.argsort(-values, kind="stable")[:n]
-        return self.item_weights.indices[start:stop][order].astype(np.int64), values[order]
+        """Return the largest entries of the item's row of the plain part."""
+        alike = self.item_weights if self.order is None else self.order.alike
+        return _largest_of_row(alike, item_index, n)
+
+    def next(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the largest entries of the item's row of the ordered part."""
+        if self.order is None:
+            return super().next(item_index, n=n)
+        return _largest_of_row(self.order.following, item_index, n)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return W, the scale of the weights, singular values and explained variance ratios."""
-        return {
-            "item_weights.indptr": self.item_weights.indptr.astype(np.int64),
-            "item_weights.indices": self.item_weights.indices.astype(np.int32),
-            "item_weights.data": self.item_weights.data,
+        """Return W, the scale of the weights, singular values and explained variance ratios.
+
+        And ``order``: μ and h, or zeros where order does not count; where it
+        does, what goes together and what comes next of each item.
+        """
+        arrays = {
+            **_csr_arrays("item_weights", self.item_weights),
             "weight_scale": np.array([self.weight_scale]),
             "singular_values": self.singular_values,
             "explained_variance_ratio": self.explained_variance_ratio,
+            "order": np.zeros(2),
         }
+        if self.order is not None:
+            arrays["order"] = np.array([self.order.strength, self.order.recency])
+            arrays |= _csr_arrays("alike", self.order.alike)
+            arrays |= _csr_arrays("following", self.order.following)
+        return arrays
 
     @classmethod
     def from_arrays(
@@ -239,17 +317,27 @@ class Spectral(Recipe):
             arrays, "explained_variance_ratio", dtype=np.float64, shape=(len(values),)
         )
         scale = checked_array(arrays, "weight_scale", dtype=np.float64, shape=(1,))
-        item_weights = checked_csr(
-            arrays, "item_weights", dtype=np.float32, shape=(n_items, n_items)
-        )
+        shape = (n_items, n_items)
+        item_weights = checked_csr(arrays, "item_weights", dtype=np.float32, shape=shape)
         if scale[0] <= 0:
             raise DataError(f"The array 'weight_scale' is {scale[0]}, not above zero.")
+        in_force = None
+        of_order = checked_array(arrays, "order", dtype=np.float64, shape=(2,))
+        if of_order.any():
+            if (of_order <= 0).any():
+                raise DataError(f"The array 'order' is {of_order.tolist()}, not above zero.")
+            alike, following = (
+                checked_csr(arrays, name, dtype=np.float32, shape=shape)
+                for name in ("alike", "following")
+            )
+            in_force = OrderInForce(float(of_order[0]), float(of_order[1]), alike, following)
         return cls(
             parsed,
             item_weights=item_weights,
             weight_scale=float(scale[0]),
             singular_values=values,
             explained_variance_ratio=ratio,
+            order=in_force,
         )
 
     def to_sklearn(self) -> "TruncatedSVD | None":
@@ -270,12 +358,87 @@ class Spectral(Recipe):
         return svd
 
     def to_export(self) -> dict[str, Any]:
-        """Return ``item_weights``, W, and ``weight_scale``.
+        """Return ``item_weights``, W, with ``weight_scale`` and ``recency``.
 
         Predicted ratings are ``weighted(rating_matrix) @ item_weights``; the
-        setting ``weighting`` in the metadata says how weights enter.
+        setting ``weighting`` in the metadata says how weights enter. Where
+        ``recency`` is a number, each weighted entry is multiplied by
+        ``1 / (1 + steps_since / recency)`` first, with the pickle's
+        ``steps_since``; None leaves them as they are.
         """
         return {
             "item_weights": sparse.csr_matrix(self.item_weights),
             "weight_scale": self.weight_scale,
+            "recency": None if self.order is None else self.order.recency,
         }
+
+
+def _ordered(
+    settings: SpectralSettings,
+    histories: Histories,
+    weighted: Weighted,
+    factors: Factors,
+    plain: Plain,
+    *,
+    on_progress: Callable[[float], None],
+) -> Ordered | None:
+    """Return μ z B; None where nothing comes after anything."""
+    follows = order.following(
+        histories, scale=weighted.item_sums**-settings.order_popularity, on_progress=on_progress
+    )
+    if settings.order is None or not follows.nnz:
+        return None
+    ordered = Ordered.of(follows, weighted, factors)
+    strength = ordered.strength(plain, _sampled(histories, weighted, settings))
+    return ordered.times(settings.order * strength) if strength else None
+
+
+def _sampled(
+    histories: Histories, weighted: Weighted, settings: SpectralSettings
+) -> sparse.csr_array:
+    """Return some histories as they enter the model, weighed by recency: the same each time."""
+    n_wanted = int(np.clip(_PRODUCTS // max(1, weighted.matrix.nnz), *_SAMPLE))
+    users = np.flatnonzero(np.diff(weighted.matrix.indptr))
+    if len(users) > n_wanted:
+        users = np.sort(np.random.default_rng(0).choice(users, n_wanted, replace=False))
+    chosen = histories[users]
+    rows = weigh(chosen.weights, settings.weighting, scale=weighted.scale)
+    return order.recent(rows, chosen.n_later, recency=settings.recency)
+
+
+def _in_force(
+    ordered: Ordered, item_weights: sparse.csr_array, settings: SpectralSettings
+) -> OrderInForce:
+    """Keep the best of either part.
+
+    What goes together is nearly always among what W keeps. What comes next is
+    looked for among what did so most often.
+    """
+    assert settings.order is not None
+    alike = item_weights.copy()
+    alike.data -= ordered.at(item_weights)
+    following = order.largest(ordered.added.copy(), 4 * _KEPT)
+    following.data = ordered.at(following)
+    return OrderInForce(
+        settings.order,
+        settings.recency,
+        order.largest(alike, _KEPT),
+        order.largest(following, _KEPT),
+    )
+
+
+def _largest_of_row(matrix: sparse.csr_array, index: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places and values of a row's n largest entries above zero."""
+    start, stop = matrix.indptr[index : index + 2]
+    values = matrix.data[start:stop]
+    best = np.argsort(-values, kind="stable")[:n]
+    best = best[values[best] > 0]
+    return matrix.indices[start:stop][best].astype(np.int64), values[best]
+
+
+def _csr_arrays(name: str, matrix: sparse.csr_array) -> dict[str, np.ndarray]:
+    return {
+        f"{name}.indptr": matrix.indptr.astype(np.int64),
+        f"{name}.indices": matrix.indices.astype(np.int32),
+        f"{name}.data": matrix.data,
+    }

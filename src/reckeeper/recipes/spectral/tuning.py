@@ -156,7 +156,7 @@ def _estimated_fit_seconds(side: _Side, settings: SpectralSettings, *, svd_secon
             gains=gains,
             scale=np.ones(n_items),
             tail=tail,
-            n_neighbours=n_neighbours(settings),
+            n_neighbours=n_neighbours(settings, n_items, with_order=False),
         )
         return svd_seconds + time.monotonic() - began
     piece = np.ascontiguousarray(factors.components[:, :512].T)
