@@ -121,7 +121,7 @@ def test_users_that_are_all_alike_are_told_apart(n, seed):
 
 
 class CoOccurrence:
-    """Exact sums: recipes that decompose differ in the last digit from fit to fit."""
+    """Exact sums that order weighs in: recipes that decompose differ in the last digit."""
 
     is_personal = True
 
@@ -129,7 +129,10 @@ class CoOccurrence:
         self._together = (trained.weights.T @ trained.weights).toarray()
 
     def score(self, histories):
-        return np.asarray(histories.weights @ self._together)
+        weights = histories.weights.copy()
+        if histories.n_later is not None:
+            weights.data *= 64 - histories.n_later
+        return np.asarray(weights @ self._together)
 
 
 def split_in_three(rows, *, has_history):
@@ -138,7 +141,7 @@ def split_in_three(rows, *, has_history):
     train = log_of([*rows[::3], (0, 0, 1.0, 1, 0), (1, 1, 1.0, 2, 0)])
     test = log_of([*rows[1::3], (0, 1, 1.0, 3, 0), (1, 2, 1.0, 3, 0)], has_times=False)
     test = dataclasses.replace(test, users=IdIndex([f"u{number}" for number in range(1, 6)]))
-    return train, test, log_of(rows[2::3], has_times=False) if has_history else None
+    return train, test, log_of(rows[2::3]) if has_history else None
 
 
 def of_files(logs):

@@ -320,6 +320,24 @@ def test_new_users_start_from_their_history(csv):
     assert of_lists(quality, "novelty") == pytest.approx(np.mean([math.log2(3), math.log2(3 / 2)]))
 
 
+def test_the_order_of_a_history_goes_on_from_training(csv):
+    def timed(*rows):
+        told = "".join(f"{user},{item},{at}\n" for user, item, at in rows)
+        return read(csv("user_id,item_id,timestamp\n" + told))
+
+    train = timed(("a", "i", 1), ("a", "j", 1), ("a", "k", 2), ("b", "i", 7), ("c", "l", 1))
+    history = timed(("a", "gone", 5), ("a", "i", 6), ("a", "l", 4), ("c", "i", 1), ("c", "j", 1))
+    test = log_of(csv, ("a", "m"), ("a", "j"), ("c", "k"))
+    task = tasks.of_logs(train, test, history)
+    # a: i at 6, gone at 5, which training does not know, l at 4, k at 2, j at 1.
+    assert task.histories.weights.toarray().tolist() == [[2, 1, 1, 1], [1, 1, 0, 1]]
+    assert task.histories.n_later.tolist() == [0, 4, 3, 2, 0, 0, 0]
+    without = tasks.of_logs(train, test)
+    assert without.histories.n_later.tolist() == [1, 1, 0, 0]
+    untimed = tasks.of_logs(train, test, log_of(csv, ("a", "l"), ("c", "i")))
+    assert untimed.histories.n_later is None
+
+
 def test_a_pair_that_weighs_nothing_was_seen_all_the_same(csv):
     train = read(csv("user_id,item_id,weight\na,i,0\na,j,1\nb,k,1\n"))
     history = read(csv("user_id,item_id,weight\na,k,0\n"))

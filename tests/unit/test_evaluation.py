@@ -54,6 +54,26 @@ def stored(pairs):
     return dict(zip(places, pairs.data.tolist(), strict=True))
 
 
+def steps(histories):
+    """Return how many steps ago each stored pair was, 0 where there is no order."""
+    pairs = histories.weights.tocoo()
+    n_later = np.zeros(pairs.nnz) if histories.n_later is None else histories.n_later
+    return dict(zip(zip(pairs.row.tolist(), pairs.col.tolist(), strict=True), n_later, strict=True))
+
+
+def plain_steps(built):
+    """Count them one by one: distinct later times of what the same user likes."""
+    pairs = built.weights.tocoo()
+    found = list(
+        zip(pairs.row.tolist(), pairs.col.tolist(), pairs.data, built.latest_at, strict=True)
+    )
+    return {
+        (user, item): len({at for one, _, weight, at in found
+                           if one == user and weight > 0 and at > time})
+        for user, item, _, time in found
+    }  # fmt: skip
+
+
 def held_items(split, log):
     """Return each user's held-out items by external ids."""
     held = {}
@@ -123,6 +143,7 @@ def test_a_pair_is_on_one_side_and_keeps_its_place(kind, events, share):
     assert split.train.items is log.items
     assert split.train.weights.shape == split.held_out.shape == log.matrix().weights.shape
     assert stored(split.histories.weights) == stored(split.train.weights)
+    assert steps(split.histories) == plain_steps(split.train)
     assert set(stored(split.held_out).values()) <= {1.0}
     assert split.held_out.dtype == np.float32
     split.held_out.check_format(full_check=True)
@@ -479,19 +500,25 @@ def assert_grows(log, split, asked, keep):
         moment = log.occurred_at[own].min()
         before = (log.user_index == user) & (keep | (log.occurred_at < moment))
         if before.any():
-            row = stored(log.matrix(before).weights)
-            expected.append((user, item, sorted((place[1], value) for place, value in row.items())))
+            known = log.matrix(before)
+            expected.append((user, item, in_order(stored(known.weights), plain_steps(known))))
     found = []
     for place, user in enumerate(split.user_index.tolist()):
         (item,) = split.held_out[[place]].indices.tolist()
-        row = stored(split.histories.weights[[place]])
-        found.append((user, item, sorted((place[1], value) for place, value in row.items())))
+        history = split.histories[[place]]
+        found.append((user, item, in_order(stored(history.weights), steps(history))))
     assert sorted(found) == sorted(expected)
+
+
+def in_order(weights, n_later):
+    """Return the items of one history, the newest first, with their weights and steps."""
+    return sorted((n_later[place], place[1], weight) for place, weight in weights.items())
 
 
 def test_of_a_user_the_first_twenty_later_pairs_are_asked_for():
     log = read([("a", f"i{at:02}", "click", 1.0, at) for at in range(60)])
     split = evaluation.split_next(log, share=0.5)
+    assert split.histories[-1:].n_later.tolist() == list(range(48, -1, -1))
     assert split.held_out.indices.tolist() == list(range(30, 50))
     assert split.histories.lengths.tolist() == list(range(30, 50))
     assert split.judged.tolist() == [0]
@@ -523,6 +550,7 @@ def test_users_are_drawn_where_they_are_too_many():
     assert len(whole.judged) == 30
     drawn = np.isin(whole.user_index, split.judged)
     assert stored(whole.histories[drawn].weights) == stored(split.histories.weights)
+    assert steps(whole.histories[drawn]) == steps(split.histories)
 
 
 def test_marks_are_one_for_each_interaction():

@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
+from scipy import sparse
 
 from reckeeper import matrix
 from reckeeper.errors import DataError
 from reckeeper.interactions import schema
-from reckeeper.matrix import IdIndex
+from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
+from reckeeper.matrix.histories import of_rows
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
 DISMISS, UNDO = "dismiss", "dismiss_undo"
@@ -538,3 +540,122 @@ def test_what_is_newer_than_the_model_counts_more_up_to_a_bound():
     assert row(half_life_days=2.0, latest_at=10 * DAY) == [2.0, 2.0**20]
     assert row(half_life_days=8988.0) == [0.5, 1.0]  # ages count to its own latest
     assert row(latest_at=10 * DAY) == [1.0, 1.0]
+
+
+# Histories
+
+
+@st.composite
+def timed_pairs(draw):
+    """Draw users × items of weights, some 0, with times, a few of them as far apart as can be."""
+    shape = draw(st.integers(1, 6)), draw(st.integers(1, 8))
+    places = st.tuples(*(st.integers(0, n - 1) for n in shape))
+    scale, base = draw(st.sampled_from([(1, 0), (-(10**15), 5), (2**60, -(2**62))]))
+    pairs = draw(st.lists(places, unique=True, max_size=30).map(sorted))
+    n = len(pairs)
+    weights = draw(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=n, max_size=n))
+    times = draw(st.lists(st.integers(0, 5), min_size=n, max_size=n))
+    rows_, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    indptr = np.searchsorted(rows_, np.arange(shape[0] + 1))
+    return (
+        sparse.csr_array((np.array(weights, dtype=np.float64), columns, indptr), shape=shape),
+        np.array(times, dtype=np.int64) * scale + base,
+    )
+
+
+def counted(weights, times):
+    """Count by hand, in the order of ``weights.data``."""
+    found = []
+    for start, stop in zip(weights.indptr[:-1], weights.indptr[1:], strict=True):
+        own = list(zip(times[start:stop].tolist(), weights.data[start:stop], strict=True))
+        found += [len({at for at, weight in own if weight > 0 and at > time}) for time, _ in own]
+    return found
+
+
+@given(case=timed_pairs())
+def test_steps_are_the_distinct_later_times_with_taste(case):
+    weights, times = case
+    histories = Histories.of_times(weights, times)
+    assert histories.weights is weights
+    if histories.n_later is None:
+        assert len(np.unique(times)) <= 1
+    else:
+        assert histories.n_later.dtype == np.int32
+        assert histories.n_later.tolist() == counted(weights, times)
+    assert Histories.of_times(weights, None).n_later is None
+
+
+def test_many_steps_are_counted_as_few():
+    random = np.random.default_rng(0)
+    lengths = np.array([0, 30_000, 0, 0, *random.integers(0, 40, 1500), 0])
+    n = int(lengths.sum())
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    weights = sparse.csr_array(
+        (random.integers(0, 3, n).astype(np.float64), np.zeros(n, dtype=np.int32), indptr),
+        shape=(len(lengths), 1),
+    )
+    for times in (random.integers(0, 300, n), random.integers(0, 2**62, n)):
+        n_later = Histories.of_times(weights, times).n_later
+        of_most = np.unique(times[:30_000][weights.data[:30_000] > 0])
+        later = len(of_most) - np.searchsorted(of_most, times[:30_000], side="right")
+        assert n_later[:30_000].tolist() == later.tolist()
+        assert n_later[30_000:].tolist() == counted(weights, times)[30_000:]
+
+
+@given(case=timed_pairs(), data=st.data())
+def test_chosen_histories_keep_their_order(case, data):
+    weights, times = case
+    whole = Histories.of_times(weights, times)
+    some = st.integers(0, len(whole) - 1)
+    rows_ = data.draw(
+        st.one_of(
+            st.lists(some, max_size=8).map(lambda places: np.array(places, dtype=np.int64)),
+            st.lists(st.booleans(), min_size=len(whole), max_size=len(whole)).map(np.array),
+            st.builds(slice, some, some),
+        )
+    )
+    chosen = whole[rows_]
+    np.testing.assert_array_equal(chosen.weights.toarray(), weights.toarray()[rows_])
+    built = InteractionMatrix(
+        IdIndex(range(len(whole))), IdIndex(range(weights.shape[1])), weights, 1, times
+    )
+    again = built.histories_of(rows_)
+    np.testing.assert_array_equal(again.weights.data, chosen.weights.data)
+    np.testing.assert_array_equal(chosen.lengths, np.diff(weights.indptr)[rows_])
+    if whole.n_later is not None:
+        zeros = np.zeros(chosen.weights.nnz)
+        np.testing.assert_array_equal(
+            chosen.n_later, zeros if again.n_later is None else again.n_later
+        )
+        assert chosen.n_later.tolist() == counted(chosen.weights, of_rows(times, weights, rows_))
+
+
+@given(case=timed_pairs(), data=st.data())
+def test_items_without_a_place_are_left_out_and_stay_steps(case, data):
+    histories = Histories.of_times(*case)
+    n_items = histories.weights.shape[1]
+    places = np.array(data.draw(st.permutations(range(-2, n_items)))[:n_items])
+    renamed = histories.renamed(np.maximum(places, -1), n_items=n_items)
+    dense = np.zeros_like(histories.weights.toarray())
+    dense[:, places[places >= 0]] = histories.weights.toarray()[:, places >= 0]
+    np.testing.assert_array_equal(renamed.weights.toarray(), dense)
+    if histories.n_later is not None:
+        kept = places[histories.weights.indices] >= 0
+        assert renamed.n_later.tolist() == histories.n_later[kept].tolist()
+
+
+@given(data=st.data(), events=st.lists(rows, min_size=1, max_size=20))
+def test_the_order_of_rows_and_the_names_make_no_difference_to_steps(data, events):
+    def steps(events, name=lambda text: text):
+        built = matrix.build([batch(*events)], type_weights={"click": 1.0, ADD: 2.0})
+        n_later = built.histories.n_later
+        n_later = np.zeros(built.weights.nnz) if n_later is None else n_later
+        return {
+            (name(user), name(item)): step
+            for (user, item), step in zip(stored(built), n_later.tolist(), strict=True)
+        }
+
+    events = [row for row in events if row[2] not in {ADD, REMOVE}]  # of one time, order tells
+    turned = [(row[0][::-1] + "~", row[1][::-1] + "~", *row[2:]) for row in events]
+    mixed = data.draw(st.permutations(turned))
+    assert steps(mixed, name=lambda text: text[-2::-1]) == steps(events)
