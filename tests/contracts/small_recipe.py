@@ -76,7 +76,7 @@ class Together(Recipe):
         order = np.argsort(-counts.data, kind="stable")[:n]
         return counts.indices[order].astype(np.int64), counts.data[order]
 
-    def to_export(self) -> dict[str, Any]:
+    def to_export(self, trained: InteractionMatrix) -> dict[str, Any]:
         """Return the counts."""
         return {"counts": sparse.csr_matrix(self.counts)}
 

@@ -483,7 +483,7 @@ def test_the_export_says_what_the_model_says(fit):
     """The decomposition, if it has components, and nothing in the place of the contract's parts."""
     given = interactions((40, 25))
     model = fit(given)
-    assert not PICKLE & model.to_export().keys()
+    assert not PICKLE & model.to_export(given).keys()
     exported = model.to_sklearn()
     assert (exported is not None) is (model.explained_variance > 0)
     if exported is not None:

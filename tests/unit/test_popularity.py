@@ -91,4 +91,4 @@ def test_nothing_is_similar_and_nothing_is_decomposed(given):
     assert [part.tolist() for part in model.similar(0, n=3)] == [[], []]
     assert model.to_sklearn() is None
     assert model.explained_variance == 0.0
-    assert model.to_export()["item_scores"] is model.item_scores
+    assert model.to_export(given)["item_scores"] is model.item_scores

@@ -407,7 +407,8 @@ def test_there_is_no_decomposition_without_components_or_from_a_file():
 def test_the_export_gives_the_scores():
     dense = random_weights((60, 40))
     model = fit(dense, weighting="log")
-    exported = model.to_export()
+    exported = model.to_export(interactions(dense))
+    assert exported["recency_weights"] is None
     assert exported["weight_scale"] == pytest.approx(dense[dense > 0].mean())
     predicted = np.log1p(dense / exported["weight_scale"]) @ exported["item_weights"]
     assert_close(predicted, model.score(Histories(sparse.csr_array(dense))), tolerance=1e-6)

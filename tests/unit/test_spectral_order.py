@@ -236,6 +236,16 @@ def test_a_history_scores_by_how_long_ago_and_the_same_in_training_or_after():
     assert not np.allclose(whole, without)
 
 
+def test_the_export_gives_the_scores():
+    given = events()
+    model = fit(given, weighting="log")
+    exported = model.to_export(given)
+    assert isinstance(exported["recency_weights"], sparse.csr_matrix)
+    weighted = (given.weights / exported["weight_scale"]).log1p()
+    predicted = weighted.multiply(exported["recency_weights"]) @ exported["item_weights"]
+    close(predicted.toarray(), model.score(given.histories), tolerance=1e-6)
+
+
 def test_who_follows_a_chain_is_given_what_comes_next():
     model = fit(chains(n_users=600), n_neighbours=5)
     for item in range(30):

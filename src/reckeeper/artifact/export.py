@@ -46,5 +46,5 @@ def _export(artifact: Artifact, cell_limit: int) -> dict[str, Any]:
             "users": artifact.matrix.users.ids,
             "items": artifact.matrix.items.ids,
         },
-        **artifact.model.to_export(),
+        **artifact.model.to_export(artifact.matrix),
     }

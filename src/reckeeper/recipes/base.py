@@ -244,11 +244,16 @@ class Recipe(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def to_export(self) -> dict[str, Any]:
+    def to_export(self, trained: InteractionMatrix) -> dict[str, Any]:
         """Return what the pickle needs besides `to_sklearn` to give the same scores.
 
         Entries of the pickle's dict, of plain, numpy and scipy values, so that
         predicted ratings can be had where their table is too large to be in it.
+
+        Parameters
+        ----------
+        trained : InteractionMatrix
+            What it was fitted to: the pickle's rating matrix.
         """
 
     @abc.abstractmethod

@@ -131,7 +131,7 @@ class Popularity(Recipe):
         """
         return np.tile(self.item_scores, (len(histories), 1))
 
-    def to_export(self) -> dict[str, Any]:
+    def to_export(self, trained: InteractionMatrix) -> dict[str, Any]:
         """Return ``item_scores``: every row of the predicted ratings."""
         return {"item_scores": self.item_scores}
 

@@ -303,7 +303,7 @@ class Svd(Recipe):
         svd.n_features_in_ = self.components.shape[1]
         return svd
 
-    def to_export(self) -> dict[str, Any]:
+    def to_export(self, trained: InteractionMatrix) -> dict[str, Any]:
         """Return nothing: the `TruncatedSVD` gives all the numbers."""
         return {}
 

@@ -357,19 +357,25 @@ class Spectral(Recipe):
         svd.n_features_in_ = self.components.shape[1]
         return svd
 
-    def to_export(self) -> dict[str, Any]:
-        """Return ``item_weights``, W, with ``weight_scale`` and ``recency``.
+    def to_export(self, trained: InteractionMatrix) -> dict[str, Any]:
+        """Return ``item_weights``, W, with ``weight_scale`` and ``recency_weights``.
 
         Predicted ratings are ``weighted(rating_matrix) @ item_weights``; the
-        setting ``weighting`` in the metadata says how weights enter. Where
-        ``recency`` is a number, each weighted entry is multiplied by
-        ``1 / (1 + steps_since / recency)`` first, with the pickle's
-        ``steps_since``; None leaves them as they are.
+        setting ``weighting`` in the metadata says how weights enter. With
+        order, what is weighted is multiplied by ``recency_weights`` first,
+        entry by entry; None leaves it as it is.
         """
+        recency_weights = None
+        if self.order is not None:
+            ones = weigh(trained.weights, "binary", scale=1.0)
+            n_later = trained.histories.n_later
+            recency_weights = sparse.csr_matrix(
+                order.recent(ones, n_later, recency=self.order.recency)
+            )
         return {
             "item_weights": sparse.csr_matrix(self.item_weights),
             "weight_scale": self.weight_scale,
-            "recency": None if self.order is None else self.order.recency,
+            "recency_weights": recency_weights,
         }
 
 
