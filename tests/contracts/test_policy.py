@@ -23,6 +23,7 @@ WHOLE = {
     "min_minutes_between": 30,
     "skip_unchanged": False,
     "promotion": {"manual": "gate", "schedule": "manual", "rule": "always"},
+    "tuning": {"drift": "mild"},
     "metric": "recall@10",
     "margin": 0.1,
     "min_users": 50,

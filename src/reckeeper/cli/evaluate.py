@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reckeeper.cli.comparison import print_comparison
-from reckeeper.cli.terminal import parse_settings, print_json
+from reckeeper.cli.terminal import DriftName, parse_settings, print_json
 from reckeeper.errors import DataError
 
 if TYPE_CHECKING:  # it brings what fits and measures, which help does without
@@ -93,7 +93,17 @@ _Tunes = Annotated[
 ]
 _TuneSeconds = Annotated[
     float | None,
-    typer.Option(min=0.1, max=86_400, help="Default: just under five times what one fit takes."),
+    typer.Option(
+        min=0.1,
+        max=86_400,
+        help="CPU time to tune for. Default: 120 to 400, with much data more.",
+    ),
+]
+_Drift = Annotated[
+    DriftName | None,
+    typer.Option(
+        help="How far users' next choices lean to popular items, for tuning. Default: none."
+    ),
 ]
 _Split = Annotated[
     SplitName | None,
@@ -149,6 +159,7 @@ def evaluate(
     delimiter: _Delimiter = None,
     tunes: _Tunes = False,
     tune_seconds: _TuneSeconds = None,
+    drift: _Drift = None,
     compare: _Compare = False,
     seed: _Seed = 0,
     as_json: _Json = False,
@@ -170,6 +181,8 @@ def evaluate(
     _check_recipes(recipe or [], given, tunes=tunes, needs_name=bool(file or train))
     if tune_seconds is not None and not (tunes or compare):
         raise DataError("--tune-seconds is the time for tuning: add --tune, or leave it out.")
+    if drift is not None and not tunes:
+        raise DataError("--drift is for tuning: add --tune, or leave it out.")
     if html is not None and not html.absolute().parent.is_dir():
         raise DataError(f"{html} cannot be written: its folder is not there. Make it first.")
     from reckeeper.cli import evaluation_run as runs
@@ -206,6 +219,7 @@ def evaluate(
         peers=peers,
         tunes=tunes,
         tune_seconds=tune_seconds,
+        drift="none" if drift is None else drift.value,
         ks=ks,
         seed=seed,
     )

@@ -112,6 +112,7 @@ class Request:
     peers: bool = False
     tunes: bool = False
     tune_seconds: float | None = None
+    drift: wire.Drift = "none"
     ks: tuple[int, ...] = (20,)
     seed: int = 0
 
@@ -347,6 +348,7 @@ def _measured(
                 data.tasks[0].log,
                 seed=request.seed,
                 tune_seconds=request.tune_seconds,
+                drift=request.drift,
                 stages=stages,
             )
             settings = tuned[0].settings
@@ -478,6 +480,7 @@ def _tuned(
     *,
     seed: int,
     tune_seconds: float | None,
+    drift: wire.Drift,
     stages: "_Stages",
 ) -> "tuple[Tuned, float]":
     """Return also the seconds that it took."""
@@ -490,6 +493,7 @@ def _tuned(
         tuned = tune(
             recipe,
             log,
+            drift=drift,
             seed=seed,
             budget_seconds=tune_seconds,
             on_progress=show,

@@ -15,6 +15,7 @@ from reckeeper.cli.models import print_verdict
 from reckeeper.cli.terminal import (
     AsJson,
     Before,
+    DriftName,
     Limit,
     Reason,
     client,
@@ -149,7 +150,15 @@ def retrain(
         bool, typer.Option("--tune", help="Find the settings. Ctrl-C takes the best so far.")
     ] = False,
     tune_seconds: Annotated[
-        float | None, typer.Option(help="Default: just under five times what one fit takes.")
+        float | None,
+        typer.Option(help="CPU time to tune for. Default: 120 to 400, with much data more."),
+    ] = None,
+    drift: Annotated[
+        DriftName | None,
+        typer.Option(
+            help="How far users' next choices lean to popular items, for tuning. Default: what "
+            "the policy says."
+        ),
     ] = None,
     promote: Annotated[
         PromoteName | None,
@@ -173,13 +182,14 @@ def retrain(
                 settings=settings,
                 tune=tune,
                 tune_seconds=tune_seconds,
+                drift=None if drift is None else drift.value,
                 promote=None if promote is None else promote.value,
             ).job_id
         except errors.JobRunningError as exc:
             match exc.details:
                 # Only a plain retrain would do what that one does.
                 case {"job_id": int(job_id), "kind": "retrain"} if not (
-                    recipe or pairs or tune or promote
+                    recipe or pairs or tune or drift or promote
                 ):
                     pass
                 case _:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -151,14 +152,35 @@ def compact(values: Any) -> str:
     return values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
 
 
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+class DriftName(StrEnum):
+    """How far users' next choices lean to popular items: those of `wire.Drift`."""
+
+    NONE = "none"
+    MILD = "mild"
+    STRONG = "strong"
+
+
 def tuning_note(progress: "wire.TuningProgress") -> str:
-    """Say what tuning has found so far."""
+    """Say what tuning has found so far, and show how the best has risen."""
     parts = [f"{progress.n_tried} tried"]
     if progress.ndcg is not None:
-        parts.append(f"best NDCG {progress.ndcg:.4f}")
+        parts.append(f"best NDCG {progress.ndcg:.4f} {_rise(progress.history)}".rstrip())
     if progress.seconds_left is not None:
         parts.append(f"about {progress.seconds_left:.0f} s left")
     return ", ".join(parts)
+
+
+def _rise(history: "Sequence[wire.BestSoFar]") -> str:
+    """Draw a curve of one line, of the last dozen values; empty for fewer than two."""
+    values = [best.ndcg for best in history][-12:]
+    if len(values) < 2:
+        return ""
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1))] for value in values)
 
 
 def _print(table: Table) -> None:

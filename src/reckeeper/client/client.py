@@ -234,6 +234,7 @@ class Client:
         settings: Mapping[str, object] | None = None,
         tune: bool = False,
         tune_seconds: float | None = None,
+        drift: wire.Drift | None = None,
         promote: wire.Promote | None = None,
     ) -> wire.RetrainAnswer:
         """Train a new version, wait until it is done, and say what was made.
@@ -248,14 +249,19 @@ class Client:
         tune : bool
             Find the settings on a part of the data that is held out.
         tune_seconds : float, optional
-            How long to look for them, above 0 and at most 86,400; only with `tune`. Default:
-            just under five times what one fit takes.
+            How long to look for them, in seconds of CPU time, all cores together; above 0 and at
+            most 86,400; only with `tune`. Default: 120 up to 100,000 interactions, 400 up to a
+            million, beyond that 400 or what five fits take.
+        drift : str, optional
+            How far users' next choices are expected to lean to popular items, beyond what the
+            interactions show: ``none``, ``mild`` or ``strong``; only with `tune`. Default: what
+            the policy says.
         promote : str, optional
             Whether the new version is activated: ``always``, ``if_not_worse`` (unless the gate
             rejects it) or ``never``. Default: what the policy says of such a retrain.
         """
         body = _retrain_request(
-            recipe, settings, tune=tune, tune_seconds=tune_seconds, promote=promote
+            recipe, settings, tune=tune, tune_seconds=tune_seconds, drift=drift, promote=promote
         )
         return self._server.call(wire.RetrainAnswer, "POST", "/retrain", json=body, waits=True)
 
@@ -266,11 +272,12 @@ class Client:
         settings: Mapping[str, object] | None = None,
         tune: bool = False,
         tune_seconds: float | None = None,
+        drift: wire.Drift | None = None,
         promote: wire.Promote | None = None,
     ) -> wire.Job:
         """Start training a new version and return its job at once; see `retrain`."""
         body = _retrain_request(
-            recipe, settings, tune=tune, tune_seconds=tune_seconds, promote=promote
+            recipe, settings, tune=tune, tune_seconds=tune_seconds, drift=drift, promote=promote
         )
         params = {"wait": "false"}
         return self._server.call(wire.JobAnswer, "POST", "/retrain", params=params, json=body).job
@@ -483,6 +490,7 @@ def _retrain_request(
     *,
     tune: bool,
     tune_seconds: float | None,
+    drift: wire.Drift | None,
     promote: wire.Promote | None,
 ) -> dict[str, object] | None:
     """Return the body that says what was given; None, and so no body, if nothing was."""
@@ -491,6 +499,7 @@ def _retrain_request(
         settings=None if settings is None else dict(settings),
         tune=tune or None,
         tune_seconds=tune_seconds,
+        tuning=None if drift is None else {"drift": drift},
         promote=promote,
     )
     return request or None

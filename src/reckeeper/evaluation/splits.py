@@ -90,7 +90,7 @@ def is_timed(log: InteractionLog) -> bool:
 
 
 def split_user_time(
-    log: InteractionLog, *, share: float = 0.2, seed: int = 0, fold: int = 0
+    log: InteractionLog, *, share: float = 0.2, seed: int = 0, fold: int = 0, least: int = 2
 ) -> Split:
     """Hold out the last part of each user's history.
 
@@ -116,6 +116,8 @@ def split_user_time(
     fold : int
         0 for the last part, 1 for the part before it, and so on: what comes
         after is in no part. Of users with too few pairs nothing is held out.
+    least : int
+        Users with fewer wanted pairs stay whole; 2 or more.
 
     Returns
     -------
@@ -141,7 +143,7 @@ def split_user_time(
     slots = np.flatnonzero(tied[user])
     order[slots] = order[slots[np.lexsort((random.random(len(slots)), user[slots]))]]
     held, is_later = _last_of_each_user(
-        order, user, n_pairs=len(first), n_users=n_users, share=share, fold=fold
+        order, user, n_pairs=len(first), n_users=n_users, share=share, fold=fold, least=least
     )
     cut = np.full(n_users, np.iinfo(np.int64).max)
     np.minimum.at(cut, pairs.user_index[held], first[held])
@@ -209,7 +211,12 @@ def split_time(log: InteractionLog, *, share: float = 0.2, fold: int = 0) -> Spl
 
 
 def split_random(
-    log: InteractionLog, *, share: float = 0.2, seed: int = 0, popularity_power: float = 0.0
+    log: InteractionLog,
+    *,
+    share: float = 0.2,
+    seed: int = 0,
+    popularity_power: float = 0.0,
+    least: int = 2,
 ) -> Split:
     """Hold out pairs of each user by chance, with all their interactions.
 
@@ -226,6 +233,8 @@ def split_random(
         0 or positive. Pairs are drawn with a probability that grows with this
         power of the number of users who want the item: held-out data that
         lean to popular items, as those of the next weeks often do.
+    least : int
+        As of `split_user_time`.
 
     Returns
     -------
@@ -256,7 +265,7 @@ def split_random(
         key += popularity_power * np.log(np.maximum(popularity, 1))[pairs.item_index]
     order, user = _by_user(pairs, wanted, key, n_users=len(log.users))
     held, _ = _last_of_each_user(
-        order, user, n_pairs=len(wanted), n_users=len(log.users), share=share, fold=0
+        order, user, n_pairs=len(wanted), n_users=len(log.users), share=share, fold=0, least=least
     )
     how = f"a random {_share_in_words(share)} of each user's interactions"
     if popularity_power:
@@ -398,7 +407,14 @@ def _are_tied(user: np.ndarray, time: np.ndarray, *, n_users: int) -> np.ndarray
 
 
 def _last_of_each_user(
-    order: np.ndarray, user: np.ndarray, *, n_pairs: int, n_users: int, share: float, fold: int
+    order: np.ndarray,
+    user: np.ndarray,
+    *,
+    n_pairs: int,
+    n_users: int,
+    share: float,
+    fold: int,
+    least: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose the share of each user's pairs that comes last, or one before it.
 
@@ -416,7 +432,7 @@ def _last_of_each_user(
     n_held = np.clip(np.rint(share * n_wanted).astype(np.int64), 1, np.maximum(n_wanted - 1, 0))
     ends = np.cumsum(n_wanted)
     has_part = n_wanted > (fold + 1) * n_held if fold else n_wanted > 1
-    n_held[~has_part] = 0
+    n_held[~has_part | (n_wanted < least)] = 0
     from_end = ends[user] - np.arange(len(order))
     is_chosen_or_later = from_end <= (fold + 1) * n_held[user]
     is_later = np.zeros(n_pairs, dtype=bool)

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 
+import pandas as pd
 import streamlit as st
 
 from reckeeper import wire
@@ -11,6 +12,7 @@ from reckeeper.errors import ConflictError, JobRunningError, ReckeeperError
 from reckeeper.page import shared, verdicts
 
 PROGRESS_SECONDS = 0.5
+CHART_PIXELS = 160
 
 COMPARISON = "comparison"
 """The place, besides `shared.MAIN`, where a job may be started; its progress is shown there."""
@@ -49,6 +51,7 @@ def start_retrain(
             settings=request.settings,
             tune=request.tune,
             tune_seconds=request.tune_seconds,
+            drift=None if request.tuning is None else request.tuning.drift,
             promote=request.promote,
         )
     except JobRunningError as exc:
@@ -201,8 +204,33 @@ def _show_tuning(job: wire.ListedJob) -> None:
     else:
         tried = f"**{found.n_tried:,}** tried · best NDCG so far **{found.ndcg:.4f}**"
         st.markdown(f":small[{tried}, with {shared.settings_in_words(best)}]")
+        _show_rise(found.history)
     if job.finish_requested:
         st.markdown(":small[Tuning is being ended; the model gets the best settings so far.]")
+
+
+def _show_rise(history: list[wire.BestSoFar]) -> None:
+    """Draw how the best has risen, once there is a second one."""
+    if len(history) < 2:
+        return
+    st.vega_lite_chart(
+        pd.DataFrame([(best.n_tried, best.ndcg) for best in history], columns=["Tried", "Best"]),
+        {
+            "height": CHART_PIXELS,
+            "mark": {"type": "line", "interpolate": "step-after", "point": True},
+            "encoding": {
+                "x": {"field": "Tried", "type": "quantitative", "title": "Settings tried"},
+                "y": {
+                    "field": "Best",
+                    "type": "quantitative",
+                    "title": "Best NDCG so far",
+                    "scale": {"zero": False},
+                },
+                "tooltip": [{"field": "Tried"}, {"field": "Best", "format": ".4f"}],
+            },
+        },
+        alt="The best NDCG so far, by the number of settings tried",
+    )
 
 
 def _show_buttons(client: Client, job: wire.Job) -> None:

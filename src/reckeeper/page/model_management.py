@@ -23,6 +23,12 @@ PROMOTED = {
     "gate": "becomes active if it passes the gate",
     "manual": "becomes active when somebody activates it",
 }
+DRIFTS: dict[wire.Drift | None, str] = {
+    None: "As the policy says",
+    "none": "No, it stays as it is",
+    "mild": "Somewhat",
+    "strong": "Strongly, or I can't tell",
+}
 PROMOTE: dict[wire.Promote | None, str] = {
     None: "As the policy says",
     "if_not_worse": "If it is not worse",
@@ -192,18 +198,34 @@ def show_panel(client: Client, active: wire.Model | None, running: wire.ListedJo
 
 
 def ask_tuning(recipe: str) -> Callable[[], wire.RetrainRequest]:
-    st.columns(2)[0].number_input(
+    drift, seconds = st.columns(2)
+    drift.selectbox(
+        "Does taste drift to what is popular?",
+        list(DRIFTS),
+        format_func=DRIFTS.__getitem__,
+        key="drift",
+        help="What users choose next often leans more to popular items than the past shows. "
+        "Tuning then looks for settings that still do well; where nothing drifts they cost a "
+        "little.",
+    )
+    seconds.number_input(
         "Time budget in seconds (optional)",
         min_value=1,
         max_value=LONGEST_TUNING_SECONDS,
         value=None,
-        placeholder="just under five times what one fit takes",
+        placeholder="120 to 400, with much data more",
         key="tune_seconds",
+        help="CPU time, that of all cores together.",
     )
 
     def request() -> wire.RetrainRequest:
-        seconds = st.session_state["tune_seconds"]
-        return wire.RetrainRequest(recipe=recipe, tune=True, tune_seconds=seconds)
+        asked = st.session_state["drift"]
+        return wire.RetrainRequest(
+            recipe=recipe,
+            tune=True,
+            tune_seconds=st.session_state["tune_seconds"],
+            tuning=None if asked is None else wire.RetrainTuning(drift=asked),
+        )
 
     return request
 

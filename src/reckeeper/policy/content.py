@@ -26,6 +26,12 @@ class Promotion(wire.Promotion):
     model_config = _STRICT
 
 
+class Tuning(wire.Tuning):
+    """How settings are looked for, checked strictly."""
+
+    model_config = _STRICT
+
+
 class Policy(wire.Policy):
     """A policy as it is stored: the fields of `wire.Policy`, checked strictly."""
 
@@ -35,6 +41,7 @@ class Policy(wire.Policy):
         default=None, repr=False
     )
     promotion: Promotion = Promotion()
+    tuning: Tuning = Tuning()
 
     @field_validator("schedule")
     @classmethod

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from reckeeper import audit, clock, storage, wire
 from reckeeper.config import Settings
 from reckeeper.errors import Action, ConfigError, ConflictError, DataError, StorageError
-from reckeeper.policy.content import Policy, Promotion
+from reckeeper.policy.content import Policy, Promotion, Tuning
 
 MASK = "***"
 """What is shown instead of a secret; storing it keeps the secret that is there."""
@@ -235,8 +235,9 @@ def _first_error(exc: ValidationError) -> tuple[str, str]:
         return "policy", "an object with text of valid Unicode as its keys is needed"
     field = ".".join(path)
     if error["type"] == "extra_forbidden":
-        known = Promotion if path[0] == "promotion" else Policy
-        return field, f"there is no such field; there are {', '.join(known.model_fields)}"
+        of_part = {"promotion": Promotion.model_fields, "tuning": Tuning.model_fields}
+        known = of_part.get(path[0], Policy.model_fields)
+        return field, f"there is no such field; there are {', '.join(known)}"
     if error["type"] == "value_error":
         reason = str(error["ctx"]["error"])
     else:

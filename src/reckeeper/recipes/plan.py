@@ -1,7 +1,7 @@
 """What a recipe's tuning plan works with; `training` makes them."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -17,13 +17,14 @@ class Judge(Protocol):
     Attributes
     ----------
     histories : Histories
-        What these users are scored from.
+        What these users are scored from: one row each, in a split of kind
+        ``next`` one for each question.
     """
 
     histories: Histories
 
     def ndcg(self, model: "Recipe") -> np.ndarray:
-        """Return a model's NDCG@20 by user, shape (n,)."""
+        """Return a model's NDCG@20 by user, shape (n_users,)."""
         ...
 
     def ndcg_of_scores(self, scores: np.ndarray) -> np.ndarray:
@@ -37,7 +38,7 @@ class TuningSplit(Protocol):
     Attributes
     ----------
     kind : str
-        Its name among the splits.
+        Its name among the splits; ``next`` where histories grow.
     train : InteractionMatrix
     """
 
@@ -50,18 +51,29 @@ class TuningSplit(Protocol):
 
 
 class TuningRun(Protocol):
-    """Keeps the trials, the clock and the best so far."""
+    """Keeps the trials, the budget and the best so far.
 
-    budget_seconds: float | None
+    Attributes
+    ----------
+    n_tried : int
+        How many settings were tried; a plan adds those that no split judges.
+    """
+
+    n_tried: int
 
     @property
-    def seconds(self) -> float:
-        """Since the start."""
+    def drift(self) -> Literal["none", "mild", "strong"]:
+        """How far what comes is expected to lean to what is popular."""
         ...
 
     @property
-    def n_tried(self) -> int:
-        """How many settings were tried."""
+    def seconds(self) -> float:
+        """CPU time since the start."""
+        ...
+
+    @property
+    def used(self) -> float:
+        """The share of the budget that is used up."""
         ...
 
     @property
@@ -69,16 +81,39 @@ class TuningRun(Protocol):
         """The best so far, complete; None before the first."""
         ...
 
-    def best_ndcg(self, kind: str) -> float:
-        """Return how well the best did on a split, on average."""
+    def newest(self) -> TuningSplit | None:
+        """Return a split of kind ``next``: what came last, each from the history before it.
+
+        None where times do not tell an order.
+        """
         ...
 
     def add(self, settings: Mapping[str, Any], ndcg: Mapping[str, np.ndarray]) -> bool:
-        """Take in a trial, NDCG by split and user; return whether it is the best now."""
+        """Take in a trial, NDCG by split and user; return whether it is the best now.
+
+        It is where its gain is above what chance gives.
+        """
+        ...
+
+    def weigh(
+        self, settings: Mapping[str, Any], ndcg: Mapping[str, np.ndarray], *, pull: float
+    ) -> None:
+        """Take in a trial of a plan that pulls to its defaults.
+
+        The best is that of the largest `worth` less its pull.
+        """
+        ...
+
+    def worth(self, ndcg: Mapping[str, float]) -> float:
+        """Return how good NDCG by split is, about 1; what it is a share of may change."""
+        ...
+
+    def settle(self, settings: Mapping[str, Any], ndcg: Mapping[str, np.ndarray]) -> None:
+        """Make settings the best, whatever the others were worth."""
         ...
 
     def expect_fit(self, seconds: float) -> None:
-        """Set the budget by what a final fit is estimated to take, unless somebody has set it."""
+        """Take in how much CPU time a fit to a split takes: large data get a budget by it."""
         ...
 
     def step(self, fraction: float | None = None) -> None:

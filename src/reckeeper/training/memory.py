@@ -16,7 +16,7 @@ from reckeeper import linalg, ranking, storage
 from reckeeper.config import Settings
 from reckeeper.errors import Action, DataError, MemoryLimitError
 from reckeeper.recipes import Footprint, Sizes, recipe_named
-from reckeeper.training.tuning import N_SPLITS
+from reckeeper.training.folds import N_FOLDS
 
 _PROCESS = 260_000_000
 """Interpreter and libraries, and a batch of interactions on its way."""
@@ -151,8 +151,8 @@ def estimate(
     }
     if tune:
         stages["tuning"] = {
-            "interactions": log + _LOG * n_interactions + N_SPLITS * 2 * _PAIR * n_pairs,
-            "tuning": made.tuning_bytes(sizes, n_splits=N_SPLITS),
+            "interactions": log + _LOG * n_interactions + N_FOLDS * 2 * _PAIR * n_pairs,
+            "tuning": made.tuning_bytes(sizes, n_splits=N_FOLDS),
         }
     return max(Estimate(stage, held | parts) for stage, parts in stages.items())
 

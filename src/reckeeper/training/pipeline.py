@@ -25,7 +25,7 @@ from reckeeper.registry import ActiveModel, Registry
 from reckeeper.telemetry import get_logger, peak_memory_bytes
 from reckeeper.training import gate, memory
 from reckeeper.training.report import TUNING, Report
-from reckeeper.training.request import AUTOMATIC, no_interactions, no_taste, to_train
+from reckeeper.training.request import AUTOMATIC, drift_of, no_interactions, no_taste, to_train
 from reckeeper.training.tuning import tune
 from reckeeper.training.verdict import Verdict, metrics_to_json
 from reckeeper.wire import RetrainRequest
@@ -309,6 +309,7 @@ def _tuned(
     tuned = tune(
         plan.recipe,
         held_out.training_log,
+        drift=drift_of(plan.request, plan.policy),
         budget_seconds=plan.request.tune_seconds,
         on_progress=lambda progress: report(
             TUNING, begin + (end - begin) * progress.fraction, progress=progress

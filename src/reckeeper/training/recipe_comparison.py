@@ -152,6 +152,7 @@ def compare(
         tuned = tune(
             TUNED_RECIPE,
             held_out.training_log,
+            drift=policy.policy.tuning.drift,
             seed=seed,
             budget_seconds=tune_seconds,
             on_progress=lambda progress: report(

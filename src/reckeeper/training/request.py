@@ -9,7 +9,7 @@ from reckeeper import storage
 from reckeeper.config import Settings
 from reckeeper.errors import Action, DataError, NotEnoughDataError
 from reckeeper.recipes import recipe_named
-from reckeeper.wire import JsonObject, RetrainRequest
+from reckeeper.wire import Drift, JsonObject, RetrainRequest
 
 FIRST_RECIPE: tuple[str, JsonObject] = ("svd", {"n_components": 10})
 """Recipe and settings while no version is active."""
@@ -62,6 +62,8 @@ def checked_request(request: Mapping[str, object], *, active: storage.Version | 
         raise _refused("settings", "Tuning is to find them. Leave out either settings or tune.")
     if parsed.tune_seconds is not None and not parsed.tune:
         raise _refused("tune_seconds", 'This is for tuning alone. Send "tune": true with it.')
+    if parsed.tuning is not None and not parsed.tune:
+        raise _refused("tuning", 'This is for tuning alone. Send "tune": true with it.')
     if parsed.settings is not None:
         try:
             recipe.settings_type.parse(parsed.settings, recipe=name)
@@ -113,6 +115,12 @@ def to_train(request: RetrainRequest, active: storage.Version | None) -> tuple[s
         assert request.recipe is not None
         name, settings = request.recipe, {}
     return name, settings if request.settings is None else request.settings
+
+
+def drift_of(request: RetrainRequest, policy: policies.Policy) -> Drift:
+    """Return the drift that a request is tuned for: its own, or the policy's."""
+    asked = None if request.tuning is None else request.tuning.drift
+    return asked or policy.tuning.drift
 
 
 def has_same_settings(row: storage.Version, recipe: str, settings: Mapping[str, object]) -> bool:

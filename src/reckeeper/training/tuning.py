@@ -1,45 +1,29 @@
 """Finding good settings by themselves, from the training data alone.
 
-What is held out to judge settings never looks like what will come: last
-month's data do not. So candidates are judged on several splits of different
-kinds, and those that hold on all of them win over those that shine on one.
+Candidates are judged on several folds of the training part; what a recipe tries, and in what
+order, is its own plan.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from reckeeper import evaluation
-from reckeeper.errors import NotEnoughDataError
-from reckeeper.evaluation import Split
 from reckeeper.matrix import InteractionLog
-from reckeeper.ranking import Ranker, popularity_of, rank_scores
-from reckeeper.recipes import Recipe, recipe_named
-from reckeeper.wire import JsonObject
+from reckeeper.recipes import TuningSplit, recipe_named
+from reckeeper.training import folds
+from reckeeper.wire import Drift, JsonObject
 
-K = 20
-"""Length of the lists that candidates are judged by, as NDCG@K."""
+_BUDGETS = ((100_000, 120.0), (1_000_000, 400.0))
+"""Interactions up to which so many seconds of CPU time are the budget."""
 
-FITS = 4.5
-"""The default budget, in times that one final fit is estimated to take: an estimate that is
-a tenth too high still leaves it below five."""
-
-_SHARE = 0.1
-"""Share of each user's items that is held out: little, since what fits a thinner matrix is not
-what fits the whole."""
-
-_LEANINGS = {"random": 0.0, "popular": 0.3, "very popular": 0.6}
-"""Powers of popularity that held-out pairs are drawn by. What comes leans to the popular by an
-amount that nobody knows beforehand: these bracket it."""
-
-N_SPLITS = len(_LEANINGS)
-"""On how many splits settings are judged at most."""
+_LARGE, _FITS = 400.0, 5.0
+"""Beyond: so many seconds, or so many final fits, whichever is more."""
 
 _CAUTION = 1.0
-"""Standard errors by which a change must pay: settings that are as good stay as they are."""
+"""Standard errors by which a change must pay, where a plan has no other rule: settings that are
+as good stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +35,9 @@ class Trial:
     settings : dict
         Complete, as JSON values.
     ndcg : float
-        Mean of NDCG@20 over the splits.
+        Mean of NDCG@20 over the folds.
     by_split : dict of str to float
-        NDCG@20 by kind of split.
+        NDCG@20 by fold.
     """
 
     settings: JsonObject
@@ -72,15 +56,18 @@ class TuningProgress:
     n_tried : int
     best : Trial or None
         The best so far.
+    history : tuple of (int, float)
+        How many were tried when there was a new best, and its NDCG.
     seconds : float
-        Since the start.
+        Since the start, on the clock.
     seconds_left : float or None
-        At most; None while it cannot be told.
+        On the clock, at most; None while it cannot be told.
     """
 
     fraction: float
     n_tried: int
     best: Trial | None
+    history: tuple[tuple[int, float], ...]
     seconds: float
     seconds_left: float | None
 
@@ -95,6 +82,7 @@ class TuningProgress:
             "n_tried": self.n_tried,
             "ndcg": None if best is None else best.ndcg,
             "settings": None if best is None else best.settings,
+            "history": [{"n_tried": n_tried, "ndcg": ndcg} for n_tried, ndcg in self.history],
             "seconds_left": None if left is None else round(left + (self.seconds + left) / 5, 1),
         }
 
@@ -110,6 +98,7 @@ class Tuned:
     best : Trial
     n_tried : int
     seconds : float
+        On the clock.
     stopped : bool
         Whether it was told to stop, or ran out of its budget, before it was
         through with its plan.
@@ -126,26 +115,32 @@ def tune(
     recipe: str,
     log: InteractionLog,
     *,
+    drift: Drift = "none",
     seed: int = 0,
     budget_seconds: float | None = None,
     on_progress: Callable[[TuningProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Tuned:
-    """Find settings of a recipe that hold on several splits of the data.
+    """Find settings of a recipe that do well on several folds of the data.
 
     Parameters
     ----------
     recipe : str
     log : InteractionLog
-        Training data alone. Splits are random and lean to popular items, some
-        more than others; with times, one holds out the end of each user's
-        history.
+        Training data alone. Of more than two million interactions, those of
+        users drawn by chance.
+    drift : Drift
+        How far what comes is expected to lean to what is popular: ``none``,
+        no further than what was. ``mild``: what is held out leans. ``strong``:
+        each fold leans further, and the settings are taken that lose least
+        where they lose most.
     seed : int
-        For splits and samples. The same seed gives the same settings as long
+        For folds and samples. The same seed gives the same settings as long
         as the plan is not cut short by the budget or by hand.
     budget_seconds : float, optional
-        Above zero. By default four and a half times what one final fit takes,
-        by an estimate.
+        CPU time of this process, above zero, so that other load changes
+        nothing. By default 120 up to 100,000 interactions, 400 up to a
+        million, beyond that 400 or five final fits, whichever is more.
     on_progress : callable, optional
         Called after each trial, and between the steps of long ones. What it
         raises ends the tuning with nothing.
@@ -165,10 +160,18 @@ def tune(
         No user has two items, or fewer than two users or items.
     """
     made = recipe_named(recipe)
-    run = _Run(budget_seconds, on_progress, should_stop)
-    splits = _splits(log, seed=seed)
+    part = folds.sampled(log, seed=seed)
+    run = _Run(
+        on_progress,
+        should_stop,
+        drift=drift,
+        n_interactions=len(log),
+        n_cut=len(part),
+        budget_seconds=budget_seconds,
+        newest=lambda: folds.newest(part, seed=seed),
+    )
     try:
-        made.tune([_TuningSplit(split, seed=seed) for split in splits], run)
+        made.tune(folds.draw(part, drift=drift, seed=seed), run)
     except _StopTuning:
         run.stopped = True
     return run.result()
@@ -179,154 +182,159 @@ class _StopTuning(Exception):
 
 
 class _Run:
-    """Keeps the trials, the clock and the best so far."""
+    """Keeps the trials, the budget and the best so far; see `recipes.TuningRun`."""
 
     def __init__(
         self,
-        budget_seconds: float | None,
-        on_progress: Callable[[TuningProgress], None] | None,
-        should_stop: Callable[[], bool] | None,
+        on_progress: Callable[[TuningProgress], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        *,
+        drift: Drift = "none",
+        n_interactions: int = 0,
+        n_cut: int = 1,
+        budget_seconds: float | None = None,
+        newest: Callable[[], TuningSplit | None] = lambda: None,
     ) -> None:
         self._started = time.monotonic()
-        self.budget_seconds = budget_seconds
+        self._cpu_started = time.process_time()
         self._on_progress = on_progress
         self._should_stop = should_stop
+        self._is_given = budget_seconds is not None
+        self._n_interactions, self._n_cut = n_interactions, max(1, n_cut)
+        self.budget_seconds = budget_seconds or _budget(n_interactions)
+        self.newest = newest
+        self._drift = drift
         self._fraction = 0.0
-        self._best: tuple[Trial, Mapping[str, np.ndarray]] | None = None
+        self._weighed: list[tuple[Trial, float]] = []
+        self._best: Trial | None = None
+        self._best_values: Mapping[str, np.ndarray] = {}
+        self._history: list[tuple[int, float]] = []
         self.n_tried = 0
         self.stopped = False
 
     @property
+    def drift(self) -> Drift:
+        return self._drift
+
+    @property
     def seconds(self) -> float:
-        return time.monotonic() - self._started
+        return time.process_time() - self._cpu_started
+
+    @property
+    def used(self) -> float:
+        return self.seconds / self.budget_seconds
 
     @property
     def best(self) -> Trial | None:
-        return None if self._best is None else self._best[0]
+        return self._best
 
     @property
     def best_settings(self) -> Mapping[str, object] | None:
-        return None if self.best is None else self.best.settings
-
-    def best_ndcg(self, kind: str) -> float:
-        return 0.0 if self.best is None else self.best.by_split[kind]
+        return None if self._best is None else self._best.settings
 
     def expect_fit(self, seconds: float) -> None:
-        """Set the default budget, unless somebody has set one."""
-        if self.budget_seconds is None:
-            self.budget_seconds = FITS * seconds
+        """Raise the budget for large data, unless somebody has set one."""
+        if not self._is_given and self._n_interactions > _BUDGETS[-1][0]:
+            self.budget_seconds = max(_LARGE, _FITS * seconds * self._n_interactions / self._n_cut)
 
     def add(self, settings: Mapping[str, object], ndcg: Mapping[str, np.ndarray]) -> bool:
-        """Take in a trial, NDCG by split and user; return whether it is the best now.
+        """Take in a trial, NDCG by fold and user; return whether it is the best now.
 
-        What comes will differ from every split, so a loss on one counts more
+        What comes will differ from every fold, so a loss on one counts more
         than a gain on another: the mean of the average and the smallest gain
         must be above one standard error of the average.
         """
-        by_split = {kind: float(values.mean()) for kind, values in ndcg.items()}
-        trial = Trial(dict(settings), float(np.mean(list(by_split.values()))), by_split)
+        trial = _trial(settings, ndcg)
         self.n_tried += 1
         if self._best is not None:
-            before, values_before = self._best
             gains, variances = [], []
             for kind, values in ndcg.items():
-                base = max(before.by_split[kind], 1e-9)
-                difference = (values - values_before[kind]) / base
+                base = max(self._best.by_split[kind], 1e-9)
+                difference = (values - self._best_values[kind]) / base
                 gains.append(difference.mean())
                 variances.append(difference.var() / len(difference))
             error = np.sqrt(np.sum(variances)) / len(gains)
             if (np.mean(gains) + np.min(gains)) / 2 <= _CAUTION * error:
                 return False
-        self._best = trial, ndcg
+        self._best_values = ndcg
+        self._take(trial)
         return True
+
+    def weigh(
+        self, settings: Mapping[str, object], ndcg: Mapping[str, np.ndarray], *, pull: float
+    ) -> None:
+        """Take in a trial; the best is the one of the largest `worth` less its pull."""
+        self.n_tried += 1
+        self._weighed.append((_trial(settings, ndcg), pull))
+        best, _ = max(self._weighed, key=lambda one: self.worth(one[0].by_split) - one[1])
+        if best is not self._best:
+            self._take(best)
+
+    def worth(self, ndcg: Mapping[str, float]) -> float:
+        """Return how good NDCG by fold is: 1 for the first trial, or, with strong drift, the best.
+
+        The mean over folds of the ratio to the first trial's; with strong drift
+        1 less the largest share by which a fold falls short of the best that
+        was seen on it.
+        """
+        if self._drift == "strong":
+            return min(
+                ndcg[fold] / max(1e-9, *(trial.by_split[fold] for trial, _ in self._weighed))
+                for fold in ndcg
+            )
+        first = self._weighed[0][0].by_split
+        return float(np.mean([ndcg[fold] / max(1e-9, first[fold]) for fold in ndcg]))
+
+    def settle(self, settings: Mapping[str, object], ndcg: Mapping[str, np.ndarray]) -> None:
+        """Make settings the best, whatever the others were worth."""
+        self._take(_trial(settings, ndcg))
 
     def step(self, fraction: float | None = None) -> None:
         """Report how far it is, and stop where it is time to."""
-        used = self.seconds / self.budget_seconds if self.budget_seconds else 0.0
+        used = self.used
         self._fraction = min(1.0, max(self._fraction, fraction or 0.0, used))
         if self._on_progress is not None:
-            left = None
-            if self.budget_seconds is not None:
-                left = max(0.0, self.budget_seconds - self.seconds)
-                if fraction is not None and fraction > 0.05:
-                    left = min(left, self.seconds * (1 - fraction) / fraction)
-            self._on_progress(
-                TuningProgress(self._fraction, self.n_tried, self.best, self.seconds, left)
-            )
+            cpu_left = max(0.0, self.budget_seconds - self.seconds)
+            if fraction is not None and fraction > 0.05:
+                cpu_left = min(cpu_left, self.seconds * (1 - fraction) / fraction)
+            on_clock = time.monotonic() - self._started
+            left = cpu_left * on_clock / max(self.seconds, 1e-3)
+            self._report(self._fraction, left)
         if self.n_tried and (used >= 1 or (self._should_stop is not None and self._should_stop())):
             raise _StopTuning
 
     def result(self) -> Tuned:
-        best = self.best
+        best = self._best
         assert best is not None
+        self._report(1.0, 0.0)
+        seconds = time.monotonic() - self._started
+        return Tuned(best.settings, best, self.n_tried, seconds, self.stopped)
+
+    def _take(self, trial: Trial) -> None:
+        self._best = trial
+        self._history.append((self.n_tried, trial.ndcg))
+
+    def _report(self, fraction: float, seconds_left: float) -> None:
         if self._on_progress is not None:
-            self._on_progress(TuningProgress(1.0, self.n_tried, best, self.seconds, 0.0))
-        return Tuned(best.settings, best, self.n_tried, self.seconds, self.stopped)
+            self._on_progress(
+                TuningProgress(
+                    fraction,
+                    self.n_tried,
+                    self._best,
+                    tuple(self._history),
+                    time.monotonic() - self._started,
+                    seconds_left,
+                )
+            )
 
 
-class _Judge:
-    """Users of a split, on whom settings are judged; see `recipes.Judge`."""
-
-    def __init__(self, split: Split, users: np.ndarray) -> None:
-        self._split = split
-        self._users = users
-        self.histories = split.histories[users]
-
-    def ndcg(self, model: Recipe) -> np.ndarray:
-        quality = evaluation.measure_split(
-            Ranker.of(model, self._split.train), self._split, k=K, user_index=self._users
-        )
-        return quality.by_user[f"ndcg@{K}"]
-
-    def ndcg_of_scores(self, scores: np.ndarray) -> np.ndarray:
-        popularity = popularity_of(self._split.train)
-        lists = rank_scores(scores, self.histories.weights, k=K, popularity=popularity)
-        return evaluation.ndcg(lists, held_out=self._split.held_out[self._users])
+def _budget(n_interactions: int) -> float:
+    for most, seconds in _BUDGETS:
+        if n_interactions <= most:
+            return seconds
+    return _LARGE
 
 
-class _TuningSplit:
-    """A split as a recipe's plan takes it; see `recipes.TuningSplit`."""
-
-    def __init__(self, split: Split, *, seed: int) -> None:
-        self.kind = split.kind
-        self.train = split.train
-        self._split = split
-        self._seed = seed
-
-    def judge(self, *, n_users: int = 3000) -> _Judge:
-        return _Judge(self._split, _sample(self._split, n=n_users, seed=self._seed))
-
-
-def _splits(log: InteractionLog, *, seed: int) -> list[Split]:
-    # By what there is to learn alone: what is held out must not steer the draws.
-    log, _ = evaluation.canonical(log)
-    splits = []
-    leanings = dict(_LEANINGS)
-    if evaluation.is_timed(log):
-        splits.append(evaluation.split_user_time(log, share=_SHARE, seed=seed))
-        del leanings["popular"]
-    for number, (kind, power) in enumerate(leanings.items()):
-        split = evaluation.split_random(
-            log, share=_SHARE, seed=seed + number, popularity_power=power
-        )
-        splits.append(dataclasses.replace(split, kind=kind))
-    usable = [split for split in splits if split.held_out.nnz]
-    if not usable:
-        raise NotEnoughDataError(
-            "Settings cannot be judged: no user has interactions with two items, of which one "
-            "could be held out. Send more interactions, or retrain without tuning."
-        )
-    return usable
-
-
-def _sample(split: Split, *, n: int, seed: int) -> np.ndarray:
-    """Return users who have a history and something held out, at most n, ascending."""
-    train = split.train.weights
-    positive = np.bincount(
-        np.repeat(np.arange(train.shape[0]), np.diff(train.indptr)), weights=train.data > 0,
-        minlength=train.shape[0],
-    )  # fmt: skip
-    users = np.flatnonzero((positive > 0) & (np.diff(split.held_out.indptr) > 0))
-    if len(users) > n:
-        users = np.sort(np.random.default_rng(seed).choice(users, n, replace=False))
-    return users
+def _trial(settings: Mapping[str, object], ndcg: Mapping[str, np.ndarray]) -> Trial:
+    by_fold = {fold: float(values.mean()) for fold, values in ndcg.items()}
+    return Trial(dict(settings), float(np.mean(list(by_fold.values()))), by_fold)

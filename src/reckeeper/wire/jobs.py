@@ -7,8 +7,23 @@ from pydantic import ConfigDict, Field
 from ..errors import ReckeeperError, error_of
 from .failures import action_from
 from .forms import Answer, Done, JsonObject, Request, Time, is_none
+from .oversight import Drift
 from .verdicts import Difference, Metric, Promote, PromotionRule, Verdict
 from .versions import Cause
+
+
+class RetrainTuning(Request):
+    """How settings are looked for; what is left out is as in the policy."""
+
+    model_config = ConfigDict(strict=True)
+
+    drift: Drift | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="How far users' next choices are expected to lean to popular items, beyond "
+        "what the interactions show. none: no further; mild: somewhat; strong: much, or nobody "
+        "knows. Default: what the policy says.",
+    )
 
 
 class RetrainRequest(Request):
@@ -44,7 +59,13 @@ class RetrainRequest(Request):
     tune_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = Field(
         default=None,
         exclude_if=is_none,
-        description="How long to tune. Default: just under five times what one fit takes.",
+        description="Seconds of CPU time to tune for, all cores together. Default: 120 up to "
+        "100,000 interactions, 400 up to a million, beyond that 400 or what five fits take.",
+    )
+    tuning: RetrainTuning | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="How settings are looked for, where tune is true.",
     )
     promote: Promote | None = Field(
         default=None,
@@ -73,12 +94,23 @@ class JobError(Answer):
         return error_of(self.code, self.message, action=action_from(self.action))
 
 
+class BestSoFar(Answer):
+    """The NDCG of a new best, and how many settings were tried by then."""
+
+    n_tried: int
+    ndcg: float
+
+
 class TuningProgress(Answer):
-    """What tuning has found so far; `ndcg` and `settings` are the best's, None before the first."""
+    """What tuning has found so far; `ndcg` and `settings` are the best's, None before the first.
+
+    `history` has each new best, the first one first.
+    """
 
     n_tried: int
     ndcg: float | None
     settings: JsonObject | None
+    history: list[BestSoFar]
     seconds_left: float | None
 
 

@@ -19,6 +19,9 @@ def _of_retrain(word: object) -> object:
 
 
 Decides = Annotated[Literal["gate", "always", "manual"], BeforeValidator(_of_retrain)]
+Drift = Literal["none", "mild", "strong"]
+"""How far what users do next is expected to lean to what is popular."""
+
 RankingMetric = Literal[
     "ndcg@10", "recall@10", "hit_rate@10", "map@10",
     "ndcg@5", "recall@5", "hit_rate@5", "map@5",
@@ -48,6 +51,16 @@ class Promotion(Answer):
     rule: Decides = Field(
         default="gate",
         description="One by every_interactions or max_age_hours.",
+    )
+
+
+class Tuning(Answer):
+    """How settings are looked for, where a retrain or a comparison tunes."""
+
+    drift: Drift = Field(
+        default="none",
+        description="How far users' next choices are expected to lean to popular items, beyond "
+        "what the interactions show: none, mild or strong.",
     )
 
 
@@ -81,6 +94,10 @@ class Policy(Answer):
     promotion: Promotion = Field(
         default=Promotion(),
         description="What decides whether a new version is activated.",
+    )
+    tuning: Tuning = Field(
+        default=Tuning(),
+        description="How settings are looked for, where a retrain does not say otherwise.",
     )
     metric: RankingMetric = Field(
         default="ndcg@10",
@@ -169,12 +186,19 @@ class PromotionChange(Sent, Promotion):
     model_config = ConfigDict(extra="forbid")
 
 
+class TuningChange(Sent, Tuning):
+    """How settings are to be looked for; what is left out has its default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class PolicyChange(Sent, Policy):
     """A policy to store; a field that is left out has its default."""
 
     model_config = ConfigDict(extra="forbid")
 
     promotion: PromotionChange = PromotionChange()
+    tuning: TuningChange = TuningChange()
 
 
 class PolicyRevision(Answer):

@@ -191,8 +191,8 @@ class Spectral(Recipe):
 
     @classmethod
     def tune(cls, splits: Sequence[TuningSplit], run: TuningRun) -> None:
-        """Search one setting after the other; see `spectral.tuning`."""
-        tuning.search(splits, run)
+        """Search along one setting after the other, from three starts; see `spectral.tuning`."""
+        tuning.search(splits, run, cls.fit)
 
     @classmethod
     def footprint(cls, sizes: Sizes, *, settings: Mapping[str, Any]) -> Footprint:

@@ -1,172 +1,407 @@
-"""How settings of `spectral` are found: the ridge, from the defaults."""
+"""How settings of `spectral` are found: line searches on what candidates share, then order."""
 
+import contextlib
 import dataclasses
-import time
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 from scipy import sparse
 
 from reckeeper import linalg
-from reckeeper.recipes.base import Footprint, Sizes
+from reckeeper.matrix import InteractionMatrix
+from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.spectral.factors import Factors, Weighted, most_components, weigh
-from reckeeper.recipes.spectral.settings import SpectralSettings, n_neighbours
+from reckeeper.recipes.spectral.settings import SpectralSettings
 
 MAX_COMPONENTS = 512
 
-_CELLS = 48_000_000
-_USERS = (256, 3000)
+_CELLS = 32_000_000
+_USERS = (500, 3000)
 """Users that candidates are judged on: as many as make so many cells of scores, within limits."""
 
-_SMALL = 10_000
-"""Items up to which the collapse is timed as a whole."""
+_KEPT = (2, 64 << 20)
+"""Decompositions that are kept of each fold: that of the best and that of the candidate, or as
+many as come to so many bytes."""
 
-_COLLAPSE_OVERHEAD = 1.5
-"""What the collapse takes, in times of its dense products."""
+_SPARSE_COST = 8
+_BLOCK = 64
+"""What a product of sparse matrices costs, in times of the multiplications of a dense one; rows of
+the latter that are made at a time, so that they stay in a cache."""
 
-_RIDGES = (15.0, 30.0, 60.0, 120.0, 240.0, 7.5, 3.75)
+_FIT_COST = 3
+"""What a fit comes to, in times of its decomposition."""
 
-_Key = tuple[str, float, float]
-"""Weighting and two powers: what else a matrix that is kept depends on."""
+_PULL = 0.001
+"""What a squared unit of distance from the defaults costs, as a share of NDCG."""
+
+_PAYS = 0.001
+"""Share of NDCG for which more components are taken."""
+
+_PLANNED = 170
+"""Candidates that a whole search comes to, about; for the fraction done."""
+
+_PLAIN_SHARE = 0.7
+_JUDGED_SHARE = 0.85
+"""Shares of the budget after which the search, and judging with the cut matrix, leave the rest."""
 
 
-def search(splits: Sequence[TuningSplit], run: TuningRun) -> None:
-    """Judge the defaults, how weights enter where they differ, and a line of ridges."""
-    sides = [_Side(split) for split in splits]
-    settings = SpectralSettings(n_components=min(sides[0].largest, SpectralSettings().n_components))
-    began = run.seconds
-    for side in sides:
-        side.factors(settings, on_progress=lambda _: run.step())
-    if run.budget_seconds is None:
-        svd_seconds = (run.seconds - began) / len(sides)
-        run.expect_fit(_estimated_fit_seconds(sides[0], settings, svd_seconds=svd_seconds))
+@dataclass(frozen=True)
+class _Axis:
+    """A direction to search along, with the others held.
 
-    def judge(settings: SpectralSettings) -> None:
-        run.add(
-            dataclasses.asdict(settings),
-            {side.kind: side.judge(settings, lambda _: run.step()) for side in sides},
+    Attributes
+    ----------
+    low, high : float
+    step : float
+        Of a coarse search.
+    unit : float
+        What counts as one unit of distance from the defaults.
+    """
+
+    low: float
+    high: float
+    step: float
+    unit: float
+
+
+Weighting = Literal["binary", "log", "raw"]
+
+_AXES = (
+    _Axis(-4.0, 14.0, 1.5, 1.0),
+    _Axis(-0.2, 1.0, 0.15, 0.15),
+    _Axis(-0.2, 0.9, 0.15, 0.15),
+    _Axis(-0.3, 0.5, 0.1, 0.15),
+    _Axis(-0.6, 0.6, 0.1, 0.15),
+)
+_RIDGE, _USER, _ITEM, _HISTORY, _POPULARITY = range(5)
+"""The logarithm of the ridge to base 2, a, b, c - b and d - b."""
+
+_SWEEP = (_RIDGE, _POPULARITY, _USER, _ITEM, _RIDGE, _HISTORY)
+
+_COMPONENTS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Settings of the plain part, as the search moves among them: a place on each axis."""
+
+    places: tuple[float, ...]
+    n_components: int
+    weighting: Weighting = "binary"
+
+    def at(self, axis: int, place: float) -> "_Point":
+        """Return the point at another place on one axis."""
+        places = (*self.places[:axis], place, *self.places[axis + 1 :])
+        return dataclasses.replace(self, places=places)
+
+    def settings(self) -> SpectralSettings:
+        """Return settings, rounded so that people can read them."""
+        ridge, user, item, history, popularity = self.places
+        return SpectralSettings(
+            ridge=float(f"{2**ridge:.3g}"),
+            user_power=round(user, 3),
+            item_power=round(item, 3),
+            history_power=round(item + history, 3),
+            popularity_power=round(item + popularity, 3),
+            n_components=self.n_components,
+            weighting=self.weighting,
         )
-        run.step(min(0.99, run.n_tried / (len(_RIDGES) + 2)))
 
-    judge(settings)
-    if any(np.ptp(side.weights.data[side.weights.data > 0]) > 0 for side in sides):
-        judge(dataclasses.replace(settings, weighting="log"))
-        judge(dataclasses.replace(settings, weighting="raw"))
-    settings = SpectralSettings(**(run.best_settings or {}))
-    for ridge in _RIDGES[1:]:
-        judge(dataclasses.replace(settings, ridge=ridge))
+    def pull(self) -> float:
+        """Return what the distance from the defaults costs, as a share of NDCG."""
+        units = [
+            (place - default) / axis.unit
+            for place, default, axis in zip(self.places, _DEFAULT.places, _AXES, strict=True)
+        ]
+        return _PULL * (sum(unit**2 for unit in units) + (self.weighting != _DEFAULT.weighting))
+
+
+def _point(*, ridge: float, a: float, b: float, c: float, d: float) -> _Point:
+    n_components = SpectralSettings().n_components
+    return _Point((math.log2(ridge), a, b, c - b, d - b), n_components)
+
+
+_DEFAULT = _point(ridge=15.0, a=0.25, b=0.15, c=0.15, d=0.05)
+_STARTS = (
+    _DEFAULT,
+    _point(ridge=15.0, a=0.0, b=0.0, c=0.0, d=-0.05),
+    _point(ridge=500.0, a=0.5, b=0.5, c=0.5, d=0.2),
+)
+
+
+class Fit(Protocol):
+    """Fits a model; that of the recipe."""
+
+    def __call__(
+        self, interactions: InteractionMatrix, *, settings: Mapping[str, object]
+    ) -> Recipe:
+        """Fit to some interactions."""
+        ...
+
+
+class _Enough(Exception):
+    """The plain search has had its share of the budget."""
+
+
+def search(splits: Sequence[TuningSplit], run: TuningRun, fit: Fit) -> None:
+    """Find the plain part on the folds, then what order adds on what came last.
+
+    Parameters
+    ----------
+    splits : sequence of TuningSplit
+        The folds.
+    run : TuningRun
+    fit : Fit
+    """
+    plain = _Search([_Side(split) for split in splits], run)
+    with contextlib.suppress(_Enough):
+        plain.go()
+    plain.judge_again(fit)
 
 
 class _Side:
-    """A split, and what the candidates of `spectral` share on it."""
+    """A fold, and what the candidates share on it."""
 
     def __init__(self, split: TuningSplit) -> None:
         self.kind = split.kind
+        self.train = split.train
         self.weights = split.train.weights
         n_items = self.weights.shape[1]
         self.largest = min(MAX_COMPONENTS, most_components(self.weights.shape))
         n_users = int(np.clip(_CELLS // max(1, n_items), *_USERS))
-        self._judge = split.judge(n_users=n_users)
+        self.judge = split.judge(n_users=n_users)
         self._weighted: dict[str, Weighted] = {}
-        self._neighbours: tuple[_Key, np.ndarray] | None = None
-        self._factors: tuple[_Key, Factors] | None = None
+        self._factors: dict[tuple[str, float, float], Factors] = {}
+        self._shared: tuple[object, np.ndarray, np.ndarray] | None = None
 
     def weighted(self, weighting: str) -> Weighted:
         if weighting not in self._weighted:
             self._weighted = {weighting: Weighted.of(self.weights, weighting)}
         return self._weighted[weighting]
 
-    def neighbours(self, settings: SpectralSettings) -> np.ndarray:
-        """Return x D_i^-(b+c) Xᵀ D_u^-2a X, dense; the last one is kept."""
-        power = round(settings.item_power + settings.history_power, 6)
-        key = (settings.weighting, settings.user_power, power)
-        if self._neighbours is None or self._neighbours[0] != key:
-            self._neighbours = None
-            weighted = self.weighted(settings.weighting)
-            rows = self._rows(settings, power=power)
-            users = linalg.SparseOperator(weighted.matrix) @ rows.T.toarray()
-            users *= (weighted.user_sums ** (-2 * settings.user_power))[:, None].astype(np.float32)
-            found = linalg.SparseOperator(weighted.matrix.T.tocsr()) @ users
-            self._neighbours = key, np.ascontiguousarray(found.T)
-        return self._neighbours[1]
-
-    def factors(
-        self, settings: SpectralSettings, on_progress: Callable[[float], None] | None = None
-    ) -> Factors:
+    def factors(self, settings: SpectralSettings, on_progress: Callable[[float], None]) -> Factors:
         """Return a decomposition that does for these settings and every smaller rank."""
         key = (settings.weighting, settings.user_power, settings.item_power)
         n_components = min(settings.n_components, self.largest)
-        if (
-            self._factors is None
-            or self._factors[0] != key
-            or len(self._factors[1].components) < n_components
-        ):
-            self._factors = None
-            self._factors = (
-                key,
-                self.weighted(settings.weighting).factorise(
-                    user_power=settings.user_power,
-                    item_power=settings.item_power,
-                    n_components=n_components,
-                    on_progress=on_progress,
-                ),
+        found = self._factors.pop(key, None)
+        if found is None or len(found.components) < n_components:
+            least, most_bytes = _KEPT
+            n_kept = most_bytes // (4 * max(1, n_components * self.weights.shape[1]))
+            while len(self._factors) >= max(least, n_kept):
+                del self._factors[next(iter(self._factors))]
+            found = self.weighted(settings.weighting).factorise(
+                user_power=settings.user_power,
+                item_power=settings.item_power,
+                n_components=n_components,
+                on_progress=on_progress,
             )
-        return self._factors[1]
+        self._factors[key] = found
+        return found
 
-    def judge(
-        self, settings: SpectralSettings, on_progress: Callable[[float], None] | None = None
+    def shared(self, settings: SpectralSettings, factors: Factors) -> tuple[np.ndarray, np.ndarray]:
+        """Return the histories' products with AᵀA and with the components; the last are kept.
+
+        They are of the powers a, b and c alone, shape (n, n_items) and (n, k).
+        """
+        key = (settings.weighting, settings.user_power, settings.item_power, settings.history_power)
+        if (
+            self._shared is None
+            or self._shared[0] != key
+            or self._shared[2].shape[1] != len(factors.components)
+        ):
+            self._shared = None
+            weighted = self.weighted(settings.weighting)
+            rows = weigh(self.judge.histories.weights, settings.weighting, scale=weighted.scale)
+            scale = (weighted.item_sums**-settings.history_power).astype(np.float32)
+            rows = sparse.csr_array(rows * scale)
+            projected = linalg.SparseOperator(rows) @ np.ascontiguousarray(factors.components.T)
+            self._shared = key, _through(rows, factors.matrix), projected
+        return self._shared[1:]
+
+    def measure(
+        self, settings: SpectralSettings, on_progress: Callable[[float], None]
     ) -> np.ndarray:
-        """Return NDCG by user."""
-        item_sums = self.weighted(settings.weighting).item_sums
-        scores = self.neighbours(settings) * (item_sums**-settings.item_power).astype(np.float32)
+        """Return NDCG by user, of the whole matrix: without cutting it, and never making it.
+
+        What the matrix lacks on its diagonal is of items of the history,
+        which no list has.
+        """
         factors = self.factors(settings, on_progress)
         tail, gains = factors.filter(ridge=settings.ridge, n_components=settings.n_components)
-        # `neighbours` are of the matrix as it was before its largest value became 1.
-        scores *= np.float32(tail / factors.largest**2)
-        components = factors.components[: len(gains)]
-        projected = self._rows(settings, power=settings.history_power) @ components.T
-        projected *= gains.astype(np.float32)
-        scores += projected @ components
-        uplift = factors.uplift(tail, gains, power=settings.diagonal_power)
-        scores *= (item_sums**settings.popularity_power * uplift).astype(np.float32)
-        return self._judge.ndcg_of_scores(scores)
-
-    def _rows(self, settings: SpectralSettings, *, power: float) -> sparse.csr_array:
-        weighted = self.weighted(settings.weighting)
-        rows = weigh(self._judge.histories.weights, settings.weighting, scale=weighted.scale)
-        return sparse.csr_array(rows * (weighted.item_sums**-power).astype(np.float32))
+        products, projected = self.shared(settings, factors)
+        item_sums = self.weighted(settings.weighting).item_sums
+        scale = item_sums**settings.popularity_power
+        scale *= factors.uplift(tail, gains, power=settings.diagonal_power)
+        leading = projected[:, : len(gains)] * gains.astype(np.float32)
+        scores = leading @ factors.components[: len(gains)]
+        if tail:
+            scores += np.float32(tail) * products
+        scores *= scale.astype(np.float32)
+        return self.judge.ndcg_of_scores(scores)
 
 
-def _estimated_fit_seconds(side: _Side, settings: SpectralSettings, *, svd_seconds: float) -> float:
-    """Estimate what a final fit takes, from what its decomposition took.
+def _through(rows: sparse.csr_array, matrix: sparse.csr_array) -> np.ndarray:
+    """Return rows · matrixᵀ · matrix, dense, by way of sparse or dense products as is cheaper."""
+    n_dense = matrix.nnz * rows.shape[0]
+    n_of_item = np.bincount(matrix.indices, minlength=matrix.shape[1])
+    if _SPARSE_COST * int(n_of_item[rows.indices].sum()) < n_dense / 4:
+        users = sparse.csr_array(rows @ matrix.T)
+        n_sparse = int(np.diff(matrix.indptr)[users.indices].sum())
+        if _SPARSE_COST * n_sparse < n_dense:
+            return np.asarray((users @ matrix).toarray())
+    transposed = matrix.T.tocsr()
+    products = np.empty(rows.shape, dtype=np.float32)
+    for begin in range(0, rows.shape[0], _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        products[block] = (transposed @ (matrix @ rows[block].T.toarray())).T
+    return products
 
-    The rest is the collapse: nearly all of it the product of the components
-    with themselves, of which a piece is timed. In a small catalogue it is
-    done, and timed as a whole.
-    """
-    factors = side.factors(settings)
-    n_items = factors.components.shape[1]
-    tail, gains = factors.filter(ridge=settings.ridge, n_components=settings.n_components)
-    began = time.monotonic()
-    if n_items <= _SMALL:
-        linalg.item_filter(
-            factors.matrix,
-            components=factors.components,
-            gains=gains,
-            scale=np.ones(n_items),
-            tail=tail,
-            n_neighbours=n_neighbours(settings, n_items, with_order=False),
-        )
-        return svd_seconds + time.monotonic() - began
-    piece = np.ascontiguousarray(factors.components[:, :512].T)
-    _ = piece @ factors.components
-    seconds = time.monotonic() - began
-    return float(svd_seconds + _COLLAPSE_OVERHEAD * seconds * n_items / len(piece) / 2)
+
+class _Search:
+    """Judges candidates on all folds, and goes along one axis at a time."""
+
+    def __init__(self, sides: list[_Side], run: TuningRun) -> None:
+        self._sides = sides
+        self._run = run
+        self._judged: dict[_Point, Mapping[str, float]] = {}
+        self._value = run.worth
+        largest = min(side.largest for side in sides)
+        self._components = [k for k in _COMPONENTS if k < largest] + [largest]
+        weights = [side.weights.data for side in sides]
+        self._weights_differ = any(np.ptp(data[data > 0]) > 0 for data in weights)
+
+    def go(self) -> None:
+        """Search from three starts, and along every axis from the best."""
+        began = self._run.seconds
+        self._sides[0].factors(_DEFAULT.settings(), lambda _: self._run.step())
+        self._run.expect_fit(_FIT_COST * (self._run.seconds - began))
+        largest = min(_DEFAULT.n_components, self._components[-1])
+        for start in _STARTS:
+            self._line(dataclasses.replace(start, n_components=largest), _RIDGE, 1.0)
+        if self._run.drift == "strong":
+            # What each fold could have must be known before it can be said what is lost.
+            for side in (self._sides[0], self._sides[-1]):
+                self._value = functools.partial(self._on_one, fold=side.kind)
+                self._sweep(1.0)
+            self._value = self._run.worth
+        self._sweep(1.0)
+        if self._weights_differ:
+            self._line(dataclasses.replace(self._best(), weighting="log"), _RIDGE, 1.0)
+        self._sweep(0.5)
+        self._choose_components()
+        self._sweep(0.25)
+
+    def judge_again(self, fit: Fit) -> None:
+        """Judge the best three by what a fit makes of them, and take the best of those."""
+        again = []
+        for point in sorted(self._judged, key=self._of, reverse=True)[:3]:
+            settings = dataclasses.asdict(point.settings())
+            ndcg = {
+                side.kind: side.judge.ndcg(fit(side.train, settings=settings))
+                for side in self._sides
+            }
+            means = {fold: float(values.mean()) for fold, values in ndcg.items()}
+            again.append((self._run.worth(means) - point.pull(), settings, ndcg))
+            self._run.step(min(0.95, self._run.n_tried / _PLANNED))
+            if self._run.used > _JUDGED_SHARE:
+                break
+        _, settings, ndcg = max(again, key=lambda one: one[0])
+        self._run.settle(settings, ndcg)
+
+    def _best(self) -> _Point:
+        return max(self._judged, key=self._of)
+
+    def _of(self, point: _Point) -> float:
+        return self._value(self._judged[point]) - point.pull()
+
+    def _on_one(self, ndcg: Mapping[str, float], *, fold: str) -> float:
+        first = next(iter(self._judged.values()))
+        return ndcg[fold] / max(first[fold], 1e-9)
+
+    def _sweep(self, fineness: float) -> None:
+        for axis in _SWEEP:
+            self._line(self._best(), axis, fineness)
+
+    def _line(self, start: _Point, axis: int, fineness: float) -> None:
+        """Go up along an axis from a point, then to the top of a parabola through the best three.
+
+        A step is that of the axis times `fineness`.
+        """
+        step = _AXES[axis].step * fineness
+        at = start.places[axis]
+        line: dict[float, _Point] = {}
+
+        def value(x: float) -> float:
+            x = min(max(x, _AXES[axis].low), _AXES[axis].high)
+            if x not in line:
+                line[x] = start.at(axis, x)
+                self._judge(line[x])
+            return self._of(line[x])
+
+        here = value(at)
+        ahead = 1.0 if value(at + step) > here else -1.0
+        last = value(at + ahead * step)
+        n = 1
+        while last > here and n < 5:
+            n += 1
+            here, last = last, value(at + ahead * n * step)
+        best = sorted(line, key=lambda x: self._of(line[x]))[-3:]
+        top = _top_of_parabola([(x, self._of(line[x])) for x in best])
+        if top is not None and min(abs(top - x) for x in line) > 0.15 * step:
+            value(min(max(top, min(line)), max(line)))
+
+    def _choose_components(self) -> None:
+        """Take more components while they pay, or fewer where they cost nothing."""
+        best = self._best()
+        place = self._components.index(best.n_components)
+        here, pays = best, False
+        for k in self._components[place + 1 :]:
+            more = dataclasses.replace(best, n_components=k)
+            self._judge(more)
+            if self._of(more) <= self._of(here) + _PAYS:
+                break
+            here, pays = more, True
+        if not pays:
+            for k in reversed(self._components[:place]):
+                fewer = dataclasses.replace(best, n_components=k)
+                self._judge(fewer)
+                if self._of(fewer) < self._of(here):
+                    break
+                here = fewer
+
+    def _judge(self, point: _Point) -> None:
+        if point in self._judged:
+            return
+        settings = point.settings()
+        ndcg = {
+            side.kind: side.measure(settings, lambda _: self._run.step()) for side in self._sides
+        }
+        self._run.weigh(dataclasses.asdict(settings), ndcg, pull=point.pull())
+        self._judged[point] = {fold: float(values.mean()) for fold, values in ndcg.items()}
+        self._run.step(min(0.95, self._run.n_tried / _PLANNED))
+        if self._run.used > _PLAIN_SHARE:
+            raise _Enough
+
+
+def _top_of_parabola(points: list[tuple[float, float]]) -> float | None:
+    """Return where a parabola through three points is highest; None where it is not."""
+    if len(points) < 3:
+        return None
+    (x1, y1), (x2, y2), (x3, y3) = sorted(points)
+    left, right = (y2 - y1) / (x2 - x1), (y3 - y2) / (x3 - x2)
+    curvature = (right - left) / (x3 - x1)
+    if curvature >= 0:
+        return None
+    return (x1 + x2) / 2 - left / (2 * curvature)
 
 
 def bytes_needed(sizes: Sizes, largest: Footprint, *, n_splits: int) -> int:
-    """Return what the search holds at most, or the fit that follows, the splits not counted.
+    """Return what the search holds at most, or the fits that follow, the splits not counted.
 
     Parameters
     ----------
@@ -178,8 +413,10 @@ def bytes_needed(sizes: Sizes, largest: Footprint, *, n_splits: int) -> int:
     least, most = _USERS
     n_judged = min(most, max(least, _CELLS // max(1, sizes.n_items)), sizes.n_users)
     scores = 4 * n_judged * sizes.n_items
-    components = 4 * MAX_COMPONENTS * sizes.n_items
-    of_each = 16 * sizes.n_pairs + scores + min(components, largest.model_bytes)
-    # What judged users share with all others, dense; or scores, made and ranked.
-    judging = max(4 * n_judged * (sizes.n_users + 2 * sizes.n_items), 4 * scores)
+    components = 4 * MAX_COMPONENTS * (sizes.n_items + n_judged)
+    n_kept, kept_bytes = _KEPT
+    kept = max(n_kept * (components + 8 * sizes.n_pairs), 2 * kept_bytes)
+    of_each = 16 * sizes.n_pairs + scores + kept
+    # Scores while they are made and ranked, and the dense half of a product of one block.
+    judging = 4 * scores + 4 * _BLOCK * sizes.n_users
     return n_splits * of_each + max(largest.fit_bytes, judging + 16 * sizes.n_pairs)
