@@ -14,7 +14,9 @@ from reckeeper.api.app import create_app
 from reckeeper.artifact import Artifact, Metadata, ModelStore
 from reckeeper.errors import ArtifactError, NoModelError
 from reckeeper.interactions import Interaction
+from reckeeper.matrix import Histories
 from reckeeper.policy import PolicyWatch
+from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
 from reckeeper.serving import Serving, check
@@ -328,6 +330,32 @@ def test_a_model_file_without_times_gives_histories_without_order(
         assert found.n_later is None
         assert (found.weights != timed.weights).nnz == 0
         add(("u03", "i1", "click", 1.0, 100, "later"))
+
+
+def test_a_model_with_order_gives_at_the_server_what_evaluation_measures(
+    add, train_recipe, activate, make_serving, database, registry
+):
+    """Chains of items, each user at a place of its own; some go on after training."""
+    add(*[(f"u{n:02}", f"i{(n + at) % 10:02}", "click", 1.0, 60 * n + at)
+          for n in range(40) for at in range(6) if (n + at) % 7])  # fmt: skip
+    activate(train_recipe("spectral", order=0.5))
+    serving = make_serving()
+    model = registry.versions.load(registry.switch.active_version()).artifact
+    add(("u03", "i09", "click", 1.0, 9000), ("u03", "gone", "click", 1.0, 9001),
+        ("u05", "i05", "click", 1.0, 9000), ("new", "i02", "click", 1.0, 1),
+        ("new", "i03", "click", 1.0, 2))  # fmt: skip
+    with database.read() as connection:
+        built = matrix.build(storage.interactions.read_batches(connection), type_weights=WEIGHTS)
+    ranker = Ranker.of(model.model, model.matrix).in_ids_of(built.items, own=model.matrix.items)
+    lists = ranker.rank(built.histories, k=9)
+    unordered = ranker.rank(Histories(built.weights), k=9)
+    assert not np.allclose(lists.scores, unordered.scores)
+    for place, user_id in enumerate(built.users.ids):
+        _, found = answer(serving, user_id)
+        is_item = lists.item_index[place] >= 0
+        wanted = [built.items.ids[item] for item in lists.item_index[place, is_item]]
+        assert list(found) == wanted
+        assert list(found.values()) == pytest.approx(lists.scores[place, is_item].tolist())
 
 
 # Swaps

@@ -31,8 +31,8 @@ _SORTED = 35
 _SPLIT = 75
 """Bytes an interaction, and a pair, come to while a log is cut in two and both sides are summed."""
 
-_PAIR = 20
-"""Bytes a pair has in an `InteractionMatrix`."""
+_PAIR = 24
+"""Bytes a pair has in an `InteractionMatrix`, its order counted."""
 
 _TABLE_CELL = 20
 """Bytes a cell comes to while the table of predictions is made and written."""
