@@ -3,6 +3,7 @@
 import json
 
 from benchmarks import (
+    collapse,
     command_line,
     compare_versions,
     evaluate,
@@ -34,6 +35,7 @@ for benchmark in (
     compare_versions,
     promotion,
     factorise,
+    collapse,
     evaluate,
     gate,
     generated_clients,

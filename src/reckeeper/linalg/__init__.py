@@ -1,7 +1,6 @@
 """Kernels. Pure: no I/O, no clock, no logging; each states its own bytes."""
 
 from reckeeper.linalg import collapse, parallel, ranking, svd
-from reckeeper.linalg.collapse import item_filter
 from reckeeper.linalg.parallel import SparseOperator, row_blocks
 from reckeeper.linalg.ranking import top_k, top_k_rows
 from reckeeper.linalg.svd import TruncatedSvd, check_finite, truncated_svd
@@ -11,7 +10,6 @@ __all__ = [
     "TruncatedSvd",
     "check_finite",
     "collapse",
-    "item_filter",
     "parallel",
     "ranking",
     "row_blocks",
