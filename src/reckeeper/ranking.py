@@ -15,6 +15,7 @@ from scipy import sparse
 from reckeeper import linalg
 from reckeeper.errors import DataError
 from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
+from reckeeper.recipes import Recipe
 
 _ROUNDING = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
 """What share of a row's largest score may be a rounding error, sums of many included."""
@@ -99,6 +100,8 @@ class Ranker:
         self._popularity = popularity
         self._places = places
         self._repeats = repeats
+        # A recipe gives every row the same; of another scorer that is not known.
+        self._is_shared = isinstance(model, Recipe) and not model.is_personal
 
     @classmethod
     def of(cls, model: Scorer, trained: InteractionMatrix, *, repeats: bool = False) -> "Ranker":
@@ -144,22 +147,32 @@ class Ranker:
         weights = histories.weights
         unlisted = _without_taste(weights) if self._repeats else weights
         if self._places is None:
+            if self._is_shared:
+                return _rank_shared(self._shared_scores(), unlisted, k=k)
             popularity = self._popularity if self._model.is_personal else None
             return rank_scores(self._model.score(histories), unlisted, k=k, popularity=popularity)
         # In the histories' ids, so that equal scores stand in their order; then the model's others.
         n_items, n_own = len(self._places), len(self._popularity)
         others = np.setdiff1d(np.arange(n_own), self._places)
         places = np.concatenate([self._places, others])
-        own = histories.renamed(self._places, n_items=n_own)
-        scores = self._model.score(own)[:, places]
-        scores[:, places < 0] = -np.inf
-        popularity = None
-        if self._model.is_personal:
-            popularity = np.where(places < 0, -np.inf, self._popularity[places])
         wider = (unlisted.data, unlisted.indices, unlisted.indptr)
-        unlisted = sparse.csr_array(wider, shape=(len(scores), len(places)))
-        lists = rank_scores(scores, unlisted, k=k, popularity=popularity)
+        unlisted = sparse.csr_array(wider, shape=(len(histories), len(places)))
+        if self._is_shared:
+            shared = np.where(places < 0, -np.inf, self._shared_scores()[places])
+            lists = _rank_shared(shared, unlisted, k=k)
+        else:
+            scores = self._model.score(histories.renamed(self._places, n_items=n_own))[:, places]
+            scores[:, places < 0] = -np.inf
+            popularity = None
+            if self._model.is_personal:
+                popularity = np.where(places < 0, -np.inf, self._popularity[places])
+            lists = rank_scores(scores, unlisted, k=k, popularity=popularity)
         return replace(lists, item_index=np.where(lists.item_index < n_items, lists.item_index, -1))
+
+    def _shared_scores(self) -> np.ndarray:
+        """Return the scores of a model that is not personal, of all its items."""
+        nobody = sparse.csr_array((1, len(self._popularity)))
+        return np.asarray(self._model.score(Histories(nobody))[0])
 
     def in_blocks(
         self, histories: Histories, user_index: np.ndarray, *, k: int
@@ -213,11 +226,7 @@ def rank_scores(
     DataError
         Scores are no numbers.
     """
-    # The sum of a row tells in one cheap pass; it is -inf where an item is ruled out.
-    if not (scores.sum(axis=1) < np.inf).all():
-        raise DataError(
-            "The model gives scores that are no finite numbers: fit it again, on finite weights."
-        )
+    _check_scores(scores)
     n = len(scores)
     row_of = np.repeat(np.arange(n), np.diff(unlisted.indptr))
     seen_scores = scores[row_of, unlisted.indices]
@@ -239,11 +248,25 @@ def rank_scores(
         is_popular[row] = is_noise(scores[row], seen=seen)
     rows = np.flatnonzero(is_popular)
     if len(rows):
-        top[rows] = linalg.top_k_rows(
-            np.tile(popularity.astype(np.float64), (len(rows), 1)), k, exclude=unlisted[rows]
-        )
+        top[rows] = linalg.top_k_shared(popularity, k, exclude=unlisted[rows])
         best[rows] = np.where(top[rows] >= 0, popularity[top[rows]], 0.0)
     return Lists(top, best, is_popular)
+
+
+def _rank_shared(scores: np.ndarray, unlisted: sparse.csr_array, *, k: int) -> Lists:
+    """Make the lists that belong to scores, shape (n_items,), which all histories share."""
+    _check_scores(scores[None, :])
+    top = linalg.top_k_shared(scores, k, exclude=unlisted)
+    best = np.where(top >= 0, scores[top], 0.0).astype(np.float64)
+    return Lists(top, best, np.ones(len(top), dtype=bool))
+
+
+def _check_scores(scores: np.ndarray) -> None:
+    # The sum of a row tells in one cheap pass; it is -inf where an item is ruled out.
+    if not (scores.sum(axis=1) < np.inf).all():
+        raise DataError(
+            "The model gives scores that are no finite numbers: fit it again, on finite weights."
+        )
 
 
 def is_noise(scores: np.ndarray, *, seen: np.ndarray) -> bool:

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "recipes": {"clock", "errors", "matrix", "linalg"},
     "durable": set(),
     "artifact": {"clock", "errors", "matrix", "recipes", "durable"},
-    "ranking": {"errors", "matrix", "linalg"},
+    "ranking": {"errors", "matrix", "recipes", "linalg"},
     "evaluation": {"clock", "errors", "matrix", "ranking"},
     "tabular": {"errors"},
     "storage": {"clock", "config", "errors", "interactions", "telemetry"},

@@ -82,6 +82,23 @@ def test_top_k_of_rows_is_a_stable_sort_of_each(data):
     np.testing.assert_array_equal(top, expected)
 
 
+@given(data=st.data())
+def test_top_k_that_rows_share_is_that_of_each_row(data):
+    n_rows, n_items = data.draw(st.integers(0, 6)), data.draw(st.integers(1, 12))
+    k = data.draw(st.integers(1, 14))
+    value = st.sampled_from([-np.inf, -2.0, 0.0, 0.5, 1.0])
+    scores = np.array(data.draw(st.lists(value, min_size=n_items, max_size=n_items)))
+    is_seen = data.draw(st.lists(st.booleans(), min_size=n_rows * n_items,
+                                 max_size=n_rows * n_items))  # fmt: skip
+    seen = sparse.csr_array(np.array(is_seen, dtype=float).reshape(n_rows, n_items))
+    expected = linalg.top_k_rows(np.tile(scores, (n_rows, 1)), k, exclude=seen)
+
+    top = linalg.top_k_shared(scores, k, exclude=seen)
+
+    assert top.dtype == np.int64
+    np.testing.assert_array_equal(top, expected)
+
+
 def test_top_k_of_many_rows_does_not_depend_on_threads():
     random = np.random.default_rng(1)
     scores = random.integers(0, 50, (3_000, 1_000)).astype(np.float32)

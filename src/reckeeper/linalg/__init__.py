@@ -2,7 +2,7 @@
 
 from reckeeper.linalg import collapse, parallel, ranking, svd
 from reckeeper.linalg.parallel import SparseOperator, row_blocks
-from reckeeper.linalg.ranking import top_k, top_k_rows
+from reckeeper.linalg.ranking import top_k, top_k_rows, top_k_shared
 from reckeeper.linalg.svd import TruncatedSvd, check_finite, truncated_svd
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "svd",
     "top_k",
     "top_k_rows",
+    "top_k_shared",
     "truncated_svd",
 ]

@@ -40,6 +40,55 @@ def top_k(scores: np.ndarray, k: int, *, exclude: np.ndarray) -> np.ndarray:
     return candidates[order[:k]]
 
 
+def top_k_shared(scores: np.ndarray, k: int, *, exclude: sparse.csr_array) -> np.ndarray:
+    """Return for each row the indices of the k largest scores, which all rows share.
+
+    Parameters
+    ----------
+    scores : ndarray of float, shape (n_items,)
+        Finite, or -inf for an item that must not be returned.
+    k : int
+        At least 1.
+    exclude : scipy.sparse.csr_array, shape (n, n_items)
+        Stored entries, zeros too, must not be returned.
+
+    Returns
+    -------
+    ndarray of int64, shape (n, k)
+        As of `top_k_rows`.
+
+    Notes
+    -----
+    O(n_items + m log m) for m entries, and no matrix of n × n_items.
+    """
+    n_rows, n_items = exclude.shape
+    n_excluded = np.diff(exclude.indptr)
+    width = min(k, n_items)
+    candidates = np.arange(n_items)
+    most = width + int(n_excluded.max(initial=0))
+    if most < n_items:
+        border = np.partition(scores, n_items - most)[n_items - most]
+        candidates = np.flatnonzero(scores >= border)
+    candidates = candidates[scores[candidates] > -np.inf]
+    order = candidates[np.argsort(-scores[candidates], kind="stable")]
+    place = np.full(n_items, -1, dtype=np.int64)
+    place[order] = np.arange(len(order))
+    # With a row's excluded places e₀ < e₁ < …, its j-th item stands at place j + t, where t of
+    # the eᵢ - i, which never fall, are at most j.
+    is_ahead = place[exclude.indices] >= 0
+    row = np.repeat(np.arange(n_rows), n_excluded)[is_ahead]
+    excluded = np.sort(row * n_items + place[exclude.indices][is_ahead])
+    first = np.searchsorted(row, np.arange(n_rows))
+    before = excluded - (np.arange(len(excluded)) - first[row])
+    wanted = np.arange(n_rows)[:, None] * n_items + np.arange(width)
+    n_skipped = np.searchsorted(before, wanted.ravel(), side="right").reshape(wanted.shape)
+    places = np.arange(width) + n_skipped - first[:, None]
+    top = np.full((n_rows, k), -1, dtype=np.int64)
+    is_there = places < len(order)
+    top[:, :width][is_there] = order[places[is_there]]
+    return top
+
+
 def top_k_rows(
     scores: np.ndarray,
     k: int,
