@@ -46,6 +46,7 @@ ROUTES = {
     "/user_interactions/{user_id}": {"get"},
     "/watchlist/{user_id}": {"get"},
     "/watchlist/{user_id}/{item_id}": {"post", "delete"},
+    "/recommendations": {"post"},
     "/recommendations/{user_id}": {"get"},
     "/demo": {"get", "delete"},
     "/health/live": {"get"},

@@ -62,6 +62,10 @@ ANSWERS = {
             "user_id": "u", "model_version": 3, "strategy": "fold_in", "items": [ITEM],
             "request_id": "r", "generated_at": samples.AT,
         },
+        wire.HistoryRecommendations: {
+            "model_version": 3, "strategy": "fold_in", "items": [ITEM],
+            "request_id": "r", "generated_at": samples.AT,
+        },
         wire.RetrainAnswer: {
             "message": "Model retrained in 2.3s - 9 samples, 98.90% variance explained",
             "details": DETAILS, "version": 3, "job_id": 7, "promoted": True, "verdict": None,
@@ -331,6 +335,29 @@ ODD_PATH = "films%2F%F0%9F%8E%AC%20100%25%3F%231"
             ("GET", f"/recommendations/{ODD_PATH}", {"n": "3"}),
             None,
             wire.RecommendationList,
+        ),
+        (
+            lambda c: c.recommend_from(["a", 7], n=3),
+            ("POST", "/recommendations", {}),
+            {"history": ["a", 7], "n": 3},
+            wire.HistoryRecommendations,
+        ),
+        (
+            lambda c: c.recommend_from(
+                [
+                    {"item_id": "a", "occurred_at": samples.AT},
+                    wire.HistoryItem(item_id=7, occurred_at=samples.AT),
+                ]
+            ),
+            ("POST", "/recommendations", {}),
+            {
+                "history": [
+                    {"item_id": "a", "occurred_at": samples.AT},
+                    {"item_id": 7, "occurred_at": samples.AT},
+                ],
+                "n": 10,
+            },
+            wire.HistoryRecommendations,
         ),
         (lambda c: c.demo(), ("GET", "/demo", {}), None, wire.Demo),
         (lambda c: c.clear_demo(), ("DELETE", "/demo", {}), None, wire.DemoCleared),
@@ -700,7 +727,7 @@ def test_the_public_names():
         *("policy", "set_policy", "policy_history", "audit", "verify_audit"),
         *("send", "interactions", "watchlist", "add_to_watchlist", "remove_from_watchlist"),
         *("dismiss", "undo_dismiss"),
-        *("recommendations", "demo", "clear_demo", "ready", "is_live", "metrics"),
+        *("recommendations", "recommend_from", "demo", "clear_demo", "ready", "is_live", "metrics"),
     }
 
 

@@ -47,8 +47,8 @@ def test_names_of_operations_are_stable():
         *("follow_job", "cancel_job", "finish_job", "list_recipes", "get_policy"),
         *("set_policy", "list_policies", "list_audit_entries", "verify_audit"),
         *("create_interactions", "list_interactions", "get_watchlist", "add_to_watchlist"),
-        *("remove_from_watchlist", "get_recommendations", "get_demo", "delete_demo"),
-        *("get_liveness", "get_readiness", "get_metrics"),
+        *("remove_from_watchlist", "get_recommendations", "recommend_from_history"),
+        *("get_demo", "delete_demo", "get_liveness", "get_readiness", "get_metrics"),
     ]
 
 
@@ -110,3 +110,12 @@ def test_the_schema_of_interactions_refuses_what_is_none(refused):
     with pytest.raises(jsonschema.ValidationError):
         validate(refused, schema)
     validate({"user_id": 1, "item_id": "i7", "interaction_type": "click"}, schema)
+
+
+def test_the_schema_of_a_history_takes_ids_and_rows():
+    schema = CONTENTS["recommend_from_history-sent"][1]["schema"]
+    for history in ([], ["a", 7], [{"item_id": "a", "occurred_at": "2025-12-04T23:42:15Z"}]):
+        validate({"history": history}, schema)
+    for refused in ({}, {"history": "a"}, {"history": [{"id": "a"}]}, {"history": [], "n": 0}):
+        with pytest.raises(jsonschema.ValidationError):
+            validate(refused, schema)

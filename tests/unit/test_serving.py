@@ -358,6 +358,42 @@ def test_a_model_with_order_gives_at_the_server_what_evaluation_measures(
         assert list(found.values()) == pytest.approx(lists.scores[place, is_item].tolist())
 
 
+def test_a_history_in_a_request_is_scored_as_the_same_one_stored(
+    add, train_recipe, activate, make_serving, settings
+):
+    add(*[(f"u{n:02}", f"i{(n + at) % 10:02}", "click", 1.0, 60 * n + at)
+          for n in range(40) for at in range(6) if (n + at) % 7])  # fmt: skip
+    activate(train_recipe("spectral", order=0.5))
+    serving = make_serving()
+    told = ["i02", "gone", "i04", "i03", "i04"]
+    add(*[("new", item_id, "click", 1.0, 100 + at) for at, item_id in enumerate(told)])
+    wanted = serving.recommend("new", n=5)
+    found = serving.recommend_from(told, range(5), n=5)
+    assert (found.user_id, found.model_version, found.strategy) == (None, 1, "fold_in")
+    assert found.items == wanted.items
+    assert serving.recommend_from(told[::-1], range(5), n=5).items != wanted.items
+    assert serving.recommend_from(told[::-1], range(5, 0, -1), n=5).items == wanted.items
+    for nothing in ([], ["gone"]):
+        popular = serving.recommend_from(nothing, range(len(nothing)), n=5)
+        assert popular.strategy == "popular"
+        assert popular.items == serving.recommend("nobody", n=5).items
+
+    at = [f"2025-12-04T23:42:{second}Z" for second in range(15, 20)]
+    timed = [
+        {"item_id": item_id, "occurred_at": time} for item_id, time in zip(told, at, strict=True)
+    ]
+    with TestClient(create_app(settings)) as client:
+        asked = client.get("/recommendations/new?n=5").json()
+        for history in (told, timed, timed[::-1]):
+            answer = client.post("/recommendations", json={"history": history, "n": 5})
+            assert answer.status_code == 200
+            assert answer.json().keys() == asked.keys() - {"user_id"}
+            assert answer.json()["items"] == asked["items"]
+        refused = client.post("/recommendations", json={"history": [*timed, "i01"]})
+        assert refused.status_code == 422
+        assert refused.json()["details"] == {"field": "history.5.occurred_at"}
+
+
 # Swaps
 
 

@@ -507,6 +507,24 @@ ANSWERS: Mapping[str, Mapping[int, object]] = {
             "generated_at": "2025-12-04T23:42:15.000000Z",
         }
     },
+    "recommend_from_history": {
+        200: {
+            "status": "ok",
+            "model_version": 1,
+            "strategy": "fold_in",
+            "items": [
+                {
+                    "rank": 1,
+                    "item_id": "i3",
+                    "score": 0.87,
+                    "title": "Toy Story (1995)",
+                    "attributes": {"genres": ["Animation", "Comedy"]},
+                }
+            ],
+            "request_id": "6d1b4f0e-5a53-4f8b-9d53-0d5f3fd0b7c1",
+            "generated_at": "2025-12-04T23:42:15.000000Z",
+        }
+    },
     "get_demo": {
         200: {
             "status": "ok",
@@ -535,6 +553,7 @@ REQUESTS: Mapping[str, object] = {
         },
         {"user_id": "u1", "item_id": "i8", "interaction_type": "dismiss"},
     ],
+    "recommend_from_history": {"history": ["i7", "i9"], "n": 5},
     "set_policy": _POLICY["policy"],
     "retrain": {"recipe": "svd", "settings": {"n_components": 20}},
     "update_model": {"note": "the one before the sale"},

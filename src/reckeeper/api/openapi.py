@@ -10,7 +10,7 @@ from reckeeper.api import examples
 from reckeeper.interactions import MAX_ROWS
 
 _REF = "#/components/schemas/{model}"
-_SENT = (wire.Interaction, wire.PolicyChange)
+_SENT = (wire.Interaction, wire.HistoryRequest, wire.PolicyChange)
 """Bodies that the library parses itself."""
 
 

@@ -2,12 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
 
 from reckeeper import events, wire
+from reckeeper.api import bodies, openapi
 from reckeeper.api.answers import Json, failures
 from reckeeper.api.parameters import UserId
 from reckeeper.api.runtime import Needs
+from reckeeper.interactions import MAX_BODY_BYTES
 
 router = APIRouter(tags=["recommendations"])
 
@@ -29,3 +32,25 @@ def get_recommendations(
     """
     answer = runtime.serving.recommend(events.checked_id("user_id", user_id), n=n)
     return Json(wire.RecommendationList.model_validate(answer))
+
+
+@router.post(
+    "/recommendations",
+    response_model=wire.HistoryRecommendations,
+    responses=failures(413, 422),
+    openapi_extra=openapi.body(openapi.reference("HistoryRequest")),
+)
+async def recommend_from_history(runtime: Needs, request: Request) -> Json:
+    """Recommend items to somebody who did what the request tells; nothing is stored.
+
+    Where the model knows the order of things, what came last says most. ``fold_in``: from the
+    history. ``popular``: the model knows nothing of these items.
+    """
+    body = b"".join([part async for part in bodies.parts(request, limit=MAX_BODY_BYTES)])
+
+    def answer() -> wire.HistoryRecommendations:
+        asked = events.parse_history(body)
+        found = runtime.serving.recommend_from(asked.item_ids, asked.occurred_at, n=asked.n)
+        return wire.HistoryRecommendations.model_validate(found)
+
+    return Json(await run_in_threadpool(answer))

@@ -438,6 +438,33 @@ class Client:
         path = f"/recommendations/{_segment(user_id)}"
         return self._server.get(wire.RecommendationList, path, params={"n": n})
 
+    def recommend_from(
+        self,
+        history: Iterable[str | int | wire.HistoryItem | Mapping[str, object]],
+        *,
+        n: int = 10,
+    ) -> wire.HistoryRecommendations:
+        """Recommend up to `n` items to somebody with this history; nothing is stored.
+
+        Parameters
+        ----------
+        history : iterable
+            Ids of items, the oldest first; or items with their times, as
+            `wire.HistoryItem` or a mapping with its fields, in any order.
+        """
+        told = [
+            each.model_dump(mode="json", exclude_unset=True)
+            if isinstance(each, wire.HistoryItem)
+            else each
+            if isinstance(each, str | int)
+            else dict(each)
+            for each in history
+        ]
+        body = {"history": told, "n": n}
+        return self._server.call(
+            wire.HistoryRecommendations, "POST", "/recommendations", json=body, repeat=True
+        )
+
     # The installation
 
     def demo(self) -> wire.Demo:

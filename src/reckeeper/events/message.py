@@ -138,6 +138,84 @@ _row = SchemaValidator(_row_schema())
 _rows = SchemaValidator(core_schema.list_schema(_row_schema()))
 
 
+def _as_item(value: Any) -> Any:
+    return value if isinstance(value, dict) else {"item_id": value}
+
+
+class _HistoryItem(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    item_id: _Id
+    occurred_at: Annotated[AwareDatetime, BeforeValidator(_only_text)] | None = None
+
+
+class _HistoryRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    history: Annotated[
+        list[Annotated[_HistoryItem, BeforeValidator(_as_item)]], Field(max_length=MAX_ROWS)
+    ]
+    n: Annotated[int, Field(strict=True, ge=1, le=1000)] = 10
+
+
+@dataclass(frozen=True)
+class History:
+    """What a request tells of somebody, to recommend from.
+
+    Attributes
+    ----------
+    item_ids : list of str
+        An id may come several times.
+    occurred_at : list of int
+        When each was done: microseconds since 1970 UTC, or where no times were given the
+        places in the list.
+    n : int
+        Length of the list that is asked for.
+    """
+
+    item_ids: list[str]
+    occurred_at: list[int]
+    n: int
+
+
+def parse_history(body: bytes) -> History:
+    """Parse and validate the body of a request that gives a history; see `wire.HistoryRequest`.
+
+    Raises
+    ------
+    DataError
+        It is no JSON, breaks a rule, or has times of some items and not of others;
+        `details` has the field.
+    """
+    try:
+        asked = _HistoryRequest.model_validate(from_json(body))
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(str(part)[:64] for part in error["loc"])
+        problem = "is not known" if error["type"] == "extra_forbidden" else _sentence(error)
+        raise _refused_history(field or "the body", problem) from exc
+    except ValueError as exc:
+        raise DataError(f"The body is not JSON: {exc}. /docs shows what the route takes.") from exc
+    times = [item.occurred_at for item in asked.history]
+    places = [place for place, time in enumerate(times) if time is None]
+    if 0 < len(places) < len(times):
+        raise _refused_history(
+            f"history.{places[0]}.occurred_at",
+            "is missing, and other items have one: give all items their times, or none and the "
+            "oldest first",
+        )
+    return History(
+        [item.item_id for item in asked.history],
+        [clock.microseconds(time) for time in times if time is not None] or places,
+        asked.n,
+    )
+
+
+def _refused_history(field: str, problem: str) -> DataError:
+    message = f"{field}: {problem}. /docs shows what the route takes."
+    return DataError(message, details={"field": field})
+
+
 @dataclass(frozen=True)
 class RefusedRow:
     """Why a row of a request was refused."""

@@ -86,6 +86,27 @@ def history_of(
     return _as_history(row, n_items=len(trained.items)), True
 
 
+def history_of_items(
+    items: matrix.IdIndex, item_ids: Sequence[str], occurred_at: Sequence[int]
+) -> matrix.Histories:
+    """Return a history that somebody tells, as one row.
+
+    Parameters
+    ----------
+    items : IdIndex
+        Those of the model.
+    item_ids : sequence of str
+        Each weighs 1, and one that comes again 1 more.
+    occurred_at : sequence of int
+        When each was done, in any unit; the latest time of an item counts.
+    """
+    row: _Row = {}
+    for item_id, time in zip(item_ids, occurred_at, strict=True):
+        key, pair = _key(items, item_id), _Pair(1.0, time)
+        row[key] = row[key].and_then(pair) if key in row else pair
+    return _as_history(row, n_items=len(items))
+
+
 class _Pair(NamedTuple):
     """What a user did with an item: summed weight, and the latest time where it is known."""
 

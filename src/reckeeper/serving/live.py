@@ -5,7 +5,7 @@ import dataclasses
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,12 @@ from reckeeper.errors import (
     NotFoundError,
     StorageError,
 )
+from reckeeper.matrix import Histories
 from reckeeper.periodic import Periodic
 from reckeeper.policy import PolicyWatch
 from reckeeper.ranking import Lists, Ranker
 from reckeeper.registry import ActiveModel, Registry
-from reckeeper.serving.histories import history_of
+from reckeeper.serving.histories import history_of, history_of_items
 from reckeeper.telemetry import MODEL_SWAPS, RECOMMENDATIONS, SERVED_VERSION, get_logger
 
 RETRY_SECONDS = 5.0
@@ -50,15 +51,16 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Recommendations:
-    """A list for a user.
+    """A list for a user, or for a history that a request gives.
 
     Attributes
     ----------
-    user_id : str
+    user_id : str or None
     model_version : int
     strategy : str
         ``model``: from the user's row as it was trained. ``fold_in``: from
-        that row and interactions that are newer than the model. ``popular``:
+        that row and interactions that are newer than the model, or from the
+        history given. ``popular``:
         the most popular items, since nothing is known about the user or the
         recipe gives everybody the same.
     items : list of Recommendation
@@ -69,7 +71,7 @@ class Recommendations:
         Microseconds since 1970-01-01 UTC.
     """
 
-    user_id: str
+    user_id: str | None
     model_version: int
     strategy: str
     items: list[Recommendation]
@@ -235,33 +237,41 @@ class Serving:
         NoModelError
             No version is in memory.
         """
+        loaded = self._in_memory()
+        with self._database.read() as connection:
+            history, has_newer = history_of(connection, loaded.model, user_id, policy=self._policy)
+            strategy = "fold_in" if has_newer else "model"
+            return _answer(connection, loaded, history, user_id=user_id, strategy=strategy, n=n)
+
+    def recommend_from(
+        self, item_ids: Sequence[str], occurred_at: Sequence[int], *, n: int
+    ) -> Recommendations:
+        """Recommend items to whoever has done this; nothing is looked up and nothing stored.
+
+        Parameters
+        ----------
+        item_ids, occurred_at
+            As of `history_of_items`.
+        n : int
+            As of `recommend`.
+
+        Raises
+        ------
+        NoModelError
+            No version is in memory.
+        """
+        loaded = self._in_memory()
+        history = history_of_items(loaded.model.artifact.matrix.items, item_ids, occurred_at)
+        with self._database.read() as connection:
+            return _answer(connection, loaded, history, user_id=None, strategy="fold_in", n=n)
+
+    def _in_memory(self) -> "_Loaded":
         loaded = self._loaded
         if loaded is None:
             if self._problem is not None:
                 raise NoModelError(self._problem.sentence, action=self._problem.action)
             raise NoModelError("No model is active yet: train one.", action=Action("retrain"))
-        with self._database.read() as connection:
-            history, has_newer = history_of(connection, loaded.model, user_id, policy=self._policy)
-            lists = loaded.ranker.rank(history, k=n)
-            item_ids, scores = _named(lists, loaded.model)
-            catalogue = storage.items.get_many(connection, item_ids)
-        strategy = "popular" if lists.is_popular[0] else "fold_in" if has_newer else "model"
-        RECOMMENDATIONS.labels(strategy).inc()
-        nothing = storage.Item("", None, {})
-        described = [catalogue.get(item_id, nothing) for item_id in item_ids]
-        return Recommendations(
-            user_id=user_id,
-            model_version=loaded.model.version,
-            strategy=strategy,
-            items=[
-                Recommendation(rank, item_id, score, item.title, item.attributes)
-                for rank, (item_id, score, item) in enumerate(
-                    zip(item_ids, scores, described, strict=True), start=1
-                )
-            ],
-            request_id=str(uuid.uuid4()),
-            generated_at=clock.now(),
-        )
+        return loaded
 
     def _look(self) -> int | None:
         """Return the active version as the database has it, and note whether it answers."""
@@ -273,6 +283,38 @@ class Serving:
         self._database_problem = None
         self._answered_at = time.monotonic()
         return active
+
+
+def _answer(
+    connection: storage.Connection,
+    loaded: "_Loaded",
+    history: Histories,
+    *,
+    user_id: str | None,
+    strategy: str,
+    n: int,
+) -> Recommendations:
+    """Rank a history and describe the items; `strategy` is what a list of its own is called."""
+    lists = loaded.ranker.rank(history, k=n)
+    item_ids, scores = _named(lists, loaded.model)
+    catalogue = storage.items.get_many(connection, item_ids)
+    strategy = "popular" if lists.is_popular[0] else strategy
+    RECOMMENDATIONS.labels(strategy).inc()
+    nothing = storage.Item("", None, {})
+    described = [catalogue.get(item_id, nothing) for item_id in item_ids]
+    return Recommendations(
+        user_id=user_id,
+        model_version=loaded.model.version,
+        strategy=strategy,
+        items=[
+            Recommendation(rank, item_id, score, item.title, item.attributes)
+            for rank, (item_id, score, item) in enumerate(
+                zip(item_ids, scores, described, strict=True), start=1
+            )
+        ],
+        request_id=str(uuid.uuid4()),
+        generated_at=clock.now(),
+    )
 
 
 def _named(lists: Lists, model: ActiveModel) -> tuple[list[str], list[float]]:
