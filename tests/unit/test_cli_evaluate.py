@@ -53,8 +53,8 @@ def parquet(tmp_path):
     return write
 
 
-def read(path, *, with_times=True):
-    return read_interactions(path, with_times=with_times)[0]
+def read(path):
+    return read_interactions(path)[0]
 
 
 def rows(log):
@@ -71,7 +71,7 @@ def rows(log):
 def test_a_csv_as_people_write_it(csv):
     lines = ['\ufeffweight,note,"item_id",user_id', '2,"a, b",x,é', '0.5,,"y ""z""",日本 🎬']
     text = "\r\n".join([*lines, '1,,"a\nb",é'])
-    log, ignored = read_interactions(csv(text), with_times=True)
+    log, ignored = read_interactions(csv(text))
     assert rows(log) == [("é", "x", 2.0), ("日本 🎬", 'y "z"', 0.5), ("é", "a\nb", 1.0)]
     assert log.users.ids == sorted(log.users.ids)
     assert log.items.ids == sorted(log.items.ids)
@@ -155,8 +155,11 @@ def test_days_are_times_too(parquet):
     assert read(parquet(days)).occurred_at.tolist() == [midnight * 1e6]
 
 
-def test_times_that_nobody_asks_for_are_not_read(csv):
-    log = read(csv("user_id,item_id,timestamp\nu,i,yesterday\n"), with_times=False)
+def test_a_named_column_of_times_must_be_there_unless_times_are_not_needed(csv):
+    path, columns = csv("user_id,item_id,timestamp\nu,i,1\n"), Columns(time="at")
+    with pytest.raises(DataError, match="has no column 'at'"):
+        read_interactions(path, columns=columns)
+    log, _ = read_interactions(path, columns=columns, needs_times=False)
     assert log.occurred_at is None
 
 
@@ -501,24 +504,21 @@ def test_columns_are_named_as_an_import_names_them(csv):
         user="who", item="what", time="when", time_unit="ms", rating="stars", min_rating=3,
         type="act", type_weights={"click": 1.0, "watchlist_add": 2.0}, delimiter=";",
     )  # fmt: skip
-    log = read_interactions(csv(text), columns=columns, with_times=True)[0]
+    log = read_interactions(csv(text), columns=columns)[0]
     expected = [0, 0, 0, 1, 1, 0, 2, 0, 0]
     assert log.weight.tolist() == expected
     assert log.occurred_at.tolist()[:2] == [0, 1000]
     assert log.listing.tolist() == [0] * 6 + [1, -1, 2]
     tabbed = csv(text.replace(";", "\t"), "shop.tsv")
-    log = read_interactions(tabbed, columns=replace(columns, delimiter=None), with_times=True)[0]
+    log = read_interactions(tabbed, columns=replace(columns, delimiter=None))[0]
     assert log.weight.tolist() == expected
     with pytest.raises(DataError, match="act 'magic' has no weight: use click, dismiss"):
         read_interactions(
             csv("who;what;act\nu;i;magic\n"),
             columns=replace(columns, time=None, rating=None, min_rating=None),
-            with_times=True,
         )
     with pytest.raises(DataError, match=r"no column 'who'.*--user-column names another"):
-        read_interactions(
-            csv("user_id,item_id\nu,i\n"), columns=Columns(user="who"), with_times=True
-        )
+        read_interactions(csv("user_id,item_id\nu,i\n"), columns=Columns(user="who"))
 
 
 @pytest.fixture(scope="module")
@@ -627,6 +627,71 @@ def test_other_cuts_and_fewer_users(whole):
         assert report["how"].endswith("; for 20 users drawn at random")
     again = json.loads(run(file, "--recipe", "svd", "--repeats", "--json").stdout)
     assert (again["split"], again["repeats"]) == ("next", True)
+
+
+@pytest.fixture
+def chains(csv):
+    """Return a function that writes 40 users' walks along 10 items, from one time on."""
+
+    def write(name, *, places, at):
+        told = "".join(
+            f"u{user:02},i{(user + place) % 10},{at + place}\n"
+            for user in range(40)
+            for place in places
+        )
+        return csv("user_id,item_id,timestamp\n" + told, name)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("at", "order", "told"),
+    [
+        (100, 0.5, None),
+        (1, 0.5, "for 40 of 40 users some of that is earlier than the newest of the history, and "
+                 "what spectral:order=0.5 knows of order is about what comes next"),
+        (1, 0, None),
+        (None, 0.5, "whether that is later than the histories cannot be told without times, and "),
+        (None, 0, None),
+    ],
+)  # fmt: skip
+def test_a_test_file_that_is_not_later_is_said_where_order_counts(chains, csv, at, order, told):
+    train = chains("train.csv", places=range(4), at=50)
+    test = chains("test.csv", places=range(4, 6), at=at or 0)
+    if at is None:
+        test.write_text(test.read_text().replace("timestamp", "when"))
+    done = run(
+        *("--train", train, "--test", test, "--recipe", f"spectral:order={order}"),
+        *("--recipe", "svd:n_components=3", "--json"),
+    )
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert [line["is_ordered"] for line in report["recipes"]] == [False, order > 0, False]
+    how = "all interactions in test.csv"
+    assert report["how"].startswith(how if told is None else f"{how}; {told}")
+    if told is None:
+        assert report["how"] == how
+
+
+def test_of_few_users_something_may_be_earlier(csv):
+    def timed(*rows):
+        told = "".join(f"{user},{item},{at}\n" for user, item, at in rows)
+        return read(csv("user_id,item_id,timestamp\n" + told))
+
+    users = [f"u{number:02}" for number in range(21)]
+    train = timed(*((user, item, 10) for user in users for item in "ij"), ("u00", "l", 20))
+    later = [(user, "k", 11) for user in users]
+    # u00's k is earlier than its l; what u01 has again counts nowhere.
+    task = tasks.of_logs(train, timed(*later, ("u01", "i", 1), ("u00", "m", 30)))
+    assert task.has_early.tolist() == [True] + [False] * 20
+    assert task.lateness(["spectral"]) == ""
+    few = task.drawn(1, seed=0)
+    assert len(few.has_early) == 1
+    early = tasks.of_logs(train, timed(*later, ("u01", "m", 9)))
+    assert early.has_early.tolist() == [True] * 2 + [False] * 19
+    assert early.lateness(["a", "b"]).startswith("; for 2 of 21 users some of that is earlier")
+    assert "what a and b knows" not in early.lateness(["a", "b"])
+    assert early.lateness([]) == ""
 
 
 def test_peers_that_are_not_installed_are_named(whole, monkeypatch):

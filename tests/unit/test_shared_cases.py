@@ -27,7 +27,7 @@ def sorted_csv():
 
 def judged(path):
     """Return how a file is cut, and what `popularity` and `spectral` find."""
-    log, _ = read_interactions(path, with_times=True)
+    log, _ = read_interactions(path)
     log, _ = evaluation.canonical(log)
     splits = evaluation.pooled_splits(log, "next" if evaluation.is_timed(log) else "random")
     qualities = []
@@ -63,7 +63,7 @@ def test_a_file_without_times_is_judged_alike_in_any_order(sorted_csv, tmp_path)
 
 def test_the_gate_gives_one_verdict_on_a_file_in_any_order(sorted_csv, tmp_path):
     def verdict(path):
-        log, _ = read_interactions(path, with_times=True)
+        log, _ = read_interactions(path)
         row = stored_version(version=3, recipe="popularity", settings={})
         policy = Policy(min_users=30)
         held_out = gate.hold_out(log, n_seen=0, active=row, policy=policy)
@@ -91,11 +91,11 @@ def test_the_gate_gives_one_verdict_on_a_file_in_any_order(sorted_csv, tmp_path)
 
 
 def test_a_file_with_one_time_for_all_is_cut_at_random(sorted_csv, tmp_path):
-    log, _ = read_interactions(sorted_csv, with_times=True)
+    log, _ = read_interactions(sorted_csv)
     header, *lines = sorted_csv.read_text().splitlines()
     path = tmp_path / "timed.csv"
     path.write_text("\n".join([f"{header},timestamp", *(f"{line},1700000000" for line in lines)]))
-    timed, _ = read_interactions(path, with_times=True)
+    timed, _ = read_interactions(path)
     assert not evaluation.is_timed(timed)
     assert evaluation.pooled_default(timed)[0].how == (
         "a random fifth of each user's interactions: they all carry one time"

@@ -77,7 +77,7 @@ class Columns:
         is_tabbed = path.name.lower().endswith((".tsv", ".tsv.gz"))
         return self.delimiter or ("\t" if is_tabbed else ",")
 
-    def find(self, source: reading.Source, *, with_times: bool) -> dict[str, str]:
+    def find(self, source: reading.Source, *, needs_times: bool = True) -> dict[str, str]:
         """Return the file's column for each part of an interaction: user, item and what else.
 
         Raises
@@ -88,7 +88,7 @@ class Columns:
         there = source.columns
         found = {"user": self.user, "item": self.item}
         times = [self.time] if self.time else [name for name in _TIMES if name in there][:1]
-        if with_times and times:
+        if times and (needs_times or times[0] in there):
             found["time"] = times[0]
         usual = {"weight": (self.weight, "weight"), "type": (self.type, "interaction_type")}
         for part, (named, name) in usual.items():
@@ -115,8 +115,8 @@ _TIMES = ("timestamp", "occurred_at")
 def read_interactions(
     path: Path,
     *,
-    with_times: bool,
     columns: Columns | None = None,
+    needs_times: bool = True,
     on_progress: Callable[[float], None] | None = None,
 ) -> tuple[InteractionLog, list[str]]:
     """Read a file of interactions whole, or refuse it whole for one bad row.
@@ -131,10 +131,10 @@ def read_interactions(
         seconds below 1e11, milliseconds below 1e14, microseconds below 1e17,
         nanoseconds from there on. Ids that are integers become their decimal
         form, so that files whose ids differ in type agree.
-    with_times : bool
-        Whether times are wanted; if not, they are not looked into.
     columns : Columns, optional
         What the columns mean, where they have other names.
+    needs_times : bool
+        Whether a column of times that `columns` names must be there.
     on_progress : callable, optional
         Called with the fraction done, in [0, 1].
 
@@ -165,7 +165,7 @@ def read_interactions(
     times: list[np.ndarray] = []
     are_numbers = False
     with reading.open_source(path, delimiter=columns.delimiter_of(path)) as source:
-        found = columns.find(source, with_times=with_times)
+        found = columns.find(source, needs_times=needs_times)
         for at in _places(path, source, list(dict.fromkeys(found.values()))):
             users.append(_ids(at, found["user"]))
             items.append(_ids(at, found["item"]))

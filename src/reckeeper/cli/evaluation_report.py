@@ -26,6 +26,8 @@ class Line:
         All of them.
     is_peer : bool
         Whether it is no recipe of Reckeeper's.
+    is_ordered : bool
+        Whether its scores depend on the order of a history.
     fit_seconds, evaluate_seconds, tune_seconds : float
         Over all cuts.
     tuning : dict or None
@@ -36,6 +38,7 @@ class Line:
     recipe: str
     settings: dict[str, Any]
     is_peer: bool
+    is_ordered: bool
     fit_seconds: float
     evaluate_seconds: float
     tune_seconds: float = 0.0

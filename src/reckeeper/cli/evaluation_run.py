@@ -34,7 +34,7 @@ from reckeeper.evaluation import Quality, segments, tasks
 from reckeeper.evaluation.peers import EASE, PEERS, Peer, check_installed
 from reckeeper.matrix import IdIndex, InteractionLog, InteractionMatrix
 from reckeeper.ranking import Scorer, popularity_of
-from reckeeper.recipes import recipe_named
+from reckeeper.recipes import Recipe, recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.training import memory, pipeline
 from reckeeper.training.request import FIRST_RECIPE
@@ -157,7 +157,7 @@ def judged(request: Request) -> Report:
     split = data.tasks[0].split
     return Report(
         source=data.source,
-        how=data.how,
+        how=data.how + data.tasks[0].lateness([one.label for one in lines if one.is_ordered]),
         split=None if split is None else split.kind,
         n_cuts=len(data.tasks),
         n_questions=len(any_quality.question_user),
@@ -209,11 +209,11 @@ def compared(*, tune_seconds: float | None, seed: int) -> wire.Evaluation:
 
 
 def _read(
-    path: Path, columns: Columns, stages: "_Stages", *, with_times: bool = False
+    path: Path, columns: Columns, stages: "_Stages", *, needs_times: bool = True
 ) -> InteractionLog:
     with stages.stage(f"reading {path.name}") as stage:
         log, ignored = read_interactions(
-            path, columns=columns, with_times=with_times, on_progress=stage
+            path, columns=columns, needs_times=needs_times, on_progress=stage
         )
     if ignored:
         stages.say(f"{path}: columns not used: {', '.join(ignored)}")
@@ -224,20 +224,18 @@ def _of_files(request: Request, stages: "_Stages") -> _Data:
     weights = Settings.from_env().interaction_weights
     columns = replace(request.columns, type_weights=weights)
     if request.file is not None:
-        log = _read(request.file, columns, stages, with_times=True)
-        return _cut(request, log, request.file.name, stages)
+        return _cut(request, _read(request.file, columns, stages), request.file.name, stages)
     if request.files is None:
         raise DataError("There is no file to judge on.")
     train, test, history = request.files
     known, asked, before = evaluation.canonical_together(
-        _read(train, columns, stages, with_times=True),
-        _read(test, columns, stages),
-        _read(history, columns, stages) if history else None,
+        _read(train, columns, stages),
+        _read(test, columns, stages, needs_times=False),
+        _read(history, columns, stages, needs_times=False) if history else None,
     )
     task = tasks.of_logs(known, asked, before)
     how = f"all interactions in {test.name}"
-    if history:
-        how += f", from the history in {history.name}"
+    how += f", from the history in {history.name}" if history else ""
     if request.max_users is not None:
         task = task.drawn(request.max_users, seed=request.seed)
         how += _draw_in_words(task, request.max_users)
@@ -329,6 +327,7 @@ def _measured(
                 recipe=recipe,
                 settings=settings,
                 is_peer=fit.is_peer,
+                is_ordered=isinstance(model, Recipe) and model.is_ordered,
                 fit_seconds=round(fit_seconds, 3),
                 evaluate_seconds=round(evaluate_seconds, 3),
                 tune_seconds=0.0 if tuned is None else round(tuned[1], 3),
@@ -354,9 +353,10 @@ def _measured(
             settings = tuned[0].settings
         judge(one.label, one.recipe, _Fit(recipe=one.recipe, settings=settings), tuned=tuned)
     for peer in PEERS if request.peers else ():
-        n_items = len(data.items)
-        if peer is EASE and EASE.fit_bytes(n_items) > memory.available() // 2:
-            stages.say(f"ease is left out: {n_items:,} items × as many do not fit in memory.")
+        if peer is EASE and EASE.fit_bytes(len(data.items)) > memory.available() // 2:
+            stages.say(
+                f"ease is left out: {len(data.items):,} items × as many do not fit in memory."
+            )
             continue
         judge(peer.name, peer.name, _Fit(peer=peer))
     return lines, qualities

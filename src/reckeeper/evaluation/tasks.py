@@ -13,6 +13,9 @@ from reckeeper.evaluation.splits import Split
 from reckeeper.matrix import Histories, IdIndex, InteractionLog, InteractionMatrix
 from reckeeper.ranking import Ranker, Scorer, popularity_of
 
+_FEW = 0.05
+"""Share of users of whom something may be earlier without a word."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -29,6 +32,9 @@ class Task:
         Ones: the items to be found that training knows.
     n_unseen : ndarray of int, shape (n,)
         Number of the items to be found that training does not know.
+    has_early : ndarray of bool, shape (n,), or None
+        Of whom something is to be found that is earlier than the newest of the
+        history; None where a file has no times, and of a split.
     question_user : ndarray of int, shape (n,)
         Whose each question is.
     split : Split or None
@@ -49,6 +55,7 @@ class Task:
     histories: Histories
     held_out: sparse.csr_array
     n_unseen: np.ndarray
+    has_early: np.ndarray | None
     question_user: np.ndarray
     split: Split | None
     n_test_users_unseen: int
@@ -82,8 +89,36 @@ class Task:
             histories=self.histories[asked],
             held_out=self.held_out[asked],
             n_unseen=self.n_unseen[asked],
+            has_early=None if self.has_early is None else self.has_early[asked],
             question_user=self.question_user[asked],
         )
+
+    def lateness(self, ordered: Sequence[str]) -> str:
+        """Say where what is to be found is not later than the histories, though order counts.
+
+        Parameters
+        ----------
+        ordered : sequence of str
+            Names of the models that go by the order of a history.
+
+        Returns
+        -------
+        str
+            The end of a sentence; empty where there is nothing to say, as of a
+            split, which says itself how it was made.
+        """
+        if not ordered or self.split is not None:
+            return ""
+        if self.has_early is None:
+            what = "whether that is later than the histories cannot be told without times"
+        elif (n_early := np.count_nonzero(self.has_early)) > _FEW * len(self.has_early):
+            of = f"{n_early:,} of {len(self.has_early):,} users"
+            what = f"for {of} some of that is earlier than the newest of the history"
+        else:
+            return ""
+        knows = "knows" if len(ordered) == 1 else "know"
+        who = " and ".join(ordered)
+        return f"; {what}, and what {who} {knows} of order is about what comes next"
 
     def measure(
         self,
@@ -141,31 +176,31 @@ def of_logs(
         is_asked = test.users.places_in(history.users) >= 0
     histories = _histories(*known, users=test.users)
 
-    pairs = test.matrix().weights.tocoo()
-    wanted = pairs.data > 0
-    row, column = pairs.row[wanted].astype(np.int64), item_of[pairs.col[wanted]]
-    n_unseen = np.bincount(row[column < 0], minlength=n_users)
-    row, column = row[column >= 0], column[column >= 0]
-    is_had = _are_stored(histories.weights, row, column)
-    held_out = _ones(row[~is_had], column[~is_had], shape=histories.weights.shape)
+    asked = test.matrix()
+    pairs = asked.weights.tocoo()
+    row, column = pairs.row.astype(np.int64), item_of[pairs.col]
+    is_had = (pairs.data > 0) & (column >= 0)
+    is_had[is_had] = _are_stored(histories.weights, row[is_had], column[is_had])
+    wanted = (pairs.data > 0) & ~is_had
+    n_unseen = np.bincount(row[wanted & (column < 0)], minlength=n_users)
+    found = wanted & (column >= 0)
+    held_out = _ones(row[found], column[found], shape=histories.weights.shape)
+    is_early = _are_early(asked, *known)
 
     is_asked &= histories.lengths > 0
     is_asked &= np.diff(held_out.indptr) + n_unseen > 0
     n_users_unseen = int(np.count_nonzero(user_of < 0))
     if not is_asked.any():
-        advice = "" if history else ", or give what new users did before as their history"
-        raise NotEnoughDataError(
-            f"There is no user to judge: the test file has {n_users} user(s), training knows "
-            f"{n_users - n_users_unseen} of them, and none has both something to start from and "
-            f"something new to find. Check that the files have the same kind of ids{advice}.",
-            action=None if history else Action("give_history"),
-        )
+        raise _nobody(n_users, n_known=n_users - n_users_unseen, has_history=history is not None)
     return Task(
         train=learned,
         log=train,
         histories=histories[is_asked],
         held_out=held_out[is_asked],
         n_unseen=n_unseen[is_asked],
+        has_early=None
+        if is_early is None
+        else np.bincount(row[wanted & is_early], minlength=n_users)[is_asked] > 0,
         question_user=np.flatnonzero(is_asked),
         split=None,
         n_test_users_unseen=n_users_unseen,
@@ -202,6 +237,7 @@ def of_split(log: InteractionLog, split: Split) -> Task:
         histories=split.histories[is_asked],
         held_out=split.held_out[is_asked],
         n_unseen=np.zeros(np.count_nonzero(is_asked), dtype=np.int64),
+        has_early=None,
         question_user=split.user_index[is_asked],
         split=split,
         n_test_users_unseen=int(np.count_nonzero(is_new[asked_users])),
@@ -238,6 +274,31 @@ def _histories(*known: InteractionMatrix, users: IdIndex) -> Histories:
     places = np.arange(len(items))
     places[len(first) :] = -1
     return Histories.of_times(weights, latest_at).renamed(places, n_items=len(first))
+
+
+def _nobody(n_users: int, *, n_known: int, has_history: bool) -> NotEnoughDataError:
+    advice = "" if has_history else ", or give what new users did before as their history"
+    return NotEnoughDataError(
+        f"There is no user to judge: the test file has {n_users} user(s), training knows "
+        f"{n_known} of them, and none has both something to start from and something new to find. "
+        f"Check that the files have the same kind of ids{advice}.",
+        action=None if has_history else Action("give_history"),
+    )
+
+
+def _are_early(asked: InteractionMatrix, *known: InteractionMatrix) -> np.ndarray | None:
+    """Say which pairs are earlier than the newest that the same user is known to like."""
+    newest = np.full(len(asked.users), np.iinfo(np.int64).min)
+    for one in known:
+        if one.latest_at is None:
+            return None
+        row = np.repeat(one.users.places_in(asked.users), np.diff(one.weights.indptr))
+        has_taste = (row >= 0) & (one.weights.data > 0)
+        np.maximum.at(newest, row[has_taste], one.latest_at[has_taste])
+    if asked.latest_at is None:
+        return None
+    is_early: np.ndarray = asked.latest_at < np.repeat(newest, np.diff(asked.weights.indptr))
+    return is_early
 
 
 def _are_stored(matrix: sparse.csr_array, row: np.ndarray, column: np.ndarray) -> np.ndarray:

@@ -94,6 +94,11 @@ class Recipe(abc.ABC):
         """The settings it was fitted with, complete, as JSON values."""
         return dataclasses.asdict(self._settings)
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether scores depend on the order of a history."""
+        return False
+
     # Learning and scoring
 
     @classmethod

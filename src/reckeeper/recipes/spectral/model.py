@@ -253,6 +253,11 @@ class Spectral(Recipe):
         """Sum of the explained variance ratios of the normalised matrix, in [0, 1]."""
         return float(np.clip(self.explained_variance_ratio.sum(), 0.0, 1.0))
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether a history is weighed by recency."""
+        return self.order is not None
+
     def score(self, histories: Histories) -> np.ndarray:
         """Return weighted rows times W; where order counts, weighed by recency too.
 
