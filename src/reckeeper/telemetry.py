@@ -29,6 +29,12 @@ TRAINING_SECONDS = Histogram(
     buckets=(1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
 )
 SERVED_VERSION = Gauge("reckeeper_served_version", "Model version in memory; 0 when there is none.")
+SERVED_QUALITY = Gauge(
+    "reckeeper_served_quality",
+    "NDCG and hit rate of the version in memory when it was judged: the mean over users, and the "
+    "ends of its 95% interval. Absent where it was not judged.",
+    ["metric", "figure"],
+)
 MODEL_SWAPS = Counter("reckeeper_model_swaps_total", "Times this process swapped to another model.")
 
 KAFKA_LAG = Gauge(

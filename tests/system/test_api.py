@@ -973,7 +973,14 @@ def test_the_server_counts(site):
 
     assert [new - old for new, old in zip(after, before, strict=True)] == [1, 2, 2, 2, 1]
     found = metrics(site.server)
-    assert found["reckeeper_served_version", frozenset()] == site.active()["version"]
+    version = site.active()["version"]
+    assert found["reckeeper_served_version", frozenset()] == version
+    judged = site.server.get(f"/models/{version}").json()["model"]["verdict"]["candidate"]
+    assert {name for name in judged if name.startswith(("ndcg@", "hit_rate@"))}
+    for metric in (name for name in judged if name.startswith(("ndcg@", "hit_rate@"))):
+        for figure, value in judged[metric].items():
+            labels = frozenset({"metric": metric, "figure": figure}.items())
+            assert found["reckeeper_served_quality", labels] == pytest.approx(value)
 
 
 def test_the_worker_counts(site):

@@ -24,7 +24,13 @@ from reckeeper.policy import PolicyWatch
 from reckeeper.ranking import Lists, Ranker
 from reckeeper.registry import ActiveModel, Registry
 from reckeeper.serving.histories import history_of, history_of_items
-from reckeeper.telemetry import MODEL_SWAPS, RECOMMENDATIONS, SERVED_VERSION, get_logger
+from reckeeper.telemetry import (
+    MODEL_SWAPS,
+    RECOMMENDATIONS,
+    SERVED_QUALITY,
+    SERVED_VERSION,
+    get_logger,
+)
 
 RETRY_SECONDS = 5.0
 """How long after a failed load the same version is tried again."""
@@ -196,6 +202,7 @@ class Serving:
                 self._loaded = None
                 self._problem = None
                 SERVED_VERSION.set(0)
+                SERVED_QUALITY.clear()
                 return
             self._is_loading = True
             try:
@@ -218,6 +225,7 @@ class Serving:
             self._loaded = loaded
             self._problem = None
         SERVED_VERSION.set(active)
+        _report_quality(loaded.model.artifact.metadata.metrics)
         MODEL_SWAPS.inc()
         _log.info("model_loaded", version=active)
 
@@ -323,6 +331,17 @@ def _named(lists: Lists, model: ActiveModel) -> tuple[list[str], list[float]]:
     ids = model.artifact.matrix.items.ids
     item_ids = [ids[index] for index in lists.item_index[0, is_item].tolist()]
     return item_ids, lists.scores[0, is_item].tolist()
+
+
+def _report_quality(metrics: Mapping[str, Any] | None) -> None:
+    """Set the gauges of NDCG and hit rate, as a model's file has them; it may be anybody's."""
+    SERVED_QUALITY.clear()
+    for metric, figures in (metrics or {}).items():
+        if metric.startswith(("ndcg@", "hit_rate@")) and isinstance(figures, Mapping):
+            for figure in ("mean", "low", "high"):
+                value = figures.get(figure)
+                if isinstance(value, (int, float)):
+                    SERVED_QUALITY.labels(metric, figure).set(value)
 
 
 def check(model: ActiveModel) -> None:
