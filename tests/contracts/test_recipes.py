@@ -322,6 +322,13 @@ def test_a_block_of_users_scores_as_the_whole_does(fit):
     assert model.score(given.histories_of(slice(3, 3))).shape == (0, 25)
 
 
+def test_order_makes_a_difference_where_the_recipe_says_so(fit):
+    given = interactions((40, 25))
+    model = fit(given)
+    unordered = model.score(Histories(given.weights))
+    assert np.array_equal(model.score(given.histories), unordered) is not model.is_ordered
+
+
 def test_a_history_scores_as_the_same_row_that_was_trained(fit):
     """In any order of items, and with what was seen and weighs nothing."""
     given = interactions((40, 25))

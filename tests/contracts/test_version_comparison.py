@@ -212,6 +212,26 @@ def test_the_interval_holds_the_mean_and_narrows_with_the_sample():
     assert all_of_them["high"] - all_of_them["low"] < (few["high"] - few["low"]) / 2
 
 
+def test_versions_are_compared_by_what_users_did_last():
+    """Chains: what comes next follows from the end of each user's history."""
+    items = [f"i{item:02}" for item in range(12)]
+    histories = {f"u{user:02}": [items[(user + at) % 12] for at in range(6)] for user in range(48)}
+    plain = version_of(histories)
+    trained = plain.artifact.matrix
+    start = np.arange(48) % 12  # of the ring, at which each user began
+    place = (trained.weights.indices - np.repeat(start, 6)) % 12
+    timed = dataclasses.replace(trained, latest_at=place.astype(np.int64))
+    model = recipe_named("spectral").fit(timed, settings={"order": 0.5, "n_components": 4})
+    first, second = (
+        dataclasses.replace(
+            plain, artifact=dataclasses.replace(plain.artifact, matrix=matrix, model=model)
+        )
+        for matrix in (timed, trained)
+    )
+    assert compared(first, first, k=3)["overlap"]["mean"] == 1
+    assert compared(first, second, k=3)["overlap"]["mean"] < 1
+
+
 class Counting(Popularity):
     """A recipe that keeps how large the blocks are that it is asked for."""
 

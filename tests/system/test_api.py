@@ -495,6 +495,21 @@ def test_a_known_user_is_recommended_what_they_have_not_seen(site):
     assert short == items[:2]
 
 
+def test_a_history_in_a_request_is_recommended_from_and_not_stored(site, client):
+    before = site.server.get("/user_interactions/u3").json()
+    answer = site.server.post("/recommendations", json={"history": ["i1", "i2"], "n": 5}).json()
+    assert (answer["strategy"], answer["model_version"]) == ("fold_in", site.active()["version"])
+    assert not {"i1", "i2"} & {item["item_id"] for item in answer["items"]}
+    assert [item.item_id for item in client.recommend_from(["i1", "i2"], n=5).items] == [
+        item["item_id"] for item in answer["items"]
+    ]
+    mixed = ["i1", {"item_id": "i2", "occurred_at": "2025-12-04T23:42:15Z"}]
+    refused = site.server.post("/recommendations", json={"history": mixed})
+    assert "history.0.occurred_at" in assert_error(refused, 422, "invalid_data")
+    assert_error(site.server.post("/recommendations", content=b"["), 422, "invalid_data")
+    assert site.server.get("/user_interactions/u3").json() == before
+
+
 def test_an_unknown_user_gets_what_is_popular_and_counts_at_once(site):
     unknown = site.server.get("/recommendations/new here").json()
     assert unknown["strategy"] == "popular"

@@ -84,6 +84,7 @@ def test_the_native_file_gives_identical_numbers(recipe, tmp_path):
         np.testing.assert_array_equal(
             getattr(again.matrix.weights, name), getattr(made.matrix.weights, name)
         )
+    np.testing.assert_array_equal(again.matrix.latest_at, made.matrix.latest_at)
     assert again.predicted_ratings().equals(made.predicted_ratings())
     assert set(again.predicted_ratings().dtypes) == {np.dtype(np.float64)}
     assert again.model.explained_variance == made.metadata.explained_variance
@@ -261,6 +262,8 @@ UNSOUND = {
     "weights negative": change("weights.data", set_to(0, -1.0)),
     "weights not a number": change("weights.data", set_to(0, np.nan)),
     "weights too few": change("weights.data", lambda array: array[:-1]),
+    "times too few": change("weights.latest_at", lambda array: array[:-1]),
+    "times not whole": change("weights.latest_at", lambda array: array.astype(np.float64)),
     "column out of range": change("weights.indices", set_to(5, N_ITEMS)),
     "column far out of range": change("weights.indices", set_to(5, 2**31 - 1)),
     "column negative": change("weights.indices", set_to(5, -1)),
@@ -754,6 +757,24 @@ def test_the_pickle_of_what_does_not_decompose(tmp_path, plain_python, cell_limi
     assert [found["item_scores"]] * N_USERS == expected
     assert found["predicted"] == (expected if cell_limit else None)
     assert found["dtypes"] == (["float64"] if cell_limit else None)
+
+
+def test_a_file_without_times_is_read_so(made, tmp_path):
+    untimed = dataclasses.replace(made, matrix=dataclasses.replace(made.matrix, latest_at=None))
+    native, _ = ModelStore(tmp_path).write(untimed, cell_limit=0)
+    again = artifact.read(tmp_path / native.name).matrix
+    assert again.latest_at is None
+    assert again.histories.n_later is None
+
+
+def test_predicted_ratings_follow_the_order_of_each_row():
+    made = make(recipe="spectral", settings={"order": 0.5, "n_components": 5})
+    plain = dataclasses.replace(made, matrix=dataclasses.replace(made.matrix, latest_at=None))
+    whole = made.predicted_ratings()
+    assert not np.allclose(whole, plain.predicted_ratings())
+    np.testing.assert_allclose(whole, made.model.score(made.matrix.histories), rtol=1e-6)
+    block = made.predicted_ratings(start=5, stop=9)
+    np.testing.assert_allclose(block, whole.iloc[5:9], rtol=1e-6)
 
 
 def test_predicted_ratings_of_a_block(made):
