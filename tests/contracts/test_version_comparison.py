@@ -233,7 +233,9 @@ def test_versions_are_compared_by_what_users_did_last():
 
 
 class Counting(Popularity):
-    """A recipe that keeps how large the blocks are that it is asked for."""
+    """A recipe that keeps how large the blocks are that it is asked for, as of each user's own."""
+
+    is_personal = True
 
     def __init__(self, *arguments, **named):
         super().__init__(*arguments, **named)
