@@ -36,6 +36,9 @@ _OF_GROUP = 4
 _SAMPLED = 2048
 """Vectors of which the direction is found that they are halved across."""
 
+_ENTRIES_AT_ONCE = 1 << 17
+"""Of the sparse parts, that a thread works on at once; of a large catalogue half a row."""
+
 _ENTRY_BYTES = 64
 """What an entry of the sparse parts comes to while a group is made."""
 
@@ -203,10 +206,10 @@ class _Entries:
     values: np.ndarray
 
     @classmethod
-    def of(cls, row: np.ndarray, column: np.ndarray, value: np.ndarray, n_rows: int) -> Self:
-        """Sort entries; no two are of one place."""
-        key = (row.astype(np.int64) << 32) + column
-        order = np.argsort(key)
+    def of(cls, found: list[tuple[np.ndarray, np.ndarray, np.ndarray]], n_rows: int) -> Self:
+        """Sort rows, columns and values, no two of one place."""
+        row, column, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = np.argsort((row.astype(np.int64) << 32) + column)
         indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n_rows))])
         return cls(indptr, column[order].astype(np.int32), value[order])
 
@@ -265,6 +268,8 @@ class _Parts:
             unit = sparse.eye_array(self.n, dtype=np.float32, format="csr")
             users = sparse.vstack([users, unit], format="csr", dtype=np.float32)
         self._sparse_left, self._sparse_right = items, users
+        met = np.concatenate([[0], np.cumsum(np.diff(users.indptr)[items.indices])])
+        self._n_met = np.minimum(np.diff(met[items.indptr]), self.n)
         # Each direction is as long on both sides: the bound by lengths is the tighter for it.
         of_left, of_right = (np.sqrt(_squares(part.T)) for part in (left, right))
         used = (of_left > 0) & (of_right > 0)
@@ -305,17 +310,18 @@ class _Parts:
 
     def stored(self, group: _Group) -> _Entries:
         """Return the entries of some rows where nothing is dense."""
-        product = self._sparse_left[group.rows] @ self._sparse_right
-        row = np.repeat(np.arange(len(group.rows)), np.diff(product.indptr))
-        keep = (product.indices != group.rows[row]) & (product.data != 0)
-        return _Entries.of(row[keep], product.indices[keep], product.data[keep], len(group.rows))
+        found = []
+        for part, product in self._products(group.rows):
+            row = np.repeat(np.arange(part.start, part.stop), np.diff(product.indptr))
+            keep = (product.indices != group.rows[row]) & (product.data != 0)
+            found.append((row[keep], product.indices[keep], product.data[keep]))
+        return _Entries.of(found, len(group.rows))
 
     def candidates(self, group: _Group, columns: np.ndarray, n_neighbours: int) -> _Entries:
         """Return of some rows the entries that may be among the largest.
 
-        Those of the listed columns that reach a bound, of which each row has
-        at least `n_neighbours` if it has so many, and those of the sparse
-        parts in other columns that reach it too.
+        Of the listed columns the `n_neighbours` largest, and those of the
+        sparse parts in other columns that are as large.
         """
         rows = group.rows
         height, width = len(rows), len(columns)
@@ -324,34 +330,55 @@ class _Parts:
         # One column more takes what belongs to no listed column.
         values = np.empty((height, width + 1), dtype=np.float32)
         np.matmul(self._left[rows], self._right[columns].T, out=values[:, :width])
-        product = self._sparse_left[rows] @ self._sparse_right
+        found = []
+        for part, product in self._products(rows):
+            of_part = values[part]
+            places = place[product.indices]
+            starts = np.arange(len(of_part)) * (width + 1)
+            of_part.ravel()[places + np.repeat(starts, np.diff(product.indptr))] += product.data
+            of_part[np.arange(len(of_part)), place[rows[part]]] = 0.0
+            of_part[:, width] = 0.0
+            listed, bound = _above(of_part, n_neighbours)
+            row = np.repeat(np.arange(part.start, part.stop), np.diff(listed.indptr))
+            found.append((row, columns[listed.columns], listed.values))
+            if width < self.n:
+                row, column, value = self._beyond(rows[part], product, places == width, bound)
+                found.append((row + part.start, column, value))
+        return _Entries.of(found, height)
+
+    def _products(self, rows: np.ndarray) -> Iterator[tuple[slice, sparse.csr_array]]:
+        """Yield the sparse parts of some rows, few rows at a time."""
+        most = max(_ENTRIES_AT_ONCE, self.n // 2)
+        expected = np.cumsum(self._n_met[rows])
+        start = 0
+        while start < len(rows):
+            before = expected[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(expected, before + most, side="right")))
+            yield slice(start, stop), self._sparse_left[rows[start:stop]] @ self._sparse_right
+            start = stop
+
+    def _beyond(
+        self, rows: np.ndarray, product: sparse.csr_array, is_beyond: np.ndarray, bound: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return row, column and value of entries of the sparse parts that reach a bound.
+
+        Each has the low-rank part added, which is at most the product of the
+        lengths of its vectors.
+        """
         counts = np.diff(product.indptr)
-        places = place[product.indices]
-        flat = values.ravel()
-        flat[places + np.repeat(np.arange(height) * (width + 1), counts)] += product.data
-        values[np.arange(height), place[rows]] = 0.0
-        values[:, width] = 0.0
-        bound, listed = _above(values, n_neighbours)
-        row, column = np.divmod(listed, width + 1)
-        found = [(row, columns[column], flat[listed])]
-        if width < self.n:
-            reach = self._right_lengths[product.indices]
-            reach *= np.repeat(self._left_lengths[rows], counts)
-            reach += np.abs(product.data)
-            chosen = np.flatnonzero((places == width) & (reach >= np.repeat(bound, counts)))
-            row, column = (
-                np.searchsorted(product.indptr, chosen, side="right") - 1,
-                product.indices[chosen],
-            )
-            value = product.data[chosen]
-            edges = np.searchsorted(row, np.arange(height + 1)).tolist()
-            for index, (begin, end) in enumerate(itertools.pairwise(edges)):
-                vectors = self._right.take(column[begin:end], axis=0)
-                value[begin:end] += vectors @ self._left[rows[index]]
-            keep = (np.abs(value) >= bound[row]) & (column != rows[row])
-            found.append((row[keep], column[keep], value[keep]))
-        row, column, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return _Entries.of(row, column, value, height)
+        reach = self._right_lengths[product.indices]
+        reach *= np.repeat(self._left_lengths[rows], counts)
+        reach += np.abs(product.data)
+        is_beyond &= reach >= np.repeat(bound, counts)
+        chosen = np.flatnonzero(is_beyond)
+        column, value = product.indices[chosen], product.data[chosen]
+        edges = np.searchsorted(chosen, product.indptr)
+        row = np.repeat(np.arange(len(rows)), np.diff(edges))
+        for index, (begin, end) in enumerate(itertools.pairwise(edges.tolist())):
+            vectors = self._right.take(column[begin:end], axis=0)
+            value[begin:end] += vectors @ self._left[rows[index]]
+        keep = (np.abs(value) >= bound[row]) & (column != rows[row])
+        return row[keep], column[keep], value[keep]
 
     def without_rounding(self, entries: _Entries, rows: np.ndarray) -> _Entries:
         """Return entries of some rows without those that are rounding."""
@@ -364,11 +391,8 @@ class _Parts:
         return entries.only(np.abs(entries.values) > _NEGLIGIBLE * floor)
 
 
-def _above(values: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a bound for each row that its n-th largest size reaches, and the places that do.
-
-    Zeros reach none.
-    """
+def _above(values: np.ndarray, n: int) -> tuple[_Entries, np.ndarray]:
+    """Return the n largest entries of each row by size, zeros left out, and how large they are."""
     sizes = np.abs(values)
     height, width = values.shape
     bound = np.full(height, np.finfo(np.float32).tiny, dtype=np.float32)
@@ -378,7 +402,16 @@ def _above(values: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         grouped = sizes[:, : width // n_groups * n_groups].reshape(height, -1, n_groups)
         largest = np.partition(grouped.max(axis=1), n_groups - n, axis=1)[:, n_groups - n]
         np.maximum(bound, largest, out=bound)
-    return bound, np.flatnonzero(sizes >= bound[:, None])
+    place = np.flatnonzero(sizes >= bound[:, None])
+    indptr = np.searchsorted(place, np.arange(height + 1) * width)
+    column = place - np.repeat(np.arange(height) * width, np.diff(indptr))
+    entries = _Entries(indptr, column, values.ravel()[place]).largest(n)
+    counts = np.diff(entries.indptr)
+    filled = np.flatnonzero(counts)
+    if len(filled):
+        least = np.minimum.reduceat(np.abs(entries.values), entries.indptr[filled])
+        bound[filled] = np.where(counts[filled] == n, least, bound[filled])
+    return entries, bound
 
 
 def _halved(vectors: np.ndarray, index: np.ndarray, size: int) -> Iterator[np.ndarray]:
