@@ -103,8 +103,8 @@ def test_splits_are_of_different_kinds():
     timed = tune("popularity", tastes()).best.by_split
     untimed = tune("popularity", tastes(with_times=False)).best.by_split
     leaning = tune("popularity", tastes(with_times=False), drift="strong").best.by_split
-    assert list(timed) == ["user_time 1", "random 2", "random 3"]
-    assert list(untimed) == ["random 1", "random 2", "random 3"]
+    assert list(timed) == ["user_time 1", *(f"random {number}" for number in range(2, 7))]
+    assert list(untimed) == [f"random {number}" for number in range(1, 7)]
     assert list(leaning) == ["random 1", "popular 2", "popular 3"]
 
 
@@ -189,3 +189,130 @@ def test_chance_alone_changes_nothing():
             {kind: ndcg + 0.1 * random.standard_normal(300) for kind, ndcg in before.items()},
         )
     assert taken < 40
+
+
+def test_seeds_agree():
+    log = tastes(n_users=400, with_times=False)
+    found = [tune("spectral", log, seed=seed).settings for seed in range(3)]
+    judges = [(fold, fold.judge()) for fold in folds.draw(log, drift="none", seed=9)]
+    spectral = recipe_named("spectral")
+    means = [
+        np.mean([judge.ndcg(spectral.fit(f.train, settings=one)).mean() for f, judge in judges])
+        for one in found
+    ]
+    assert max(means) < 1.01 * min(means)
+
+
+def test_order_of_rows_and_names_change_nothing():
+    log = few()
+    random = np.random.default_rng(5)
+    mixed = log.part(random.permutation(len(log)))
+    n_users, n_items = len(log.users), len(log.items)
+    renamed = dataclasses.replace(
+        mixed,
+        users=IdIndex([f"other {index:05}" for index in range(n_users)]),
+        items=IdIndex([f"thing {index:05}" for index in range(n_items)]),
+        user_index=random.permutation(n_users).astype(np.int32)[mixed.user_index],
+        item_index=random.permutation(n_items).astype(np.int32)[mixed.item_index],
+    )
+    here, there = tune("spectral", log), tune("spectral", renamed)
+    assert (here.settings, here.best.by_split) == (there.settings, there.best.by_split)
+
+
+def test_folds_hold_out_a_tenth_and_leave_users_with_few_pairs_whole():
+    user = np.concatenate([np.repeat(np.arange(60), 20), np.repeat(np.arange(60, 80), 3)])
+    item = np.concatenate([np.tile(np.arange(20), 60), np.tile(np.arange(3), 20)])
+    log = log_of(user, item)
+    drawn = folds.draw(log, drift="none", seed=0)
+    assert len(drawn) >= 3
+    for fold in drawn:
+        left = np.diff(fold.train.weights.indptr)
+        assert set(left[:60]) == {18}
+        assert set(left[60:]) == {3}
+    assert len({fold.train.weights.indices.tobytes() for fold in drawn}) == len(drawn)
+
+
+def test_drift_leans_the_folds():
+    random = np.random.default_rng(0)
+    popularity = np.arange(1, 101) ** -0.8
+    item = [
+        random.choice(100, 30, replace=False, p=popularity / popularity.sum()) for _ in range(300)
+    ]
+    log = log_of(np.repeat(np.arange(300), 30), np.concatenate(item))
+    n_of_item = np.bincount(log.item_index)
+
+    def lean(fold):
+        held = n_of_item.sum() - fold.train.weights.nnz
+        left = np.bincount(fold.train.weights.indices, minlength=100)
+        return ((n_of_item - left) @ n_of_item) / held
+
+    none, mild, strong = (
+        [lean(fold) for fold in folds.draw(log, drift=drift, seed=0)]
+        for drift in ("none", "mild", "strong")
+    )
+    assert min(mild) > max(none)
+    assert strong[0] < strong[1] < strong[2]
+
+
+def test_strong_drift_takes_what_loses_least_where_it_loses_most():
+    run = tuning._Run(drift="strong")
+    for number, (plain, leaning) in enumerate([(0.30, 0.10), (0.20, 0.20), (0.28, 0.18)]):
+        ndcg = {"random 1": np.array([plain]), "popular 3": np.array([leaning])}
+        run.weigh({"n": number}, ndcg, pull=0.0)
+    assert run.best.settings == {"n": 2}
+
+
+def test_a_pull_decides_between_equals():
+    run = tuning._Run()
+    run.weigh({"n": 1}, {"random 1": np.array([0.2])}, pull=0.002)
+    run.weigh({"n": 2}, {"random 1": np.array([0.2])}, pull=0.0)
+    run.weigh({"n": 3}, {"random 1": np.array([0.2001])}, pull=0.001)
+    assert run.best.settings == {"n": 2}
+
+
+def test_the_budget_is_cpu_time(monkeypatch):
+    cpu = iter(range(0, 100_000, 10))
+    monkeypatch.setattr(tuning.time, "process_time", lambda: next(cpu))
+    monkeypatch.setattr(tuning.time, "monotonic", lambda: 0.0)
+    assert tune("svd", few(), budget_seconds=45).stopped
+    cpu = iter(np.zeros(100_000))
+    clock = iter(range(0, 10**9, 10_000))
+    monkeypatch.setattr(tuning.time, "monotonic", lambda: next(clock))
+    assert not tune("svd", few(), budget_seconds=45).stopped
+
+
+@pytest.mark.parametrize(
+    ("n_interactions", "fit", "seconds"),
+    [(100_000, 300, 120), (1_000_000, 300, 400), (1_000_001, 10, 400), (5_000_000, 300, 1500)],
+)
+def test_the_default_budget_goes_by_the_data(n_interactions, fit, seconds):
+    run = tuning._Run(n_interactions=n_interactions, n_cut=n_interactions)
+    run.expect_fit(fit)
+    assert run.budget_seconds == seconds
+
+
+def test_of_large_data_users_are_drawn(monkeypatch):
+    monkeypatch.setattr(folds, "_MOST_PAIRS", 1000)
+    monkeypatch.setattr(folds, "_LEAST_USERS", 10)
+    log = tastes()
+    part = folds.sampled(log, seed=0)
+    assert len(part.users) == 66
+    assert set(part.users.ids) < set(log.users.ids)
+    assert len(part.items) == len(log.items)
+    assert set(np.bincount(part.user_index)) == {15}
+
+
+@pytest.mark.parametrize("n", [1, 5, 40])
+def test_a_stop_keeps_the_best(n):
+    seen = []
+    found = tune(
+        "spectral",
+        few(),
+        on_progress=seen.append,
+        should_stop=lambda: bool(seen) and seen[-1].n_tried >= n,
+    )
+    assert found.stopped
+    assert found.best == seen[-2].best
+    tried, ndcg = seen[-1].history[-1]
+    assert tried <= n + 1
+    assert ndcg == found.best.ndcg

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 _Task = TypeVar("_Task")
 
@@ -43,6 +44,21 @@ def on_threads(
             report(n_done / len(tasks))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def on_own_cores(
+    function: Callable[[_Task], None],
+    tasks: Sequence[_Task],
+    *,
+    report: Callable[[float], None] = lambda _: None,
+) -> None:
+    """Call a function on each task, on several threads, with dense products on one core each.
+
+    For tasks that are large and apart. The threads of dense products wait
+    busily: where cores are scarce, that costs far more time than it saves.
+    """
+    with threadpool_limits(1, user_api="blas"):
+        on_threads(function, tasks, n_threads=None, report=report)
 
 
 def row_blocks(

@@ -20,13 +20,15 @@ SHARE = 0.1
 what fits the whole."""
 
 _LEANINGS: dict[Drift, tuple[float, ...]] = {
-    "none": (0.0, 0.0, 0.0),
-    "mild": (0.3, 0.3, 0.3),
+    "none": (0.0,),
+    "mild": (0.3,),
     "strong": (0.0, 0.3, 0.6),
 }
-"""Powers of popularity by which the pairs of each fold are drawn."""
+"""Powers of popularity by which the pairs of folds are drawn."""
 
-N_FOLDS = 3
+_FOLDS = (3, 6)
+_JUDGED = 6000
+"""How many folds there are: as many as have so many users to judge by, within limits."""
 
 _WHOLE = (5, 3)
 """Users with fewer wanted pairs stay whole: one of a few is far more than a tenth. The first of
@@ -73,16 +75,16 @@ class Fold:
     def __init__(self, split: Split, *, kind: str, seed: int) -> None:
         self.kind = kind
         self.train = split.train
-        self._split = split
+        self.split = split
         self._seed = seed
 
     def judge(self, *, n_users: int = 3000) -> Judge:
         """Choose at most so many users to judge by."""
-        users = _judged(self._split)
+        users = _judged(self.split)
         if len(users) > n_users:
             random = np.random.default_rng(self._seed)
             users = np.sort(random.choice(users, n_users, replace=False))
-        return Judge(self._split, users)
+        return Judge(self.split, users)
 
 
 def draw(log: InteractionLog, *, drift: Drift, seed: int) -> list[Fold]:
@@ -101,7 +103,7 @@ def draw(log: InteractionLog, *, drift: Drift, seed: int) -> list[Fold]:
     Returns
     -------
     list of Fold
-        Three, each with somebody to judge by.
+        As many as `n_folds` says, each with somebody to judge by.
 
     Raises
     ------
@@ -110,7 +112,9 @@ def draw(log: InteractionLog, *, drift: Drift, seed: int) -> list[Fold]:
     """
     least = _least(log)
     folds = []
-    for number, power in enumerate(_LEANINGS[drift]):
+    powers = _LEANINGS[drift]
+    for number in range(n_folds(len(log.users), drift)):
+        power = powers[number % len(powers)]
         if number == 0 and evaluation.is_timed(log):
             split = evaluation.split_user_time(log, share=SHARE, seed=seed, least=least)
         else:
@@ -124,6 +128,14 @@ def draw(log: InteractionLog, *, drift: Drift, seed: int) -> list[Fold]:
                 "could be held out. Send more interactions, or retrain without tuning."
             )
     return folds
+
+
+def n_folds(n_users: int, drift: Drift = "none") -> int:
+    """Return how many folds data of so many users are cut into: more where these are few."""
+    least, most = _FOLDS
+    if len(_LEANINGS[drift]) > 1:
+        return len(_LEANINGS[drift])
+    return min(most, max(least, -(-_JUDGED // max(1, n_users))))
 
 
 def newest(log: InteractionLog, *, seed: int = 0) -> Fold | None:

@@ -16,7 +16,7 @@ from reckeeper import linalg, ranking, storage
 from reckeeper.config import Settings
 from reckeeper.errors import Action, DataError, MemoryLimitError
 from reckeeper.recipes import Footprint, Sizes, recipe_named
-from reckeeper.training.folds import N_FOLDS
+from reckeeper.training.folds import n_folds
 
 _PROCESS = 260_000_000
 """Interpreter and libraries, and a batch of interactions on its way."""
@@ -150,9 +150,10 @@ def estimate(
         },
     }
     if tune:
+        n_splits = n_folds(n_users)
         stages["tuning"] = {
-            "interactions": log + _LOG * n_interactions + N_FOLDS * 2 * _PAIR * n_pairs,
-            "tuning": made.tuning_bytes(sizes, n_splits=N_FOLDS),
+            "interactions": log + _LOG * n_interactions + n_splits * 2 * _PAIR * n_pairs,
+            "tuning": made.tuning_bytes(sizes, n_splits=n_splits),
         }
     return max(Estimate(stage, held | parts) for stage, parts in stages.items())
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,11 +16,12 @@ from reckeeper.matrix import InteractionMatrix
 from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.spectral.factors import Factors, Weighted, most_components, weigh
+from reckeeper.recipes.spectral.lines import Axis, climb
 from reckeeper.recipes.spectral.settings import SpectralSettings
 
 MAX_COMPONENTS = 512
 
-_CELLS = 32_000_000
+_CELLS = 10_000_000
 _USERS = (500, 3000)
 """Users that candidates are judged on: as many as make so many cells of scores, within limits."""
 
@@ -50,38 +51,22 @@ _JUDGED_SHARE = 0.85
 """Shares of the budget after which the search, and judging with the cut matrix, leave the rest."""
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """A direction to search along, with the others held.
-
-    Attributes
-    ----------
-    low, high : float
-    step : float
-        Of a coarse search.
-    unit : float
-        What counts as one unit of distance from the defaults.
-    """
-
-    low: float
-    high: float
-    step: float
-    unit: float
-
-
 Weighting = Literal["binary", "log", "raw"]
 
 _AXES = (
-    _Axis(-4.0, 14.0, 1.5, 1.0),
-    _Axis(-0.2, 1.0, 0.15, 0.15),
-    _Axis(-0.2, 0.9, 0.15, 0.15),
-    _Axis(-0.3, 0.5, 0.1, 0.15),
-    _Axis(-0.6, 0.6, 0.1, 0.15),
+    Axis(-4.0, 14.0, 1.5, 1.0),
+    Axis(-0.2, 1.0, 0.15, 0.15),
+    Axis(-0.2, 0.9, 0.15, 0.15),
+    Axis(-0.3, 0.5, 0.1, 0.15),
+    Axis(-0.6, 0.6, 0.1, 0.15),
 )
 _RIDGE, _USER, _ITEM, _HISTORY, _POPULARITY = range(5)
 """The logarithm of the ridge to base 2, a, b, c - b and d - b."""
 
 _SWEEP = (_RIDGE, _POPULARITY, _USER, _ITEM, _RIDGE, _HISTORY)
+
+_FEW = 128
+"""Components that the coarse search takes."""
 
 _COMPONENTS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
 
@@ -149,7 +134,7 @@ class _Enough(Exception):
 
 
 def search(splits: Sequence[TuningSplit], run: TuningRun, fit: Fit) -> None:
-    """Find the plain part on the folds, then what order adds on what came last.
+    """Find the plain part on the folds.
 
     Parameters
     ----------
@@ -184,7 +169,7 @@ class _Side:
             self._weighted = {weighting: Weighted.of(self.weights, weighting)}
         return self._weighted[weighting]
 
-    def factors(self, settings: SpectralSettings, on_progress: Callable[[float], None]) -> Factors:
+    def factors(self, settings: SpectralSettings) -> Factors:
         """Return a decomposition that does for these settings and every smaller rank."""
         key = (settings.weighting, settings.user_power, settings.item_power)
         n_components = min(settings.n_components, self.largest)
@@ -198,7 +183,6 @@ class _Side:
                 user_power=settings.user_power,
                 item_power=settings.item_power,
                 n_components=n_components,
-                on_progress=on_progress,
             )
         self._factors[key] = found
         return found
@@ -223,25 +207,22 @@ class _Side:
             self._shared = key, _through(rows, factors.matrix), projected
         return self._shared[1:]
 
-    def measure(
-        self, settings: SpectralSettings, on_progress: Callable[[float], None]
-    ) -> np.ndarray:
+    def measure(self, settings: SpectralSettings) -> np.ndarray:
         """Return NDCG by user, of the whole matrix: without cutting it, and never making it.
 
         What the matrix lacks on its diagonal is of items of the history,
         which no list has.
         """
-        factors = self.factors(settings, on_progress)
+        factors = self.factors(settings)
         tail, gains = factors.filter(ridge=settings.ridge, n_components=settings.n_components)
         products, projected = self.shared(settings, factors)
         item_sums = self.weighted(settings.weighting).item_sums
         scale = item_sums**settings.popularity_power
         scale *= factors.uplift(tail, gains, power=settings.diagonal_power)
         leading = projected[:, : len(gains)] * gains.astype(np.float32)
-        scores = leading @ factors.components[: len(gains)]
+        scores = leading @ (factors.components[: len(gains)] * scale.astype(np.float32))
         if tail:
-            scores += np.float32(tail) * products
-        scores *= scale.astype(np.float32)
+            scores += products * (tail * scale).astype(np.float32)
         return self.judge.ndcg_of_scores(scores)
 
 
@@ -278,11 +259,12 @@ class _Search:
     def go(self) -> None:
         """Search from three starts, and along every axis from the best."""
         began = self._run.seconds
-        self._sides[0].factors(_DEFAULT.settings(), lambda _: self._run.step())
+        self._sides[0].factors(_DEFAULT.settings())
         self._run.expect_fit(_FIT_COST * (self._run.seconds - began))
-        largest = min(_DEFAULT.n_components, self._components[-1])
+        few, usual = (min(k, self._components[-1]) for k in (_FEW, _DEFAULT.n_components))
+        self._judge(dataclasses.replace(_DEFAULT, n_components=usual))
         for start in _STARTS:
-            self._line(dataclasses.replace(start, n_components=largest), _RIDGE, 1.0)
+            self._line(dataclasses.replace(start, n_components=few), _RIDGE, 1.0)
         if self._run.drift == "strong":
             # What each fold could have must be known before it can be said what is lost.
             for side in (self._sides[0], self._sides[-1]):
@@ -292,17 +274,19 @@ class _Search:
         self._sweep(1.0)
         if self._weights_differ:
             self._line(dataclasses.replace(self._best(), weighting="log"), _RIDGE, 1.0)
+        self._judge(dataclasses.replace(self._best(), n_components=usual))
+        self._choose_components()
         self._sweep(0.5)
         self._choose_components()
         self._sweep(0.25)
 
-    def judge_again(self, fit: Fit) -> None:
+    def judge_again(self, fit: Fit) -> tuple[SpectralSettings, Mapping[str, np.ndarray]]:
         """Judge the best three by what a fit makes of them, and take the best of those."""
-        again = []
+        again: list[tuple[float, SpectralSettings, dict[str, np.ndarray]]] = []
         for point in sorted(self._judged, key=self._of, reverse=True)[:3]:
-            settings = dataclasses.asdict(point.settings())
+            settings = point.settings()
             ndcg = {
-                side.kind: side.judge.ndcg(fit(side.train, settings=settings))
+                side.kind: side.judge.ndcg(fit(side.train, settings=dataclasses.asdict(settings)))
                 for side in self._sides
             }
             means = {fold: float(values.mean()) for fold, values in ndcg.items()}
@@ -311,7 +295,8 @@ class _Search:
             if self._run.used > _JUDGED_SHARE:
                 break
         _, settings, ndcg = max(again, key=lambda one: one[0])
-        self._run.settle(settings, ndcg)
+        self._run.settle(dataclasses.asdict(settings), ndcg)
+        return settings, ndcg
 
     def _best(self) -> _Point:
         return max(self._judged, key=self._of)
@@ -328,32 +313,12 @@ class _Search:
             self._line(self._best(), axis, fineness)
 
     def _line(self, start: _Point, axis: int, fineness: float) -> None:
-        """Go up along an axis from a point, then to the top of a parabola through the best three.
+        def value(place: float) -> float:
+            point = start.at(axis, place)
+            self._judge(point)
+            return self._of(point)
 
-        A step is that of the axis times `fineness`.
-        """
-        step = _AXES[axis].step * fineness
-        at = start.places[axis]
-        line: dict[float, _Point] = {}
-
-        def value(x: float) -> float:
-            x = min(max(x, _AXES[axis].low), _AXES[axis].high)
-            if x not in line:
-                line[x] = start.at(axis, x)
-                self._judge(line[x])
-            return self._of(line[x])
-
-        here = value(at)
-        ahead = 1.0 if value(at + step) > here else -1.0
-        last = value(at + ahead * step)
-        n = 1
-        while last > here and n < 5:
-            n += 1
-            here, last = last, value(at + ahead * n * step)
-        best = sorted(line, key=lambda x: self._of(line[x]))[-3:]
-        top = _top_of_parabola([(x, self._of(line[x])) for x in best])
-        if top is not None and min(abs(top - x) for x in line) > 0.15 * step:
-            value(min(max(top, min(line)), max(line)))
+        climb(value, start.places[axis], _AXES[axis], fineness)
 
     def _choose_components(self) -> None:
         """Take more components while they pay, or fewer where they cost nothing."""
@@ -378,26 +343,18 @@ class _Search:
         if point in self._judged:
             return
         settings = point.settings()
-        ndcg = {
-            side.kind: side.measure(settings, lambda _: self._run.step()) for side in self._sides
-        }
+        ndcg: dict[str, np.ndarray] = {}
+
+        def measure(side: _Side) -> None:
+            ndcg[side.kind] = side.measure(settings)
+
+        linalg.parallel.on_own_cores(measure, self._sides, report=lambda _: self._run.step())
+        ndcg = {side.kind: ndcg[side.kind] for side in self._sides}
         self._run.weigh(dataclasses.asdict(settings), ndcg, pull=point.pull())
         self._judged[point] = {fold: float(values.mean()) for fold, values in ndcg.items()}
         self._run.step(min(0.95, self._run.n_tried / _PLANNED))
         if self._run.used > _PLAIN_SHARE:
             raise _Enough
-
-
-def _top_of_parabola(points: list[tuple[float, float]]) -> float | None:
-    """Return where a parabola through three points is highest; None where it is not."""
-    if len(points) < 3:
-        return None
-    (x1, y1), (x2, y2), (x3, y3) = sorted(points)
-    left, right = (y2 - y1) / (x2 - x1), (y3 - y2) / (x3 - x2)
-    curvature = (right - left) / (x3 - x1)
-    if curvature >= 0:
-        return None
-    return (x1 + x2) / 2 - left / (2 * curvature)
 
 
 def bytes_needed(sizes: Sizes, largest: Footprint, *, n_splits: int) -> int:
@@ -418,5 +375,5 @@ def bytes_needed(sizes: Sizes, largest: Footprint, *, n_splits: int) -> int:
     kept = max(n_kept * (components + 8 * sizes.n_pairs), 2 * kept_bytes)
     of_each = 16 * sizes.n_pairs + scores + kept
     # Scores while they are made and ranked, and the dense half of a product of one block.
-    judging = 4 * scores + 4 * _BLOCK * sizes.n_users
+    judging = min(n_splits, sizes.n_threads) * (4 * scores + 4 * _BLOCK * sizes.n_users)
     return n_splits * of_each + max(largest.fit_bytes, judging + 16 * sizes.n_pairs)
