@@ -33,8 +33,8 @@ from benchmarks import harness
 from reckeeper import evaluation
 from reckeeper.evaluation import Quality
 from reckeeper.matrix import Histories, InteractionLog, InteractionMatrix, read_log
-from reckeeper.ranking import Ranker, Scorer
-from reckeeper.recipes import recipe_named
+from reckeeper.ranking import Ranker
+from reckeeper.recipes import Scorer, recipe_named
 from reckeeper.training import folds
 from reckeeper.training.tuning import tune
 from reckeeper.wire import Drift

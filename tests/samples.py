@@ -116,6 +116,7 @@ def details(**fields: Any) -> dict[str, Any]:
         "cause": None,
         "peak_memory_bytes": 123_000_000,
         "libraries": {"numpy": "2.4"},
+        "decided": {},
         "origin": None,
         "files": [],
         "timeline": [],

@@ -7,7 +7,6 @@ judged is what is shown.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from scipy import sparse
@@ -15,7 +14,7 @@ from scipy import sparse
 from reckeeper import linalg
 from reckeeper.errors import DataError
 from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
-from reckeeper.recipes import Recipe
+from reckeeper.recipes import Recipe, Scorer
 
 _ROUNDING = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
 """What share of a row's largest score may be a rounding error, sums of many included."""
@@ -25,23 +24,6 @@ _CELLS = 8_400_000
 
 _CELL_BYTES = 30
 """What one of them comes to while it is made and ranked."""
-
-
-class Scorer(Protocol):
-    """What a list takes of a model; every recipe is one."""
-
-    @property
-    def is_personal(self) -> bool:
-        """Whether scores depend on the history; if not, they are taken as they are."""
-        ...
-
-    def score(self, histories: Histories) -> np.ndarray:
-        """Score all items for each history, shape (n, n_items).
-
-        Finite, or -inf for an item that is never to be listed; the caller may
-        write to the result.
-        """
-        ...
 
 
 @dataclass(frozen=True)

@@ -501,6 +501,7 @@ def test_a_version_is_told_in_full_from_its_row(registry, make, settings):
         "verdict": {**REJECTED, "outcome": "It does not serve."},
         "peak_memory_bytes": 10**9,
         "libraries": {"numpy": "2.4"},
+        "decided": {"order": 0.5},
         "origin": {"version": 7, "timeline": []},
     }
     make(latest_at=1_764_891_735_123_456, watermark=12, actor="ann", **told)

@@ -662,6 +662,7 @@ def test_a_version_keeps_what_is_told_of_it(database):
         "verdict": {"decision": "promote", "reasons": []},
         "peak_memory_bytes": 2**40,
         "libraries": {"numpy": "2"},
+        "decided": {"order": 0.5},
         "origin": {"version": 7},
         "note": "für später",
         "pinned_at": 1,

@@ -63,6 +63,7 @@ def stored_version(version=1, **fields):
         "verdict": None,
         "peak_memory_bytes": 0,
         "libraries": {},
+        "decided": {},
         "origin": None,
     }
     return storage.Version(version=version, **(whole | fields))

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "durable": set(),
     "artifact": {"clock", "errors", "matrix", "recipes", "durable"},
     "ranking": {"errors", "matrix", "recipes", "linalg"},
-    "evaluation": {"clock", "errors", "matrix", "ranking"},
+    "evaluation": {"clock", "errors", "matrix", "recipes", "ranking"},
     "tabular": {"errors"},
     "storage": {"clock", "config", "errors", "interactions", "telemetry"},
     "audit": {"clock", "config", "errors", "telemetry", "storage", "durable"},

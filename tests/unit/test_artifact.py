@@ -324,7 +324,7 @@ UNSOUND = {
 
 ADDED = {
     "fingerprint": "", "latest_at": 0, "data": {}, "actor": "", "cause": None, "metrics": None,
-    "verdict": None, "peak_memory_bytes": 0, "libraries": {}, "origin": None,
+    "verdict": None, "peak_memory_bytes": 0, "libraries": {}, "decided": {}, "origin": None,
 }  # fmt: skip
 
 
@@ -345,7 +345,8 @@ def test_what_is_known_of_a_version_is_in_its_file(made, tmp_path):
         "fingerprint": "f" * 32, "latest_at": 2**50, "data": {"weights": {"click": 1.0}},
         "actor": "page", "cause": {"rule": "max_age", "sentence": "Ü 🎬"},
         "metrics": {"ndcg@10": {"mean": 0.25}}, "verdict": {"decision": "reject"},
-        "peak_memory_bytes": 5, "libraries": {"numpy": "2"}, "origin": {"timeline": [{"x": None}]},
+        "peak_memory_bytes": 5, "libraries": {"numpy": "2"}, "decided": {"order": 0.5},
+        "origin": {"timeline": [{"x": None}]},
     }  # fmt: skip
     assert set(told) == set(ADDED)
     metadata = dataclasses.replace(made.metadata, **told)

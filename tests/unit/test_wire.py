@@ -146,13 +146,14 @@ def test_a_version_that_says_of_itself_what_is_none_is_shown_without(model_json,
         "cause": {"rule": "whim"},
         "peak_memory_bytes": 0,
         "libraries": {"numpy": 2},
+        "decided": ["order"],
         "origin": {"timeline": [{"x": None}]},
         "files": [],
         "timeline": [],
     }
     shown = wire.ModelAnswer.model_validate({"model": model_json | about}).model
     assert (shown.verdict, shown.cause, shown.origin) == (None, None, None)
-    assert (shown.data, shown.libraries) == (wire.TrainingData(), {})
+    assert (shown.data, shown.libraries, shown.decided) == (wire.TrainingData(), {}, {})
 
 
 def test_a_policy_of_a_later_release_hides_none_of_those_that_were_stored():

@@ -42,7 +42,7 @@ class Metadata:
     version : int
     recipe : str
     settings : dict
-        Settings of the recipe.
+        Settings of the recipe, as they were asked for.
     n_users, n_items : int
         Size of the interaction matrix.
     training_samples : int
@@ -78,6 +78,8 @@ class Metadata:
         Most memory of the training process; 0 where it is not known.
     libraries : dict
         Names to versions.
+    decided : dict
+        Of settings that leave something to the data, what was decided.
     origin : dict or None
         Where it was made, for one that was brought here: its number there,
         what it did there, and the SHA-256 of the file that it came in.
@@ -104,6 +106,7 @@ class Metadata:
     verdict: dict[str, Any] | None = None
     peak_memory_bytes: int = 0
     libraries: dict[str, Any] = field(default_factory=dict)
+    decided: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, Any] | None = None
 
     @property
@@ -345,7 +348,7 @@ _DTYPES = {"U8", "I8", "I16", "I32", "I64", "F32", "F64", "BOOL"}
 
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("recipe", "trigger", "fingerprint", "actor"), (str,)),
-    **dict.fromkeys(("settings", "data", "libraries"), (dict,)),
+    **dict.fromkeys(("settings", "decided", "data", "libraries"), (dict,)),
     **dict.fromkeys(("cause", "metrics", "verdict", "origin"), (dict, type(None))),
     "is_demo": (bool,),
 }

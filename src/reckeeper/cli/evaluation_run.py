@@ -32,11 +32,11 @@ from reckeeper.config import Settings
 from reckeeper.errors import DataError
 from reckeeper.evaluation import Quality, segments, tasks
 from reckeeper.evaluation.peers import EASE, PEERS, Peer, check_installed
-from reckeeper.matrix import IdIndex, InteractionLog, InteractionMatrix
-from reckeeper.ranking import Scorer, popularity_of
-from reckeeper.recipes import Recipe, recipe_named
+from reckeeper.matrix import IdIndex, InteractionLog
+from reckeeper.ranking import popularity_of
+from reckeeper.recipes import Recipe, Scorer, recipe_named
 from reckeeper.recipes.popularity import Popularity
-from reckeeper.training import memory, pipeline
+from reckeeper.training import fitting, memory, pipeline
 from reckeeper.training.request import FIRST_RECIPE
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ def _measured(
         for place, task in enumerate(data.tasks):
             cut = f", cut {place + 1} of {len(data.tasks)}" if len(data.tasks) > 1 else ""
             with stages.stage(f"fitting {label}{cut}") as stage:
-                model, settings = fit(task.train, stage)
+                model, settings = fit(task, stage)
             fit_seconds += stage.seconds
             with stages.stage(f"measuring {label}{cut}") as stage:
                 parts.append(task.measure(model, k=request.ks, on_progress=stage))
@@ -375,12 +375,12 @@ class _Fit:
         return self.peer is not None
 
     def __call__(
-        self, train: InteractionMatrix, on_progress: Callable[[float], None]
+        self, task: tasks.Task, on_progress: Callable[[float], None]
     ) -> tuple[Scorer, dict[str, Any]]:
         if self.peer is not None:
-            return self.peer(train), dict(self.peer.settings)
-        model = recipe_named(self.recipe).fit(
-            train, settings=self.settings, on_progress=on_progress
+            return self.peer(task.train), dict(self.peer.settings)
+        model = fitting.fit(
+            self.recipe, self.settings, task.log, task.train, on_progress=on_progress
         )
         return model, model.settings
 

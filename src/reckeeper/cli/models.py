@@ -385,6 +385,7 @@ def _facts(model: "wire.ModelDetails") -> Iterator[tuple[str, Any]]:
         yield "pinned", f"until {when(model.pinned_until) or 'it is unpinned'}"
     yield "recipe", model.recipe
     yield "settings", compact(model.settings)
+    yield "decided from the data", compact(model.decided) if model.decided else None
     yield (
         "trained on",
         f"{model.training_samples:,} interactions, {model.n_users:,} users, "

@@ -20,7 +20,7 @@ Settings = dict[str, float | int]
 
 
 class Peer(abc.ABC):
-    """A model of others; a `ranking.Scorer`, and what it is called.
+    """A model of others; a `recipes.Scorer`, and what it is called.
 
     It learns from what is liked, 1 where a pair weighs above zero, and
     scores every history from itself, as recipes do.

@@ -11,7 +11,8 @@ from reckeeper.evaluation.confidence import generator
 from reckeeper.evaluation.metrics import Quality, measure
 from reckeeper.evaluation.splits import Split
 from reckeeper.matrix import Histories, IdIndex, InteractionLog, InteractionMatrix
-from reckeeper.ranking import Ranker, Scorer, popularity_of
+from reckeeper.ranking import Ranker, popularity_of
+from reckeeper.recipes import Scorer
 
 _FEW = 0.05
 """Share of users of whom something may be earlier without a word."""

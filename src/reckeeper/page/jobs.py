@@ -29,6 +29,7 @@ STAGES = {
     "reading": "Reading interactions",
     "tuning": "Tuning: trying settings",
     "judging": "Judging against the active version",
+    "deciding": "Seeing whether order helps",
     "fitting": "Fitting the model",
     "measuring": "Measuring on what was held out",
     "writing": "Writing the model files",
@@ -128,6 +129,8 @@ def _success(model: wire.Model, job: wire.ListedJob, place: str) -> str:
         how = ", settings found by tuning" if job.request.tune else ""
         settings = shared.settings_in_words(model.settings)
         lines.append(f"Recipe **{shared.escape(model.recipe)}**{how}: {settings}")
+    if model.decided:
+        lines.append(f"Decided from the data: {shared.settings_in_words(model.decided)}")
     if verdict is not None and not verdicts.asks_for_care(job):
         lines.append(verdicts.in_words(verdict))
     elif verdict is not None and place != shared.MAIN:

@@ -4,7 +4,7 @@ from typing import Any
 
 from reckeeper.errors import DataError
 from reckeeper.recipes.base import Footprint, Recipe, Sizes
-from reckeeper.recipes.plan import Judge, TuningRun, TuningSplit
+from reckeeper.recipes.plan import Judge, Scorer, TuningRun, TuningSplit
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.recipes.settings import RecipeSettings, setting
 from reckeeper.recipes.spectral import Spectral
@@ -16,6 +16,7 @@ __all__ = [
     "Judge",
     "Recipe",
     "RecipeSettings",
+    "Scorer",
     "Sizes",
     "TuningRun",
     "TuningSplit",

@@ -130,6 +130,62 @@ class Recipe(abc.ABC):
             A setting is unknown or out of range, or a weight is not finite.
         """
 
+    @classmethod
+    def decide(
+        cls,
+        newest: Callable[[], TuningSplit | None],
+        *,
+        settings: Mapping[str, Any],
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Mapping[str, Any]:
+        """Find what settings leave to the data; by default nothing.
+
+        Parameters
+        ----------
+        newest : callable
+            Gives a split of kind ``next``, made of training data alone, or
+            None where times do not tell an order.
+        settings : mapping
+            As for `fit`.
+        on_progress : callable, optional
+            Called with the fraction done; what it raises ends the check.
+
+        Returns
+        -------
+        mapping
+            Settings by name, in place of those that are left open.
+        """
+        return {}
+
+    @classmethod
+    def fit_decided(
+        cls,
+        interactions: InteractionMatrix,
+        *,
+        settings: Mapping[str, Any],
+        decided: Mapping[str, Any],
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Self:
+        """Fit with what was decided; the model's settings stay as they were asked for.
+
+        So that what is fitted again with them is decided anew.
+
+        Parameters
+        ----------
+        interactions, settings, on_progress
+            As for `fit`.
+        decided : mapping
+            As `decide` gives it.
+        """
+        model = cls.fit(interactions, settings={**settings, **decided}, on_progress=on_progress)
+        model._settings = cls.settings_type.parse(settings, recipe=cls.name)
+        return model
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """What is in force of the settings that leave something to the data, as JSON values."""
+        return {}
+
     @abc.abstractmethod
     def score(self, histories: Histories) -> np.ndarray:
         """Score all items for each history, of users known or never seen.

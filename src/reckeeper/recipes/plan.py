@@ -8,7 +8,24 @@ import numpy as np
 from reckeeper.matrix import Histories, InteractionMatrix
 
 if TYPE_CHECKING:
-    from reckeeper.recipes.base import Recipe
+    pass
+
+
+class Scorer(Protocol):
+    """What a list takes of a model; every recipe is one."""
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether scores depend on the history; if not, they are taken as they are."""
+        ...
+
+    def score(self, histories: Histories) -> np.ndarray:
+        """Score all items for each history, shape (n, n_items).
+
+        Finite, or -inf for an item that is never to be listed; the caller may
+        write to the result.
+        """
+        ...
 
 
 class Judge(Protocol):
@@ -23,7 +40,7 @@ class Judge(Protocol):
 
     histories: Histories
 
-    def ndcg(self, model: "Recipe") -> np.ndarray:
+    def ndcg(self, model: Scorer) -> np.ndarray:
         """Return a model's NDCG@20 by user, shape (n_users,)."""
         ...
 

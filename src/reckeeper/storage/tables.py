@@ -284,7 +284,9 @@ class VersionSummary:
     is_active : bool
     recipe : str
     settings : dict
-        Settings of the recipe.
+        Settings of the recipe, as they were asked for.
+    decided : dict
+        Of those that leave something to the data, what was decided.
     n_users, n_items : int
     training_samples : int
         Interactions that went in.
@@ -323,6 +325,7 @@ class VersionSummary:
     is_active: bool
     recipe: _Label
     settings: dict[str, Any]
+    decided: dict[str, Any]
     n_users: int
     n_items: int
     training_samples: int

@@ -9,7 +9,7 @@ from reckeeper.errors import NotEnoughDataError
 from reckeeper.evaluation import Split
 from reckeeper.matrix import IdIndex, InteractionLog
 from reckeeper.ranking import Ranker, popularity_of, rank_scores
-from reckeeper.recipes import Recipe
+from reckeeper.recipes import Scorer
 from reckeeper.wire import Drift
 
 K = 20
@@ -54,7 +54,7 @@ class Judge:
         self._held_out = split.held_out[questions]
         self.histories = split.histories[questions]
 
-    def ndcg(self, model: Recipe) -> np.ndarray:
+    def ndcg(self, model: Scorer) -> np.ndarray:
         """Return a model's NDCG@20 by user."""
         quality = evaluation.measure_split(
             Ranker.of(model, self._split.train), self._split, k=K, user_index=self._users

@@ -15,9 +15,8 @@ from reckeeper.evaluation import Quality, Split, segments
 from reckeeper.matrix import InteractionLog
 from reckeeper.policy import Policy
 from reckeeper.ranking import Ranker, popularity_of
-from reckeeper.recipes import recipe_named
 from reckeeper.registry import ActiveModel
-from reckeeper.training import drift
+from reckeeper.training import drift, fitting
 from reckeeper.training.comparison import BASELINE
 from reckeeper.training.request import has_same_settings
 from reckeeper.training.verdict import SegmentKind, Verdict
@@ -278,13 +277,13 @@ def _measure(
         seed=seed,
         report=report,
     )
-    ours = _fitted(candidate.recipe, candidate.settings)
-    popular = _fitted(BASELINE, {})
+    ours = _fitted(candidate.recipe, candidate.settings, held_out.log)
+    popular = _fitted(BASELINE, {}, held_out.log)
     if row is None:
         return measuring.compared("refit", measuring(ours, 0), measuring(popular, 1))
 
     is_same = has_same_settings(row, candidate.recipe, candidate.settings)
-    beside = None if is_same else _fitted(row.recipe, row.settings)
+    beside = None if is_same else _fitted(row.recipe, row.settings, held_out.log)
     method: Method = "refit"
     if active is not None and held_out.is_newer:
         method = "new_interactions"
@@ -307,10 +306,11 @@ def _measure(
     return measuring.compared(method, quality, popularity, theirs, coverage=coverage)
 
 
-def _fitted(recipe: str, settings: Mapping[str, object]) -> _Make:
-    """Return what fits a recipe without what is held out."""
+def _fitted(recipe: str, settings: Mapping[str, object], log: InteractionLog) -> _Make:
+    """Return what fits a recipe without what a split of a log holds out."""
     return lambda split, tell: Ranker.of(
-        recipe_named(recipe).fit(split.train, settings=settings, on_progress=tell), split.train
+        fitting.fit(recipe, settings, log.part(split.keep), split.train, on_progress=tell),
+        split.train,
     )
 
 

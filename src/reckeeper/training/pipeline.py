@@ -23,12 +23,12 @@ from reckeeper.policy import Policy
 from reckeeper.recipes import Recipe, recipe_named
 from reckeeper.registry import ActiveModel, Registry
 from reckeeper.telemetry import get_logger, peak_memory_bytes
-from reckeeper.training import gate, memory
+from reckeeper.training import fitting, gate, memory
 from reckeeper.training.report import TUNING, Report
 from reckeeper.training.request import AUTOMATIC, drift_of, no_interactions, no_taste, to_train
 from reckeeper.training.tuning import tune
 from reckeeper.training.verdict import Verdict, metrics_to_json
-from reckeeper.wire import RetrainRequest
+from reckeeper.wire import JsonObject, RetrainRequest
 
 _LIBRARIES = ("reckeeper", "numpy", "scipy", "scikit-learn", "safetensors")
 
@@ -174,10 +174,11 @@ def run(
     del held_out  # it may be as large as what the fit needs
 
     report("fitting", stages.judging, verdict=verdict)
+    decided = _decided(plan, log, report)
     interactions = log.matrix()
     latest_at = 0 if log.occurred_at is None else int(log.occurred_at.max())
     del log, chosen
-    model = _fitted(plan, interactions, report)
+    model = _fitted(plan, decided, interactions, report)
 
     report("writing", stages.fitting)
     version = registry.versions.reserve(job_id=job.job_id)
@@ -201,11 +202,12 @@ class _Stages:
     reading: float
     tuning: float
     judging: float
+    deciding: float
     fitting: float
 
 
-_STAGES = _Stages(reading=0.35, tuning=0.35, judging=0.6, fitting=0.8)
-_TUNED_STAGES = _Stages(reading=0.1, tuning=0.75, judging=0.85, fitting=0.93)
+_STAGES = _Stages(reading=0.35, tuning=0.35, judging=0.6, deciding=0.65, fitting=0.8)
+_TUNED_STAGES = _Stages(reading=0.1, tuning=0.75, judging=0.85, deciding=0.87, fitting=0.93)
 
 
 @dataclass(frozen=True)
@@ -338,11 +340,27 @@ def _judged(
     )
 
 
-def _fitted(plan: _Plan, interactions: matrix.InteractionMatrix, report: Report) -> Recipe:
-    begin, end = plan.stages.judging, plan.stages.fitting
-    return recipe_named(plan.recipe).fit(
+def _decided(plan: _Plan, log: matrix.InteractionLog, report: Report) -> JsonObject:
+    begin, end = plan.stages.judging, plan.stages.deciding
+    return fitting.decide(
+        plan.recipe,
+        plan.settings,
+        log,
+        on_progress=lambda done: report("deciding", begin + (end - begin) * done),
+    )
+
+
+def _fitted(
+    plan: _Plan,
+    decided: JsonObject,
+    interactions: matrix.InteractionMatrix,
+    report: Report,
+) -> Recipe:
+    begin, end = plan.stages.deciding, plan.stages.fitting
+    return recipe_named(plan.recipe).fit_decided(
         interactions,
         settings=plan.settings,
+        decided=decided,
         on_progress=lambda done: report("fitting", begin + (end - begin) * done),
     )
 
@@ -363,6 +381,7 @@ def _metadata(
         version=version,
         recipe=plan.recipe,
         settings=model.settings,
+        decided=model.decided,
         n_users=len(interactions.users),
         n_items=len(interactions.items),
         training_samples=interactions.n_interactions,

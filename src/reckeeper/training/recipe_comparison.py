@@ -15,7 +15,7 @@ from reckeeper.matrix import InteractionLog
 from reckeeper.policy import Policy, StoredPolicy
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import Recipe, recipe_named
-from reckeeper.training import gate
+from reckeeper.training import fitting, gate
 from reckeeper.training.comparison import (
     BASELINE,
     Beside,
@@ -131,7 +131,7 @@ def compare(
     latest_at = None if log.occurred_at is None else int(log.occurred_at.max())
     made_on = MadeOn(len(log), len(log.users), len(log.items), latest_at, watermark, read_at)
     measuring = _Measuring(
-        held_out.splits,
+        held_out,
         Comparison(
             split=held_out.splits[0].kind,
             how=evaluation.how_pooled(held_out.splits),
@@ -246,7 +246,7 @@ class _Measuring:
 
     def __init__(
         self,
-        splits: Sequence[Split],
+        held_out: HeldOut,
         comparison: Comparison,
         *,
         users: np.ndarray,
@@ -254,7 +254,8 @@ class _Measuring:
         seed: int,
         report: Report,
     ) -> None:
-        self._splits = [split for split in splits if np.isin(split.judged, users).any()]
+        self._log = held_out.log
+        self._splits = [split for split in held_out.splits if np.isin(split.judged, users).any()]
         self._users = users
         self._active = None if active is None else (active.recipe, _complete(active))
         self._seed = seed
@@ -314,9 +315,11 @@ class _Measuring:
         self, recipe: str, settings: Mapping[str, object], split: Split, begin: float, length: float
     ) -> Recipe:
         self._report("fitting", begin)
-        return recipe_named(recipe).fit(
+        return fitting.fit(
+            recipe,
+            settings,
+            self._log.part(split.keep),
             split.train,
-            settings=settings,
             on_progress=lambda done: self._report("fitting", begin + length * done),
         )
 

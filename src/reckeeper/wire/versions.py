@@ -103,6 +103,7 @@ class _AnyModel(Answer):
     version: int
     recipe: str
     settings: JsonObject
+    decided: Annotated[JsonObject, otherwise({})]
     training_samples: int
     seconds: float
     trigger: str

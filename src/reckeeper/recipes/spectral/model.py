@@ -14,27 +14,21 @@ from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.checks import check_interactions, checked_array, checked_csr
 from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.settings import RecipeSettings
-from reckeeper.recipes.spectral import order, tuning
+from reckeeper.recipes.spectral import deciding, order, tuning
 from reckeeper.recipes.spectral.factors import (
     OVERSAMPLING,
-    Factors,
     Weighted,
     most_components,
     weigh,
 )
-from reckeeper.recipes.spectral.parts import WHITENED, Ordered, Plain, collapsed
-from reckeeper.recipes.spectral.settings import SpectralSettings, n_neighbours
+from reckeeper.recipes.spectral.parts import WHITENED, Ordered, Plain, collapsed, ordered_part
+from reckeeper.recipes.spectral.settings import DEFAULT_ORDER, SpectralSettings, n_neighbours
 
 if TYPE_CHECKING:
     from sklearn.decomposition import TruncatedSVD
 
 _KEPT = 50
 """Items that go together with an item, and that come next, which a model with order keeps."""
-
-_PRODUCTS = 200_000_000
-_SAMPLE = (50, 400)
-"""Histories by which the two parts are made as large as each other: as many as come to so many
-products with the matrix, within limits."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +159,7 @@ class Spectral(Recipe):
         plain = Plain.of(weighted, factors, parsed)
         ordered = None
         if parsed.order and interactions.latest_at is not None:
-            ordered = _ordered(
+            ordered = ordered_part(
                 parsed,
                 interactions.histories,
                 weighted,
@@ -193,6 +187,29 @@ class Spectral(Recipe):
     def tune(cls, splits: Sequence[TuningSplit], run: TuningRun) -> None:
         """Search along one setting after the other, from three starts; see `spectral.tuning`."""
         tuning.search(splits, run, cls.fit)
+
+    @classmethod
+    def decide(
+        cls,
+        newest: Callable[[], TuningSplit | None],
+        *,
+        settings: Mapping[str, Any],
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Mapping[str, Any]:
+        """Find out whether order helps, where it is left open; see `spectral.deciding`."""
+        parsed = SpectralSettings.parse(settings, recipe=cls.name)
+        if parsed.order is not None:
+            return {}
+        split = newest()
+        helps = split is not None and deciding.order_helps(split, parsed, on_progress=on_progress)
+        return {"order": DEFAULT_ORDER if helps else 0.0}
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """The order in force, where the settings leave it open."""
+        if self.settings["order"] is not None:
+            return {}
+        return {"order": 0.0 if self.order is None else self.order.strength}
 
     @classmethod
     def footprint(cls, sizes: Sizes, *, settings: Mapping[str, Any]) -> Footprint:
@@ -382,39 +399,6 @@ class Spectral(Recipe):
             "weight_scale": self.weight_scale,
             "recency_weights": recency_weights,
         }
-
-
-def _ordered(
-    settings: SpectralSettings,
-    histories: Histories,
-    weighted: Weighted,
-    factors: Factors,
-    plain: Plain,
-    *,
-    on_progress: Callable[[float], None],
-) -> Ordered | None:
-    """Return μ z B; None where nothing comes after anything."""
-    follows = order.following(
-        histories, scale=weighted.item_sums**-settings.order_popularity, on_progress=on_progress
-    )
-    if settings.order is None or not follows.nnz:
-        return None
-    ordered = Ordered.of(follows, weighted, factors)
-    strength = ordered.strength(plain, _sampled(histories, weighted, settings))
-    return ordered.times(settings.order * strength) if strength else None
-
-
-def _sampled(
-    histories: Histories, weighted: Weighted, settings: SpectralSettings
-) -> sparse.csr_array:
-    """Return some histories as they enter the model, weighed by recency: the same each time."""
-    n_wanted = int(np.clip(_PRODUCTS // max(1, weighted.matrix.nnz), *_SAMPLE))
-    users = np.flatnonzero(np.diff(weighted.matrix.indptr))
-    if len(users) > n_wanted:
-        users = np.sort(np.random.default_rng(0).choice(users, n_wanted, replace=False))
-    chosen = histories[users]
-    rows = weigh(chosen.weights, settings.weighting, scale=weighted.scale)
-    return order.recent(rows, chosen.n_later, recency=settings.recency)
 
 
 def _in_force(

@@ -7,7 +7,9 @@ import numpy as np
 from scipy import sparse
 
 from reckeeper import linalg
-from reckeeper.recipes.spectral.factors import Factors, Weighted
+from reckeeper.matrix import Histories
+from reckeeper.recipes.spectral import order
+from reckeeper.recipes.spectral.factors import Factors, Weighted, weigh
 from reckeeper.recipes.spectral.settings import SpectralSettings
 
 _POWER = 0.15
@@ -23,6 +25,11 @@ _BEST = 20
 """Scores by which the two parts are made as large as each other."""
 
 _ROWS_AT_ONCE = 512
+
+_PRODUCTS = 200_000_000
+_SAMPLE = (50, 400)
+"""Histories by which the two parts are made as large as each other: as many as come to so many
+products with the matrix, within limits."""
 
 _SPARSE_COST = 8
 """What a multiplication of sparse matrices costs, in times of one by a dense matrix."""
@@ -166,6 +173,52 @@ class Ordered:
         return _without_diagonal(scores, rows, diagonal)
 
 
+def ordered_part(
+    settings: SpectralSettings,
+    histories: Histories,
+    weighted: Weighted,
+    factors: Factors,
+    plain: Plain,
+    *,
+    on_progress: Callable[[float], None] | None = None,
+) -> Ordered | None:
+    """Return μ z B of a matrix of interactions; None where nothing comes after anything.
+
+    Parameters
+    ----------
+    settings : SpectralSettings
+        With an order.
+    histories : Histories
+        Those of training.
+    weighted : Weighted
+    factors : Factors
+    plain : Plain
+    on_progress : callable, optional
+        Called with the fraction done of what was counted.
+    """
+    follows = order.following(
+        histories, scale=weighted.item_sums**-settings.order_popularity, on_progress=on_progress
+    )
+    if settings.order is None or not follows.nnz:
+        return None
+    ordered = Ordered.of(follows, weighted, factors)
+    strength = ordered.strength(plain, _sampled(histories, weighted, settings))
+    return ordered.times(settings.order * strength) if strength else None
+
+
+def _sampled(
+    histories: Histories, weighted: Weighted, settings: SpectralSettings
+) -> sparse.csr_array:
+    """Return some histories as they enter the model, weighed by recency: the same each time."""
+    n_wanted = int(np.clip(_PRODUCTS // max(1, weighted.matrix.nnz), *_SAMPLE))
+    users = np.flatnonzero(np.diff(weighted.matrix.indptr))
+    if len(users) > n_wanted:
+        users = np.sort(np.random.default_rng(0).choice(users, n_wanted, replace=False))
+    chosen = histories[users]
+    rows = weigh(chosen.weights, settings.weighting, scale=weighted.scale)
+    return order.recent(rows, chosen.n_later, recency=settings.recency)
+
+
 def collapsed(
     plain: Plain,
     ordered: Ordered | None,
@@ -229,3 +282,33 @@ def _through(rows: sparse.csr_array, matrix: sparse.csr_array) -> np.ndarray:
         block = slice(begin, begin + _DENSE_ROWS)
         products[block] = (transposed @ users[block].T.toarray()).T
     return products
+
+
+@dataclass(frozen=True)
+class Uncut:
+    """Scores by the parts as they are, without making a matrix of them; a `Scorer`.
+
+    Attributes
+    ----------
+    settings : SpectralSettings
+    weight_scale : float
+    plain : Plain
+    ordered : Ordered or None
+        None leaves recency out, too.
+    """
+
+    settings: SpectralSettings
+    weight_scale: float
+    plain: Plain
+    ordered: Ordered | None = None
+    is_personal: bool = True
+
+    def score(self, histories: Histories) -> np.ndarray:
+        """Return scores as the model gives them that keeps all entries."""
+        rows = weigh(histories.weights, self.settings.weighting, scale=self.weight_scale)
+        if self.ordered is None:
+            return self.plain.scores(rows)
+        rows = order.recent(rows, histories.n_later, recency=self.settings.recency)
+        scores = self.plain.scores(rows)
+        scores += self.ordered.scores(rows)
+        return scores
