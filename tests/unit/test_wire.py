@@ -62,6 +62,7 @@ def model_json():
         **flags,
         "status": "active",
         "settings": {},
+        "decided": {},
         "seconds": 2.3,
     }
 

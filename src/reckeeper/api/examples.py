@@ -131,6 +131,7 @@ _MODEL = {
     "version": 1,
     "recipe": "svd",
     "settings": {"n_components": 10},
+    "decided": {},
     "training_samples": 56193,
     "seconds": 2.3,
     "trigger": "manual",
@@ -154,7 +155,6 @@ _WHOLE_MODEL = {
     "cause": _CAUSE,
     "peak_memory_bytes": 201326592,
     "libraries": {"reckeeper": "0.1.0", "python": "3.11.9", "numpy": "2.4.0"},
-    "decided": {},
     "origin": {  # of an imported one alone
         "version": 12,
         "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
