@@ -329,6 +329,7 @@ class _Parts:
         place[columns] = np.arange(width)
         # One column more takes what belongs to no listed column.
         values = np.empty((height, width + 1), dtype=np.float32)
+        values[:, width] = 0.0
         np.matmul(self._left[rows], self._right[columns].T, out=values[:, :width])
         found = []
         for part, product in self._products(rows):
