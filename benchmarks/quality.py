@@ -35,7 +35,7 @@ from reckeeper.evaluation import Quality
 from reckeeper.matrix import Histories, InteractionLog, InteractionMatrix, read_log
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import Scorer, recipe_named
-from reckeeper.training import folds
+from reckeeper.training import fitting, folds
 from reckeeper.training.tuning import tune
 from reckeeper.wire import Drift
 
@@ -71,6 +71,7 @@ class Method:
 
     fit: Callable[[InteractionMatrix, Settings], Scorer]
     grid: tuple[Settings, ...] = ({},)
+    own_recipe: str | None = None
     tuned_recipe: str | None = None
     drift: Drift = "none"
 
@@ -328,7 +329,7 @@ def _recipe(name: str, interactions: InteractionMatrix, settings: Settings) -> S
 
 
 def _ours(name: str, **settings: Any) -> Method:
-    return Method(partial(_recipe, name), (settings,))
+    return Method(partial(_recipe, name), (settings,), own_recipe=name)
 
 
 def _tuned(name: str, *, drift: Drift = "none") -> Method:
@@ -422,6 +423,9 @@ def _choose(method: Method, log: InteractionLog) -> Settings:
     """Choose settings from the training part alone: by `tune`, or the best NDCG@20 of a grid."""
     if method.tuned_recipe is not None:
         return tune(method.tuned_recipe, log, drift=method.drift).settings
+    if method.own_recipe is not None:
+        (settings,) = method.grid
+        return {**settings, **fitting.decide(method.own_recipe, settings, log)}
     if len(method.grid) == 1:
         return method.grid[0]
     split = folds.draw(folds.sampled(log, seed=0), drift="none", seed=0)[0].split
