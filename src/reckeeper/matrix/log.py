@@ -92,8 +92,11 @@ class InteractionMatrix:
 
     @property
     def histories(self) -> Histories:
-        """The rows as what models are scored from; see `histories_of`."""
-        return self.histories_of(slice(None))
+        """The rows as what models are scored from, by the latest times; the weights are shared.
+
+        The steps are counted each time: see `Histories.of_times` for what it takes.
+        """
+        return Histories.of_times(self.weights, self.latest_at)
 
     def histories_of(self, rows: slice | np.ndarray) -> Histories:
         """Return some of the rows, with the order of each by the latest time of its pairs.
@@ -102,10 +105,6 @@ class InteractionMatrix:
         ----------
         rows : slice, or ndarray of int or bool
             Which, or their places, in the order wanted.
-
-        Notes
-        -----
-        The steps are counted each time: see `Histories.of_times` for what it takes.
         """
         times = None if self.latest_at is None else of_rows(self.latest_at, self.weights, rows)
         return Histories.of_times(self.weights[rows], times)
