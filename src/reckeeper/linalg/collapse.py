@@ -15,7 +15,7 @@ _NEGLIGIBLE = 1e-5
 """What is smaller than this share of the vectors it is a product of is rounding, in single
 precision."""
 
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 16 << 20
 """Of the dense rows that a thread works on at once, where rows are made whole."""
 
 _LISTED = 4096
@@ -36,6 +36,9 @@ _OF_GROUP = 4
 _SAMPLED = 2048
 """Vectors of which the direction is found that they are halved across."""
 
+_WHOLE_FROM = 10
+"""Rows are made whole where the sparse parts have one in so many of their cells, by estimate."""
+
 _ENTRIES_AT_ONCE = 1 << 17
 """Of the sparse parts, that a thread works on at once; of a large catalogue half a row."""
 
@@ -45,7 +48,7 @@ _ENTRY_BYTES = 64
 _CELL_BYTES = 64
 """What a dense cell comes to where all of a row may be kept."""
 
-_LISTED_CELL_BYTES = 13
+_BOUNDED_CELL_BYTES = 16
 """The same where a bound leaves few."""
 
 
@@ -79,18 +82,17 @@ def bytes_needed(
     copies = 32 * n_entries + 24 * n_added
     vectors = 4 * n_columns * (2 * n_components + 2 * min(n_components, _LEADING) + 16)
     kept = 2 * 8 * n_columns * min(n_neighbours, n_columns)
-    # Pairs of columns that rows have in common; those with many entries make most of them.
-    met = 16 * (n_entries / n_columns) * (n_entries / max(1, n_rows)) + n_added / n_columns
-    in_row = min(n_columns, int(met))
     n_listed = _n_listed(n_columns, n_components, n_neighbours)
+    height = min(n_columns, _whole_height(n_columns))
+    bounded = 4 * n_neighbours <= n_columns
+    cell = _BOUNDED_CELL_BYTES if bounded else _CELL_BYTES
+    dense = cell * height * n_columns if n_components else 0
     if n_listed < n_columns:
-        height = _group_height(n_columns)
-        dense = _LISTED_CELL_BYTES * height * n_listed + 4 * n_components * n_listed
-        dense += 8 * (_OF_GROUP + 2) * n_columns
-    else:
-        height = min(n_columns, _whole_height(n_columns))
-        dense = _CELL_BYTES * height * n_columns if n_components else 0
-    return copies + vectors + kept + n_threads * (dense + _ENTRY_BYTES * height * in_row)
+        listed = _BOUNDED_CELL_BYTES * _group_height(n_columns) * n_listed
+        chosen = 4 * n_components * n_listed + 8 * (_OF_GROUP + 2) * n_columns
+        dense = max(dense, listed + chosen)
+    entries = _ENTRY_BYTES * min(n_columns * height, max(_ENTRIES_AT_ONCE, n_columns))
+    return copies + vectors + kept + n_threads * (dense + entries)
 
 
 def _n_listed(n: int, rank: int, n_neighbours: int) -> int:
@@ -289,13 +291,17 @@ class _Parts:
     def groups(self, n_neighbours: int) -> Iterator[_Group]:
         """Cut the rows into those that are made together."""
         n_listed = _n_listed(self.n, self.rank, n_neighbours)
+        together = [np.arange(self.n)]
         if n_listed < self.n:
-            for rows in _halved(self._turned, np.arange(self.n), _group_height(self.n)):
+            together = list(_halved(self._turned, together[0], _group_height(self.n)))
+        height = _whole_height(max(1, self.n))
+        for rows in together:
+            # Many entries of the sparse parts cost more one by one than a list saves.
+            if n_listed < self.n and _WHOLE_FROM * self._n_met[rows].mean() < self.n:
                 yield _Group(rows, n_listed)
-        else:
-            height = _whole_height(max(1, self.n))
-            for start in range(0, self.n, height):
-                yield _Group(np.arange(start, min(start + height, self.n)), self.n)
+            else:
+                for start in range(0, len(rows), height):
+                    yield _Group(rows[start : start + height], self.n)
 
     def columns_of(self, group: _Group) -> np.ndarray:
         """Return the columns that are looked at for all rows of a group, ascending."""
@@ -330,15 +336,19 @@ class _Parts:
         # One column more takes what belongs to no listed column.
         values = np.empty((height, width + 1), dtype=np.float32)
         values[:, width] = 0.0
-        np.matmul(self._left[rows], self._right[columns].T, out=values[:, :width])
+        vectors = self._right if width == self.n else self._right[columns]
+        np.matmul(self._left[rows], vectors.T, out=values[:, :width])
         found = []
         for part, product in self._products(rows):
-            of_part = values[part]
-            places = place[product.indices]
-            starts = np.arange(len(of_part)) * (width + 1)
-            of_part.ravel()[places + np.repeat(starts, np.diff(product.indptr))] += product.data
+            if width == self.n:
+                of_part = product + values[part, :width]
+            else:
+                of_part = values[part]
+                places = place[product.indices]
+                starts = np.arange(len(of_part)) * (width + 1)
+                of_part.ravel()[places + np.repeat(starts, np.diff(product.indptr))] += product.data
             of_part[np.arange(len(of_part)), place[rows[part]]] = 0.0
-            of_part[:, width] = 0.0
+            of_part[:, width:] = 0.0
             listed, bound = _above(of_part, n_neighbours)
             row = np.repeat(np.arange(part.start, part.stop), np.diff(listed.indptr))
             found.append((row, columns[listed.columns], listed.values))
