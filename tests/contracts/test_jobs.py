@@ -816,16 +816,22 @@ def retrain(database, settings, registry):
 
 
 def test_recipe_and_settings_come_from_the_request_else_from_the_active_version(retrain, taste):
-    assert retrain({}) == ("svd", {"n_components": 10})
-    assert retrain({"settings": {"n_components": 3}}) == ("svd", {"n_components": 3})
-    assert retrain({}) == ("svd", {"n_components": 3})
-    assert retrain({"recipe": "svd"}) == ("svd", {"n_components": 3})
-    assert retrain({"recipe": "svd", "settings": {}}) == ("svd", {"n_components": 10})
+    assert retrain({}) == ("svd", {"n_components": 10, "weighting": "raw"})
+    assert retrain({"settings": {"n_components": 3}}) == (
+        "svd",
+        {"n_components": 3, "weighting": "raw"},
+    )
+    assert retrain({}) == ("svd", {"n_components": 3, "weighting": "raw"})
+    assert retrain({"recipe": "svd"}) == ("svd", {"n_components": 3, "weighting": "raw"})
+    assert retrain({"recipe": "svd", "settings": {}}) == (
+        "svd",
+        {"n_components": 10, "weighting": "raw"},
+    )
     assert retrain({"recipe": "popularity"}) == ("popularity", {"half_life_days": None})
     weekly = {"half_life_days": 7}
     assert retrain({"settings": weekly}) == ("popularity", {"half_life_days": 7.0})
     assert retrain({}) == ("popularity", {"half_life_days": 7.0})
-    assert retrain({"recipe": "svd"}) == ("svd", {"n_components": 10})
+    assert retrain({"recipe": "svd"}) == ("svd", {"n_components": 10, "weighting": "raw"})
 
 
 def test_the_progress_of_a_run_never_goes_back(retrain, taste):

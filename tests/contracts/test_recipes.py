@@ -21,7 +21,7 @@ from reckeeper.recipes import RECIPES, Sizes, describe_recipes, recipe_named
 SHAPES = [(2, 2), (2, 50), (50, 2), (3, 3), (11, 11), (40, 25)]
 DAY = 86_400_000_000
 OTHER_SETTINGS = {
-    "svd": [{"n_components": 3}],
+    "svd": [{"n_components": 3}, {"weighting": "log"}, {"weighting": "binary"}],
     "spectral": [
         {"n_components": 0},
         {"ridge": 1.0, "diagonal_power": 0.5},

@@ -65,7 +65,7 @@ def test_a_version_is_described_as_the_contract_says(registry, train, activate, 
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", described.trained_on)
     assert described.version == 1
     assert described.recipe == "svd"
-    assert described.settings == {"n_components": 10}
+    assert described.settings == {"n_components": 10, "weighting": "raw"}
     assert described.training_samples == len(taste)
     assert described.trigger == "schedule"
     assert described.job_id == 1

@@ -656,16 +656,16 @@ def test_a_retrain_takes_recipe_and_settings_and_the_next_keeps_them(trained):
         assert trained.server.get("/recommendations/u1").json()["items"]
 
         client.retrain(recipe="svd", settings={"n_components": 3})
-        assert trained.active()["settings"] == {"n_components": 3}
+        assert trained.active()["settings"] == {"n_components": 3, "weighting": "raw"}
         trained.retrain()
         assert (trained.active()["recipe"], trained.active()["settings"]) == (
-            "svd", {"n_components": 3},
+            "svd", {"n_components": 3, "weighting": "raw"},
         )  # fmt: skip
 
         job = client.start_retrain(settings={"n_components": 2})
         assert job.request == wire.JobRequest(recipe="svd", settings={"n_components": 2})
         assert trained.wait_for_job(job.job_id)["status"] == "succeeded"
-        assert trained.active()["settings"] == {"n_components": 2}
+        assert trained.active()["settings"] == {"n_components": 2, "weighting": "raw"}
 
         with pytest.raises(errors.ConflictError, match="tunes nothing"):
             client.finish_job(job.job_id)

@@ -242,7 +242,10 @@ def test_a_retrain_uses_recipe_and_settings_of_the_active_version(example, retra
         after = example.active()
 
         assert after["version"] > before["version"]
-        assert (after["recipe"], after["settings"]) == ("svd", {"n_components": 3})
+        assert (after["recipe"], after["settings"]) == (
+            "svd",
+            {"n_components": 3, "weighting": "raw"},
+        )
         with Path(after["path"]).open("rb") as stream:
             assert pickle.load(stream)["svd_model"].components_.shape == (3, 12)
     finally:

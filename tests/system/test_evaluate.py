@@ -120,7 +120,7 @@ def by_hand(folder, *, n_components, k):
 def test_the_figures_are_those_that_scipy_and_a_loop_give(films):
     report = evaluate(*files(films, "train", "test"), "--recipe", "svd", "--k", "10,20")
     expected = by_hand(films, n_components=10, k=20)
-    assert report["settings"] == {"n_components": 10}
+    assert report["settings"] == {"n_components": 10, "weighting": "raw"}
     found = report["recall@20"], report["ndcg@20"]
     assert found == pytest.approx(expected["svd"], abs=1e-5)
     # Of equally popular films another may be listed.
@@ -153,7 +153,7 @@ def test_gowalla(made):
         *("--recipe", "svd", "--json"),
     )
     report = json.loads(done.stdout)
-    assert report["settings"] == {"n_components": 10}
+    assert report["settings"] == {"n_components": 10, "weighting": "raw"}
     assert (report["n_users"], report["n_items"]) == (29_858, 40_981)
     assert (report["n_interactions"], report["n_test_users"]) == (810_128, 29_858)
     # By scipy's svds and a loop over users, apart from all code here.
@@ -240,7 +240,10 @@ def test_the_stored_interactions(made, capsys):
     ratings = some_ratings(made.folder)
     made.run("import", ratings, "--preset", "movielens")
     report = evaluate(environ=environ)
-    assert (report["recipe"], report["settings"]) == ("svd", {"n_components": 10})
+    assert (report["recipe"], report["settings"]) == (
+        "svd",
+        {"n_components": 10, "weighting": "raw"},
+    )
     assert (report["split"], report["n_cuts"]) == ("next", 3)
     assert report["n_test_users"] > 130
     assert report["versus_popularity"]["ndcg@20"]["low"] > 0
@@ -265,9 +268,12 @@ def test_the_stored_interactions(made, capsys):
 def test_what_is_stored_is_judged_with_the_active_recipe(trained):
     environ = dict.fromkeys(os.environ.keys() - trained.environ.keys()) | trained.environ
     report = evaluate(environ=environ)
-    assert (report["recipe"], report["settings"]) == ("svd", {"n_components": 10})
+    assert (report["recipe"], report["settings"]) == (
+        "svd",
+        {"n_components": 10, "weighting": "raw"},
+    )
     changed = evaluate("--set", "n_components=2", environ=environ)
-    assert changed["settings"] == {"n_components": 2}
+    assert changed["settings"] == {"n_components": 2, "weighting": "raw"}
     assert report["n_test_users"] == changed["n_test_users"] == 8
 
 
@@ -280,7 +286,7 @@ def test_a_retrain_takes_recipe_and_settings(trained):
     made = json.loads(
         trained.run("retrain", "--recipe", "svd", "--set", "n_components=3", "--json").stdout
     )
-    assert made["model"]["settings"] == {"n_components": 3}
-    assert trained.active()["settings"] == {"n_components": 3}
+    assert made["model"]["settings"] == {"n_components": 3, "weighting": "raw"}
+    assert trained.active()["settings"] == {"n_components": 3, "weighting": "raw"}
     made = json.loads(trained.run("retrain", "--recipe", "popularity", "--json").stdout)
     assert made["model"]["recipe"] == "popularity"

@@ -470,7 +470,10 @@ def test_the_report_has_all_and_stdout_nothing_else(files):
     report = json.loads(done.stdout)
     names = ("recall", "ndcg", "hit_rate", "map", "precision", "mrr", "without_hit")
     metrics = [f"{name}@3" for name in names]
-    assert (report["recipe"], report["settings"]) == ("svd", {"n_components": 2})
+    assert (report["recipe"], report["settings"]) == (
+        "svd",
+        {"n_components": 2, "weighting": "raw"},
+    )
     assert (report["tuned"], report["tuning"], report["tune_seconds"]) == (False, None, 0.0)
     assert list(report["intervals"]) == list(report["versus_popularity"]) == metrics
     of_all = [f"{name}@3" for name in ("coverage", "novelty", "gini", "popularity_lift")]
@@ -554,7 +557,7 @@ def test_several_recipes_and_peers_are_judged_in_one_run(whole):
     report, _, _, _ = whole
     assert [line["label"] for line in report["recipes"]] == LINES
     assert [line["is_peer"] for line in report["recipes"]] == [False] * 3 + [True] * 3
-    assert report["recipes"][2]["settings"] == {"n_components": 2}
+    assert report["recipes"][2]["settings"] == {"n_components": 2, "weighting": "raw"}
     assert (report["split"], report["ks"], report["k"], report["n_cuts"]) == ("next", [3, 5], 5, 3)
     assert "from the history just before it" in report["how"]
     pairs = {(pair["first"], pair["second"]): pair["metrics"] for pair in report["differences"]}

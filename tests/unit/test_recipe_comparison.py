@@ -110,7 +110,7 @@ def test_three_recipes_are_measured_on_the_same_users(told):
     assert [row["tuned"] for row in result["recipes"]] == [False, False, True]
     popularity, svd, spectral = result["recipes"]
     assert popularity["settings"] == {"half_life_days": None}
-    assert svd["settings"] == {"n_components": 10}
+    assert svd["settings"] == {"n_components": 10, "weighting": "raw"}
     assert spectral["settings"].keys() == {
         setting["name"] for setting in recipe_named("spectral").settings_type.describe()
     }

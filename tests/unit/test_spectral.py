@@ -13,7 +13,8 @@ from reckeeper import linalg
 from reckeeper.errors import DataError
 from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
 from reckeeper.recipes.spectral import Spectral, SpectralSettings
-from reckeeper.recipes.spectral.factors import Weighted, most_components, weigh
+from reckeeper.recipes.spectral.factors import Weighted, most_components
+from reckeeper.recipes.weighting import weigh
 
 WEIGHTINGS = ("binary", "log", "raw")
 PLAIN = {"user_power": 0, "item_power": 0, "history_power": 0, "popularity_power": 0}

@@ -26,10 +26,14 @@ def planted(n_users, n_items, values, *, seed=3):
     return left * values @ right.T, right.T
 
 
-def fit(weights, **settings):
+def as_interactions(weights):
     weights = sparse.csr_array(weights)
     ids = [IdIndex([f"{n:03}" for n in range(length)]) for length in weights.shape]
-    return Svd.fit(InteractionMatrix(*ids, weights, weights.nnz), settings=settings)
+    return InteractionMatrix(*ids, weights, weights.nnz)
+
+
+def fit(weights, **settings):
+    return Svd.fit(as_interactions(weights), settings=settings)
 
 
 def truncated(dense, rank):
@@ -103,7 +107,7 @@ def test_small_matrices_have_the_largest_rank_that_is_left(shape, rank):
         warnings.simplefilter("error")
         model = fit(dense)
     assert model.components.shape == (rank, shape[1])
-    assert model.settings == {"n_components": 10}
+    assert model.settings == {"n_components": 10, "weighting": "raw"}
     expected, _ = truncated(dense, rank)
     predicted = model.score(Histories(sparse.csr_array(dense)))
     assert np.abs(predicted - expected).max() <= 1e-8 * np.abs(expected).max()
@@ -285,3 +289,27 @@ def test_users_who_share_hardly_an_item_are_decomposed(seed):
     transformed = dense @ model.components.T
     ratio = transformed.var(axis=0) / dense.var(axis=0).sum()
     assert model.explained_variance_ratio == pytest.approx(ratio, rel=1e-9)
+
+
+# Weights
+
+
+@pytest.mark.parametrize("weighting", ["log", "binary"])
+def test_weights_enter_as_the_setting_says(weighting):
+    """As the plain model of the weighted matrix, for those who were trained and those who come."""
+    random = np.random.default_rng(4)
+    dense = (random.random((40, 25)) < 0.3) * random.choice([0.5, 1.0, 8.0], (40, 25))
+    share = dense / dense[dense > 0].mean()
+    entering = np.log1p(share) if weighting == "log" else (dense > 0).astype(float)
+    model = fit(dense, n_components=5, weighting=weighting)
+    plain = fit(entering, n_components=5)
+    np.testing.assert_allclose(model.singular_values, plain.singular_values)
+    assert model.explained_variance == pytest.approx(plain.explained_variance)
+    scores = model.score(Histories(sparse.csr_array(dense)))
+    expected = plain.score(Histories(sparse.csr_array(entering)))
+    np.testing.assert_allclose(scores, expected, atol=1e-12)
+    again = Svd.from_arrays(model.to_arrays(), settings=model.settings, n_items=25)
+    np.testing.assert_array_equal(again.score(Histories(sparse.csr_array(dense))), scores)
+    assert model.leading(3).settings == {"n_components": 3, "weighting": weighting}
+    exported = model.to_export(as_interactions(dense))
+    assert exported["weight_scale"] == pytest.approx(dense[dense > 0].mean())

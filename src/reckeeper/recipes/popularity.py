@@ -43,7 +43,8 @@ class Popularity(Recipe):
 
     name: ClassVar[str] = "popularity"
     summary: ClassVar[str] = (
-        "What most users have, the same list for everybody; recent users may count more."
+        "What most users have, the same list for everybody; recent users may count more. Good "
+        "where little is known of anybody, and what the others have to beat."
     )
     is_personal: ClassVar[bool] = False
     settings_type: ClassVar[type[RecipeSettings]] = PopularitySettings

@@ -7,7 +7,7 @@ starts a second sooner without it, and in half the memory.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy import sparse
@@ -20,6 +20,7 @@ from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.checks import check_interactions, checked_array
 from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.settings import RecipeSettings, setting
+from reckeeper.recipes.weighting import Weighting, usual_weight, weigh
 
 if TYPE_CHECKING:
     from sklearn.decomposition import TruncatedSVD
@@ -42,10 +43,15 @@ class SvdSettings(RecipeSettings):
         help="Singular vectors asked for. A matrix that has fewer gives min(n_users, n_items) - 1, "
         "at least 1.",
     )
+    weighting: Literal["binary", "log", "raw"] = setting(
+        "raw",
+        help="How a weight enters: in proportion; as log(1 + weight / mean weight); or as 1, which "
+        "is best where a weight counts clicks.",
+    )
 
 
 class Svd(Recipe):
-    """The rank-k approximation R V Vᵀ of a matrix R of users × items.
+    """The rank-k approximation R V Vᵀ of a matrix R of users × items, weighted.
 
     Since a user's scores are a product with the user's own row, a row that
     training never saw is scored by the same formula. An item without a
@@ -61,10 +67,15 @@ class Svd(Recipe):
         In descending order.
     explained_variance_ratio : ndarray of float64, shape (k,)
         As scikit-learn's; zeros where R has no variance.
+    weight_scale : float
+        The mean weight, by which weights are divided before their logarithm.
     """
 
     name: ClassVar[str] = "svd"
-    summary: ClassVar[str] = "The plain singular value decomposition of the interaction counts."
+    summary: ClassVar[str] = (
+        "The plain singular value decomposition of the weights: well known, quick, and good as a "
+        "first model."
+    )
     decomposes: ClassVar[bool] = True
     settings_type: ClassVar[type[RecipeSettings]] = SvdSettings
 
@@ -75,8 +86,11 @@ class Svd(Recipe):
         components: np.ndarray,
         singular_values: np.ndarray,
         explained_variance_ratio: np.ndarray,
+        weight_scale: float = 1.0,
     ) -> None:
         super().__init__(settings)
+        self._weighting = settings.weighting
+        self.weight_scale = weight_scale
         self.components = components
         self.singular_values = singular_values
         self.explained_variance_ratio = explained_variance_ratio
@@ -117,13 +131,17 @@ class Svd(Recipe):
         check_interactions(interactions)
         if on_progress is not None:
             on_progress(0.0)
-        model = cls._decompose(interactions.weights, parsed)
+        scale = usual_weight(interactions.weights.data)
+        entering = _entering(interactions.weights, parsed.weighting, scale=scale)
+        model = cls._decompose(entering, parsed, scale)
         if on_progress is not None:
             on_progress(1.0)
         return model
 
     @classmethod
-    def _decompose(cls, weights: sparse.csr_array, settings: SvdSettings) -> Self:
+    def _decompose(
+        cls, weights: sparse.csr_array, settings: SvdSettings, weight_scale: float
+    ) -> Self:
         from sklearn.decomposition import TruncatedSVD
 
         n_users, n_items = weights.shape
@@ -134,6 +152,7 @@ class Svd(Recipe):
                 components=np.eye(rank, n_items),
                 singular_values=np.zeros(rank),
                 explained_variance_ratio=np.zeros(rank),
+                weight_scale=weight_scale,
             )
         # Divided by a power of two, which rounds nothing: squares stay finite,
         # and ARPACK's least eigenvalue, an absolute number, stays far below.
@@ -158,6 +177,7 @@ class Svd(Recipe):
             components=components,
             singular_values=np.ldexp(values, exponent),
             explained_variance_ratio=ratio,
+            weight_scale=weight_scale,
         )
 
     @classmethod
@@ -167,20 +187,29 @@ class Svd(Recipe):
 
     @classmethod
     def tune(cls, splits: Sequence[TuningSplit], run: TuningRun) -> None:
-        """Fit the largest candidate to each split: the others are its leading components."""
-        candidates = cls.candidates(has_times=False)
-        largest = max(candidates, key=lambda settings: settings["n_components"])
-        began = run.seconds
-        models = [cls.fit(split.train, settings=largest) for split in splits]
-        run.expect_fit((run.seconds - began) / len(splits))
+        """Fit the largest candidate to each split: the others are its leading components.
+
+        Each way in which weights may enter is tried where they differ.
+        """
+        ranks = [candidate["n_components"] for candidate in cls.candidates(has_times=False)]
+        weights = [split.train.weights.data for split in splits]
+        differ = any(len(data) and np.ptp(data[data > 0]) > 0 for data in weights)
+        weightings: tuple[Weighting, ...] = ("raw", "log", "binary") if differ else ("raw",)
         judges = [split.judge() for split in splits]
-        for n_done, settings in enumerate(candidates, 1):
-            ndcg = {
-                split.kind: judge.ndcg(model.leading(settings["n_components"]))
-                for split, judge, model in zip(splits, judges, models, strict=True)
-            }
-            run.add(settings, ndcg)
-            run.step(n_done / len(candidates))
+        n_done = 0
+        for weighting in weightings:
+            largest = {"n_components": max(ranks), "weighting": weighting}
+            began = run.seconds
+            models = [cls.fit(split.train, settings=largest) for split in splits]
+            run.expect_fit((run.seconds - began) / len(splits))
+            for rank in ranks:
+                ndcg = {
+                    split.kind: judge.ndcg(model.leading(rank))
+                    for split, judge, model in zip(splits, judges, models, strict=True)
+                }
+                run.add({"n_components": rank, "weighting": weighting}, ndcg)
+                n_done += 1
+                run.step(n_done / (len(ranks) * len(weightings)))
 
     @classmethod
     def footprint(cls, sizes: Sizes, *, settings: Mapping[str, Any]) -> Footprint:
@@ -195,10 +224,11 @@ class Svd(Recipe):
     def leading(self, n_components: int) -> "Svd":
         """Return the model of fewer components: singular vectors nest."""
         return Svd(
-            SvdSettings(n_components=n_components),
+            SvdSettings(n_components=n_components, weighting=self._weighting),
             components=self.components[:n_components],
             singular_values=self.singular_values[:n_components],
             explained_variance_ratio=self.explained_variance_ratio[:n_components],
+            weight_scale=self.weight_scale,
         )
 
     @property
@@ -207,7 +237,7 @@ class Svd(Recipe):
         return float(np.clip(self.explained_variance_ratio.sum(), 0.0, 1.0))
 
     def score(self, histories: Histories) -> np.ndarray:
-        """Return R V Vᵀ for rows R.
+        """Return R V Vᵀ for rows R, weighted.
 
         Parameters
         ----------
@@ -219,7 +249,8 @@ class Svd(Recipe):
         ndarray of float64, shape (n, n_items)
             Zeros where a row has only items that lie outside what was learned.
         """
-        return np.asarray((histories.weights @ self._loadings.T) @ self._loadings)
+        rows = _entering(histories.weights, self._weighting, scale=self.weight_scale)
+        return np.asarray((rows @ self._loadings.T) @ self._loadings)
 
     def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the items whose columns of the approximation point the same way.
@@ -261,11 +292,12 @@ class Svd(Recipe):
         return chosen, np.minimum(cosines[chosen], 1.0)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return components, singular values and explained variance ratios."""
+        """Return components, singular values, explained variance ratios and the usual weight."""
         return {
             "components": self.components,
             "singular_values": self.singular_values,
             "explained_variance_ratio": self.explained_variance_ratio,
+            "weight_scale": np.array([self.weight_scale]),
         }
 
     @classmethod
@@ -288,8 +320,15 @@ class Svd(Recipe):
             checked_array(arrays, name, dtype=np.float64, shape=(rank,))
             for name in ("singular_values", "explained_variance_ratio")
         )
+        scale = checked_array(arrays, "weight_scale", dtype=np.float64, shape=(1,))
+        if scale[0] <= 0:
+            raise DataError(f"The array 'weight_scale' is {scale[0]}, not above zero.")
         return cls(
-            parsed, components=components, singular_values=values, explained_variance_ratio=ratio
+            parsed,
+            components=components,
+            singular_values=values,
+            explained_variance_ratio=ratio,
+            weight_scale=float(scale[0]),
         )
 
     def to_sklearn(self) -> "TruncatedSVD":
@@ -304,8 +343,19 @@ class Svd(Recipe):
         return svd
 
     def to_export(self, trained: InteractionMatrix) -> dict[str, Any]:
-        """Return nothing: the `TruncatedSVD` gives all the numbers."""
-        return {}
+        """Return nothing where weights are raw: the `TruncatedSVD` gives all the numbers.
+
+        Else ``weight_scale``: it takes ``weighted(rating_matrix)`` then, as
+        the setting ``weighting`` says.
+        """
+        return {} if self._weighting == "raw" else {"weight_scale": self.weight_scale}
+
+
+def _entering(rows: sparse.csr_array, weighting: Weighting, *, scale: float) -> sparse.csr_array:
+    """Return rows as they are decomposed and scored: raw ones in their own unit."""
+    if weighting == "raw":
+        return rows
+    return weigh(rows, weighting, scale=scale, dtype=np.float64)
 
 
 def _of_few_values(

@@ -173,8 +173,9 @@ def run(
     verdict = _judged(plan, held_out, log, registry, report)
     del held_out  # it may be as large as what the fit needs
 
-    report("fitting", stages.judging, verdict=verdict)
+    report("judging", stages.judging, verdict=verdict)
     decided = _decided(plan, log, report)
+    report("fitting", stages.deciding)
     interactions = log.matrix()
     latest_at = 0 if log.occurred_at is None else int(log.occurred_at.max())
     del log, chosen

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import sparse
 
 from reckeeper import linalg
+from reckeeper.recipes.weighting import usual_weight, weigh
 
 _TOLERANCE = 0.05
 OVERSAMPLING = 1.5
@@ -34,28 +35,6 @@ def most_components(shape: tuple[int, int]) -> int:
     return side if side <= _WHOLE else side // 2
 
 
-def weigh(rows: sparse.csr_array, weighting: str, *, scale: float) -> sparse.csr_array:
-    """Return rows of weights as they enter the model, in single precision.
-
-    Parameters
-    ----------
-    rows : scipy.sparse.csr_array of float64
-        From 0 on; stored zeros stay zeros.
-    weighting : str
-        ``binary``, ``log`` or ``raw``.
-    scale : float
-        Above zero; the weight that counts as usual.
-    """
-    if weighting == "binary":
-        data = (rows.data > 0).astype(np.float32)
-    else:
-        # Beyond a million times the usual, or below a millionth, is no taste.
-        share = np.clip(rows.data, 0.0, 1e6 * scale) / scale
-        share[share < 1e-6] = 0.0
-        data = (np.log1p(share) if weighting == "log" else share).astype(np.float32)
-    return sparse.csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
-
-
 @dataclass(frozen=True)
 class Weighted:
     """Interactions as they enter, and what they sum to.
@@ -78,16 +57,13 @@ class Weighted:
     @classmethod
     def of(cls, weights: sparse.csr_array, weighting: str) -> "Weighted":
         """Weigh a matrix of users × items."""
-        positive = weights.data[weights.data > 0]
-        # Divided first: the sum of huge weights may overflow.
-        largest = positive.max(initial=0.0)
-        scale = float(largest * np.mean(positive / largest)) if largest else 1.0
-        matrix = weigh(weights, weighting, scale=scale or 1.0)
+        scale = usual_weight(weights.data)
+        matrix = weigh(weights, weighting, scale=scale)
         matrix = sparse.csr_array(matrix, copy=True)
         matrix.eliminate_zeros()
         sums = (np.asarray(matrix.sum(axis=axis, dtype=np.float64)).ravel() for axis in (1, 0))
         user_sums, item_sums = (np.where(total > 0, total, 1.0) for total in sums)
-        return cls(matrix, scale or 1.0, user_sums, item_sums)
+        return cls(matrix, scale, user_sums, item_sums)
 
     def factorise(
         self,

@@ -15,14 +15,10 @@ from reckeeper.recipes.checks import check_interactions, checked_array, checked_
 from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.settings import RecipeSettings
 from reckeeper.recipes.spectral import deciding, order, tuning
-from reckeeper.recipes.spectral.factors import (
-    OVERSAMPLING,
-    Weighted,
-    most_components,
-    weigh,
-)
+from reckeeper.recipes.spectral.factors import OVERSAMPLING, Weighted, most_components
 from reckeeper.recipes.spectral.parts import WHITENED, Ordered, Plain, collapsed, ordered_part
 from reckeeper.recipes.spectral.settings import DEFAULT_ORDER, SpectralSettings, n_neighbours
+from reckeeper.recipes.weighting import weigh
 
 if TYPE_CHECKING:
     from sklearn.decomposition import TruncatedSVD
@@ -170,7 +166,7 @@ class Spectral(Recipe):
         item_weights = collapsed(
             plain,
             ordered,
-            n_neighbours=n_neighbours(parsed, plain.n_items, with_order=ordered is not None),
+            n_neighbours=n_neighbours(parsed, plain.n_items),
             on_progress=lambda fraction: report(0.5 + 0.5 * fraction),
         )
         return cls(
@@ -223,7 +219,7 @@ class Spectral(Recipe):
         n_items = sizes.n_items
         with_order = parsed.order != 0
         k = min(parsed.n_components, most_components((sizes.n_users, n_items)))
-        n_kept = min(n_neighbours(parsed, n_items, with_order=with_order), n_items)
+        n_kept = min(n_neighbours(parsed, n_items), n_items)
         of_order = 2 * 8 * n_items * min(_KEPT, n_items) if with_order else 0
         model = 8 * n_items * n_kept + 4 * k * n_items + of_order
         decomposition = linalg.svd.bytes_needed(

@@ -9,8 +9,9 @@ from scipy import sparse
 from reckeeper import linalg
 from reckeeper.matrix import Histories
 from reckeeper.recipes.spectral import order
-from reckeeper.recipes.spectral.factors import Factors, Weighted, weigh
+from reckeeper.recipes.spectral.factors import Factors, Weighted
 from reckeeper.recipes.spectral.settings import SpectralSettings
+from reckeeper.recipes.weighting import weigh
 
 _POWER = 0.15
 """Power of an item's users that both sides of the whitening are divided by."""

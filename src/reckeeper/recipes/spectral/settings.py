@@ -5,11 +5,8 @@ from typing import Literal
 
 from reckeeper.recipes.settings import RecipeSettings, setting
 
-_NEIGHBOURS = 200
-
-_NEIGHBOURS_WITH_ORDER = 400
-_SMALL = 10_000
-"""What is kept with order on, in a catalogue of so many items at most."""
+_LEAST_NEIGHBOURS = 200
+_ENTRIES = 10_000_000
 
 DEFAULT_ORDER = 0.5
 """What order counts where the data show that it helps."""
@@ -73,7 +70,7 @@ class SpectralSettings(RecipeSettings):
         low=1,
         high=100_000,
         help="Entries that each item keeps of the whole model, largest first, below zero or "
-        "above; null: 200, with order in a small catalogue 400.",
+        "above; null: 200, in a small catalogue as many as make ten million in all.",
     )
     order: float | None = setting(
         None,
@@ -99,8 +96,6 @@ class SpectralSettings(RecipeSettings):
     )
 
 
-def n_neighbours(settings: SpectralSettings, n_items: int, *, with_order: bool) -> int:
+def n_neighbours(settings: SpectralSettings, n_items: int) -> int:
     """Return how many entries each item keeps of W."""
-    if settings.n_neighbours is not None:
-        return settings.n_neighbours
-    return _NEIGHBOURS_WITH_ORDER if with_order and n_items <= _SMALL else _NEIGHBOURS
+    return settings.n_neighbours or max(_LEAST_NEIGHBOURS, _ENTRIES // max(1, n_items))

@@ -15,9 +15,10 @@ from reckeeper import linalg
 from reckeeper.matrix import InteractionMatrix
 from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.plan import TuningRun, TuningSplit
-from reckeeper.recipes.spectral.factors import Factors, Weighted, most_components, weigh
+from reckeeper.recipes.spectral.factors import Factors, Weighted, most_components
 from reckeeper.recipes.spectral.lines import Axis, climb
 from reckeeper.recipes.spectral.settings import SpectralSettings
+from reckeeper.recipes.weighting import weigh
 
 MAX_COMPONENTS = 512
 
