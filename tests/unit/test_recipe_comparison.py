@@ -202,7 +202,7 @@ def test_every_recipe_is_shown_as_soon_as_it_is_measured(told):
     assert shown[-1] == result
     found = [found["progress"] for _, _, found in told if "progress" in found]
     assert found
-    assert {"n_tried", "ndcg", "settings", "seconds_left"} == set(found[-1])
+    assert {"n_tried", "ndcg", "settings", "seconds_left", "history"} == set(found[-1])
     assert found[-1]["n_tried"] > 0
 
 
