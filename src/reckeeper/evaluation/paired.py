@@ -11,7 +11,7 @@ from reckeeper.errors import DataError
 from reckeeper.evaluation.confidence import percentiles, resampled_means
 from reckeeper.evaluation.metrics import Figure, Quality
 
-_Z_LOSS, _Z_POWER = 2.576, 1.282
+_Z_INTERVAL, _Z_POWER = 2.576, 1.282
 """Standard normal quantiles of a 99% interval, and of 90 of 100 cases."""
 
 
@@ -56,16 +56,23 @@ class PairedDifference:
             raise DataError(
                 f"mean={mean} and margin={margin} ask for no number of users: give both above 0."
             )
-        needed = ((_Z_LOSS + _Z_POWER) * self.sd / (margin * mean)) ** 2
+        needed = ((_Z_INTERVAL + _Z_POWER) * self.sd / (margin * mean)) ** 2
         return max(2, math.ceil(needed))
 
     def is_below(self, limit: float) -> bool:
         """Say whether the whole interval lies below a limit, and so does a 99% one by ``sd``.
 
-        What rejects should seldom err: the 95% interval knows the chance of
+        What decides should seldom err: the 95% interval knows the chance of
         the users, and not that of the two fits.
         """
-        return max(self.high, self.difference + _Z_LOSS * self.sd / math.sqrt(self.n)) < limit
+        return max(self.high, self.difference + self._half()) < limit
+
+    def is_above(self, limit: float) -> bool:
+        """Say whether both intervals lie above a limit."""
+        return min(self.low, self.difference - self._half()) > limit
+
+    def _half(self) -> float:
+        return _Z_INTERVAL * self.sd / math.sqrt(self.n)
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,9 @@ def found(
     difference's standard deviation s over n users, the other's mean v and the
     margin m, a loss of 2·m·v is found in at least 90 of 100 cases when
     n ≥ ((2.576 + 1.282)·s / (m·v))². With fewer users a candidate may still
-    be ``better`` (the whole 95% interval above 0) or ``worse`` (all of the
-    99% interval below -m·v), for that is found; if it is neither, it is
-    ``too_few`` to tell, and not ``no_worse``.
+    be ``better`` (the whole 99% interval above 0) or ``worse`` (all of it
+    below -m·v), for that is found; if it is neither, it is ``too_few`` to
+    tell, and not ``no_worse``.
 
     Parameters
     ----------
@@ -133,13 +133,13 @@ def found(
         needed = max(needed, min_users)
     if versus.n < min_users:
         return Finding("too_few", needed)
-    if versus.low > 0:
+    if versus.is_above(0.0):
         return Finding("better", needed)
     if versus.is_below(-margin * mean):
         return Finding("worse", needed)
     if needed is None or versus.n < needed:
         return Finding("too_few", needed)
-    return Finding("slightly_worse" if versus.high < 0 else "no_worse", needed)
+    return Finding("slightly_worse" if versus.is_below(0.0) else "no_worse", needed)
 
 
 def _n_users_needed(versus: PairedDifference, *, mean: float, margin: float) -> int | None:
