@@ -41,6 +41,7 @@ CASES = {
     "Gowalla, 256 components": Case(256),
     "5 million, 40,000 items, 256 components": Case(256, (6_000_000, 100_000, 40_000)),
     "5 million, 100,000 items, 128 components": Case(128, (5_500_000, 200_000, 100_000)),
+    "6 million, 300,000 items, 64 components": Case(64, (6_300_000, 300_000, 300_000)),
     "20 million, 1,000,000 items, 64 components": Case(64, (21_000_000, 1_000_000, 1_000_000)),
 }
 WHOLE_FIT = "Gowalla, whole fit"

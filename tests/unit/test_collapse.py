@@ -100,7 +100,7 @@ def test_of_equal_neighbours_the_smaller_columns_are_kept(r):
 
 
 def test_ten_thousand_equal_histories():
-    n = 300
+    n = 40
     found = collapse(
         sparse.csr_array(np.ones((10_000, n), dtype=np.float32)),
         tail=1e-4,
@@ -236,3 +236,39 @@ def test_in_a_large_catalogue_neighbours_of_the_sparse_parts_are_never_missed():
     wanted = sizes > border * (1 + 1e-4)
     assert not (wanted & ((together != 0) | (extra != 0)) & ~kept).any()
     assert (wanted & kept).sum() >= 0.99 * wanted.sum()
+
+
+def test_in_a_large_catalogue_an_item_of_which_nothing_is_known_has_no_neighbours():
+    parts = many_items()
+    unknown = [3, 5_000]
+    known = np.ones(9_000, dtype=np.float32)
+    known[unknown] = 0.0
+    scaled = {name: parts[name] * known for name in ("left", "right", "row_scale", "column_scale")}
+    keep = sparse.diags_array(known, format="csr")
+    added = (keep @ parts["added"] @ keep).tocsr().astype(np.float32)
+    found = collapse(**{**parts, **scaled, "added": added}, n_neighbours=5)
+    counts = np.diff(found.indptr)
+    assert not counts[unknown].any()
+    assert (np.delete(counts, unknown) == 5).all()
+    assert not np.isin(found.indices, unknown).any()
+
+
+def test_rows_that_the_sparse_parts_fill_are_exact():
+    """One user has everything, so each item goes with every other: all rows are made whole."""
+    parts = many_items()
+    parts["matrix"] = sparse.vstack(
+        [parts["matrix"], sparse.csr_array(np.ones((1, 9_000), dtype=np.float32))], format="csr"
+    )
+    found = collapse(**parts, n_neighbours=30)
+    rows = np.random.default_rng(0).choice(9_000, 200)
+    items = parts["matrix"].tocsc()
+    exact = 0.7 * parts["row_scale"][rows, None] * (items[:, rows].T @ items).toarray()
+    exact *= parts["column_scale"]
+    exact += parts["added"][rows].toarray()
+    exact += parts["left"][:, rows].T.astype(np.float64) @ parts["right"]
+    exact[np.arange(200), rows] = 0.0
+    values = found[rows].toarray()
+    kept = values != 0
+    np.testing.assert_allclose(values[kept], exact[kept], atol=1e-5)
+    border = np.partition(np.abs(exact), -30, axis=1)[:, [-30]]
+    assert not ((np.abs(exact) > border * (1 + 1e-4)) & ~kept).any()
