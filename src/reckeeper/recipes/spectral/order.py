@@ -88,7 +88,7 @@ def following(
     -------
     scipy.sparse.csr_array of float32, shape (n_items, n_items)
         N: row i has what came after i, the `n_followers` largest entries of
-        it. Nothing on the diagonal.
+        it, in any order. Nothing on the diagonal.
 
     Notes
     -----
@@ -212,10 +212,10 @@ def largest(matrix: sparse.csr_array, n: int) -> sparse.csr_array:
 
     Entries that are not above zero are not kept; the matrix is changed.
     """
-    matrix.sort_indices()
     for row in np.flatnonzero(np.diff(matrix.indptr) > n).tolist():
-        values = matrix.data[matrix.indptr[row] : matrix.indptr[row + 1]]
-        values[np.argsort(-values, kind="stable")[n:]] = 0.0
+        entries = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        values = matrix.data[entries]
+        values[np.lexsort((matrix.indices[entries], -values))[n:]] = 0.0
     matrix.data[matrix.data < 0] = 0.0
     matrix.eliminate_zeros()
     return matrix

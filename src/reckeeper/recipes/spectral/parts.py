@@ -110,18 +110,20 @@ class Ordered:
         Parameters
         ----------
         follows : scipy.sparse.csr_array of float32, shape (n_items, n_items)
-            N · D^-y, as `order.following` gives it; taken over and changed.
+            N · D^-y, as `order.following` gives it.
         weighted : Weighted
         factors : Factors
         """
+        # Transposed twice, the columns of each row ascend, at a fraction of what sorting takes.
+        transposed = follows.T.tocsr()
+        follows = transposed.T.tocsr()
         scale = (weighted.item_sums**-_POWER).astype(np.float32)
-        of_entry = np.repeat(scale, np.diff(follows.indptr))
-        follows.data *= of_entry
+        follows.data *= np.repeat(scale * scale, np.diff(follows.indptr))
+        transposed.data *= scale[transposed.indices]
         components = factors.components[:WHITENED]
         squares = factors.singular_values[:WHITENED] ** 2
         shares = squares / (squares + factors.strength(_RIDGE))
-        right = linalg.SparseOperator(follows.T.tocsr()) @ components.T
-        follows.data *= of_entry
+        right = linalg.SparseOperator(transposed) @ components.T
         left = -components * shares[:, None].astype(np.float32) * scale
         return cls(follows, left, np.ascontiguousarray(right.T))
 
