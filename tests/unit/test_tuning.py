@@ -191,6 +191,42 @@ def test_chance_alone_changes_nothing():
     assert taken < 40
 
 
+def walks(*, n_users=250, n_items=40, per_user=12, seed=0):
+    """Users go on to the item two after the last one, three times out of four."""
+    random = np.random.default_rng(seed)
+    place = random.integers(n_items, size=n_users)
+    items = np.empty((n_users, per_user), dtype=np.int64)
+    for step in range(per_user):
+        items[:, step] = place
+        leaps = random.random(n_users) < 0.25
+        place = np.where(leaps, random.integers(n_items, size=n_users), (place + 2) % n_items)
+    begins = random.integers(300 * DAY, size=n_users)
+    times = begins[:, None] + np.arange(per_user) * DAY
+    user = np.repeat(np.arange(n_users), per_user)
+    return log_of(user, items.ravel(), occurred_at=times.ravel())
+
+
+def test_order_is_found_where_there_is_one():
+    found = tune("spectral", walks())
+    assert found.settings["order"] > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_order_is_refused_where_times_tell_none(seed):
+    log = walks(seed=seed)
+    random = np.random.default_rng(seed)
+    shuffled = dataclasses.replace(log, occurred_at=random.permutation(log.occurred_at))
+    assert tune("spectral", shuffled, seed=seed).settings["order"] == 0
+
+
+def test_order_is_left_open_where_times_are_equal():
+    log = walks()
+    at_once = dataclasses.replace(log, occurred_at=np.zeros_like(log.occurred_at))
+    for times_that_tell_nothing in (at_once, dataclasses.replace(log, occurred_at=None)):
+        found = tune("spectral", times_that_tell_nothing)
+        assert (found.settings["order"], found.settings["recency"]) == (None, 3.0)
+
+
 def test_seeds_agree():
     log = tastes(n_users=400, with_times=False)
     found = [tune("spectral", log, seed=seed).settings for seed in range(3)]

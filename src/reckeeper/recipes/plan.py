@@ -125,8 +125,8 @@ class TuningRun(Protocol):
         """Return how good NDCG by split is, about 1; what it is a share of may change."""
         ...
 
-    def settle(self, settings: Mapping[str, Any], ndcg: Mapping[str, np.ndarray]) -> None:
-        """Make settings the best, whatever the others were worth."""
+    def settle(self, settings: Mapping[str, Any], ndcg: Mapping[str, float]) -> None:
+        """Make settings, of so much NDCG by split, the best, whatever the others were worth."""
         ...
 
     def expect_fit(self, seconds: float) -> None:

@@ -244,7 +244,7 @@ class _Run:
         than a gain on another: the mean of the average and the smallest gain
         must be above one standard error of the average.
         """
-        trial = _trial(settings, ndcg)
+        trial = _trial(settings, _means(ndcg))
         self.n_tried += 1
         if self._best is not None:
             gains, variances = [], []
@@ -265,7 +265,7 @@ class _Run:
     ) -> None:
         """Take in a trial; the best is the one of the largest `worth` less its pull."""
         self.n_tried += 1
-        self._weighed.append((_trial(settings, ndcg), pull))
+        self._weighed.append((_trial(settings, _means(ndcg)), pull))
         best, _ = max(self._weighed, key=lambda one: self.worth(one[0].by_split) - one[1])
         if best is not self._best:
             self._take(best)
@@ -285,7 +285,7 @@ class _Run:
         first = self._weighed[0][0].by_split
         return float(np.mean([ndcg[fold] / max(1e-9, first[fold]) for fold in ndcg]))
 
-    def settle(self, settings: Mapping[str, object], ndcg: Mapping[str, np.ndarray]) -> None:
+    def settle(self, settings: Mapping[str, object], ndcg: Mapping[str, float]) -> None:
         """Make settings the best, whatever the others were worth."""
         self._take(_trial(settings, ndcg))
 
@@ -311,8 +311,9 @@ class _Run:
         return Tuned(best.settings, best, self.n_tried, seconds, self.stopped)
 
     def _take(self, trial: Trial) -> None:
+        if self._best is None or self._best.by_split != trial.by_split:
+            self._history.append((self.n_tried, trial.ndcg))
         self._best = trial
-        self._history.append((self.n_tried, trial.ndcg))
 
     def _report(self, fraction: float, seconds_left: float) -> None:
         if self._on_progress is not None:
@@ -335,6 +336,9 @@ def _budget(n_interactions: int) -> float:
     return _LARGE
 
 
-def _trial(settings: Mapping[str, object], ndcg: Mapping[str, np.ndarray]) -> Trial:
-    by_fold = {fold: float(values.mean()) for fold, values in ndcg.items()}
-    return Trial(dict(settings), float(np.mean(list(by_fold.values()))), by_fold)
+def _means(ndcg: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {fold: float(values.mean()) for fold, values in ndcg.items()}
+
+
+def _trial(settings: Mapping[str, object], ndcg: Mapping[str, float]) -> Trial:
+    return Trial(dict(settings), float(np.mean(list(ndcg.values()))), dict(ndcg))

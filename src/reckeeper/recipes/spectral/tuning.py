@@ -18,6 +18,7 @@ from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.spectral.factors import Factors, Weighted, most_components
 from reckeeper.recipes.spectral.lines import Axis, climb
 from reckeeper.recipes.spectral.settings import SpectralSettings
+from reckeeper.recipes.spectral.tuning_order import search_order
 from reckeeper.recipes.weighting import weigh
 
 MAX_COMPONENTS = 512
@@ -47,8 +48,11 @@ _PAYS = 0.001
 _PLANNED = 170
 """Candidates that a whole search comes to, about; for the fraction done."""
 
-_PLAIN_SHARE = 0.7
-_JUDGED_SHARE = 0.85
+_JUDGED_FOLDS = 3
+"""Folds on which the best are judged once more, at most."""
+
+_PLAIN_SHARE = 0.65
+_JUDGED_SHARE = 0.75
 """Shares of the budget after which the search, and judging with the cut matrix, leave the rest."""
 
 
@@ -135,7 +139,7 @@ class _Enough(Exception):
 
 
 def search(splits: Sequence[TuningSplit], run: TuningRun, fit: Fit) -> None:
-    """Find the plain part on the folds.
+    """Find the plain part on the folds, then what order adds on what came last.
 
     Parameters
     ----------
@@ -147,7 +151,11 @@ def search(splits: Sequence[TuningSplit], run: TuningRun, fit: Fit) -> None:
     plain = _Search([_Side(split) for split in splits], run)
     with contextlib.suppress(_Enough):
         plain.go()
-    plain.judge_again(fit)
+    best = plain.judge_again(fit)
+    newest = run.newest()
+    if newest is not None:
+        settings = search_order(newest, best.settings(), run)
+        run.settle(dataclasses.asdict(settings), plain.ndcg(best))
 
 
 class _Side:
@@ -281,23 +289,34 @@ class _Search:
         self._choose_components()
         self._sweep(0.25)
 
-    def judge_again(self, fit: Fit) -> tuple[SpectralSettings, Mapping[str, np.ndarray]]:
-        """Judge the best three by what a fit makes of them, and take the best of those."""
-        again: list[tuple[float, SpectralSettings, dict[str, np.ndarray]]] = []
-        for point in sorted(self._judged, key=self._of, reverse=True)[:3]:
-            settings = point.settings()
-            ndcg = {
-                side.kind: side.judge.ndcg(fit(side.train, settings=dataclasses.asdict(settings)))
-                for side in self._sides
-            }
-            means = {fold: float(values.mean()) for fold, values in ndcg.items()}
-            again.append((self._run.worth(means) - point.pull(), settings, ndcg))
-            self._run.step(min(0.95, self._run.n_tried / _PLANNED))
-            if self._run.used > _JUDGED_SHARE:
+    def judge_again(self, fit: Fit) -> _Point:
+        """Judge the best three by what a fit makes of them, and take the best of those.
+
+        On one fold after the other, as far as there is time; where drift is
+        strong, folds are no substitute for each other.
+        """
+        best = sorted(self._judged, key=self._of, reverse=True)[:3]
+        means: dict[_Point, dict[str, float]] = {point: {} for point in best}
+        began, seconds = self._run.used, 0.0
+        sides = self._sides[:_JUDGED_FOLDS]
+        for n_done, side in enumerate(sides):
+            if self._run.used + seconds > _JUDGED_SHARE:
+                means = {point: {} for point in best} if self._run.drift == "strong" else means
                 break
-        _, settings, ndcg = max(again, key=lambda one: one[0])
-        self._run.settle(dataclasses.asdict(settings), ndcg)
-        return settings, ndcg
+            for point in best:
+                model = fit(side.train, settings=dataclasses.asdict(point.settings()))
+                means[point][side.kind] = float(side.judge.ndcg(model).mean())
+                self._run.step(min(0.95, self._run.n_tried / _PLANNED))
+            seconds = (self._run.used - began) / (n_done + 1)
+        found = best[0]
+        if means[found]:
+            found = max(best, key=lambda point: self._run.worth(means[point]) - point.pull())
+        self._run.settle(dataclasses.asdict(found.settings()), self._judged[found])
+        return found
+
+    def ndcg(self, point: _Point) -> Mapping[str, float]:
+        """Return the NDCG by fold of what was judged."""
+        return self._judged[point]
 
     def _best(self) -> _Point:
         return max(self._judged, key=self._of)

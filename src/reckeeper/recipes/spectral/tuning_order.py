@@ -1,0 +1,137 @@
+"""How order is tuned: on what came last alone, and kept only where it surely helps."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from reckeeper.recipes.plan import TuningRun, TuningSplit
+from reckeeper.recipes.spectral.factors import Weighted
+from reckeeper.recipes.spectral.lines import Axis, climb
+from reckeeper.recipes.spectral.parts import Plain, Uncut, ordered_part
+from reckeeper.recipes.spectral.settings import DEFAULT_ORDER, SpectralSettings
+
+_CELLS = 16_000_000
+_USERS = (200, 1000)
+"""Users of whom what came last is asked for: as many as make so many cells of one score each,
+within limits. Each comes to some questions."""
+
+_LEAST_USERS = 10
+"""Fewer tell nothing."""
+
+_CONFIDENCE = 2.0
+"""Standard errors that the gain must be above."""
+
+_AXES = (Axis(-1.0, 6.0, 1.0, 1.0), Axis(-4.0, 2.0, 1.0, 1.0), Axis(-0.2, 0.8, 0.2, 0.2))
+_RECENCY, _ORDER, _POPULARITY = range(3)
+"""Logarithms of recency and order to base 2, and the power of popularity."""
+
+_LINES = ((_RECENCY, 1.0), (_ORDER, 1.0), (_POPULARITY, 1.0), (_ORDER, 0.5))
+
+_MOST_STEPS = 2
+"""Along a line: a dozen candidates come to much, each scored for every question."""
+
+_PULL = 0.001
+"""What a squared step from the defaults costs, as a share of NDCG."""
+
+_LAST = 0.97
+"""The share of the budget after which the best so far is taken."""
+
+_Places = tuple[float, float, float]
+
+
+def search_order(split: TuningSplit, plain: SpectralSettings, run: TuningRun) -> SpectralSettings:
+    """Return settings with the order that helps, or 0 where none surely does.
+
+    Parameters
+    ----------
+    split : TuningSplit
+        Of kind ``next``. Of anything else recency and order are not to be
+        learned: where what is held out is not what came next, they lose.
+    plain : SpectralSettings
+        Those of the plain part.
+    run : TuningRun
+    """
+    tried = _Tried(split, plain, run)
+    default = SpectralSettings()
+    start = (math.log2(default.recency), math.log2(DEFAULT_ORDER), default.order_popularity)
+    best = start
+    for axis, fineness in _LINES:
+        if run.used > _LAST:
+            break
+        climb(
+            lambda place, axis=axis, at=best: tried.value(_moved(at, axis, place)),
+            best[axis],
+            _AXES[axis],
+            fineness,
+            most_steps=_MOST_STEPS,
+        )
+        best = tried.best
+    gains = tried.gains(best)
+    surely = len(gains) >= _LEAST_USERS and (
+        gains.mean() > _CONFIDENCE * gains.std(ddof=1) / np.sqrt(len(gains))
+    )
+    return tried.settings(best) if surely else dataclasses.replace(plain, order=0.0)
+
+
+class _Tried:
+    """What was tried of recency and order, beside the plain part on the same questions."""
+
+    def __init__(self, split: TuningSplit, plain: SpectralSettings, run: TuningRun) -> None:
+        self._plain = plain
+        self._run = run
+        self._histories = split.train.histories
+        self._weighted = Weighted.of(split.train.weights, plain.weighting)
+        self._factors = self._weighted.factorise(
+            user_power=plain.user_power,
+            item_power=plain.item_power,
+            n_components=plain.n_components,
+        )
+        self._parts = Plain.of(self._weighted, self._factors, plain)
+        n_users = int(np.clip(_CELLS // max(1, self._parts.n_items), *_USERS))
+        self._judge = split.judge(n_users=n_users)
+        self._without = self._judge.ndcg(Uncut(plain, self._weighted.scale, self._parts))
+        self._ndcg: dict[_Places, np.ndarray] = {}
+
+    @property
+    def best(self) -> _Places:
+        return max(self._ndcg, key=self._of)
+
+    def settings(self, places: _Places) -> SpectralSettings:
+        recency, order, popularity = places
+        return dataclasses.replace(
+            self._plain,
+            recency=float(f"{2**recency:.3g}"),
+            order=float(f"{2**order:.3g}"),
+            order_popularity=round(popularity, 3),
+        )
+
+    def gains(self, places: _Places) -> np.ndarray:
+        """Return by how much each user's NDCG is above that of the plain part."""
+        return self._ndcg[places] - self._without
+
+    def value(self, places: _Places) -> float:
+        """Judge what was not judged yet, and return how good it is, as a share of plain NDCG."""
+        if places not in self._ndcg:
+            settings = self.settings(places)
+            ordered = ordered_part(
+                settings, self._histories, self._weighted, self._factors, self._parts
+            )
+            scorer = Uncut(settings, self._weighted.scale, self._parts, ordered)
+            self._ndcg[places] = self._judge.ndcg(scorer)
+            self._run.n_tried += 1
+            self._run.step()
+        return self._of(places)
+
+    def _of(self, places: _Places) -> float:
+        start = next(iter(self._ndcg))
+        squared = sum(
+            ((place - default) / axis.unit) ** 2
+            for place, default, axis in zip(places, start, _AXES, strict=True)
+        )
+        return float(self._ndcg[places].mean() / max(self._without.mean(), 1e-9)) - _PULL * squared
+
+
+def _moved(places: _Places, axis: int, place: float) -> _Places:
+    first, second, third = (place if axis == number else at for number, at in enumerate(places))
+    return first, second, third
