@@ -15,7 +15,7 @@ _USERS = (150, 1000)
 """Users of whom what came last is asked for: as many as make so many cells of one score each,
 within limits. Each comes to some questions."""
 
-_COMPONENTS = 64
+COMPONENTS = 64
 """Components that the check takes at most: order adds as much to a coarser plain part."""
 
 _LEAST_USERS = 10
@@ -54,7 +54,7 @@ def order_helps(
     """
     report = on_progress or (lambda _: None)
     settings = dataclasses.replace(
-        settings, order=DEFAULT_ORDER, n_components=min(settings.n_components, _COMPONENTS)
+        settings, order=DEFAULT_ORDER, n_components=min(settings.n_components, COMPONENTS)
     )
     weighted = Weighted.of(split.train.weights, settings.weighting)
     factors = weighted.factorise(
@@ -73,6 +73,11 @@ def order_helps(
     report(0.75)
     gains = judge.ndcg(Uncut(settings, weighted.scale, plain, ordered)) - without
     report(1.0)
+    return surely_positive(gains)
+
+
+def surely_positive(gains: np.ndarray) -> bool:
+    """Say whether the mean of users' gains is above two of its standard errors."""
     if len(gains) < _LEAST_USERS:
         return False
     return bool(gains.mean() > _CONFIDENCE * gains.std(ddof=1) / np.sqrt(len(gains)))

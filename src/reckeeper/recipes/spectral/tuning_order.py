@@ -1,11 +1,13 @@
 """How order is tuned: on what came last alone, and kept only where it surely helps."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
 
 from reckeeper.recipes.plan import TuningRun, TuningSplit
+from reckeeper.recipes.spectral.deciding import COMPONENTS, surely_positive
 from reckeeper.recipes.spectral.factors import Weighted
 from reckeeper.recipes.spectral.lines import Axis, climb
 from reckeeper.recipes.spectral.parts import Plain, Uncut, ordered_part
@@ -15,12 +17,6 @@ _CELLS = 16_000_000
 _USERS = (200, 1000)
 """Users of whom what came last is asked for: as many as make so many cells of one score each,
 within limits. Each comes to some questions."""
-
-_LEAST_USERS = 10
-"""Fewer tell nothing."""
-
-_CONFIDENCE = 2.0
-"""Standard errors that the gain must be above."""
 
 _AXES = (Axis(-1.0, 6.0, 1.0, 1.0), Axis(-4.0, 2.0, 1.0, 1.0), Axis(-0.2, 0.8, 0.2, 0.2))
 _RECENCY, _ORDER, _POPULARITY = range(3)
@@ -59,19 +55,12 @@ def search_order(split: TuningSplit, plain: SpectralSettings, run: TuningRun) ->
     for axis, fineness in _LINES:
         if run.used > _LAST:
             break
-        climb(
-            lambda place, axis=axis, at=best: tried.value(_moved(at, axis, place)),
-            best[axis],
-            _AXES[axis],
-            fineness,
-            most_steps=_MOST_STEPS,
-        )
+        value = functools.partial(tried.value_at, best, axis)
+        climb(value, best[axis], _AXES[axis], fineness, most_steps=_MOST_STEPS)
         best = tried.best
-    gains = tried.gains(best)
-    surely = len(gains) >= _LEAST_USERS and (
-        gains.mean() > _CONFIDENCE * gains.std(ddof=1) / np.sqrt(len(gains))
-    )
-    return tried.settings(best) if surely else dataclasses.replace(plain, order=0.0)
+    if surely_positive(tried.gains(best)):
+        return tried.settings(best)
+    return dataclasses.replace(plain, order=0.0)
 
 
 class _Tried:
@@ -85,9 +74,10 @@ class _Tried:
         self._factors = self._weighted.factorise(
             user_power=plain.user_power,
             item_power=plain.item_power,
-            n_components=plain.n_components,
+            n_components=min(plain.n_components, COMPONENTS),
         )
-        self._parts = Plain.of(self._weighted, self._factors, plain)
+        coarse = dataclasses.replace(plain, n_components=len(self._factors.components))
+        self._parts = Plain.of(self._weighted, self._factors, coarse)
         n_users = int(np.clip(_CELLS // max(1, self._parts.n_items), *_USERS))
         self._judge = split.judge(n_users=n_users)
         self._without = self._judge.ndcg(Uncut(plain, self._weighted.scale, self._parts))
@@ -108,10 +98,13 @@ class _Tried:
 
     def gains(self, places: _Places) -> np.ndarray:
         """Return by how much each user's NDCG is above that of the plain part."""
-        return self._ndcg[places] - self._without
+        gains: np.ndarray = self._ndcg[places] - self._without
+        return gains
 
-    def value(self, places: _Places) -> float:
-        """Judge what was not judged yet, and return how good it is, as a share of plain NDCG."""
+    def value_at(self, start: _Places, axis: int, place: float) -> float:
+        """Judge a place on an axis if it was not judged yet; return its share of plain NDCG."""
+        first, second, third = (place if axis == number else at for number, at in enumerate(start))
+        places = first, second, third
         if places not in self._ndcg:
             settings = self.settings(places)
             ordered = ordered_part(
@@ -130,8 +123,3 @@ class _Tried:
             for place, default, axis in zip(places, start, _AXES, strict=True)
         )
         return float(self._ndcg[places].mean() / max(self._without.mean(), 1e-9)) - _PULL * squared
-
-
-def _moved(places: _Places, axis: int, place: float) -> _Places:
-    first, second, third = (place if axis == number else at for number, at in enumerate(places))
-    return first, second, third
