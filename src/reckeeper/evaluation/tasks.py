@@ -253,20 +253,22 @@ def _histories(*known: InteractionMatrix, users: IdIndex) -> Histories:
     first, *others = (one.items for one in known)
     new = [np.array(one.ids, dtype=object)[one.places_in(first) < 0] for one in others]
     items = IdIndex([*first.ids, *np.unique(np.concatenate([[], *new])).tolist()])
-    rows, columns = [], []
+    parts, times = [], []
     for one in known:
-        row_of = one.users.places_in(users)
-        rows.append(np.repeat(row_of, np.diff(one.weights.indptr)))
-        columns.append(one.items.places_in(items)[one.weights.indices])
-    row, column = np.concatenate(rows), np.concatenate(columns)
+        row_of = users.places_in(one.users)
+        asked = np.flatnonzero(row_of >= 0)
+        weights = one.weights[row_of[asked]]
+        row = np.repeat(asked, np.diff(weights.indptr))
+        parts.append((row, one.items.places_in(items)[weights.indices], weights.data))
+        if (latest_at := one.latest_of(row_of[asked])) is not None:
+            times.append(latest_at)
+    row, column, weight = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     order = np.lexsort((column, row))
-    order = order[np.count_nonzero(row < 0) :]
     row, column = row[order], column[order]
     is_start = np.ones(len(order), dtype=bool)
     is_start[1:] = (row[1:] != row[:-1]) | (column[1:] != column[:-1])
     starts = np.flatnonzero(is_start)
-    summed = np.add.reduceat(np.concatenate([one.weights.data for one in known])[order], starts)
-    times = [one.latest_at for one in known if one.latest_at is not None]
+    summed = np.add.reduceat(weight[order], starts)
     latest_at = None
     if len(times) == len(known):
         latest_at = np.maximum.reduceat(np.concatenate(times)[order], starts)

@@ -106,8 +106,11 @@ class InteractionMatrix:
         rows : slice, or ndarray of int or bool
             Which, or their places, in the order wanted.
         """
-        times = None if self.latest_at is None else of_rows(self.latest_at, self.weights, rows)
-        return Histories.of_times(self.weights[rows], times)
+        return Histories.of_times(self.weights[rows], self.latest_of(rows))
+
+    def latest_of(self, rows: slice | np.ndarray) -> np.ndarray | None:
+        """Return the latest times of the pairs of some rows, in the order of ``weights[rows]``."""
+        return None if self.latest_at is None else of_rows(self.latest_at, self.weights, rows)
 
 
 @dataclass(frozen=True)
