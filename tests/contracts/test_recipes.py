@@ -390,9 +390,9 @@ def test_scores_may_be_written_to(fit):
 # Similar items
 
 
-def assert_similar(model, *, n_items):
+def assert_sorted(ask, *, n_items):
     for item in range(n_items):
-        indices, similarities = model.similar(item, n=n_items + 5)
+        indices, similarities = ask(item, n=n_items + 5)
         assert indices.shape == similarities.shape
         assert np.issubdtype(indices.dtype, np.integer)
         assert item not in indices
@@ -401,9 +401,22 @@ def assert_similar(model, *, n_items):
         assert np.isfinite(similarities).all()
         assert (similarities > 0).all()
         assert (np.diff(similarities) <= 0).all()
-        first, best = model.similar(item, n=2)
+        first, best = ask(item, n=2)
         np.testing.assert_array_equal(first, indices[:2])
         np.testing.assert_array_equal(best, similarities[:2])
+
+
+def assert_similar(model, *, n_items):
+    assert_sorted(model.similar, n_items=n_items)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_what_comes_next_is_sorted_and_others(fit, shape):
+    model = fit(interactions(shape))
+    assert_sorted(model.next, n_items=shape[1])
+    again = type(model).from_arrays(model.to_arrays(), settings=model.settings, n_items=shape[1])
+    for first, second in zip(model.next(0, n=5), again.next(0, n=5), strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -553,6 +553,19 @@ def whole(tmp_path_factory):
 LINES = ["popularity", "svd", "svd:n_components=2", "implicit-als", "implicit-knn", "ease"]
 
 
+def test_what_the_data_decide_is_told_for_each_cut(whole):
+    *_, file = whole
+    wanted = ("--recipe", "spectral", "--recipe", "spectral:order=0.5")
+    told = json.loads(run(file, *wanted, "--json").stdout)
+    _, found, asked = told["recipes"]
+    assert len(found["decided"]) == told["n_cuts"]
+    assert all(set(one) == {"order"} for one in found["decided"])
+    assert found["settings"]["order"] is None
+    assert asked["decided"] == []
+    assert asked["settings"]["order"] == 0.5
+    assert "; decided from the data: order=" in run(file, *wanted).output
+
+
 def test_several_recipes_and_peers_are_judged_in_one_run(whole):
     report, _, _, _ = whole
     assert [line["label"] for line in report["recipes"]] == LINES

@@ -3,11 +3,12 @@
 import dataclasses
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reckeeper.cli.terminal import print_facts, print_table, say
+from reckeeper.cli.terminal import compact, print_facts, print_table, say
 from reckeeper.evaluation import Compared, Figure, PairedDifference
 
 _HEADLINES = ("ndcg", "recall", "hit_rate")
@@ -32,6 +33,8 @@ class Line:
         Over all cuts.
     tuning : dict or None
         What tuning found.
+    decided : tuple of dict
+        What each cut's data decided of the settings that leave it to them.
     """
 
     label: str
@@ -43,6 +46,16 @@ class Line:
     evaluate_seconds: float
     tune_seconds: float = 0.0
     tuning: dict[str, Any] | None = None
+    decided: tuple[dict[str, Any], ...] = ()
+
+    def decided_in_words(self) -> str:
+        """Return what was decided, and in how many of the cuts where these differ."""
+        found = Counter(compact(one) for one in self.decided)
+        if len(found) < 2:
+            return "".join(found)
+        return "; ".join(
+            f"{words} in {n} of {len(self.decided)} cuts" for words, n in found.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -241,7 +254,8 @@ def print_report(report: Report) -> None:
     for line in report.lines:
         found = f" (found among {line.tuning['n_tried']} that were tried)" if line.tuning else ""
         shown = ", ".join(f"{key}={json.dumps(value)}" for key, value in line.settings.items())
-        say(f"{line.label}: {shown}{found}")
+        decided = f"; decided from the data: {line.decided_in_words()}" if line.decided else ""
+        say(f"{line.label}: {shown}{found}{decided}")
     labels = [line.label for line in report.lines]
     figures = report.compared.figures
     rows: Iterable[list[str]] = (

@@ -312,10 +312,15 @@ def _measured(
         fit_seconds = evaluate_seconds = 0.0
         parts: list[Quality] = []
         settings: dict[str, Any] = {}
+        decided: list[dict[str, Any]] = []
+        is_ordered = False
         for place, task in enumerate(data.tasks):
             cut = f", cut {place + 1} of {len(data.tasks)}" if len(data.tasks) > 1 else ""
             with stages.stage(f"fitting {label}{cut}") as stage:
                 model, settings = fit(task, stage)
+            if isinstance(model, Recipe):
+                is_ordered |= model.is_ordered
+                decided += [model.decided] if model.decided else []
             fit_seconds += stage.seconds
             with stages.stage(f"measuring {label}{cut}") as stage:
                 parts.append(task.measure(model, k=request.ks, on_progress=stage))
@@ -327,11 +332,12 @@ def _measured(
                 recipe=recipe,
                 settings=settings,
                 is_peer=fit.is_peer,
-                is_ordered=isinstance(model, Recipe) and model.is_ordered,
+                is_ordered=is_ordered,
                 fit_seconds=round(fit_seconds, 3),
                 evaluate_seconds=round(evaluate_seconds, 3),
                 tune_seconds=0.0 if tuned is None else round(tuned[1], 3),
                 tuning=None if tuned is None else _tuning(tuned[0]),
+                decided=tuple(decided),
             )
         )
 
