@@ -283,10 +283,8 @@ class VersionSummary:
     version : int
     is_active : bool
     recipe : str
-    settings : dict
-        Settings of the recipe, as they were asked for.
-    decided : dict
-        Of those that leave something to the data, what was decided.
+    settings, decided : dict
+        Those of the recipe as asked for, and what was found of those left to the data.
     n_users, n_items : int
     training_samples : int
         Interactions that went in.
