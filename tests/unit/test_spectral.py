@@ -506,3 +506,9 @@ def test_settings_out_of_range_are_refused(model):
                 model.to_arrays(), settings={**model.settings, name: value}, n_items=40
             )
     assert model.settings == dataclasses.asdict(SpectralSettings(n_neighbours=12))
+
+
+def test_a_file_of_the_form_before_is_refused_in_words(model):
+    before = {"filter": "sum", "mixing": 1.0, "spectral_power": 0.5, "ridge": 0.3}
+    with pytest.raises(DataError, match=r"spectral has no setting 'filter': it has weighting, "):
+        Spectral.from_arrays(model.to_arrays(), settings=before, n_items=40)

@@ -215,7 +215,12 @@ def largest(matrix: sparse.csr_array, n: int) -> sparse.csr_array:
     for row in np.flatnonzero(np.diff(matrix.indptr) > n).tolist():
         entries = slice(matrix.indptr[row], matrix.indptr[row + 1])
         values = matrix.data[entries]
-        values[np.lexsort((matrix.indices[entries], -values))[n:]] = 0.0
+        border = np.partition(values, len(values) - n)[len(values) - n]
+        tied = np.flatnonzero(values == border)
+        surplus = np.count_nonzero(values >= border) - n
+        dropped = tied[np.argsort(matrix.indices[entries][tied])[len(tied) - surplus :]]
+        values[values < border] = 0.0
+        values[dropped] = 0.0
     matrix.data[matrix.data < 0] = 0.0
     matrix.eliminate_zeros()
     return matrix
