@@ -4,12 +4,15 @@ import dataclasses
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from reckeeper import evaluation
 from reckeeper.cli.terminal import compact, print_facts, print_table, say
-from reckeeper.evaluation import Compared, Figure, PairedDifference
+from reckeeper.evaluation import Compared, Figure, PairedDifference, Quality, segments
 
 _HEADLINES = ("ndcg", "recall", "hit_rate")
 
@@ -212,6 +215,75 @@ class Report:
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
         }
+
+
+Groups = dict[tuple[str, str], dict[str, np.ndarray]]
+"""By (``users`` or ``items``, column): the name of each segment, and who is in it."""
+
+
+def segments_of(
+    qualities: Mapping[str, Quality],
+    tables: Groups,
+    *,
+    baseline: str,
+    popularity: np.ndarray,
+    seed: int,
+    on_progress: Callable[[float], None],
+) -> list[Segment]:
+    """Compare all models on each part of the users and of the items.
+
+    Parameters
+    ----------
+    qualities : mapping of str to Quality
+        By label.
+    tables : Groups
+        Parts besides those by length of history and by popularity.
+    baseline : str
+        The label of a model whose parts all have.
+    popularity : ndarray of int, shape (n_items,)
+        How many users have each item.
+    seed : int
+        Of the intervals.
+    on_progress : callable
+        Called with the fraction done.
+    """
+
+    def by_name(
+        parts_of: Callable[[Quality], dict[str, Quality]],
+    ) -> dict[str, dict[str, Quality]]:
+        parts = {label: parts_of(quality) for label, quality in qualities.items()}
+        return {name: {label: parts[label][name] for label in parts} for name in parts[baseline]}
+
+    parts: list[tuple[str, str, dict[str, dict[str, Quality]]]] = [
+        ("users", "history_length", by_name(segments.by_history_length)),
+        (
+            "items",
+            "popularity",
+            by_name(lambda one: segments.by_item_popularity(one, popularity)),
+        ),
+    ]
+    for (of, column), masks in tables.items():
+
+        def of_column(
+            quality: Quality, of: str = of, masks: dict[str, np.ndarray] = masks
+        ) -> dict[str, Quality]:
+            found = {
+                name: quality.on_items(within)
+                if of == "items"
+                else quality.part(within[quality.question_user])
+                for name, within in masks.items()
+            }
+            return {name: part for name, part in found.items() if len(part.question_user)}
+
+        parts.append((of, column, by_name(of_column)))
+    found: list[Segment] = []
+    for place, (of, column, of_name) in enumerate(parts):
+        for name, models in of_name.items():
+            n_users = len(models[baseline].user_index)
+            compared = evaluation.compare_all(models, seed=seed)
+            found.append(Segment(of, column, name, n_users, compared))
+        on_progress((place + 1) / len(parts))
+    return found
 
 
 def _figures(figures: Mapping[str, Figure]) -> dict[str, dict[str, float | None]]:

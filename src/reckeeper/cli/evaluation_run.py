@@ -26,7 +26,7 @@ from reckeeper import evaluation, storage, telemetry, wire
 from reckeeper import policy as policies
 from reckeeper.cli import installation
 from reckeeper.cli.evaluation_files import Columns, read_interactions, read_table
-from reckeeper.cli.evaluation_report import Line, Report, Segment
+from reckeeper.cli.evaluation_report import Groups, Line, Report, segments_of
 from reckeeper.cli.terminal import tuning_note
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
@@ -152,7 +152,14 @@ def judged(request: Request) -> Report:
         with stages.stage("comparing them") as stage:
             compared = evaluation.compare_all(qualities, seed=request.seed)
             popularity = popularity_of(data.tasks[0].train)
-            found = _segments(qualities, popularity, tables, seed=request.seed, on_progress=stage)
+            found = segments_of(
+                qualities,
+                tables,
+                baseline=BASELINE,
+                popularity=popularity,
+                seed=request.seed,
+                on_progress=stage,
+            )
     any_quality = qualities[BASELINE]
     split = data.tasks[0].split
     return Report(
@@ -391,13 +398,9 @@ class _Fit:
         return model, model.settings
 
 
-_Groups = dict[tuple[str, str], dict[str, np.ndarray]]
-"""By (``users`` or ``items``, column): the name of each segment, and who is in it."""
-
-
-def _tables(request: Request, data: _Data, stages: "_Stages") -> _Groups:
+def _tables(request: Request, data: _Data, stages: "_Stages") -> Groups:
     """Read the tables of users and of items into the segments that their columns make."""
-    groups: _Groups = {}
+    groups: Groups = {}
     columns = request.columns
     for of, path, column, ids in (
         ("users", request.users_table, columns.user, data.users),
@@ -429,55 +432,6 @@ def _tables(request: Request, data: _Data, stages: "_Stages") -> _Groups:
         if unused:
             stages.say(f"{path}: nearly every row has its own: {', '.join(unused)}; not used.")
     return groups
-
-
-def _segments(
-    qualities: Mapping[str, Quality],
-    popularity: np.ndarray,
-    tables: _Groups,
-    *,
-    seed: int,
-    on_progress: Callable[[float], None],
-) -> list[Segment]:
-    """Compare all models on each part of the users and of the items."""
-    parts: list[tuple[str, str, dict[str, dict[str, Quality]]]] = [
-        ("users", "history_length", _by_name(qualities, segments.by_history_length)),
-        (
-            "items",
-            "popularity",
-            _by_name(qualities, lambda one: segments.by_item_popularity(one, popularity)),
-        ),
-    ]
-    for (of, column), masks in tables.items():
-
-        def of_column(
-            quality: Quality, of: str = of, masks: dict[str, np.ndarray] = masks
-        ) -> dict[str, Quality]:
-            found = {
-                name: quality.on_items(within)
-                if of == "items"
-                else quality.part(within[quality.question_user])
-                for name, within in masks.items()
-            }
-            return {name: part for name, part in found.items() if len(part.question_user)}
-
-        parts.append((of, column, _by_name(qualities, of_column)))
-    found: list[Segment] = []
-    for place, (of, column, by_name) in enumerate(parts):
-        for name, models in by_name.items():
-            n_users = len(models[BASELINE].user_index)
-            compared = evaluation.compare_all(models, seed=seed)
-            found.append(Segment(of, column, name, n_users, compared))
-        on_progress((place + 1) / len(parts))
-    return found
-
-
-def _by_name(
-    qualities: Mapping[str, Quality], parts_of: Callable[[Quality], dict[str, Quality]]
-) -> dict[str, dict[str, Quality]]:
-    """Return each part's quality of every model."""
-    parts = {label: parts_of(quality) for label, quality in qualities.items()}
-    return {name: {label: parts[label][name] for label in parts} for name in parts[BASELINE]}
 
 
 def _tuned(
