@@ -48,7 +48,9 @@ from reckeeper.training import (
 )
 from reckeeper.training.comparison import Comparison, MadeOn, Rule
 from reckeeper.training.promotion import Promotion
+from reckeeper.training.request import drift_of
 from reckeeper.training.tuning import Trial, TuningProgress
+from reckeeper.wire import RetrainRequest
 
 
 @pytest.fixture
@@ -740,6 +742,10 @@ SVD = {"recipe": "svd", "settings": {"n_components": 3}}
             {"recipe": "svd", "tune": True, "tune_seconds": 60},
             {"recipe": "svd", "tune": True, "tune_seconds": 60.0},
         ),
+        (
+            {"tune": True, "tuning": {"drift": "strong"}},
+            {"recipe": "spectral", "tune": True, "tuning": {"drift": "strong"}},
+        ),
     ],
     ids=str,
 )
@@ -768,6 +774,9 @@ def test_settings_are_for_the_recipe_of_the_active_version():
         ({"tune": "yes"}, "tune", "valid boolean"),
         ({"recipe": "svd", "tune": True, "settings": {}}, "settings", "Leave out either"),
         ({"tune_seconds": 5}, "tune_seconds", "for tuning alone"),
+        ({"tuning": {"drift": "mild"}}, "tuning", "for tuning alone"),
+        ({"tune": True, "tuning": {"drift": "wild"}}, "tuning.drift", "'none', 'mild'"),
+        ({"tune": True, "tuning": {"lean": "mild"}}, "tuning.lean", ""),
         ({"recipe": "svd", "tune": True, "tune_seconds": 0}, "tune_seconds", "greater than 0"),
         ({"recipe": "svd", "tune": True, "tune_seconds": 86_401}, "tune_seconds", "86400"),
         ({"recipe": "svd", "tune": True, "tune_seconds": "5"}, "tune_seconds", "valid number"),
@@ -1008,7 +1017,7 @@ def test_of_reports_in_quick_succession_no_result_is_lost(database, row, job_of,
     job_id = row("starting")
     progress = child._Progress(database, job_id)
     first, second = (
-        TuningProgress(0.1 * n, n, Trial({}, 0.2, {}), seconds=1.0, seconds_left=None)
+        TuningProgress(0.1 * n, n, Trial({}, 0.2, {}), ((1, 0.2),), seconds=1.0, seconds_left=None)
         for n in (1, 2)
     )
     made_on, rule = MadeOn(9, 3, 3, None), Rule.of(StoredPolicy(Policy(), 0, "environment"))
@@ -1028,3 +1037,19 @@ def test_of_reports_in_quick_succession_no_result_is_lost(database, row, job_of,
     job = job_of(job_id)
     assert (job.fraction, job.result) == (0.7, two.to_json())
     assert job.progress["n_tried"] == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "by_policy", "drift"),
+    [
+        ({}, {}, "none"),
+        ({}, {"tuning": {"drift": "mild"}}, "mild"),
+        ({"tuning": {"drift": "strong"}}, {"tuning": {"drift": "mild"}}, "strong"),
+        ({"tuning": {"drift": "none"}}, {"tuning": {"drift": "mild"}}, "none"),
+        ({"tuning": {}}, {"tuning": {"drift": "mild"}}, "mild"),
+    ],
+    ids=str,
+)
+def test_the_drift_is_that_of_the_request_else_of_the_policy(asked, by_policy, drift):
+    request = RetrainRequest.model_validate({"tune": True, **asked})
+    assert drift_of(request, Policy.model_validate(by_policy)) == drift

@@ -296,6 +296,12 @@ ODD_PATH = "films%2F%F0%9F%8E%AC%20100%25%3F%231"
             wire.JobAnswer,
         ),
         (
+            lambda c: c.start_retrain(tune=True, drift="mild"),
+            ("POST", "/retrain", {"wait": "false"}),
+            {"tune": True, "tuning": {"drift": "mild"}},
+            wire.JobAnswer,
+        ),
+        (
             lambda c: c.start_evaluation(),
             ("POST", "/evaluations", {"wait": "false"}),
             None,

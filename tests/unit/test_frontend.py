@@ -1186,6 +1186,16 @@ def test_the_panel_asks_for_tuning(api: Api, seconds: int | None, more: dict[str
     assert api.requests == [{"recipe": "spectral", "tune": True, **more}]
 
 
+@pytest.mark.parametrize("drift", ["none", "mild", "strong"])
+def test_the_panel_asks_whether_taste_drifts(api: Api, drift: str) -> None:
+    at = choose(model_management(), "spectral", tune=True)
+    question = at.selectbox(key="drift")
+    assert question.label == "Does taste drift to what is popular?"
+    assert question.value is None
+    press(run(question.set_value(drift)), "Tune and train")
+    assert api.requests == [{"recipe": "spectral", "tune": True, "tuning": {"drift": drift}}]
+
+
 def test_tuning_shows_the_best_so_far_and_can_be_stopped(api: Api) -> None:
     at = press(choose(model_management(), "spectral", tune=True), "Tune and train")
     api.jobs[0] |= {"stage": "tuning", "progress": None}
@@ -1194,7 +1204,13 @@ def test_tuning_shows_the_best_so_far_and_can_be_stopped(api: Api) -> None:
     assert next(button for button in at.button if button.label == STOP).disabled
 
     best = {"mixing": 0.25, "weighting": "log"}
-    found = {"n_tried": 1234, "ndcg": 0.21389, "settings": best, "seconds_left": 9.1}
+    found = {
+        "n_tried": 1234,
+        "ndcg": 0.21389,
+        "settings": best,
+        "history": [{"n_tried": 1, "ndcg": 0.2}, {"n_tried": 900, "ndcg": 0.21389}],
+        "seconds_left": 9.1,
+    }
     api.jobs[0] |= {"progress": found, "seconds_left": 9.1}
     at = run(at)
     assert plain(at.progress[0].text).startswith("**Tuning: trying settings** · 25%")
@@ -1202,6 +1218,8 @@ def test_tuning_shows_the_best_so_far_and_can_be_stopped(api: Api) -> None:
     assert (
         ":small[**1,234** tried · best NDCG so far **0.2139**, with mixing=0.25, weighting=log]"
     ) in read(at.markdown)
+    [chart] = at.get("vega_lite_chart")
+    assert "Best NDCG so far" in chart.proto.spec
 
     at = press(at, STOP)
     assert "POST /jobs/1/finish" in api.calls
@@ -1217,7 +1235,13 @@ def test_tuning_shows_the_best_so_far_and_can_be_stopped(api: Api) -> None:
 
 
 def test_a_tuning_that_has_just_ended_needs_no_stop(api: Api) -> None:
-    found = {"n_tried": 1, "ndcg": 0.2, "settings": {"mixing": 1.0}, "seconds_left": 1.0}
+    found = {
+        "n_tried": 1,
+        "ndcg": 0.2,
+        "settings": {"mixing": 1.0},
+        "history": [{"n_tried": 1, "ndcg": 0.2}],
+        "seconds_left": 1.0,
+    }
     api.add_job(stage="tuning", progress=found)
     at = model_management()
     api.jobs[0]["stage"] = "fitting"
