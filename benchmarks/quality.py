@@ -1,4 +1,4 @@
-"""Quality beside peers: ``python -m benchmarks.quality [--data FOLDER] [--plot FILE]``.
+"""Quality beside peers: ``python -m benchmarks.quality [--data FOLDER] [--plot FILE] [--seeds N]``.
 
 A task for each set of the data: those with a test part as they are, and MovieLens
 with the last fifth of each user's history held out, and for users whom training
@@ -527,6 +527,24 @@ def run(data: Path = harness.DATA, *, plot: Path | None = None) -> dict[str, Any
     return results
 
 
+def seeds(name: str, data: Path, *, n: int) -> dict[str, Any]:
+    """Tune with several seeds, and judge what each chose on folds that none of them has seen."""
+    log = TASKS[name][0](data).log
+    drawn = folds.draw(folds.sampled(log, seed=n), drift="none", seed=1000)
+    judges = [(fold, fold.judge()) for fold in drawn]
+    chosen, means = [], []
+    for seed in range(n):
+        settings = tune("spectral", log, seed=seed).settings
+        plain = {**settings, "order": 0.0}
+        ndcg = [
+            judge.ndcg(recipe_named("spectral").fit(fold.train, settings=plain))
+            for fold, judge in judges
+        ]
+        chosen.append(settings)
+        means.append(float(np.mean([values.mean() for values in ndcg])))
+    return {"settings": chosen, "ndcg@20": means, "spread": max(means) / min(means) - 1}
+
+
 # ------------------------------------------------------------------ showing
 
 
@@ -597,6 +615,9 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, help="measure this one only")
     parser.add_argument("--only", nargs="+", default=[""], help="methods with this in their names")
     parser.add_argument("--plot", type=Path, help="draw Gowalla's figures into this file")
+    parser.add_argument(
+        "--seeds", type=int, help="tune with so many seeds, and print how far they disagree"
+    )
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
@@ -608,6 +629,9 @@ def main() -> None:
         return any(part in method for part in options.only)
 
     for name in [options.task] if options.task else TASKS:
+        if options.seeds:
+            print(json.dumps({"seeds": name, **seeds(name, options.data, n=options.seeds)}))
+            continue
         result = run_task(name, options.data, wanted=wanted)
         print(json.dumps({"benchmark": "quality", name: result}), flush=True)
         print(f"\n{name}:\n\n{markdown(result)}\n", flush=True)
