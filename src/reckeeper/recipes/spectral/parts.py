@@ -35,7 +35,7 @@ products with the matrix, within limits."""
 _SPARSE_COST = 8
 """What a multiplication of sparse matrices costs, in times of one by a dense matrix."""
 
-_DENSE_ROWS = 64
+DENSE_ROWS = 64
 """Rows that are multiplied densely at a time, so that they stay in a cache."""
 
 
@@ -79,7 +79,7 @@ class Plain:
 
     def scores(self, rows: sparse.csr_array) -> np.ndarray:
         """Return rows · W_plain, float32 of shape (n, n_items), without making the matrix."""
-        scores = _through(sparse.csr_array(rows * self.row_scale), self.matrix)
+        scores = through(sparse.csr_array(rows * self.row_scale), self.matrix)
         scores *= np.float32(self.tail) * self.column_scale
         scores += _low_rank(rows, self.left, self.right)
         return _without_diagonal(scores, rows, self.diagonal)
@@ -273,17 +273,20 @@ def _without_diagonal(
     return scores
 
 
-def _through(rows: sparse.csr_array, matrix: sparse.csr_array) -> np.ndarray:
+def through(rows: sparse.csr_array, matrix: sparse.csr_array) -> np.ndarray:
     """Return rows · matrixᵀ · matrix, dense, by way of sparse or dense products as is cheaper."""
-    users = sparse.csr_array(rows @ matrix.T)
-    n_sparse = int(np.diff(matrix.indptr)[users.indices].sum())
-    if _SPARSE_COST * n_sparse < matrix.nnz * rows.shape[0]:
-        return np.asarray((users @ matrix).toarray())
-    transposed = linalg.SparseOperator(matrix.T.tocsr())
+    n_dense = matrix.nnz * rows.shape[0]
+    n_of_item = np.bincount(matrix.indices, minlength=matrix.shape[1])
+    if _SPARSE_COST * int(n_of_item[rows.indices].sum()) < n_dense / 4:
+        users = sparse.csr_array(rows @ matrix.T)
+        n_sparse = int(np.diff(matrix.indptr)[users.indices].sum())
+        if _SPARSE_COST * n_sparse < n_dense:
+            return np.asarray((users @ matrix).toarray())
+    transposed = matrix.T.tocsr()
     products = np.empty(rows.shape, dtype=np.float32)
-    for begin in range(0, rows.shape[0], _DENSE_ROWS):
-        block = slice(begin, begin + _DENSE_ROWS)
-        products[block] = (transposed @ users[block].T.toarray()).T
+    for begin in range(0, rows.shape[0], DENSE_ROWS):
+        block = slice(begin, begin + DENSE_ROWS)
+        products[block] = (transposed @ (matrix @ rows[block].T.toarray())).T
     return products
 
 

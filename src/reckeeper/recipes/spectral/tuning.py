@@ -17,6 +17,7 @@ from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.spectral.factors import Factors, Weighted, most_components
 from reckeeper.recipes.spectral.lines import Axis, climb
+from reckeeper.recipes.spectral.parts import DENSE_ROWS, through
 from reckeeper.recipes.spectral.settings import SpectralSettings
 from reckeeper.recipes.spectral.tuning_order import search_order
 from reckeeper.recipes.weighting import weigh
@@ -30,11 +31,6 @@ _USERS = (500, 3000)
 _KEPT = (2, 64 << 20)
 """Decompositions that are kept of each fold: that of the best and that of the candidate, or as
 many as come to so many bytes."""
-
-_SPARSE_COST = 8
-_BLOCK = 64
-"""What a product of sparse matrices costs, in times of the multiplications of a dense one; rows of
-the latter that are made at a time, so that they stay in a cache."""
 
 _FIT_COST = 3
 """What a fit comes to, in times of its decomposition."""
@@ -213,7 +209,7 @@ class _Side:
             scale = (weighted.item_sums**-settings.history_power).astype(np.float32)
             rows = sparse.csr_array(rows * scale)
             projected = linalg.SparseOperator(rows) @ np.ascontiguousarray(factors.components.T)
-            self._shared = key, _through(rows, factors.matrix), projected
+            self._shared = key, through(rows, factors.matrix), projected
         return self._shared[1:]
 
     def measure(self, settings: SpectralSettings) -> np.ndarray:
@@ -233,23 +229,6 @@ class _Side:
         if tail:
             scores += products * (tail * scale).astype(np.float32)
         return self.judge.ndcg_of_scores(scores)
-
-
-def _through(rows: sparse.csr_array, matrix: sparse.csr_array) -> np.ndarray:
-    """Return rows · matrixᵀ · matrix, dense, by way of sparse or dense products as is cheaper."""
-    n_dense = matrix.nnz * rows.shape[0]
-    n_of_item = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    if _SPARSE_COST * int(n_of_item[rows.indices].sum()) < n_dense / 4:
-        users = sparse.csr_array(rows @ matrix.T)
-        n_sparse = int(np.diff(matrix.indptr)[users.indices].sum())
-        if _SPARSE_COST * n_sparse < n_dense:
-            return np.asarray((users @ matrix).toarray())
-    transposed = matrix.T.tocsr()
-    products = np.empty(rows.shape, dtype=np.float32)
-    for begin in range(0, rows.shape[0], _BLOCK):
-        block = slice(begin, begin + _BLOCK)
-        products[block] = (transposed @ (matrix @ rows[block].T.toarray())).T
-    return products
 
 
 class _Search:
@@ -395,5 +374,5 @@ def bytes_needed(sizes: Sizes, largest: Footprint, *, n_splits: int) -> int:
     kept = max(n_kept * (components + 8 * sizes.n_pairs), 2 * kept_bytes)
     of_each = 16 * sizes.n_pairs + scores + kept
     # Scores while they are made and ranked, and the dense half of a product of one block.
-    judging = min(n_splits, sizes.n_threads) * (4 * scores + 4 * _BLOCK * sizes.n_users)
+    judging = min(n_splits, sizes.n_threads) * (4 * scores + 4 * DENSE_ROWS * sizes.n_users)
     return n_splits * of_each + max(largest.fit_bytes, judging + 16 * sizes.n_pairs)
