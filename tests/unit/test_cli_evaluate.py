@@ -405,6 +405,7 @@ def test_options_that_do_not_go_together_are_refused_at_once():
         *files, "--recipe", "svd", "--tune", "--set", "n_components=2"
     )
     assert "add --tune" in told(*files, "--recipe", "svd", "--tune-seconds", "3")
+    assert "add --tune" in told(*files, "--recipe", "svd", "--drift", "mild")
     assert "leave out --train" in told("--compare", "--recipe", "svd")
     assert "leave out --train" in told("--compare", "--k", "5")
     assert "leave out FILE" in told(*files, "--split", "time")

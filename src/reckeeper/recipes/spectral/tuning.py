@@ -369,9 +369,11 @@ def bytes_needed(sizes: Sizes, largest: Footprint, *, n_splits: int) -> int:
     least, most = _USERS
     n_judged = min(most, max(least, _CELLS // max(1, sizes.n_items)), sizes.n_users)
     scores = 4 * n_judged * sizes.n_items
-    components = 4 * MAX_COMPONENTS * (sizes.n_items + n_judged)
+    n_components = min(MAX_COMPONENTS, sizes.n_users, sizes.n_items)
+    decomposition = 4 * n_components * (sizes.n_items + n_judged) + 8 * sizes.n_pairs
     n_kept, kept_bytes = _KEPT
-    kept = max(n_kept * (components + 8 * sizes.n_pairs), 2 * kept_bytes)
+    # Their matrices come to as much again; there are no more of them than candidates.
+    kept = max(n_kept * decomposition, min(2 * kept_bytes, _PLANNED * decomposition))
     of_each = 16 * sizes.n_pairs + scores + kept
     # Scores while they are made and ranked, and the dense half of a product of one block.
     judging = min(n_splits, sizes.n_threads) * (4 * scores + 4 * DENSE_ROWS * sizes.n_users)
