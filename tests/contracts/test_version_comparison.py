@@ -187,7 +187,10 @@ def test_settings_that_differ_stand_side_by_side():
     found = compared(first, second)
     assert found["settings"] == [{"name": "n_components", "first": 3, "second": 5}]
     other = compared(first, third)
-    assert other["settings"] == [{"name": "n_components", "first": 3, "second": None}]
+    assert other["settings"] == [
+        {"name": "n_components", "first": 3, "second": None},
+        {"name": "weighting", "first": "raw", "second": None},
+    ]
     json.dumps(other, allow_nan=False)
 
 

@@ -336,6 +336,9 @@ def test_a_file_that_does_not_say_all_that_it_must_is_refused(made, written, fie
     del fields[field]
     header["reckeeper"] = json.dumps(fields)
     save_file(load_file(written), written, metadata=header)
+    if field == "decided":  # it came after the first files
+        assert artifact.read(written).metadata.decided == {}
+        return
     with pytest.raises(ArtifactError, match=f"its metadata lack {field}"):
         artifact.read(written)
 

@@ -58,6 +58,19 @@ def test_the_schema_of_this_release_is_the_last_migration():
     assert ScriptDirectory.from_config(config).get_heads() == [storage.SCHEMA_REVISION]
 
 
+def test_a_version_of_the_first_schema_has_decided_nothing(settings):
+    storage.migrate(settings)
+    opened = contextlib.closing(storage.open_database(settings))
+    with opened as database, database.write() as connection:
+        storage.models.insert(connection, stored_version(1))
+        connection.execute(sa.text("ALTER TABLE models DROP COLUMN decided"))
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+    assert storage.migrate(settings) == "0001"
+    opened = contextlib.closing(storage.open_database(settings))
+    with opened as database, database.read() as connection:
+        assert storage.models.get(connection, 1).decided == {}
+
+
 def test_migrating_again_changes_nothing(settings):
     assert storage.migrate(settings) is None
     assert storage.migrate(settings) == storage.SCHEMA_REVISION

@@ -352,13 +352,15 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("cause", "metrics", "verdict", "origin"), (dict, type(None))),
     "is_demo": (bool,),
 }
+_NEWER = {"decided"}
+"""What files may lack that are older than it."""
 _LONGEST = {"trigger": 64, "fingerprint": 64, "actor": 256}
 _RANGES = {"explained_variance": 1.0, "seconds": float(_LARGEST)}
 
 
 def _metadata(text: str) -> Metadata:
     told = plain_json(text, largest=_METADATA_BYTES)
-    missing = {known.name for known in fields(Metadata)} - set(told)
+    missing = {known.name for known in fields(Metadata)} - {*told, *_NEWER}
     if missing:
         raise DataError(f"its metadata lack {', '.join(sorted(missing))}")
     metadata = Metadata(**told)

@@ -110,7 +110,7 @@ class TuningProgress(Answer):
     n_tried: int
     ndcg: float | None
     settings: JsonObject | None
-    history: list[BestSoFar]
+    history: list[BestSoFar] = Field(default_factory=list)  # a job may be older than the field
     seconds_left: float | None
 
 

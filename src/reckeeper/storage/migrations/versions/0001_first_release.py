@@ -188,7 +188,6 @@ def upgrade() -> None:
         sa.Column("is_active", sa.Boolean(), nullable=False),
         sa.Column("recipe", sa.String(length=64), nullable=False),
         sa.Column("settings", sa.JSON(), nullable=False),
-        sa.Column("decided", sa.JSON(), nullable=False),
         sa.Column("n_users", sa.BigInteger(), nullable=False),
         sa.Column("n_items", sa.BigInteger(), nullable=False),
         sa.Column("training_samples", sa.BigInteger(), nullable=False),
