@@ -551,6 +551,9 @@ def test_users_are_drawn_where_they_are_too_many():
     drawn = np.isin(whole.user_index, split.judged)
     assert stored(whole.histories[drawn].weights) == stored(split.histories.weights)
     assert steps(whole.histories[drawn]) == steps(split.histories)
+    # Only where the data have too few, one cut is not enough.
+    assert len(evaluation.pooled_splits(log, "next", max_users=7)) == 1
+    assert len(evaluation.pooled_splits(log, "next", max_users=100)) > 1
 
 
 def test_marks_are_one_for_each_interaction():

@@ -78,7 +78,8 @@ def pooled_splits(
     seed : int
         That of the first cut.
     below : int
-        With so many judged users one cut is enough.
+        With so many judged users one cut is enough, and with nine tenths of
+        `max_users`.
     repeats, max_users
         As of `split_next`, and for ``next`` alone.
 
@@ -109,7 +110,9 @@ def pooled_splits(
             f"of {', '.join(makers)}; repeats are asked for by next alone."
         )
     splits = [makers[kind](0)]
-    if len(splits[0].judged) >= below:
+    # A few of those drawn have nothing to be judged by, though there are users enough.
+    enough = below if max_users is None or kind != "next" else min(below, 0.9 * max_users)
+    if len(splits[0].judged) >= enough:
         return tuple(splits)
     for fold in range(1, _RANDOM_CUTS if kind == "random" else _TIME_CUTS):
         try:
