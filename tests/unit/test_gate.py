@@ -118,7 +118,8 @@ def judged(method, candidate, active, *, log=None, policy=POLICY, **changed):
     log = tastes() if log is None else log
     n_seen = len(log) * 3 // 4 if method == "new_interactions" else 0
     row = row_of(*active, log)
-    held_out = gate.hold_out(log, n_seen=n_seen, active=row, policy=policy)
+    seed = changed.get("seed", 0)
+    held_out = gate.hold_out(log, n_seen=n_seen, active=row, policy=policy, seed=seed)
     model = fitted(*active, log.matrix(np.arange(len(log)) < n_seen) if n_seen else log.matrix())
     verdict = judge(held_out, candidate, active=model, policy=policy, **changed)
     assert verdict.method == method
