@@ -22,7 +22,7 @@ from reckeeper.matrix import Histories, IdIndex, InteractionLog
 _MOST_OF_USER = 20
 """Later interactions of a user that are asked for, so that nobody dominates."""
 
-_MOST_ROWS = 3_000_000
+_MOST_ROWS = 8_000_000
 """Interactions that the growing histories may come to; users beyond are left to chance."""
 
 
