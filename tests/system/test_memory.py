@@ -68,9 +68,9 @@ def settings_of(settings):
     ("recipe", "chosen", "shape"),
     [
         ("svd", {"n_components": 20}, (40_000, 2000, 500_000)),
-        ("spectral", {"n_components": 0}, (6000, 8000, 200_000)),
-        ("spectral", {"n_components": 16}, (2000, 9000, 40_000)),
-        ("spectral", {"n_components": 16}, (6000, 3000, 100_000)),
+        ("spectral", {"n_components": 0, "order": 0.5}, (6000, 8000, 200_000)),
+        ("spectral", {"n_components": 16, "order": 0.5}, (2000, 9000, 40_000)),
+        ("spectral", {"n_components": 16, "order": 0.5}, (6000, 3000, 100_000)),
     ],
     ids=str,
 )

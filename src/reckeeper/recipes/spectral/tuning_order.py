@@ -39,6 +39,8 @@ _Places = tuple[float, float, float]
 def search_order(split: TuningSplit, plain: SpectralSettings, run: TuningRun) -> SpectralSettings:
     """Return settings with the order that helps, or 0 where none surely does.
 
+    Where the budget leaves no time to try one, null: a fit's own check decides.
+
     Parameters
     ----------
     split : TuningSplit
@@ -58,6 +60,8 @@ def search_order(split: TuningSplit, plain: SpectralSettings, run: TuningRun) ->
         value = functools.partial(tried.value_at, best, axis)
         climb(value, best[axis], _AXES[axis], fineness, most_steps=_MOST_STEPS)
         best = tried.best
+    if not tried.n_tried:
+        return dataclasses.replace(plain, order=None)
     if surely_positive(tried.gains(best)):
         return tried.settings(best)
     return dataclasses.replace(plain, order=0.0)
@@ -82,6 +86,10 @@ class _Tried:
         self._judge = split.judge(n_users=n_users)
         self._without = self._judge.ndcg(Uncut(plain, self._weighted.scale, self._parts))
         self._ndcg: dict[_Places, np.ndarray] = {}
+
+    @property
+    def n_tried(self) -> int:
+        return len(self._ndcg)
 
     @property
     def best(self) -> _Places:
