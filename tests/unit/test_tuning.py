@@ -352,3 +352,11 @@ def test_a_stop_keeps_the_best(n):
     tried, ndcg = seen[-1].history[-1]
     assert tried <= n + 1
     assert ndcg == found.best.ndcg
+
+
+def test_a_budget_without_time_for_order_leaves_it_to_the_fit(monkeypatch):
+    monkeypatch.setattr("reckeeper.recipes.spectral.tuning_order._LAST", -1.0)
+    random = np.random.default_rng(0)
+    user, item = random.integers(40, size=1500), random.integers(30, size=1500)
+    log = log_of(user, item, occurred_at=np.arange(1500) * 1_000_000)
+    assert tune("spectral", log).settings["order"] is None
