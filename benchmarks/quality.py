@@ -425,7 +425,7 @@ def _choose(method: Method, log: InteractionLog) -> Settings:
         return tune(method.tuned_recipe, log, drift=method.drift).settings
     if method.own_recipe is not None:
         (settings,) = method.grid
-        return {**settings, **fitting.decide(method.own_recipe, settings, log)}
+        return {**settings, **fitting.decide(method.own_recipe, settings, lambda: log)}
     if len(method.grid) == 1:
         return method.grid[0]
     split = folds.draw(folds.sampled(log, seed=0), drift="none", seed=0)[0].split

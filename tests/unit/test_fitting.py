@@ -34,11 +34,11 @@ def chains(*, n_users=250, n_items=60, per_user=12, seed=0, noise=0.3):
 
 
 def decide(log, settings=None, **rest):
-    return fitting.decide("spectral", settings or {}, log, **rest)
+    return fitting.decide("spectral", settings or {}, lambda: log, **rest)
 
 
 def fit(log, settings=None):
-    return fitting.fit("spectral", settings or {}, log, log.matrix())
+    return fitting.fit("spectral", settings or {}, lambda: log, log.matrix())
 
 
 def shuffled(log, seed):
@@ -103,8 +103,8 @@ def test_it_is_decided_with_the_settings_that_are_asked_for():
 @pytest.mark.parametrize("recipe", sorted(set(RECIPES) - {"spectral"}))
 def test_other_recipes_leave_nothing_open(recipe):
     log = chains(n_users=40)
-    assert fitting.decide(recipe, {}, log) == {}
-    model = fitting.fit(recipe, {}, log, log.matrix())
+    assert fitting.decide(recipe, {}, lambda: log) == {}
+    model = fitting.fit(recipe, {}, lambda: log, log.matrix())
     assert model.decided == {}
     assert model.settings == recipe_named(recipe).fit(log.matrix(), settings={}).settings
 
@@ -126,7 +126,7 @@ def test_what_was_decided_is_in_the_file():
 def test_progress_goes_up_through_deciding_and_fitting():
     told = []
     log = chains()
-    fitting.fit("spectral", {}, log, log.matrix(), on_progress=told.append)
+    fitting.fit("spectral", {}, lambda: log, log.matrix(), on_progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1.0
 

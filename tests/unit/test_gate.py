@@ -603,6 +603,18 @@ def test_a_model_that_falls_below_popularity_is_rejected_unless_nothing_serves()
     assert verdict.active_version is None
 
 
+def test_below_popularity_is_a_warning_where_the_active_version_is_below_it_too():
+    log, noisy = popular_things(), ("svd", {"n_components": 60})
+    active = row_of("svd", {"n_components": 62}, log)
+    held_out = gate.hold_out(log, n_seen=0, active=active, policy=POLICY)
+    verdict = judge(held_out, noisy)
+    assert (verdict.decision, verdict.reasons) == ("promote", ())
+    (said,) = [one for one in verdict.warnings if "popular items" in one]
+    assert said.startswith(
+        "It is worse than the same popular items for everybody, as version 3 is: NDCG@10 0."
+    )
+
+
 def test_an_active_version_that_cannot_be_fitted_again_is_said():
     log = tastes()
     for broken in ({"recipe": "gone"}, {"settings": {"n_factors": 3}}):

@@ -306,6 +306,11 @@ SPECTRAL = line("spectral", 0.3, popularity=("better", 0.2), svd=("better", 0.1)
             "Yet its lists have 20.0% of all items, less than 50% of the 50.0%",
         ),
         (
+            line("spectral", 0.3, popularity=("worse", -0.2), svd=("better", 0.1)),
+            None,
+            "Yet it is worse than the same popular items for everybody.",
+        ),
+        (
             line("spectral", 0.21, popularity=("better", 0.1), svd=("too_few", 0.01)),
             None,
             "Too few to tell whether spectral is better than the active one, svd: 500 users were "
@@ -322,6 +327,13 @@ def test_the_advice_is_the_gates_rule(spectral, use, words):
     advice = of_lines(POPULAR, SVD, spectral).described()["advice"]
     assert advice.use == use
     assert words in advice.sentence
+
+
+def test_below_popularity_is_nothing_against_it_where_the_active_one_is_below_too():
+    svd = line("svd", 0.2, version=4, popularity=("worse", -0.2), spectral=("worse", -0.1))
+    spectral = line("spectral", 0.3, popularity=("worse", -0.1), svd=("better", 0.1))
+    popular = line("popularity", 0.4, svd=("too_few", 0.2), spectral=("better", 0.1))
+    assert of_lines(popular, svd, spectral).advice().use == "spectral"
 
 
 def test_what_is_as_good_is_named_too():

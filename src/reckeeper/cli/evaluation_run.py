@@ -393,7 +393,7 @@ class _Fit:
         if self.peer is not None:
             return self.peer(task.train), dict(self.peer.settings)
         model = fitting.fit(
-            self.recipe, self.settings, task.log, task.train, on_progress=on_progress
+            self.recipe, self.settings, lambda: task.log, task.train, on_progress=on_progress
         )
         return model, model.settings
 

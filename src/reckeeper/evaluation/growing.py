@@ -22,8 +22,9 @@ from reckeeper.matrix import Histories, IdIndex, InteractionLog
 _MOST_OF_USER = 20
 """Later interactions of a user that are asked for, so that nobody dominates."""
 
-_MOST_ROWS = 8_000_000
-"""Interactions that the growing histories may come to; users beyond are left to chance."""
+_ROWS = (3_000_000, 8_000_000)
+"""Interactions that the growing histories may come to: half as many as the log has, within limits.
+Where all users' would be more, users are drawn."""
 
 
 def split_next(
@@ -204,8 +205,9 @@ def _growing(
     users = np.flatnonzero(n_asked)
     n_copied = n_asked[users] @ np.bincount(log.user_index, minlength=len(log.users))[users]
     most = len(users) if max_users is None else max_users
-    if n_copied > _MOST_ROWS:
-        most = min(most, max(1, len(users) * _MOST_ROWS // int(n_copied)))
+    most_rows = int(np.clip(len(log) // 2, *_ROWS))
+    if n_copied > most_rows:
+        most = min(most, max(1, len(users) * most_rows // int(n_copied)))
     if most < len(users):
         users = random.choice(users, most, replace=False)
     is_drawn = np.zeros(len(log.users), dtype=bool)

@@ -160,7 +160,7 @@ class _HistoryRequest(BaseModel):
 
 @dataclass(frozen=True)
 class History:
-    """What a request tells of somebody, to recommend from.
+    """The history that a request gives, to recommend from.
 
     Attributes
     ----------

@@ -168,7 +168,7 @@ class Recipe(abc.ABC):
     ) -> Self:
         """Fit with what was decided; the model's settings stay as they were asked for.
 
-        So that what is fitted again with them is decided anew.
+        So that the next fit with them decides again.
 
         Parameters
         ----------

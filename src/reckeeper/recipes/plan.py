@@ -1,14 +1,11 @@
 """What a recipe's tuning plan works with; `training` makes them."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from reckeeper.matrix import Histories, InteractionMatrix
-
-if TYPE_CHECKING:
-    pass
 
 
 class Scorer(Protocol):

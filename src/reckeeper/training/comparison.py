@@ -339,13 +339,15 @@ class Comparison:
     def _against(self, line: MeasuredRecipe, base: MeasuredRecipe) -> str | None:
         """Return what the gate has against a line that is better than the active one."""
         metric, popular = self.rule.metric, line.versus.get(BASELINE)
-        if popular is not None and popular.metrics[metric].is_below(0.0):
+        theirs = base.versus.get(BASELINE)
+        is_base_below = theirs is not None and theirs.metrics[metric].difference < 0
+        if popular is not None and popular.metrics[metric].is_below(0.0) and not is_base_below:
             return "it is worse than the same popular items for everybody"
-        ours, theirs = (one.metrics[f"coverage@{self.k}"].mean for one in (line, base))
-        if ours < self.rule.min_coverage_share * theirs:
+        ours, others = (one.metrics[f"coverage@{self.k}"].mean for one in (line, base))
+        if ours < self.rule.min_coverage_share * others:
             return (
                 f"its lists have {ours:.1%} of all items, less than "
-                f"{self.rule.min_coverage_share:.0%} of the {theirs:.1%} that the other's have"
+                f"{self.rule.min_coverage_share:.0%} of the {others:.1%} that the other's have"
             )
         return None
 

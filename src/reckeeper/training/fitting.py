@@ -14,7 +14,7 @@ _DECIDING = 0.3
 def decide(
     recipe: str,
     settings: Mapping[str, object],
-    log: InteractionLog,
+    log: Callable[[], InteractionLog],
     *,
     seed: int = 0,
     on_progress: Callable[[float], None] | None = None,
@@ -25,9 +25,10 @@ def decide(
     ----------
     recipe : str
     settings : mapping
-    log : InteractionLog
-        What the model may learn from, and nothing else. Of a large one, the
-        interactions of users drawn by chance.
+    log : callable
+        Gives what the model may learn from, and nothing else; asked only where
+        there is something to decide, since it may be a copy of millions. Of a
+        large one, the interactions of users drawn by chance count.
     seed : int
         For what is drawn.
     on_progress : callable, optional
@@ -45,7 +46,7 @@ def decide(
         There is no such recipe, or a setting is unknown or out of range.
     """
     found = recipe_named(recipe).decide(
-        lambda: folds.newest(folds.sampled(log, seed=seed), seed=seed),
+        lambda: folds.newest(folds.sampled(log(), seed=seed), seed=seed),
         settings=settings,
         on_progress=on_progress,
     )
@@ -55,7 +56,7 @@ def decide(
 def fit(
     recipe: str,
     settings: Mapping[str, object],
-    log: InteractionLog,
+    log: Callable[[], InteractionLog],
     interactions: InteractionMatrix,
     *,
     seed: int = 0,
@@ -68,10 +69,9 @@ def fit(
     recipe : str
     settings : mapping
         The model's stay these; what was decided is in its `decided`.
-    log : InteractionLog
     interactions : InteractionMatrix
-        The sums of `log`.
-    seed, on_progress
+        The sums of what `log` gives.
+    log, seed, on_progress
         As of `decide`.
 
     Raises

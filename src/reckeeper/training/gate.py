@@ -309,7 +309,7 @@ def _measure(
 def _fitted(recipe: str, settings: Mapping[str, object], log: InteractionLog) -> _Make:
     """Return what fits a recipe without what a split of a log holds out."""
     return lambda split, tell: Ranker.of(
-        fitting.fit(recipe, settings, log.part(split.keep), split.train, on_progress=tell),
+        fitting.fit(recipe, settings, lambda: log.part(split.keep), split.train, on_progress=tell),
         split.train,
     )
 

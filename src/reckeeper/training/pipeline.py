@@ -346,7 +346,7 @@ def _decided(plan: _Plan, log: matrix.InteractionLog, report: Report) -> JsonObj
     return fitting.decide(
         plan.recipe,
         plan.settings,
-        log,
+        lambda: log,
         on_progress=lambda done: report("deciding", begin + (end - begin) * done),
     )
 

@@ -318,7 +318,7 @@ class _Measuring:
         return fitting.fit(
             recipe,
             settings,
-            self._log.part(split.keep),
+            lambda: self._log.part(split.keep),
             split.train,
             on_progress=lambda done: self._report("fitting", begin + length * done),
         )
