@@ -720,11 +720,18 @@ def wait_for(site, job_id, condition, what):
 @pytest.mark.timeout(600)
 def test_what_tuning_finds_serves_and_is_kept_by_the_next_retrain(demo_site):
     started = demo_site.server.post(
-        "/retrain", params={"wait": "false"}, json={"tune": True, "tune_seconds": 4}
+        "/retrain",
+        params={"wait": "false"},
+        json={"tune": True, "tune_seconds": 4, "tuning": {"drift": "mild"}},
     )
     assert started.status_code == 202, started.text
     job = started.json()["job"]
-    assert job["request"] == {"recipe": "spectral", "tune": True, "tune_seconds": 4.0}
+    assert job["request"] == {
+        "recipe": "spectral",
+        "tune": True,
+        "tune_seconds": 4.0,
+        "tuning": {"drift": "mild"},
+    }
 
     tuning = wait_for(
         demo_site,

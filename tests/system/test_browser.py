@@ -249,9 +249,9 @@ def test_retrain_from_the_page(site, browser, page, tmp_path):
         expect(page.get_by_text("No model has been trained yet")).to_be_visible()
     else:
         expect_statistics(page, before)
-    page.get_by_role("button", name=RETRAIN).click()
 
     with opened(site, browser, tmp_path) as later:
+        page.get_by_role("button", name=RETRAIN).click()
         with held(site) as job:
             expect(page.get_by_role("progressbar")).to_be_visible()
             expect(page.get_by_test_id("stProgress")).to_contain_text(STAGES)

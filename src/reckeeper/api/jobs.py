@@ -44,7 +44,8 @@ async def retrain(
     if request:
         await run_in_threadpool(_check, runtime, request)
     worker = _worker(runtime, actor_name)
-    started = await _start(functools.partial(worker.start_retrain, **request))
+    tuning = request.pop("tuning", {})  # its fields are the client's own parameters
+    started = await _start(functools.partial(worker.start_retrain, **request, **tuning))
     if not wait:
         return Json(started, 202)
     row = await _success(runtime, started.job.job_id)

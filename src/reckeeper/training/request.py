@@ -61,9 +61,11 @@ def checked_request(request: Mapping[str, object], *, active: storage.Version | 
     if parsed.tune and parsed.settings is not None:
         raise _refused("settings", "Tuning is to find them. Leave out either settings or tune.")
     if parsed.tune_seconds is not None and not parsed.tune:
-        raise _refused("tune_seconds", 'This is for tuning alone. Send "tune": true with it.')
+        raise _refused(
+            "tune_seconds", "This is for tuning alone. Ask for tuning too, or leave it out."
+        )
     if parsed.tuning is not None and not parsed.tune:
-        raise _refused("tuning", 'This is for tuning alone. Send "tune": true with it.')
+        raise _refused("tuning", "This is for tuning alone. Ask for tuning too, or leave it out.")
     if parsed.settings is not None:
         try:
             recipe.settings_type.parse(parsed.settings, recipe=name)
