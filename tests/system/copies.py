@@ -6,14 +6,19 @@ signals and a log of its own, and runs the same file. What is special about a fr
 with fresh ones.
 """
 
+import contextlib
+import json
 import multiprocessing
 import os
 import runpy
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -66,6 +71,43 @@ class Copy:
     def kill(self) -> None:
         """End it as `kill -9` does."""
         self._process.kill()
+
+
+# Says what a shell called, and where its output goes; ends as the copy has.
+_CALLER = """#!{python} -SE
+import json, os, socket, sys
+here = os.getcwd(), dict(os.environ), os.getpid()
+with socket.socket(socket.AF_UNIX) as caller:
+    caller.connect({address!r})
+    with caller.makefile("rw") as stream:
+        print(json.dumps([sys.argv[1:], *here]), file=stream, flush=True)
+        sys.exit(int(stream.readline()))
+"""
+
+
+@contextlib.contextmanager
+def command(file: Path, called: Path) -> Iterator[None]:
+    """Have who calls a file, inside the block, run a copy of a Python program instead."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            arguments, cwd, env, pid = json.loads(self.rfile.readline())
+            output, errors = (Path(f"/proc/{pid}/fd/{descriptor}") for descriptor in (1, 2))
+            copy = Copy(str(file), *arguments, cwd=Path(cwd), env=env, log=output, error_log=errors)
+            try:
+                self.wfile.write(b"%d\n" % copy.wait())
+            finally:
+                copy.kill()
+
+    address = str(called.with_suffix(".socket"))
+    with socketserver.ThreadingUnixStreamServer(address, Handler) as server:
+        called.write_text(_CALLER.format(python=sys.executable, address=address))
+        called.chmod(0o755)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield
+        finally:
+            server.shutdown()
 
 
 def _run(

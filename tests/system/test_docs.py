@@ -12,6 +12,7 @@ import sys
 
 import pandas as pd
 import pytest
+from tests.system import copies
 from tests.system.installation import BIN, ROOT, Installation, clicks, require, wait_until
 
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n+)?^```(console|python)\n(.*?)^```$", re.M | re.S)
@@ -69,16 +70,28 @@ def running(tmp_path_factory):
         yield made
 
 
-def run(running, language, code):
+@pytest.fixture(scope="module")
+def command_folder(tmp_path_factory):
+    """Give the folder of the `reckeeper` that the pages call: where it can be, of a copy."""
+    if not copies.CAN_COPY:
+        yield BIN
+        return
+    folder = tmp_path_factory.mktemp("bin")
+    with copies.command(BIN / "reckeeper", folder / "reckeeper"):
+        yield folder
+
+
+def run(running, command_folder, language, code):
     for documented, port in ((8000, running.server_port), (5000, running.worker_port)):
         code = code.replace(f"localhost:{documented}", f"127.0.0.1:{port}")
+    code = re.sub(r"--tune-seconds \d+", "--tune-seconds 1", code)  # to wait shows nothing
     command = [sys.executable, "-c", code]
     if language == "console":
         command = ["bash", "-c", PREAMBLE + code]
     done = subprocess.run(
         command,
         cwd=running.folder,
-        env=running.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+        env=running.environ | {"PATH": f"{command_folder}{os.pathsep}{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -93,7 +106,7 @@ def no_job_runs(running):
 
 
 @pytest.mark.parametrize("page", pages())
-def test_what_a_page_shows_runs(running, page):
+def test_what_a_page_shows_runs(running, command_folder, page):
     for language, code in blocks(page):
-        run(running, language, code)
+        run(running, command_folder, language, code)
     wait_until(lambda: no_job_runs(running), "the jobs of this page end", seconds=120)
