@@ -4,9 +4,9 @@ import json
 import os
 import shutil
 import signal
-import sys
 
 import pytest
+from tests.system.copies import CAN_COPY
 from tests.system.installation import (
     Installation,
     clicks,
@@ -15,7 +15,7 @@ from tests.system.installation import (
     wait_until,
 )
 
-# Read by Python at the start of each process of the installation. A process that finds the
+# Read by Python at the start of each process that is no copy. A process that finds the
 # file `die` dies, as by kill -9, when it comes to the place that the file names. The process
 # of a job is the copy of another one, and reads it when it is copied.
 DYING = """
@@ -79,7 +79,7 @@ def dying(tmp_path_factory):
     (overlay / "sitecustomize.py").write_text(DYING)
     with Installation(folder, PYTHONPATH=str(overlay)) as installation:
         installation.migrate()
-        installation.start_server()
+        installation.start_server(is_copy=CAN_COPY)
         worker = installation.start_worker()
         installation.send(clicks(30, 20))
         installation.retrain()
@@ -154,7 +154,10 @@ def test_a_training_that_dies_after_its_version_is_registered_leaves_it_inactive
 
 @pytest.fixture
 def fresh(dying, tmp_path):
-    """A copy of the installation of its own, whose worker may die; gives it and the order."""
+    """A copy of the installation of its own, and the order for its worker.
+
+    Only what starts afresh reads the order.
+    """
     original, _, order = dying
     overlay = tmp_path / "overlay"
     shutil.copytree(order.parent, overlay)
@@ -166,7 +169,7 @@ def fresh(dying, tmp_path):
         for path in original.data_dir.glob("*.key"):
             shutil.copy2(path, installation.data_dir)
         shutil.copytree(original.model_dir, installation.model_dir, symlinks=True)
-        installation.start_server()
+        installation.start_server(is_copy=CAN_COPY)
         yield installation, overlay / "die"
 
 
@@ -180,7 +183,7 @@ def test_a_worker_that_dies_takes_its_training_with_it(fresh):
         # The lease's holder is gone from this machine: nobody waits for it to lapse.
         assert_as_before(installation, job["job_id"], version=version, before=before, seconds=8)
     wait_until(lambda: not is_alive(pid), "the training has ended with its worker")
-    installation.start_worker()
+    installation.start_worker(is_copy=CAN_COPY)
     assert installation.retrain() > version
 
 
@@ -206,7 +209,7 @@ def test_a_worker_that_dies_while_it_promotes(fresh, place, call, is_active):
     assert job["status"] == ("succeeded" if is_active else "interrupted")
     assert installation.active()["version"] == expected
     wait_until(lambda: served(installation) == expected, f"version {expected} serves")
-    installation.start_worker()
+    installation.start_worker(is_copy=CAN_COPY)
     link = os.readlink(installation.model_dir / "retrained_svd_model.pkl")
     assert link == f"model-{expected:06d}.pkl"
     newer = installation.retrain()
@@ -217,16 +220,15 @@ def test_a_worker_that_dies_while_it_promotes(fresh, place, call, is_active):
 def test_of_two_workers_one_trains_and_a_sleeper_changes_nothing(fresh):
     """One worker is stopped past its lease while the other trains, and then woken."""
     installation, _ = fresh
-    first = installation.start_worker()
+    first = installation.start_worker(is_copy=CAN_COPY)
     version = installation.active()["version"]
     with installation.held_training(first) as job:
         pid = training_pid(first, job["job_id"])
         os.kill(first.pid, signal.SIGSTOP)
         try:
-            second = installation.start(
+            second = installation.start_worker(
                 "second worker",
-                [sys.executable, "kafka_worker/kafka_worker.py"],
-                health_url=f"http://127.0.0.1:{installation.page_port}/health/ready",
+                is_copy=CAN_COPY,
                 RECKEEPER_WORKER_PORT=str(installation.page_port),
             )
             url = f"http://127.0.0.1:{installation.page_port}/retrain"
@@ -257,12 +259,9 @@ def test_of_two_workers_one_trains_and_a_sleeper_changes_nothing(fresh):
 
 def test_two_workers_that_race_run_one_job_at_a_time(fresh):
     installation, _ = fresh
-    installation.start_worker()
-    installation.start(
-        "second worker",
-        [sys.executable, "kafka_worker/kafka_worker.py"],
-        health_url=f"http://127.0.0.1:{installation.page_port}/health/ready",
-        RECKEEPER_WORKER_PORT=str(installation.page_port),
+    installation.start_worker(is_copy=CAN_COPY)
+    installation.start_worker(
+        "second worker", is_copy=CAN_COPY, RECKEEPER_WORKER_PORT=str(installation.page_port)
     )
     urls = [
         f"http://127.0.0.1:{port}/retrain?wait=false"
