@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
-from tests.services import Broker, PostgreSQL
+from tests.services import KAFKA_LIBS, Broker, PostgreSQL, quick_start
 from tests.system.installation import ROOT, free_port, is_alive, is_listening, wait_until
 
 names = (f"made_{number}" for number in itertools.count())
@@ -203,13 +203,17 @@ def test_make_starts_and_stops_a_broker(tmp_path, broker):
     shutil.copy(ROOT / "Makefile", checkout)
     port = free_port()
     assert port != broker.port
-    libs = os.environ.get("KAFKA_LIBS") or str(ROOT / ".services" / "kafka-libs")
+    environ = {
+        "KAFKA_LIBS": str(KAFKA_LIBS),
+        "KAFKA_PORT": str(port),
+        "JAVA_TOOL_OPTIONS": quick_start(),
+    }
 
     def make(target):
         return subprocess.run(
             ["make", "--no-print-directory", target],
             cwd=checkout,
-            env=os.environ | {"KAFKA_LIBS": libs, "KAFKA_PORT": str(port)},
+            env=os.environ | environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
