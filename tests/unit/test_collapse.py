@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from scipy import sparse
 
+from reckeeper import linalg
 from reckeeper.linalg.collapse import collapse
 
 
@@ -253,13 +254,35 @@ def test_in_a_large_catalogue_an_item_of_which_nothing_is_known_has_no_neighbour
     assert not np.isin(found.indices, unknown).any()
 
 
-def test_rows_that_the_sparse_parts_fill_are_exact():
-    """One user has everything, so each item goes with every other: all rows are made whole."""
+@pytest.mark.parametrize(
+    ("low_rank", "is_signed", "terms_at_once"),
+    [
+        ("none", False, 1 << 19),
+        ("of few columns", False, 1 << 19),
+        ("of few columns", False, 9_500),
+        ("of all columns", False, 1 << 19),
+        ("of few columns", True, 1 << 19),
+    ],
+)
+def test_rows_that_the_sparse_parts_fill_are_exact(monkeypatch, low_rank, is_signed, terms_at_once):
+    """One user has everything, so each item goes with every other: all rows are made whole.
+
+    A bound by lengths does not pay where all are the same.
+    """
+    monkeypatch.setattr(linalg.collapse, "_BOUNDED_FROM", 4_096)
+    monkeypatch.setattr(linalg.collapse, "_TERMS_AT_ONCE", terms_at_once)
     parts = many_items()
+    if low_rank == "none":
+        parts["left"][:] = 0.0
+    if low_rank == "of all columns":
+        parts["right"] /= np.linalg.norm(parts["right"], axis=0)
+    if not is_signed:
+        parts["added"] = abs(parts["added"])
     parts["matrix"] = sparse.vstack(
         [parts["matrix"], sparse.csr_array(np.ones((1, 9_000), dtype=np.float32))], format="csr"
     )
     found = collapse(**parts, n_neighbours=30)
+    assert found.has_canonical_format
     rows = np.random.default_rng(0).choice(9_000, 200)
     items = parts["matrix"].tocsc()
     exact = 0.7 * parts["row_scale"][rows, None] * (items[:, rows].T @ items).toarray()

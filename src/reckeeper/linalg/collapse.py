@@ -3,12 +3,12 @@
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from reckeeper.linalg.entries import Entries, Found, concatenated, joined, largest_of, reaching
 from reckeeper.linalg.parallel import on_threads
 
 _NEGLIGIBLE = 1e-5
@@ -16,7 +16,10 @@ _NEGLIGIBLE = 1e-5
 precision."""
 
 _BLOCK_BYTES = 16 << 20
-"""Of the dense rows that a thread works on at once, where rows are made whole."""
+"""Of the dense rows that a thread multiplies at once, where rows are made whole."""
+
+_CACHED_BYTES = 4 << 20
+"""Of the few among them that it adds up at once, so that they stay in a cache."""
 
 _LISTED = 4096
 """Columns that a group of rows looks at, at least."""
@@ -39,8 +42,20 @@ _SAMPLED = 2048
 _WHOLE_FROM = 10
 """Rows are made whole where the sparse parts have one in so many of their cells, by estimate."""
 
+_BOUNDED_FROM = 16_384
+"""Columns from which on rows are made whole in the first of them only, and bounded beyond."""
+
+_FIRST = 6
+"""These are one in so many, those of the longest vectors."""
+
+_BEYOND = 48
+"""Where beyond them more than one in so many of all has to be made, a bound does not pay."""
+
 _ENTRIES_AT_ONCE = 1 << 17
 """Of the sparse parts, that a thread works on at once; of a large catalogue half a row."""
+
+_TERMS_AT_ONCE = 1 << 19
+"""Terms of their sums that a thread adds at once."""
 
 _ENTRY_BYTES = 64
 """What an entry of the sparse parts comes to while a group is made."""
@@ -60,7 +75,6 @@ def bytes_needed(
     n_components: int,
     n_neighbours: int,
     n_threads: int,
-    n_added: int = 0,
 ) -> int:
     """Return what `collapse` holds at most, what it is given not counted.
 
@@ -74,13 +88,11 @@ def bytes_needed(
         At least 1.
     n_threads : int
         Each works on a group of its own.
-    n_added : int
-        Entries of `added`.
     """
     if not n_columns:
         return 0
-    copies = 32 * n_entries + 24 * n_added
-    vectors = 4 * n_columns * (2 * n_components + 2 * min(n_components, _LEADING) + 16)
+    copies = 32 * n_entries
+    vectors = 4 * n_columns * (3 * n_components + 2 * min(n_components, _LEADING) + 20)
     kept = 2 * 8 * n_columns * min(n_neighbours, n_columns)
     n_listed = _n_listed(n_columns, n_components, n_neighbours)
     height = min(n_columns, _whole_height(n_columns))
@@ -91,6 +103,9 @@ def bytes_needed(
         listed = _BOUNDED_CELL_BYTES * _group_height(n_columns) * n_listed
         chosen = 4 * n_components * n_listed + 8 * (_OF_GROUP + 2) * n_columns
         dense = max(dense, listed + chosen)
+    if n_components and n_columns >= _BOUNDED_FROM:
+        first = _BOUNDED_CELL_BYTES * _group_height(n_columns) * (n_columns // _FIRST)
+        dense = max(dense, first)
     entries = _ENTRY_BYTES * min(n_columns * height, max(_ENTRIES_AT_ONCE, n_columns))
     return copies + vectors + kept + n_threads * (dense + entries)
 
@@ -153,8 +168,10 @@ def collapse(
 
     Notes
     -----
-    Exact without a low-rank part, and up to some thousands of columns, where
-    the blocks are whole rows. Beyond, rows whose low-rank parts point the
+    Exact without a low-rank part, up to some thousands of columns, and in
+    rows that the sparse parts fill: these are made whole, save that the
+    low-rank part is left out where the lengths of its two vectors leave an
+    entry no chance. Of the others, rows whose low-rank parts point the
     same way make a group, and share a list of some thousands of columns:
     those of the largest mean square of their low-rank parts, by the few
     directions that the group has most of. An entry of the sparse parts
@@ -174,21 +191,23 @@ def collapse(
     """
     report = on_progress or (lambda _: None)
     parts = _Parts(matrix, tail, row_scale, column_scale, added, left, right)
-    pieces: dict[int, _Entries] = {}
+    pieces: dict[int, Entries] = {}
 
     def fill(index: int) -> None:
         group = groups[index]
-        if parts.rank:
-            entries = parts.candidates(group, parts.columns_of(group), n_neighbours)
-        else:
+        if not parts.rank:
             entries = parts.stored(group)
+        elif group.n_columns == parts.n:
+            entries = parts.whole(group, n_neighbours)
+        else:
+            entries = parts.listed(group, n_neighbours)
         pieces[index] = parts.without_rounding(entries.largest(n_neighbours), group.rows)
 
     with threadpool_limits(1, user_api="blas"):
         groups = list(parts.groups(n_neighbours))
         on_threads(fill, range(len(groups)), n_threads=n_threads, report=report)
     rows = [group.rows for group in groups]
-    return _joined(rows, [pieces.pop(index) for index in range(len(groups))], n=parts.n)
+    return joined(rows, [pieces.pop(index) for index in range(len(groups))], n=parts.n)
 
 
 @dataclass(frozen=True)
@@ -197,48 +216,6 @@ class _Group:
 
     rows: np.ndarray
     n_columns: int
-
-
-@dataclass(frozen=True)
-class _Entries:
-    """Entries of some rows, columns ascending: `columns[indptr[i]:indptr[i + 1]]` are row i's."""
-
-    indptr: np.ndarray
-    columns: np.ndarray
-    values: np.ndarray
-
-    @classmethod
-    def of(cls, found: list[tuple[np.ndarray, np.ndarray, np.ndarray]], n_rows: int) -> Self:
-        """Sort rows, columns and values, no two of one place."""
-        row, column, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        order = np.argsort((row.astype(np.int64) << 32) + column)
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n_rows))])
-        return cls(indptr, column[order].astype(np.int32), value[order])
-
-    def largest(self, n: int) -> "_Entries":
-        """Keep the n largest of each row by absolute value; of equal ones the smaller columns."""
-        counts = np.diff(self.indptr)
-        width = int(counts.max(initial=0))
-        if width <= n:
-            return self
-        sizes = np.abs(self.values)
-        row = np.repeat(np.arange(len(counts)), counts)
-        table = np.full((len(counts), width), -1.0, dtype=np.float32)
-        table[row, np.arange(len(row)) - self.indptr[row]] = sizes
-        border = np.partition(table, width - n, axis=1)[:, width - n]
-        keep = sizes >= border[row]
-        kept = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
-        for short in np.flatnonzero(np.diff(kept) > n).tolist():
-            part = slice(self.indptr[short], self.indptr[short + 1])
-            surplus = int(kept[short + 1] - kept[short]) - n
-            equal = np.flatnonzero(sizes[part] == border[short])
-            keep[part.start + equal[-surplus:]] = False
-        return self.only(keep)
-
-    def only(self, keep: np.ndarray) -> "_Entries":
-        """Keep some of the entries."""
-        kept = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
-        return _Entries(kept, self.columns[keep], self.values[keep])
 
 
 class _Parts:
@@ -264,24 +241,43 @@ class _Parts:
         items.data *= np.repeat(row_scale, np.diff(items.indptr))
         users = matrix.astype(np.float32)
         users.data *= column_scale[users.indices]
+        met = np.zeros(items.nnz + 1, dtype=np.int64)
+        np.cumsum(np.diff(users.indptr)[items.indices], out=met[1:])
+        self._n_met = np.diff(met[items.indptr])
         if added is not None:
             # As one product, so that a place that both have is found once.
-            items = sparse.hstack([items, added], format="csr", dtype=np.float32)
             unit = sparse.eye_array(self.n, dtype=np.float32, format="csr")
             users = sparse.vstack([users, unit], format="csr", dtype=np.float32)
-        self._sparse_left, self._sparse_right = items, users
-        met = np.concatenate([[0], np.cumsum(np.diff(users.indptr)[items.indices])])
-        self._n_met = np.minimum(np.diff(met[items.indptr]), self.n)
+            self._n_met += np.diff(added.indptr)
+        self._items, self._added, self._users = items, added, users
+        self._n_met = np.minimum(self._n_met, self.n)
+        self._n_of_user = np.diff(users.indptr)
+        parts = [items, users] if added is None else [items, users, added]
+        # A bound is simple where all terms are on one side of zero.
+        self._is_bounded = bool(len(left)) and self.n >= _BOUNDED_FROM
+        self._is_bounded &= all(part.data.min(initial=0.0) >= 0 for part in parts)
         # Each direction is as long on both sides: the bound by lengths is the tighter for it.
         of_left, of_right = (np.sqrt(_squares(part.T)) for part in (left, right))
         used = (of_left > 0) & (of_right > 0)
         balance = np.sqrt(np.divide(of_right, of_left, out=np.ones(self.rank), where=used))
         self._left = np.multiply(left.T, balance, order="C", dtype=np.float32)
         self._right = np.divide(right.T, balance, order="C", dtype=np.float32)
+        self._left[:, ~used] = self._right[:, ~used] = 0.0
         self._left_lengths, self._right_lengths = (
             np.sqrt(_squares(part.T)).astype(np.float32) for part in (self._left, self._right)
         )
         self._lengths.append((self._left_lengths, self._right_lengths))
+        # Columns in the order of their lengths, so that the first are those of the longest
+        # vectors; `_column_of` says where a row's own is, `_named` which one a column is.
+        self._column_of = self._named = np.arange(self.n, dtype=np.int32)
+        if self._is_bounded:
+            self._named = np.argsort(-self._right_lengths, kind="stable").astype(np.int32)
+            self._column_of = np.empty_like(self._named)
+            self._column_of[self._named] = np.arange(self.n, dtype=np.int32)
+            self._users.indices = self._column_of[self._users.indices]
+            self._users.has_sorted_indices = False
+            self._right = self._right[self._named]
+            self._right_lengths = self._right_lengths[self._named]
         leading = np.argsort(-of_left * of_right, kind="stable")[:_LEADING]
         self._leading = np.ascontiguousarray(self._right[:, leading])
         turned = self._left[:, leading]
@@ -294,7 +290,7 @@ class _Parts:
         together = [np.arange(self.n)]
         if n_listed < self.n:
             together = list(_halved(self._turned, together[0], _group_height(self.n)))
-        height = _whole_height(max(1, self.n))
+        height = _group_height(self.n) if self._is_bounded else _whole_height(max(1, self.n))
         for rows in together:
             # Many entries of the sparse parts cost more one by one than a list saves.
             if n_listed < self.n and _WHOLE_FROM * self._n_met[rows].mean() < self.n:
@@ -305,8 +301,6 @@ class _Parts:
 
     def columns_of(self, group: _Group) -> np.ndarray:
         """Return the columns that are looked at for all rows of a group, ascending."""
-        if group.n_columns == self.n:
-            return np.arange(self.n)
         rows = self._turned[group.rows]
         values, vectors = np.linalg.eigh((rows.T @ rows).astype(np.float64))
         most = (vectors * np.sqrt(np.maximum(values, 0.0)))[:, -_OF_GROUP:]
@@ -314,59 +308,173 @@ class _Parts:
         border = np.partition(expected, self.n - group.n_columns)[self.n - group.n_columns]
         return np.flatnonzero(expected >= border)[: group.n_columns]
 
-    def stored(self, group: _Group) -> _Entries:
+    def stored(self, group: _Group) -> Entries:
         """Return the entries of some rows where nothing is dense."""
         found = []
         for part, product in self._products(group.rows):
             row = np.repeat(np.arange(part.start, part.stop), np.diff(product.indptr))
-            keep = (product.indices != group.rows[row]) & (product.data != 0)
+            keep = (product.indices != self._column_of[group.rows[row]]) & (product.data != 0)
             found.append((row[keep], product.indices[keep], product.data[keep]))
-        return _Entries.of(found, len(group.rows))
+        return Entries.of(concatenated(found), len(group.rows))
 
-    def candidates(self, group: _Group, columns: np.ndarray, n_neighbours: int) -> _Entries:
+    def whole(self, group: _Group, n_neighbours: int) -> Entries:
+        """Return of some rows the `n_neighbours` largest of all entries."""
+        found = self._bounded(group.rows, n_neighbours) if self._is_bounded else None
+        if found is None:
+            found = self._unbounded(group.rows, n_neighbours)
+        return self._named_entries(found, len(group.rows)).largest(n_neighbours)
+
+    def _unbounded(self, rows: np.ndarray, n_neighbours: int) -> list[Found]:
+        """Return entries of some rows among which the largest are."""
+        found = []
+        height = _whole_height(self.n)
+        for start in range(0, len(rows), height):
+            block = rows[start : start + height]
+            low_rank = self._left[block] @ self._right.T
+            for part, of_part in self._sums(self._factors(block)):
+                of_part += low_rank[part]
+                of_part[np.arange(len(of_part)), self._column_of[block[part]]] = 0.0
+                largest, _ = largest_of(of_part, n_neighbours)
+                found.append(largest.found(start + part.start))
+        return found
+
+    def _bounded(self, rows: np.ndarray, n_neighbours: int) -> list[Found] | None:
+        """Return the same, the low-rank part made in the first columns and where it may matter.
+
+        Elsewhere it is at most the product of the lengths of its vectors, and
+        leaves an entry no chance. None where too many have one.
+        """
+        n_first = self.n // _FIRST
+        lengths = self._left_lengths[rows]
+        lengths = np.maximum(lengths, np.float32(1e-6) * lengths.max() or np.float32(1.0))
+        # To rows of one length, each column adds at most as much as to any other.
+        left = self._left[rows] / lengths[:, None]
+        factors = self._factors(rows)
+        factors.data /= np.repeat(lengths, np.diff(factors.indptr))
+        low_rank = left @ self._right[:n_first].T
+        found, n_beyond = [], 0
+        for part, sums in self._sums(factors):
+            first = sums[:, :n_first] + low_rank[part]
+            own = self._column_of[rows[part]]
+            is_first = np.flatnonzero(own < n_first)
+            first[is_first, own[is_first]] = 0.0
+            sums[np.arange(len(own)), own] = -np.inf
+            among_first, bound = reaching(first, n_neighbours)
+            row, column, value = self._with_beyond(
+                sums[:, n_first:], among_first, bound, left[part], n_neighbours
+            )
+            n_beyond += len(row) - len(among_first.values)
+            if n_beyond > self.n // _BEYOND * max(part.stop, len(rows) // 16):
+                return None
+            value *= lengths[part][row]
+            found.append((row + part.start, column, value))
+        return found
+
+    def _with_beyond(
+        self,
+        sums: np.ndarray,
+        among_first: Entries,
+        bound: np.ndarray,
+        left: np.ndarray,
+        n_neighbours: int,
+    ) -> Found:
+        """Return entries of few rows among which the largest are.
+
+        Those of the first columns that reach `bound`, as `n_neighbours` do, and
+        those beyond that may; `sums` are the sparse parts beyond.
+        """
+        n_first = self.n // _FIRST
+        reach = self._right_lengths[n_first:]
+        highest = sums + reach
+        found = [among_first.found()]
+        for row, (begin, end) in enumerate(itertools.pairwise(among_first.indptr.tolist())):
+            of_row = highest[row]
+            column = np.flatnonzero(of_row >= bound[row])
+            at_most = of_row[column]
+            # The n-th largest is at least the n-th largest of what each is at least.
+            at_least = np.concatenate(
+                [np.abs(among_first.values[begin:end]), at_most - 2 * reach[column]]
+            )
+            if len(at_least) > n_neighbours:
+                nth = np.partition(at_least, -n_neighbours)[-n_neighbours]
+                column = column[at_most >= nth]
+            value = self._right.take(column + n_first, axis=0) @ left[row]
+            value += sums[row].take(column)
+            found.append((np.full(len(column), row), column + n_first, value))
+        return concatenated(found)
+
+    def listed(self, group: _Group, n_neighbours: int) -> Entries:
         """Return of some rows the entries that may be among the largest.
 
         Of the listed columns the `n_neighbours` largest, and those of the
         sparse parts in other columns that are as large.
         """
-        rows = group.rows
+        rows, columns = group.rows, self.columns_of(group)
         height, width = len(rows), len(columns)
         place = np.full(self.n, width)
         place[columns] = np.arange(width)
         # One column more takes what belongs to no listed column.
         values = np.empty((height, width + 1), dtype=np.float32)
         values[:, width] = 0.0
-        vectors = self._right if width == self.n else self._right[columns]
-        np.matmul(self._left[rows], vectors.T, out=values[:, :width])
+        np.matmul(self._left[rows], self._right[columns].T, out=values[:, :width])
         found = []
         for part, product in self._products(rows):
-            if width == self.n:
-                of_part = product + values[part, :width]
-            else:
-                of_part = values[part]
-                places = place[product.indices]
-                starts = np.arange(len(of_part)) * (width + 1)
-                of_part.ravel()[places + np.repeat(starts, np.diff(product.indptr))] += product.data
-            of_part[np.arange(len(of_part)), place[rows[part]]] = 0.0
+            of_part = values[part]
+            places = place[product.indices]
+            starts = np.arange(len(of_part)) * (width + 1)
+            of_part.ravel()[places + np.repeat(starts, np.diff(product.indptr))] += product.data
+            of_part[np.arange(len(of_part)), place[self._column_of[rows[part]]]] = 0.0
             of_part[:, width:] = 0.0
-            listed, bound = _above(of_part, n_neighbours)
-            row = np.repeat(np.arange(part.start, part.stop), np.diff(listed.indptr))
-            found.append((row, columns[listed.columns], listed.values))
-            if width < self.n:
-                row, column, value = self._beyond(rows[part], product, places == width, bound)
-                found.append((row + part.start, column, value))
-        return _Entries.of(found, height)
+            largest, bound = largest_of(of_part, n_neighbours)
+            row, listed, value = largest.found(part.start)
+            found.append((row, columns[listed], value))
+            row, column, value = self._beyond(rows[part], product, places == width, bound)
+            found.append((row + part.start, column, value))
+        return self._named_entries(found, height).largest(n_neighbours)
+
+    def _named_entries(self, found: list[Found], n_rows: int) -> Entries:
+        row, column, value = concatenated(found)
+        return Entries.of((row, self._named[column], value), n_rows)
+
+    def _factors(self, rows: np.ndarray) -> sparse.csr_array:
+        """Return some rows of what times `_users` is the sparse parts."""
+        items = self._items[rows]
+        if self._added is None:
+            return items
+        return sparse.csr_array(sparse.hstack([items, self._added[rows]], format="csr"))
 
     def _products(self, rows: np.ndarray) -> Iterator[tuple[slice, sparse.csr_array]]:
         """Yield the sparse parts of some rows, few rows at a time."""
         most = max(_ENTRIES_AT_ONCE, self.n // 2)
-        expected = np.cumsum(self._n_met[rows])
-        start = 0
-        while start < len(rows):
-            before = expected[start - 1] if start else 0
-            stop = max(start + 1, int(np.searchsorted(expected, before + most, side="right")))
-            yield slice(start, stop), self._sparse_left[rows[start:stop]] @ self._sparse_right
-            start = stop
+        factors = self._factors(rows)
+        for part in _runs(self._n_met[rows], most, len(rows)):
+            yield part, factors[part] @ self._users
+
+    def _sums(self, factors: sparse.csr_array) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield what some factors times `_users` are, dense, few rows at a time.
+
+        Where many terms meet in one place, to add each where it belongs is far
+        cheaper than to find out first which places there are.
+        """
+        n_terms = self._n_of_user[factors.indices]
+        ends = np.concatenate([[0], np.cumsum(n_terms)])[factors.indptr]
+        most_rows = max(1, _CACHED_BYTES // (4 * self.n))
+        for part in _runs(np.diff(ends), _TERMS_AT_ONCE, most_rows):
+            starts = factors.indptr[part.start : part.stop + 1]
+            runs = [slice(0, int(starts[-1] - starts[0]))]
+            if ends[part.stop] - ends[part.start] > _TERMS_AT_ONCE:
+                of_part = n_terms[starts[0] : starts[-1]]
+                runs = list(_runs(of_part, _TERMS_AT_ONCE, len(of_part)))
+            sums = np.zeros((0, 0), dtype=np.float32)
+            for run in runs:
+                pairs = slice(run.start + starts[0], run.stop + starts[0])
+                terms = self._users[factors.indices[pairs]]
+                terms.data *= np.repeat(factors.data[pairs], n_terms[pairs])
+                indptr = terms.indptr[np.clip(starts, pairs.start, pairs.stop) - pairs.start]
+                of_rows = (terms.data, terms.indices, indptr)
+                made = sparse.csr_array(of_rows, shape=(len(starts) - 1, self.n))
+                sums = made + sums if sums.size else made.toarray()
+            yield part, sums
 
     def _beyond(
         self, rows: np.ndarray, product: sparse.csr_array, is_beyond: np.ndarray, bound: np.ndarray
@@ -388,10 +496,10 @@ class _Parts:
         for index, (begin, end) in enumerate(itertools.pairwise(edges.tolist())):
             vectors = self._right.take(column[begin:end], axis=0)
             value[begin:end] += vectors @ self._left[rows[index]]
-        keep = (np.abs(value) >= bound[row]) & (column != rows[row])
+        keep = (np.abs(value) >= bound[row]) & (column != self._column_of[rows[row]])
         return row[keep], column[keep], value[keep]
 
-    def without_rounding(self, entries: _Entries, rows: np.ndarray) -> _Entries:
+    def without_rounding(self, entries: Entries, rows: np.ndarray) -> Entries:
         """Return entries of some rows without those that are rounding."""
         if not self.rank:
             return entries
@@ -402,27 +510,16 @@ class _Parts:
         return entries.only(np.abs(entries.values) > _NEGLIGIBLE * floor)
 
 
-def _above(values: np.ndarray, n: int) -> tuple[_Entries, np.ndarray]:
-    """Return the n largest entries of each row by size, zeros left out, and how large they are."""
-    sizes = np.abs(values)
-    height, width = values.shape
-    bound = np.full(height, np.finfo(np.float32).tiny, dtype=np.float32)
-    # The largest of each of many groups of columns: n of them are reached by at least n entries.
-    n_groups = 2 * n
-    if width >= 2 * n_groups:
-        grouped = sizes[:, : width // n_groups * n_groups].reshape(height, -1, n_groups)
-        largest = np.partition(grouped.max(axis=1), n_groups - n, axis=1)[:, n_groups - n]
-        np.maximum(bound, largest, out=bound)
-    place = np.flatnonzero(sizes >= bound[:, None])
-    indptr = np.searchsorted(place, np.arange(height + 1) * width)
-    column = place - np.repeat(np.arange(height) * width, np.diff(indptr))
-    entries = _Entries(indptr, column, values.ravel()[place]).largest(n)
-    counts = np.diff(entries.indptr)
-    filled = np.flatnonzero(counts)
-    if len(filled):
-        least = np.minimum.reduceat(np.abs(entries.values), entries.indptr[filled])
-        bound[filled] = np.where(counts[filled] == n, least, bound[filled])
-    return entries, bound
+def _runs(sizes: np.ndarray, most: int, most_items: int) -> Iterator[slice]:
+    """Cut items into runs that hold no more than so many, or that are one item."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        before = ends[start - 1] if start else 0
+        stop = int(np.searchsorted(ends, before + most, side="right"))
+        stop = max(start + 1, min(stop, start + most_items))
+        yield slice(start, stop)
+        start = stop
 
 
 def _halved(vectors: np.ndarray, index: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -440,24 +537,6 @@ def _halved(vectors: np.ndarray, index: np.ndarray, size: int) -> Iterator[np.nd
     order = np.argpartition(along, half)
     for side in (order[:half], order[half:]):
         yield from _halved(vectors, index[side], size)
-
-
-def _joined(rows: list[np.ndarray], pieces: list[_Entries], *, n: int) -> sparse.csr_array:
-    """Return the entries of groups of rows as one matrix; empties `pieces`."""
-    counts = np.zeros(n, dtype=np.int64)
-    for index, piece in zip(rows, pieces, strict=True):
-        counts[index] = np.diff(piece.indptr)
-    indptr = np.concatenate([[0], np.cumsum(counts)])
-    columns = np.empty(indptr[-1], dtype=np.int32)
-    values = np.empty(indptr[-1], dtype=np.float32)
-    for index in reversed(rows):
-        piece = pieces.pop()
-        shift = np.repeat(indptr[index] - piece.indptr[:-1], np.diff(piece.indptr))
-        places = shift + np.arange(len(shift))
-        columns[places], values[places] = piece.columns, piece.values
-    if len(values) <= np.iinfo(np.int32).max:
-        indptr = indptr.astype(np.int32)
-    return sparse.csr_array((values, columns, indptr), shape=(n, n))
 
 
 def _squares(vectors: np.ndarray) -> np.ndarray:
