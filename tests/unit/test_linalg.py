@@ -57,6 +57,17 @@ def test_scores_are_left_as_they_were():
     assert scores.tolist() == [3.0, 1.0, 2.0]
 
 
+@pytest.mark.parametrize("k", [1, 3, 20, 40])
+@pytest.mark.parametrize("n_items", [640, 1300])
+def test_top_k_of_wide_rows_is_a_stable_sort_of_each(n_items, k):
+    random = np.random.default_rng(n_items)
+    scores = random.integers(0, 300, size=(30, n_items)).astype(np.float32)
+    scores[:10] *= random.random((10, n_items)) < 0.02  # fewer than a list has are above zero
+    scores[10] = 1.0
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(linalg.top_k_rows(scores, k), expected)
+
+
 @given(data=st.data())
 def test_top_k_of_rows_is_a_stable_sort_of_each(data):
     n_rows, n_items = data.draw(st.integers(0, 6)), data.draw(st.integers(0, 9))

@@ -5,6 +5,9 @@ from scipy import sparse
 
 from reckeeper.linalg.parallel import on_threads, row_blocks
 
+_GROUPS = 16
+"""Groups of columns for each score that is wanted: with so many, few of those wanted share one."""
+
 
 def top_k(scores: np.ndarray, k: int, *, exclude: np.ndarray) -> np.ndarray:
     """Return the indices of the k largest scores, the largest first.
@@ -129,9 +132,9 @@ def top_k_rows(
 
     def select(rows: slice) -> None:
         part = scores[rows]
-        border = np.partition(part, n_columns - width, axis=1)[:, n_columns - width]
-        row, column = np.nonzero(part >= border[:, None])
-        values = part[row, column]
+        place = np.flatnonzero(part >= _reached(part, width)[:, None])
+        row, column = np.divmod(place, n_columns)
+        values = part.ravel()[place]
         order = np.lexsort((column, -values, row))
         row, column, values = row[order], column[order], values[order]
         rank = np.arange(len(row)) - np.searchsorted(row, row)
@@ -143,3 +146,18 @@ def top_k_rows(
         blocks = list(row_blocks(n_rows, n_columns, limit_bytes=4 << 20))
         on_threads(select, blocks, n_threads=n_threads)
     return top
+
+
+def _reached(scores: np.ndarray, n: int) -> np.ndarray:
+    """Return a value for each row that at least n of its scores reach, and few more, shape (rows,).
+
+    The n-th largest of the largest of each of many groups of columns; of few
+    columns each is a group.
+    """
+    n_columns = scores.shape[1]
+    n_groups = min(n_columns, _GROUPS * n)
+    height = n_columns // n_groups
+    grouped = scores[:, : height * n_groups].reshape(len(scores), height, n_groups)
+    largest = grouped.max(axis=1) if height > 1 else scores
+    border: np.ndarray = np.partition(largest, -n, axis=1)[:, -n]
+    return border

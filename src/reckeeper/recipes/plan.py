@@ -1,6 +1,6 @@
 """What a recipe's tuning plan works with; `training` makes them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -41,8 +41,12 @@ class Judge(Protocol):
         """Return a model's NDCG@20 by user, shape (n_users,)."""
         ...
 
-    def ndcg_of_scores(self, scores: np.ndarray) -> np.ndarray:
-        """Return the same of a personal model's scores, shape (n, n_items), which it overwrites."""
+    def ndcg_of_scores(self, scores: Callable[[slice], np.ndarray]) -> np.ndarray:
+        """Return the same of a personal model's scores.
+
+        They are asked for some of the histories at a time, shape
+        (n, n_items), and overwritten.
+        """
         ...
 
 
@@ -71,9 +75,12 @@ class TuningRun(Protocol):
     ----------
     n_tried : int
         How many settings were tried; a plan adds those that no split judges.
+    budget_seconds : float
+        CPU time.
     """
 
     n_tried: int
+    budget_seconds: float
 
     @property
     def drift(self) -> Literal["none", "mild", "strong"]:

@@ -1,10 +1,11 @@
 """How training data are cut again, to judge settings by what each cut holds out."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
-from reckeeper import evaluation
+from reckeeper import evaluation, linalg
 from reckeeper.errors import NotEnoughDataError
 from reckeeper.evaluation import Split
 from reckeeper.matrix import IdIndex, InteractionLog
@@ -38,6 +39,9 @@ _MOST_PAIRS = 2_000_000
 _LEAST_USERS = 1000
 """Interactions that are cut; of larger data users are drawn, so many at least."""
 
+_BLOCK_BYTES = 8 << 20
+"""Of the scores that are judged at once: they stay in the cache."""
+
 _NEWEST = 0.2
 _NEWEST_USERS = 2000
 """The share that is asked for at the newest cut, and of how many users at most."""
@@ -61,11 +65,14 @@ class Judge:
         )
         return quality.by_user[f"ndcg@{K}"]
 
-    def ndcg_of_scores(self, scores: np.ndarray) -> np.ndarray:
-        """Return that of a personal model's scores, which it overwrites."""
+    def ndcg_of_scores(self, scores: Callable[[slice], np.ndarray]) -> np.ndarray:
+        """Return that of a personal model's scores, asked for a block of histories at a time."""
         popularity = popularity_of(self._split.train)
-        lists = rank_scores(scores, self.histories.weights, k=K, popularity=popularity)
-        by_question = evaluation.ndcg(lists, held_out=self._held_out)
+        unlisted = self.histories.weights
+        by_question = np.empty(len(self.histories))
+        for block in linalg.row_blocks(*unlisted.shape, limit_bytes=_BLOCK_BYTES):
+            lists = rank_scores(scores(block), unlisted[block], k=K, popularity=popularity)
+            by_question[block] = evaluation.ndcg(lists, held_out=self._held_out[block])
         return np.bincount(self._user_of, weights=by_question) / np.bincount(self._user_of)
 
 

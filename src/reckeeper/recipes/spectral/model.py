@@ -15,7 +15,7 @@ from reckeeper.recipes.checks import check_interactions, checked_array, checked_
 from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.settings import RecipeSettings
 from reckeeper.recipes.spectral import deciding, order, tuning
-from reckeeper.recipes.spectral.factors import OVERSAMPLING, Weighted, most_components
+from reckeeper.recipes.spectral.factors import Weighted, most_components
 from reckeeper.recipes.spectral.parts import WHITENED, Ordered, Plain, collapsed, ordered_part
 from reckeeper.recipes.spectral.settings import DEFAULT_ORDER, SpectralSettings, n_neighbours
 from reckeeper.recipes.weighting import weigh
@@ -227,7 +227,6 @@ class Spectral(Recipe):
             n_columns=n_items,
             n_entries=sizes.n_pairs,
             n_components=max(1, k),
-            oversampling=OVERSAMPLING,
         )
         follows = 0
         if with_order:

@@ -38,6 +38,9 @@ _SPARSE_COST = 8
 DENSE_ROWS = 64
 """Rows that are multiplied densely at a time, so that they stay in a cache."""
 
+BLOCK_BYTES = 32 << 20
+"""Of the dense products that are made at a time otherwise."""
+
 
 @dataclass(frozen=True)
 class Plain:
@@ -276,14 +279,16 @@ def _without_diagonal(
 def through(rows: sparse.csr_array, matrix: sparse.csr_array) -> np.ndarray:
     """Return rows · matrixᵀ · matrix, dense, by way of sparse or dense products as is cheaper."""
     n_dense = matrix.nnz * rows.shape[0]
+    products = np.empty(rows.shape, dtype=np.float32)
     n_of_item = np.bincount(matrix.indices, minlength=matrix.shape[1])
     if _SPARSE_COST * int(n_of_item[rows.indices].sum()) < n_dense / 4:
         users = sparse.csr_array(rows @ matrix.T)
         n_sparse = int(np.diff(matrix.indptr)[users.indices].sum())
         if _SPARSE_COST * n_sparse < n_dense:
-            return np.asarray((users @ matrix).toarray())
+            for block in linalg.row_blocks(*rows.shape, limit_bytes=BLOCK_BYTES):
+                products[block] = (users[block] @ matrix).toarray()
+            return products
     transposed = matrix.T.tocsr()
-    products = np.empty(rows.shape, dtype=np.float32)
     for begin in range(0, rows.shape[0], DENSE_ROWS):
         block = slice(begin, begin + DENSE_ROWS)
         products[block] = (transposed @ (matrix @ rows[block].T.toarray())).T

@@ -17,16 +17,18 @@ from reckeeper.recipes.base import Footprint, Recipe, Sizes
 from reckeeper.recipes.plan import TuningRun, TuningSplit
 from reckeeper.recipes.spectral.factors import Factors, Weighted, most_components
 from reckeeper.recipes.spectral.lines import Axis, climb
-from reckeeper.recipes.spectral.parts import DENSE_ROWS, through
+from reckeeper.recipes.spectral.parts import BLOCK_BYTES, DENSE_ROWS, through
 from reckeeper.recipes.spectral.settings import SpectralSettings
 from reckeeper.recipes.spectral.tuning_order import search_order
 from reckeeper.recipes.weighting import weigh
 
 MAX_COMPONENTS = 512
 
-_CELLS = 10_000_000
-_USERS = (500, 3000)
-"""Users that candidates are judged on: as many as make so many cells of scores, within limits."""
+_CELLS = 100_000
+_MOST_CELLS = 40_000_000
+_USERS = (500, 10_000)
+"""Users of each fold that candidates are judged on: as many as make so many cells of scores for
+each second of the budget, within limits. Few tell settings apart by chance more than by worth."""
 
 _KEPT = (2, 64 << 20)
 """Decompositions that are kept of each fold: that of the best and that of the candidate, or as
@@ -144,7 +146,8 @@ def search(splits: Sequence[TuningSplit], run: TuningRun, fit: Fit) -> None:
     run : TuningRun
     fit : Fit
     """
-    plain = _Search([_Side(split) for split in splits], run)
+    cells = int(min(_CELLS * run.budget_seconds, _MOST_CELLS))
+    plain = _Search([_Side(split, cells=cells) for split in splits], run)
     with contextlib.suppress(_Enough):
         plain.go()
     best = plain.judge_again(fit)
@@ -157,13 +160,13 @@ def search(splits: Sequence[TuningSplit], run: TuningRun, fit: Fit) -> None:
 class _Side:
     """A fold, and what the candidates share on it."""
 
-    def __init__(self, split: TuningSplit) -> None:
+    def __init__(self, split: TuningSplit, *, cells: int) -> None:
         self.kind = split.kind
         self.train = split.train
         self.weights = split.train.weights
         n_items = self.weights.shape[1]
         self.largest = min(MAX_COMPONENTS, most_components(self.weights.shape))
-        n_users = int(np.clip(_CELLS // max(1, n_items), *_USERS))
+        n_users = int(np.clip(cells // max(1, n_items), *_USERS))
         self.judge = split.judge(n_users=n_users)
         self._weighted: dict[str, Weighted] = {}
         self._factors: dict[tuple[str, float, float], Factors] = {}
@@ -224,10 +227,15 @@ class _Side:
         item_sums = self.weighted(settings.weighting).item_sums
         scale = item_sums**settings.popularity_power
         scale *= factors.uplift(tail, gains, power=settings.diagonal_power)
-        leading = projected[:, : len(gains)] * gains.astype(np.float32)
-        scores = leading @ (factors.components[: len(gains)] * scale.astype(np.float32))
-        if tail:
-            scores += products * (tail * scale).astype(np.float32)
+        right = factors.components[: len(gains)] * scale.astype(np.float32)
+        gains, tails = gains.astype(np.float32), (tail * scale).astype(np.float32)
+
+        def scores(rows: slice) -> np.ndarray:
+            of_rows = np.asarray((projected[rows, : len(gains)] * gains) @ right)
+            if tail:
+                of_rows += products[rows] * tails
+            return of_rows
+
         return self.judge.ndcg_of_scores(scores)
 
 
@@ -367,7 +375,7 @@ def bytes_needed(sizes: Sizes, largest: Footprint, *, n_splits: int) -> int:
     n_splits : int
     """
     least, most = _USERS
-    n_judged = min(most, max(least, _CELLS // max(1, sizes.n_items)), sizes.n_users)
+    n_judged = min(most, max(least, _MOST_CELLS // max(1, sizes.n_items)), sizes.n_users)
     scores = 4 * n_judged * sizes.n_items
     n_components = min(MAX_COMPONENTS, sizes.n_users, sizes.n_items)
     decomposition = 4 * n_components * (sizes.n_items + n_judged) + 8 * sizes.n_pairs
@@ -375,6 +383,7 @@ def bytes_needed(sizes: Sizes, largest: Footprint, *, n_splits: int) -> int:
     # Their matrices come to as much again; there are no more of them than candidates.
     kept = max(n_kept * decomposition, min(2 * kept_bytes, _PLANNED * decomposition))
     of_each = 16 * sizes.n_pairs + scores + kept
-    # Scores while they are made and ranked, and the dense half of a product of one block.
-    judging = min(n_splits, sizes.n_threads) * (4 * scores + 4 * DENSE_ROWS * sizes.n_users)
+    # Products and scores while they are made and ranked, and the dense half of a product.
+    at_once = 4 * min(scores, BLOCK_BYTES) + 4 * DENSE_ROWS * sizes.n_users
+    judging = min(n_splits, sizes.n_threads) * at_once
     return n_splits * of_each + max(largest.fit_bytes, judging + 16 * sizes.n_pairs)
