@@ -22,13 +22,17 @@ from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 
+import reckeeper.training.runner  # noqa: F401  has a list of its own, and the last one counts
+
 CAN_COPY = sys.platform == "linux"
 
 _CONTEXT = multiprocessing.get_context("forkserver" if CAN_COPY else "spawn")
 if CAN_COPY:
     _CONTEXT.set_forkserver_preload(
         ["reckeeper.api.app", "reckeeper.worker.app", "reckeeper.cli.commands", "typer.rich_utils",
-         "sklearn.decomposition"]
+         # … and what they import once they need it.
+         "adbc_driver_postgresql.dbapi", "alembic.command", "alembic.context", "confluent_kafka",
+         "psycopg", "pyarrow.pandas_compat", "reckeeper.tabular", "sklearn.decomposition"]
     )  # fmt: skip
 
 

@@ -48,13 +48,15 @@ def require(condition: object, reason: str) -> None:
         pytest.skip(reason)
 
 
-def wait_until(condition: Callable[[], T], what: str, *, seconds: float = 30.0) -> T:
+def wait_until(
+    condition: Callable[[], T], what: str, *, seconds: float = 30.0, pause_seconds: float = 0.05
+) -> T:
     """Wait for a condition and return what it gave; `what` says what did not come."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        pause.wait(0.05)
+        pause.wait(pause_seconds)
     return found
 
 
@@ -473,7 +475,7 @@ def hold_still(pid: int, data_dir: Path) -> None:
                 return
             except sqlite3.OperationalError:
                 os.kill(pid, signal.SIGCONT)
-        time.sleep(0.1)  # to let go of it takes a moment of a busy machine
+        time.sleep(0.01)  # until it lets go of it, and not until its end
 
 
 def some_ratings(folder: Path) -> Path:
@@ -492,6 +494,7 @@ def training_pid(worker: Process, job_id: int) -> int:
     started = wait_until(
         lambda: [row for row in worker.events("job_started") if row["job_id"] == job_id],
         f"the worker logs the start of job {job_id}",
+        pause_seconds=0.002,  # it may take less than a second
     )
     pid: int = started[0]["pid"]
     return pid
