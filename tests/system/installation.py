@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import random
@@ -464,7 +465,8 @@ class Installation:
 def hold_still(pid: int, data_dir: Path) -> None:
     """Stop a process that writes to the database, but not while it holds the lock of SQLite."""
     file = data_dir / "reckeeper.sqlite3"
-    while True:
+    # Until it lets go of it, and not until its end; on a busy machine even that takes a while.
+    for pause_seconds in itertools.chain([0.01, 0.02, 0.05], itertools.repeat(0.1)):
         os.kill(pid, signal.SIGSTOP)
         time.sleep(0.01)
         if not file.exists():
@@ -475,7 +477,7 @@ def hold_still(pid: int, data_dir: Path) -> None:
                 return
             except sqlite3.OperationalError:
                 os.kill(pid, signal.SIGCONT)
-        time.sleep(0.01)  # until it lets go of it, and not until its end
+        time.sleep(pause_seconds)
 
 
 def some_ratings(folder: Path) -> Path:
