@@ -3,7 +3,8 @@
 Recall of the exact 200 entries largest by absolute value, on 1,000 rows drawn, with
 the seconds and the peak memory of the collapse alone: on Gowalla and on generated
 matrices with long tails and planted tastes, the last of a million items. Beside it
-a whole fit on Gowalla and `implicit`'s ALS, in turns in one process.
+a whole fit on Gowalla and `implicit`'s ALS, in turns in one process; and one of
+20 million interactions, with order.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from scipy import sparse
 from benchmarks import factorise, harness
 from reckeeper import linalg
 from reckeeper.matrix import IdIndex, InteractionMatrix
+from reckeeper.recipes import Sizes, recipe_named
 from reckeeper.recipes.spectral.factors import Weighted
 from reckeeper.recipes.spectral.parts import Plain, collapsed
 from reckeeper.recipes.spectral.settings import SpectralSettings
@@ -45,6 +47,8 @@ CASES = {
     "20 million, 1,000,000 items, 64 components": Case(64, (21_000_000, 1_000_000, 1_000_000)),
 }
 WHOLE_FIT = "Gowalla, whole fit"
+LARGE_FIT = "20 million, 100,000 items, 128 components, with order, whole fit"
+LARGE = Case(128, (24_000_000, 138_000, 100_000))
 
 
 def parts_of(case: Case, data: Path) -> Plain:
@@ -112,22 +116,42 @@ def measure(name: str, data: Path) -> dict[str, Any]:
     }
 
 
-def whole_fit(data: Path, n_runs: int = 3) -> dict[str, Any]:
-    """Fit `implicit`'s ALS and `spectral`, without order and with, in turns; the medians.
+def in_drawn_order(matrix: sparse.csr_array) -> InteractionMatrix:
+    """Give pairs times, drawn and all of them different: neither source has any."""
+    users, items = (IdIndex([f"{index:06}" for index in range(length)]) for length in matrix.shape)
+    drawn = np.random.default_rng(0).permutation(matrix.nnz).astype(np.int64)
+    return InteractionMatrix(
+        users, items, matrix.astype(np.float64), matrix.nnz, latest_at=drawn * 1_000_000
+    )
 
-    Gowalla's split has no times: the pairs' order is drawn, all of them different.
-    """
+
+def large_fit() -> dict[str, Any]:
+    """Fit `spectral` with order once; the peak counts from where the interactions are there."""
+    assert LARGE.generated is not None
+    interactions = in_drawn_order(factorise.generate(*LARGE.generated))
+    n_users, n_items = interactions.weights.shape
+    settings = {"n_components": LARGE.n_components, "order": 0.5}
+    Path("/proc/self/clear_refs").write_text("5")
+    began, cpu_began = time.perf_counter(), time.process_time()
+    recipe_named("spectral").fit(interactions, settings=settings)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu_began
+    sizes = Sizes(n_users, n_items, interactions.weights.nnz, linalg.parallel.n_cores())
+    return {
+        "nnz": interactions.weights.nnz,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+        "peak_memory_bytes": harness.memory_bytes(os.getpid()),
+        "footprint": recipe_named("spectral").footprint(sizes, settings=settings).fit_bytes,
+    }
+
+
+def whole_fit(data: Path, n_runs: int = 3) -> dict[str, Any]:
+    """Fit `implicit`'s ALS and `spectral`, without order and with, in turns; the medians."""
     from implicit.als import AlternatingLeastSquares
     from threadpoolctl import threadpool_limits
 
-    from reckeeper.recipes import recipe_named
-
     matrix = factorise.gowalla(data)
-    users, items = (IdIndex([f"{index:06}" for index in range(length)]) for length in matrix.shape)
-    drawn = np.random.default_rng(0).permutation(matrix.nnz).astype(np.int64)
-    interactions = InteractionMatrix(
-        users, items, matrix.astype(np.float64), matrix.nnz, latest_at=drawn * 1_000_000
-    )
+    interactions = in_drawn_order(matrix)
 
     def spectral(order: float) -> None:
         settings = {"order": order, "n_neighbours": N_NEIGHBOURS}
@@ -169,7 +193,7 @@ def run_case(name: str, data: Path) -> dict[str, Any]:
 
 def run(data: Path = harness.DATA) -> dict[str, Any]:
     """Measure all cases."""
-    names = [*CASES, WHOLE_FIT]
+    names = [*CASES, WHOLE_FIT, LARGE_FIT]
     return {"benchmark": "collapse", **{name: run_case(name, data) for name in names}}
 
 
@@ -180,14 +204,11 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
-        measured = (
-            whole_fit(options.data)
-            if options.child == WHOLE_FIT
-            else measure(options.child, options.data)
-        )
-        print(json.dumps(measured))
+        fits = {WHOLE_FIT: lambda: whole_fit(options.data), LARGE_FIT: large_fit}
+        run_child = fits.get(options.child, lambda: measure(options.child, options.data))
+        print(json.dumps(run_child()))
         return
-    for name in [*CASES, WHOLE_FIT]:
+    for name in [*CASES, WHOLE_FIT, LARGE_FIT]:
         if options.only in name:
             result = run_case(name, options.data)
             print(json.dumps({"benchmark": "collapse", name: result}), flush=True)

@@ -228,11 +228,12 @@ class Spectral(Recipe):
             n_entries=sizes.n_pairs,
             n_components=max(1, k),
         )
-        follows = 0
+        follows = added = 0
         if with_order:
             follows = order.following_bytes(
                 n_items=n_items, n_pairs=sizes.n_pairs, n_threads=sizes.n_threads
             )
+            added = order.kept_bytes(n_items=n_items, n_pairs=sizes.n_pairs)
         rank = k + (WHITENED if with_order else 0)
         collapse = linalg.collapse.bytes_needed(
             n_rows=sizes.n_users,
@@ -243,11 +244,14 @@ class Spectral(Recipe):
             n_threads=sizes.n_threads,
         )
         components = 4 * (k + 2 * rank) * n_items
-        variance = model + 4 * k * sizes.n_users
+        variance = model + added + 4 * k * sizes.n_users
+        # A copy of what is counted, and one of W, are cut to what the model keeps of each.
+        cutting = 2 * (added + 8 * n_items * n_kept) + components
         # Weighted and normalised, the matrix is held twice more all the while.
         held = 16 * sizes.n_pairs
-        collapse += components + follows
-        return Footprint(held + max(decomposition, collapse, variance), model)
+        counting, collapse = components + follows, components + added + collapse
+        most = max(decomposition, counting, collapse, cutting, variance)
+        return Footprint(held + most, model)
 
     @classmethod
     def largest_settings(cls, sizes: Sizes) -> Mapping[str, Any]:

@@ -34,9 +34,13 @@ def n_followers(n_items: int) -> int:
 
 def following_bytes(*, n_items: int, n_pairs: int, n_threads: int) -> int:
     """Return what `following` holds at most, its result in it."""
-    n_cells = min(DEPTH * n_pairs, n_items * min(n_items, n_followers(n_items)))
     counted = n_threads * 48 * DEPTH * min(2 * _SOURCES, n_pairs)
-    return 40 * n_pairs + counted + 3 * 8 * n_cells
+    return 40 * n_pairs + counted + 3 * kept_bytes(n_items=n_items, n_pairs=n_pairs)
+
+
+def kept_bytes(*, n_items: int, n_pairs: int) -> int:
+    """Return what the result of `following` holds at most."""
+    return 8 * min(DEPTH * n_pairs, n_items * min(n_items, n_followers(n_items)))
 
 
 def recent(
@@ -184,11 +188,14 @@ class _Events:
             last = min(first + 2 * _SOURCES, int(starts[-1]))
             places = self.places[first:last]
             after = np.lib.stride_tricks.sliding_window_view(self.packed, DEPTH)[places + 1]
-            distance = (after >> 32) - (self.packed[places] >> 32)[:, None]
+            item = after.astype(np.int32)  # the lower half of each
+            after >>= 32
+            after -= (self.packed[places] >> 32)[:, None]
+            distance = np.minimum(after, DEPTH + 1, out=after)
             followers = sparse.csr_array(
                 (
-                    of_distance[np.minimum(distance, DEPTH + 1)].ravel(),
-                    (after & 0xFFFFFFFF).astype(np.int32).ravel(),
+                    of_distance[distance].ravel(),
+                    item.ravel(),
                     np.arange(0, DEPTH * (len(places) + 1), DEPTH, dtype=np.int32),
                 ),
                 shape=(len(places), shape[1]),
@@ -216,10 +223,12 @@ def largest(matrix: sparse.csr_array, n: int) -> sparse.csr_array:
         entries = slice(matrix.indptr[row], matrix.indptr[row + 1])
         values = matrix.data[entries]
         border = np.partition(values, len(values) - n)[len(values) - n]
-        tied = np.flatnonzero(values == border)
-        surplus = np.count_nonzero(values >= border) - n
-        dropped = tied[np.argsort(matrix.indices[entries][tied])[len(tied) - surplus :]]
-        values[values < border] = 0.0
+        dropped = values < border
+        surplus = len(values) - n - np.count_nonzero(dropped)
+        if surplus:
+            tied = np.flatnonzero(values == border)
+            by_column = np.argsort(matrix.indices[entries][tied])
+            dropped[tied[by_column[len(tied) - surplus :]]] = True
         values[dropped] = 0.0
     matrix.data[matrix.data < 0] = 0.0
     matrix.eliminate_zeros()

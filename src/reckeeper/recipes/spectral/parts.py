@@ -25,7 +25,7 @@ _RIDGE = 100.0
 _BEST = 20
 """Scores by which the two parts are made as large as each other."""
 
-_ROWS_AT_ONCE = 512
+_ROWS_AT_ONCE = 128
 
 _PRODUCTS = 200_000_000
 _SAMPLE = (50, 400)
@@ -154,7 +154,8 @@ class Ordered:
         n_items = places.shape[1]
         left, right = (np.ascontiguousarray(part.T) for part in (self.left, self.right))
         values = np.empty(places.nnz, dtype=np.float32)
-        for begin in range(0, n_items, _ROWS_AT_ONCE):
+
+        def fill(begin: int) -> None:
             row, entries, key = _keys(places, slice(begin, begin + _ROWS_AT_ONCE))
             column = places.indices[entries]
             of_entry = np.einsum("nk,nk->n", left[row], right[column])
@@ -163,6 +164,8 @@ class Ordered:
                 place = np.minimum(np.searchsorted(stored_key, key), len(stored_key) - 1)
                 of_entry += np.where(stored_key[place] == key, self.added.data[stored][place], 0)
             values[entries] = of_entry
+
+        linalg.parallel.on_threads(fill, range(0, n_items, _ROWS_AT_ONCE), n_threads=None)
         return values
 
     def times(self, factor: float) -> "Ordered":
