@@ -103,9 +103,6 @@ def bytes_needed(
         listed = _BOUNDED_CELL_BYTES * _group_height(n_columns) * n_listed
         chosen = 4 * n_components * n_listed + 8 * (_OF_GROUP + 2) * n_columns
         dense = max(dense, listed + chosen)
-    if n_components and n_columns >= _BOUNDED_FROM:
-        first = _BOUNDED_CELL_BYTES * _group_height(n_columns) * (n_columns // _FIRST)
-        dense = max(dense, first)
     entries = _ENTRY_BYTES * min(n_columns * height, max(_ENTRIES_AT_ONCE, n_columns))
     return copies + vectors + kept + n_threads * (dense + entries)
 
@@ -290,7 +287,7 @@ class _Parts:
         together = [np.arange(self.n)]
         if n_listed < self.n:
             together = list(_halved(self._turned, together[0], _group_height(self.n)))
-        height = _group_height(self.n) if self._is_bounded else _whole_height(max(1, self.n))
+        height = _whole_height(max(1, self.n // _FIRST if self._is_bounded else self.n))
         for rows in together:
             # Many entries of the sparse parts cost more one by one than a list saves.
             if n_listed < self.n and _WHOLE_FROM * self._n_met[rows].mean() < self.n:
