@@ -43,7 +43,9 @@ _WHOLE_FROM = 10
 """Rows are made whole where the sparse parts have one in so many of their cells, by estimate."""
 
 _BOUNDED_FROM = 16_384
-"""Columns from which on rows are made whole in the first of them only, and bounded beyond."""
+_BOUNDED_PER_NEIGHBOUR = 128
+"""Columns from which on rows are made whole in the first of them only, and bounded beyond, and how
+many there must be for each entry that is kept: where many are, a bound rules out few."""
 
 _FIRST = 6
 """These are one in so many, those of the longest vectors."""
@@ -187,7 +189,7 @@ def collapse(
     entries in A's rows.
     """
     report = on_progress or (lambda _: None)
-    parts = _Parts(matrix, tail, row_scale, column_scale, added, left, right)
+    parts = _Parts(matrix, tail, row_scale, column_scale, added, left, right, n_neighbours)
     pieces: dict[int, Entries] = {}
 
     def fill(index: int) -> None:
@@ -227,6 +229,7 @@ class _Parts:
         added: sparse.csr_array | None,
         left: np.ndarray,
         right: np.ndarray,
+        n_neighbours: int,
     ) -> None:
         self.n = matrix.shape[1]
         self.rank = len(left)
@@ -251,7 +254,9 @@ class _Parts:
         self._n_of_user = np.diff(users.indptr)
         parts = [items, users] if added is None else [items, users, added]
         # A bound is simple where all terms are on one side of zero.
-        self._is_bounded = bool(len(left)) and self.n >= _BOUNDED_FROM
+        self._is_bounded = bool(len(left)) and self.n >= max(
+            _BOUNDED_FROM, _BOUNDED_PER_NEIGHBOUR * n_neighbours
+        )
         self._is_bounded &= all(part.data.min(initial=0.0) >= 0 for part in parts)
         # Each direction is as long on both sides: the bound by lengths is the tighter for it.
         of_left, of_right = (np.sqrt(_squares(part.T)) for part in (left, right))
