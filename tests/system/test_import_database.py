@@ -217,18 +217,20 @@ def test_it_takes_either_a_file_or_a_database(made, arguments):
 
 
 def test_a_connection_that_is_lost_in_the_middle_is_said_and_a_repeat_goes_on(made, shop):
+    n_rows = 60_000
+    query = f"{QUERY} AND bought_at <= '2024-01-01 00:00Z'::timestamptz + '{n_rows} min'::interval"
     lost = (
-        f"SELECT *, CASE WHEN number = {N_ROWS - 1} THEN pg_terminate_backend(pg_backend_pid()) "
-        f"END FROM (SELECT row_number() OVER () AS number, rows.* FROM ({QUERY}) AS rows) AS x"
+        f"SELECT *, CASE WHEN number = {n_rows - 1} THEN pg_terminate_backend(pg_backend_pid()) "
+        f"END FROM (SELECT row_number() OVER () AS number, rows.* FROM ({query}) AS rows) AS x"
     )
     told = fails(made, "import", "--database", shop, "--query", lost)
     assert "terminating connection" in told
     assert "`reckeeper imports undo 1`" in told
     (row,) = json.loads(made.run("imports", "list", "--json").stdout)
-    assert 0 < row["accepted"] < N_ROWS
+    assert 0 < row["accepted"] < n_rows
 
-    done = made.run("import", "--database", shop, "--query", QUERY, "--json")
+    done = made.run("import", "--database", shop, "--query", query, "--json")
 
     report = json.loads(done.stdout)
     assert report["duplicates"] == row["accepted"]
-    assert report["accepted"] == N_ROWS - row["accepted"]
+    assert report["accepted"] == n_rows - row["accepted"]
