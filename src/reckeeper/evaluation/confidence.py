@@ -1,7 +1,7 @@
 """How sure a mean over users is, and a difference of two."""
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from reckeeper.errors import DataError
 
@@ -112,5 +112,5 @@ def expanded_tail(n: int, *, level: float) -> float:
     """Return the share of resampled means that lies below an interval for n users."""
     if n < 2:
         return (1 - level) / 2
-    t = stats.t.ppf((1 - level) / 2, n - 1)
-    return float(stats.norm.cdf(t * np.sqrt(n / (n - 1))))
+    t = special.stdtrit(n - 1, (1 - level) / 2)
+    return float(special.ndtr(t * np.sqrt(n / (n - 1))))
