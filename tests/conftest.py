@@ -239,10 +239,11 @@ def wait_until():
     """Return a function that waits for a condition and fails after `seconds`."""
 
     def wait(condition, *, seconds=20.0):
-        deadline = time.monotonic() + seconds
+        start = time.monotonic()
         pause = threading.Event()
         while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds} seconds"
-            pause.wait(0.01)
+            waited = time.monotonic() - start
+            assert waited < seconds, f"not within {seconds} seconds"
+            pause.wait(min(max(0.01, waited / 10), 0.1))
 
     return wait

@@ -50,14 +50,18 @@ def require(condition: object, reason: str) -> None:
 
 
 def wait_until(
-    condition: Callable[[], T], what: str, *, seconds: float = 30.0, pause_seconds: float = 0.05
+    condition: Callable[[], T], what: str, *, seconds: float = 30.0, pause_seconds: float = 0.25
 ) -> T:
-    """Wait for a condition and return what it gave; `what` says what did not come."""
-    deadline = time.monotonic() + seconds
+    """Wait for a condition and return what it gave; `what` says what did not come.
+
+    Who has waited long asks less often: each question takes time from what is waited for.
+    """
+    start = time.monotonic()
     pause = threading.Event()
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        pause.wait(pause_seconds)
+        waited = time.monotonic() - start
+        assert waited < seconds, f"not within {seconds:.0f} s: {what}"
+        pause.wait(min(max(0.02, waited / 10), pause_seconds))
     return found
 
 

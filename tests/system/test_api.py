@@ -722,14 +722,14 @@ def test_what_tuning_finds_serves_and_is_kept_by_the_next_retrain(demo_site):
     started = demo_site.server.post(
         "/retrain",
         params={"wait": "false"},
-        json={"tune": True, "tune_seconds": 4, "tuning": {"drift": "mild"}},
+        json={"tune": True, "tune_seconds": 2, "tuning": {"drift": "mild"}},
     )
     assert started.status_code == 202, started.text
     job = started.json()["job"]
     assert job["request"] == {
         "recipe": "spectral",
         "tune": True,
-        "tune_seconds": 4.0,
+        "tune_seconds": 2.0,
         "tuning": {"drift": "mild"},
     }
 
