@@ -35,7 +35,7 @@ N_PROCESSES := $(shell python3 -c 'import os; print(2 + os.cpu_count())' 2>/dev/
 IN_PARALLEL := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
 	--numprocesses=$(N_PROCESSES)
 SLOW := artifact cli_evaluate client_distribution commands demo docs files frontend gate \
-	linalg packaging serving storage structure tuning up
+	linalg packaging serving storage structure tabular_query tuning up
 
 test: setup-dev chromium postgresql java ## Run every test: real browser, database and broker
 	$(IN_PARALLEL) tests/system tests/contracts tests/unit

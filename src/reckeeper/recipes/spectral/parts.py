@@ -1,5 +1,6 @@
 """The two parts of W before it is made: what goes together, and what comes next."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -80,9 +81,15 @@ class Plain:
         """How many rows and columns W_plain has."""
         return len(self.diagonal)
 
+    @functools.cached_property
+    def _transposed(self) -> sparse.csr_array:
+        return self.matrix.T.tocsr()
+
     def scores(self, rows: sparse.csr_array) -> np.ndarray:
         """Return rows · W_plain, float32 of shape (n, n_items), without making the matrix."""
-        scores = through(sparse.csr_array(rows * self.row_scale), self.matrix)
+        scores = through(
+            sparse.csr_array(rows * self.row_scale), self.matrix, transposed=self._transposed
+        )
         scores *= np.float32(self.tail) * self.column_scale
         scores += _low_rank(rows, self.left, self.right)
         return _without_diagonal(scores, rows, self.diagonal)
@@ -279,8 +286,13 @@ def _without_diagonal(
     return scores
 
 
-def through(rows: sparse.csr_array, matrix: sparse.csr_array) -> np.ndarray:
-    """Return rows · matrixᵀ · matrix, dense, by way of sparse or dense products as is cheaper."""
+def through(
+    rows: sparse.csr_array, matrix: sparse.csr_array, *, transposed: sparse.csr_array | None = None
+) -> np.ndarray:
+    """Return rows · matrixᵀ · matrix, dense, by way of sparse or dense products as is cheaper.
+
+    `transposed` saves to transpose the matrix, by rows, once more.
+    """
     n_dense = matrix.nnz * rows.shape[0]
     products = np.empty(rows.shape, dtype=np.float32)
     n_of_item = np.bincount(matrix.indices, minlength=matrix.shape[1])
@@ -291,10 +303,13 @@ def through(rows: sparse.csr_array, matrix: sparse.csr_array) -> np.ndarray:
             for block in linalg.row_blocks(*rows.shape, limit_bytes=BLOCK_BYTES):
                 products[block] = (users[block] @ matrix).toarray()
             return products
-    transposed = matrix.T.tocsr()
-    for begin in range(0, rows.shape[0], DENSE_ROWS):
+    by_item = matrix.T.tocsr() if transposed is None else transposed
+
+    def fill(begin: int) -> None:
         block = slice(begin, begin + DENSE_ROWS)
-        products[block] = (transposed @ (matrix @ rows[block].T.toarray())).T
+        products[block] = (by_item @ (matrix @ rows[block].T.toarray())).T
+
+    linalg.parallel.on_threads(fill, range(0, rows.shape[0], DENSE_ROWS), n_threads=None)
     return products
 
 

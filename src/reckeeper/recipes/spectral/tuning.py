@@ -384,6 +384,6 @@ def bytes_needed(sizes: Sizes, largest: Footprint, *, n_splits: int) -> int:
     kept = max(n_kept * decomposition, min(2 * kept_bytes, _PLANNED * decomposition))
     of_each = 16 * sizes.n_pairs + scores + kept
     # Products and scores while they are made and ranked, and the dense half of a product.
-    at_once = 4 * min(scores, BLOCK_BYTES) + 4 * DENSE_ROWS * sizes.n_users
+    at_once = 4 * min(scores, BLOCK_BYTES) + 4 * DENSE_ROWS * sizes.n_users * sizes.n_threads
     judging = min(n_splits, sizes.n_threads) * at_once
     return n_splits * of_each + max(largest.fit_bytes, judging + 16 * sizes.n_pairs)
