@@ -386,6 +386,7 @@ TASKS: dict[str, tuple[Callable[[Path], Task], dict[str, Method]]] = {
             "spectral, fast": _ours("spectral", n_components=0),
             "spectral, defaults": _ours("spectral"),
             OURS: _tuned("spectral"),
+            "spectral, tuned for mild drift": _tuned("spectral", drift="mild"),
             "spectral, tuned for strong drift": _tuned("spectral", drift="strong"),
         },
     ),
