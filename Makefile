@@ -34,7 +34,7 @@ setup-dev: $(VENV)/.setup-dev ## Add what tests, types and lint need
 N_PROCESSES := $(shell python3 -c 'import os; print(2 + os.cpu_count())' 2>/dev/null || echo auto)
 IN_PARALLEL := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
 	--numprocesses=$(N_PROCESSES)
-SLOW := artifact cli_evaluate client_distribution commands demo docs files frontend gate \
+SLOW := artifact cli_evaluate client_distribution collapse commands demo docs files frontend gate \
 	linalg packaging serving storage structure tabular_query tuning up
 
 test: setup-dev chromium postgresql java ## Run every test: real browser, database and broker
@@ -45,7 +45,7 @@ test-long: setup-dev chromium postgresql java ## Long faults, and many more gene
 
 check: setup-dev ## Lint, types and the quick unit tests, in under a minute
 	@$(MAKE) --no-print-directory lint
-	$(IN_PARALLEL) tests/unit $(SLOW:%=--ignore=tests/unit/test_%.py)
+	$(IN_PARALLEL) --numprocesses=auto tests/unit $(SLOW:%=--ignore=tests/unit/test_%.py)
 
 lint: setup-dev ## Lint, format and types
 	$(BIN)/ruff check
