@@ -81,15 +81,15 @@ class Plain:
         """How many rows and columns W_plain has."""
         return len(self.diagonal)
 
-    @functools.cached_property
-    def _transposed(self) -> sparse.csr_array:
-        return self.matrix.T.tocsr()
+    def scores(
+        self, rows: sparse.csr_array, *, transposed: sparse.csr_array | None = None
+    ) -> np.ndarray:
+        """Return rows · W_plain, float32 of shape (n, n_items), without making the matrix.
 
-    def scores(self, rows: sparse.csr_array) -> np.ndarray:
-        """Return rows · W_plain, float32 of shape (n, n_items), without making the matrix."""
-        scores = through(
-            sparse.csr_array(rows * self.row_scale), self.matrix, transposed=self._transposed
-        )
+        `transposed` is as of `through`.
+        """
+        scaled = sparse.csr_array(rows * self.row_scale)
+        scores = through(scaled, self.matrix, transposed=transposed)
         scores *= np.float32(self.tail) * self.column_scale
         scores += _low_rank(rows, self.left, self.right)
         return _without_diagonal(scores, rows, self.diagonal)
@@ -332,12 +332,16 @@ class Uncut:
     ordered: Ordered | None = None
     is_personal: bool = True
 
+    @functools.cached_property
+    def _transposed(self) -> sparse.csr_array:
+        return self.plain.matrix.T.tocsr()
+
     def score(self, histories: Histories) -> np.ndarray:
         """Return scores as the model gives them that keeps all entries."""
         rows = weigh(histories.weights, self.settings.weighting, scale=self.weight_scale)
         if self.ordered is None:
-            return self.plain.scores(rows)
+            return self.plain.scores(rows, transposed=self._transposed)
         rows = order.recent(rows, histories.n_later, recency=self.settings.recency)
-        scores = self.plain.scores(rows)
+        scores = self.plain.scores(rows, transposed=self._transposed)
         scores += self.ordered.scores(rows)
         return scores
