@@ -512,3 +512,20 @@ def test_a_file_of_the_form_before_is_refused_in_words(model):
     before = {"filter": "sum", "mixing": 1.0, "spectral_power": 0.5, "ridge": 0.3}
     with pytest.raises(DataError, match=r"spectral has no setting 'filter': it has weighting, "):
         Spectral.from_arrays(model.to_arrays(), settings=before, n_items=40)
+
+
+def test_the_last_directions_that_are_kept_are_resolved():
+    """A mixture of the last with those beyond has less of the matrix in it than they have."""
+    random = np.random.default_rng(0)
+    n_users, n_items, k = 2000, 1200, 128
+    popularity = (np.arange(n_items) + 10.0) ** -0.7
+    row = np.repeat(np.arange(n_users), 20)
+    column = random.choice(n_items, size=len(row), p=popularity / popularity.sum())
+    pairs = sparse.coo_array((np.ones(len(row)), (row, column)), shape=(n_users, n_items)).tocsr()
+    factors = Weighted.of(pairs, "binary").factorise(
+        user_power=0.25, item_power=0.15, n_components=k
+    )
+    exact = np.linalg.svd(factors.matrix.toarray(), compute_uv=False)[:k]
+    found = factors.singular_values**2
+    assert found.sum() > 0.98 * (exact**2).sum()
+    assert (found > 0.8 * exact**2).all()

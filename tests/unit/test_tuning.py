@@ -56,6 +56,25 @@ def test_the_settings_found_are_complete_and_fit(recipe):
     assert found.best.ndcg == pytest.approx(np.mean(list(found.best.by_split.values())))
 
 
+def test_the_larger_the_budget_the_more_users_judge(monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def judge(fold, *, n_users):
+        raise Asked(n_users)
+
+    monkeypatch.setattr(folds.Fold, "judge", judge)
+    log = tastes(n_users=600, n_items=2400)
+    counts = []
+    for seconds in (1, 40, 80):
+        with pytest.raises(Asked) as asked:
+            tune("spectral", log, budget_seconds=seconds)
+        counts.append(asked.value.args[0])
+    assert counts[0] == 500
+    assert counts[1] > 500
+    assert counts[2] == pytest.approx(2 * counts[1], abs=1)
+
+
 def test_the_same_seed_finds_the_same(recipe):
     # A budget that is never used up: where a plan is cut, the clock decides.
     first, second = (tune(recipe, few(), seed=3, budget_seconds=600) for _ in range(2))
