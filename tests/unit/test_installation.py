@@ -207,6 +207,17 @@ def test_a_command_that_changes_the_database_beside_the_server_is_refused(at_the
         run(*command)
 
 
+def test_where_the_file_is_gone_the_database_says_which_installation_it_is(at_the_default, server):
+    run("migrate")
+    own = id_of(at_the_default)
+    (at_the_default / "data" / installation.FILE).unlink()
+    assert installation.known_id(Settings.from_env()) == own
+    with pytest.raises(ConfigError, match="belongs to another one: nothing was done"):
+        client()
+    server.installation_id = own
+    client().close()
+
+
 # import
 
 

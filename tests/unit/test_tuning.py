@@ -317,6 +317,20 @@ def test_strong_drift_takes_what_loses_least_where_it_loses_most():
     assert run.best.settings == {"n": 2}
 
 
+def test_strong_drift_prefers_what_is_better_wherever_the_worst_does_not_tell():
+    run = tuning._Run(drift="strong")
+    for number, (plain, leaning) in enumerate(
+        [(0.30, 0.10), (0.20, 0.20), (0.28, 0.176), (0.27, 0.178)]
+    ):
+        ndcg = {
+            "random 1": np.array([plain]),
+            "popular 2": np.array([plain]),
+            "popular 3": np.array([leaning]),
+        }
+        run.weigh({"n": number}, ndcg, pull=0.0)
+    assert run.best.settings == {"n": 2}
+
+
 def test_a_pull_decides_between_equals():
     run = tuning._Run()
     run.weigh({"n": 1}, {"random 1": np.array([0.2])}, pull=0.002)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reckeeper.config import Settings
-from reckeeper.errors import ConfigError
+from reckeeper.errors import ConfigError, ReckeeperError
 
 FILE = "installation.json"
 
@@ -75,6 +75,27 @@ def known(settings: Settings) -> Installation | None:
         return None
     place = (database_of(settings), settings.database_schema)
     return found if (found.database, found.schema) == place else None
+
+
+def known_id(settings: Settings) -> str | None:
+    """Return the installation's id, of its file or else of its database; None if neither says it.
+
+    A database that is unavailable, or of another schema, says nothing.
+    """
+    found = known(settings)
+    if found is not None:
+        return found.installation_id
+    if settings.is_embedded and not Path(database_of(settings)).exists():
+        return None
+    from reckeeper import storage
+
+    with (
+        contextlib.suppress(ReckeeperError),
+        contextlib.closing(storage.open_database(settings)) as database,
+        database.read() as connection,
+    ):
+        return storage.installation.id_of(connection)
+    return None
 
 
 def write(settings: Settings, installation: Installation) -> None:

@@ -65,9 +65,10 @@ def client() -> "Client":
     asked = Client(url, actor="cli", retry_first=False)
     if url != _DEFAULT_URL:
         warn(f"Using the server at {asked.url}.", style="dim")
-    known = installation.known(settings)
-    if known is not None and "server_url" not in settings.model_fields_set:
-        installation.check(settings, known.installation_id)
+    if "server_url" not in settings.model_fields_set:
+        known_id = installation.known_id(settings)
+        if known_id is not None:
+            installation.check(settings, known_id)
     return asked
 
 

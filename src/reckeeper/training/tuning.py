@@ -132,8 +132,8 @@ def tune(
     drift : Drift
         How far what comes is expected to lean to what is popular: ``none``,
         no further than what was. ``mild``: what is held out leans. ``strong``:
-        each fold leans further, and the settings are taken that lose least
-        where they lose most.
+        each fold leans further, and the settings are taken that lose least,
+        on the whole and where they lose most.
     seed : int
         For folds and samples. The same seed gives the same settings as long
         as the plan is not cut short by the budget or by hand.
@@ -273,15 +273,17 @@ class _Run:
     def worth(self, ndcg: Mapping[str, float]) -> float:
         """Return how good NDCG by fold is: 1 for the first trial, or, with strong drift, the best.
 
-        The mean over folds of the ratio to the first trial's; with strong drift
-        1 less the largest share by which a fold falls short of the best that
-        was seen on it.
+        The mean over folds of the ratio to the first trial's. With strong drift
+        the ratios are to the best that was seen on each fold, and the least
+        counts as much as the mean of all: by the least alone, settings would
+        win that are worse wherever it does not tell.
         """
         if self._drift == "strong":
-            return min(
+            ratios = [
                 ndcg[fold] / max(1e-9, *(trial.by_split[fold] for trial, _ in self._weighed))
                 for fold in ndcg
-            )
+            ]
+            return float(min(ratios) + np.mean(ratios)) / 2
         first = self._weighed[0][0].by_split
         return float(np.mean([ndcg[fold] / max(1e-9, first[fold]) for fold in ndcg]))
 

@@ -69,9 +69,10 @@ def order_helps(
     if ordered is None:
         return False
     judge = split.judge(n_users=int(np.clip(_CELLS // plain.n_items, *_USERS)))
-    without = judge.ndcg(Uncut(settings, weighted.scale, plain))
+    scorer = Uncut.of(settings, weighted, plain)
+    without = judge.ndcg(scorer)
     report(0.75)
-    gains = judge.ndcg(Uncut(settings, weighted.scale, plain, ordered)) - without
+    gains = judge.ndcg(scorer.with_order(settings, ordered)) - without
     report(1.0)
     return surely_positive(gains)
 

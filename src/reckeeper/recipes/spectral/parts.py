@@ -1,6 +1,6 @@
 """The two parts of W before it is made: what goes together, and what comes next."""
 
-import functools
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -293,21 +293,24 @@ def through(
 
     `transposed` saves to transpose the matrix, by rows, once more.
     """
-    n_dense = matrix.nnz * rows.shape[0]
     products = np.empty(rows.shape, dtype=np.float32)
-    n_of_item = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    if _SPARSE_COST * int(n_of_item[rows.indices].sum()) < n_dense / 4:
-        users = sparse.csr_array(rows @ matrix.T)
-        n_sparse = int(np.diff(matrix.indptr)[users.indices].sum())
-        if _SPARSE_COST * n_sparse < n_dense:
-            for block in linalg.row_blocks(*rows.shape, limit_bytes=BLOCK_BYTES):
-                products[block] = (users[block] @ matrix).toarray()
-            return products
     by_item = matrix.T.tocsr() if transposed is None else transposed
+    n_of_item, n_of_user = np.diff(by_item.indptr), np.diff(matrix.indptr)
+    n_dense = matrix.nnz * rows.shape[0]
+    # At most, since users who have several items of a row are counted for each.
+    of_item = np.bincount(
+        matrix.indices, np.repeat(n_of_user, n_of_user), minlength=matrix.shape[1]
+    )
+    if _SPARSE_COST * int(of_item[rows.indices].sum()) < n_dense:
+        for block in linalg.row_blocks(*rows.shape, limit_bytes=BLOCK_BYTES):
+            products[block] = (rows[block] @ by_item @ matrix).toarray()
+        return products
+    few_users = _SPARSE_COST * int(n_of_item[rows.indices].sum()) < n_dense
 
     def fill(begin: int) -> None:
-        block = slice(begin, begin + DENSE_ROWS)
-        products[block] = (by_item @ (matrix @ rows[block].T.toarray())).T
+        block = rows[begin : begin + DENSE_ROWS]
+        users = (block @ by_item).T.toarray() if few_users else matrix @ block.T.toarray()
+        products[begin : begin + DENSE_ROWS] = (by_item @ users).T
 
     linalg.parallel.on_threads(fill, range(0, rows.shape[0], DENSE_ROWS), n_threads=None)
     return products
@@ -322,6 +325,8 @@ class Uncut:
     settings : SpectralSettings
     weight_scale : float
     plain : Plain
+    transposed : scipy.sparse.csr_array
+        The matrix of `plain`, transposed, by rows.
     ordered : Ordered or None
         None leaves recency out, too.
     """
@@ -329,19 +334,25 @@ class Uncut:
     settings: SpectralSettings
     weight_scale: float
     plain: Plain
+    transposed: sparse.csr_array
     ordered: Ordered | None = None
     is_personal: bool = True
 
-    @functools.cached_property
-    def _transposed(self) -> sparse.csr_array:
-        return self.plain.matrix.T.tocsr()
+    @classmethod
+    def of(cls, settings: SpectralSettings, weighted: Weighted, plain: Plain) -> "Uncut":
+        """Make the scorer of the plain part alone; others of the same matrix are made of it."""
+        return cls(settings, weighted.scale, plain, plain.matrix.T.tocsr())
+
+    def with_order(self, settings: SpectralSettings, ordered: Ordered | None) -> "Uncut":
+        """Return the scorer of the plain part and what comes next."""
+        return dataclasses.replace(self, settings=settings, ordered=ordered)
 
     def score(self, histories: Histories) -> np.ndarray:
         """Return scores as the model gives them that keeps all entries."""
         rows = weigh(histories.weights, self.settings.weighting, scale=self.weight_scale)
         if self.ordered is None:
-            return self.plain.scores(rows, transposed=self._transposed)
+            return self.plain.scores(rows, transposed=self.transposed)
         rows = order.recent(rows, histories.n_later, recency=self.settings.recency)
-        scores = self.plain.scores(rows, transposed=self._transposed)
+        scores = self.plain.scores(rows, transposed=self.transposed)
         scores += self.ordered.scores(rows)
         return scores

@@ -67,6 +67,8 @@ _RIDGE, _USER, _ITEM, _HISTORY, _POPULARITY = range(5)
 """The logarithm of the ridge to base 2, a, b, c - b and d - b."""
 
 _SWEEP = (_RIDGE, _POPULARITY, _USER, _ITEM, _RIDGE, _HISTORY)
+_LEANING_SWEEP = (_RIDGE, _POPULARITY, _RIDGE)
+"""What folds that lean differently disagree about; it takes no other decomposition."""
 
 _FEW = 128
 """Components that the coarse search takes."""
@@ -265,7 +267,7 @@ class _Search:
             # What each fold could have must be known before it can be said what is lost.
             for side in (self._sides[0], self._sides[-1]):
                 self._value = functools.partial(self._on_one, fold=side.kind)
-                self._sweep(1.0)
+                self._sweep(1.0, _LEANING_SWEEP)
             self._value = self._run.worth
         self._sweep(1.0)
         if self._weights_differ:
@@ -315,8 +317,8 @@ class _Search:
         first = next(iter(self._judged.values()))
         return ndcg[fold] / max(first[fold], 1e-9)
 
-    def _sweep(self, fineness: float) -> None:
-        for axis in _SWEEP:
+    def _sweep(self, fineness: float, axes: Sequence[int] = _SWEEP) -> None:
+        for axis in axes:
             self._line(self._best(), axis, fineness)
 
     def _line(self, start: _Point, axis: int, fineness: float) -> None:

@@ -84,7 +84,8 @@ class _Tried:
         self._parts = Plain.of(self._weighted, self._factors, coarse)
         n_users = int(np.clip(_CELLS // max(1, self._parts.n_items), *_USERS))
         self._judge = split.judge(n_users=n_users)
-        self._without = self._judge.ndcg(Uncut(plain, self._weighted.scale, self._parts))
+        self._scorer = Uncut.of(plain, self._weighted, self._parts)
+        self._without = self._judge.ndcg(self._scorer)
         self._ndcg: dict[_Places, np.ndarray] = {}
 
     @property
@@ -118,8 +119,7 @@ class _Tried:
             ordered = ordered_part(
                 settings, self._histories, self._weighted, self._factors, self._parts
             )
-            scorer = Uncut(settings, self._weighted.scale, self._parts, ordered)
-            self._ndcg[places] = self._judge.ndcg(scorer)
+            self._ndcg[places] = self._judge.ndcg(self._scorer.with_order(settings, ordered))
             self._run.n_tried += 1
             self._run.step()
         return self._of(places)
