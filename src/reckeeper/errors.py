@@ -26,7 +26,8 @@ Codes are part of the API and never change. The library knows no HTTP:
 `wire.STATUSES` maps these classes to statuses.
 """
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -226,6 +227,19 @@ class UnavailableError(ReckeeperError):
     """A process that is needed does not answer."""
 
     code = "unavailable"
+
+
+def alternatives(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown name: all names, and the nearest one.
+
+    ``; there are recipe, settings, tune (did you mean tune?)``
+    """
+    names = list(known)
+    if not names:
+        return "; there are none here"
+    close = difflib.get_close_matches(name[:64], names, n=1)
+    meant = f" (did you mean {close[0]}?)" if close else ""
+    return f"; there {'are' if len(names) > 1 else 'is'} {', '.join(names)}{meant}"
 
 
 def error_of(

@@ -12,11 +12,13 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import pytest
+from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 from tests.system.installation import BIN, Installation, clicks, wait_until
 
 from reckeeper import errors, wire
 from reckeeper.client import Client
+from reckeeper.worker.routes import routes as worker_routes
 
 SCHEDULE, TIMEZONE = "30 3 * * 0", "Europe/Berlin"
 
@@ -189,6 +191,50 @@ def test_what_is_not_there_is_named(site):
 )
 def test_a_wrong_parameter_is_refused(site, path):
     assert_error(site.server.get(path), 422, "invalid_data")
+
+
+def test_what_a_request_says_beyond_what_its_route_takes_is_refused(site):
+    document = site.server.get("/openapi.json").json()
+    before = site.server.get("/audit?limit=1").json()
+    for path, operations in document["paths"].items():
+        address = path.format(version=1, other=2, job_id=1, user_id="u1", item_id="i1")
+        for method, operation in operations.items():
+            known = [
+                each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"
+            ]
+            names = ", ".join(known) or "there are none here"
+            answer = site.server.request(method, address, params={"no_such": 1})
+            message = assert_error(answer, 422, "invalid_data")
+            assert message.startswith("no_such: there is no such parameter; "), (path, message)
+            assert names in message
+            sent = operation.get("requestBody", {"content": {"application/json": {}}})["content"]
+            if method != "get" and "application/json" in sent:
+                answer = site.server.request(method, address, json={"no_such": 1})
+                message = assert_error(answer, 422, "invalid_data")
+                if "requestBody" in operation:
+                    assert "no_such" in message, (path, message)
+                    assert "; there " in message, (path, message)
+                else:
+                    assert message.startswith("The route takes no body"), (path, message)
+    assert "did you mean limit?" in site.server.get("/jobs?limt=3").json()["message"]
+    assert site.server.get("/audit?limit=1").json() == before
+
+
+def test_the_worker_refuses_what_its_routes_do_not_take(site):
+    app = Flask("kafka_worker")
+    app.register_blueprint(worker_routes)
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint == "static":
+            continue
+        path = rule.rule.replace("<int:job_id>", "1")
+        for method in rule.methods & {"GET", "POST"}:
+            answer = site.worker.request(method, path, params={"no_such": 1})
+            assert "no_such: there is no such parameter; there " in assert_error(
+                answer, 422, "invalid_data"
+            )
+            if method == "POST":
+                answer = site.worker.request(method, path, json={"no_such": 1})
+                assert_error(answer, 422, "invalid_data")
 
 
 @pytest.mark.parametrize("api", ["server", "worker"])

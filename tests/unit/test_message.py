@@ -187,7 +187,12 @@ BAD = [
     ("occurred_at", "0001-01-01T00:00:00+01:00", "lies before 1970"),
     ("occurred_at", "9999-12-31T23:59:59-01:00", "lies more than a day in the future"),
     ("colour", "red", "is not a field of an interaction"),
-    ("userid", "u", "is not a field of an interaction"),
+    (
+        "userid",
+        "u",
+        "is not a field of an interaction; there are event_id, user_id, item_id, "
+        "interaction_type, weight, occurred_at (did you mean user_id?)",
+    ),
 ]
 
 
@@ -347,7 +352,7 @@ TIMED = {"item_id": "i", "occurred_at": "2025-12-04T23:42:15Z"}
         (["a", ""], "history.1.item_id", "must have 1 to 256 characters"),
         (["a", ["b"]], "history.1.item_id", "must be a string or an integer"),
         ([{"occurred_at": TIMED["occurred_at"]}], "history.0.item_id", "is missing"),
-        ([{**TIMED, "user_id": "u"}], "history.0.user_id", "is not known"),
+        ([{**TIMED, "user_id": "u"}], "history.0.user_id", "there are item_id, occurred_at"),
         ([{**TIMED, "occurred_at": "yesterday"}], "history.0.occurred_at", "RFC 3339"),
         ([{**TIMED, "occurred_at": 1764891735}], "history.0.occurred_at", "RFC 3339"),
         ([{**TIMED, "occurred_at": "2025-12-04T23:42:15"}], "history.0.occurred_at", "timezone"),
@@ -374,7 +379,11 @@ def test_a_bad_history_is_refused_by_name(value, field, told):
         (b'{"history": [], "n": 0}', "n: input should be greater than or equal to 1"),
         (b'{"history": [], "n": 1001}', "n: "),
         (b'{"history": [], "n": "5"}', "n: "),
-        (b'{"history": [], "user_id": "u"}', "user_id: is not known"),
+        (
+            b'{"history": [], "user_id": "u"}',
+            "user_id: there is no such field; there are history, n",
+        ),
+        (b'{"histroy": []}', r"histroy: .*did you mean history\?"),
     ],
 )
 def test_a_request_that_is_none_is_refused(raw, told):

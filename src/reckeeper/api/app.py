@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 import reckeeper
@@ -21,6 +21,7 @@ from reckeeper.api import (
     jobs,
     openapi,
     operation,
+    parameters,
     policy,
     recommendations,
     versions,
@@ -66,12 +67,13 @@ def _routes() -> FastAPI:
         summary="Keeps the recommendation models of a product.",
         lifespan=_lifespan,
         generate_unique_id_function=openapi.operation_id,
+        dependencies=[Depends(parameters.Known())],
     )
     app.add_middleware(Edge)
     handlers.register(app)
     for part in _PARTS:
-        app.include_router(part.router, responses=failures(500, 503))
-    app.include_router(operation.router)
+        app.include_router(part.router, responses=failures(422, 500, 503))
+    app.include_router(operation.router, responses=failures(422))
     app.openapi = functools.partial(openapi.describe, app)  # type: ignore[method-assign]
     return app
 

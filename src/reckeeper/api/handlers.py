@@ -40,7 +40,7 @@ async def _on_reckeeper_error(_request: Request, exc: Exception) -> Response:
 async def _on_bad_request(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
     first = exc.errors()[0]
-    field = ".".join(str(part) for part in first["loc"][1:])
+    field = ".".join(str(part)[:64] for part in first["loc"][1:])
     problem = first["msg"].removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         problem = f"not JSON at character {field} ({first['ctx']['error']})"

@@ -3,13 +3,16 @@
 from typing import Annotated
 from urllib.parse import unquote
 
-from fastapi import Depends, Header, Path, Query
+from fastapi import Depends, Header, Path, Query, Request, params
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.routing import APIRoute
 from pydantic import AfterValidator
 from starlette.convertors import Convertor, register_url_convertor
 
-from reckeeper import security, wire
+from reckeeper import errors, security, wire
 from reckeeper.client import ACTOR_HEADER
 
+_NOTHING = {b"", b"{}", b"null"}
 _MOST = 2**63 - 1  # the largest number that a database knows
 
 
@@ -84,3 +87,45 @@ async def _actor_name(
 
 
 ActorName = Annotated[str | None, Depends(_actor_name)]
+
+
+class Known:
+    """Refuses a request that says something its route does not take; a dependency of a program.
+
+    FastAPI passes over unknown query parameters, and over bodies where none is declared.
+    """
+
+    def __init__(self) -> None:
+        self._queries: dict[str, list[str]] = {}  # by the name of the operation
+
+    async def __call__(self, request: Request) -> None:
+        """Compare a request with what its route declares.
+
+        Raises
+        ------
+        DataError
+            A query parameter is unknown, or there is a body where the route takes none.
+        """
+        route: APIRoute = request.scope["route"]
+        if request.scope["query_string"]:
+            known = self._query_of(route)
+            for name in request.query_params:
+                if name not in known:
+                    raise errors.DataError(
+                        f"{name[:64]}: there is no such parameter"
+                        f"{errors.alternatives(name, known)}. /docs shows what the route takes.",
+                        details={"field": name[:64]},
+                    )
+        takes_body = route.body_field is not None or "requestBody" in (route.openapi_extra or {})
+        if takes_body or request.method == "GET":
+            return
+        if (await request.body()).strip() not in _NOTHING:
+            raise errors.DataError("The route takes no body: leave it out.")
+
+    def _query_of(self, route: APIRoute) -> list[str]:
+        known = self._queries.get(route.unique_id)
+        if known is None:
+            declared = get_flat_params(route.dependant)
+            known = [each.alias for each in declared if isinstance(each.field_info, params.Query)]
+            self._queries[route.unique_id] = known
+        return known

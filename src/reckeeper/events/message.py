@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, SchemaValidator, core_schema, from_json
 
 from reckeeper import clock
-from reckeeper.errors import Action, DataError, TooLargeError
+from reckeeper.errors import Action, DataError, TooLargeError, alternatives
 from reckeeper.interactions import (
     CONTROL_CHARACTERS,
     MAX_BODY_BYTES,
@@ -190,9 +190,13 @@ def parse_history(body: bytes) -> History:
     try:
         asked = _HistoryRequest.model_validate(from_json(body))
     except ValidationError as exc:
-        error = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+        error = _errors(exc)[0]
         field = ".".join(str(part)[:64] for part in error["loc"])
-        problem = "is not known" if error["type"] == "extra_forbidden" else _sentence(error)
+        problem = _sentence(error)
+        if error["type"] == "extra_forbidden":
+            *path, name = error["loc"]
+            known = (_HistoryItem if path else _HistoryRequest).model_fields
+            problem = f"there is no such field{alternatives(str(name), known)}"
         raise _refused_history(field or "the body", problem) from exc
     except ValueError as exc:
         raise DataError(f"The body is not JSON: {exc}. /docs shows what the route takes.") from exc
@@ -300,7 +304,7 @@ def validate(
     try:
         messages: Iterable[tuple[int, dict[str, Any]]] = enumerate(_rows.validate_python(rows))
     except ValidationError as exc:
-        for error in exc.errors(include_url=False, include_context=False, include_input=False):
+        for error in _errors(exc):
             index, *path = error["loc"]
             field = str(path[0])[:64] if path else "interaction"
             refused.setdefault(int(index), RefusedRow(int(index), field, _sentence(error)))
@@ -358,12 +362,19 @@ def new_event_id(now: int) -> str:
     return f"{moment[:8]}-{moment[8:]}-7{chance[:3]}-8{chance[3:6]}-{chance[6:]}"
 
 
+def _errors(exc: ValidationError) -> list[Any]:
+    """Return what is wrong, unknown fields first: one that is missing may be spelt otherwise."""
+    found = exc.errors(include_url=False, include_context=False, include_input=False)
+    return sorted(found, key=lambda error: error["type"] != "extra_forbidden")
+
+
 def _sentence(error: Any) -> str:
     if error["type"] == "missing":
         return "is missing"
     if error["type"] == "dict_type":
         return "must be an object with user_id, item_id and interaction_type"
     if error["type"] == "extra_forbidden":
-        return "is not a field of an interaction"
+        name = str(error["loc"][-1])
+        return f"is not a field of an interaction{alternatives(name, Message.model_fields)}"
     message = str(error["msg"])
     return message[0].lower() + message[1:]

@@ -9,7 +9,14 @@ from pydantic import ValidationError
 
 from reckeeper import audit, clock, storage, wire
 from reckeeper.config import Settings
-from reckeeper.errors import Action, ConfigError, ConflictError, DataError, StorageError
+from reckeeper.errors import (
+    Action,
+    ConfigError,
+    ConflictError,
+    DataError,
+    StorageError,
+    alternatives,
+)
 from reckeeper.policy.content import Policy, Promotion, Tuning
 
 MASK = "***"
@@ -237,7 +244,7 @@ def _first_error(exc: ValidationError) -> tuple[str, str]:
     if error["type"] == "extra_forbidden":
         of_part = {"promotion": Promotion.model_fields, "tuning": Tuning.model_fields}
         known = of_part.get(path[0], Policy.model_fields)
-        return field, f"there is no such field; there are {', '.join(known)}"
+        return field, f"there is no such field{alternatives(path[-1], known)}"
     if error["type"] == "value_error":
         reason = str(error["ctx"]["error"])
     else:

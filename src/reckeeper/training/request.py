@@ -47,8 +47,7 @@ def checked_request(request: Mapping[str, object], *, active: storage.Version | 
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(str(part)[:64] for part in first["loc"]) or "request"
-        known = ", ".join(RetrainRequest.model_fields)
-        raise _refused(field, f"{first['msg']}. A retrain takes {known}.") from exc
+        raise _refused(field, f"{first['msg']}.") from exc
     if not parsed.model_dump():
         return {}
     name = parsed.recipe

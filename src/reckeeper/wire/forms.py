@@ -1,6 +1,6 @@
 """What all JSON shapes share: how they are read, and how times and shares are written."""
 
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import (
     BaseModel,
@@ -8,14 +8,17 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 from ..clock import plain, rfc3339
+from ..errors import alternatives
 
 JsonObject = dict[str, Any]
 """Truly open content: an item's attributes, a recipe's settings, the details of an error."""
@@ -60,6 +63,29 @@ class Request(Sent):
     """A JSON object that the API is sent; a field that it does not know is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _names_what_there_is(cls, sent: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(sent)
+        except ValidationError as exc:
+            unknown: list[InitErrorDetails] = [
+                {
+                    "type": PydanticCustomError(
+                        "extra_forbidden",
+                        "there is no such field{alternatives}",
+                        {"alternatives": alternatives(str(error["loc"][0]), cls.model_fields)},
+                    ),
+                    "loc": error["loc"],
+                    "input": error["input"],
+                }
+                for error in exc.errors(include_url=False, include_context=False)
+                if error["type"] == "extra_forbidden" and len(error["loc"]) == 1
+            ]
+            if not unknown:
+                raise
+            raise ValidationError.from_exception_data(cls.__name__, unknown) from exc
 
 
 def is_none(value: object) -> bool:

@@ -46,6 +46,8 @@ def retrain() -> Response:
 @routes.post("/evaluations")
 def evaluate() -> Response:
     """Measure which recipe suits the data, and answer when that is done."""
+    if _json_object(request.get_data()):
+        raise errors.DataError("the body: an evaluation takes none. Leave it out.")
     row, waited = _run_job("evaluate", {})
     return json_answer(_job_answer(row), 200 if waited else 202)
 
@@ -77,6 +79,21 @@ def get_readiness() -> Response:
 def get_metrics() -> Response:
     """Return this process's metrics in Prometheus' text format."""
     return Response(telemetry.render_metrics(), content_type=telemetry.METRICS_CONTENT_TYPE)
+
+
+_QUERIES = {"retrain": ["wait"], "evaluate": ["wait"]}
+"""Query parameters by the name of the function; the others take none."""
+
+
+@routes.before_request
+def _refuse_unknown() -> None:
+    known = _QUERIES.get((request.endpoint or "").rpartition(".")[2], [])
+    for name in request.args:
+        if name not in known:
+            raise errors.DataError(
+                f"{name[:64]}: there is no such parameter{errors.alternatives(name, known)}.",
+                details={"field": name[:64]},
+            )
 
 
 def _worker() -> Worker:
@@ -132,12 +149,13 @@ def _json_object(body: bytes) -> wire.JsonObject:
 def _reason(body: bytes) -> str | None:
     """Return the reason that a body gives, if it gives one."""
     asked = _json_object(body)
-    reason = checked_reason(asked.pop("reason", None))
-    if asked:
-        raise errors.DataError(
-            f"{next(iter(asked))!r} is not a field here: send a reason, or nothing."
-        )
-    return reason
+    for name in asked:
+        if name != "reason":
+            raise errors.DataError(
+                f"{name[:64]}: there is no such field{errors.alternatives(name, ['reason'])}.",
+                details={"field": name[:64]},
+            )
+    return checked_reason(asked.get("reason"))
 
 
 def _number(job_id: int) -> int:
