@@ -19,7 +19,7 @@
     │   ├── JobInterruptedError interrupted         its worker ended before it was done
     │   ├── JobCancelledError  cancelled            somebody cancelled it
     │   └── JobTimeoutError    timed_out            it took longer than it may
-    ├── NoModelError           no_model             no version is active
+    ├── NoModelError           no_model             the active version cannot be loaded
     └── UnavailableError       unavailable          a process that is needed does not answer
 
 Codes are part of the API and never change. The library knows no HTTP:
@@ -218,7 +218,7 @@ class JobTimeoutError(TrainingError):
 
 
 class NoModelError(ReckeeperError):
-    """No version is active."""
+    """The active version cannot be loaded, and no other answers in its place."""
 
     code = "no_model"
 

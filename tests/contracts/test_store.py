@@ -163,6 +163,24 @@ def test_latest_of_user_goes_by_time_then_arrival(database):
     assert [row.event_id for row in latest] == ["c", "b", "a"]
 
 
+def test_the_most_popular_items_are_those_of_most_users(database):
+    append(
+        database,
+        event("0", user_id="a", item_id="old"),
+        *[event(f"{user}1", user_id=user, item_id="x") for user in "ab"],
+        event("again", user_id="a", item_id="x"),
+        event("seen", user_id="c", item_id="x", weight=0.0),
+        event("other", user_id="c", item_id="x", interaction_type="dismiss"),
+        *[event(f"{user}2", user_id=user, item_id="Y", interaction_type=ADD) for user in "ab"],
+        event("one", user_id="a", item_id="z"),
+    )
+    with database.read() as connection:
+        found = interactions.most_popular(connection, ["click", ADD], among=8)
+        assert found == [("Y", 2), ("x", 2), ("z", 1)]
+        assert interactions.most_popular(connection, ["click"], among=1) == [("z", 1)]
+        assert interactions.most_popular(connection, [], among=9) == []
+
+
 def test_a_reader_sees_one_moment_while_others_write(database):
     append(database, event("a"))
     with database.read() as connection:

@@ -316,17 +316,25 @@ class Api(ThreadingHTTPServer):
 
     def _recommend(self, user_id: str, *, n: int) -> tuple[int, dict[str, Any]]:
         active = self._active()
-        if active is None:
-            return _error(503, "no_model", "No model is active yet. Train one: POST /retrain.")
+        if active is None and self.problems:
+            return _error(503, "no_model", self.problems[0])
         history = self.interactions.get(user_id, [])
-        in_model = user_id in self.seen_by_model
-        strategy = "fold_in" if history else "model" if in_model else "popular"
+        in_model = user_id in self.seen_by_model and active is not None
+        strategy = (
+            "popular"
+            if active is None
+            else "fold_in"
+            if history
+            else "model"
+            if in_model
+            else "popular"
+        )
         seen = {row["item_id"] for row in history}
         unseen = [item_id for item_id in self.item_ids if item_id not in seen][:n]
         return 200, {
             "status": "ok",
             "user_id": user_id,
-            "model_version": active["version"],
+            "model_version": None if active is None else active["version"],
             "strategy": strategy,
             "items": [
                 {
@@ -1478,7 +1486,11 @@ def test_without_a_model_each_page_says_what_to_do(api: Api) -> None:
     [words] = read(model_management().info)
     assert words == "No model has been trained yet. One is being trained."
     at = recommendations("u1")
-    assert read(at.info) == ["No model is active yet. Train one: POST /retrain."]
+    assert any("No version is active yet" in words for words in read(at.markdown))
+    assert [link.label for link in at.page_link] == ["Go to Model Management"]
+    api.problems = ["The active version 1 cannot be loaded."]
+    at = recommendations("u1")
+    assert "The active version 1 cannot be loaded." in read(at.info)
     assert [link.label for link in at.page_link] == ["Go to Model Management"]
 
 

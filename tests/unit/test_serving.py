@@ -15,11 +15,12 @@ from reckeeper.artifact import Artifact, Metadata, ModelStore
 from reckeeper.errors import ArtifactError, NoModelError
 from reckeeper.interactions import Interaction
 from reckeeper.matrix import Histories
+from reckeeper.page import home
 from reckeeper.policy import PolicyWatch
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
-from reckeeper.serving import Serving, check
+from reckeeper.serving import Serving, check, popular
 from reckeeper.serving.histories import history_of
 from reckeeper.storage import Item
 from reckeeper.training import child, pipeline
@@ -397,14 +398,44 @@ def test_a_history_in_a_request_is_scored_as_the_same_one_stored(
 # Swaps
 
 
-def test_without_a_model_there_is_no_answer(make_serving):
+def test_without_a_model_the_most_popular_items_are_recommended(make_serving, add, monkeypatch):
     serving = make_serving()
     assert serving.version is None
     assert serving.problem is None
-    with pytest.raises(NoModelError, match=r"No model is active yet: train one"):
-        serving.recommend("u", n=5)
+    assert answer(serving, "u") == ("popular", {})
+    monkeypatch.setattr(popular, "KEPT_SECONDS", 0.0)
+    add(("a", "x"), ("a", "x"), ("a", "y"), ("b", "y"), ("b", "z", ADD), ("c", "w", "click", 0.0))
+    add(("c", "v", DISMISS), ("d", "w"), ("d", "w", DISMISS), ("d", "z"), ("e", "y"))
+    assert answer(serving, "u") == ("popular", {"y": 3, "z": 2, "w": 1, "x": 1})
+    assert [item.item_id for item in serving.recommend("u", n=3).items] == ["y", "z", "w"]
+    # What was seen without taste, or is not wanted, was seen.
+    assert answer(serving, "c")[1] == {"y": 3, "z": 2, "x": 1}
+    assert answer(serving, "d")[1] == {"y": 3, "x": 1}
+    found = serving.recommend_from(["y", "gone"], range(2), n=2)
+    assert (found.strategy, found.model_version) == ("popular", None)
+    assert [item.item_id for item in found.items] == ["z", "w"]
     readiness = serving.readiness()
     assert (readiness.status, readiness.model_version) == ("ok", None)
+
+
+def test_what_is_popular_is_counted_once_for_a_while(make_serving, add, monkeypatch):
+    monkeypatch.setattr(popular, "KEPT_SECONDS", 3600.0)
+    serving = make_serving()
+    add(("a", "x"))
+    assert answer(serving, "u")[1] == {"x": 1}
+    add(("b", "x"), ("u", "y"))
+    assert answer(serving, "u")[1] == {"x": 1}
+    add(("u", "x"))
+    assert answer(serving, "u")[1] == {}
+
+
+def test_the_two_commands_of_the_first_page_work_before_any_training(settings, database):
+    with TestClient(create_app(settings)) as client:
+        sent = client.post("/user_interactions", json=home.FIRST_INTERACTIONS)
+        assert sent.json()["accepted"] == len(home.FIRST_INTERACTIONS)
+        found = client.get("/recommendations/u1")
+    assert (found.status_code, found.json()["model_version"]) == (200, None)
+    assert [item["item_id"] for item in found.json()["items"]] == ["i8"]
 
 
 @pytest.fixture
@@ -476,8 +507,8 @@ def test_a_deactivated_model_is_let_go(serving, database, wait_until):
     with database.write() as connection:
         storage.models.set_active(connection, None)
     wait_until(lambda: serving.version is None)
-    with pytest.raises(NoModelError):
-        serving.recommend("u03", n=1)
+    found = serving.recommend("u03", n=1)
+    assert (found.strategy, found.model_version) == ("popular", None)
 
 
 def test_a_request_sees_one_model_throughout(

@@ -28,7 +28,8 @@ def get_recommendations(
     """Recommend items that a user has not seen; `strategy` says how the list was made.
 
     ``model``: from what the user did, as the model was trained on it. ``fold_in``: from that
-    and what the user has done since. ``popular``: nothing is known of the user.
+    and what the user has done since. ``popular``: nothing is known of the user, or no version
+    is active yet.
     """
     answer = runtime.serving.recommend(events.checked_id("user_id", user_id), n=n)
     return Json(wire.RecommendationList.model_validate(answer))
@@ -44,7 +45,7 @@ async def recommend_from_history(runtime: Needs, request: Request) -> Json:
     """Recommend items to somebody who did what the request tells; nothing is stored.
 
     Where the model knows the order of things, what came last says most. ``fold_in``: from the
-    history. ``popular``: the model knows nothing of these items.
+    history. ``popular``: the model knows nothing of these items, or no version is active yet.
     """
     body = b"".join([part async for part in bodies.parts(request, limit=MAX_BODY_BYTES)])
 

@@ -16,6 +16,12 @@ JOB_STATUS = {
     "cancelled": "⚪ Cancelled",
     "interrupted": "🟠 Interrupted",
 }
+FIRST_INTERACTIONS = [
+    {"user_id": "u1", "item_id": "i7", "interaction_type": "click"},
+    {"user_id": "u2", "item_id": "i7", "interaction_type": "click"},
+    {"user_id": "u2", "item_id": "i8", "interaction_type": "click"},
+]
+"""So that there is an item for u1, even where there is nothing else yet."""
 
 
 def status(client: Client) -> None:
@@ -65,16 +71,16 @@ def show_job(job: wire.ListedJob | None) -> None:
 
 
 def first_steps(url: str) -> None:
-    st.subheader("Send a first interaction", anchor=False)
+    st.subheader("Send your first interactions", anchor=False)
     st.markdown(
         "Tell Reckeeper what your users do, one interaction or up to 10,000 in a list. "
         "Recommendations follow at once; a retrain makes them better."
     )
-    interaction = {"user_id": "u1", "item_id": "i7", "interaction_type": "click"}
+    rows = ",\n       ".join(json.dumps(row) for row in FIRST_INTERACTIONS)
     st.code(
         f"curl {url}/user_interactions \\\n"
         "  -H 'Content-Type: application/json' \\\n"
-        f"  -d '{json.dumps(interaction)}'\n\n"
+        f"  -d '[{rows}]'\n\n"
         f"curl {url}/recommendations/u1",
         language="bash",
     )

@@ -28,6 +28,10 @@ STRATEGIES = {
         "most users chose."
     ),
 }
+NO_VERSION = (
+    "No version is active yet, so these are the items that most users chose. Retrain to get the "
+    "first one."
+)
 CATEGORIES = ("category", "categories", "genre", "genres")
 
 
@@ -139,6 +143,9 @@ def show_recommendations(client: Client, user_id: str, n: int) -> None:
         shared.watch(client, client.jobs(limit=1))
         return
     st.markdown(explain(answer))
+    if answer.model_version is None:
+        st.page_link("pages/2_Model_Management.py", label="Go to Model Management", icon="🚀")
+        shared.watch(client, client.jobs(limit=1))
     if not answer.items:
         st.info("There is no item left that this user has not seen.", icon="💡")
         return
@@ -148,9 +155,8 @@ def show_recommendations(client: Client, user_id: str, n: int) -> None:
 
 
 def explain(answer: wire.RecommendationList) -> str:
-    words = STRATEGIES[answer.strategy].format(
-        user=f"**{shared.escape(answer.user_id)}**", version=answer.model_version
-    )
+    told = STRATEGIES[answer.strategy] if answer.model_version is not None else NO_VERSION
+    words = told.format(user=f"**{shared.escape(answer.user_id)}**", version=answer.model_version)
     return f":blue-badge[{answer.strategy}] :small[{words}]"
 
 

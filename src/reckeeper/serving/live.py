@@ -24,6 +24,7 @@ from reckeeper.policy import PolicyWatch
 from reckeeper.ranking import Lists, Ranker
 from reckeeper.registry import ActiveModel, Registry
 from reckeeper.serving.histories import history_of, history_of_items
+from reckeeper.serving.popular import PopularItems
 from reckeeper.telemetry import (
     MODEL_SWAPS,
     RECOMMENDATIONS,
@@ -62,13 +63,14 @@ class Recommendations:
     Attributes
     ----------
     user_id : str or None
-    model_version : int
+    model_version : int or None
+        The version that answered; None where there is none yet.
     strategy : str
         ``model``: from the user's row as it was trained. ``fold_in``: from
         that row and interactions that are newer than the model, or from the
         history given. ``popular``:
-        the most popular items, since nothing is known about the user or the
-        recipe gives everybody the same.
+        the most popular items, since nothing is known about the user, the
+        recipe gives everybody the same, or there is no version yet.
     items : list of Recommendation
         Best first, without the items of the user's history.
     request_id : str
@@ -78,7 +80,7 @@ class Recommendations:
     """
 
     user_id: str | None
-    model_version: int
+    model_version: int | None
     strategy: str
     items: list[Recommendation]
     request_id: str
@@ -115,6 +117,7 @@ class Serving:
         self._database = database
         self._registry = registry
         self._policy = policy
+        self._popular = PopularItems(policy)
         self._loaded: _Loaded | None = None
         self._expected: ActiveModel | None = None
         self._problem: Problem | None = None
@@ -230,7 +233,7 @@ class Serving:
         _log.info("model_loaded", version=active)
 
     def recommend(self, user_id: str, *, n: int) -> Recommendations:
-        """Recommend items to a user.
+        """Recommend items to a user; while no version is active, the most popular ones.
 
         Parameters
         ----------
@@ -243,10 +246,14 @@ class Serving:
         Raises
         ------
         NoModelError
-            No version is in memory.
+            The active version cannot be loaded.
         """
         loaded = self._in_memory()
         with self._database.read() as connection:
+            if loaded is None:
+                seen = self._popular.seen_by(connection, user_id)
+                named = self._popular.best(connection, seen, n=n)
+                return _described(connection, named, user_id=user_id)
             history, has_newer = history_of(connection, loaded.model, user_id, policy=self._policy)
             strategy = "fold_in" if has_newer else "model"
             return _answer(connection, loaded, history, user_id=user_id, strategy=strategy, n=n)
@@ -266,19 +273,21 @@ class Serving:
         Raises
         ------
         NoModelError
-            No version is in memory.
+            The active version cannot be loaded.
         """
         loaded = self._in_memory()
+        if loaded is None:
+            with self._database.read() as connection:
+                named = self._popular.best(connection, set(item_ids), n=n)
+                return _described(connection, named)
         history = history_of_items(loaded.model.artifact.matrix.items, item_ids, occurred_at)
         with self._database.read() as connection:
             return _answer(connection, loaded, history, user_id=None, strategy="fold_in", n=n)
 
-    def _in_memory(self) -> "_Loaded":
-        loaded = self._loaded
-        if loaded is None:
-            if self._problem is not None:
-                raise NoModelError(self._problem.sentence, action=self._problem.action)
-            raise NoModelError("No model is active yet: train one.", action=Action("retrain"))
+    def _in_memory(self) -> "_Loaded | None":
+        loaded, problem = self._loaded, self._problem
+        if loaded is None and problem is not None:
+            raise NoModelError(problem.sentence, action=problem.action)
         return loaded
 
     def _look(self) -> int | None:
@@ -304,33 +313,47 @@ def _answer(
 ) -> Recommendations:
     """Rank a history and describe the items; `strategy` is what a list of its own is called."""
     lists = loaded.ranker.rank(history, k=n)
-    item_ids, scores = _named(lists, loaded.model)
-    catalogue = storage.items.get_many(connection, item_ids)
-    strategy = "popular" if lists.is_popular[0] else strategy
+    return _described(
+        connection,
+        _named(lists, loaded.model),
+        user_id=user_id,
+        version=loaded.model.version,
+        strategy="popular" if lists.is_popular[0] else strategy,
+    )
+
+
+def _described(
+    connection: storage.Connection,
+    named: Sequence[tuple[str, float]],
+    *,
+    user_id: str | None = None,
+    version: int | None = None,
+    strategy: str = "popular",
+) -> Recommendations:
+    """Return the answer with ids and scores of some items, the best first."""
+    catalogue = storage.items.get_many(connection, [item_id for item_id, _ in named])
     RECOMMENDATIONS.labels(strategy).inc()
     nothing = storage.Item("", None, {})
-    described = [catalogue.get(item_id, nothing) for item_id in item_ids]
+    items = []
+    for rank, (item_id, score) in enumerate(named, start=1):
+        item = catalogue.get(item_id, nothing)
+        items.append(Recommendation(rank, item_id, score, item.title, item.attributes))
     return Recommendations(
         user_id=user_id,
-        model_version=loaded.model.version,
+        model_version=version,
         strategy=strategy,
-        items=[
-            Recommendation(rank, item_id, score, item.title, item.attributes)
-            for rank, (item_id, score, item) in enumerate(
-                zip(item_ids, scores, described, strict=True), start=1
-            )
-        ],
+        items=items,
         request_id=str(uuid.uuid4()),
         generated_at=clock.now(),
     )
 
 
-def _named(lists: Lists, model: ActiveModel) -> tuple[list[str], list[float]]:
+def _named(lists: Lists, model: ActiveModel) -> list[tuple[str, float]]:
     """Return ids and scores of the first list."""
     is_item = lists.item_index[0] >= 0
     ids = model.artifact.matrix.items.ids
     item_ids = [ids[index] for index in lists.item_index[0, is_item].tolist()]
-    return item_ids, lists.scores[0, is_item].tolist()
+    return list(zip(item_ids, lists.scores[0, is_item].tolist(), strict=True))
 
 
 def _report_quality(metrics: Mapping[str, Any] | None) -> None:

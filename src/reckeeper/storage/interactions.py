@@ -187,6 +187,31 @@ def any_weighs(connection: sa.Connection, types: Collection[str]) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
+def most_popular(
+    connection: sa.Connection, types: Collection[str], *, among: int
+) -> list[tuple[str, int]]:
+    """Return items with how many users have them, the most popular first.
+
+    Parameters
+    ----------
+    connection : sqlalchemy.Connection
+    types : collection of str
+        The interaction types that count, where their weight is above 0.
+    among : int
+        How many interactions are read, the latest.
+    """
+    columns = user_interactions.c
+    latest = sa.select(user_interactions).order_by(columns.id.desc()).limit(among).subquery()
+    n_users = sa.func.count(latest.c.user_id.distinct())
+    rows = connection.execute(
+        sa.select(latest.c.item_id, n_users)
+        .where(latest.c.weight > 0, latest.c.interaction_type.in_(types))
+        .group_by(latest.c.item_id)
+        .order_by(n_users.desc(), latest.c.item_id)
+    )
+    return [(item_id, n) for item_id, n in rows]
+
+
 def read_batches(
     connection: sa.Connection, *, batch_rows: int = 100_000
 ) -> "Iterator[pa.RecordBatch]":

@@ -136,7 +136,7 @@ class RecommendationList(Done):
     """Recommendations for a user; `strategy` says how they were made."""
 
     user_id: str
-    model_version: int
+    model_version: int | None = Field(description="The version that answered; null: none yet.")
     strategy: Literal["model", "fold_in", "popular"]
     items: list[RecommendedItem]
     request_id: str
@@ -146,7 +146,7 @@ class RecommendationList(Done):
 class HistoryRecommendations(Done):
     """Recommendations from a history; `strategy` says how they were made."""
 
-    model_version: int
+    model_version: int | None = Field(description="The version that answered; null: none yet.")
     strategy: Literal["fold_in", "popular"]
     items: list[RecommendedItem]
     request_id: str
