@@ -270,7 +270,7 @@ def test_rows_that_the_sparse_parts_fill_are_exact(monkeypatch, low_rank, is_sig
     A bound by lengths does not pay where all are the same.
     """
     monkeypatch.setattr(linalg.collapse, "_BOUNDED_FROM", 4_096)
-    monkeypatch.setattr(linalg.collapse, "_TERMS_AT_ONCE", terms_at_once)
+    monkeypatch.setattr(linalg.products, "_TERMS_AT_ONCE", terms_at_once)
     parts = many_items()
     if low_rank == "none":
         parts["left"][:] = 0.0

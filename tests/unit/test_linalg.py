@@ -179,6 +179,26 @@ def test_a_sparse_product_has_the_bits_of_scipys(matrix, n_threads):
         np.testing.assert_array_equal(product, matrix @ np.ascontiguousarray(laid_out))
 
 
+@pytest.mark.parametrize("terms_at_once", [1 << 19, 50])
+@pytest.mark.parametrize("n_threads", [1, 2, None])
+@pytest.mark.parametrize(
+    ("rows", "matrix"),
+    [
+        (long_tailed(70, 300, nnz=3_000, seed=2), long_tailed(300, 500, nnz=9_000, seed=3)),
+        (long_tailed(1, 300, nnz=80, seed=2), long_tailed(300, 500, nnz=9_000, seed=3)),
+        (sparse.csr_array((3, 4), dtype=np.float32), sparse.csr_array((4, 2), dtype=np.float32)),
+        (sparse.csr_array((0, 4), dtype=np.float32), sparse.csr_array((4, 0), dtype=np.float32)),
+    ],
+    ids=["long-tailed", "one row", "empty", "nothing"],
+)
+def test_a_dense_product_is_scipys(rows, matrix, n_threads, terms_at_once, monkeypatch):
+    monkeypatch.setattr(linalg.products, "_TERMS_AT_ONCE", terms_at_once)
+    product = linalg.dense_product(rows, matrix, n_threads=n_threads)
+    assert product.dtype == np.float32
+    # Where a row's terms are many, they are added in several sums.
+    np.testing.assert_allclose(product, (rows @ matrix).toarray(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 8])
 def test_blocks_of_an_operator_weigh_the_same(n_threads):
     matrix = long_tailed(5_000, 300, nnz=90_000, seed=0)

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from reckeeper.linalg.entries import Entries, Found, concatenated, joined, largest_of, reaching
 from reckeeper.linalg.parallel import on_threads
+from reckeeper.linalg.products import dense_products, runs
 
 _NEGLIGIBLE = 1e-5
 """What is smaller than this share of the vectors it is a product of is rounding, in single
@@ -17,9 +18,6 @@ precision."""
 
 _BLOCK_BYTES = 16 << 20
 """Of the dense rows that a thread multiplies at once, where rows are made whole."""
-
-_CACHED_BYTES = 4 << 20
-"""Of the few among them that it adds up at once, so that they stay in a cache."""
 
 _LISTED = 4096
 """Columns that a group of rows looks at, at least."""
@@ -55,9 +53,6 @@ _BEYOND = 48
 
 _ENTRIES_AT_ONCE = 1 << 17
 """Of the sparse parts, that a thread works on at once; of a large catalogue half a row."""
-
-_TERMS_AT_ONCE = 1 << 19
-"""Terms of their sums that a thread adds at once."""
 
 _ENTRY_BYTES = 64
 """What an entry of the sparse parts comes to while a group is made."""
@@ -251,7 +246,6 @@ class _Parts:
             self._n_met += np.diff(added.indptr)
         self._items, self._added, self._users = items, added, users
         self._n_met = np.minimum(self._n_met, self.n)
-        self._n_of_user = np.diff(users.indptr)
         parts = [items, users] if added is None else [items, users, added]
         # A bound is simple where all terms are on one side of zero.
         self._is_bounded = bool(len(left)) and self.n >= max(
@@ -333,7 +327,7 @@ class _Parts:
         for start in range(0, len(rows), height):
             block = rows[start : start + height]
             low_rank = self._left[block] @ self._right.T
-            for part, of_part in self._sums(self._factors(block)):
+            for part, of_part in dense_products(self._factors(block), self._users):
                 of_part += low_rank[part]
                 of_part[np.arange(len(of_part)), self._column_of[block[part]]] = 0.0
                 largest, _ = largest_of(of_part, n_neighbours)
@@ -355,7 +349,7 @@ class _Parts:
         factors.data /= np.repeat(lengths, np.diff(factors.indptr))
         low_rank = left @ self._right[:n_first].T
         found, n_beyond = [], 0
-        for part, sums in self._sums(factors):
+        for part, sums in dense_products(factors, self._users):
             first = sums[:, :n_first] + low_rank[part]
             own = self._column_of[rows[part]]
             is_first = np.flatnonzero(own < n_first)
@@ -449,34 +443,8 @@ class _Parts:
         """Yield the sparse parts of some rows, few rows at a time."""
         most = max(_ENTRIES_AT_ONCE, self.n // 2)
         factors = self._factors(rows)
-        for part in _runs(self._n_met[rows], most, len(rows)):
+        for part in runs(self._n_met[rows], most, len(rows)):
             yield part, factors[part] @ self._users
-
-    def _sums(self, factors: sparse.csr_array) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield what some factors times `_users` are, dense, few rows at a time.
-
-        Where many terms meet in one place, to add each where it belongs is far
-        cheaper than to find out first which places there are.
-        """
-        n_terms = self._n_of_user[factors.indices]
-        ends = np.concatenate([[0], np.cumsum(n_terms)])[factors.indptr]
-        most_rows = max(1, _CACHED_BYTES // (4 * self.n))
-        for part in _runs(np.diff(ends), _TERMS_AT_ONCE, most_rows):
-            starts = factors.indptr[part.start : part.stop + 1]
-            runs = [slice(0, int(starts[-1] - starts[0]))]
-            if ends[part.stop] - ends[part.start] > _TERMS_AT_ONCE:
-                of_part = n_terms[starts[0] : starts[-1]]
-                runs = list(_runs(of_part, _TERMS_AT_ONCE, len(of_part)))
-            sums = np.zeros((0, 0), dtype=np.float32)
-            for run in runs:
-                pairs = slice(run.start + starts[0], run.stop + starts[0])
-                terms = self._users[factors.indices[pairs]]
-                terms.data *= np.repeat(factors.data[pairs], n_terms[pairs])
-                indptr = terms.indptr[np.clip(starts, pairs.start, pairs.stop) - pairs.start]
-                of_rows = (terms.data, terms.indices, indptr)
-                made = sparse.csr_array(of_rows, shape=(len(starts) - 1, self.n))
-                sums = made + sums if sums.size else made.toarray()
-            yield part, sums
 
     def _beyond(
         self, rows: np.ndarray, product: sparse.csr_array, is_beyond: np.ndarray, bound: np.ndarray
@@ -510,18 +478,6 @@ class _Parts:
         for of_row, of_column in self._lengths:
             floor += of_row[row] * of_column[entries.columns]
         return entries.only(np.abs(entries.values) > _NEGLIGIBLE * floor)
-
-
-def _runs(sizes: np.ndarray, most: int, most_items: int) -> Iterator[slice]:
-    """Cut items into runs that hold no more than so many, or that are one item."""
-    ends = np.cumsum(sizes)
-    start = 0
-    while start < len(sizes):
-        before = ends[start - 1] if start else 0
-        stop = int(np.searchsorted(ends, before + most, side="right"))
-        stop = max(start + 1, min(stop, start + most_items))
-        yield slice(start, stop)
-        start = stop
 
 
 def _halved(vectors: np.ndarray, index: np.ndarray, size: int) -> Iterator[np.ndarray]:

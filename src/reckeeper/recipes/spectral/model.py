@@ -289,7 +289,7 @@ class Spectral(Recipe):
         rows = weigh(histories.weights, self._weighting, scale=self.weight_scale)
         if self.order is not None:
             rows = order.recent(rows, histories.n_later, recency=self.order.recency)
-        return np.asarray((rows @ self.item_weights).toarray())
+        return linalg.dense_product(rows, self.item_weights)
 
     def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the largest entries of the item's row of the plain part."""

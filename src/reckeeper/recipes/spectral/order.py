@@ -22,9 +22,10 @@ _DECAY = 0.25
 _SOURCES = 1 << 15
 """Events whose followers are counted at a time."""
 
-_LEAST_FOLLOWERS = 512
-_CELLS = 40_000_000
-"""Followers that an item keeps at least, and all items together at most where that is more."""
+_LEAST_FOLLOWERS = 256
+_CELLS = 20_000_000
+"""Followers that an item keeps at least, and all items together at most where that is more. On
+video, 128 of each item tell as much as 512."""
 
 
 def n_followers(n_items: int) -> int:

@@ -183,7 +183,7 @@ class Ordered:
 
     def scores(self, rows: sparse.csr_array) -> np.ndarray:
         """Return rows · B, float32 of shape (n, n_items), without making the matrix."""
-        scores = np.asarray((rows @ self.added).toarray())
+        scores = linalg.dense_product(rows, self.added)
         scores += _low_rank(rows, self.left, self.right)
         diagonal = np.einsum("ki,ki->i", self.left, self.right)
         return _without_diagonal(scores, rows, diagonal)
@@ -303,13 +303,16 @@ def through(
     )
     if _SPARSE_COST * int(of_item[rows.indices].sum()) < n_dense:
         for block in linalg.row_blocks(*rows.shape, limit_bytes=BLOCK_BYTES):
-            products[block] = (rows[block] @ by_item @ matrix).toarray()
+            products[block] = linalg.dense_product(rows[block] @ by_item, matrix)
         return products
     few_users = _SPARSE_COST * int(n_of_item[rows.indices].sum()) < n_dense
 
     def fill(begin: int) -> None:
         block = rows[begin : begin + DENSE_ROWS]
-        users = (block @ by_item).T.toarray() if few_users else matrix @ block.T.toarray()
+        if few_users:
+            users = np.ascontiguousarray(linalg.dense_product(block, by_item, n_threads=1).T)
+        else:
+            users = matrix @ block.T.toarray()
         products[begin : begin + DENSE_ROWS] = (by_item @ users).T
 
     linalg.parallel.on_threads(fill, range(0, rows.shape[0], DENSE_ROWS), n_threads=None)

@@ -30,6 +30,9 @@ _USERS = (500, 10_000)
 """Users of each fold that candidates are judged on: as many as make so many cells of scores for
 each second of the budget, within limits. Few tell settings apart by chance more than by worth."""
 
+_STRONG = 2.5
+"""Times so many where drift is strong: no fold makes up for another that misleads."""
+
 _KEPT = (2, 64 << 20)
 """Decompositions that are kept of each fold: that of the best and that of the candidate, or as
 many as come to so many bytes."""
@@ -148,8 +151,9 @@ def search(splits: Sequence[TuningSplit], run: TuningRun, fit: Fit) -> None:
     run : TuningRun
     fit : Fit
     """
-    cells = int(min(_CELLS * run.budget_seconds, _MOST_CELLS))
-    plain = _Search([_Side(split, cells=cells) for split in splits], run)
+    cells = min(_CELLS * run.budget_seconds, _MOST_CELLS)
+    cells *= _STRONG if run.drift == "strong" else 1.0
+    plain = _Search([_Side(split, cells=int(cells)) for split in splits], run)
     with contextlib.suppress(_Enough):
         plain.go()
     best = plain.judge_again(fit)
@@ -377,7 +381,9 @@ def bytes_needed(sizes: Sizes, largest: Footprint, *, n_splits: int) -> int:
     n_splits : int
     """
     least, most = _USERS
-    n_judged = min(most, max(least, _MOST_CELLS // max(1, sizes.n_items)), sizes.n_users)
+    n_judged = min(
+        most, max(least, int(_STRONG * _MOST_CELLS) // max(1, sizes.n_items)), sizes.n_users
+    )
     scores = 4 * n_judged * sizes.n_items
     n_components = min(MAX_COMPONENTS, sizes.n_users, sizes.n_items)
     decomposition = 4 * n_components * (sizes.n_items + n_judged) + 8 * sizes.n_pairs
