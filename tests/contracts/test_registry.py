@@ -242,11 +242,11 @@ def test_the_newest_sound_version(registry, train, settings):
     assert registry.versions.newest_sound() is None
     for _ in range(3):
         train()
-    assert registry.versions.newest_sound() == 3
-    assert registry.versions.newest_sound(besides=3) == 2
+    assert registry.versions.newest_sound().version == 3
+    assert registry.versions.newest_sound(besides=3).version == 2
     (settings.model_dir / "model-000003.safetensors").write_bytes(b"damaged")
     (settings.model_dir / "model-000002.safetensors").unlink()
-    assert registry.versions.newest_sound() == 1
+    assert registry.versions.newest_sound().version == 1
     assert registry.versions.newest_sound(besides=1) is None
 
 

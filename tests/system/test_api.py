@@ -1090,18 +1090,21 @@ def test_a_damaged_active_version_is_told_and_another_one_offered(trained, harm)
     for caller, process in ((trained.server, server), (trained.worker, worker)):
         assert caller.get("/health/live").status_code == 200
         ready = caller.get("/health/ready")
-        assert ready.status_code == 503
+        assert ready.status_code == 200
         body = ready.json()
-        assert (body["status"], body["model_version"]) == ("unavailable", None)
+        assert (body["status"], body["model_version"]) == ("degraded", 1)
         assert body["offer_version"] == 1
         (problem,) = body["problems"]
         assert "model-000002.safetensors" in problem
+        assert "Version 1 answers in its place" in problem
         assert "POST /models/1/activate" in problem
         (logged,) = process.events("active_model_not_loaded")
         assert (logged["version"], logged["offer"]) == (2, 1)
     assert trained.active()["version"] == 2
-    message = assert_error(trained.server.get("/recommendations/u1"), 503, "no_model")
-    assert "POST /models/1/activate" in message
+    assert trained.server.get("/recommendations/u1").json()["model_version"] == 1
+    listed = trained.run("models", "list")
+    assert "Version 1 answers in its place" in listed.stderr
+    assert "`reckeeper models activate 1`" in listed.stderr
     assert_error(trained.server.post("/models/2/activate"), 409, "damaged_artifact")
 
     offered = trained.server.get("/health/ready").json()["offer_version"]

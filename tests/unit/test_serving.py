@@ -20,7 +20,7 @@ from reckeeper.policy import PolicyWatch
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
-from reckeeper.serving import Serving, check, popular
+from reckeeper.serving import Serving, check, live, popular
 from reckeeper.serving.histories import history_of
 from reckeeper.storage import Item
 from reckeeper.training import child, pipeline
@@ -595,13 +595,79 @@ def test_a_damaged_version_at_the_start_is_no_crash(
     activate(train())
     damage(settings, 2)
     serving = make_serving()
-    assert serving.version is None
-    assert serving.problem.offer == 1
-    assert serving.readiness().status == "unavailable"
-    with pytest.raises(NoModelError, match="Version 1 is sound"):
-        serving.recommend("u03", n=1)
+    assert serving.version == 1
+    assert (serving.problem.offer, serving.problem.serving) == (1, 1)
+    readiness = serving.readiness()
+    assert (readiness.status, readiness.model_version, readiness.offer_version) == (
+        "degraded", 1, 1,
+    )  # fmt: skip
+    (sentence,) = readiness.problems
+    assert "The active version 2 cannot be loaded: model-000002" in sentence
+    assert "Version 1 answers in its place. Version 1 is sound: activate it" in sentence
+    assert serving.recommend("u03", n=1).model_version == 1
     activate(1)
-    wait_until(lambda: serving.version == 1)
+    wait_until(lambda: serving.problem is None)
+    assert serving.version == 1
+    assert serving.readiness().status == "ok"
+
+
+def test_the_newest_sound_version_makes_way_for_the_active_one_once_that_is_whole(
+    taste, train, settings, make_serving, activate, monkeypatch, wait_until
+):
+    for _ in range(3):
+        version = train()
+    activate(version)
+    path = settings.model_dir / "model-000003.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    damage(settings, 2)
+    monkeypatch.setattr(live, "RETRY_SECONDS", 0.0)
+    serving = make_serving()
+    assert (serving.version, serving.problem.offer) == (1, 1)
+    path.write_bytes(whole)
+    wait_until(lambda: serving.version == 3)
+    assert serving.problem is None
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "changed"])
+def test_a_file_that_is_lost_under_its_version_is_noticed_and_memory_answers_on(
+    harm, taste, train, settings, make_serving, activate, monkeypatch, wait_until
+):
+    assert live.LOOK_SECONDS <= 30
+    monkeypatch.setattr(live, "LOOK_SECONDS", 0.0)
+    train()
+    activate(train())
+    serving = make_serving()
+    path = settings.model_dir / "model-000002.safetensors"
+    whole = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(whole[:100])
+    else:
+        damage(settings, 2)
+    wait_until(lambda: serving.problem is not None)
+    readiness = serving.readiness()
+    assert (readiness.status, readiness.model_version, readiness.offer_version) == (
+        "degraded", 2, 1,
+    )  # fmt: skip
+    (sentence,) = readiness.problems
+    assert sentence.startswith("The active version 2 answers from memory alone: model-000002")
+    assert serving.recommend("u03", n=1).model_version == 2
+    path.write_bytes(whole)
+    wait_until(lambda: serving.problem is None)
+    assert serving.readiness().status == "ok"
+
+
+def test_without_any_sound_version_there_is_no_answer(
+    taste, train, settings, make_serving, activate
+):
+    activate(train())
+    damage(settings, 1)
+    serving = make_serving()
+    assert serving.readiness().status == "unavailable"
+    with pytest.raises(NoModelError, match="No other version is sound: retrain"):
+        serving.recommend("u03", n=1)
 
 
 def test_without_a_sound_version_a_retrain_is_asked_for(

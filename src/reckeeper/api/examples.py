@@ -383,11 +383,10 @@ _NOT_READY = {
     "status": "unavailable",
     "problems": [
         "The active version 2 cannot be loaded: model-000002.safetensors is missing from "
-        "/app/models. Version 1 is sound: activate it, or retrain. POST /models/1/activate "
-        "activates it."
+        "/app/models. No other version is sound: retrain."
     ],
     "model_version": None,
-    "offer_version": 1,
+    "offer_version": None,
 }
 _EVENTS = """event: job
 data: {"job_id": 2, "status": "running", "stage": "fitting", "fraction": 0.4}

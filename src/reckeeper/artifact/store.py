@@ -155,6 +155,17 @@ class ModelStore:
         except FileNotFoundError:
             return 0
 
+    def state(self, version: int) -> tuple[int, int] | None:
+        """Return size and time of a version's native file, which change with it; None without one.
+
+        Of the time nanoseconds count: where a disk decays in silence, both stay.
+        """
+        try:
+            status = self.native(version).stat()
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
+
     def versions(self) -> set[int]:
         """Return the versions of which a file is in the folder."""
         return _versions_in(self.folder, version_of)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reckeeper.cli import installation
+from reckeeper.cli.actions import ACTIONS
 from reckeeper.cli.terminal import (
     AsJson,
     Before,
@@ -25,6 +26,7 @@ from reckeeper.cli.terminal import (
     warn,
     when,
 )
+from reckeeper.errors import Action
 
 if TYPE_CHECKING:  # help does without it
     from reckeeper import wire
@@ -55,7 +57,8 @@ def list_models(as_json: AsJson = False) -> None:
     """List all versions, the newest first."""
     with client() as server:
         versions = server.models()
-    if as_json:
+        ready = None if as_json else server.ready()
+    if ready is None:
         print_json(versions)
         return
     print_table(
@@ -72,6 +75,10 @@ def list_models(as_json: AsJson = False) -> None:
             for row in versions
         ],
     )
+    for problem in ready.problems:
+        warn(problem)
+    if ready.offer_version is not None:
+        warn(Action("activate", {"version": ready.offer_version}).in_words(ACTIONS))
 
 
 def show(version: _Version, as_json: AsJson = False) -> None:

@@ -192,14 +192,18 @@ class Versions:
         seen_until = None if is_from_here else loaded.metadata.latest_at
         return ActiveModel(version, loaded, row.watermark, seen_until)
 
-    def newest_sound(self, *, besides: int | None = None) -> int | None:
-        """Return the newest version whose file is sound, or None; reads files until one is."""
+    def file_state(self, version: int) -> tuple[int, int] | None:
+        """Return what changes with a version's native file; None while there is none."""
+        return self._store.state(version)
+
+    def newest_sound(self, *, besides: int | None = None) -> ActiveModel | None:
+        """Load the newest version whose file is sound, if any; reads files until one is."""
         with self._database.read() as connection:
             versions = [row.version for row in storage.models.listed(connection)]
         for version in versions:
             if version != besides:
                 with contextlib.suppress(ArtifactError, NotFoundError):
-                    return self.load(version).version
+                    return self.load(version)
         return None
 
     def pin(

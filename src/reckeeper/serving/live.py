@@ -36,6 +36,9 @@ from reckeeper.telemetry import (
 RETRY_SECONDS = 5.0
 """How long after a failed load the same version is tried again."""
 
+LOOK_SECONDS = 10.0
+"""How often it is looked whether the file of the version in memory is still as it was loaded."""
+
 SILENCE_SECONDS = 5.0
 """How long a database may be silent before a process says that it is not ready."""
 
@@ -92,8 +95,9 @@ class Serving:
 
     A thread looks for a new active row and swaps by one assignment; a request
     takes the model once and sees that one throughout. While the active version
-    cannot be loaded, the one in memory stays, and the load is tried again
-    every few seconds.
+    cannot be loaded, the one in memory stays, or at a start the newest sound one
+    comes in its place, and the load is tried again every few seconds. A version
+    whose file goes or changes under it serves on from memory.
 
     Parameters
     ----------
@@ -122,6 +126,8 @@ class Serving:
         self._expected: ActiveModel | None = None
         self._problem: Problem | None = None
         self._retry_at = 0.0
+        self._look_at = 0.0
+        self._file_state: tuple[int, int] | None = None
         self._following = Periodic(self.refresh, name="serving", every_seconds=every_seconds)
         self._refreshing = threading.Lock()
         self._is_loading = False
@@ -136,7 +142,7 @@ class Serving:
 
     @property
     def problem(self) -> "Problem | None":
-        """Why the active version is not the one in memory, or None if it is."""
+        """Why the active version cannot be loaded, or not again; None if it can."""
         return self._problem
 
     def readiness(self) -> "Readiness":
@@ -190,47 +196,88 @@ class Serving:
         """Take the active version into memory, if another is there.
 
         A version that cannot be loaded becomes the `problem`; the one in
-        memory goes on serving, and the load is tried again every few seconds.
+        memory goes on serving, or else the newest sound one, and the load is
+        tried again every few seconds.
         """
         with self._refreshing:
             active = self._look()
             problem = self._problem
             is_known = problem is not None and problem.version == active
-            if is_known and time.monotonic() < self._retry_at:
-                return
-            if active == self.version:
-                self._problem = None
-                return
             if active is None:
                 self._loaded = None
                 self._problem = None
                 SERVED_VERSION.set(0)
                 SERVED_QUALITY.clear()
                 return
-            self._is_loading = True
-            try:
-                expected = self._expected
-                if expected is None or expected.version != active:
-                    expected = self._registry.versions.load(active)
-                loaded = _Loaded.of(expected)
-            except (ArtifactError, NotFoundError) as exc:
-                self._retry_at = time.monotonic() + RETRY_SECONDS
+            if active == self.version:
                 if not is_known:
-                    offer = self._registry.versions.newest_sound(besides=active)
-                    self._problem = Problem(active, exc.message, offer)
-                    _log.error(
-                        "active_model_not_loaded", version=active, error=exc.message, offer=offer
-                    )
+                    self._problem = None
+                self._look_at_file(active)
                 return
-            finally:
-                self._answered_at = time.monotonic()
-                self._is_loading = False
-            self._loaded = loaded
-            self._problem = None
-        SERVED_VERSION.set(active)
-        _report_quality(loaded.model.artifact.metadata.metrics)
+            if is_known and time.monotonic() < self._retry_at:
+                return
+            with self._loading():
+                try:
+                    expected = self._expected
+                    if expected is None or expected.version != active:
+                        expected = self._registry.versions.load(active)
+                    self._take(expected)
+                    self._problem = None
+                except (ArtifactError, NotFoundError) as exc:
+                    self._retry_at = time.monotonic() + RETRY_SECONDS
+                    if not is_known:
+                        self._report(active, exc.message)
+
+    @contextlib.contextmanager
+    def _loading(self) -> Iterator[None]:
+        """Let a database that is not asked meanwhile not pass for a silent one."""
+        self._is_loading = True
+        try:
+            yield
+        finally:
+            self._answered_at = time.monotonic()
+            self._is_loading = False
+
+    def _take(self, model: ActiveModel) -> None:
+        """Answer from a model from now on."""
+        self._loaded = _Loaded.of(model)
+        self._file_state = self._registry.versions.file_state(model.version)
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        SERVED_VERSION.set(model.version)
+        _report_quality(model.artifact.metadata.metrics)
         MODEL_SWAPS.inc()
-        _log.info("model_loaded", version=active)
+        _log.info("model_loaded", version=model.version)
+
+    def _look_at_file(self, version: int) -> None:
+        """See at times whether the file of the version in memory could be loaded again."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        state = self._registry.versions.file_state(version)
+        if state == self._file_state:
+            return
+        with self._loading():
+            try:
+                self._registry.versions.load(version)
+                self._problem = None
+            except (ArtifactError, NotFoundError) as exc:
+                self._report(version, exc.message)
+        self._file_state = state
+
+    def _report(self, active: int, reason: str) -> None:
+        """Note that the active version cannot be loaded; another answers where none does."""
+        sound = self._registry.versions.newest_sound(besides=active)
+        if sound is not None and self._loaded is None:
+            self._take(sound)
+        offer = None if sound is None else sound.version
+        self._problem = Problem(active, reason, offer, serving=self.version)
+        _log.error(
+            "active_model_not_loaded",
+            version=active,
+            error=reason,
+            offer=offer,
+            serving=self.version,
+        )
 
     def recommend(self, user_id: str, *, n: int) -> Recommendations:
         """Recommend items to a user; while no version is active, the most popular ones.
@@ -285,7 +332,7 @@ class Serving:
             return _answer(connection, loaded, history, user_id=None, strategy="fold_in", n=n)
 
     def _in_memory(self) -> "_Loaded | None":
-        loaded, problem = self._loaded, self._problem
+        problem, loaded = self._problem, self._loaded  # in the order in which they are set
         if loaded is None and problem is not None:
             raise NoModelError(problem.sentence, action=problem.action)
         return loaded
@@ -386,7 +433,7 @@ def check(model: ActiveModel) -> None:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a version is active and not in memory, and what could be activated instead.
+    """Why the active version cannot be loaded, and what could be activated instead.
 
     Attributes
     ----------
@@ -395,21 +442,31 @@ class Problem:
     reason : str
     offer : int or None
         The newest other version whose file is sound.
+    serving : int or None
+        The version in memory: the active one where its file went later.
     """
 
     version: int
     reason: str
     offer: int | None
+    serving: int | None
 
     @property
     def sentence(self) -> str:
         """The whole in words, with what to do."""
+        if self.serving == self.version:
+            told = f"The active version {self.version} answers from memory alone"
+        else:
+            told = f"The active version {self.version} cannot be loaded"
+        meanwhile = ""
+        if self.serving not in {None, self.version}:
+            meanwhile = f"Version {self.serving} answers in its place. "
         what_to_do = (
             f"Version {self.offer} is sound: activate it, or retrain."
             if self.offer is not None
             else "No other version is sound: retrain."
         )
-        return f"The active version {self.version} cannot be loaded: {self.reason} {what_to_do}"
+        return f"{told}: {self.reason} {meanwhile}{what_to_do}"
 
     @property
     def action(self) -> Action:

@@ -257,7 +257,8 @@ class AuditCheck(Done):
 class Readiness(Answer):
     """Whether a process can do its work, and what stands in the way.
 
-    `offer_version` is a sound version to activate when the active one is not.
+    `degraded`: it answers, and something does not work. `model_version` is the version that
+    answers; `offer_version` a sound one to activate when the active one is not.
     """
 
     status: Literal["ok", "degraded", "unavailable"]
