@@ -84,14 +84,7 @@ def split_next(
     """
     check_share(share)
     times = times_of(log)
-    pairs = log.pairs()
-    wanted = wanted_pairs(log)
-    if repeats:
-        rows = np.flatnonzero(wanted[pairs.of_row] & (log.weight > 0))
-        asked = _Asked(log.user_index[rows], log.item_index[rows], times[rows]).unique()
-    else:
-        first = first_times(log, pairs)[wanted]
-        asked = _Asked(pairs.user_index[wanted], pairs.item_index[wanted], first)
+    asked = _wanted(log, times, repeats=repeats)
     begin, end = moments(asked.time, times, share=share, fold=fold)
     how = f"each interaction from {moment_in_words(begin)} on, from the history just before it"
     if fold:
@@ -147,6 +140,17 @@ def split_newer(
     asked = _Asked(pairs.user_index[held], pairs.item_index[held], first_times(log, pairs)[held])
     how = "each newer interaction, from the history just before it"
     return _growing("new", how, log, ~is_newer, asked, seed=seed, max_users=max_users)
+
+
+def _wanted(log: InteractionLog, times: np.ndarray, *, repeats: bool) -> "_Asked":
+    """Return the first interaction of each wanted pair, or all that weigh something."""
+    wanted = wanted_pairs(log)
+    pairs = log.pairs()
+    if repeats:
+        rows = np.flatnonzero(wanted[pairs.of_row] & (log.weight > 0))
+        return _Asked(log.user_index[rows], log.item_index[rows], times[rows]).unique()
+    first = first_times(log, pairs)[wanted]
+    return _Asked(pairs.user_index[wanted], pairs.item_index[wanted], first)
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,7 @@ def _growing(
     asked = asked.part(is_drawn[asked.user_index])
 
     histories = _histories(log, time_of_row, np.flatnonzero(is_drawn[log.user_index]), asked)
+    del time_of_row, order, is_first  # of large data, before the most is held
     ones = np.ones(len(asked), dtype=np.float32)
     held_out = sparse.csr_array(
         (ones, asked.item_index, np.arange(len(asked) + 1, dtype=np.int32)),
