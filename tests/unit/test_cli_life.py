@@ -77,6 +77,9 @@ def stream(*jobs):
     return "".join([": hello\n\n", *events, "event: end\ndata: {}\n\n"]).encode()
 
 
+READY = {"status": "ok", "problems": [], "model_version": 3, "offer_version": None}
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -110,7 +113,7 @@ def server():
     """Give an HTTP server that answers what a test puts into its `answers`."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    server.requests, server.answers = [], {}
+    server.requests, server.answers = [], {"GET /health/ready": (200, READY)}
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
@@ -308,6 +311,16 @@ def test_the_list_says_what_is_special_about_a_version(cli, server):
     shown = flat(cli("models").stdout)
     assert "pinned until 2026-01-02 03:04:05; gate: reject; keep [this]" in shown
     assert "for long" not in shown
+
+
+def test_the_list_warns_of_an_active_version_that_cannot_be_loaded(cli, server):
+    answer(server, "GET /models", {"models": [LISTED_MODEL]})
+    lost = with_(READY, status="degraded", problems=["It is gone."], offer_version=2)
+    answer(server, "GET /health/ready", lost)
+    shown = cli("models").stderr
+    assert "It is gone." in shown
+    assert "`reckeeper models activate 2` activates it." in shown
+    assert "gone" not in cli("models", "--json").stderr
 
 
 def test_what_people_wrote_cannot_steer_the_terminal(cli, server):
