@@ -1,10 +1,14 @@
 """The nouns of events: an interaction, its types, its limits, and its Arrow columns."""
 
 import functools
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic_core import PydanticCustomError
 
 from reckeeper import clock
+from reckeeper.errors import DataError
 
 if TYPE_CHECKING:  # slow to import, and light commands read no rows
     import pyarrow as pa
@@ -34,6 +38,9 @@ MAX_ID_CHARACTERS = 256
 
 CONTROL_CHARACTERS = "[\x00-\x1f\x7f-\x9f]"
 """Pattern of the characters that an id must not have."""
+
+_CONTROL = re.compile(CONTROL_CHARACTERS)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 MAX_WEIGHT = 1e6
 
@@ -66,3 +73,42 @@ def schema() -> "pa.Schema":
             ("occurred_at", pa.int64()),
         ]
     )
+
+
+def valid_id(value: Any) -> str:
+    """Return an id in its stored form: a string as it is, an integer in decimal.
+
+    Raises
+    ------
+    PydanticCustomError
+        A ``ValueError``: neither string nor integer, empty, over 256
+        characters, with control characters, or not valid Unicode.
+    """
+    # Nearly every id; what is printable has neither controls nor surrogates.
+    if type(value) is str and 0 < len(value) <= MAX_ID_CHARACTERS and value.isprintable():
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise PydanticCustomError("id_type", "must be a string or an integer")
+    if not 1 <= len(value) <= MAX_ID_CHARACTERS:
+        raise PydanticCustomError("id_length", "must have 1 to 256 characters")
+    if _CONTROL.search(value):
+        raise PydanticCustomError("id_control", "must have no control characters")
+    if _SURROGATE.search(value):
+        raise PydanticCustomError("id_surrogate", "must be valid Unicode")
+    return value
+
+
+def checked_id(field: str, value: Any) -> str:
+    """Return an id in its stored form, for ids that come outside a message.
+
+    Raises
+    ------
+    DataError
+        It is not valid; the message begins with `field`.
+    """
+    try:
+        return valid_id(value)
+    except ValueError as exc:
+        raise DataError(f"{field} {exc}.") from exc

@@ -412,7 +412,7 @@ def test_items_are_added_and_replaced(database):
         }
         assert items.get_many(connection, []) == {}
     with database.write() as connection:
-        assert imports.delete_items(connection, import_id) == 1
+        assert items.delete_imported(connection, import_id) == 1
         assert items.get_many(connection, "ijk").keys() == {"i", "j"}
 
 

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
     "clock": set(),
-    "interactions": {"clock"},
+    "interactions": {"clock", "errors"},
     "config": {"errors", "interactions"},
     "telemetry": set(),
     "wire": {"clock", "errors"},

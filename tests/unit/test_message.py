@@ -9,8 +9,8 @@ import pytest
 
 from reckeeper import wire
 from reckeeper.errors import DataError, TooLargeError
-from reckeeper.events import checked_id, parse, parse_history
-from reckeeper.interactions import MAX_BODY_BYTES, MAX_ROWS, WITHOUT_WEIGHT
+from reckeeper.events import parse, parse_history
+from reckeeper.interactions import MAX_BODY_BYTES, MAX_ROWS, WITHOUT_WEIGHT, checked_id
 
 TYPES = {"click": 1.0, "watchlist_add": 2.0}
 GOOD = {"user_id": "u", "item_id": "i", "interaction_type": "click"}

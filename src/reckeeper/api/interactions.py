@@ -13,7 +13,7 @@ from reckeeper.api import bodies, openapi
 from reckeeper.api.answers import Json, failures, other
 from reckeeper.api.parameters import UserId
 from reckeeper.api.runtime import Needs, Runtime
-from reckeeper.interactions import MAX_BODY_BYTES, Interaction
+from reckeeper.interactions import MAX_BODY_BYTES, Interaction, checked_id
 
 router = APIRouter(tags=["interactions"])
 
@@ -100,7 +100,7 @@ def list_interactions(
     runtime: Needs, user_id: UserId, n: Annotated[int, Query(ge=1, le=1000, examples=[20])] = 20
 ) -> wire.InteractionList:
     """List a user's latest interactions, with titles."""
-    user_id = events.checked_id("user_id", user_id)
+    user_id = checked_id("user_id", user_id)
     with runtime.database.read() as connection:
         rows = storage.interactions.latest_of_user(connection, user_id, n=n)
         catalogue = storage.items.get_many(connection, {row.item_id for row in rows})

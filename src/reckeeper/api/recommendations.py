@@ -10,7 +10,7 @@ from reckeeper.api import bodies, openapi
 from reckeeper.api.answers import Json, failures
 from reckeeper.api.parameters import UserId
 from reckeeper.api.runtime import Needs
-from reckeeper.interactions import MAX_BODY_BYTES
+from reckeeper.interactions import MAX_BODY_BYTES, checked_id
 
 router = APIRouter(tags=["recommendations"])
 
@@ -31,7 +31,7 @@ def get_recommendations(
     and what the user has done since. ``popular``: nothing is known of the user, or no version
     is active yet.
     """
-    answer = runtime.serving.recommend(events.checked_id("user_id", user_id), n=n)
+    answer = runtime.serving.recommend(checked_id("user_id", user_id), n=n)
     return Json(wire.RecommendationList.model_validate(answer))
 
 

@@ -12,6 +12,7 @@ from reckeeper.api.answers import Json, failures
 from reckeeper.api.interactions import ON_ITS_WAY, store
 from reckeeper.api.parameters import ItemId, UserId
 from reckeeper.api.runtime import Needs, Runtime
+from reckeeper.interactions import checked_id
 
 router = APIRouter(tags=["interactions"])
 
@@ -19,7 +20,7 @@ router = APIRouter(tags=["interactions"])
 @router.get("/watchlist/{user_id:id}", responses=failures(422))
 def get_watchlist(runtime: Needs, user_id: UserId) -> wire.Watchlist:
     """List a user's watchlist, the latest addition first."""
-    user_id = events.checked_id("user_id", user_id)
+    user_id = checked_id("user_id", user_id)
     with runtime.database.read() as connection:
         listed = storage.interactions.watchlist_of(connection, user_id)
         catalogue = storage.items.get_many(connection, [item_id for item_id, _ in listed])
@@ -62,8 +63,8 @@ async def _change(
     item_id: str,
     interaction_type: Literal["watchlist_add", "watchlist_remove"],
 ) -> Json:
-    user_id = events.checked_id("user_id", user_id)
-    item_id = events.checked_id("item_id", item_id)
+    user_id = checked_id("user_id", user_id)
+    item_id = checked_id("item_id", item_id)
     row = {"user_id": user_id, "item_id": item_id, "interaction_type": interaction_type}
     parsed = events.validate([row], types=runtime.policy.current().policy.weights)
     if parsed.refused:

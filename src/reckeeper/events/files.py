@@ -278,7 +278,7 @@ def undo(
         return row.source
 
     def end(connection: storage.Connection) -> int:
-        items = storage.imports.delete_items(connection, import_id)
+        items = storage.items.delete_imported(connection, import_id)
         row = storage.imports.get(connection, import_id)
         if row is not None and row.status != storage.imports.UNDONE:
             storage.imports.set_status(connection, import_id, storage.imports.UNDONE)

@@ -20,58 +20,16 @@ from pydantic_core import PydanticCustomError, SchemaValidator, core_schema, fro
 from reckeeper import clock
 from reckeeper.errors import Action, DataError, TooLargeError, alternatives
 from reckeeper.interactions import (
-    CONTROL_CHARACTERS,
     MAX_BODY_BYTES,
     MAX_CLOCK_SKEW,
-    MAX_ID_CHARACTERS,
     MAX_ROWS,
     MAX_WEIGHT,
     WITHOUT_WEIGHT,
     Interaction,
+    valid_id,
 )
 
-_CONTROL = re.compile(CONTROL_CHARACTERS)
 _DATED = re.compile(r"\d{4}-\d")
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def valid_id(value: Any) -> str:
-    """Return an id in its stored form: a string as it is, an integer in decimal.
-
-    Raises
-    ------
-    PydanticCustomError
-        A ``ValueError``: neither string nor integer, empty, over 256
-        characters, with control characters, or not valid Unicode.
-    """
-    # Nearly every id; what is printable has neither controls nor surrogates.
-    if type(value) is str and 0 < len(value) <= MAX_ID_CHARACTERS and value.isprintable():
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise PydanticCustomError("id_type", "must be a string or an integer")
-    if not 1 <= len(value) <= MAX_ID_CHARACTERS:
-        raise PydanticCustomError("id_length", "must have 1 to 256 characters")
-    if _CONTROL.search(value):
-        raise PydanticCustomError("id_control", "must have no control characters")
-    if _SURROGATE.search(value):
-        raise PydanticCustomError("id_surrogate", "must be valid Unicode")
-    return value
-
-
-def checked_id(field: str, value: Any) -> str:
-    """Return an id in its stored form, for ids that come outside a message.
-
-    Raises
-    ------
-    DataError
-        It is not valid; the message begins with `field`.
-    """
-    try:
-        return valid_id(value)
-    except ValueError as exc:
-        raise DataError(f"{field} {exc}.") from exc
 
 
 def _only_text(value: Any) -> Any:

@@ -35,7 +35,7 @@ from reckeeper.storage.engine import (
     settings_of,
 )
 from reckeeper.storage.items import Item
-from reckeeper.storage.tables import (
+from reckeeper.storage.records import (
     AuditEntry,
     Import,
     Job,

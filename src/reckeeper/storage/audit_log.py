@@ -6,7 +6,8 @@ from collections.abc import Generator
 import sqlalchemy as sa
 
 from reckeeper.errors import StorageError
-from reckeeper.storage.tables import AuditEntry, audit_log, every, one
+from reckeeper.storage.records import AuditEntry, every, one
+from reckeeper.storage.tables import audit_log
 
 # Details as they stand in the table: somebody may have put there what is no JSON.
 _ROW = [

@@ -6,7 +6,8 @@ import sqlalchemy as sa
 
 from reckeeper.clock import now
 from reckeeper.storage import interactions
-from reckeeper.storage.tables import Import, every, imports, items, one
+from reckeeper.storage.records import Import, every, one
+from reckeeper.storage.tables import imports
 
 RUNNING, COMPLETE, UNDOING, UNDONE = "running", "complete", "undoing", "undone"
 
@@ -86,8 +87,3 @@ def demo(connection: sa.Connection) -> Import | None:
     """Return the import of the demo data that is in the database, or None."""
     query = sa.select(imports).where(imports.c.is_demo, imports.c.status != UNDONE)
     return one(Import, connection.execute(query))
-
-
-def delete_items(connection: sa.Connection, import_id: int) -> int:
-    """Delete the catalogue items that an import brought; return how many."""
-    return connection.execute(sa.delete(items).where(items.c.import_id == import_id)).rowcount

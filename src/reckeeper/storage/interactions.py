@@ -180,6 +180,12 @@ def is_empty(connection: sa.Connection) -> bool:
     return connection.execute(sa.select(user_interactions.c.id).limit(1)).first() is None
 
 
+def knows_item(connection: sa.Connection, item_id: str) -> bool:
+    """Return whether there is an interaction with an item."""
+    query = sa.select(user_interactions.c.id).where(user_interactions.c.item_id == item_id)
+    return connection.execute(query.limit(1)).first() is not None
+
+
 def any_weighs(connection: sa.Connection, types: Collection[str]) -> bool:
     """Return whether an interaction of some types has a weight above 0; stops at the first."""
     columns = user_interactions.c

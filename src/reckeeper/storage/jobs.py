@@ -16,7 +16,8 @@ from reckeeper.clock import now
 from reckeeper.errors import Action, JobRunningError
 from reckeeper.storage import interactions
 from reckeeper.storage import leases as lease_rows
-from reckeeper.storage.tables import Job, JobSummary, Lease, every, leases, one, training_jobs
+from reckeeper.storage.records import Job, JobSummary, Lease, every, one
+from reckeeper.storage.tables import leases, training_jobs
 
 RUNNING, SUCCEEDED, FAILED = "running", "succeeded", "failed"
 CANCELLED, INTERRUPTED = "cancelled", "interrupted"

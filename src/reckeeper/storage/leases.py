@@ -7,7 +7,8 @@ clocks within a second or two of each other, as time servers do.
 import sqlalchemy as sa
 
 from reckeeper.clock import now
-from reckeeper.storage.tables import Lease, leases, one
+from reckeeper.storage.records import Lease, one
+from reckeeper.storage.tables import leases
 
 TRAINING = "training"
 

@@ -7,19 +7,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from reckeeper.clock import now
-from reckeeper.storage.tables import (
+from reckeeper.storage.records import (
     ListedVersion,
     Version,
     VersionSummary,
     every,
     made,
-    models,
     one,
     readable,
-    timeline,
-    training_jobs,
-    version_numbers,
 )
+from reckeeper.storage.tables import models, timeline, training_jobs, version_numbers
 
 _VERDICT = ("decision", "sentence", "standing", "disposition", "outcome")
 _OF_VERDICT = ("active_version", "headline")

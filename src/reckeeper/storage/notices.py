@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from reckeeper.clock import now
-from reckeeper.storage.tables import Notice, notices, one
+from reckeeper.storage.records import Notice, one
+from reckeeper.storage.tables import notices
 
 
 def insert(

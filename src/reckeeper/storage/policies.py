@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from reckeeper.clock import now
-from reckeeper.storage.tables import PolicyRevision, every, policies
+from reckeeper.storage.records import PolicyRevision, every
+from reckeeper.storage.tables import policies
 
 
 def insert(

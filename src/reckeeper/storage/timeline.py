@@ -3,7 +3,8 @@
 import sqlalchemy as sa
 
 from reckeeper.clock import now
-from reckeeper.storage.tables import TimelineEntry, every, models, one, timeline
+from reckeeper.storage.records import TimelineEntry, every, one
+from reckeeper.storage.tables import models, timeline
 
 _later = timeline.alias("later")
 _ENTRIES = sa.select(

@@ -49,10 +49,30 @@ def upgrade() -> None:
         "items",
         sa.Column("item_id", ID, nullable=False),
         sa.Column("title", sa.Text(), nullable=True),
+        sa.Column("categories", sa.JSON(), nullable=False),
         sa.Column("attributes", sa.JSON(), nullable=False),
+        sa.Column("available", sa.Boolean(), nullable=False),
+        sa.Column("available_from", sa.BigInteger(), nullable=True),
+        sa.Column("available_until", sa.BigInteger(), nullable=True),
+        sa.Column("search_text", sa.Text(), nullable=False),
         sa.Column("import_id", sa.BigInteger(), nullable=True),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("item_id", name=op.f("pk_items")),
     )
+    op.create_index(op.f("ix_items_revision"), "items", ["revision"], unique=False)
+    op.create_table(
+        "removed_items",
+        sa.Column("item_id", ID, nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("item_id", name=op.f("pk_removed_items")),
+    )
+    op.create_index(op.f("ix_removed_items_revision"), "removed_items", ["revision"], unique=False)
+    catalogue = op.create_table(
+        "catalogue",
+        sa.Column("revision", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("revision", name=op.f("pk_catalogue")),
+    )
+    op.bulk_insert(catalogue, [{"revision": 0}])
     op.create_table(
         "leases",
         sa.Column("name", sa.String(length=32), nullable=False),
@@ -165,6 +185,9 @@ def upgrade() -> None:
     )
     op.create_index(
         op.f("ix_user_interactions_user_id"), "user_interactions", ["user_id"], unique=False
+    )
+    op.create_index(
+        op.f("ix_user_interactions_item_id"), "user_interactions", ["item_id"], unique=False
     )
     op.create_table(
         "version_numbers",
