@@ -43,6 +43,17 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip().rstrip("/") for part in text.split(",")) if text else ()
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^/\s,*@]+", origin):
+            raise ValueError(
+                f"{origin!r} is no origin: name pages as https://shop.example.org, with commas "
+                "between them"
+            )
+    return origins
+
+
 def _timezone(text: str) -> str:
     try:
         zoneinfo.ZoneInfo(text)
@@ -182,6 +193,7 @@ _Topic = Annotated[str, AfterValidator(_topic)]
 _Brokers = Annotated[str, AfterValidator(_brokers)]
 _Key = Annotated[str, AfterValidator(_key)]
 _Fields = Annotated[Mapping[str, str], NoDecode, BeforeValidator(_message_fields)]
+_Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
 _Weights = Annotated[Mapping[str, float], NoDecode, BeforeValidator(_weights)]
 
 
@@ -243,6 +255,12 @@ class Settings(BaseSettings):
     worker_url: _Url = _setting(
         "RECKEEPER_WORKER_URL", lambda given: address(given["host"], given["worker_port"]),
         "Where the server finds the worker.", shown="from host and port",
+    )  # fmt: skip
+    cors_origins: _Origins = _setting(
+        "RECKEEPER_CORS_ORIGINS", "",
+        "Origins whose pages may call the API from a browser, as "
+        "`https://shop.example.org,https://www.example.org`.",
+        shown="none",
     )  # fmt: skip
     database_url: str | None = _setting(
         "DATABASE_URL", None,
@@ -411,6 +429,8 @@ class Settings(BaseSettings):
                 continue
             if value is None:
                 value = ""
+            elif isinstance(value, tuple):
+                value = ",".join(value)
             elif isinstance(value, Mapping):
                 value = ",".join(f"{name}={part}" for name, part in value.items())
             environ[variable.env] = str(int(value) if isinstance(value, bool) else value)

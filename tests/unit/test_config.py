@@ -99,6 +99,10 @@ def test_settings_cannot_be_changed():
         ("RECKEEPER_SERVER_URL", "localhost:8000"),
         ("RECKEEPER_SERVER_URL", "ftp://localhost"),
         ("RECKEEPER_WORKER_URL", "http://"),
+        ("RECKEEPER_CORS_ORIGINS", "*"),
+        ("RECKEEPER_CORS_ORIGINS", "shop.example.org"),
+        ("RECKEEPER_CORS_ORIGINS", "https://shop.example.org/page"),
+        ("RECKEEPER_CORS_ORIGINS", "https://shop.example.org,"),
         ("RECKEEPER_DEMO", "maybe"),
         ("RECKEEPER_TIMEZONE", "Europe/Atlantis"),
         ("RECKEEPER_TIMEZONE", "../etc/passwd"),
@@ -167,6 +171,12 @@ def test_weights_are_parsed():
     assert weights == {"click": 1.0, "rating": 0.5, "dislike": -2.0}
 
 
+def test_origins_are_a_list():
+    text = "https://shop.example.org/, http://localhost:3000"
+    settings = Settings.from_env({"RECKEEPER_CORS_ORIGINS": text})
+    assert settings.cors_origins == ("https://shop.example.org", "http://localhost:3000")
+
+
 @pytest.mark.parametrize(
     ("host", "url"),
     [
@@ -194,6 +204,7 @@ OTHER_VALUES = {
     "RECKEEPER_UI_PORT": "18501",
     "RECKEEPER_SERVER_URL": "http://example.org:1",
     "RECKEEPER_WORKER_URL": "http://example.org:2",
+    "RECKEEPER_CORS_ORIGINS": "https://shop.example.org,http://localhost:3000",
     "DATABASE_URL": "sqlite:////tmp/x.db",
     "RECKEEPER_DATABASE_SCHEMA": "reckeeper",
     "KAFKA_BOOTSTRAP_SERVERS": "one:9092,two:9093",

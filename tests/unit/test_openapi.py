@@ -25,7 +25,7 @@ def contents():
         for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
             yield name, "sent", media_type, content
         for status, answer in operation["responses"].items():
-            for media_type, content in answer["content"].items():
+            for media_type, content in answer.get("content", {}).items():
                 yield name, status, media_type, content
 
 

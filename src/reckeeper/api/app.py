@@ -4,11 +4,13 @@ import contextlib
 import functools
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import uvicorn
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse
 
 import reckeeper
 from reckeeper import errors, telemetry, wire
@@ -31,6 +33,7 @@ from reckeeper.api.answers import failures
 from reckeeper.api.edge import Edge
 from reckeeper.api.runtime import Runtime
 from reckeeper.config import Settings
+from reckeeper.wire.headers import INSTALLATION_HEADER
 
 _PARTS = (versions, jobs, policy, audit_trail, interactions, watchlist, recommendations, demo)
 
@@ -50,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         The settings make no policy, or the database cannot be used.
     """
     policies.first(settings)
-    app = _routes()
+    app = _routes(settings.cors_origins)
     app.state.runtime = Runtime.open(settings)
     return app
 
@@ -60,7 +63,7 @@ def document() -> wire.JsonObject:
     return _routes().openapi()
 
 
-def _routes() -> FastAPI:
+def _routes(cors_origins: Sequence[str] = ()) -> FastAPI:
     app = FastAPIOffline(  # its /docs needs no other host
         title="Reckeeper",
         version=reckeeper.__version__,
@@ -69,13 +72,26 @@ def _routes() -> FastAPI:
         generate_unique_id_function=openapi.operation_id,
         dependencies=[Depends(parameters.Known())],
     )
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["ETag", "Retry-After", INSTALLATION_HEADER],
+        )
     app.add_middleware(Edge)
     handlers.register(app)
     for part in _PARTS:
         app.include_router(part.router, responses=failures(422, 500, 503))
     app.include_router(operation.router, responses=failures(422))
+    app.add_route("/", _to_docs, include_in_schema=False)
     app.openapi = functools.partial(openapi.describe, app)  # type: ignore[method-assign]
     return app
+
+
+async def _to_docs(_request: Request) -> Response:
+    return RedirectResponse("/docs")
 
 
 @contextlib.asynccontextmanager

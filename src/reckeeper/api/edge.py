@@ -1,4 +1,4 @@
-"""What every request passes: its size, its path as it was sent, metrics, the installation."""
+"""What every request passes: size, its path as it was sent, metrics, headers of every answer."""
 
 import time
 
@@ -44,7 +44,12 @@ class Edge:
                 status = message["status"]
                 runtime: Runtime = scope["app"].state.runtime
                 header = INSTALLATION_HEADER.lower().encode(), runtime.installation_id.encode()
-                message["headers"] = [*message.get("headers", ()), header]
+                headers = [*message.get("headers", ()), header]
+                route = scope.get("route")
+                is_page = status < 400 and not getattr(route, "include_in_schema", False)
+                if not is_page and all(name != b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                message["headers"] = headers
             await send(message)
 
         try:

@@ -79,5 +79,6 @@ async def _on_unexpected(request: Request, exc: Exception) -> Response:
     )
     response = Json(wire.Error(code="internal", message=message), 500)
     # This answer does not pass `Edge`, which has failed with the request.
+    response.headers["Cache-Control"] = "no-store"
     response.headers[INSTALLATION_HEADER] = request.app.state.runtime.installation_id
     return response

@@ -78,6 +78,6 @@ def _add_examples(operation: wire.JsonObject) -> None:
         content["example"] = examples.REQUESTS[name]
     given = {**examples.FAILURES, **examples.ANSWERS.get(name, {})}
     for status, answer in operation["responses"].items():
-        (content,) = answer["content"].values()
-        if int(status) in given:
-            content["example"] = given[int(status)]
+        for content in answer.get("content", {}).values():
+            if int(status) in given:
+                content["example"] = given[int(status)]

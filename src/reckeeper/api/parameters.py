@@ -107,7 +107,7 @@ class Known:
             A query parameter is unknown, or there is a body where the route takes none.
         """
         route: APIRoute = request.scope["route"]
-        if request.scope["query_string"]:
+        if request.scope["query_string"] and route.include_in_schema:
             known = self._query_of(route)
             for name in request.query_params:
                 if name not in known:

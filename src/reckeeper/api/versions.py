@@ -10,7 +10,14 @@ from starlette.responses import Response
 
 from reckeeper import artifact, clock, errors, serving, wire
 from reckeeper.api import bodies, openapi, parameters
-from reckeeper.api.answers import BINARY, content, failures
+from reckeeper.api.answers import (
+    BINARY,
+    UNCHANGED,
+    IfNoneMatch,
+    content,
+    failures,
+    tagged,
+)
 from reckeeper.api.parameters import ActorName, Before, Limit, ReasonQuery, Version
 from reckeeper.api.runtime import Needs, Runtime
 from reckeeper.registry import ActiveModel
@@ -19,10 +26,11 @@ from reckeeper.security import actor_of
 router = APIRouter(tags=["versions"])
 
 
-@router.get("/models")
-def list_models(runtime: Needs) -> wire.ModelList:
+@router.get("/models", response_model=wire.ModelList, responses=UNCHANGED)
+def list_models(runtime: Needs, known: IfNoneMatch = None) -> Response:
     """List all versions with their metadata, the newest first."""
-    return wire.ModelList.model_validate({"models": runtime.registry.versions.all()})
+    listed = wire.ModelList.model_validate({"models": runtime.registry.versions.all()})
+    return tagged(listed, known)
 
 
 @router.get("/timeline", responses=failures(422))
@@ -75,10 +83,14 @@ async def import_model(runtime: Needs, actor_name: ActorName, request: Request) 
     return await run_in_threadpool(_answer, runtime, version)
 
 
-@router.get("/models/{version}", responses=failures(404, 422))
-def get_model(runtime: Needs, version: Version) -> wire.ModelAnswer:
+@router.get(
+    "/models/{version}",
+    response_model=wire.ModelAnswer,
+    responses=UNCHANGED | failures(404, 422),
+)
+def get_model(runtime: Needs, version: Version, known: IfNoneMatch = None) -> Response:
     """Describe one version, with all that is known of it."""
-    return _answer(runtime, version)
+    return tagged(_answer(runtime, version), known)
 
 
 @router.patch("/models/{version}", responses=failures(404, 413, 422))

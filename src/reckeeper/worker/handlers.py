@@ -32,6 +32,7 @@ def _count(response: Response) -> Response:
     method = request.method if request.method in _METHODS else "other"
     telemetry.HTTP_REQUESTS.labels(method, route, response.status_code).inc()
     telemetry.HTTP_SECONDS.labels(method, route).observe(time.perf_counter() - g.began)
+    response.headers["Cache-Control"] = "no-store"
     response.headers[INSTALLATION_HEADER] = current_app.extensions["worker"].installation_id
     return response
 
