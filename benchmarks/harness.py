@@ -40,7 +40,7 @@ def installation(**environ: str) -> Iterator[Settings]:
                 **environ,
             }
         )
-        settings.data_dir.mkdir()
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
         storage.migrate(settings)
         yield settings
 

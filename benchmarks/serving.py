@@ -1,0 +1,203 @@
+"""Answers a second: ``python -m benchmarks.serving [--users N] [--keep FOLDER]``.
+
+One server process, 50,000 items, 100,000 users with 5 to 500 interactions each,
+`spectral` with 256 components, lists of 10, 16 connections by wrk, which runs on
+the same machine. *First time*: each user is asked for once; *warm*: 2,000 users
+again and again; *mixed*: the same, and one request in ten posts an interaction.
+The limit beside it, in the same run: the same server's ``GET /health/live``.
+Medians of so many rounds. With ``--keep`` the installation is made once.
+"""
+
+import argparse
+import contextlib
+import json
+import re
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import harness
+from reckeeper import storage
+from reckeeper.config import Settings
+from reckeeper.registry import Registry
+from reckeeper.training import pipeline
+
+N_USERS, N_ITEMS = 100_000, 50_000
+N_WARM = 2_000
+_GROUPS = 200
+_SHORTEST, _LONGEST = 5, 500
+_BEGAN = 1_700_000_000_000_000
+
+_HEAD = """
+local file = {}
+for line in io.lines("%s") do file[#file + 1] = line end
+local place = %d
+"""
+_GET = """
+request = function()
+  place = place + 1
+  return wrk.format("GET", "/recommendations/" .. file[(place - 1) %% #file + 1] .. "?n=10")
+end
+"""
+_MIXED = """
+local headers = {["Content-Type"] = "application/json"}
+request = function()
+  place = place + 1
+  local user = file[(place - 1) %% #file + 1]
+  if place %% 10 == 0 then
+    return wrk.format("POST", "/user_interactions", headers, string.format(
+      '{"user_id": "%%s", "item_id": "i%%05d", "interaction_type": "click"}',
+      user, place %% 1000))
+  end
+  return wrk.format("GET", "/recommendations/" .. user .. "?n=10")
+end
+"""
+
+
+def write_interactions(database: storage.Database, n_users: int, *, seed: int = 0) -> int:
+    """Draw users' histories, long-tailed and of 200 tastes, and store them."""
+    random = np.random.default_rng(seed)
+    per_group = N_ITEMS // _GROUPS
+    n_rows = 0
+    for first in range(0, n_users, 1_000):
+        rows = []
+        for user in range(first, min(first + 1_000, n_users)):
+            length = int(_SHORTEST * (_LONGEST / _SHORTEST) ** random.random())
+            own = np.where(
+                random.random(length) < 0.7, user % _GROUPS, random.integers(_GROUPS, size=length)
+            )
+            place = (per_group * random.random(length) ** 2).astype(int)
+            times = _BEGAN + np.sort(random.integers(0, 10**13, length))
+            rows += [
+                (f"e{n_rows + len(rows) + number}", f"u{user:06}", f"i{item:05}", "click", 1.0, at)
+                for number, (item, at) in enumerate(
+                    zip((own * per_group + place).tolist(), times.tolist(), strict=True)
+                )
+            ]
+        with database.write() as connection:
+            storage.interactions.append(connection, rows)
+        n_rows += len(rows)
+    return n_rows
+
+
+def train(database: storage.Database, settings: Settings) -> None:
+    """Train `spectral` on all and make it the active version."""
+    with database.write() as connection:
+        request = {"recipe": "spectral", "settings": {"n_components": 256}}
+        job_id = storage.jobs.insert(connection, trigger="manual", request=request)
+        job = storage.jobs.get(connection, job_id)
+    version = pipeline.run(database, settings, job=job, report=lambda *_, **__: None)
+    with database.write() as connection:
+        storage.jobs.end(connection, job_id, status=storage.jobs.SUCCEEDED, version=version)
+    registry = Registry(database, settings.model_dir)
+    assert version is not None
+    registry.switch.activate(registry.versions.load(version), actor="benchmark")
+
+
+@contextlib.contextmanager
+def installation(n_users: int, keep: Path | None) -> Iterator[Settings]:
+    """Give a trained installation; one that is kept is made once."""
+    folders = {}
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        folders = {
+            "RECKEEPER_DATA_DIR": f"{keep}/data",
+            "RECKEEPER_MODEL_DIR": f"{keep}/models",
+        }
+    with harness.installation(**folders) as settings:
+        database = storage.open_database(settings)
+        with database.read() as connection:
+            n_interactions = storage.interactions.last_id(connection)
+        if not n_interactions:
+            write_interactions(database, n_users)
+            train(database, settings)
+        database.close()
+        yield settings
+
+
+def load(url: str, script: str, *, seconds: int, connections: int = 16) -> dict[str, float]:
+    """Run wrk with a script; return requests a second, median and 99th percentile in ms."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        file.write(script)
+        file.flush()
+        done = subprocess.run(
+            ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", file.name, url],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    failed = re.search(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)", done.stdout)
+    if failed:
+        raise SystemExit(f"requests failed: {done.stdout}")
+    rate = float(re.search(r"Requests/sec:\s*([\d.]+)", done.stdout)[1])  # type: ignore[index]
+    found = {"per_second": round(rate)}
+    for name, percentile in (("p50_ms", "50"), ("p99_ms", "99")):
+        value, unit = re.search(rf"{percentile}%\s+([\d.]+)(us|ms|s)\b", done.stdout).groups()  # type: ignore[union-attr]
+        found[name] = round(float(value) * {"us": 1e-3, "ms": 1, "s": 1e3}[unit], 2)
+    return found
+
+
+def run(n_users: int, *, keep: Path | None, rounds: int, seconds: int) -> dict[str, Any]:
+    """Measure all loads, a server process for all rounds."""
+    result: dict[str, Any] = {"benchmark": "serving", "users": n_users, "items": N_ITEMS}
+    with (
+        installation(n_users, keep) as settings,
+        tempfile.NamedTemporaryFile("w") as users,
+        tempfile.NamedTemporaryFile("w") as warm,
+    ):
+        random = np.random.default_rng(1)
+        order = random.permutation(n_users).tolist()
+        users.write("\n".join(f"u{user:06}" for user in order))
+        users.flush()
+        warm.write("\n".join(f"u{user:06}" for user in order[:N_WARM]))
+        warm.flush()
+        url = settings.server_url
+        with harness.process("server/server.py", settings, url=url) as server:
+            harness.wait_for(f"{url}/recommendations/u000001", server)
+            result["memory_bytes_at_rest"] = harness.memory_bytes(server.pid)
+            taken: dict[str, list[dict[str, float]]] = {}
+            place = N_WARM
+            for number in range(rounds):
+                live = 'request = function() return wrk.format("GET", "/health/live") end'
+                loads = {
+                    "health": live,
+                    "first time": _HEAD % (users.name, place) + _GET % (),
+                    "warm": _HEAD % (warm.name, 0) + _GET % (),
+                    "mixed": _HEAD % (warm.name, number) + _MIXED % (),
+                }
+                load(url, loads["warm"], seconds=2)
+                for name, script in loads.items():
+                    found = load(url, script, seconds=seconds)
+                    taken.setdefault(name, []).append(found)
+                    if name == "first time":
+                        place += int(found["per_second"] * seconds * 1.1)
+            result |= {
+                name: {key: statistics.median(one[key] for one in found) for key in found[0]}
+                for name, found in taken.items()
+            }
+            result["peak_memory_bytes"] = harness.memory_bytes(server.pid)
+    return result
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=N_USERS)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5)
+    options = parser.parse_args()
+    print(
+        json.dumps(
+            run(
+                options.users,
+                keep=options.keep,
+                rounds=options.rounds,
+                seconds=options.seconds,
+            )
+        )
+    )
