@@ -111,7 +111,7 @@ class Ranker:
             repeats=self._repeats,
         )
 
-    def rank(self, histories: Histories, *, k: int) -> Lists:
+    def rank(self, histories: Histories, *, k: int, listable: np.ndarray | None = None) -> Lists:
         """Give each history its list; scores are dense, so mind the number.
 
         Parameters
@@ -120,6 +120,9 @@ class Ranker:
             Of users known to the model or not.
         k : int
             At least 1.
+        listable : ndarray of bool, shape (n_items,), optional
+            Which items may be in a list: the others make room for the next
+            best. They count in histories as before. Default: all.
 
         Raises
         ------
@@ -128,11 +131,14 @@ class Ranker:
         """
         weights = histories.weights
         unlisted = _without_taste(weights) if self._repeats else weights
+        out = slice(0) if listable is None else np.flatnonzero(~listable)
         if self._places is None:
             if self._is_shared:
-                return _rank_shared(self._shared_scores(), unlisted, k=k)
-            popularity = self._popularity if self._model.is_personal else None
-            return rank_scores(self._model.score(histories), unlisted, k=k, popularity=popularity)
+                return _rank_shared(_without(out, self._shared_scores()), unlisted, k=k)
+            popularity = _without(out, self._popularity) if self._model.is_personal else None
+            scores = self._model.score(histories)
+            scores[:, out] = -np.inf
+            return rank_scores(scores, unlisted, k=k, popularity=popularity)
         # In the histories' ids, so that equal scores stand in their order; then the model's others.
         n_items, n_own = len(self._places), len(self._popularity)
         others = np.setdiff1d(np.arange(n_own), self._places)
@@ -141,13 +147,15 @@ class Ranker:
         unlisted = sparse.csr_array(wider, shape=(len(histories), len(places)))
         if self._is_shared:
             shared = np.where(places < 0, -np.inf, self._shared_scores()[places])
-            lists = _rank_shared(shared, unlisted, k=k)
+            lists = _rank_shared(_without(out, shared), unlisted, k=k)
         else:
             scores = self._model.score(histories.renamed(self._places, n_items=n_own))[:, places]
             scores[:, places < 0] = -np.inf
+            scores[:, out] = -np.inf
             popularity = None
             if self._model.is_personal:
                 popularity = np.where(places < 0, -np.inf, self._popularity[places])
+                popularity = _without(out, popularity)
             lists = rank_scores(scores, unlisted, k=k, popularity=popularity)
         return replace(lists, item_index=np.where(lists.item_index < n_items, lists.item_index, -1))
 
@@ -275,6 +283,13 @@ def is_noise(scores: np.ndarray, *, seen: np.ndarray) -> bool:
 def bytes_needed(*, n_users: int, n_items: int) -> int:
     """Return what is held at most while so many users get their lists in blocks."""
     return _CELL_BYTES * min(_CELLS, n_users * n_items)
+
+
+def _without(out: np.ndarray | slice, values: np.ndarray) -> np.ndarray:
+    """Return one value an item, with some items ruled out."""
+    left = values.copy()
+    left[out] = -np.inf
+    return left
 
 
 def _without_taste(weights: sparse.csr_array) -> sparse.csr_array:

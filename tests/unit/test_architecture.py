@@ -33,9 +33,10 @@ MAY_IMPORT = {
     "audit": {"clock", "config", "errors", "telemetry", "storage", "durable"},
     "policy": {"clock", "config", "errors", "interactions", "periodic", "wire", "storage", "audit"},
     "notices": {"clock", "config", "periodic", "telemetry", "storage", "policy"},
+    "catalogue": {"clock", "errors", "interactions", "periodic", "telemetry", "storage", "audit"},
     "registry": {"clock", "errors", "telemetry", "storage", "artifact", "audit"},
     "serving": {"clock", "errors", "interactions", "periodic", "telemetry"}
-    | {"ranking", "registry", "policy", "storage", "matrix"},
+    | {"ranking", "registry", "policy", "catalogue", "storage", "matrix"},
     "training": {"clock", "config", "errors", "periodic", "telemetry", "wire"}
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
     | {"ranking", "serving", "policy", "notices"},

@@ -9,6 +9,7 @@ from scipy import sparse
 from reckeeper.errors import DataError
 from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
 from reckeeper.ranking import Ranker, bytes_needed, is_noise, popularity_of, rank_scores
+from reckeeper.recipes import recipe_named
 
 
 class Given:
@@ -128,6 +129,30 @@ def test_histories_of_other_items_get_lists_of_other_items():
     assert lists.item_index.tolist() == [[-1, 3, -1], [1, 3, -1]]
     assert lists.scores.tolist() == [[3, 2, 0], [2, 2, 2]]
     assert lists.is_popular.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("is_renamed", [False, True])
+@pytest.mark.parametrize("recipe", ["svd", "popularity"])
+def test_items_that_may_not_be_listed_make_room_for_the_next_best(recipe, is_renamed):
+    random = np.random.default_rng(4)
+    n_users, n_items = 30, 12
+    seen = random.random((n_users, n_items)) < 0.3
+    weights = sparse.csr_array(seen.astype(np.float64))
+    ids = [IdIndex([f"{kind}{n:02}" for n in range(size)])
+           for kind, size in (("u", n_users), ("i", n_items))]  # fmt: skip
+    trained = InteractionMatrix(*ids, weights, int(seen.sum()))
+    ranker = Ranker.of(recipe_named(recipe).fit(trained, settings={}), trained)
+    if is_renamed:
+        ranker = ranker.in_ids_of(ids[1], own=ids[1])
+    histories = trained.histories_of(slice(0, n_users))
+    whole = ranker.rank(histories, k=n_items)
+    listable = random.random(n_items) < 0.5
+    lists = ranker.rank(histories, k=4, listable=listable)
+    for row in range(n_users):
+        left = [index for index in whole.item_index[row] if index >= 0 and listable[index]]
+        expected = [*left[:4], *[-1] * (4 - len(left))]
+        assert lists.item_index[row].tolist() == expected
+    assert (ranker.rank(histories, k=4, listable=~listable & listable).item_index == -1).all()
 
 
 def test_users_are_ranked_in_blocks_as_if_at_once():

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from reckeeper import clock, matrix, storage
+from reckeeper import catalogue, clock, matrix, storage
 from reckeeper.api.app import create_app
 from reckeeper.artifact import Artifact, Metadata, ModelStore
+from reckeeper.catalogue import Catalogue
 from reckeeper.errors import ArtifactError, NoModelError
 from reckeeper.interactions import Interaction
 from reckeeper.matrix import Histories
@@ -32,7 +33,13 @@ WEIGHTS = {"click": 1.0, ADD: 2.0}
 
 
 @pytest.fixture
-def make_serving(database, registry, settings):
+def kept_catalogue(database):
+    """Return the catalogue in memory, which is refreshed when a test says so."""
+    return Catalogue(database, every_seconds=60)
+
+
+@pytest.fixture
+def make_serving(database, registry, settings, kept_catalogue):
     """Return a function that starts a `Serving`, stopped when the test ends."""
     started = []
 
@@ -40,7 +47,7 @@ def make_serving(database, registry, settings):
         policy = PolicyWatch(database, settings.replaced(interaction_weights=weights))
         policy.start()
         started.append(policy)
-        serving = Serving(database, registry, policy, every_seconds=0.05)
+        serving = Serving(database, registry, policy, every_seconds=0.05, catalogue=kept_catalogue)
         serving.start()
         started.append(serving)
         return serving
@@ -122,13 +129,42 @@ def test_an_answer_says_what_it_is(serving):
     assert first.request_id != second.request_id
 
 
-def test_titles_come_from_the_catalogue(serving, database):
+def test_titles_come_from_the_catalogue(serving, database, kept_catalogue):
     with database.write() as connection:
         best = serving.recommend("u03", n=1).items[0].item_id
         storage.items.put(connection, [Item(best, "The Quiet Harbour", {"year": 1999})])
+    kept_catalogue.refresh()
     found = serving.recommend("u03", n=2).items
     assert (found[0].title, found[0].attributes) == ("The Quiet Harbour", {"year": 1999})
     assert (found[1].title, found[1].attributes) == (None, {})
+
+
+def test_what_is_not_available_is_in_no_list_and_makes_room(serving, database, kept_catalogue):
+    whole = [item.item_id for item in serving.recommend("u03", n=100).items]
+    told = [item.item_id for item in serving.recommend_from(["i1"], [1], n=100).items]
+    for withdrawn in (whole[0], whole[2]):
+        catalogue.put(database, withdrawn, {"available": False}, actor="test")
+    kept_catalogue.refresh()
+    out = {whole[0], whole[2]}
+    n = len(whole) - 2
+    assert [item.item_id for item in serving.recommend("u03", n=n).items] == [
+        item_id for item_id in whole if item_id not in out
+    ]
+    assert [item.item_id for item in serving.recommend_from(["i1"], [1], n=100).items] == [
+        item_id for item_id in told if item_id not in out
+    ]
+    for withdrawn in out:
+        catalogue.patch(database, withdrawn, {"available": True}, actor="test")
+    kept_catalogue.refresh()
+    assert [item.item_id for item in serving.recommend("u03", n=100).items] == whole
+
+
+def test_what_is_not_available_is_not_popular_either(make_serving, taste, database, kept_catalogue):
+    serving = make_serving()
+    whole = [item.item_id for item in serving.recommend("nobody", n=100).items]
+    catalogue.put(database, whole[0], {"available_from": 2**52}, actor="test")
+    kept_catalogue.refresh()
+    assert [item.item_id for item in serving.recommend("nobody", n=100).items] == whole[1:]
 
 
 def test_an_unknown_user_gets_what_most_users_have(serving, taste):

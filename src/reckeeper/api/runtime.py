@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from reckeeper import events, storage, telemetry
 from reckeeper.api import bodies
 from reckeeper.api.job_feed import JobFeed
+from reckeeper.catalogue import Catalogue
 from reckeeper.client import Client
 from reckeeper.config import Settings
 from reckeeper.policy import PolicyWatch
@@ -35,6 +36,7 @@ class Runtime:
     database: storage.Database
     installation_id: str
     registry: Registry
+    catalogue: Catalogue
     serving: Serving
     policy: PolicyWatch
     writer: "events.DatabaseWriter | KafkaWriter"
@@ -57,12 +59,20 @@ class Runtime:
             installation_id = storage.installation.id_of(connection)
         versions = Registry(database, settings.model_dir)
         policy = PolicyWatch(database, settings)
+        catalogue = Catalogue(database, every_seconds=settings.poll_seconds)
         return cls(
             settings=settings,
             database=database,
             installation_id=installation_id,
             registry=versions,
-            serving=Serving(database, versions, policy, every_seconds=settings.poll_seconds),
+            catalogue=catalogue,
+            serving=Serving(
+                database,
+                versions,
+                policy,
+                every_seconds=settings.poll_seconds,
+                catalogue=catalogue,
+            ),
             policy=policy,
             writer=_writer(settings, database),
             worker=Client(settings.worker_url, retry_seconds=0),
@@ -78,12 +88,14 @@ class Runtime:
         self.registry.switch.repair_link()
         bodies.remove_leftovers(self.settings.model_dir)
         self.policy.start()
+        self.catalogue.start()
         self.serving.start()
         self.writer.start()
         _log.info("server_started", version=self.serving.version)
         async with self.feed.running():
             yield
         self.serving.stop()
+        self.catalogue.stop()
         self.policy.stop()
         self.writer.close()
         self.worker.close()
@@ -92,7 +104,8 @@ class Runtime:
     def readiness(self) -> Readiness:
         """Say whether the process can do its work, and what stands in the way."""
         readiness = self.serving.readiness()
-        problems = [self.writer.problem, self.policy.problem, self.feed.problem]
+        parts = (self.writer, self.policy, self.catalogue, self.feed)
+        problems = [part.problem for part in parts]
         return readiness.also(*(problem for problem in problems if problem is not None))
 
 

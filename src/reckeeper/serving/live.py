@@ -2,14 +2,16 @@
 
 import contextlib
 import dataclasses
+import functools
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from reckeeper import clock, storage
+from reckeeper.catalogue import Catalogue, Shelf
 from reckeeper.errors import (
     Action,
     ArtifactError,
@@ -108,6 +110,9 @@ class Serving:
         with which it was trained.
     every_seconds : float
         How often it looks: a new active version is seen after so long at most.
+    catalogue : Catalogue, optional
+        Says what lists leave out, and what their items are called. By default nothing is said
+        of items, for a process that shows no lists.
     """
 
     def __init__(
@@ -117,8 +122,10 @@ class Serving:
         policy: PolicyWatch,
         *,
         every_seconds: float,
+        catalogue: Catalogue | None = None,
     ) -> None:
         self._database = database
+        self._catalogue = catalogue or Catalogue(database, every_seconds=every_seconds)
         self._registry = registry
         self._policy = policy
         self._popular = PopularItems(policy)
@@ -240,7 +247,7 @@ class Serving:
 
     def _take(self, model: ActiveModel) -> None:
         """Answer from a model from now on."""
-        self._loaded = _Loaded.of(model)
+        self._loaded = _Loaded.of(model, self._catalogue)
         self._file_state = self._registry.versions.file_state(model.version)
         self._look_at = time.monotonic() + LOOK_SECONDS
         SERVED_VERSION.set(model.version)
@@ -299,11 +306,10 @@ class Serving:
         with self._database.read() as connection:
             if loaded is None:
                 seen = self._popular.seen_by(connection, user_id)
-                named = self._popular.best(connection, seen, n=n)
-                return _described(connection, named, user_id=user_id)
+                return self._most_popular(connection, seen, user_id=user_id, n=n)
             history, has_newer = history_of(connection, loaded.model, user_id, policy=self._policy)
             strategy = "fold_in" if has_newer else "model"
-            return _answer(connection, loaded, history, user_id=user_id, strategy=strategy, n=n)
+        return self._answer(loaded, history, user_id=user_id, strategy=strategy, n=n)
 
     def recommend_from(
         self, item_ids: Sequence[str], occurred_at: Sequence[int], *, n: int
@@ -325,11 +331,61 @@ class Serving:
         loaded = self._in_memory()
         if loaded is None:
             with self._database.read() as connection:
-                named = self._popular.best(connection, set(item_ids), n=n)
-                return _described(connection, named)
+                return self._most_popular(connection, set(item_ids), user_id=None, n=n)
         history = history_of_items(loaded.model.artifact.matrix.items, item_ids, occurred_at)
-        with self._database.read() as connection:
-            return _answer(connection, loaded, history, user_id=None, strategy="fold_in", n=n)
+        return self._answer(loaded, history, user_id=None, strategy="fold_in", n=n)
+
+    def _answer(
+        self,
+        loaded: "_Loaded",
+        history: Histories,
+        *,
+        user_id: str | None,
+        strategy: str,
+        n: int,
+    ) -> Recommendations:
+        """Rank a history and describe the items; `strategy` is what a list of its own is called."""
+        listable = loaded.shelf.at(clock.now()).is_available
+        lists = loaded.ranker.rank(history, k=n, listable=listable)
+        return self._described(
+            _named(lists, loaded.model),
+            user_id=user_id,
+            version=loaded.model.version,
+            strategy="popular" if lists.is_popular[0] else strategy,
+        )
+
+    def _most_popular(
+        self, connection: storage.Connection, seen: Collection[str], *, user_id: str | None, n: int
+    ) -> Recommendations:
+        """Answer from no model."""
+        is_available = functools.partial(self._catalogue.is_available, moment=clock.now())
+        named = self._popular.best(connection, seen, n=n, listable=is_available)
+        return self._described(named, user_id=user_id, version=None, strategy="popular")
+
+    def _described(
+        self,
+        named: Sequence[tuple[str, float]],
+        *,
+        user_id: str | None,
+        version: int | None,
+        strategy: str,
+    ) -> Recommendations:
+        """Return the answer with ids and scores of some items, the best first."""
+        RECOMMENDATIONS.labels(strategy).inc()
+        described = self._catalogue.describe(item_id for item_id, _ in named)
+        return Recommendations(
+            user_id=user_id,
+            model_version=version,
+            strategy=strategy,
+            items=[
+                Recommendation(rank, item_id, score, item.title, item.attributes)
+                for rank, ((item_id, score), item) in enumerate(
+                    zip(named, described, strict=True), start=1
+                )
+            ],
+            request_id=str(uuid.uuid4()),
+            generated_at=clock.now(),
+        )
 
     def _in_memory(self) -> "_Loaded | None":
         problem, loaded = self._problem, self._loaded  # in the order in which they are set
@@ -347,52 +403,6 @@ class Serving:
         self._database_problem = None
         self._answered_at = time.monotonic()
         return active
-
-
-def _answer(
-    connection: storage.Connection,
-    loaded: "_Loaded",
-    history: Histories,
-    *,
-    user_id: str | None,
-    strategy: str,
-    n: int,
-) -> Recommendations:
-    """Rank a history and describe the items; `strategy` is what a list of its own is called."""
-    lists = loaded.ranker.rank(history, k=n)
-    return _described(
-        connection,
-        _named(lists, loaded.model),
-        user_id=user_id,
-        version=loaded.model.version,
-        strategy="popular" if lists.is_popular[0] else strategy,
-    )
-
-
-def _described(
-    connection: storage.Connection,
-    named: Sequence[tuple[str, float]],
-    *,
-    user_id: str | None = None,
-    version: int | None = None,
-    strategy: str = "popular",
-) -> Recommendations:
-    """Return the answer with ids and scores of some items, the best first."""
-    catalogue = storage.items.get_many(connection, [item_id for item_id, _ in named])
-    RECOMMENDATIONS.labels(strategy).inc()
-    nothing = storage.Item("", None, {})
-    items = []
-    for rank, (item_id, score) in enumerate(named, start=1):
-        item = catalogue.get(item_id, nothing)
-        items.append(Recommendation(rank, item_id, score, item.title, item.attributes))
-    return Recommendations(
-        user_id=user_id,
-        model_version=version,
-        strategy=strategy,
-        items=items,
-        request_id=str(uuid.uuid4()),
-        generated_at=clock.now(),
-    )
 
 
 def _named(lists: Lists, model: ActiveModel) -> list[tuple[str, float]]:
@@ -514,7 +524,10 @@ class Readiness:
 class _Loaded:
     model: ActiveModel
     ranker: Ranker
+    shelf: Shelf
 
     @classmethod
-    def of(cls, model: ActiveModel) -> "_Loaded":
-        return cls(model, Ranker.of(model.artifact.model, model.artifact.matrix))
+    def of(cls, model: ActiveModel, catalogue: Catalogue) -> "_Loaded":
+        items = model.artifact.matrix.items
+        ranker = Ranker.of(model.artifact.model, model.artifact.matrix)
+        return cls(model, ranker, catalogue.shelf(items.ids, items.find))

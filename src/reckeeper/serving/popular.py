@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from reckeeper import matrix, storage
 from reckeeper.policy import PolicyWatch
@@ -31,14 +31,23 @@ class PopularItems:
         self._counted_at = 0.0
 
     def best(
-        self, connection: storage.Connection, seen: Collection[str], *, n: int
+        self,
+        connection: storage.Connection,
+        seen: Collection[str],
+        *,
+        n: int,
+        listable: Callable[[str], bool],
     ) -> list[tuple[str, float]]:
-        """Return up to `n` items with their numbers of users, without those that were seen.
+        """Return up to `n` items that may be listed and were not seen, with their numbers of users.
 
         The most popular come first; among equals, the smaller id.
         """
-        unseen = (item for item in self._all(connection) if item[0] not in seen)
-        return [(item_id, float(n_users)) for item_id, n_users in itertools.islice(unseen, n)]
+        left = (
+            (item_id, float(n_users))
+            for item_id, n_users in self._all(connection)
+            if item_id not in seen and listable(item_id)
+        )
+        return list(itertools.islice(left, n))
 
     def seen_by(self, connection: storage.Connection, user_id: str) -> set[str]:
         """Return the items that a user has seen, liked or not."""
