@@ -13,6 +13,14 @@ import httpx
 import reckeeper_generated.api
 from reckeeper_generated import models
 from reckeeper_generated.api.audit import list_audit_entries, verify_audit
+from reckeeper_generated.api.catalogue import (
+    delete_item,
+    get_item,
+    list_items,
+    patch_item,
+    put_item,
+    store_items,
+)
 from reckeeper_generated.api.demo_data import delete_demo, get_demo
 from reckeeper_generated.api.interactions import (
     add_to_watchlist,
@@ -23,7 +31,7 @@ from reckeeper_generated.api.interactions import (
 )
 from reckeeper_generated.api.operation import get_liveness, get_metrics, get_readiness
 from reckeeper_generated.api.policy import get_policy, list_policies, set_policy
-from reckeeper_generated.api.recommendations import get_recommendations
+from reckeeper_generated.api.recommendations import get_recommendations, recommend_from_history
 from reckeeper_generated.api.training import (
     cancel_job,
     evaluate,
@@ -131,6 +139,26 @@ def send(client: Client) -> None:
         given(get_watchlist.sync_detailed("u1", client=client), models.Watchlist)
 
 
+def describe(client: Client) -> None:
+    """Add items, one and many, change, search, and delete them."""
+    said = models.ItemContent(title="Film", categories=["a", "b"], available=False)
+    made = given(put_item.sync_detailed("f/1", client=client, body=said), models.ItemAnswer).item
+    assert (made.categories, made.available_now) == (["a", "b"], False)
+    until = datetime.now(UTC) + timedelta(days=1)
+    change = models.ItemContent(available=True, available_until=until)
+    answer = patch_item.sync_detailed("f/1", client=client, body=change)
+    assert given(answer, models.ItemAnswer).item.available_until == until
+    rows = [models.ItemRow(item_id=number, title=f"Film {number}") for number in range(20)]
+    stored = given(store_items.sync_detailed(client=client, body=rows), models.ItemsStored)
+    assert stored.created == 20
+    page = given(list_items.sync_detailed(client=client, q="film", limit=5), models.ItemPage)
+    assert (len(page.items), page.next_) == (5, "12")
+    given(get_item.sync_detailed("f/1", client=client), models.ItemAnswer)
+    given(delete_item.sync_detailed("f/1", client=client), models.ItemDeleted)
+    gone = given(get_item.sync_detailed("f/1", client=client), models.Error, 404)
+    assert gone.code == "not_found"
+
+
 def train(client: Client) -> None:
     """Make two versions, follow a job, and end others."""
     recipes = given(list_recipes.sync_detailed(client=client), models.RecipeList).recipes
@@ -203,6 +231,9 @@ def look(client: Client) -> None:
         get_recommendations.sync_detailed("u1", client=client, n=3), models.RecommendationList
     )
     assert [item.rank for item in recommended.items] == [1, 2, 3]
+    told = models.HistoryRequest(history=["1", 2], n=3)
+    answer = recommend_from_history.sync_detailed(client=client, body=told)
+    assert len(given(answer, models.HistoryRecommendations).items) == 3
     given(get_demo.sync_detailed(client=client), models.Demo)
     given(delete_demo.sync_detailed(client=client), models.DemoCleared)
     given(get_liveness.sync_detailed(client=client), models.Liveness)
@@ -214,7 +245,7 @@ def main() -> None:
     """Call everything, and say how much that was."""
     operations, called = recorded()
     with Client(base_url=sys.argv[1], timeout=httpx.Timeout(120)) as client:
-        for part in (send, train, steer, look):
+        for part in (send, describe, train, steer, look):
             part(client)
     assert called == operations, operations - called
     print(f"{len(called)} of {len(operations)} operations called, their answers of their types")

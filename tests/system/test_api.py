@@ -48,6 +48,8 @@ ROUTES = {
     "/user_interactions/{user_id}": {"get"},
     "/watchlist/{user_id}": {"get"},
     "/watchlist/{user_id}/{item_id}": {"post", "delete"},
+    "/items": {"get", "post"},
+    "/items/{item_id}": {"get", "put", "patch", "delete"},
     "/recommendations": {"post"},
     "/recommendations/{user_id}": {"get"},
     "/demo": {"get", "delete"},
@@ -916,6 +918,7 @@ def test_examples_have_the_fields_of_the_answers(site):
     paths = openapi.json()["paths"]
     site.server.post("/watchlist/documented/i1")
     site.server.put("/policy", json=site.server.get("/policy").json()["policy"])
+    site.server.put("/items/documented", json={"title": "Documented"})
     for path, real in {
         "/models": "/models",
         "/models/{version}": "/models/2",
@@ -930,6 +933,8 @@ def test_examples_have_the_fields_of_the_answers(site):
         "/recipes": "/recipes",
         "/user_interactions/{user_id}": "/user_interactions/documented",
         "/watchlist/{user_id}": "/watchlist/documented",
+        "/items": "/items?q=documented",
+        "/items/{item_id}": "/items/documented",
         "/recommendations/{user_id}": "/recommendations/documented?n=1",
         "/demo": "/demo",
         "/health/live": "/health/live",

@@ -20,6 +20,7 @@ from reckeeper.api import (
     demo,
     handlers,
     interactions,
+    items,
     jobs,
     openapi,
     operation,
@@ -35,7 +36,10 @@ from reckeeper.api.runtime import Runtime
 from reckeeper.config import Settings
 from reckeeper.wire.headers import INSTALLATION_HEADER
 
-_PARTS = (versions, jobs, policy, audit_trail, interactions, watchlist, recommendations, demo)
+_PARTS = (
+    *(versions, jobs, policy, audit_trail),
+    *(interactions, watchlist, items, recommendations, demo),
+)
 
 _log = telemetry.get_logger("server")
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from reckeeper import wire
+from reckeeper.api import catalogue_examples
 
 _BY_USER = [
     f"{name}@10"
@@ -488,6 +489,7 @@ ANSWERS: Mapping[str, Mapping[int, object]] = {
             ],
         }
     },
+    **catalogue_examples.ANSWERS,
     "get_recommendations": {
         200: {
             "status": "ok",
@@ -553,6 +555,7 @@ REQUESTS: Mapping[str, object] = {
         },
         {"user_id": "u1", "item_id": "i8", "interaction_type": "dismiss"},
     ],
+    **catalogue_examples.REQUESTS,
     "recommend_from_history": {"history": ["i7", "i9"], "n": 5},
     "set_policy": _POLICY["policy"],
     "retrain": {"recipe": "svd", "settings": {"n_components": 20}},

@@ -10,7 +10,7 @@ from reckeeper.api import examples
 from reckeeper.interactions import MAX_ROWS
 
 _REF = "#/components/schemas/{model}"
-_SENT = (wire.Interaction, wire.HistoryRequest, wire.PolicyChange)
+_SENT = (wire.Interaction, wire.HistoryRequest, wire.PolicyChange, wire.ItemContent, wire.ItemRow)
 """Bodies that the library parses itself."""
 
 
@@ -53,13 +53,14 @@ def describe(app: FastAPI) -> wire.JsonObject:
 def _sent_schemas() -> wire.JsonObject:
     _, found = models_json_schema([(model, "validation") for model in _SENT], ref_template=_REF)
     schemas: wire.JsonObject = found["$defs"]
-    schemas["InteractionBatch"] = {
-        "title": "InteractionBatch",
-        "type": "array",
-        "items": reference("Interaction"),
-        "minItems": 1,
-        "maxItems": MAX_ROWS,
-    }
+    for name, row in (("InteractionBatch", "Interaction"), ("ItemBatch", "ItemRow")):
+        schemas[name] = {
+            "title": name,
+            "type": "array",
+            "items": reference(row),
+            "minItems": 1,
+            "maxItems": MAX_ROWS,
+        }
     return schemas
 
 

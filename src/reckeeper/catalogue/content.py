@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, from_json
 
 from reckeeper import clock
-from reckeeper.errors import DataError, TooLargeError
+from reckeeper.errors import DataError, TooLargeError, alternatives
 from reckeeper.interactions import MAX_BODY_BYTES, MAX_ROWS, valid_id
 from reckeeper.storage import Item
 
@@ -213,7 +213,7 @@ def _read(kind: type[_Kind], told: object) -> _Kind:
         error = exc.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part)[:64] for part in error["loc"])
         if error["type"] == "extra_forbidden":
-            problem = f"is not a field of an item; there are {', '.join(kind.model_fields)}"
+            problem = f"is not a field of an item{alternatives(field, kind.model_fields)}"
         elif error["type"] == "missing":
             problem = "is missing"
         else:

@@ -24,6 +24,15 @@ from .events import (
 )
 from .failures import ACTIONS, RETRY_SECONDS, STATUSES, Error, error_body, error_from, status_of
 from .forms import Answer, Done, JsonObject, Percentage, PlainTime, Time
+from .items import (
+    Item,
+    ItemAnswer,
+    ItemContent,
+    ItemDeleted,
+    ItemPage,
+    ItemRow,
+    ItemsStored,
+)
 from .jobs import (
     Advice,
     Beside,
@@ -141,6 +150,13 @@ __all__ = [
     "HistoryRequest",
     "Interaction",
     "InteractionList",
+    "Item",
+    "ItemAnswer",
+    "ItemContent",
+    "ItemDeleted",
+    "ItemPage",
+    "ItemRow",
+    "ItemsStored",
     "Job",
     "JobAnswer",
     "JobError",

@@ -1,0 +1,36 @@
+"""Examples of the catalogue's routes, for `examples`."""
+
+from collections.abc import Mapping
+
+from reckeeper import wire
+
+_ITEM: wire.JsonObject = {
+    "item_id": "i3",
+    "title": "Toy Story (1995)",
+    "categories": ["Animation", "Comedy"],
+    "attributes": {"price": 9.99, "regions": ["eu", "us"]},
+    "available": True,
+    "available_from": "2025-12-01T00:00:00.000000Z",
+    "available_until": None,
+    "available_now": True,
+    "in_catalogue": True,
+}
+_ONE: Mapping[int, object] = {200: {"status": "ok", "item": _ITEM}}
+
+ANSWERS: Mapping[str, Mapping[int, object]] = {
+    "list_items": {200: {"status": "ok", "items": [_ITEM], "next": None}},
+    "store_items": {200: {"status": "ok", "created": 2, "changed": 1, "unchanged": 0}},
+    "get_item": _ONE,
+    "put_item": _ONE,
+    "patch_item": _ONE,
+    "delete_item": {200: {"status": "ok", "item_id": "i3"}},
+}
+
+REQUESTS: Mapping[str, object] = {
+    "store_items": [
+        {"item_id": "i3", "title": "Toy Story (1995)", "categories": ["Animation", "Comedy"]},
+        {"item_id": "i4", "attributes": {"price": 4.5}, "available_until": "2126-01-31T12:00:00Z"},
+    ],
+    "put_item": {"title": "Toy Story (1995)", "categories": ["Animation", "Comedy"]},
+    "patch_item": {"available": False, "attributes": {"price": None}},
+}
