@@ -30,6 +30,7 @@ from reckeeper_generated.api.interactions import (
     remove_from_watchlist,
 )
 from reckeeper_generated.api.operation import get_liveness, get_metrics, get_readiness
+from reckeeper_generated.api.people import merge_users
 from reckeeper_generated.api.policy import get_policy, list_policies, set_policy
 from reckeeper_generated.api.recommendations import get_recommendations, recommend_from_history
 from reckeeper_generated.api.training import (
@@ -234,6 +235,9 @@ def look(client: Client) -> None:
     told = models.HistoryRequest(history=["1", 2], n=3)
     answer = recommend_from_history.sync_detailed(client=client, body=told)
     assert len(given(answer, models.HistoryRecommendations).items) == 3
+    visitor = models.MergeRequest(from_="visitor")
+    merged = merge_users.sync_detailed("u1", client=client, body=visitor)
+    assert given(merged, models.Merge).interactions == 0
     given(get_demo.sync_detailed(client=client), models.Demo)
     given(delete_demo.sync_detailed(client=client), models.DemoCleared)
     given(get_liveness.sync_detailed(client=client), models.Liveness)

@@ -151,6 +151,14 @@ const calls: { [name in keyof operations]: () => Promise<unknown> } = {
     const scores: number[] = list.items.map((item) => item.score);
     return [strategy, scores];
   },
+  recommend_from_history: async () => {
+    const body: Schemas["HistoryRequest"] = { history: ["1", 2], n: 3 };
+    return given(await client.POST("/recommendations", { body })).items.length;
+  },
+  merge_users: async () => {
+    const body: Schemas["MergeRequest"] = { from: "visitor" };
+    return given(await client.POST("/users/{user_id}/merge", { ...of("ts"), body })).interactions;
+  },
   get_demo: async () => given(await client.GET("/demo")).sample_users.length,
   delete_demo: async () => given(await client.DELETE("/demo")).versions,
   get_liveness: async () => given(await client.GET("/health/live")).status,

@@ -170,6 +170,16 @@ def entries(database: storage.Database, *, limit: int, before: int | None = None
     return [_shown(entry) for entry in found]
 
 
+def pseudonym(connection: storage.Connection, external_id: str) -> str:
+    """Return what stands for a person's id in the trail, from which nothing is ever erased.
+
+    The same for the same id under the same key; without the key it tells nobody the id.
+    """
+    settings = storage.settings_of(connection)
+    key = _key_of(settings) or _make_key(settings)
+    return hmac.new(key, b"person:" + external_id.encode(), "sha256").hexdigest()[:16]
+
+
 def _shown(entry: storage.AuditEntry) -> Entry:
     """Describe an entry; one that somebody altered can hold anything, and is shown too."""
     try:

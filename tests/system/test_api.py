@@ -50,6 +50,7 @@ ROUTES = {
     "/watchlist/{user_id}/{item_id}": {"post", "delete"},
     "/items": {"get", "post"},
     "/items/{item_id}": {"get", "put", "patch", "delete"},
+    "/users/{user_id}/merge": {"post"},
     "/recommendations": {"post"},
     "/recommendations/{user_id}": {"get"},
     "/demo": {"get", "delete"},
@@ -519,6 +520,36 @@ def test_a_removal_takes_back_the_addition_and_no_click(site):
     row = model["rating_matrix"].toarray()[users.index("mover")]
     assert row[items.index("kept")] == 2 + 2  # two clicks, and an addition that weighs two
     assert row[items.index("taken")] == 1
+
+
+# People
+
+
+def test_after_a_login_the_visitors_history_is_the_accounts(site, client):
+    site.send([click("visitor/1", "i1"), click("visitor/1", "i2"), click("account 1", "i3")])
+    site.server.post("/watchlist/visitor%2F1/i4")
+    merged = site.server.post("/users/account%201/merge", json={"from": "visitor/1"})
+    assert merged.json() == {"status": "ok", "user_id": "account 1", "interactions": 3}
+    assert client.merge("account 1", "visitor/1").interactions == 0
+    found = client.recommendations("account 1", n=100)
+    assert found.strategy == "fold_in"
+    assert not {"i1", "i2", "i3", "i4"} & {item.item_id for item in found.items}
+    assert [item.item_id for item in client.watchlist("account 1")] == ["i4"]
+    # What is late, or done under the old id, is the account's.
+    site.server.delete("/watchlist/visitor%2F1/i4")
+    site.send([click("visitor/1", "i5")])
+    assert client.watchlist("account 1") == []
+    assert "i5" in {row.item_id for row in client.interactions("account 1", n=100)}
+    assert client.interactions("visitor/1", n=100) == []
+    other = site.server.post("/users/other/merge", json={"from": "visitor/1"})
+    assert "account 1" in assert_error(other, 409, "conflict")
+    for body in ({}, {"from": ""}, {"from": None}, {"from": True}, {"from": "a", "to": "b"}):
+        assert_error(site.server.post("/users/a%2Fb/merge", json=body), 422, "invalid_data")
+    said = site.server.post("/users/u/merge", json={"form": "v"}).json()["message"]
+    assert "there is from (did you mean from?)" in said
+    assert site.server.get("/audit?limit=1").json()["entries"][0]["action"] == "merge"
+    told = site.run("users", "merge", "account 1", "visitor/2").stdout
+    assert "what comes later goes to the account" in told
 
 
 # Recommendations

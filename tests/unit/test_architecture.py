@@ -42,6 +42,7 @@ MAY_IMPORT = {
     | {"ranking", "serving", "policy", "notices"},
     "events": {"clock", "config", "errors", "interactions", "periodic", "telemetry"}
     | {"storage", "audit", "policy", "tabular"},
+    "people": {"errors", "storage", "audit"},
     "security": {"errors"},
     "client": {"errors", "wire"},
 }  # fmt: skip

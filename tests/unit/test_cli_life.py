@@ -208,6 +208,11 @@ def flat(text):
         ("policy", "GET /policy", {}, b"", REVISION, {"status": "ok", **REVISION}),
         ("policy show", "GET /policy", {}, b"", REVISION, {"status": "ok", **REVISION}),
         (
+            "users merge a/b v",
+            *("POST /users/a%2Fb/merge", {}, {"from": "v"}, {"user_id": "a/b", "interactions": 3}),
+            {"status": "ok", "user_id": "a/b", "interactions": 3},
+        ),
+        (
             "audit list --limit 2 --before 9",
             *("GET /audit", {"limit": "2", "before": "9"}, b"", {"entries": [AUDIT_ENTRY]}),
             [AUDIT_ENTRY],

@@ -50,6 +50,7 @@ ANSWERS = {
         wire.InteractionList: {"user_id": "u", "interactions": [STORED]},
         wire.JobAnswer: {"job": JOB},
         wire.JobPage: {"jobs": [LISTED], "schedule": None, "next_scheduled_at": None},
+        wire.Merge: {"user_id": "u", "interactions": 3},
         wire.ModelAnswer: {"model": MODEL},
         wire.ModelList: {"models": [samples.model()]},
         wire.PolicyAnswer: samples.revision(),
@@ -322,6 +323,12 @@ ODD_PATH = "films%2F%F0%9F%8E%AC%20100%25%3F%231"
             ("GET", f"/user_interactions/{ODD_PATH}", {"n": "7"}),
             None,
             wire.InteractionList,
+        ),
+        (
+            lambda c: c.merge(ODD, "v"),
+            ("POST", f"/users/{ODD_PATH}/merge", {}),
+            {"from": "v"},
+            wire.Merge,
         ),
         (lambda c: c.watchlist(ODD), ("GET", f"/watchlist/{ODD_PATH}", {}), None, wire.Watchlist),
         (
@@ -732,7 +739,7 @@ def test_the_public_names():
         *("jobs", "job", "follow_job", "finish_job", "cancel_job"),
         *("policy", "set_policy", "policy_history", "audit", "verify_audit"),
         *("send", "interactions", "watchlist", "add_to_watchlist", "remove_from_watchlist"),
-        *("dismiss", "undo_dismiss"),
+        *("dismiss", "undo_dismiss", "merge"),
         *("recommendations", "recommend_from", "demo", "clear_demo", "ready", "is_live", "metrics"),
     }
 

@@ -3,7 +3,7 @@
 import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME, Message
 
-from reckeeper import storage
+from reckeeper import people, storage
 from reckeeper.events.kafka.messages import Decoder
 from reckeeper.events.kafka.store import Store
 
@@ -38,6 +38,15 @@ def stored(database):
     with database.read() as connection:
         offsets = storage.stream_offsets.get(connection, "t", topic_id="id")
         return storage.interactions.count(connection), offsets
+
+
+def test_what_was_on_its_way_when_a_visitor_logged_in_is_the_accounts(store, database):
+    assert submit(store, 0, 2, base=None).future.result(30) is True
+    assert people.merge(database, "account", "u", actor="test") == 2
+    assert submit(store, 2, 5, base=2).future.result(30) is True
+    with database.read() as connection:
+        assert storage.interactions.of_user(connection, "account").num_rows == 5
+        assert storage.interactions.of_user(connection, "u").num_rows == 0
 
 
 def test_batches_that_follow_each_other_are_stored(store, database):

@@ -48,7 +48,8 @@ def test_names_of_operations_are_stable():
         *("set_policy", "list_policies", "list_audit_entries", "verify_audit"),
         *("create_interactions", "list_interactions", "get_watchlist", "add_to_watchlist"),
         *("remove_from_watchlist", "list_items", "store_items", "get_item", "put_item"),
-        *("patch_item", "delete_item", "get_recommendations", "recommend_from_history"),
+        *("patch_item", "delete_item", "merge_users", "get_recommendations"),
+        "recommend_from_history",
         *("get_demo", "delete_demo", "get_liveness", "get_readiness", "get_metrics"),
     ]
 

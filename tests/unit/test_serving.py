@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from reckeeper import catalogue, clock, matrix, storage
+from reckeeper import catalogue, clock, matrix, people, storage
 from reckeeper.api.app import create_app
 from reckeeper.artifact import Artifact, Metadata, ModelStore
 from reckeeper.catalogue import Catalogue
@@ -350,6 +350,48 @@ def assert_same_history(found, wanted):
         assert found.n_later.tolist() == wanted.n_later[of_item].tolist()
     elif wanted.n_later is not None:  # all of the user's own is of one time
         assert not wanted.n_later.any()
+
+
+@pytest.mark.parametrize("trained_first", [True, False])
+def test_after_a_login_the_account_has_both_histories_at_once(
+    trained_first, taste, add, train, activate, make_serving, database, registry
+):
+    add(("visitor", "i0"), ("visitor", "i1", ADD), ("visitor", "i8", DISMISS), ("visitor", "i2"))
+    add(("u03", "i0"), ("u03", "i1", REMOVE), ("u03", "i8"), ("u03", "i2", DISMISS))
+    if trained_first:
+        activate(train())
+        people.merge(database, "u03", "visitor", actor="test")
+    else:
+        people.merge(database, "u03", "visitor", actor="test")
+        activate(train())
+    serving = make_serving()
+    for later in ((), (("visitor", "i5"), ("u03", "i2", UNDO), ("visitor", "unheard of"))):
+        add(*later)
+        strategy, scores = answer(serving, "u03")
+        assert strategy == ("fold_in" if trained_first or later else "model")
+        assert scores == pytest.approx(expected(database, registry, "u03"))
+        assert not {"i0", "i1", "i8"} & scores.keys()
+        # The visitor's id is used up.
+        assert serving.recommend("visitor", n=9).strategy == "popular"
+        assert answer(serving, "visitor") == answer(serving, "nobody")
+
+
+def test_a_version_of_elsewhere_has_both_histories_too(
+    taste, add, train, activate, make_serving, database, registry, tmp_path
+):
+    add(("visitor", "i0"), ("visitor", "i1"))
+    activate(train())
+    bundle = tmp_path / "bundle.zip"
+    registry.transfer.export_bundle(1, bundle)
+    with database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM user_interactions")
+    activate(registry.transfer.import_bundle(bundle, actor="test", cell_limit=100))
+    serving = make_serving()
+    before = answer(serving, "new")
+    people.merge(database, "new", "visitor", actor="test")
+    strategy, scores = answer(serving, "new")
+    assert (before[0], strategy) == ("popular", "fold_in")
+    assert not {"i0", "i1"} & scores.keys()
 
 
 def test_a_model_file_without_times_gives_histories_without_order(

@@ -25,6 +25,7 @@ from reckeeper.api import (
     openapi,
     operation,
     parameters,
+    people,
     policy,
     recommendations,
     versions,
@@ -38,7 +39,7 @@ from reckeeper.wire.headers import INSTALLATION_HEADER
 
 _PARTS = (
     *(versions, jobs, policy, audit_trail),
-    *(interactions, watchlist, items, recommendations, demo),
+    *(interactions, watchlist, items, people, recommendations, demo),
 )
 
 _log = telemetry.get_logger("server")

@@ -490,6 +490,7 @@ ANSWERS: Mapping[str, Mapping[int, object]] = {
         }
     },
     **catalogue_examples.ANSWERS,
+    "merge_users": {200: {"status": "ok", "user_id": "u1", "interactions": 12}},
     "get_recommendations": {
         200: {
             "status": "ok",
@@ -557,6 +558,7 @@ REQUESTS: Mapping[str, object] = {
     ],
     **catalogue_examples.REQUESTS,
     "recommend_from_history": {"history": ["i7", "i9"], "n": 5},
+    "merge_users": {"from": "visitor-8f3a"},
     "set_policy": _POLICY["policy"],
     "retrain": {"recipe": "svd", "settings": {"n_components": 20}},
     "update_model": {"note": "the one before the sale"},

@@ -88,4 +88,6 @@ async def _change(
 
 def _state(runtime: Runtime, user_id: str, item_id: str) -> tuple[bool, int] | None:
     with runtime.database.read() as connection:
-        return storage.interactions.watchlist_state(connection, user_id, item_id)
+        # What a visitor changes after a login is on the account's watchlist.
+        owner = storage.merges.account_of(connection, user_id) or user_id
+        return storage.interactions.watchlist_state(connection, owner, item_id)

@@ -23,6 +23,7 @@ COMMANDS = {
     "retrain": "Train a new version on the latest interactions, and wait until it is done.",
     "evaluate": "Measure how well recipes find what users did next.",
     "policy": "When to retrain, and what a new version must prove. Without a command: show.",
+    "users": "What is done with all that is known of a user.",
     "audit": "Who changed what, and is the trail whole? Without a command: list.",
 }
 """The first line of each command's help: it is listed without loading the command."""
@@ -51,6 +52,8 @@ def _register(name: str, app: typer.Typer) -> None:
         from reckeeper.cli.jobs import register
     elif name == "evaluate":
         from reckeeper.cli.evaluate import register
+    elif name == "users":
+        from reckeeper.cli.users import register
     elif name == "policy":
         from reckeeper.cli.policy import register
     else:

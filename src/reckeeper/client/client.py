@@ -465,6 +465,16 @@ class Client:
             wire.HistoryRecommendations, "POST", "/recommendations", json=body, repeat=True
         )
 
+    def merge(self, user_id: str, visitor_id: str) -> wire.Merge:
+        """Give a visitor's interactions and watchlist to an account, as after a login.
+
+        Whatever comes under the visitor's id from then on is the account's
+        too. Asked again it changes nothing; it cannot be taken back.
+        """
+        path = f"/users/{_segment(user_id)}/merge"
+        body = {"from": visitor_id}
+        return self._server.call(wire.Merge, "POST", path, json=body, repeat=True)
+
     # The installation
 
     def demo(self) -> wire.Demo:

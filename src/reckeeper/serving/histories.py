@@ -28,7 +28,8 @@ def history_of(
     connection : storage.Connection
     model : ActiveModel
     user_id : str
-        Known to the model or not.
+        Known to the model or not. An account has the histories of the visitors
+        who were merged into it, and such a visitor none.
     policy : PolicyWatch
         Asked for the weights of types where the model does not say with which
         it was trained.
@@ -42,10 +43,17 @@ def history_of(
         Whether anything in it is newer than the model.
     """
     trained = model.artifact.matrix
+    if storage.merges.account_of(connection, user_id) is not None:
+        return _as_history({}, n_items=len(trained.items)), False
+    visitors = [
+        visitor_id
+        for visitor_id in storage.merges.visitors_of(connection, user_id)
+        if trained.users.find(visitor_id) is not None
+    ]
     newer = storage.interactions.of_user(connection, user_id, after=model.watermark)
     if model.seen_until is not None:
         newer = newer.filter(pc.greater(newer.column("occurred_at"), model.seen_until))
-    if not newer.num_rows:
+    if not (newer.num_rows or visitors):
         return _trained(trained, user_id), False
 
     metadata = model.artifact.metadata
@@ -63,9 +71,14 @@ def history_of(
         keys = [_key(trained.items, item_id) for item_id in built.items.ids]
         return _row(keys, built.weights.data, built.latest_at)
 
+    if visitors and model.seen_until is None:
+        # Trained as several, and one since: it is summed as one.
+        whole = summed(storage.interactions.of_user(connection, user_id))
+        return _as_history(whole, n_items=len(trained.items)), True
     row = _trained_row(trained, user_id)
-    for key, pair in summed(newer).items():
-        row[key] = row[key].and_then(pair) if key in row else pair
+    for more in (*(_trained_row(trained, visitor) for visitor in visitors), summed(newer)):
+        for key, pair in more.items():
+            row[key] = row[key].and_then(pair) if key in row else pair
     # A removal or a dismissal takes from what was trained, and one that was trained from what
     # came late; a sum is clipped at zero only when all is added. Where any of these may be,
     # the items are summed again.

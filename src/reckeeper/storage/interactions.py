@@ -18,6 +18,11 @@ _APPEND = f"""
     INSERT INTO user_interactions ({_COLUMNS}, import_id)
     {{rows}} ON CONFLICT (event_id) DO NOTHING
 """
+# What comes under the id of a visitor who has become an account is that account's.
+_ACCOUNT = """coalesce(
+    (SELECT merged.user_id FROM user_merges AS merged WHERE merged.visitor_id = {user_id}),
+    {user_id}
+)"""
 _TYPES = ("text", "text", "text", "text", "float8", "int8")
 
 # Few rows go to PostgreSQL in one round trip, many by COPY, which is faster for each of them.
@@ -78,7 +83,9 @@ def append(
     if is_postgresql(connection):
         accepted = _append_to_postgresql(connection, interactions, import_number)
     else:
-        statement = _APPEND.format(rows=f"VALUES (?, ?, ?, ?, ?, ?, {import_number})")
+        statement = _APPEND.format(
+            rows=f"VALUES (?1, {_ACCOUNT.format(user_id='?2')}, ?3, ?4, ?5, ?6, {import_number})"
+        )
         accepted = connection.exec_driver_sql(statement, interactions).rowcount
     if accepted and any(row[3] in (WATCHLIST_ADD, WATCHLIST_REMOVE) for row in interactions):
         connection.execute(
@@ -105,7 +112,8 @@ def _append_to_postgresql(
                 copy.set_types(("int4", *_TYPES))
                 for place, row in enumerate(interactions):
                     copy.write_row((place, *row))
-        rows = f"SELECT {_COLUMNS}, {import_number} FROM {source} ORDER BY place"
+        columns = _COLUMNS.replace("user_id", _ACCOUNT.format(user_id="incoming.user_id"))
+        rows = f"SELECT {columns}, {import_number} FROM {source} ORDER BY place"
         cursor.execute(_APPEND.format(rows=rows), values, prepare=True)
         return int(cursor.rowcount)
 
@@ -291,6 +299,22 @@ def watchlist_state(
         )
     ).first()
     return None if row is None else (row.is_listed, row.changed_at)
+
+
+def move(connection: sa.Connection, visitor_id: str, *, user_id: str) -> int:
+    """Give a visitor's interactions and watchlist to an account; return how many interactions.
+
+    Their numbers, event ids and imports stay: nothing is copied.
+    """
+    of_visitor = user_interactions.c.user_id == visitor_id
+    moved = connection.execute(
+        sa.update(user_interactions).where(of_visitor).values(user_id=user_id)
+    ).rowcount
+    connection.execute(sa.delete(watchlist).where(watchlist.c.user_id == visitor_id))
+    if moved:
+        project = sa.text(_PROJECT.format(changes="changes.user_id = :user_id"))
+        connection.execute(project, {"user_id": user_id})
+    return int(moved)
 
 
 def delete_imported(connection: sa.Connection, import_id: int, *, limit: int) -> int:

@@ -116,6 +116,17 @@ watchlist = Table(
     sqlite_with_rowid=False,
 )
 
+# Whose interactions are an account's since a merge; an account is never a visitor here. What is
+# still to come under a visitor's id goes to the account, so an erasure of the account takes these
+# rows last, and with them what came from the visitors: that has the account's id.
+user_merges = Table(
+    "user_merges",
+    metadata,
+    Column("visitor_id", ID, primary_key=True),
+    Column("user_id", ID, nullable=False, index=True),
+    Column("merged_at", BigInteger, nullable=False),
+)
+
 training_jobs = Table("training_jobs", metadata, *columns_of(Job), sqlite_autoincrement=True)
 Index(
     "uq_training_jobs_one_running",

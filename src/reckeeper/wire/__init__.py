@@ -74,6 +74,7 @@ from .oversight import (
     Tuning,
     TuningChange,
 )
+from .people import Merge, MergeRequest
 from .verdicts import (
     DailyRate,
     DataChange,
@@ -168,6 +169,8 @@ __all__ = [
     "Liveness",
     "MadeOn",
     "MeasuredRecipe",
+    "Merge",
+    "MergeRequest",
     "Metric",
     "Model",
     "ModelAnswer",

@@ -70,12 +70,13 @@ class Request(Sent):
         try:
             return handler(sent)
         except ValidationError as exc:
+            names = [field.alias or name for name, field in cls.model_fields.items()]
             unknown: list[InitErrorDetails] = [
                 {
                     "type": PydanticCustomError(
                         "extra_forbidden",
                         "there is no such field{alternatives}",
-                        {"alternatives": alternatives(str(error["loc"][0]), cls.model_fields)},
+                        {"alternatives": alternatives(str(error["loc"][0]), names)},
                     ),
                     "loc": error["loc"],
                     "input": error["input"],

@@ -197,6 +197,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("version", name=op.f("pk_version_numbers")),
     )
     op.create_table(
+        "user_merges",
+        sa.Column("visitor_id", ID, nullable=False),
+        sa.Column("user_id", ID, nullable=False),
+        sa.Column("merged_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("visitor_id", name=op.f("pk_user_merges")),
+    )
+    op.create_index(op.f("ix_user_merges_user_id"), "user_merges", ["user_id"], unique=False)
+    op.create_table(
         "watchlist",
         sa.Column("user_id", ID, nullable=False),
         sa.Column("item_id", ID, nullable=False),
