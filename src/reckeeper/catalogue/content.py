@@ -210,7 +210,9 @@ def _read(kind: type[_Kind], told: object) -> _Kind:
     try:
         return kind.model_validate(told)
     except ValidationError as exc:
-        error = exc.errors(include_url=False, include_input=False)[0]
+        found = exc.errors(include_url=False, include_input=False)
+        # An unknown field first: one that is missing may be spelt otherwise.
+        error = min(found, key=lambda each: each["type"] != "extra_forbidden")
         field = ".".join(str(part)[:64] for part in error["loc"])
         if error["type"] == "extra_forbidden":
             problem = f"is not a field of an item{alternatives(field, kind.model_fields)}"
