@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -31,6 +31,8 @@ class DatabaseWriter:
     Parameters
     ----------
     database : storage.Database
+    on_stored : callable, optional
+        Called after each commit, before those who wait for it are answered.
     """
 
     problem: str | None = None
@@ -42,8 +44,11 @@ class DatabaseWriter:
     # So long is a database waited for that was started again, or a connection that broke.
     _RETRY_SECONDS = 3.0
 
-    def __init__(self, database: storage.Database) -> None:
+    def __init__(
+        self, database: storage.Database, *, on_stored: Callable[[], None] = lambda: None
+    ) -> None:
         self._database = database
+        self._on_stored = on_stored
         self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="interaction-writer", daemon=True)
         self._closed = False
@@ -104,6 +109,7 @@ class DatabaseWriter:
             for request in requests:
                 request.future.set_exception(exc)
             return
+        self._on_stored()
         for request, accepted in zip(requests, counts, strict=True):
             duplicates = len(request.interactions) - accepted
             INTERACTIONS.labels("accepted").inc(accepted)

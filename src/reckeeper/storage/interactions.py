@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from reckeeper.interactions import WATCHLIST_ADD, WATCHLIST_REMOVE, Interaction, schema
 from reckeeper.storage.engine import is_postgresql
+from reckeeper.storage.installation import raise_generation
 from reckeeper.storage.tables import imports, user_interactions, watchlist
 
 if TYPE_CHECKING:
@@ -264,6 +265,20 @@ def of_user(connection: sa.Connection, user_id: str, *, after: int = 0) -> "pa.R
     return _batch(rows)
 
 
+def users_after(
+    connection: sa.Connection, watermark: int, *, limit: int
+) -> list[tuple[int, str]]:
+    """Return number and user of up to `limit` interactions above `watermark`, in order."""
+    columns = user_interactions.c
+    rows = connection.execute(
+        sa.select(columns.id, columns.user_id)
+        .where(columns.id > watermark)
+        .order_by(columns.id)
+        .limit(limit)
+    )
+    return [(row.id, row.user_id) for row in rows]
+
+
 def latest_of_user(connection: sa.Connection, user_id: str, *, n: int) -> list[Interaction]:
     """Return a user's `n` latest interactions by time, the latest first."""
     columns = user_interactions.c
@@ -351,6 +366,7 @@ def delete_imported(connection: sa.Connection, import_id: int, *, limit: int) ->
     others = f"(import_id IS NULL OR NOT ({undone})) AND (user_id, item_id) IN {pairs}"
     connection.execute(sa.text(_PROJECT.format(changes=others)), chosen)
     deleted = connection.execute(sa.text(f"DELETE FROM user_interactions WHERE {undone}"), chosen)
+    raise_generation(connection)
     connection.execute(
         sa.update(imports).where(imports.c.import_id == import_id).values(last_id=first)
     )

@@ -165,10 +165,12 @@ notices = Table("notices", metadata, *columns_of(Notice), sqlite_autoincrement=T
 
 audit_log = Table("audit_log", metadata, *columns_of(AuditEntry), sqlite_autoincrement=True)
 
-# One row, which the migration that makes the database writes.
+# One row, which the migration that makes the database writes. `generation` is that of the
+# interactions: who takes some of them away, or gives them to another user, raises it.
 installation = Table(
     "installation",
     metadata,
     Column("installation_id", String(36), primary_key=True),
     Column("made_at", BigInteger, nullable=False),
+    Column("generation", BigInteger, nullable=False),
 )

@@ -272,7 +272,12 @@ def upgrade() -> None:
         "installation",
         sa.Column("installation_id", sa.String(length=36), nullable=False),
         sa.Column("made_at", sa.BigInteger(), nullable=False),
+        sa.Column("generation", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("installation_id", name=op.f("pk_installation")),
     )
-    row = {"installation_id": str(uuid.uuid4()), "made_at": time.time_ns() // 1000}
+    row = {
+        "installation_id": str(uuid.uuid4()),
+        "made_at": time.time_ns() // 1000,
+        "generation": 0,
+    }
     op.bulk_insert(installation, [row])

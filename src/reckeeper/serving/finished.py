@@ -1,0 +1,54 @@
+"""Lists that were made, kept while what they were made of is as it was."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+
+MOST_BYTES = 64 << 20
+"""What all bodies come to at most; the one that was asked for least lately goes first."""
+
+_ENTRY_BYTES = 400
+"""What an entry costs beside its body."""
+
+
+class FinishedLists:
+    """Bodies of answers by what was asked for, each with the state that it was made in.
+
+    Safe to share between threads.
+
+    Parameters
+    ----------
+    most_bytes : int
+    """
+
+    def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._held: OrderedDict[Hashable, tuple[Hashable, bytes]] = OrderedDict()
+        self._n_bytes = 0
+        self._changing = threading.Lock()
+
+    def get(self, asked: Hashable, state: Hashable) -> bytes | None:
+        """Return what was made in this state, or None."""
+        with self._changing:
+            found = self._held.get(asked)
+            if found is None:
+                return None
+            if found[0] != state:
+                self._remove(asked)
+                return None
+            self._held.move_to_end(asked)
+            return found[1]
+
+    def put(self, asked: Hashable, state: Hashable, body: bytes) -> None:
+        """Keep what was made in a state, which was taken before it was made."""
+        with self._changing:
+            if asked in self._held:
+                self._remove(asked)
+            self._held[asked] = state, body
+            self._n_bytes += len(body) + _ENTRY_BYTES
+            while self._n_bytes > self._most_bytes:
+                self._remove(next(iter(self._held)))
+
+    def _remove(self, asked: Hashable) -> None:
+        _, body = self._held.pop(asked)
+        self._n_bytes -= len(body) + _ENTRY_BYTES

@@ -1,0 +1,130 @@
+"""Who has done something since the version in memory was trained: the tail of the table."""
+
+import contextlib
+import threading
+
+from reckeeper import storage
+from reckeeper.errors import ReckeeperError
+from reckeeper.periodic import Periodic
+
+_MOST_HELD = 1_000_000
+"""Interactions, the latest, whose users are held; about 120 bytes for each user."""
+
+_AT_ONCE = 50_000
+
+
+class Newer:
+    """The last interaction of each user who has one that is newer than a watermark.
+
+    A thread reads what the table got since it last looked; a process that
+    writes interactions itself calls `follow_up` after each commit, and so
+    knows of them before anybody is told that they are stored. Where
+    interactions were taken away, or given to another user, all is read again.
+    While the database cannot be read, what was read last stays.
+
+    Parameters
+    ----------
+    database : storage.Database
+    every_seconds : float
+        Pause between two looks.
+    """
+
+    def __init__(self, database: storage.Database, *, every_seconds: float) -> None:
+        self._database = database
+        self._reading = Periodic(self.refresh, name="newer", every_seconds=every_seconds)
+        self._refreshing = threading.Lock()
+        self._tail = _Tail(0, 0)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the last look failed, in a sentence; None if it succeeded."""
+        return self._reading.problem
+
+    def start(self) -> None:
+        """Follow the table until `stop`."""
+        self._reading.start()
+
+    def stop(self) -> None:
+        """Follow it no longer."""
+        self._reading.stop()
+
+    def hold_from(self, watermark: int) -> None:
+        """Hold the users of what is above a watermark, and forget those of what is not.
+
+        Raises
+        ------
+        StorageError
+            The database cannot be read.
+        """
+        with self._refreshing, self._database.read() as connection:
+            if 0 < self._tail.since <= watermark:
+                self._tail = self._tail.above(watermark)
+                self._read(connection)
+            else:
+                self._begin(connection, watermark)
+
+    def refresh(self) -> None:
+        """Take in what the table got since the last time.
+
+        Raises
+        ------
+        StorageError
+            The database cannot be read.
+        """
+        with self._refreshing, self._database.read() as connection:
+            self._read(connection)
+
+    def follow_up(self) -> None:
+        """Take in what this process has just written; a failure is left to the next look."""
+        with contextlib.suppress(ReckeeperError):
+            self.refresh()
+
+    def may_have(self, user_id: str, watermark: int) -> bool:
+        """Say whether a user may have interactions above a watermark."""
+        tail = self._tail
+        return tail.since > watermark or tail.last_of.get(user_id, 0) > watermark
+
+    def state_of(self, user_id: str) -> tuple[int, int]:
+        """Return what changes with each interaction of a user, and where some were taken away."""
+        tail = self._tail
+        return tail.generation, tail.last_of.get(user_id, 0)
+
+    def _read(self, connection: storage.Connection) -> None:
+        tail = self._tail
+        if storage.installation.generation(connection) == tail.generation:
+            tail.read_on(connection)
+        else:
+            self._begin(connection, tail.since)
+
+    def _begin(self, connection: storage.Connection, watermark: int) -> None:
+        generation = storage.installation.generation(connection)
+        since = max(watermark, storage.interactions.last_id(connection) - _MOST_HELD)
+        tail = _Tail(generation, since)
+        tail.read_on(connection)  # before anybody sees it
+        self._tail = tail
+
+
+class _Tail:
+    """What was read: above number `since`, up to `last`, in a generation."""
+
+    def __init__(self, generation: int, since: int) -> None:
+        self.generation = generation
+        self.since = since
+        self.last = since
+        self.last_of: dict[str, int] = {}
+
+    def above(self, watermark: int) -> "_Tail":
+        """Return what is above a number that is not below `since`."""
+        tail = _Tail(self.generation, watermark)
+        tail.last = max(self.last, watermark)
+        tail.last_of = {user: last for user, last in self.last_of.items() if last > watermark}
+        return tail
+
+    def read_on(self, connection: storage.Connection) -> None:
+        """Take in what is above `last`."""
+        rows = None
+        while rows is None or len(rows) == _AT_ONCE:
+            rows = storage.interactions.users_after(connection, self.last, limit=_AT_ONCE)
+            for number, user_id in rows:
+                self.last_of[user_id] = number
+                self.last = number
