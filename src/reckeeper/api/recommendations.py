@@ -1,21 +1,47 @@
 """Recommendations, from memory."""
 
+import re
+import uuid
+from collections.abc import Hashable
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
-from reckeeper import events, wire
+from reckeeper import clock, events, telemetry, wire
 from reckeeper.api import bodies, openapi
 from reckeeper.api.answers import Json, failures
 from reckeeper.api.parameters import UserId
-from reckeeper.api.runtime import Needs
+from reckeeper.api.runtime import Needs, Runtime
 from reckeeper.interactions import MAX_BODY_BYTES, checked_id
+from reckeeper.serving import FinishedList, Recommendations
+
+_OF_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
+_ASKED_FOR_A_LENGTH = re.compile(rb"(?:n=([1-9][0-9]{0,2}|1000))?")
+
+
+class _AtHand(APIRoute):
+    """Sends a list that is finished, or made in a moment, before anything is parsed or waited for.
+
+    All other requests take the usual way.
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        found = _at_hand(scope) if scope["method"] == "GET" else None
+        if found is None:
+            await super().handle(scope, receive, send)
+        else:
+            await _sent(found)(scope, receive, send)
+
 
 router = APIRouter(tags=["recommendations"])
+_at_hand_router = APIRouter(route_class=_AtHand)
 
 
-@router.get(
+@_at_hand_router.get(
     "/recommendations/{user_id:id}",
     response_model=wire.RecommendationList,
     responses=failures(422),
@@ -24,15 +50,56 @@ def get_recommendations(
     runtime: Needs,
     user_id: UserId,
     n: Annotated[int, Query(ge=1, le=1000, description="Length of the list", examples=[10])] = 10,
-) -> Json:
+) -> Response:
     """Recommend items that a user has not seen; `strategy` says how the list was made.
 
     ``model``: from what the user did, as the model was trained on it. ``fold_in``: from that
     and what the user has done since. ``popular``: nothing is known of the user, or no version
     is active yet.
     """
-    answer = runtime.serving.recommend(checked_id("user_id", user_id), n=n)
-    return Json(wire.RecommendationList.model_validate(answer))
+    user_id = checked_id("user_id", user_id)
+    state = runtime.serving.state_for(user_id)
+    answer = runtime.serving.recommend(user_id, n=n)
+    return _sent(_finished(runtime, answer, state, n=n))
+
+
+router.include_router(_at_hand_router)
+
+
+def _at_hand(scope: Scope) -> FinishedList | None:
+    """Return the list that a request asks for, if it is there or made in a moment."""
+    asked = _ASKED_FOR_A_LENGTH.fullmatch(scope["query_string"])
+    if asked is None or not _OF_A_BODY.isdisjoint(name for name, _ in scope["headers"]):
+        return None
+    runtime: Runtime = scope["app"].state.runtime
+    user_id, n = scope["path_params"]["user_id"], int(asked[1] or 10)
+    state = runtime.serving.state_for(user_id)
+    if state is None:
+        return None
+    found = runtime.finished.get((user_id, n), state)
+    if found is not None:
+        telemetry.RECOMMENDATIONS.labels(found.strategy).inc()
+        return found
+    answer = runtime.serving.recommend_at_once(checked_id("user_id", user_id), n=n)
+    return None if answer is None else _finished(runtime, answer, state, n=n)
+
+
+def _finished(
+    runtime: Runtime, answer: Recommendations, state: Hashable, *, n: int
+) -> FinishedList:
+    """Return a list as JSON without what is of one answer alone, and keep it for the next one."""
+    written = wire.RecommendationList.model_validate(answer)
+    body = written.model_dump_json(exclude={"request_id", "generated_at"})[:-1].encode()
+    finished = FinishedList(body, answer.strategy)
+    if state is not None:
+        runtime.finished.put((answer.user_id, n), state, finished)
+    return finished
+
+
+def _sent(finished: FinishedList) -> Response:
+    """Return the answer with a list, under a name and a time of its own."""
+    end = f',"request_id":"{uuid.uuid4()}","generated_at":"{clock.rfc3339(clock.now())}"}}'
+    return Response(finished.body + end.encode(), media_type="application/json")
 
 
 @router.post(

@@ -16,7 +16,7 @@ from reckeeper.client import Client
 from reckeeper.config import Settings
 from reckeeper.policy import PolicyWatch
 from reckeeper.registry import Registry
-from reckeeper.serving import Readiness, Serving
+from reckeeper.serving import FinishedLists, Newer, Readiness, Serving
 
 if TYPE_CHECKING:
     from reckeeper.events.kafka import KafkaWriter
@@ -37,7 +37,9 @@ class Runtime:
     installation_id: str
     registry: Registry
     catalogue: Catalogue
+    newer: Newer
     serving: Serving
+    finished: FinishedLists
     policy: PolicyWatch
     writer: "events.DatabaseWriter | KafkaWriter"
     worker: Client
@@ -60,6 +62,7 @@ class Runtime:
         versions = Registry(database, settings.model_dir)
         policy = PolicyWatch(database, settings)
         catalogue = Catalogue(database, every_seconds=settings.poll_seconds)
+        newer = Newer(database, every_seconds=settings.poll_seconds)
         return cls(
             settings=settings,
             database=database,
@@ -72,9 +75,12 @@ class Runtime:
                 policy,
                 every_seconds=settings.poll_seconds,
                 catalogue=catalogue,
+                newer=newer,
             ),
+            newer=newer,
+            finished=FinishedLists(),
             policy=policy,
-            writer=_writer(settings, database),
+            writer=_writer(settings, database, newer),
             worker=Client(settings.worker_url, retry_seconds=0),
             feed=JobFeed(database, every_seconds=settings.poll_seconds),
             comparisons=asyncio.Semaphore(2),
@@ -90,11 +96,13 @@ class Runtime:
         self.policy.start()
         self.catalogue.start()
         self.serving.start()
+        self.newer.start()
         self.writer.start()
         _log.info("server_started", version=self.serving.version)
         async with self.feed.running():
             yield
         self.serving.stop()
+        self.newer.stop()
         self.catalogue.stop()
         self.policy.stop()
         self.writer.close()
@@ -104,16 +112,16 @@ class Runtime:
     def readiness(self) -> Readiness:
         """Say whether the process can do its work, and what stands in the way."""
         readiness = self.serving.readiness()
-        parts = (self.writer, self.policy, self.catalogue, self.feed)
+        parts = (self.writer, self.newer, self.policy, self.catalogue, self.feed)
         problems = [part.problem for part in parts]
         return readiness.also(*(problem for problem in problems if problem is not None))
 
 
 def _writer(
-    settings: Settings, database: storage.Database
+    settings: Settings, database: storage.Database, newer: Newer
 ) -> "events.DatabaseWriter | KafkaWriter":
     if not settings.uses_kafka:
-        return events.DatabaseWriter(database)
+        return events.DatabaseWriter(database, on_stored=newer.follow_up)
     from reckeeper.events.kafka import KafkaWriter
 
     return KafkaWriter(settings)

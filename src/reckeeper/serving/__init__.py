@@ -1,5 +1,6 @@
 """The active model in memory: hot swap, histories, lists, and how two versions' lists differ."""
 
+from reckeeper.serving.finished import FinishedList, FinishedLists
 from reckeeper.serving.live import (
     RETRY_SECONDS,
     SILENCE_SECONDS,
@@ -11,12 +12,16 @@ from reckeeper.serving.live import (
     Serving,
     check,
 )
+from reckeeper.serving.newer import Newer
 from reckeeper.serving.version_comparison import compare as compare_versions
 
 __all__ = [
     "RETRY_SECONDS",
     "SILENCE_SECONDS",
     "STOP_SECONDS",
+    "FinishedList",
+    "FinishedLists",
+    "Newer",
     "Problem",
     "Readiness",
     "Recommendation",

@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import NamedTuple
 
 MOST_BYTES = 64 << 20
 """What all bodies come to at most; the one that was asked for least lately goes first."""
@@ -11,8 +12,15 @@ _ENTRY_BYTES = 400
 """What an entry costs beside its body."""
 
 
+class FinishedList(NamedTuple):
+    """The body of an answer, and how the list was made."""
+
+    body: bytes
+    strategy: str
+
+
 class FinishedLists:
-    """Bodies of answers by what was asked for, each with the state that it was made in.
+    """Lists by what was asked for, each with the state that it was made in.
 
     Safe to share between threads.
 
@@ -23,11 +31,11 @@ class FinishedLists:
 
     def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
-        self._held: OrderedDict[Hashable, tuple[Hashable, bytes]] = OrderedDict()
+        self._held: OrderedDict[Hashable, tuple[Hashable, FinishedList]] = OrderedDict()
         self._n_bytes = 0
         self._changing = threading.Lock()
 
-    def get(self, asked: Hashable, state: Hashable) -> bytes | None:
+    def get(self, asked: Hashable, state: Hashable) -> FinishedList | None:
         """Return what was made in this state, or None."""
         with self._changing:
             found = self._held.get(asked)
@@ -39,16 +47,16 @@ class FinishedLists:
             self._held.move_to_end(asked)
             return found[1]
 
-    def put(self, asked: Hashable, state: Hashable, body: bytes) -> None:
+    def put(self, asked: Hashable, state: Hashable, finished: FinishedList) -> None:
         """Keep what was made in a state, which was taken before it was made."""
         with self._changing:
             if asked in self._held:
                 self._remove(asked)
-            self._held[asked] = state, body
-            self._n_bytes += len(body) + _ENTRY_BYTES
+            self._held[asked] = state, finished
+            self._n_bytes += len(finished.body) + _ENTRY_BYTES
             while self._n_bytes > self._most_bytes:
                 self._remove(next(iter(self._held)))
 
     def _remove(self, asked: Hashable) -> None:
-        _, body = self._held.pop(asked)
-        self._n_bytes -= len(body) + _ENTRY_BYTES
+        _, finished = self._held.pop(asked)
+        self._n_bytes -= len(finished.body) + _ENTRY_BYTES

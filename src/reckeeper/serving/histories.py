@@ -54,7 +54,7 @@ def history_of(
     if model.seen_until is not None:
         newer = newer.filter(pc.greater(newer.column("occurred_at"), model.seen_until))
     if not (newer.num_rows or visitors):
-        return _trained(trained, user_id), False
+        return trained_history(trained, user_id), False
 
     metadata = model.artifact.metadata
     weights = metadata.data.get("weights")
@@ -150,7 +150,8 @@ def _row(keys: Sequence[int | str], weights: np.ndarray, latest_at: np.ndarray |
     }
 
 
-def _trained(trained: matrix.InteractionMatrix, user_id: str) -> matrix.Histories:
+def trained_history(trained: matrix.InteractionMatrix, user_id: str) -> matrix.Histories:
+    """Return what a model was trained on of a user, as one row."""
     user_index = trained.users.find(user_id)
     if user_index is None:
         return matrix.Histories(sparse.csr_array((1, len(trained.items))))

@@ -3,10 +3,11 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,8 @@ from reckeeper.periodic import Periodic
 from reckeeper.policy import PolicyWatch
 from reckeeper.ranking import Lists, Ranker
 from reckeeper.registry import ActiveModel, Registry
-from reckeeper.serving.histories import history_of, history_of_items
+from reckeeper.serving.histories import history_of, history_of_items, trained_history
+from reckeeper.serving.newer import Newer
 from reckeeper.serving.popular import PopularItems
 from reckeeper.telemetry import (
     MODEL_SWAPS,
@@ -44,10 +46,16 @@ LOOK_SECONDS = 10.0
 SILENCE_SECONDS = 5.0
 """How long a database may be silent before a process says that it is not ready."""
 
+_SHORT = 1_000
+"""Items of a history whose list is made in about a millisecond."""
+
 STOP_SECONDS = 2.0
 """How long a stop waits for a database that does not answer."""
 
 _log = get_logger(__name__)
+
+_numbers = itertools.count()
+"""Numbers of what is loaded: the same version may be loaded again."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,9 @@ class Serving:
     catalogue : Catalogue, optional
         Says what lists leave out, and what their items are called. By default nothing is said
         of items, for a process that shows no lists.
+    newer : Newer, optional
+        Knows who has interactions that are newer than the version in memory. By default the
+        database is asked for each list.
     """
 
     def __init__(
@@ -123,8 +134,10 @@ class Serving:
         *,
         every_seconds: float,
         catalogue: Catalogue | None = None,
+        newer: Newer | None = None,
     ) -> None:
         self._database = database
+        self._newer = newer
         self._catalogue = catalogue or Catalogue(database, every_seconds=every_seconds)
         self._registry = registry
         self._policy = policy
@@ -247,6 +260,8 @@ class Serving:
 
     def _take(self, model: ActiveModel) -> None:
         """Answer from a model from now on."""
+        if self._newer is not None:
+            self._newer.hold_from(model.watermark)
         self._loaded = _Loaded.of(model, self._catalogue)
         self._file_state = self._registry.versions.file_state(model.version)
         self._look_at = time.monotonic() + LOOK_SECONDS
@@ -303,13 +318,44 @@ class Serving:
             The active version cannot be loaded.
         """
         loaded = self._in_memory()
+        if loaded is not None and not self._may_have_newer(loaded, user_id):
+            history = trained_history(loaded.model.artifact.matrix, user_id)
+            return self._answer(loaded, history, user_id=user_id, strategy="model", n=n)
         with self._database.read() as connection:
             if loaded is None:
                 seen = self._popular.seen_by(connection, user_id)
                 return self._most_popular(connection, seen, user_id=user_id, n=n)
             history, has_newer = history_of(connection, loaded.model, user_id, policy=self._policy)
-            strategy = "fold_in" if has_newer else "model"
+        strategy = "fold_in" if has_newer else "model"
         return self._answer(loaded, history, user_id=user_id, strategy=strategy, n=n)
+
+    def state_for(self, user_id: str) -> Hashable:
+        """Return what a list for a user depends on beside what was asked for.
+
+        While it is the same, the list is. None where a list is not to be kept.
+        """
+        loaded = self._loaded
+        if loaded is None or self._newer is None:
+            return None
+        standing = loaded.shelf.at(clock.now())
+        newer = self._newer.state_of(user_id)
+        return loaded.number, newer, standing.revision, standing.since
+
+    def recommend_at_once(self, user_id: str, *, n: int) -> Recommendations | None:
+        """Recommend as `recommend` does; None where the database must be asked, or it takes long.
+
+        For the thread that all requests share.
+        """
+        loaded = self._loaded
+        if loaded is None or self._may_have_newer(loaded, user_id):
+            return None
+        history = trained_history(loaded.model.artifact.matrix, user_id)
+        if history.weights.nnz > _SHORT:
+            return None
+        return self._answer(loaded, history, user_id=user_id, strategy="model", n=n)
+
+    def _may_have_newer(self, loaded: "_Loaded", user_id: str) -> bool:
+        return self._newer is None or self._newer.may_have(user_id, loaded.model.watermark)
 
     def recommend_from(
         self, item_ids: Sequence[str], occurred_at: Sequence[int], *, n: int
@@ -525,9 +571,11 @@ class _Loaded:
     model: ActiveModel
     ranker: Ranker
     shelf: Shelf
+    number: int
 
     @classmethod
     def of(cls, model: ActiveModel, catalogue: Catalogue) -> "_Loaded":
         items = model.artifact.matrix.items
         ranker = Ranker.of(model.artifact.model, model.artifact.matrix)
-        return cls(model, ranker, catalogue.shelf(items.ids, items.find))
+        shelf = catalogue.shelf(items.ids, items.find)
+        return cls(model, ranker, shelf, next(_numbers))

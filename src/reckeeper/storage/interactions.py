@@ -265,9 +265,7 @@ def of_user(connection: sa.Connection, user_id: str, *, after: int = 0) -> "pa.R
     return _batch(rows)
 
 
-def users_after(
-    connection: sa.Connection, watermark: int, *, limit: int
-) -> list[tuple[int, str]]:
+def users_after(connection: sa.Connection, watermark: int, *, limit: int) -> list[tuple[int, str]]:
     """Return number and user of up to `limit` interactions above `watermark`, in order."""
     columns = user_interactions.c
     rows = connection.execute(
