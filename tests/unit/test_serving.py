@@ -21,7 +21,16 @@ from reckeeper.policy import PolicyWatch
 from reckeeper.ranking import Ranker
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
-from reckeeper.serving import Serving, check, live, popular
+from reckeeper.serving import (
+    FinishedList,
+    FinishedLists,
+    Newer,
+    Serving,
+    check,
+    live,
+    newer,
+    popular,
+)
 from reckeeper.serving.histories import history_of
 from reckeeper.storage import Item
 from reckeeper.training import child, pipeline
@@ -329,8 +338,8 @@ def test_the_order_of_a_history_is_that_of_the_whole_log(
     activate(train(interaction_weights=weights))
     policy = PolicyWatch(database, settings.replaced(interaction_weights=weights))
     model = registry.versions.load(registry.switch.active_version())
-    for newer in ([], some(25, n_items=15)):
-        add(*newer)
+    for later in ([], some(25, n_items=15)):
+        add(*later)
         with database.read() as connection:
             batches = storage.interactions.read_batches(connection)
             built = matrix.build(batches, type_weights=weights)
@@ -888,3 +897,126 @@ def test_who_shares_no_item_with_others_gets_what_most_users_have_though_the_mod
     found = make_serving().recommend("hermit", n=3)
     assert found.strategy == "popular"
     assert all(item.score >= 1 for item in found.items)
+
+
+# Finished lists
+
+
+def test_a_list_that_is_kept_is_never_stale(
+    settings, database, registry, taste, train, activate, make_serving, kept_catalogue
+):
+    """Interactions, swaps, withdrawals and undone imports, at two servers of one database."""
+    for _ in range(2):
+        train()
+    activate(1)
+    random_ = random.Random(7)
+    users = [f"u{number:02}" for number in range(4)] + ["new"]
+    truth = make_serving()  # it keeps no list, and asks the database for each
+    with TestClient(create_app(settings)) as first, TestClient(create_app(settings)) as second:
+        runtimes = [client.app.state.runtime for client in (first, second)]
+        imported = itertools.count(1)
+
+        def post():
+            row = {"user_id": random_.choice(users), "item_id": f"i{random_.randrange(9)}"}
+            row["interaction_type"] = random_.choice(["click", ADD, DISMISS])
+            assert first.post("/user_interactions", json=row).status_code == 200
+
+        def swap():
+            assert first.post(f"/models/{random_.choice([1, 2])}/activate").status_code == 200
+
+        def withdraw():
+            item = {"available": random_.random() < 0.5, "title": random_.choice("xyz")}
+            assert first.put(f"/items/i{random_.randrange(9)}", json=item).status_code < 300
+
+        def bring_and_undo():
+            with database.write() as connection:
+                name = f"f{next(imported)}"
+                number = storage.imports.begin(connection, source=name, fingerprint=name)
+                event = Interaction(name, users[0], "i0", "click", 1.0, clock.now())
+                storage.imports.append(connection, number, [event])
+            for runtime in runtimes:
+                runtime.newer.refresh()
+            seen = first.get(f"/recommendations/{users[0]}").json()
+            assert "i0" not in [item["item_id"] for item in seen["items"]]
+            with database.write() as connection:
+                storage.interactions.delete_imported(connection, number, limit=10)
+
+        for _ in range(25):
+            work = random_.choice([post, post, swap, withdraw, bring_and_undo])
+            work()
+            if work is bring_and_undo:
+                runtimes[0].newer.refresh()
+            for part in (runtimes[1].newer, runtimes[1].catalogue, runtimes[1].serving, truth):
+                part.refresh()  # what the second learns within half a second
+            kept_catalogue.refresh()
+            for user_id, n in itertools.product(users, (3, 10)):
+                expected = truth.recommend(user_id, n=n)
+                for client in (first, second):
+                    told = client.get(f"/recommendations/{user_id}?n={n}").json()
+                    again = client.get(f"/recommendations/{user_id}?n={n}").json()
+                    for answer in (told, again):
+                        assert answer["model_version"] == expected.model_version
+                        assert answer["strategy"] == expected.strategy, (work, user_id)
+                        assert [
+                            (item["item_id"], pytest.approx(item["score"]), item["title"])
+                            for item in answer["items"]
+                        ] == [(item.item_id, item.score, item.title) for item in expected.items]
+                    assert told["request_id"] != again["request_id"]
+        assert any(runtime.finished._held for runtime in runtimes)
+
+
+def test_kept_lists_come_to_no_more_than_so_many_bytes():
+    kept = FinishedLists(most_bytes=3 * (400 + 10))
+    for number in range(5):
+        kept.put(number, "state", FinishedList(b"x" * 10, "model"))
+    assert [kept.get(number, "state") is not None for number in range(5)] == [False] * 2 + [
+        True
+    ] * 3
+    kept.get(2, "state")
+    kept.put(5, "state", FinishedList(b"", "model"))
+    assert kept.get(2, "state") is not None
+    assert kept.get(3, "state") is None, "it was asked for least lately"
+    assert kept.get(2, "another") is None
+    assert kept.get(2, "state") is None, "it is no longer true"
+    kept.put(6, "state", FinishedList(b"x" * 2000, "model"))
+    assert not kept._held
+    assert kept._n_bytes == 0
+
+
+def test_who_has_newer_interactions_is_known(database, add, monkeypatch):
+    followed = Newer(database, every_seconds=60)
+    add(("a", "x"), ("b", "x"), ("a", "y"))
+    followed.hold_from(1)
+    assert [followed.may_have(user, 1) for user in "abc"] == [True, True, False]
+    assert [followed.may_have(user, 2) for user in "abc"] == [True, False, False]
+    before = {user: followed.state_of(user) for user in "abc"}
+    add(("c", "x"))
+    assert followed.state_of("c") == before["c"]
+    followed.follow_up()
+    assert followed.state_of("c") != before["c"]
+    assert followed.state_of("a") == before["a"]
+    followed.hold_from(3)
+    assert [followed.may_have(user, 3) for user in "abc"] == [False, False, True]
+    followed.hold_from(0)  # back to an older version
+    assert all(followed.may_have(user, 0) for user in "abc")
+    monkeypatch.setattr(newer, "_MOST_HELD", 2)
+    followed.hold_from(0)
+    assert all(followed.may_have(user, 0) for user in "abcd"), "of more it knows the latest alone"
+    assert followed.may_have("b", 2) is False
+    with database.write() as connection:
+        storage.installation.raise_generation(connection)
+    followed.refresh()
+    assert followed.state_of("a") != before["a"]
+
+
+def test_an_invalid_id_is_refused_and_an_unusual_request_takes_the_usual_way(
+    settings, taste, train, activate
+):
+    activate(train())
+    with TestClient(create_app(settings)) as client:
+        assert client.get("/recommendations/u01?n=3").status_code == 200
+        for path in ("u01?n=0", "u01?n=1001", "u01?n=x", "u01?n=3&m=1", "%00", "x" * 300):
+            assert client.get(f"/recommendations/{path}").status_code == 422, path
+        assert client.get("/recommendations/u01?n=03").json()["items"]
+        known = client.get("/recommendations/u01").json()["items"]
+        assert client.get("/recommendations/u01?n=10").json()["items"] == known
