@@ -347,7 +347,7 @@ def test_the_order_of_a_history_is_that_of_the_whole_log(
             whole = built.histories.renamed(known, n_items=len(model.artifact.matrix.items))
             for place, user_id in enumerate(built.users.ids):
                 found, has_newer = history_of(connection, model, user_id, policy=policy)
-                assert has_newer or not newer or user_id not in {row[0] for row in newer}
+                assert has_newer or not later or user_id not in {row[0] for row in later}
                 assert_same_history(found, whole[[place]])
 
 
@@ -905,7 +905,7 @@ def test_who_shares_no_item_with_others_gets_what_most_users_have_though_the_mod
 def test_a_list_that_is_kept_is_never_stale(
     settings, database, registry, taste, train, activate, make_serving, kept_catalogue
 ):
-    """Interactions, swaps, withdrawals and undone imports, at two servers of one database."""
+    """Interactions, swaps, withdrawals, merges, undone imports; two servers of one database."""
     for _ in range(2):
         train()
     activate(1)
@@ -930,26 +930,36 @@ def test_a_list_that_is_kept_is_never_stale(
 
         def bring_and_undo():
             with database.write() as connection:
-                name = f"f{next(imported)}"
+                name, user_id = f"f{next(imported)}", users[0]
                 number = storage.imports.begin(connection, source=name, fingerprint=name)
-                event = Interaction(name, users[0], "i0", "click", 1.0, clock.now())
+                event = Interaction(name, user_id, "i0", "click", 1.0, clock.now())
                 storage.imports.append(connection, number, [event])
             for runtime in runtimes:
                 runtime.newer.refresh()
-            seen = first.get(f"/recommendations/{users[0]}").json()
+            seen = first.get(f"/recommendations/{user_id}").json()
             assert "i0" not in [item["item_id"] for item in seen["items"]]
             with database.write() as connection:
                 storage.interactions.delete_imported(connection, number, limit=10)
 
+        def merge():
+            visitor = random_.choice(users)
+            users.remove(visitor)
+            users.append(f"new{len(gone)}")
+            asked = {"from": visitor}
+            account = random_.choice(users)
+            assert first.post(f"/users/{account}/merge", json=asked).status_code == 200
+            gone.append(visitor)
+
+        gone = []
         for _ in range(25):
-            work = random_.choice([post, post, swap, withdraw, bring_and_undo])
+            work = random_.choice([post, post, swap, withdraw, bring_and_undo, merge])
             work()
             if work is bring_and_undo:
                 runtimes[0].newer.refresh()
             for part in (runtimes[1].newer, runtimes[1].catalogue, runtimes[1].serving, truth):
                 part.refresh()  # what the second learns within half a second
             kept_catalogue.refresh()
-            for user_id, n in itertools.product(users, (3, 10)):
+            for user_id, n in itertools.product([*users, *gone], (3, 10)):
                 expected = truth.recommend(user_id, n=n)
                 for client in (first, second):
                     told = client.get(f"/recommendations/{user_id}?n={n}").json()
@@ -986,7 +996,7 @@ def test_kept_lists_come_to_no_more_than_so_many_bytes():
 def test_who_has_newer_interactions_is_known(database, add, monkeypatch):
     followed = Newer(database, every_seconds=60)
     add(("a", "x"), ("b", "x"), ("a", "y"))
-    followed.hold_from(1)
+    followed.hold_from(1, trained_at=clock.now())
     assert [followed.may_have(user, 1) for user in "abc"] == [True, True, False]
     assert [followed.may_have(user, 2) for user in "abc"] == [True, False, False]
     before = {user: followed.state_of(user) for user in "abc"}
@@ -995,12 +1005,12 @@ def test_who_has_newer_interactions_is_known(database, add, monkeypatch):
     followed.follow_up()
     assert followed.state_of("c") != before["c"]
     assert followed.state_of("a") == before["a"]
-    followed.hold_from(3)
+    followed.hold_from(3, trained_at=clock.now())
     assert [followed.may_have(user, 3) for user in "abc"] == [False, False, True]
-    followed.hold_from(0)  # back to an older version
+    followed.hold_from(0, trained_at=clock.now())  # back to an older version
     assert all(followed.may_have(user, 0) for user in "abc")
     monkeypatch.setattr(newer, "_MOST_HELD", 2)
-    followed.hold_from(0)
+    followed.hold_from(0, trained_at=clock.now())
     assert all(followed.may_have(user, 0) for user in "abcd"), "of more it knows the latest alone"
     assert followed.may_have("b", 2) is False
     with database.write() as connection:

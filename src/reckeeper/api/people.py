@@ -28,4 +28,5 @@ def merge_users(
         checked_id("from", asked.from_),
         actor=actor_of(actor_name),
     )
+    runtime.newer.follow_up()
     return wire.Merge(user_id=user_id, interactions=n_moved)

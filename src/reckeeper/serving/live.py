@@ -261,7 +261,8 @@ class Serving:
     def _take(self, model: ActiveModel) -> None:
         """Answer from a model from now on."""
         if self._newer is not None:
-            self._newer.hold_from(model.watermark)
+            trained_at = model.artifact.metadata.trained_at
+            self._newer.hold_from(model.watermark, trained_at=trained_at)
         self._loaded = _Loaded.of(model, self._catalogue)
         self._file_state = self._registry.versions.file_state(model.version)
         self._look_at = time.monotonic() + LOOK_SECONDS

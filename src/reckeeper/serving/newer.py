@@ -3,7 +3,7 @@
 import contextlib
 import threading
 
-from reckeeper import storage
+from reckeeper import clock, storage
 from reckeeper.errors import ReckeeperError
 from reckeeper.periodic import Periodic
 
@@ -12,9 +12,14 @@ _MOST_HELD = 1_000_000
 
 _AT_ONCE = 50_000
 
+_SKEW = 60 * clock.SECOND
+"""By how much the clocks of servers may differ that write merges."""
+
 
 class Newer:
     """The last interaction of each user who has one that is newer than a watermark.
+
+    And who was merged since: neither of the two is as the version knows them.
 
     A thread reads what the table got since it last looked; a process that
     writes interactions itself calls `follow_up` after each commit, and so
@@ -33,7 +38,7 @@ class Newer:
         self._database = database
         self._reading = Periodic(self.refresh, name="newer", every_seconds=every_seconds)
         self._refreshing = threading.Lock()
-        self._tail = _Tail(0, 0)
+        self._tail = _Tail(0, 0, 0)
 
     @property
     def problem(self) -> str | None:
@@ -48,8 +53,14 @@ class Newer:
         """Follow it no longer."""
         self._reading.stop()
 
-    def hold_from(self, watermark: int) -> None:
+    def hold_from(self, watermark: int, *, trained_at: int) -> None:
         """Hold the users of what is above a watermark, and forget those of what is not.
+
+        Parameters
+        ----------
+        watermark : int
+        trained_at : int
+            Merges from then on are held, in microseconds since 1970.
 
         Raises
         ------
@@ -61,7 +72,7 @@ class Newer:
                 self._tail = self._tail.above(watermark)
                 self._read(connection)
             else:
-                self._begin(connection, watermark)
+                self._begin(connection, watermark, merged_since=trained_at - clock.DAY)
 
     def refresh(self) -> None:
         """Take in what the table got since the last time.
@@ -82,24 +93,28 @@ class Newer:
     def may_have(self, user_id: str, watermark: int) -> bool:
         """Say whether a user may have interactions above a watermark."""
         tail = self._tail
-        return tail.since > watermark or tail.last_of.get(user_id, 0) > watermark
+        return (
+            tail.since > watermark
+            or tail.last_of.get(user_id, 0) > watermark
+            or user_id in tail.merged
+        )
 
-    def state_of(self, user_id: str) -> tuple[int, int]:
-        """Return what changes with each interaction of a user, and where some were taken away."""
+    def state_of(self, user_id: str) -> tuple[int, int, int]:
+        """Return what changes with each interaction or merge of a user, and with what is undone."""
         tail = self._tail
-        return tail.generation, tail.last_of.get(user_id, 0)
+        return tail.generation, tail.last_of.get(user_id, 0), tail.merged.get(user_id, 0)
 
     def _read(self, connection: storage.Connection) -> None:
         tail = self._tail
         if storage.installation.generation(connection) == tail.generation:
             tail.read_on(connection)
         else:
-            self._begin(connection, tail.since)
+            self._begin(connection, tail.since, merged_since=tail.merged_since)
 
-    def _begin(self, connection: storage.Connection, watermark: int) -> None:
+    def _begin(self, connection: storage.Connection, watermark: int, *, merged_since: int) -> None:
         generation = storage.installation.generation(connection)
         since = max(watermark, storage.interactions.last_id(connection) - _MOST_HELD)
-        tail = _Tail(generation, since)
+        tail = _Tail(generation, since, merged_since)
         tail.read_on(connection)  # before anybody sees it
         self._tail = tail
 
@@ -107,15 +122,18 @@ class Newer:
 class _Tail:
     """What was read: above number `since`, up to `last`, in a generation."""
 
-    def __init__(self, generation: int, since: int) -> None:
+    def __init__(self, generation: int, since: int, merged_since: int) -> None:
         self.generation = generation
         self.since = since
         self.last = since
         self.last_of: dict[str, int] = {}
+        self.merged_since = self.last_merge = merged_since
+        self.merged: dict[str, int] = {}
 
     def above(self, watermark: int) -> "_Tail":
         """Return what is above a number that is not below `since`."""
-        tail = _Tail(self.generation, watermark)
+        tail = _Tail(self.generation, watermark, self.merged_since)
+        tail.last_merge, tail.merged = self.last_merge, self.merged
         tail.last = max(self.last, watermark)
         tail.last_of = {user: last for user, last in self.last_of.items() if last > watermark}
         return tail
@@ -128,3 +146,8 @@ class _Tail:
             for number, user_id in rows:
                 self.last_of[user_id] = number
                 self.last = number
+        for visitor_id, user_id, merged_at in storage.merges.since(
+            connection, self.last_merge - _SKEW
+        ):
+            self.merged[visitor_id] = self.merged[user_id] = merged_at
+            self.last_merge = max(self.last_merge, merged_at)

@@ -29,3 +29,14 @@ def visitors_of(connection: sa.Connection, user_id: str) -> list[str]:
     columns = user_merges.c
     found = sa.select(columns.visitor_id).where(columns.user_id == user_id)
     return list(connection.execute(found.order_by(columns.visitor_id)).scalars())
+
+
+def since(connection: sa.Connection, moment: int) -> list[tuple[str, str, int]]:
+    """Return visitor, account and time of each merge from a moment on, the earliest first."""
+    columns = user_merges.c
+    found = (
+        sa.select(columns.visitor_id, columns.user_id, columns.merged_at)
+        .where(columns.merged_at >= moment)
+        .order_by(columns.merged_at)
+    )
+    return [tuple(row) for row in connection.execute(found)]

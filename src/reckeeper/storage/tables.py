@@ -124,7 +124,7 @@ user_merges = Table(
     metadata,
     Column("visitor_id", ID, primary_key=True),
     Column("user_id", ID, nullable=False, index=True),
-    Column("merged_at", BigInteger, nullable=False),
+    Column("merged_at", BigInteger, nullable=False, index=True),
 )
 
 training_jobs = Table("training_jobs", metadata, *columns_of(Job), sqlite_autoincrement=True)

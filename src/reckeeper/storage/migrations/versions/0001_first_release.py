@@ -203,6 +203,7 @@ def upgrade() -> None:
         sa.Column("merged_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("visitor_id", name=op.f("pk_user_merges")),
     )
+    op.create_index(op.f("ix_user_merges_merged_at"), "user_merges", ["merged_at"], unique=False)
     op.create_index(op.f("ix_user_merges_user_id"), "user_merges", ["user_id"], unique=False)
     op.create_table(
         "watchlist",
