@@ -170,7 +170,7 @@ def run(n_users: int, *, keep: Path | None, rounds: int, seconds: int) -> dict[s
                     "warm": _HEAD % (warm.name, 0) + _GET % (),
                     "mixed": _HEAD % (warm.name, number) + _MIXED % (),
                 }
-                load(url, loads["warm"], seconds=2)
+                load(url, loads["warm"], seconds=seconds)
                 for name, script in loads.items():
                     found = load(url, script, seconds=seconds)
                     taken.setdefault(name, []).append(found)
