@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from reckeeper import audit, people, storage
+from reckeeper import audit, clock, people, storage
 from reckeeper.errors import ConflictError, DataError
 
 ADD, REMOVE = "watchlist_add", "watchlist_remove"
@@ -114,3 +114,14 @@ def test_the_trail_has_the_merge_and_no_id(database, add, settings):
     with database.read() as connection:
         assert entry.subject == f"user {audit.pseudonym(connection, 'anna@example.org')}"
     assert audit.verify(database, settings).ok
+
+
+def test_merges_are_listed_from_a_moment_on(database):
+    began = clock.now()
+    people.merge(database, "account", "first", actor="test")
+    people.merge(database, "account", "second", actor="test")
+    with database.read() as connection:
+        found = storage.merges.since(connection, began)
+        assert [row[:2] for row in found] == [("first", "account"), ("second", "account")]
+        assert storage.merges.since(connection, found[-1][2]) == found[1:]
+        assert storage.merges.since(connection, clock.now() + 1) == []

@@ -326,6 +326,34 @@ def test_an_import_is_taken_out_whole_and_nothing_else(database):
     assert undo(database, first) == [0]
 
 
+def test_who_took_something_away_begins_a_generation(database):
+    def generation():
+        with database.read() as connection:
+            return storage.installation.generation(connection)
+
+    import_id = begin(database)
+    append_imported(database, import_id, event("a"))
+    append(database, event("b"))
+    before = generation()
+    assert undo(database, import_id) == [1, 0]
+    after = generation()
+    assert after > before
+    assert undo(database, import_id) == [0]
+    append(database, event("c"))
+    assert generation() == after, "nothing was taken away"
+
+
+def test_users_of_what_came_after_a_number_are_listed_in_order(database):
+    append(database, *(event(f"e{n}", user_id=f"u{n % 3}") for n in range(5)))
+    with database.read() as connection:
+        every = interactions.users_after(connection, 0, limit=10)
+        assert [user_id for _, user_id in every] == ["u0", "u1", "u2", "u0", "u1"]
+        numbers = [number for number, _ in every]
+        assert numbers == sorted(numbers)
+        assert interactions.users_after(connection, numbers[1], limit=2) == every[2:4]
+        assert interactions.users_after(connection, numbers[-1], limit=2) == []
+
+
 def test_what_was_taken_out_can_come_again(database):
     import_id = begin(database)
     append_imported(database, import_id, event("a"))
