@@ -125,6 +125,34 @@ def test_the_policy_is_read_and_changed(site):
     assert "careful" in shown
 
 
+def test_an_item_is_withdrawn_and_comes_back(site):
+    def listed():
+        items = site.server.get("/recommendations/u1", params={"n": 1000}).json()["items"]
+        return [item["item_id"] for item in items]
+
+    whole = listed()
+    best = whole[0]
+    assert "by interactions alone" in run(site, "items", "show", best).stdout
+    assert "withdrawn" in run(site, "items", "withdraw", best).stdout
+    assert listed() == whole[1:]
+    page = told(site, "items", "list", "--unavailable", "--limit", "1")
+    assert [(item["item_id"], item["available"]) for item in page["items"]] == [(best, False)]
+    run(site, "items", "restore", best)
+    assert listed() == whole
+
+    file = site.folder / "items.jsonl"
+    row = {"item_id": best, "title": "Best", "price": 5, "available_until": "2020-01-01T00:00:00Z"}
+    file.write_text(json.dumps(row) + '\n{"item_id": ""}\n')
+    settings = {name: site.environ[name] for name in ("RECKEEPER_DATA_DIR", "RECKEEPER_MODEL_DIR")}
+    done = run(site, "items", "import", file, **settings)
+    assert "1 item is new or changed" in done.stdout
+    assert "must have 1 to 256 characters" in done.stdout
+    wait_until(lambda: listed() == whole[1:], "the server follows the import")
+    assert told(site, "items", "show", best)["attributes"] == {"price": 5}
+    assert "no until 2020-01-01 00:00 UTC" in run(site, "items", "list", "best").stdout
+    assert "Nobody knows" in refused(site, "items", "withdraw", "no such item")
+
+
 def test_a_job_is_followed_left_and_cancelled(site):
     with site.held_training(site.worker_process) as job:
         number = str(job["job_id"])

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
     | {"ranking", "serving", "policy", "notices"},
     "events": {"clock", "config", "errors", "interactions", "periodic", "telemetry"}
-    | {"storage", "audit", "policy", "tabular"},
+    | {"storage", "audit", "policy", "catalogue", "tabular"},
     "people": {"errors", "storage", "audit"},
     "security": {"errors"},
     "client": {"errors", "wire"},

@@ -35,6 +35,11 @@ STORED = {
 }  # fmt: skip
 WATCHED = {"item_id": "i", "title": "One", "attributes": {"genre": ["a"]}, "added_at": samples.AT}
 ITEM = {"rank": 1, "item_id": "i", "score": 0.5, "title": None, "attributes": {}}
+ABOUT = {
+    "item_id": "i", "title": "One", "categories": ["a"], "attributes": {"b": 1}, "available": True,
+    "available_from": None, "available_until": samples.AT, "available_now": False,
+    "in_catalogue": True,
+}  # fmt: skip
 RECIPE = {"name": "svd", "summary": "Plain.", "decomposes": True, "settings": []}
 DETAILS = {"training_samples": 9, "n_users": 6, "n_items": 12, "explained_variance": 0.989}
 
@@ -48,6 +53,10 @@ ANSWERS = {
         wire.Demo: {"loaded": True, "interactions": 7, "sample_users": ["u"]},
         wire.DemoCleared: {"interactions": 7, "versions": [1]},
         wire.InteractionList: {"user_id": "u", "interactions": [STORED]},
+        wire.ItemAnswer: {"item": ABOUT},
+        wire.ItemDeleted: {"item_id": "i"},
+        wire.ItemPage: {"items": [ABOUT], "next": "i"},
+        wire.ItemsStored: {"created": 1, "changed": 2, "unchanged": 3},
         wire.JobAnswer: {"job": JOB},
         wire.JobPage: {"jobs": [LISTED], "schedule": None, "next_scheduled_at": None},
         wire.Merge: {"user_id": "u", "interactions": 3},
@@ -79,6 +88,7 @@ ANSWERS = {
 PARTS = {
     wire.AuditPage: "entries",
     wire.InteractionList: "interactions",
+    wire.ItemAnswer: "item",
     wire.JobAnswer: "job",
     wire.ModelAnswer: "model",
     wire.ModelList: "models",
@@ -371,6 +381,50 @@ ODD_PATH = "films%2F%F0%9F%8E%AC%20100%25%3F%231"
                 "n": 10,
             },
             wire.HistoryRecommendations,
+        ),
+        (lambda c: c.items(), ("GET", "/items", {"limit": "20"}), None, wire.ItemPage),
+        (
+            lambda c: c.items("a b", available=False, limit=3, after=ODD),
+            ("GET", "/items", {"q": "a b", "available": "false", "limit": "3", "after": ODD}),
+            None,
+            wire.ItemPage,
+        ),
+        (lambda c: c.item(ODD), ("GET", f"/items/{ODD_PATH}", {}), None, wire.ItemAnswer),
+        (
+            lambda c: c.put_item(ODD, wire.ItemContent(title="T", available_until=samples.AT)),
+            ("PUT", f"/items/{ODD_PATH}", {}),
+            {"title": "T", "available_until": samples.AT},
+            wire.ItemAnswer,
+        ),
+        (
+            lambda c: c.patch_item("i", {"title": None, "attributes": {"b": None}}),
+            ("PATCH", "/items/i", {}),
+            {"title": None, "attributes": {"b": None}},
+            wire.ItemAnswer,
+        ),
+        (
+            lambda c: c.withdraw("i"),
+            ("PATCH", "/items/i", {}),
+            {"available": False},
+            wire.ItemAnswer,
+        ),
+        (
+            lambda c: c.restore("i"),
+            ("PATCH", "/items/i", {}),
+            {"available": True},
+            wire.ItemAnswer,
+        ),
+        (
+            lambda c: c.store_items([wire.ItemRow(item_id=7), {"item_id": "b", "title": "B"}]),
+            ("POST", "/items", {}),
+            [{"item_id": 7}, {"item_id": "b", "title": "B"}],
+            wire.ItemsStored,
+        ),
+        (
+            lambda c: c.delete_item(ODD),
+            ("DELETE", f"/items/{ODD_PATH}", {}),
+            None,
+            wire.ItemDeleted,
         ),
         (lambda c: c.demo(), ("GET", "/demo", {}), None, wire.Demo),
         (lambda c: c.clear_demo(), ("DELETE", "/demo", {}), None, wire.DemoCleared),
@@ -730,7 +784,7 @@ def test_a_dismissal_is_an_interaction(client, server, call, kind):
 
 def test_the_public_names():
     assert reckeeper.client.__all__ == ["ACTOR_HEADER", "Client"]
-    methods = {name for name in vars(Client) if not name.startswith("_")}
+    methods = {name for name in dir(Client) if not name.startswith("_")}
     assert methods == {
         *("url", "close", "as_actor"),
         *("models", "model", "activate", "roll_back", "set_note", "pin", "unpin", "delete_model"),
@@ -740,6 +794,8 @@ def test_the_public_names():
         *("policy", "set_policy", "policy_history", "audit", "verify_audit"),
         *("send", "interactions", "watchlist", "add_to_watchlist", "remove_from_watchlist"),
         *("dismiss", "undo_dismiss", "merge"),
+        *("items", "item", "put_item", "patch_item", "withdraw", "restore", "store_items"),
+        "delete_item",
         *("recommendations", "recommend_from", "demo", "clear_demo", "ready", "is_live", "metrics"),
     }
 

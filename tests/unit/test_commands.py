@@ -102,10 +102,21 @@ def test_a_command_is_listed_with_the_first_line_of_its_help(name):
 
 
 def test_the_commands_of_every_module_are_listed():
-    from reckeeper.cli import audit, data, evaluate, jobs, models, policy, start, stream, users
+    from reckeeper.cli import (
+        audit,
+        data,
+        evaluate,
+        items,
+        jobs,
+        models,
+        policy,
+        start,
+        stream,
+        users,
+    )
 
     every = typer.Typer()
-    for module in (audit, data, evaluate, jobs, models, policy, start, stream, users):
+    for module in (audit, data, evaluate, items, jobs, models, policy, start, stream, users):
         module.register(every)
     assert set(typer.main.get_command(every).commands) == set(COMMANDS)
 

@@ -1,11 +1,11 @@
 """Changes to the catalogue: each in one transaction with its revision and its audit entry."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from reckeeper import audit, clock, storage
-from reckeeper.catalogue.content import Change, Given, refused_at, whole
-from reckeeper.errors import NotFoundError
+from reckeeper.catalogue.content import Change, Given, at_index, whole
+from reckeeper.errors import DataError, NotFoundError
 from reckeeper.storage import Item
 
 
@@ -118,7 +118,11 @@ def upsert(database: storage.Database, changes: Sequence[Change], *, actor: str)
 
 
 def apply(
-    connection: storage.Connection, changes: Sequence[Change], *, import_id: int | None = None
+    connection: storage.Connection,
+    changes: Sequence[Change],
+    *,
+    import_id: int | None = None,
+    on_refused: Callable[[int, DataError], None] | None = None,
 ) -> Upserted:
     """Add items, or change those that are there, one after the other.
 
@@ -134,6 +138,9 @@ def apply(
         At most some thousands; one item may come several times.
     import_id : int, optional
         The import that brings them; what is there stays with the one that brought it.
+    on_refused : callable, optional
+        Takes the index of a change whose fields do not agree, and the error, in
+        place of raising it; the others are made.
 
     Raises
     ------
@@ -144,8 +151,12 @@ def apply(
     after: dict[str, Item] = {}
     for index, (item_id, given) in enumerate(changes):
         item = after.get(item_id) or there.get(item_id) or _unsaid(item_id)
-        with refused_at(index):
+        try:
             after[item_id] = _with(item, given)
+        except DataError as exc:
+            if on_refused is None:
+                raise at_index(index, exc) from exc
+            on_refused(index, exc)
     new = [item for item_id, item in after.items() if there.get(item_id) != item]
     storage.items.put(connection, new, import_id=import_id)
     created = sum(item_id not in there for item_id in after)

@@ -1,9 +1,8 @@
 """What is said of an item, and the rules that it must keep."""
 
-import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, NamedTuple, TypedDict, TypeVar
 
@@ -147,21 +146,18 @@ def parse_items(body: bytes) -> list[Change]:
         raise DataError("The list has no item. Send at least one.")
     changes = []
     for index, row in enumerate(rows):
-        with refused_at(index):
+        try:
             read = _read(_Row, row)
             changes.append(Change(read.item_id, _given(read)))
+        except DataError as exc:
+            raise at_index(index, exc) from exc
     return changes
 
 
-@contextlib.contextmanager
-def refused_at(index: int) -> Iterator[None]:
-    """Say of which item of a list a `DataError` is that comes from the ``with`` block."""
-    try:
-        yield
-    except DataError as exc:
-        raise DataError(
-            f"Item {index}: {exc.message}", details={"index": index, **(exc.details or {})}
-        ) from exc
+def at_index(index: int, error: DataError) -> DataError:
+    """Return the error of one item, saying which of a list it is."""
+    details = {"index": index, **(error.details or {})}
+    return DataError(f"Item {index}: {error.message}", details=details)
 
 
 def whole(item: Item) -> Item:

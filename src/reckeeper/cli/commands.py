@@ -15,6 +15,7 @@ COMMANDS = {
     "migrate": "Make the database, or bring it to the schema of this release.",
     "import": "Import interactions from a file or a database; a repeat adds only what is missing.",
     "imports": "What was imported.",
+    "items": "What items are, and whether they may be in a list. Without a command: list.",
     "demo": "The demo data of a new installation.",
     "dlq": "Records from Kafka that were refused.",
     "replay": "Read the topic again, and add what is missing; nothing that is there changes.",
@@ -44,6 +45,8 @@ def _register(name: str, app: typer.Typer) -> None:
         from reckeeper.cli.start import register
     elif name in {"import", "imports", "demo"}:
         from reckeeper.cli.data import register
+    elif name == "items":
+        from reckeeper.cli.items import register
     elif name in {"dlq", "replay"}:
         from reckeeper.cli.stream import register
     elif name == "models":

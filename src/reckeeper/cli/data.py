@@ -66,6 +66,13 @@ _CatalogueItemColumn = Annotated[
 _TitleColumn = Annotated[
     str | None, typer.Option(help="Column of titles in the catalogue. Default: title.")
 ]
+_CategoryColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of categories in the catalogue, with | between several. Default: categories, "
+        "where there is one."
+    ),
+]
 _TypeColumn = Annotated[
     str | None, typer.Option(help="Default: interaction_type, where there is one.")
 ]
@@ -119,6 +126,7 @@ def import_command(
     item_column: Annotated[str | None, typer.Option(help="Default: item_id.")] = None,
     catalogue_item_column: _CatalogueItemColumn = None,
     title_column: _TitleColumn = None,
+    category_column: _CategoryColumn = None,
     type_column: _TypeColumn = None,
     interaction_type: _InteractionType = None,
     weight_column: _WeightColumn = None,
@@ -137,7 +145,7 @@ def import_command(
     chosen = {PresetName.MOVIELENS: files.MOVIELENS}[preset] if preset else None
     if chosen and file and catalogue is None and file.with_name(chosen.catalogue_name).is_file():
         catalogue = file.with_name(chosen.catalogue_name)
-    interactions_format = _with(
+    interactions_format = with_given(
         chosen.interactions if chosen else files.FileFormat(),
         user_column=user_column,
         item_column=item_column,
@@ -150,10 +158,11 @@ def import_command(
         min_rating=min_rating,
         delimiter=delimiter,
     )
-    catalogue_format = _with(
+    catalogue_format = with_given(
         chosen.catalogue if chosen else files.CatalogueFormat(),
         item_column=catalogue_item_column or item_column,
         title_column=title_column,
+        category_column=category_column,
         delimiter=delimiter,
     )
     _import(
@@ -345,7 +354,8 @@ def _clear_demo(settings: Settings, database: "storage.Database") -> tuple[int, 
     return interactions, Registry(database, settings.model_dir).switch.delete_demo(actor="cli")
 
 
-def _with(format: Any, **given: Any) -> Any:
+def with_given(format: Any, **given: Any) -> Any:
+    """Return a format with what options give; None is not given."""
     return dataclasses.replace(
         format, **{name: value for name, value in given.items() if value is not None}
     )
@@ -402,6 +412,22 @@ def _print_report(
     table.add_row("catalogue items new or changed", f"{report.items:,}")
     console.print(table)
     console.print(f"Written to {database}", markup=False, highlight=False, soft_wrap=True)
+    print_refused(console, report, source=source, unit=unit)
+    if report.duplicates and not report.accepted:
+        console.print(
+            f"{source} was imported before. To read it in another way, undo that import "
+            "first: `reckeeper imports list`.",
+            markup=False,
+            highlight=False,
+        )
+    elif report.accepted:
+        console.print(_NEXT, highlight=False)
+
+
+def print_refused(
+    console: Console, report: "files.ImportReport", *, source: str = "", unit: str = "line"
+) -> None:
+    """Print the first rows that were refused, and where all of them are listed."""
     for line in report.first_refused:
         console.print(
             f"Refused: {line.file}, {unit if line.file == source else 'line'} {line.line}: "
@@ -414,15 +440,6 @@ def _print_report(
         console.print(
             f"All refused rows are in {report.refused_report}", highlight=False, soft_wrap=True
         )
-    if report.duplicates and not report.accepted:
-        console.print(
-            f"{source} was imported before. To read it in another way, undo that import "
-            "first: `reckeeper imports list`.",
-            markup=False,
-            highlight=False,
-        )
-    elif report.accepted:
-        console.print(_NEXT, highlight=False)
 
 
 def _iso(at: int | None) -> str | None:

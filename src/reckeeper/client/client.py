@@ -7,22 +7,21 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import ValidationError
 
 from .. import errors, wire
+from .catalogue import CatalogueCalls
+from .parts import given, segment
 
 if TYPE_CHECKING:  # half of what an import would take; the first `Client` brings it
     import httpx
 
 ACTOR_HEADER = "X-Reckeeper-Actor"
 
-_Given = TypeVar("_Given")
 
-
-class Client:
+class Client(CatalogueCalls):
     """A connection to a Reckeeper server; safe to share between threads.
 
     Answers are the models of `wire`. Calls that are safe to repeat are tried
@@ -111,12 +110,12 @@ class Client:
     def activate(self, version: int, *, reason: str | None = None) -> wire.ModelDetails:
         """Activate a version."""
         path = f"/models/{version}/activate"
-        body = _given(reason=reason)
+        body = given(reason=reason)
         return self._server.call(wire.ModelAnswer, "POST", path, json=body, repeat=True).model
 
     def roll_back(self, *, reason: str | None = None) -> wire.ModelDetails:
         """Activate the version that was active before; again: the one before that."""
-        body = _given(reason=reason)
+        body = given(reason=reason)
         return self._server.call(wire.ModelAnswer, "POST", "/models/rollback", json=body).model
 
     def set_note(self, version: int, note: str | None) -> wire.ModelDetails:
@@ -136,17 +135,17 @@ class Client:
             RFC 3339, ``2026-01-31T12:00:00Z``. Default: until it is unpinned.
         reason : str, optional
         """
-        path, body = f"/models/{version}/pin", _given(until=until, reason=reason)
+        path, body = f"/models/{version}/pin", given(until=until, reason=reason)
         return self._server.call(wire.ModelAnswer, "POST", path, json=body, repeat=True).model
 
     def unpin(self, version: int, *, reason: str | None = None) -> wire.ModelDetails:
         """Unpin a version."""
-        path, params = f"/models/{version}/pin", _given(reason=reason)
+        path, params = f"/models/{version}/pin", given(reason=reason)
         return self._server.call(wire.ModelAnswer, "DELETE", path, params=params, repeat=True).model
 
     def delete_model(self, version: int, *, reason: str | None = None) -> wire.Deletion:
         """Delete an inactive version with its files."""
-        params = _given(reason=reason)
+        params = given(reason=reason)
         return self._server.call(wire.Deletion, "DELETE", f"/models/{version}", params=params)
 
     def compare(
@@ -218,7 +217,7 @@ class Client:
 
     def timeline(self, *, limit: int = 50, before: int | None = None) -> wire.TimelinePage:
         """List what was active when, the latest first, with entry numbers below `before`."""
-        params = _given(limit=limit, before=before)
+        params = given(limit=limit, before=before)
         return self._server.get(wire.TimelinePage, "/timeline", params=params)
 
     # Training
@@ -296,12 +295,12 @@ class Client:
 
     def cancel_job(self, job_id: int, *, reason: str | None = None) -> wire.Job:
         """Ask a running job to end; it reads ``cancelled`` once it has."""
-        path, body = f"/jobs/{job_id}/cancel", _given(reason=reason)
+        path, body = f"/jobs/{job_id}/cancel", given(reason=reason)
         return self._server.call(wire.JobAnswer, "POST", path, json=body, repeat=True).job
 
     def jobs(self, *, limit: int = 20, before: int | None = None) -> wire.JobPage:
         """List jobs, the latest first, with numbers below `before`."""
-        return self._server.get(wire.JobPage, "/jobs", params=_given(limit=limit, before=before))
+        return self._server.get(wire.JobPage, "/jobs", params=given(limit=limit, before=before))
 
     def job(self, job_id: int) -> wire.Job:
         """Describe one job."""
@@ -344,19 +343,19 @@ class Client:
             A field cannot be used; the message and `details` name it, and nothing was stored.
         """
         body = policy.model_dump(mode="json") if isinstance(policy, wire.Policy) else dict(policy)
-        params: dict[str, str | int] = _given(if_revision=if_revision, reason=reason)
+        params: dict[str, str | int] = given(if_revision=if_revision, reason=reason)
         return self._server.call(wire.PolicyAnswer, "PUT", "/policy", params=params, json=body)
 
     def policy_history(
         self, *, limit: int = 20, before: int | None = None
     ) -> list[wire.PolicyRevision]:
         """List the policies that were stored, the latest first, with revisions below `before`."""
-        params = _given(limit=limit, before=before)
+        params = given(limit=limit, before=before)
         return self._server.get(wire.PolicyHistory, "/policy/history", params=params).policies
 
     def audit(self, *, limit: int = 50, before: int | None = None) -> list[wire.AuditEntry]:
         """List who changed what, the latest first, with entry numbers below `before`."""
-        params = _given(limit=limit, before=before)
+        params = given(limit=limit, before=before)
         return self._server.get(wire.AuditPage, "/audit", params=params).entries
 
     def verify_audit(self) -> wire.AuditCheck:
@@ -400,21 +399,21 @@ class Client:
 
     def interactions(self, user_id: str, *, n: int = 20) -> list[wire.StoredInteraction]:
         """List a user's latest interactions."""
-        path = f"/user_interactions/{_segment(user_id)}"
+        path = f"/user_interactions/{segment(user_id)}"
         return self._server.get(wire.InteractionList, path, params={"n": n}).interactions
 
     def watchlist(self, user_id: str) -> list[wire.WatchlistItem]:
         """List a user's watchlist, the latest addition first."""
-        return self._server.get(wire.Watchlist, f"/watchlist/{_segment(user_id)}").items
+        return self._server.get(wire.Watchlist, f"/watchlist/{segment(user_id)}").items
 
     def add_to_watchlist(self, user_id: str, item_id: str) -> wire.SendAnswer:
         """Put an item on a user's watchlist; nothing changes if it is there."""
-        path = f"/watchlist/{_segment(user_id)}/{_segment(item_id)}"
+        path = f"/watchlist/{segment(user_id)}/{segment(item_id)}"
         return self._server.call(wire.SendAnswer, "POST", path, repeat=True)
 
     def remove_from_watchlist(self, user_id: str, item_id: str) -> wire.SendAnswer:
         """Take an item off a user's watchlist; nothing changes if it is not there."""
-        path = f"/watchlist/{_segment(user_id)}/{_segment(item_id)}"
+        path = f"/watchlist/{segment(user_id)}/{segment(item_id)}"
         return self._server.call(wire.SendAnswer, "DELETE", path, repeat=True)
 
     def dismiss(self, user_id: str, item_id: str) -> wire.SendAnswer:
@@ -435,7 +434,7 @@ class Client:
 
     def recommendations(self, user_id: str, *, n: int = 10) -> wire.RecommendationList:
         """Recommend up to `n` items that the user has not seen."""
-        path = f"/recommendations/{_segment(user_id)}"
+        path = f"/recommendations/{segment(user_id)}"
         return self._server.get(wire.RecommendationList, path, params={"n": n})
 
     def recommend_from(
@@ -471,7 +470,7 @@ class Client:
         Whatever comes under the visitor's id from then on is the account's
         too. Asked again it changes nothing; it cannot be taken back.
         """
-        path = f"/users/{_segment(user_id)}/merge"
+        path = f"/users/{segment(user_id)}/merge"
         body = {"from": visitor_id}
         return self._server.call(wire.Merge, "POST", path, json=body, repeat=True)
 
@@ -516,11 +515,6 @@ class Client:
         return self._server.retrying(once)
 
 
-def _given(**values: _Given | None) -> dict[str, _Given]:
-    """Return the values that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def _retrain_request(
     recipe: str | None,
     settings: Mapping[str, object] | None,
@@ -531,7 +525,7 @@ def _retrain_request(
     promote: wire.Promote | None,
 ) -> dict[str, object] | None:
     """Return the body that says what was given; None, and so no body, if nothing was."""
-    request: dict[str, object] = _given(
+    request: dict[str, object] = given(
         recipe=recipe,
         settings=None if settings is None else dict(settings),
         tune=tune or None,
@@ -540,8 +534,3 @@ def _retrain_request(
         promote=promote,
     )
     return request or None
-
-
-def _segment(external_id: str) -> str:
-    # As they stand, "." and ".." would be taken out of the path on its way.
-    return quote(str(external_id), safe="").replace(".", "%2E")

@@ -72,8 +72,9 @@ def catalogue() -> list[Item]:
             title = pattern.format(first=first, noun=noun, place=place)
         titles.add(title)
         year = 2025 - int(45 * draw.uniform(1)[0] ** 2)
-        attributes = {"category": CATEGORIES[category], "year": year}
-        items.append(Item(_item_id(number), title, attributes))
+        kind = CATEGORIES[category]
+        attributes = {"category": kind, "year": year}
+        items.append(Item(_item_id(number), title, attributes, (kind,)))
     return items
 
 

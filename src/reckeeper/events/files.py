@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from reckeeper import audit, clock, storage
+from reckeeper import catalogue as catalogues
 from reckeeper import policy as policies
 from reckeeper.config import Settings
 from reckeeper.errors import Action, ConflictError, DataError, NotFoundError, StorageError
@@ -24,15 +25,18 @@ from reckeeper.events.formats import (
     check_catalogue,
     find_columns,
 )
-from reckeeper.events.rows import Checked, RowCheck, check_items
+from reckeeper.events.item_rows import ItemRow, check_items, check_objects
+from reckeeper.events.rows import Checked, RowCheck
 from reckeeper.tabular import (
     Chunk,
     Query,
     RefusedLine,
     Source,
     fingerprint,
+    is_json_lines,
     open_query,
     open_source,
+    read_json_lines,
 )
 
 __all__ = [
@@ -47,6 +51,7 @@ __all__ = [
     "Undone",
     "fingerprint",
     "import_file",
+    "import_items",
     "undo",
 ]
 
@@ -190,19 +195,14 @@ def import_file(
             before_first_row=before_first_row,
         )
         checked = (rows.check(chunk, arrived_at=run.started_at) for chunk in chunks)
-        try:
+        with _naming(import_id):
             for batch in stack.enter_context(contextlib.closing(_ahead(checked))):
                 run.write(batch)
                 if on_progress is not None:
                     on_progress(Progress(run.rows, source.bytes_done, source.bytes_total))
             if items_source is not None:
-                run.write_catalogue(items_source, catalogue_format)
-        except (DataError, StorageError) as exc:
-            raise type(exc)(
-                f"{exc.message} What was read before that is import {import_id}.",
-                details={"import_id": import_id},
-                action=Action("undo_import", {"import_id": import_id}),
-            ) from exc
+                for rows_of_items, wrong, _ in _item_batches(items_source, catalogue_format):
+                    run.write_items(rows_of_items, wrong, file=items_source.short_name)
         return run.finish(source=source.name, actor=actor)
 
 
@@ -228,6 +228,94 @@ def _ahead(batches: Iterator[Checked]) -> Generator[Checked, None, None]:
         while (batch := upcoming.result()) is not None:
             upcoming = reader.submit(next, batches, None)
             yield batch
+
+
+def import_items(
+    database: storage.Database,
+    path: Path,
+    *,
+    format: CatalogueFormat,
+    settings: Settings,
+    actor: str,
+    refused_report: Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ImportReport:
+    """Read a file of items, CSV (plain or gzip), JSON lines or Parquet, into the catalogue.
+
+    A column that the file has takes the place of what is there, all that are
+    attributes together; what it has no column for stays as it is. Rows are
+    checked one by one; bad ones are left out and reported.
+
+    Parameters
+    ----------
+    database, settings, actor, refused_report, on_progress
+        As of `import_file`.
+    path : Path
+    format : CatalogueFormat
+        A title column by the usual name may be missing.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or lacks a column. If that shows only in the
+        middle, the message names the import that holds the rows before it.
+    StorageError
+        The database did not answer for a minute.
+    ConflictError
+        The import was undone while it ran.
+    """
+    with contextlib.ExitStack() as stack:
+        if is_json_lines(path):
+            batches = _object_batches(path, format)
+        else:
+            source = stack.enter_context(open_source(path, delimiter=format.delimiter))
+            check_catalogue(source, format, is_alone=True)
+            batches = _item_batches(source, format)
+        with database.write() as connection:
+            import_id = storage.imports.begin(
+                connection, source=str(path), fingerprint=fingerprint(path)
+            )
+        report = refused_report or settings.data_dir / "imports" / f"{import_id}-refused.csv"
+        refused = stack.enter_context(_RefusedRows(report, even_if_none=refused_report is not None))
+        run = _Import(
+            database=database,
+            import_id=import_id,
+            refused=refused,
+            before_first_row=None,
+        )
+        n_bytes = path.stat().st_size
+        with _naming(import_id):
+            for rows, wrong, bytes_done in batches:
+                run.write_items(rows, wrong, file=path.name)
+                if on_progress is not None:
+                    on_progress(Progress(run.rows, bytes_done, n_bytes))
+        return run.finish(source=str(path), actor=actor)
+
+
+_ItemBatches = Iterator[tuple[list[ItemRow], list[RefusedLine], int]]
+
+
+def _item_batches(source: Source, format: CatalogueFormat) -> _ItemBatches:
+    for chunk in source.chunks(source.columns):
+        yield (*check_items(chunk, format=format, file=source.short_name), source.bytes_done)
+
+
+def _object_batches(path: Path, format: CatalogueFormat) -> _ItemBatches:
+    for objects in read_json_lines(path):
+        yield (*check_objects(objects, format=format, file=path.name), objects.bytes_done)
+
+
+@contextlib.contextmanager
+def _naming(import_id: int) -> Iterator[None]:
+    """Name the import in an error of the ``with`` block, so that it can be undone."""
+    try:
+        yield
+    except (DataError, StorageError) as exc:
+        raise type(exc)(
+            f"{exc.message} What was read before that is import {import_id}.",
+            details={"import_id": import_id},
+            action=Action("undo_import", {"import_id": import_id}),
+        ) from exc
 
 
 @dataclass(frozen=True)
@@ -333,15 +421,19 @@ class _Import:
         self._n_without_taste += batch.n_without_taste
         self.rows += len(batch.interactions) + len(batch.refused)
 
-    def write_catalogue(self, source: "Source", format: CatalogueFormat) -> None:
-        for chunk in source.chunks(source.columns):
-            items, refused = check_items(chunk, format=format, file=source.short_name)
-            for start in range(0, len(items), _CATALOGUE_ROWS):
-                part = items[start : start + _CATALOGUE_ROWS]
-                self._about_to_write()
-                put = functools.partial(self._put, part=part)
-                self._items += self._database.retrying(put, seconds=_DATABASE_SECONDS)
-            self._append([], refused)
+    def write_items(
+        self, rows: Sequence[ItemRow], refused: Sequence[RefusedLine], *, file: str
+    ) -> None:
+        refused = [*refused]
+        for start in range(0, len(rows), _CATALOGUE_ROWS):
+            part = rows[start : start + _CATALOGUE_ROWS]
+            self._about_to_write()
+            put = functools.partial(self._put, part=part, file=file)
+            n_new, disagreeing = self._database.retrying(put, seconds=_DATABASE_SECONDS)
+            self._items += n_new
+            refused += disagreeing
+        self._append([], refused)
+        self.rows += len(rows)
 
     def finish(self, *, source: str, actor: str) -> ImportReport:
         def complete(connection: storage.Connection) -> dict[str, int]:
@@ -395,16 +487,26 @@ class _Import:
         self._n_counted += len(interactions) + len(refused)
         self._refused.add(refused)
 
-    def _put(self, connection: storage.Connection, part: list[storage.Item]) -> int:
+    def _put(
+        self, connection: storage.Connection, part: Sequence[ItemRow], file: str
+    ) -> tuple[int, list[RefusedLine]]:
+        """Store what rows say; return how many items are new or changed, and rows refused."""
         self._running(connection)
-        # What is there already stays with the import that brought it, so that undoing a
-        # repeat does not take it out.
-        there = storage.items.get_many(connection, [item.item_id for item in part])
-        return storage.items.put(
+        refused: list[RefusedLine] = []
+
+        def refuse(index: int, error: DataError) -> None:
+            field = str((error.details or {}).get("field", ""))
+            reason = error.message.removesuffix(". Nothing was stored.").removeprefix(f"{field} ")
+            line, change = part[index]
+            refused.append(RefusedLine(file, line, field, change.item_id, reason))
+
+        done = catalogues.apply(
             connection,
-            [item for item in part if there.get(item.item_id) != item],
+            [row.change for row in part],
             import_id=self._import_id,
+            on_refused=refuse,
         )
+        return done.created + done.changed, refused
 
     def _running(self, connection: storage.Connection) -> storage.Import:
         row = storage.imports.get(connection, self._import_id)

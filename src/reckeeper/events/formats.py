@@ -50,8 +50,7 @@ class FileFormat:
     delimiter: str = ","
 
     def __post_init__(self) -> None:
-        if self.time_unit not in ("s", "ms", "us"):
-            raise DataError(f"The time unit {self.time_unit!r} is not known: use s, ms or us.")
+        _check_unit(self.time_unit)
         if self.min_rating is None and self.rating_column is not None:
             raise DataError(
                 f"The rating column {self.rating_column!r} is of use only with a least rating: "
@@ -59,8 +58,7 @@ class FileFormat:
             )
         if self.min_rating is not None and not math.isfinite(self.min_rating):
             raise DataError(f"The least rating {self.min_rating} is not a number.")
-        if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
-            raise DataError(f"The delimiter {self.delimiter!r} is not one character, such as ; .")
+        _check_delimiter(self.delimiter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +68,46 @@ class CatalogueFormat:
     Attributes
     ----------
     item_column, title_column : str
+    category_column : str or None
+        Usually ``categories``: several, as a list or separated by ``|``.
+    available_column : str or None
+        Usually ``available``: true or false.
+    from_column, until_column : str or None
+        Usually ``available_from`` and ``available_until``: times as in `FileFormat`.
+    time_unit : {"s", "ms", "us"}
     list_column : str or None
-        A column that holds several values, separated by ``|``.
+        A column that holds several values as the categories do, and is an attribute, whether or
+        not it is the categories' too.
     empty_list : str
-        What stands in `list_column` where there is none.
+        What stands in a column of several values where there is none.
     delimiter : str
         Of CSV: one character.
     """
 
     item_column: str = "item_id"
     title_column: str = "title"
+    category_column: str | None = None
+    available_column: str | None = None
+    from_column: str | None = None
+    until_column: str | None = None
+    time_unit: str = "s"
     list_column: str | None = None
     empty_list: str = ""
     delimiter: str = ","
+
+    def __post_init__(self) -> None:
+        _check_unit(self.time_unit)
+        _check_delimiter(self.delimiter)
+
+
+def _check_unit(unit: str) -> None:
+    if unit not in ("s", "ms", "us"):
+        raise DataError(f"The time unit {unit!r} is not known: use s, ms or us.")
+
+
+def _check_delimiter(delimiter: str) -> None:
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise DataError(f"The delimiter {delimiter!r} is not one character, such as ; .")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +128,10 @@ MOVIELENS = Preset(
         min_rating=4.0,
     ),
     catalogue=CatalogueFormat(
-        item_column="movieId", list_column="genres", empty_list="(no genres listed)"
+        item_column="movieId",
+        category_column="genres",
+        list_column="genres",
+        empty_list="(no genres listed)",
     ),
     catalogue_name="movies.csv",
 )
@@ -176,15 +204,32 @@ def no_weight(accepted: Sequence[str]) -> str:
     return f"has no weight: use one of {', '.join(accepted)}, or give it one in the policy"
 
 
-def check_catalogue(source: Source, format: CatalogueFormat) -> None:
+def check_catalogue(source: Source, format: CatalogueFormat, *, is_alone: bool = False) -> None:
     """See that a catalogue has the columns that its format names.
+
+    Parameters
+    ----------
+    source : Source
+    format : CatalogueFormat
+    is_alone : bool
+        Whether it comes without interactions: then it may do without titles.
 
     Raises
     ------
     DataError
         One is missing, or two have one name.
     """
-    wanted = {"--catalogue-item-column": format.item_column, "--title-column": format.title_column}
+    item_option = "--item-column" if is_alone else "--catalogue-item-column"
+    wanted = {item_option: format.item_column, "--title-column": format.title_column}
+    if is_alone and format.title_column == CatalogueFormat().title_column:
+        del wanted["--title-column"]
+    optional = {
+        "--category-column": format.category_column,
+        "--available-column": format.available_column,
+        "--from-column": format.from_column,
+        "--until-column": format.until_column,
+    }
+    wanted |= {option: name for option, name in optional.items() if name is not None}
     if format.list_column:
         wanted[""] = format.list_column  # a preset's, which no option changes
     _see_that_there_are(wanted, source)

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import itertools
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,14 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reckeeper.errors import DataError
-from reckeeper.events.formats import CatalogueFormat, FileFormat, accepted_types, no_weight
+from reckeeper.events.formats import FileFormat, accepted_types, no_weight
 from reckeeper.interactions import (
     CONTROL_CHARACTERS,
     MAX_CLOCK_SKEW,
     MAX_ID_CHARACTERS,
     MAX_WEIGHT,
 )
-from reckeeper.storage import Item
 from reckeeper.tabular import VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -43,7 +41,7 @@ class Checked(NamedTuple):
     refused: list[RefusedLine]
 
 
-class _Refusals:
+class Refusals:
     """Which rows of a chunk are good, and the first thing wrong with each of the others."""
 
     def __init__(self, chunk: Chunk, *, file: str) -> None:
@@ -63,6 +61,7 @@ class _Refusals:
         self.is_good &= ~bad
 
     def refused(self) -> list[RefusedLine]:
+        """Return what was refused, in the order of the lines."""
         found = [*self._chunk.broken, *self._reasons.values()]
         return sorted(found, key=lambda line: line.line)
 
@@ -110,10 +109,10 @@ class RowCheck:
 
     def check(self, chunk: Chunk, *, arrived_at: int) -> Checked:
         """Sort the rows of a chunk, which arrived at a moment in microseconds since 1970."""
-        refusals = _Refusals(chunk, file=self._source.short_name)
+        refusals = Refusals(chunk, file=self._source.short_name)
         columns, n_rows = self._columns, len(chunk.lines)
-        users = _ids(chunk, columns["user_id"], refusals)
-        items = _ids(chunk, columns["item_id"], refusals)
+        users = ids_of(chunk, columns["user_id"], refusals)
+        items = ids_of(chunk, columns["item_id"], refusals)
         kinds = self._kinds(chunk, refusals)
         weights = np.ones(n_rows)
         if "weight" in columns:
@@ -127,7 +126,7 @@ class RowCheck:
                 unit=self._format.time_unit,
                 arrived_at=arrived_at,
             )
-        event_ids = _ids(chunk, columns["event_id"], refusals) if "event_id" in columns else None
+        event_ids = ids_of(chunk, columns["event_id"], refusals) if "event_id" in columns else None
         if self._format.min_rating is not None:
             is_low = _ratings(chunk, columns["rating"], refusals) < self._format.min_rating
             weights[is_low] = 0.0
@@ -157,11 +156,11 @@ class RowCheck:
         n_without_taste = int(np.count_nonzero(weights[chosen] == 0))
         return Checked(interactions, n_without_taste, refusals.refused())
 
-    def _kinds(self, chunk: Chunk, refusals: "_Refusals") -> pa.Array | None:
+    def _kinds(self, chunk: Chunk, refusals: "Refusals") -> pa.Array | None:
         if "interaction_type" not in self._columns:
             return None
         name = self._columns["interaction_type"]
-        kinds = _texts(chunk.columns[name], name, refusals)
+        kinds = texts_of(chunk.columns[name], name, refusals)
         refusals.refuse(pc.equal(pc.fill_null(kinds, ""), ""), name, "is empty")
         known = pc.is_in(kinds, value_set=pa.array(self._accepted))
         refusals.refuse(pc.invert(known), name, no_weight(self._accepted))
@@ -180,7 +179,7 @@ def _name_of_values(*values: Any) -> str:
     return f"row-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
-def _texts(values: pa.Array, column: str, refusals: _Refusals) -> pa.Array:
+def texts_of(values: pa.Array, column: str, refusals: Refusals) -> pa.Array:
     """Return text as valid UTF-8; what is not is refused, and null."""
     try:
         return values.cast(pa.string())
@@ -202,7 +201,8 @@ def _decoded(value: bytes | None) -> str | None:
     return None
 
 
-def _is_textual(kind: pa.DataType) -> bool:
+def is_textual(kind: pa.DataType) -> bool:
+    """Return whether a type is text, bytes or nothing."""
     tests = (
         pa.types.is_string,
         pa.types.is_large_string,
@@ -215,7 +215,7 @@ def _is_textual(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _ids(chunk: Chunk, column: str, refusals: _Refusals) -> pa.Array:
+def ids_of(chunk: Chunk, column: str, refusals: Refusals) -> pa.Array:
     """Return ids in their stored form: text as it is, whole numbers in decimal."""
     values = chunk.columns[column]
     if pa.types.is_floating(values.type):
@@ -226,8 +226,8 @@ def _ids(chunk: Chunk, column: str, refusals: _Refusals) -> pa.Array:
         values = pa.array(np.where(refusals.is_good, numbers, 0).astype(np.int64))
     if pa.types.is_integer(values.type):
         ids = values.cast(pa.string())
-    elif _is_textual(values.type):
-        ids = _texts(values, column, refusals)
+    elif is_textual(values.type):
+        ids = texts_of(values, column, refusals)
     else:
         raise DataError(
             f"The column {column!r} has the type {values.type}: ids are text or whole numbers. "
@@ -242,7 +242,7 @@ def _ids(chunk: Chunk, column: str, refusals: _Refusals) -> pa.Array:
     return ids
 
 
-def _weights(chunk: Chunk, column: str, refusals: _Refusals) -> np.ndarray:
+def _weights(chunk: Chunk, column: str, refusals: Refusals) -> np.ndarray:
     numbers, is_empty = _numbers(chunk, column, refusals)
     weights = np.where(is_empty, 1.0, numbers)
     refusals.refuse(weights < 0, column, "must be 0 or greater")
@@ -250,17 +250,17 @@ def _weights(chunk: Chunk, column: str, refusals: _Refusals) -> np.ndarray:
     return weights
 
 
-def _ratings(chunk: Chunk, column: str, refusals: _Refusals) -> np.ndarray:
+def _ratings(chunk: Chunk, column: str, refusals: Refusals) -> np.ndarray:
     ratings, is_empty = _numbers(chunk, column, refusals)
     refusals.refuse(is_empty, column, "is empty")
     return ratings
 
 
 def _occurred_at(
-    chunk: Chunk, column: str, refusals: _Refusals, *, unit: str, arrived_at: int
+    chunk: Chunk, column: str, refusals: Refusals, *, unit: str, arrived_at: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return microseconds since 1970 UTC, and a mask of the rows that have no time."""
-    given, is_empty, is_number = _times(chunk, column, refusals, unit=unit)
+    given, is_empty, is_number = times_of(chunk, column, refusals, unit=unit)
     times = np.where(is_empty, arrived_at, given)
     refusals.refuse(times < 0, column, "lies before 1970")
     latest = arrived_at + MAX_CLOCK_SKEW
@@ -274,11 +274,11 @@ def _occurred_at(
     return times, is_empty
 
 
-def _numbers(chunk: Chunk, column: str, refusals: _Refusals) -> tuple[np.ndarray, np.ndarray]:
+def _numbers(chunk: Chunk, column: str, refusals: Refusals) -> tuple[np.ndarray, np.ndarray]:
     """Return finite numbers, 0 where one was refused, and a mask of the empty values."""
     values = chunk.columns[column]
-    if _is_textual(values.type):
-        texts = _texts(values, column, refusals)
+    if is_textual(values.type):
+        texts = texts_of(values, column, refusals)
         is_empty = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), "")
         texts = pc.if_else(pc.or_kleene(is_empty, pc.is_null(texts)), "0", texts)
         is_number = pc.match_substring_regex(texts, _NUMBER)
@@ -302,14 +302,14 @@ def _numbers(chunk: Chunk, column: str, refusals: _Refusals) -> tuple[np.ndarray
     return np.where(is_finite, numbers, 0.0), empty
 
 
-def _times(
-    chunk: Chunk, column: str, refusals: _Refusals, *, unit: str
+def times_of(
+    chunk: Chunk, column: str, refusals: Refusals, *, unit: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return microseconds since 1970 UTC, a mask of the empty values, and one of numbers."""
     values = chunk.columns[column]
     none = np.zeros(len(values), dtype=bool)
-    if _is_textual(values.type):
-        return _times_of_text(_texts(values, column, refusals), column, refusals, unit=unit)
+    if is_textual(values.type):
+        return _times_of_text(texts_of(values, column, refusals), column, refusals, unit=unit)
     if pa.types.is_date(values.type):
         values = values.cast(pa.timestamp("us"))
     if pa.types.is_timestamp(values.type):
@@ -323,7 +323,7 @@ def _times(
 
 
 def _times_of_text(
-    texts: pa.Array, column: str, refusals: _Refusals, *, unit: str
+    texts: pa.Array, column: str, refusals: Refusals, *, unit: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     texts = pc.utf8_trim_whitespace(pc.fill_null(texts, ""))
     is_empty = _mask(pc.equal(texts, ""))
@@ -397,45 +397,3 @@ def _micros(numbers: np.ndarray, unit: str) -> np.ndarray:
 def _mask(values: pa.Array) -> np.ndarray:
     mask: np.ndarray = values.to_numpy(zero_copy_only=False)
     return mask
-
-
-def check_items(
-    chunk: Chunk, *, format: CatalogueFormat, file: str
-) -> tuple[list[Item], list[RefusedLine]]:
-    """Sort a catalogue's rows into items and refused ones."""
-    refusals = _Refusals(chunk, file=file)
-    item_ids = _ids(chunk, format.item_column, refusals).to_pylist()
-    values: dict[str, list[Any]] = {}
-    for name, column in chunk.columns.items():
-        if name not in ("", format.item_column):
-            textual = _is_textual(column.type)
-            if textual:
-                column = _texts(column, name, refusals)
-                has_nul = pc.fill_null(pc.match_substring(column, "\0"), False)
-                refusals.refuse(has_nul, name, "has a NUL character")
-            values[name] = column.to_pylist()
-    titles = values.pop(format.title_column)
-    items = []
-    for row in np.flatnonzero(refusals.is_good).tolist():
-        attributes = {
-            name: _listed(column[row], format) if name == format.list_column else _json(column[row])
-            for name, column in values.items()
-        }
-        present = {name: value for name, value in attributes.items() if value not in ("", None)}
-        title = titles[row]
-        items.append(Item(item_ids[row], None if title in ("", None) else str(title), present))
-    return items, refusals.refused()
-
-
-def _listed(value: Any, format: CatalogueFormat) -> list[Any]:
-    if isinstance(value, list):
-        return [_json(one) for one in value]
-    return [] if value in ("", None, format.empty_list) else str(value).split("|")
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_json(one) for one in value]
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
