@@ -783,7 +783,7 @@ def test_settings_are_for_the_recipe_of_the_active_version():
         ({"recipe": "svd", "tune": True, "tune_seconds": "5"}, "tune_seconds", "valid number"),
         ({"recipe": "svd", "tune": True, "tune_seconds": float("nan")}, "tune_seconds", ""),
         ({"recipe": "svd", "tune": True, "tune_seconds": float("inf")}, "tune_seconds", ""),
-        ({"tuna": True}, "tuna", "takes recipe, settings, tune, tune_seconds"),
+        ({"tuna": True}, "tuna", "there are recipe, settings, tune, tune_seconds"),
     ],
     ids=str,
 )

@@ -35,7 +35,7 @@ def demo(tmp_path_factory, scheduled):
     with Installation(tmp_path_factory.mktemp("demo"), RECKEEPER_DEMO="1") as made:
         made.up = made.start_up()
         wait_until(
-            lambda: made.server.get("/recommendations/user-0001").is_success,
+            lambda: made.server.get("/recommendations/user-0001").json().get("model_version"),
             "the first model serves",
             seconds=60,
         )

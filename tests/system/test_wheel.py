@@ -144,7 +144,7 @@ def test_what_needs_an_extra_names_it(command, tmp_path, extra, setting):
 
 def test_in_an_empty_folder_it_is_the_whole_product(command, running):
     wait_until(
-        lambda: running.server.get("/recommendations/user-0001").is_success,
+        lambda: running.server.get("/recommendations/user-0001").json().get("model_version"),
         "the demo's first model is active",
         seconds=90,
     )
