@@ -670,8 +670,7 @@ def test_a_damaged_version_is_reported_while_the_old_one_serves(
     assert "its content changed" in sentence
     assert "Version 2 is sound: activate it" in sentence
     activate(2)
-    wait_until(lambda: serving.version == 2)
-    assert serving.problem is None
+    wait_until(lambda: serving.version == 2 and serving.problem is None)
     assert serving.readiness().status == "ok"
 
 
