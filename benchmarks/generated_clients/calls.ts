@@ -25,6 +25,7 @@ const one: Schemas["Interaction"] = { user_id: "ts", item_id: 1, interaction_typ
 const at = (version: number) => ({ params: { path: { version } } });
 const on = (user_id: string, item_id: string) => ({ params: { path: { user_id, item_id } } });
 const of = (user_id: string) => ({ params: { path: { user_id } } });
+const item = (item_id: string) => ({ params: { path: { item_id } } });
 const job = (job_id: number) => ({ params: { path: { job_id } } });
 const asText = { parseAs: "text" } as const;
 
@@ -155,6 +156,31 @@ const calls: { [name in keyof operations]: () => Promise<unknown> } = {
     const body: Schemas["HistoryRequest"] = { history: ["1", 2], n: 3 };
     return given(await client.POST("/recommendations", { body })).items.length;
   },
+  store_items: async () => {
+    const rows: Schemas["ItemBatch"] = [
+      { item_id: "film", title: "A film", categories: ["drama"] },
+      { item_id: 7, available: false },
+    ];
+    return given(await client.POST("/items", { body: rows })).created;
+  },
+  put_item: async () => {
+    const body: Schemas["ItemContent"] = { title: "Another", attributes: { price: 4.5 } };
+    const put = given(await client.PUT("/items/{item_id}", { ...item("film"), body })).item;
+    holds(put.categories.length === 0, "what is not said is gone");
+  },
+  patch_item: async () => {
+    const body: Schemas["ItemContent"] = { available: false };
+    const patched = given(await client.PATCH("/items/{item_id}", { ...item("film"), body })).item;
+    holds(patched.title === "Another" && !patched.available_now, "the rest stays");
+  },
+  get_item: async () => given(await client.GET("/items/{item_id}", item("film"))).item.title,
+  list_items: async () => {
+    const params = { query: { q: "another", limit: 5 } };
+    const page = given(await client.GET("/items", { params }));
+    const next: string | null = page.next;
+    return [next, page.items.map((each) => each.item_id)];
+  },
+  delete_item: async () => given(await client.DELETE("/items/{item_id}", item("film"))).item_id,
   merge_users: async () => {
     const body: Schemas["MergeRequest"] = { from: "visitor" };
     return given(await client.POST("/users/{user_id}/merge", { ...of("ts"), body })).interactions;

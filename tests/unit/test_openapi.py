@@ -54,6 +54,17 @@ def test_names_of_operations_are_stable():
     ]
 
 
+def test_no_schema_is_called_what_generators_call_the_choices_of_a_field():
+    of_fields = {
+        f"{name}{field.title().replace('_', '')}"
+        for name, schema in SCHEMAS.items()
+        for field, described in schema.get("properties", {}).items()
+        if "enum" in described
+    }
+    assert "PromotionRule" in of_fields
+    assert not of_fields & set(SCHEMAS)
+
+
 @pytest.mark.parametrize("where", CONTENTS)
 def test_every_answer_has_a_schema_of_wire(where):
     media_type, content = CONTENTS[where]

@@ -76,13 +76,13 @@ from .oversight import (
 )
 from .people import Merge, MergeRequest
 from .verdicts import (
+    AppliedPromotion,
     DailyRate,
     DataChange,
     DataChanges,
     Difference,
     Metric,
     Promote,
-    PromotionRule,
     Verdict,
     VerdictSummary,
     Versus,
@@ -122,6 +122,7 @@ __all__ = [
     "STATUSES",
     "Advice",
     "Answer",
+    "AppliedPromotion",
     "AuditCheck",
     "AuditEntry",
     "AuditPage",
@@ -192,7 +193,6 @@ __all__ = [
     "Promote",
     "Promotion",
     "PromotionChange",
-    "PromotionRule",
     "Readiness",
     "Recipe",
     "RecipeList",

@@ -8,7 +8,7 @@ from ..errors import ReckeeperError, error_of
 from .failures import action_from
 from .forms import Answer, Done, JsonObject, Request, Time, is_none
 from .oversight import Drift
-from .verdicts import Difference, Metric, Promote, PromotionRule, Verdict
+from .verdicts import AppliedPromotion, Difference, Metric, Promote, Verdict
 from .versions import Cause
 
 
@@ -272,7 +272,7 @@ class RetrainAnswer(Done):
     version: int
     job_id: int
     promoted: bool | None
-    promotion: PromotionRule | None = None
+    promotion: AppliedPromotion | None = None
     verdict: Verdict | None
 
 

@@ -26,7 +26,7 @@ class Difference(Answer):
 Promote = Literal["always", "if_not_worse", "never"]
 
 
-class PromotionRule(Answer):
+class AppliedPromotion(Answer):
     """What decided whether a version is activated, and why that applied.
 
     `promote` is ``always``, ``if_not_worse`` (unless the gate rejects it) or
@@ -149,5 +149,5 @@ class Verdict(VerdictSummary):
     segments: list[Segment] = Field(default=[])
     data: DataChanges | None
     seconds: float
-    promotion: PromotionRule | None = Field(default=None, exclude_if=is_none)
+    promotion: AppliedPromotion | None = Field(default=None, exclude_if=is_none)
     action: JsonObject | None = Field(default=None, exclude_if=is_none)
