@@ -234,6 +234,14 @@ def test_an_import_beside_the_server_of_another_installation_is_refused(at_the_d
     assert n_interactions() == 0
 
 
+def test_an_import_of_items_is_refused_there_too(at_the_default):
+    file = at_the_default / "items.csv"
+    file.write_text("item_id,title\ni1,A film\n")
+    with pytest.raises(ConfigError, match="does not exist yet: nothing was done"):
+        run("items", "import", file)
+    assert not (at_the_default / "data").exists()
+
+
 def test_an_import_into_a_named_installation_goes_on(at_the_default, server, monkeypatch):
     server.installation_id = None
     run("migrate")
@@ -297,6 +305,7 @@ def test_a_command_without_a_server_says_where_it_looked(at_the_default, server,
 def test_every_command_is_tried_here_or_asks_the_server():
     assert set(COMMANDS) == {
         *("up", "migrate", "import", "imports", "demo", "models", "audit", "evaluate"),
+        "items",
         *("retrain", "jobs", "policy", "users"),
         *("dlq", "replay"),  # of a database that the worker has made: they need a broker
     }

@@ -711,8 +711,7 @@ def test_the_newest_sound_version_makes_way_for_the_active_one_once_that_is_whol
     serving = make_serving()
     assert (serving.version, serving.problem.offer) == (1, 1)
     path.write_bytes(whole)
-    wait_until(lambda: serving.version == 3)
-    assert serving.problem is None
+    wait_until(lambda: serving.version == 3 and serving.problem is None)
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut", "changed"])
