@@ -16,7 +16,7 @@ from tests.contracts.small_recipe import Together
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
 from reckeeper.ranking import is_noise
-from reckeeper.recipes import RECIPES, Sizes, describe_recipes, recipe_named
+from reckeeper.recipes import RECIPES, Recipe, Sizes, describe_recipes, recipe_named
 
 SHAPES = [(2, 2), (2, 50), (50, 2), (3, 3), (11, 11), (40, 25)]
 DAY = 86_400_000_000
@@ -432,6 +432,46 @@ def test_what_the_same_users_like_is_similar(fit):
     for item in range(18):
         indices, _ = model.similar(item, n=17)
         assert set((indices // 6).tolist()) == ({item // 6} if model.is_personal else set())
+
+
+def test_likeness_is_what_is_said_of_similar_items(fit):
+    model = fit(interactions((40, 25)))
+    items = np.random.default_rng(0).permutation(25)[:20]
+    likeness = model.likeness(items)
+    said = np.zeros((25, 25))
+    for item in range(25):
+        indices, similarities = model.similar(item, n=25)
+        said[item, indices] = similarities / (1.0 if model.name == "svd" else similarities[:1])
+    np.testing.assert_allclose(likeness, np.maximum(said, said.T)[np.ix_(items, items)], atol=1e-6)
+    assert not np.diag(likeness).any()
+    assert model.likeness(items[:0]).shape == (0, 0)
+
+
+# Reasons
+
+
+def test_contributions_add_up_to_the_scores(fit):
+    """Of what was trained, of new rows, with times and without, and of what was seen alone."""
+    given = interactions((40, 25))
+    model = fit(given)
+    items = np.random.default_rng(0).permutation(25)[:7]
+    unordered = Histories(interactions((6, 25), seed=5).weights)
+    seen = Histories.of_times(row_of({3: 0.0, 7: 2.0, 9: 1.0}, n_items=25), np.array([1, 2, 3]))
+    for histories in (given.histories, unordered, seen):
+        scores = model.score(histories)
+        for user in range(len(histories)):
+            history = histories[user : user + 1]
+            made = model.contributions(history, items)
+            if made is None:
+                assert type(model).contributions is Recipe.contributions
+                continue
+            assert made.shape == (history.weights.nnz, 7)
+            assert not made[history.weights.data == 0].any()
+            whole = np.abs(scores[user]).max(initial=0.0)
+            tolerance = 1e-12 if scores.dtype == np.float64 else 1e-5
+            np.testing.assert_allclose(
+                made.sum(axis=0), scores[user, items], rtol=0, atol=tolerance * whole
+            )
 
 
 # Whatever is given

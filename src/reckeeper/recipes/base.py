@@ -56,9 +56,10 @@ class Recipe(abc.ABC):
     A new recipe is one file or folder with a subclass, and an entry in the
     table `recipes.RECIPES`. What must be written is abstract here; what has a
     body is right for a recipe that decomposes nothing, knows of no similar
-    items and is tuned by trying a few settings, and is replaced where more
-    can be said. `tests/contracts/test_recipes.py` holds every entry of the
-    table to what stands here.
+    items, cannot say what a score is made of, and is tuned by trying a few
+    settings; it is replaced where more can be said.
+    `tests/contracts/test_recipes.py` holds every entry of the table to what
+    stands here.
 
     Parameters
     ----------
@@ -218,6 +219,57 @@ class Recipe(abc.ABC):
         where the recipe knows no order.
         """
         return np.empty(0, dtype=np.int64), np.empty(0)
+
+    def likeness(self, items: np.ndarray) -> np.ndarray:
+        """Return how alike items are, each pair of them.
+
+        For lists whose items should differ. What `similar` says of an item,
+        divided by the similarity of the one most similar to it; of the two
+        values of a pair, the larger.
+
+        Parameters
+        ----------
+        items : ndarray of int, shape (m,)
+            Unique dense indices.
+
+        Returns
+        -------
+        ndarray of float64, shape (m, m)
+            In [0, 1] and symmetric; zeros on the diagonal.
+
+        Notes
+        -----
+        Takes m² cells and m questions to `similar`, so mind the number.
+        """
+        made = np.zeros((len(items), len(items)))
+        order = np.argsort(items)
+        ascending = items[order]
+        for row, item in enumerate(items.tolist()):
+            indices, similarities = self.similar(item, n=np.iinfo(np.int64).max)
+            place = np.minimum(np.searchsorted(ascending, indices), len(items) - 1)
+            is_asked = ascending[place] == indices
+            values = similarities[is_asked] / similarities[:1]
+            made[row, order[place[is_asked]]] = values
+        return np.maximum(made, made.T)
+
+    def contributions(self, history: Histories, items: np.ndarray) -> np.ndarray | None:
+        """Say what each entry of a history adds to the scores of some items.
+
+        Parameters
+        ----------
+        history : Histories
+            One row.
+        items : ndarray of int, shape (m,)
+            Dense indices.
+
+        Returns
+        -------
+        ndarray of float64, shape (nnz, m), or None
+            By entry of ``history.weights``, below zero where it speaks against
+            the item. A column adds up to what `score` gives, to the precision
+            of the scores. None where scores are no such sums, as by default.
+        """
+        return None
 
     # Tuning
 

@@ -7,6 +7,7 @@ starts a second sooner without it, and in half the memory.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -252,6 +253,12 @@ class Svd(Recipe):
         rows = _entering(histories.weights, self._weighting, scale=self.weight_scale)
         return np.asarray((rows @ self._loadings.T) @ self._loadings)
 
+    def contributions(self, history: Histories, items: np.ndarray) -> np.ndarray:
+        """Return the history's weights, times the products of its items' loadings."""
+        row = _entering(history.weights, self._weighting, scale=self.weight_scale)
+        products = self._loadings[:, row.indices].T @ self._loadings[:, items]
+        return np.asarray(row.data[:, None] * products)
+
     def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the items whose columns of the approximation point the same way.
 
@@ -280,16 +287,37 @@ class Svd(Recipe):
         """
         if not self.singular_values[0]:
             return np.empty(0, dtype=np.int64), np.empty(0)
-        vectors = self._loadings * (self.singular_values / self.singular_values[0])[:, None]
-        lengths = np.sqrt((vectors**2).sum(axis=0))
-        is_known = lengths > _NO_COSINE
-        products = vectors.T @ vectors[:, item_index]
-        cosines = np.zeros(len(products))
-        if is_known[item_index]:
-            np.divide(products, lengths * lengths[item_index], out=cosines, where=is_known)
+        cosines = self._cosines(np.array([item_index]), slice(None))[0]
         cosines[item_index] = 0.0
         chosen = linalg.top_k(cosines, n, exclude=np.flatnonzero(cosines <= _NO_COSINE))
-        return chosen, np.minimum(cosines[chosen], 1.0)
+        return chosen, cosines[chosen]
+
+    def likeness(self, items: np.ndarray) -> np.ndarray:
+        """Return the cosines that `similar` goes by, where they are above zero."""
+        if not self.singular_values[0]:
+            return np.zeros((len(items), len(items)))
+        cosines = np.maximum(self._cosines(items, items), 0.0)
+        np.fill_diagonal(cosines, 0.0)
+        return cosines
+
+    def _cosines(self, items: np.ndarray, others: np.ndarray | slice) -> np.ndarray:
+        """Return the cosines of items with others; 0 where a column is only rounding errors."""
+        shares = self.singular_values / self.singular_values[0]
+        mine = (self._loadings[:, items] * shares[:, None] ** 2).T
+        cosines: np.ndarray = mine @ self._loadings[:, others]
+        lengths = self._lengths
+        has_direction = lengths > _NO_COSINE
+        products = lengths[items][:, None] * lengths[others]
+        is_known = has_direction[items][:, None] & has_direction[others]
+        np.divide(cosines, products, out=cosines, where=is_known)
+        cosines[~is_known] = 0.0
+        return np.minimum(cosines, 1.0)
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        """Of the columns of the approximation, in units of the largest singular value."""
+        squares = (self.singular_values / self.singular_values[0]) ** 2
+        return np.sqrt(np.einsum("kn,kn,k->n", self._loadings, self._loadings, squares))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return components, singular values, explained variance ratios and the usual weight."""

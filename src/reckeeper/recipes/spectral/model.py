@@ -286,15 +286,36 @@ class Spectral(Recipe):
         -------
         ndarray of float32, shape (n, n_items)
         """
+        return linalg.dense_product(self._weighed(histories), self.item_weights)
+
+    def _weighed(self, histories: Histories) -> sparse.csr_array:
+        """Return rows as W takes them."""
         rows = weigh(histories.weights, self._weighting, scale=self.weight_scale)
-        if self.order is not None:
-            rows = order.recent(rows, histories.n_later, recency=self.order.recency)
-        return linalg.dense_product(rows, self.item_weights)
+        if self.order is None:
+            return rows
+        return order.recent(rows, histories.n_later, recency=self.order.recency)
+
+    def contributions(self, history: Histories, items: np.ndarray) -> np.ndarray:
+        """Return the history's weights, times the rows of W that belong to them."""
+        row = self._weighed(history)
+        of_items = self.item_weights[row.indices][:, items].toarray()
+        return np.asarray(row.data[:, None].astype(np.float64) * of_items)
+
+    @property
+    def _alike(self) -> sparse.csr_array:
+        return self.item_weights if self.order is None else self.order.alike
 
     def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the largest entries of the item's row of the plain part."""
-        alike = self.item_weights if self.order is None else self.order.alike
-        return _largest_of_row(alike, item_index, n)
+        return _largest_of_row(self._alike, item_index, n)
+
+    def likeness(self, items: np.ndarray) -> np.ndarray:
+        """Return entries of the plain part, divided by the largest of their row."""
+        rows = self._alike[items]
+        largest = rows.max(axis=1).toarray().ravel().astype(np.float64)
+        within = np.maximum(rows[:, items].toarray().astype(np.float64), 0.0)
+        shares = np.divide(within, largest[:, None], out=within, where=largest[:, None] > 0)
+        return np.maximum(shares, shares.T)
 
     def next(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the largest entries of the item's row of the ordered part."""
