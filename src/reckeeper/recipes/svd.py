@@ -296,7 +296,7 @@ class Svd(Recipe):
         """Return the cosines that `similar` goes by, where they are above zero."""
         if not self.singular_values[0]:
             return np.zeros((len(items), len(items)))
-        cosines = np.maximum(self._cosines(items, items), 0.0)
+        cosines: np.ndarray = np.maximum(self._cosines(items, items), 0.0)
         np.fill_diagonal(cosines, 0.0)
         return cosines
 
@@ -311,13 +311,14 @@ class Svd(Recipe):
         is_known = has_direction[items][:, None] & has_direction[others]
         np.divide(cosines, products, out=cosines, where=is_known)
         cosines[~is_known] = 0.0
-        return np.minimum(cosines, 1.0)
+        return np.asarray(np.minimum(cosines, 1.0))
 
     @cached_property
     def _lengths(self) -> np.ndarray:
         """Of the columns of the approximation, in units of the largest singular value."""
         squares = (self.singular_values / self.singular_values[0]) ** 2
-        return np.sqrt(np.einsum("kn,kn,k->n", self._loadings, self._loadings, squares))
+        loadings = self._loadings
+        return np.asarray(np.sqrt(np.einsum("kn,kn,k->n", loadings, loadings, squares)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return components, singular values, explained variance ratios and the usual weight."""
