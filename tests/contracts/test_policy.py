@@ -37,6 +37,13 @@ WHOLE = {
     "window_days": 365,
     "left_out_users": ["test-*", "bot 7"],
     "max_interactions_per_user": 1000,
+    "recommendations": {
+        "seen_types": ["buy"],
+        "popularity_half_life_days": 14,
+        "new_items_share": 0.2,
+        "new_items_days": 7,
+        "daily_variation": 0.5,
+    },
     "versions_kept": 5,
     "kept_days": 60,
     "stale_after_hours": 48,
@@ -75,6 +82,12 @@ def trail(database):
         return list(reversed(entries))
 
     return trail
+
+
+def test_what_an_earlier_release_stored_has_the_defaults_of_later_fields(database, rules):
+    with database.write() as connection:
+        storage.policies.insert(connection, policy={"margin": 0.1}, actor="test", reason=None)
+    assert rules().policy == Policy(margin=0.1)
 
 
 def test_the_test_knows_every_field():
@@ -194,6 +207,13 @@ def test_of_promotion_a_part_may_be_given(store):
         ("left_out_users.0", "", "must have at least 1 character"),
         ("left_out_users.0", 7, "7 must be a valid string"),
         ("max_interactions_per_user", 0, "must be greater than or equal to 1"),
+        ("recommendations.seen_types", "click", "must be a valid list"),
+        ("recommendations", {"seen_types": ["buy"]}, "'buy', which weights does not name; there"),
+        ("recommendations.popularity_half_life_days", 0, "must be greater than 0"),
+        ("recommendations.new_items_share", 1.1, "must be less than or equal to 1"),
+        ("recommendations.new_items_days", None, "must be a valid number"),
+        ("recommendations.daily_variation", -0.1, "must be greater than or equal to 0"),
+        ("recommendations.variation", 1, "there is no such field; there are seen_types"),
         ("versions_kept", 1, "must be greater than or equal to 2"),
         ("kept_days", 0, "must be greater than 0"),
         ("stale_after_hours", 0, "must be greater than 0"),

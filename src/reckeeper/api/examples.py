@@ -357,6 +357,13 @@ _POLICY = {
         "window_days": 365.0,
         "left_out_users": ["test-*"],
         "max_interactions_per_user": 1000,
+        "recommendations": {
+            "seen_types": None,
+            "popularity_half_life_days": 30.0,
+            "new_items_share": 0.1,
+            "new_items_days": 30.0,
+            "daily_variation": 0.0,
+        },
         "versions_kept": 10,
         "kept_days": 90.0,
         "stale_after_hours": 200.0,

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -118,7 +118,8 @@ def changed(policy: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
 
     A value is read as JSON where it is JSON and the field is not text, else as
     text; ``null`` clears the field. ``promotion.schedule=gate`` changes one
-    entry of a field that has several, and ``weights.view=null`` takes it away.
+    entry of a field that has several, and ``weights.view=null`` takes it away;
+    an entry that may be null, as a half-life, is null then.
 
     Raises
     ------
@@ -143,7 +144,7 @@ def changed(policy: Mapping[str, Any], pairs: Sequence[str]) -> dict[str, Any]:
         entries = result.get(field)
         if not isinstance(entries, dict):
             raise DataError(f"{key}: {field!r} has no entries of its own; set {field}=VALUE.")
-        if value is None:
+        if value is None and not _may_be_null(field, name):
             entries.pop(name, None)
         else:
             entries[name] = value
@@ -183,6 +184,15 @@ def _value(field: str, text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _may_be_null(field: str, name: str) -> bool:
+    """Say whether null is a value of an entry, and does not take it away."""
+    from reckeeper import wire
+
+    part = wire.Policy.model_fields.get(field)
+    known: Mapping[str, Any] = getattr(part and part.annotation, "model_fields", {})
+    return name in known and type(None) in get_args(known[name].annotation)
 
 
 def _parsed(text: str) -> dict[str, Any]:

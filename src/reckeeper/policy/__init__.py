@@ -1,6 +1,6 @@
 """When to retrain, what goes in, and who decides: the policy in force, and those before it."""
 
-from reckeeper.policy.content import Policy, Promotion
+from reckeeper.policy.content import Policy, Promotion, RecommendationPolicy
 from reckeeper.policy.cron import last_run, next_run
 from reckeeper.policy.revisions import (
     MASK,
@@ -18,6 +18,7 @@ __all__ = [
     "Policy",
     "PolicyWatch",
     "Promotion",
+    "RecommendationPolicy",
     "StoredPolicy",
     "current",
     "describe",

@@ -5,9 +5,10 @@ import zoneinfo
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from reckeeper import wire
+from reckeeper.errors import alternatives
 from reckeeper.interactions import WITHOUT_WEIGHT
 from reckeeper.policy import cron
 
@@ -32,6 +33,12 @@ class Tuning(wire.Tuning):
     model_config = _STRICT
 
 
+class RecommendationPolicy(wire.RecommendationPolicy):
+    """What lists leave out, and what is popular, checked strictly."""
+
+    model_config = _STRICT
+
+
 class Policy(wire.Policy):
     """A policy as it is stored: the fields of `wire.Policy`, checked strictly."""
 
@@ -42,6 +49,7 @@ class Policy(wire.Policy):
     )
     promotion: Promotion = Promotion()
     tuning: Tuning = Tuning()
+    recommendations: RecommendationPolicy = RecommendationPolicy()
 
     @field_validator("schedule")
     @classmethod
@@ -72,6 +80,20 @@ class Policy(wire.Policy):
         if not any(weight > 0 for weight in weights.values()):
             raise ValueError("has none above 0: there would be nothing to train on")
         return weights
+
+    @field_validator("recommendations")
+    @classmethod
+    def _knows_types(
+        cls, lists: RecommendationPolicy, checked: ValidationInfo
+    ) -> RecommendationPolicy:
+        weights = checked.data.get("weights")
+        for name in lists.seen_types or []:
+            if weights is not None and name not in weights:
+                raise ValueError(
+                    f"has seen_types with {name!r}, which weights does not name"
+                    f"{alternatives(name, weights)}"
+                )
+        return lists
 
     @field_validator("left_out_users")
     @classmethod

@@ -17,7 +17,7 @@ from reckeeper.errors import (
     StorageError,
     alternatives,
 )
-from reckeeper.policy.content import Policy, Promotion, Tuning
+from reckeeper.policy.content import Policy, Promotion, RecommendationPolicy, Tuning
 
 MASK = "***"
 """What is shown instead of a secret; storing it keeps the secret that is there."""
@@ -242,7 +242,11 @@ def _first_error(exc: ValidationError) -> tuple[str, str]:
         return "policy", "an object with text of valid Unicode as its keys is needed"
     field = ".".join(path)
     if error["type"] == "extra_forbidden":
-        of_part = {"promotion": Promotion.model_fields, "tuning": Tuning.model_fields}
+        of_part = {
+            "promotion": Promotion.model_fields,
+            "tuning": Tuning.model_fields,
+            "recommendations": RecommendationPolicy.model_fields,
+        }
         known = of_part.get(path[0], Policy.model_fields)
         return field, f"there is no such field{alternatives(path[-1], known)}"
     if error["type"] == "value_error":

@@ -71,6 +71,8 @@ from .oversight import (
     Promotion,
     PromotionChange,
     Readiness,
+    RecommendationPolicy,
+    RecommendationPolicyChange,
     Tuning,
     TuningChange,
 )
@@ -198,6 +200,8 @@ __all__ = [
     "RecipeList",
     "RecipeSetting",
     "RecommendationList",
+    "RecommendationPolicy",
+    "RecommendationPolicyChange",
     "RecommendedItem",
     "Refused",
     "RetrainAnswer",

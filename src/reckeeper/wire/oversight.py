@@ -31,6 +31,7 @@ RankingMetric = Literal[
 _Count = Annotated[int, Field(ge=1, le=10**12)]
 _Hours = Annotated[float, Field(gt=0, le=1_000_000)]
 _Days = Annotated[float, Field(gt=0, le=100_000)]
+_Type = Annotated[str, Field(min_length=1, max_length=64)]
 _UserPattern = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -61,6 +62,35 @@ class Tuning(Answer):
         default="none",
         description="How far users' next choices are expected to lean to popular items, beyond "
         "what the interactions show: none, mild or strong.",
+    )
+
+
+class RecommendationPolicy(Answer):
+    """What a list leaves out, and what those get of whom nothing is known: the popular items."""
+
+    seen_types: Annotated[list[_Type], Field(max_length=1000)] | None = Field(
+        default=None,
+        description="An item that a user has by one of these interaction types is not recommended "
+        "to them again; null: by any. Dismissed items never are.",
+    )
+    popularity_half_life_days: _Days | None = Field(
+        default=30.0,
+        description="Days in which an interaction counts half as much for what is popular; "
+        "null: it counts the same for ever.",
+    )
+    new_items_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="Share of the places in a list of popular items that new items get.",
+    )
+    new_items_days: _Days = Field(
+        default=30.0,
+        description="Days for which an item is new: from available_from on, or from when it came "
+        "into the catalogue.",
+    )
+    daily_variation: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="How far the order of popular items differs from user to user and from day to "
+        "day; 0: not at all, 1: it is drawn in proportion to popularity.",
     )
 
 
@@ -156,6 +186,10 @@ class Policy(Answer):
         default=None,
         description="Train on at most this many of each user's latest interactions; null: on all.",
     )
+    recommendations: RecommendationPolicy = Field(
+        default=RecommendationPolicy(),
+        description="What lists leave out, and what is popular.",
+    )
     versions_kept: Annotated[int, Field(ge=2, le=10**12)] = Field(
         default=10,
         description="Keep this many versions; older inactive ones are deleted.",
@@ -192,6 +226,12 @@ class TuningChange(Sent, Tuning):
     model_config = ConfigDict(extra="forbid")
 
 
+class RecommendationPolicyChange(Sent, RecommendationPolicy):
+    """What lists are to leave out, and what is popular; what is left out has its default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class PolicyChange(Sent, Policy):
     """A policy to store; a field that is left out has its default."""
 
@@ -199,6 +239,7 @@ class PolicyChange(Sent, Policy):
 
     promotion: PromotionChange = PromotionChange()
     tuning: TuningChange = TuningChange()
+    recommendations: RecommendationPolicyChange = RecommendationPolicyChange()
 
 
 class PolicyRevision(Answer):
