@@ -10,6 +10,7 @@ from reckeeper.catalogue.changes import (
     put,
     upsert,
 )
+from reckeeper.catalogue.conditions import Condition, conditions_of
 from reckeeper.catalogue.content import (
     MAX_ATTRIBUTE_BYTES,
     MAX_CATEGORIES,
@@ -28,6 +29,7 @@ __all__ = [
     "MAX_TITLE_CHARACTERS",
     "Catalogue",
     "Change",
+    "Condition",
     "Description",
     "Found",
     "Given",
@@ -35,6 +37,7 @@ __all__ = [
     "Standing",
     "Upserted",
     "apply",
+    "conditions_of",
     "delete",
     "find",
     "parse_content",

@@ -13,6 +13,7 @@ from reckeeper.serving.live import (
     check,
 )
 from reckeeper.serving.newer import Newer
+from reckeeper.serving.rules import Rules
 from reckeeper.serving.version_comparison import compare as compare_versions
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Readiness",
     "Recommendation",
     "Recommendations",
+    "Rules",
     "Serving",
     "check",
     "compare_versions",
