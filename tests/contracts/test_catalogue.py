@@ -186,6 +186,12 @@ def test_memory_is_what_a_plain_reading_says_after_any_history(database, kept):
         inside = {each for each, item in truth.items() if set(item.categories) & set(wanted)}
         assert set(kept.in_categories(wanted)) == inside
         assert shelf.in_categories(wanted).tolist() == [each in inside for each in model]
+        shares = {
+            each: len(mine & set(wanted)) / len(mine | set(wanted)) + ("a" in mine) / len(mine)
+            for each, item in truth.items()
+            if (mine := set(item.categories)) & {*wanted, "a"}
+        }
+        assert dict(kept.akin([wanted, ["a"], []])) == pytest.approx(shares)
 
 
 def test_memory_reads_only_what_has_changed_and_starts_again_on_an_older_database(

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "catalogue": {"clock", "errors", "interactions", "periodic", "telemetry", "storage", "audit"},
     "registry": {"clock", "errors", "telemetry", "storage", "artifact", "audit"},
     "serving": {"clock", "errors", "interactions", "periodic", "telemetry"}
-    | {"ranking", "registry", "policy", "catalogue", "storage", "matrix"},
+    | {"ranking", "registry", "policy", "catalogue", "storage", "matrix", "recipes"},
     "training": {"clock", "config", "errors", "periodic", "telemetry", "wire"}
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
     | {"ranking", "serving", "policy", "notices"},

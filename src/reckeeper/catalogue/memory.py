@@ -144,6 +144,24 @@ class Catalogue:
         with rows.lock:
             return rows.ids_in(categories)
 
+    def akin(self, categories: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
+        """Return the items that share a category with others, and how much they share.
+
+        Parameters
+        ----------
+        categories : sequence of sequence of str
+            Those of each of the others.
+
+        Returns
+        -------
+        list of (str, float)
+            In no order. The categories in common divided by all that either
+            has, added up over the others.
+        """
+        rows = self._rows
+        with rows.lock:
+            return rows.akin(categories)
+
     def shelf(self, item_ids: Sequence[str], index_of: Callable[[str], int | None]) -> "Shelf":
         """Return a view of the catalogue in the order of a model's items.
 
@@ -300,6 +318,21 @@ class _Rows:
     def ids_in(self, categories: Collection[str]) -> list[str]:
         is_in = self.are_in(np.arange(self.n_places), categories)
         return [self._ids[place] for place in np.flatnonzero(is_in).tolist()]
+
+    def akin(self, categories: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
+        shared = np.zeros(len(self._combinations))
+        for wanted in map(set, categories):
+            for number in {
+                each for name in wanted for each in self._combinations_with.get(name, [])
+            }:
+                mine = self._combinations[number]
+                shared[number] += len(wanted.intersection(mine)) / len(wanted.union(mine))
+        of_places = shared[self._combination[: self.n_places]]
+        places = np.flatnonzero(of_places)
+        return [
+            (self._ids[place], share)
+            for place, share in zip(places.tolist(), of_places[places].tolist(), strict=True)
+        ]
 
     def are_in(self, places: np.ndarray, categories: Collection[str]) -> np.ndarray:
         """Return a mask of the places whose items have any of some categories."""
