@@ -1,5 +1,6 @@
 """Every route around the contract's two, on the real processes."""
 
+import asyncio
 import json
 import pickle
 import re
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.system.installation import BIN, Installation, clicks, wait_until
 
 from reckeeper import errors, wire
-from reckeeper.client import Client
+from reckeeper.client import AsyncClient, Client
 from reckeeper.worker.routes import routes as worker_routes
 
 SCHEDULE, TIMEZONE = "30 3 * * 0", "Europe/Berlin"
@@ -127,6 +128,28 @@ def test_an_unknown_route_and_a_wrong_method_have_the_one_form(site, api):
     assert "/nothing/here" in assert_error(caller.get("/nothing/here"), 404, "not_found")
     assert "PUT" in assert_error(caller.put("/models"), 405, "method_not_allowed")
     assert_error(caller.get("/retrain"), 405, "method_not_allowed")
+
+
+def test_calls_may_be_awaited(site):
+    async def calls():
+        async with AsyncClient(str(site.server.base_url), actor="ann") as client:
+            await client.send([click("of-async", item) for item in ("i1", "i2")])
+            lists, latest, item, jobs = await asyncio.gather(
+                client.recommendations("of-async", n=3),
+                client.interactions("of-async"),
+                client.item("i1"),
+                client.jobs(),
+            )
+            assert lists.strategy == "fold_in"
+            assert len(lists.items) == 3
+            assert {row.item_id for row in latest} == {"i1", "i2"}
+            assert item.item_id == "i1"
+            followed = [job async for job in client.follow_job(jobs.jobs[-1].job_id)]
+            assert [job.status for job in followed] == ["succeeded"]
+            with pytest.raises(errors.NotFoundError, match="99"):
+                await client.activate(99)
+
+    asyncio.run(calls())
 
 
 def test_every_answer_says_which_installation_it_is_of(site):

@@ -1,21 +1,25 @@
-"""The client, against a real HTTP server that answers what a test tells it."""
+"""Both clients, against a real HTTP server that answers what a test tells it."""
 
+import asyncio
 import http.server
+import inspect
 import json
 import socket
 import subprocess
 import sys
 import threading
+from operator import methodcaller
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
+from client import generate
 from tests import samples
 
 import reckeeper.client
 from reckeeper import wire
-from reckeeper.client import Client
+from reckeeper.client import AsyncClient, Client
 from reckeeper.errors import (
     Action,
     DataError,
@@ -154,15 +158,59 @@ def server():
     server.server_close()
 
 
+class Awaited:
+    """An `AsyncClient` that is called as a `Client` is: each call is awaited here."""
+
+    def __init__(self, *address, of=None, **settings):
+        self.awaited = of or AsyncClient(*address, **settings)
+        self.runner = asyncio.Runner()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self.runner.run(self.awaited.close())
+        self.runner.close()
+
+    def as_actor(self, actor):
+        other = object.__new__(Awaited)
+        other.awaited, other.runner = self.awaited.as_actor(actor), self.runner
+        return other
+
+    def __getattr__(self, name):
+        found = getattr(self.awaited, name)
+        if inspect.iscoroutinefunction(found):
+            return lambda *given, **named: self.runner.run(found(*given, **named))
+        return (lambda *given: self.steps(found(*given))) if callable(found) else found
+
+    def steps(self, following):
+        async def step():
+            return await anext(following, None)
+
+        try:
+            while (state := self.runner.run(step())) is not None:
+                yield state
+        finally:
+            self.runner.run(following.aclose())
+
+
+@pytest.fixture(params=[Client, Awaited], ids=["sync", "async"])
+def new_client(request):
+    return request.param
+
+
 @pytest.fixture
-def client(server):
-    with Client(f"http://127.0.0.1:{server.server_port}/", retry_seconds=0.1) as client:
+def client(server, new_client):
+    with new_client(f"http://127.0.0.1:{server.server_port}/", retry_seconds=0.1) as client:
         yield client
 
 
 @pytest.fixture
-def patient_client(server):
-    with Client(f"http://127.0.0.1:{server.server_port}", retry_seconds=10.0) as client:
+def patient_client(server, new_client):
+    with new_client(f"http://127.0.0.1:{server.server_port}", retry_seconds=10.0) as client:
         yield client
 
 
@@ -513,10 +561,10 @@ def test_what_is_safe_is_tried_again(patient_client, server, failure):
 @pytest.mark.parametrize(
     "call",
     [
-        Client.retrain,
-        Client.start_retrain,
-        Client.start_evaluation,
-        Client.roll_back,
+        methodcaller("retrain"),
+        methodcaller("start_retrain"),
+        methodcaller("start_evaluation"),
+        methodcaller("roll_back"),
         lambda client: client.delete_model(3),
         lambda client: client.set_policy({}),
     ],
@@ -528,14 +576,14 @@ def test_what_would_be_done_twice_is_not_tried_again(patient_client, server, cal
     assert len(server.requests) == 1
 
 
-def test_one_that_does_not_wait_for_a_server_tries_again_once_it_was_there(server):
+def test_one_that_does_not_wait_for_a_server_tries_again_once_it_was_there(server, new_client):
     url = f"http://127.0.0.1:{server.server_port}"
-    with Client(url, retry_seconds=10.0, retry_first=False) as client:
+    with new_client(url, retry_seconds=10.0, retry_first=False) as client:
         server.answers = [(200, {"status": "ok", "models": []})]
         assert client.models() == []
         server.answers = [(None, None), (200, {"status": "ok", "models": []})]
         assert client.models() == []
-    with Client(url, retry_seconds=10.0, retry_first=False) as client:
+    with new_client(url, retry_seconds=10.0, retry_first=False) as client:
         server.answers = [(None, None)]
         asked = len(server.requests)
         with pytest.raises(UnavailableError, match="does not answer"):
@@ -543,22 +591,22 @@ def test_one_that_does_not_wait_for_a_server_tries_again_once_it_was_there(serve
         assert len(server.requests) == asked + 1
 
 
-def test_tries_come_to_an_end(server):
+def test_tries_come_to_an_end(server, new_client):
     server.answers = [(503, UNAVAILABLE)]
     with (
-        Client(f"http://127.0.0.1:{server.server_port}", retry_seconds=1.5) as client,
+        new_client(f"http://127.0.0.1:{server.server_port}", retry_seconds=1.5) as client,
         pytest.raises(UnavailableError, match="The worker is down"),
     ):
         client.models()
     assert len(server.requests) > 1
 
 
-def test_a_server_that_is_not_there(server):
+def test_a_server_that_is_not_there(server, new_client):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with (
-            Client(url, retry_seconds=0.1) as client,
+            new_client(url, retry_seconds=0.1) as client,
             pytest.raises(UnavailableError, match=f"^{url} does not answer"),
         ):
             client.models()
@@ -596,11 +644,11 @@ def test_a_server_that_is_not_ready_says_so_without_an_error(client, server):
         client.ready()
 
 
-def test_a_slow_server_is_given_up(server):
+def test_a_slow_server_is_given_up(server, new_client):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with (
-            Client(url, timeout_seconds=0.05, retry_seconds=0.1) as client,
+            new_client(url, timeout_seconds=0.05, retry_seconds=0.1) as client,
             pytest.raises(UnavailableError, match="does not answer"),
         ):
             client.models()
@@ -609,12 +657,12 @@ def test_a_slow_server_is_given_up(server):
 # Who asks
 
 
-def test_a_client_says_who_asks(server):
-    with Client(f"http://127.0.0.1:{server.server_port}", actor="page") as client:
+def test_a_client_says_who_asks(server, new_client):
+    with new_client(f"http://127.0.0.1:{server.server_port}", actor="page") as client:
         for caller in (client, client.as_actor("alice@example.org"), client):
             server.answers = [(200, {"status": "ok", "model": MODEL})]
             caller.activate(3)
-    with Client(f"http://127.0.0.1:{server.server_port}") as nobody:
+    with new_client(f"http://127.0.0.1:{server.server_port}") as nobody:
         nobody.activate(3)
     names = [request.headers["X-Reckeeper-Actor"] for request in server.requests]
     assert names == ["page", "alice@example.org", "page", None]
@@ -740,9 +788,9 @@ def test_who_stops_following_lets_the_connection_go(client, server):
     assert client.job(4).job_id == 7
 
 
-def test_a_password_is_sent_and_never_shown():
+def test_a_password_is_sent_and_never_shown(new_client):
     with (
-        Client("http://ann:secret@127.0.0.1:9", retry_seconds=0) as client,
+        new_client("http://ann:secret@127.0.0.1:9", retry_seconds=0) as client,
         pytest.raises(UnavailableError) as caught,
     ):
         client.models()
@@ -767,11 +815,11 @@ def test_what_cannot_be_sent_is_bad_data(client, server, value):
 
 
 @pytest.mark.parametrize(
-    ("call", "kind"), [(Client.dismiss, "dismiss"), (Client.undo_dismiss, "dismiss_undo")]
+    ("call", "kind"), [("dismiss", "dismiss"), ("undo_dismiss", "dismiss_undo")]
 )
 def test_a_dismissal_is_an_interaction(client, server, call, kind):
     server.answers = [(200, ANSWERS[wire.SendAnswer].model_dump(mode="json"))]
-    assert call(client, ODD, "a/b") == ANSWERS[wire.SendAnswer]
+    assert getattr(client, call)(ODD, "a/b") == ANSWERS[wire.SendAnswer]
     (request,) = server.requests
     assert (request.method, request.path) == ("POST", "/user_interactions")
     (row,) = request.json
@@ -783,7 +831,7 @@ def test_a_dismissal_is_an_interaction(client, server, call, kind):
 
 
 def test_the_public_names():
-    assert reckeeper.client.__all__ == ["ACTOR_HEADER", "Client"]
+    assert reckeeper.client.__all__ == ["ACTOR_HEADER", "AsyncClient", "Client"]
     methods = {name for name in dir(Client) if not name.startswith("_")}
     assert methods == {
         *("url", "close", "as_actor"),
@@ -800,12 +848,29 @@ def test_the_public_names():
     }
 
 
-def test_a_transport_answers_in_place_of_a_server():
+def test_both_clients_have_the_same_methods():
+    def surface(client):
+        methods = inspect.getmembers(client, lambda found: inspect.isfunction(found))
+        return {
+            name: (*inspect.signature(method).parameters.values(), inspect.getdoc(method))
+            for name, method in methods
+            if not name.startswith("_") and name != "follow_job"
+        }
+
+    assert surface(Client) == surface(AsyncClient)
+
+
+def test_one_client_is_made_of_the_other():
+    stale = [path.name for path, text in generate.made() if path.read_text("utf-8") != text]
+    assert stale == [], "`python -m client.generate` writes them"
+
+
+def test_a_transport_answers_in_place_of_a_server(new_client):
     def answer(request):
         assert str(request.url) == "http://anywhere/demo"
         return httpx.Response(200, json={"loaded": False, "interactions": 0, "sample_users": []})
 
-    with Client("http://anywhere", transport=httpx.MockTransport(answer)) as client:
+    with new_client("http://anywhere", transport=httpx.MockTransport(answer)) as client:
         assert client.demo() == wire.Demo(loaded=False, interactions=0, sample_users=[])
 
 

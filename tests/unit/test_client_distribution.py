@@ -14,10 +14,11 @@ ROOT = Path(__file__).parents[2]
 
 # Without the whole of Reckeeper; the answer comes from a function.
 PROGRAM = """
+import asyncio
 import sys
 
 import httpx
-from reckeeper_client import Client, errors
+from reckeeper_client import AsyncClient, Client, errors
 
 def answer(request):
     refused = {"status": "error", "code": "not_found", "message": "There is no version 3."}
@@ -30,6 +31,15 @@ with Client("http://reckeeper.test", transport=httpx.MockTransport(answer)) as c
         assert exc.message == "There is no version 3."
     else:
         raise AssertionError
+
+async def awaited():
+    async with AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        try:
+            await client.activate(3)
+        except errors.NotFoundError as exc:
+            return exc.message
+
+assert asyncio.run(awaited()) == "There is no version 3."
 print(*sorted({name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names))
 """
 

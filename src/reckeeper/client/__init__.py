@@ -8,9 +8,13 @@
         client.send([{"user_id": "u1", "item_id": "i7", "interaction_type": "click"}])
         print(client.retrain().message)
         print(client.recommendations("u1", n=5).items)
+
+`AsyncClient` has the same methods, to be awaited.
 """
 
 # Imports are relative: reckeeper-client installs these files under a name of its own.
-from .client import ACTOR_HEADER, Client
+from .async_client import AsyncClient
+from .client import Client
+from .parts import ACTOR_HEADER
 
-__all__ = ["ACTOR_HEADER", "Client"]
+__all__ = ["ACTOR_HEADER", "AsyncClient", "Client"]

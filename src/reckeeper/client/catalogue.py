@@ -1,10 +1,11 @@
+# Made of async_catalogue.py by `python -m client.generate`: change that one.
 """The calls of the catalogue."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from .. import wire
-from .parts import given, segment
+from .parts import given, plain, segment
 
 if TYPE_CHECKING:  # it brings httpx
     from .connection import Connection
@@ -85,7 +86,7 @@ class CatalogueCalls:
             A field that is given takes the place of what is there, one that is
             left out stays as it is.
         """
-        rows = [_plain(each) for each in items]
+        rows = [plain(each) for each in items]
         return self._server.call(wire.ItemsStored, "POST", "/items", json=rows, repeat=True)
 
     def delete_item(self, item_id: str) -> wire.ItemDeleted:
@@ -95,11 +96,5 @@ class CatalogueCalls:
     def _say(
         self, method: str, item_id: str, content: wire.ItemContent | Mapping[str, object]
     ) -> wire.Item:
-        path, body = f"/items/{segment(item_id)}", _plain(content)
+        path, body = f"/items/{segment(item_id)}", plain(content)
         return self._server.call(wire.ItemAnswer, method, path, json=body, repeat=True).item
-
-
-def _plain(told: wire.ItemContent | Mapping[str, object]) -> dict[str, object]:
-    if isinstance(told, wire.ItemContent):
-        return told.model_dump(mode="json", exclude_unset=True)
-    return dict(told)

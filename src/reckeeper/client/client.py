@@ -1,28 +1,28 @@
+# Made of async_client.py by `python -m client.generate`: change that one.
 """Every call of the server, as a method."""
 
 import contextlib
 import copy
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import ValidationError
 
 from .. import errors, wire
 from .catalogue import CatalogueCalls
-from .parts import given, segment
+from .parts import ACTOR_HEADER, error_of, given, retrain_request
+from .users import UserCalls
 
 if TYPE_CHECKING:  # half of what an import would take; the first `Client` brings it
     import httpx
 
-ACTOR_HEADER = "X-Reckeeper-Actor"
 
-
-class Client(CatalogueCalls):
-    """A connection to a Reckeeper server; safe to share between threads.
+class Client(CatalogueCalls, UserCalls):
+    """A connection to a Reckeeper server, safe to share between threads.
 
     Answers are the models of `wire`. Calls that are safe to repeat are tried
     again, with growing pauses, while the server does not answer. Every error is
@@ -181,7 +181,10 @@ class Client(CatalogueCalls):
 
         def once() -> None:
             with part.open("wb") as file:
-                file.writelines(self._server.chunks(f"/models/{version}/download"))
+                path_there = f"/models/{version}/download"
+                with contextlib.closing(self._server.chunks(path_there)) as chunks:
+                    for chunk in chunks:
+                        file.write(chunk)
 
         try:
             self._server.retrying(once)
@@ -259,7 +262,7 @@ class Client(CatalogueCalls):
             Whether the new version is activated: ``always``, ``if_not_worse`` (unless the gate
             rejects it) or ``never``. Default: what the policy says of such a retrain.
         """
-        body = _retrain_request(
+        body = retrain_request(
             recipe, settings, tune=tune, tune_seconds=tune_seconds, drift=drift, promote=promote
         )
         return self._server.call(wire.RetrainAnswer, "POST", "/retrain", json=body, waits=True)
@@ -275,7 +278,7 @@ class Client(CatalogueCalls):
         promote: wire.Promote | None = None,
     ) -> wire.Job:
         """Start training a new version and return its job at once; see `retrain`."""
-        body = _retrain_request(
+        body = retrain_request(
             recipe, settings, tune=tune, tune_seconds=tune_seconds, drift=drift, promote=promote
         )
         params = {"wait": "false"}
@@ -306,7 +309,7 @@ class Client(CatalogueCalls):
         """Describe one job."""
         return self._server.get(wire.JobAnswer, f"/jobs/{job_id}").job
 
-    def follow_job(self, job_id: int) -> Iterator[wire.Job]:
+    def follow_job(self, job_id: int) -> Generator[wire.Job, None, None]:
         """Yield a job each time that it has changed, up to its end.
 
         One that has ended is given once. A reader that is slow misses states,
@@ -362,118 +365,6 @@ class Client(CatalogueCalls):
         """Say whether the audit trail is whole: nothing altered, removed, reordered or cut."""
         return self._server.call(wire.AuditCheck, "GET", "/audit/verify", repeat=True, waits=True)
 
-    # Interactions and recommendations
-
-    def send(
-        self,
-        interactions: Iterable[wire.Interaction | Mapping[str, object]],
-        *,
-        on_error: Literal["refuse", "skip"] = "refuse",
-    ) -> wire.SendAnswer:
-        """Store up to 10,000 interactions.
-
-        One without an ``event_id`` gets one here, so that a repeated try
-        stores nothing twice.
-
-        Parameters
-        ----------
-        interactions : iterable of Interaction or mapping
-            A mapping has the fields of `wire.Interaction`; the server checks both.
-        on_error : str
-            ``refuse``: a bad row raises `DataError` and nothing is stored.
-            ``skip``: good rows are stored, the answer lists the others.
-        """
-        rows = [
-            each.model_dump(mode="json", exclude_unset=True)
-            if isinstance(each, wire.Interaction)
-            else dict(each)
-            for each in interactions
-        ]
-        for row in rows:
-            if row.get("event_id") is None:
-                row["event_id"] = str(uuid.uuid4())
-        params = {"on_error": on_error}
-        return self._server.call(
-            wire.SendAnswer, "POST", "/user_interactions", params=params, json=rows, repeat=True
-        )
-
-    def interactions(self, user_id: str, *, n: int = 20) -> list[wire.StoredInteraction]:
-        """List a user's latest interactions."""
-        path = f"/user_interactions/{segment(user_id)}"
-        return self._server.get(wire.InteractionList, path, params={"n": n}).interactions
-
-    def watchlist(self, user_id: str) -> list[wire.WatchlistItem]:
-        """List a user's watchlist, the latest addition first."""
-        return self._server.get(wire.Watchlist, f"/watchlist/{segment(user_id)}").items
-
-    def add_to_watchlist(self, user_id: str, item_id: str) -> wire.SendAnswer:
-        """Put an item on a user's watchlist; nothing changes if it is there."""
-        path = f"/watchlist/{segment(user_id)}/{segment(item_id)}"
-        return self._server.call(wire.SendAnswer, "POST", path, repeat=True)
-
-    def remove_from_watchlist(self, user_id: str, item_id: str) -> wire.SendAnswer:
-        """Take an item off a user's watchlist; nothing changes if it is not there."""
-        path = f"/watchlist/{segment(user_id)}/{segment(item_id)}"
-        return self._server.call(wire.SendAnswer, "DELETE", path, repeat=True)
-
-    def dismiss(self, user_id: str, item_id: str) -> wire.SendAnswer:
-        """Say that a user is not interested in an item: it is not recommended to them any more.
-
-        What they did with it before weighs nothing, until `undo_dismiss`; what
-        they do later counts.
-        """
-        return self._send_one(user_id, item_id, "dismiss")
-
-    def undo_dismiss(self, user_id: str, item_id: str) -> wire.SendAnswer:
-        """Take back what `dismiss` said, as if it had never been said."""
-        return self._send_one(user_id, item_id, "dismiss_undo")
-
-    def _send_one(self, user_id: str, item_id: str, interaction_type: str) -> wire.SendAnswer:
-        row = {"user_id": user_id, "item_id": item_id, "interaction_type": interaction_type}
-        return self.send([row])
-
-    def recommendations(self, user_id: str, *, n: int = 10) -> wire.RecommendationList:
-        """Recommend up to `n` items that the user has not seen."""
-        path = f"/recommendations/{segment(user_id)}"
-        return self._server.get(wire.RecommendationList, path, params={"n": n})
-
-    def recommend_from(
-        self,
-        history: Iterable[str | int | wire.HistoryItem | Mapping[str, object]],
-        *,
-        n: int = 10,
-    ) -> wire.HistoryRecommendations:
-        """Recommend up to `n` items to somebody with this history; nothing is stored.
-
-        Parameters
-        ----------
-        history : iterable
-            Ids of items, the oldest first; or items with their times, as
-            `wire.HistoryItem` or a mapping with its fields, in any order.
-        """
-        told = [
-            each.model_dump(mode="json", exclude_unset=True)
-            if isinstance(each, wire.HistoryItem)
-            else each
-            if isinstance(each, str | int)
-            else dict(each)
-            for each in history
-        ]
-        body = {"history": told, "n": n}
-        return self._server.call(
-            wire.HistoryRecommendations, "POST", "/recommendations", json=body, repeat=True
-        )
-
-    def merge(self, user_id: str, visitor_id: str) -> wire.Merge:
-        """Give a visitor's interactions and watchlist to an account, as after a login.
-
-        Whatever comes under the visitor's id from then on is the account's
-        too. Asked again it changes nothing; it cannot be taken back.
-        """
-        path = f"/users/{segment(user_id)}/merge"
-        body = {"from": visitor_id}
-        return self._server.call(wire.Merge, "POST", path, json=body, repeat=True)
-
     # The installation
 
     def demo(self) -> wire.Demo:
@@ -491,7 +382,7 @@ class Client(CatalogueCalls):
             response = self._server.request("GET", "/health/ready")
             with contextlib.suppress(ValidationError):
                 return wire.Readiness.model_validate_json(response.content).bare()
-            raise self._server.error_of(response)
+            raise error_of(response)
 
         return self._server.retrying(once)
 
@@ -509,28 +400,7 @@ class Client(CatalogueCalls):
         def once() -> str:
             response = self._server.request("GET", "/metrics")
             if not response.is_success:
-                raise self._server.error_of(response)
+                raise error_of(response)
             return response.text
 
         return self._server.retrying(once)
-
-
-def _retrain_request(
-    recipe: str | None,
-    settings: Mapping[str, object] | None,
-    *,
-    tune: bool,
-    tune_seconds: float | None,
-    drift: wire.Drift | None,
-    promote: wire.Promote | None,
-) -> dict[str, object] | None:
-    """Return the body that says what was given; None, and so no body, if nothing was."""
-    request: dict[str, object] = given(
-        recipe=recipe,
-        settings=None if settings is None else dict(settings),
-        tune=tune or None,
-        tune_seconds=tune_seconds,
-        tuning=None if drift is None else {"drift": drift},
-        promote=promote,
-    )
-    return request or None

@@ -1,21 +1,21 @@
+# Made of async_connection.py by `python -m client.generate`: change that one.
 """How a request is made, tried again, and its answer read."""
 
 import contextlib
 import copy
+import os
 import random
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import BinaryIO, Self, TypeVar
 
 import httpx
-from pydantic import ValidationError
 
 from .. import errors, wire
+from .parts import error_of, foreign, masked, read, unavailable
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _CHUNK_BYTES = 1024 * 1024
-_ZIP = {"Content-Type": "application/zip"}
 
 _Answer = TypeVar("_Answer", bound=wire.Answer)
 _Result = TypeVar("_Result")
@@ -54,7 +54,7 @@ class Connection:
         address = httpx.URL(url.rstrip("/"))
         # A proxy of the environment leads out of this machine, never back to it.
         is_here = address.host in {"127.0.0.1", "::1", "localhost"}
-        self.url = _masked(address)
+        self.url = masked(address)
         self._http = httpx.Client(base_url=address, trust_env=not is_here, transport=transport)
         self._headers: Mapping[str, str] = {}
         self._timeout = httpx.Timeout(timeout_seconds)
@@ -124,8 +124,8 @@ class Connection:
                 method, path, params=params, json=json, bundle=bundle, waits=waits
             )
             if not response.is_success:
-                raise self.error_of(response)
-            return _read(answer, response.content, response)
+                raise error_of(response)
+            return read(answer, response.content, response)
 
         return self.retrying(once) if repeat else once()
 
@@ -140,18 +140,22 @@ class Connection:
         waits: bool = False,
     ) -> httpx.Response:
         """Make a request once, and return what came back, an error too."""
+        headers = dict(self._headers)
+        if bundle is not None:
+            n_bytes = os.fstat(bundle.fileno()).st_size
+            headers |= {"Content-Type": "application/zip", "Content-Length": str(n_bytes)}
         try:
             response = self._http.request(
                 method,
                 path,
                 params=params,
                 json=json,
-                content=bundle,
-                headers={**self._headers, **({} if bundle is None else _ZIP)},
+                content=None if bundle is None else _chunks_of(bundle),
+                headers=headers,
                 timeout=None if waits else self._timeout,
             )
         except httpx.HTTPError as exc:
-            raise self._unavailable(exc) from exc
+            raise unavailable(self.url, exc) from exc
         except (ValueError, RecursionError) as exc:  # NaN, half a character
             raise errors.DataError(
                 f"The request cannot be sent: {exc}. Give finite numbers and valid Unicode text."
@@ -159,25 +163,17 @@ class Connection:
         self._retries = True
         return response
 
-    @staticmethod
-    def error_of(response: httpx.Response) -> errors.ReckeeperError:
-        """Return what a response that is no success reports."""
-        try:
-            return wire.error_from(wire.Error.model_validate_json(response.content))
-        except ValidationError:
-            return _foreign(response)
-
-    def chunks(self, path: str) -> Iterator[bytes]:
+    def chunks(self, path: str) -> Generator[bytes, None, None]:
         """Yield the content of a zip file, a part at a time."""
         with self._open(path) as response:
             if response.headers.get("content-type") != "application/zip":
-                raise _foreign(response)
+                raise foreign(response)
             try:
                 yield from response.iter_bytes(_CHUNK_BYTES)
             except httpx.HTTPError as exc:
-                raise self._unavailable(exc) from exc
+                raise unavailable(self.url, exc) from exc
 
-    def follow(self, path: str, *, state: type[_Answer]) -> Iterator[_Answer]:
+    def follow(self, path: str, *, state: type[_Answer]) -> Generator[_Answer, None, None]:
         """Yield the states that a stream of server-sent events has, up to the event ``end``.
 
         A stream that breaks is opened again, unless it said nothing.
@@ -191,11 +187,11 @@ class Connection:
                         if event == "end":
                             return
                         is_told = True
-                        yield _read(state, data, response)
+                        yield read(state, data, response)
                 except httpx.HTTPError as exc:
                     reason = exc
             if not is_told:
-                raise self._unavailable(reason)
+                raise unavailable(self.url, reason)
 
     def retrying(self, once: Callable[[], _Result]) -> _Result:
         """Return what a call gives, and call again, with growing pauses, while nobody answers."""
@@ -221,34 +217,15 @@ class Connection:
             self._retries = True
             if not response.is_success:
                 response.read()
-                raise self.error_of(response)
+                raise error_of(response)
         except httpx.HTTPError as exc:
-            raise self._unavailable(exc) from exc
+            raise unavailable(self.url, exc) from exc
         return contextlib.closing(response)
 
-    def _unavailable(self, reason: httpx.HTTPError | str) -> errors.UnavailableError:
-        """Return the error that the server does not answer, with the reason in brackets."""
-        why = re.sub(r"\[Errno -?\d+\] ", "", str(reason)) or type(reason).__name__
-        return errors.UnavailableError(
-            f"{self.url} does not answer ({why}). Check that it is running there, then try again.",
-            action=errors.Action("start"),
-        )
 
-
-def _read(answer: type[_Answer], content: bytes | str, response: httpx.Response) -> _Answer:
-    """Return the answer that a response, or a part of it, has."""
-    try:
-        return answer.model_validate_json(content)
-    except ValidationError as exc:
-        raise _foreign(response) from exc
-
-
-def _foreign(response: httpx.Response) -> errors.UnavailableError:
-    """Return the error that some other program answers at the address."""
-    return errors.UnavailableError(
-        f"{_masked(response.url)} answered {response.status_code} and not as Reckeeper does. "
-        "Check that the address is that of a Reckeeper server, of the same release as this client."
-    )
+def _chunks_of(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK_BYTES):
+        yield chunk
 
 
 def _events(response: httpx.Response) -> Iterator[tuple[str, str]]:
@@ -263,8 +240,3 @@ def _events(response: httpx.Response) -> Iterator[tuple[str, str]]:
         elif not line and data:
             yield event, data
             event, data = "message", ""
-
-
-def _masked(url: httpx.URL) -> str:
-    """Return an address without its password."""
-    return str(url.copy_with(username=url.username, password="***") if url.password else url)

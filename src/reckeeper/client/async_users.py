@@ -1,0 +1,116 @@
+# After a change, `python -m client.generate` makes users.py of this.
+"""The calls about users: what they do, and what they get."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+from .. import wire
+from .parts import plain, segment
+
+if TYPE_CHECKING:  # it brings httpx
+    from .async_connection import AsyncConnection
+
+
+class AsyncUserCalls:
+    """What a client says of users, and asks for them."""
+
+    _server: "AsyncConnection"
+
+    async def send(
+        self,
+        interactions: Iterable[wire.Interaction | Mapping[str, object]],
+        *,
+        on_error: Literal["refuse", "skip"] = "refuse",
+    ) -> wire.SendAnswer:
+        """Store up to 10,000 interactions.
+
+        One without an ``event_id`` gets one here, so that a repeated try
+        stores nothing twice.
+
+        Parameters
+        ----------
+        interactions : iterable of Interaction or mapping
+            A mapping has the fields of `wire.Interaction`; the server checks both.
+        on_error : str
+            ``refuse``: a bad row raises `DataError` and nothing is stored.
+            ``skip``: good rows are stored, the answer lists the others.
+        """
+        rows = [plain(each) for each in interactions]
+        for row in rows:
+            if row.get("event_id") is None:
+                row["event_id"] = str(uuid.uuid4())
+        params = {"on_error": on_error}
+        return await self._server.call(
+            wire.SendAnswer, "POST", "/user_interactions", params=params, json=rows, repeat=True
+        )
+
+    async def interactions(self, user_id: str, *, n: int = 20) -> list[wire.StoredInteraction]:
+        """List a user's latest interactions."""
+        path = f"/user_interactions/{segment(user_id)}"
+        return (await self._server.get(wire.InteractionList, path, params={"n": n})).interactions
+
+    async def watchlist(self, user_id: str) -> list[wire.WatchlistItem]:
+        """List a user's watchlist, the latest addition first."""
+        return (await self._server.get(wire.Watchlist, f"/watchlist/{segment(user_id)}")).items
+
+    async def add_to_watchlist(self, user_id: str, item_id: str) -> wire.SendAnswer:
+        """Put an item on a user's watchlist; nothing changes if it is there."""
+        path = f"/watchlist/{segment(user_id)}/{segment(item_id)}"
+        return await self._server.call(wire.SendAnswer, "POST", path, repeat=True)
+
+    async def remove_from_watchlist(self, user_id: str, item_id: str) -> wire.SendAnswer:
+        """Take an item off a user's watchlist; nothing changes if it is not there."""
+        path = f"/watchlist/{segment(user_id)}/{segment(item_id)}"
+        return await self._server.call(wire.SendAnswer, "DELETE", path, repeat=True)
+
+    async def dismiss(self, user_id: str, item_id: str) -> wire.SendAnswer:
+        """Say that a user is not interested in an item: it is not recommended to them any more.
+
+        What they did with it before weighs nothing, until `undo_dismiss`; what
+        they do later counts.
+        """
+        return await self._send_one(user_id, item_id, "dismiss")
+
+    async def undo_dismiss(self, user_id: str, item_id: str) -> wire.SendAnswer:
+        """Take back what `dismiss` said, as if it had never been said."""
+        return await self._send_one(user_id, item_id, "dismiss_undo")
+
+    async def _send_one(self, user_id: str, item_id: str, interaction_type: str) -> wire.SendAnswer:
+        row = {"user_id": user_id, "item_id": item_id, "interaction_type": interaction_type}
+        return await self.send([row])
+
+    async def recommendations(self, user_id: str, *, n: int = 10) -> wire.RecommendationList:
+        """Recommend up to `n` items that the user has not seen."""
+        path = f"/recommendations/{segment(user_id)}"
+        return await self._server.get(wire.RecommendationList, path, params={"n": n})
+
+    async def recommend_from(
+        self,
+        history: Iterable[str | int | wire.HistoryItem | Mapping[str, object]],
+        *,
+        n: int = 10,
+    ) -> wire.HistoryRecommendations:
+        """Recommend up to `n` items to somebody with this history; nothing is stored.
+
+        Parameters
+        ----------
+        history : iterable
+            Ids of items, the oldest first; or items with their times, as
+            `wire.HistoryItem` or a mapping with its fields, in any order.
+        """
+        told = [each if isinstance(each, str | int) else plain(each) for each in history]
+        body = {"history": told, "n": n}
+        return await self._server.call(
+            wire.HistoryRecommendations, "POST", "/recommendations", json=body, repeat=True
+        )
+
+    async def merge(self, user_id: str, visitor_id: str) -> wire.Merge:
+        """Give a visitor's interactions and watchlist to an account, as after a login.
+
+        Whatever comes under the visitor's id from then on is the account's
+        too. Asked again it changes nothing; it cannot be taken back.
+        """
+        path = f"/users/{segment(user_id)}/merge"
+        body = {"from": visitor_id}
+        return await self._server.call(wire.Merge, "POST", path, json=body, repeat=True)
