@@ -131,7 +131,7 @@ def drawn(random, number):
     return Item(
         f"i{number}",
         random.choice([None, f"Title {number} ü"]),
-        random.choice([{}, {"n": number}]),
+        random.choice([{}, {"n": number}, {"n": [1, number], "lit": True}, {"n": "1", "lit": 1}]),
         tuple(random.sample("abcd", random.randrange(3))),
         random.random() < 0.7,
         random.choice([None, begin]),
@@ -192,6 +192,38 @@ def test_memory_is_what_a_plain_reading_says_after_any_history(database, kept):
             if (mine := set(item.categories)) & {*wanted, "a"}
         }
         assert dict(kept.akin([wanted, ["a"], []])) == pytest.approx(shares)
+        assert_filters(kept, shelf, model, truth, draw)
+
+
+def assert_filters(kept, shelf, model, truth, draw):
+    """Compare what is asked of categories and attributes with a plain reading of each item."""
+    moment, low = draw.randrange(42), draw.randrange(60)
+    known = {category for item in truth.values() for category in item.categories}
+    categories = frozenset(draw.sample(sorted(known), draw.randrange(min(3, len(known) + 1))))
+    where = catalogue.conditions_of(
+        draw.choice([{}, {"n": {"min": low, "max": low + 9}}, {"n": [low, low + 1, 1]}])
+        | draw.choice([{}, {"lit": True}, {"lit": 1}, {"nowhere": 1}])
+    )
+    inside = {
+        each
+        for each, item in truth.items()
+        if item.is_available(moment)
+        and (not categories or categories & set(item.categories))
+        and all(each.is_met_by(item.attributes.get(each.attribute)) for each in where)
+    }
+    if not (categories or where):
+        inside |= {each for each in model if each not in truth}
+    for _again in range(2):
+        found = shelf.listable(categories, where, moment=moment)
+        found = np.ones(len(model), dtype=bool) if found is None else found
+        assert found.tolist() == [each in inside for each in model]
+    is_in = kept.filter(categories, where, moment=moment)
+    assert [is_in(each) for each in [*model, *truth]] == [
+        each in inside for each in [*model, *truth]
+    ]
+    for ask in (shelf.listable, kept.filter):
+        with pytest.raises(NotFoundError, match="is in the category 'nothing'"):
+            ask(frozenset({"nothing"}), where, moment=moment)
 
 
 def test_memory_reads_only_what_has_changed_and_starts_again_on_an_older_database(

@@ -54,8 +54,8 @@ class Condition:
         return bool(is_above and is_below)
 
 
-def key_of(value: object) -> str | None:
-    """Return a text that is the same for equal values alone; None where it is no plain value.
+def key_of(value: object) -> str:
+    """Return a text that is the same for equal plain values alone, and empty for all that is none.
 
     1 and 1.0 are equal, and neither is true or "1".
     """
@@ -65,7 +65,7 @@ def key_of(value: object) -> str | None:
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return repr(value) if isinstance(value, int | float) else None
+    return repr(value) if isinstance(value, int | float) else ""
 
 
 def conditions_of(where: object) -> tuple[Condition, ...]:
@@ -104,7 +104,7 @@ def _keys(values: Sequence[object], *, field: str) -> frozenset[str]:
     keys = set()
     for value in values:
         key = key_of(value)
-        if key is None:
+        if not key:
             raise _refused(
                 field,
                 "must be a text, a number or a boolean, a list of them, or a range such as "

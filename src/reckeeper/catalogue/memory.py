@@ -1,7 +1,9 @@
 """The catalogue in memory: whoever asks waits for no database."""
 
 import contextlib
+import difflib
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,12 +12,20 @@ import numpy as np
 from pydantic_core import from_json
 
 from reckeeper import storage
-from reckeeper.errors import ReckeeperError
+from reckeeper.catalogue.conditions import Condition, key_of
+from reckeeper.catalogue.labels import Labels
+from reckeeper.errors import NotFoundError, ReckeeperError
 from reckeeper.periodic import Periodic
 from reckeeper.telemetry import get_logger
 
 _ALWAYS, _NEVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 _FIRST_ROOM = 1024
+
+_FILTERS_KEPT = 256
+"""Combinations of categories and conditions whose items are known without a look at them."""
+
+_ATTRIBUTES_KEPT = 32
+"""Attributes whose values are held by number, for conditions on them."""
 
 _log = get_logger(__name__)
 
@@ -162,6 +172,35 @@ class Catalogue:
         with rows.lock:
             return rows.akin(categories)
 
+    def filter(
+        self, categories: Collection[str], where: Sequence[Condition], *, moment: int
+    ) -> Callable[[str], bool]:
+        """Return a function that says of an id whether the item may be in a list.
+
+        Parameters
+        ----------
+        categories, where
+            As of `Shelf.listable`.
+        moment : int
+
+        Raises
+        ------
+        NotFoundError
+            As of `Shelf.listable`.
+        """
+        rows = self._rows
+        if not (categories or where):
+            return lambda item_id: rows.is_available(item_id, moment)
+        with rows.lock:
+            is_listable = rows.are_matching(np.arange(rows.n_places), categories, where)
+        # What the catalogue does not have stands at place -1, behind all others.
+        is_listable = np.append(is_listable, False)
+
+        def is_in(item_id: str) -> bool:
+            return bool(is_listable[rows.place_of(item_id)]) and rows.is_available(item_id, moment)
+
+        return is_in
+
     def shelf(self, item_ids: Sequence[str], index_of: Callable[[str], int | None]) -> "Shelf":
         """Return a view of the catalogue in the order of a model's items.
 
@@ -173,6 +212,9 @@ class Catalogue:
             Returns the index of an id, None where it is not among `item_ids`.
         """
         return Shelf(lambda: self._rows, item_ids, index_of)
+
+
+_Filter = tuple[frozenset[str], tuple[Condition, ...]]
 
 
 class Shelf:
@@ -194,6 +236,8 @@ class Shelf:
         self._n_placed = 0
         self._places = np.empty(0, dtype=np.int32)
         self._standing: Standing | None = None
+        self._filtered: OrderedDict[_Filter, tuple[Standing, np.ndarray]] = OrderedDict()
+        self._filtering = threading.Lock()
 
     def at(self, moment: int) -> Standing:
         """Return which items are available at a moment in microseconds since 1970 UTC."""
@@ -220,6 +264,55 @@ class Shelf:
         with rows.lock:
             return rows.are_in(self._places_in(rows), categories)
 
+    def listable(
+        self, categories: frozenset[str], where: tuple[Condition, ...], *, moment: int
+    ) -> np.ndarray | None:
+        """Return a mask of the available items with some categories and attributes.
+
+        The same question again costs microseconds, until an item changes or its availability.
+
+        Parameters
+        ----------
+        categories : frozenset of str
+            Items have any of these; empty: whatever they have.
+        where : tuple of Condition
+            Each of them is met. An item that the catalogue does not have has no attributes.
+        moment : int
+            Microseconds since 1970 UTC.
+
+        Returns
+        -------
+        ndarray of bool, shape (n_items,), or None
+            Not to be changed; None: all are.
+
+        Raises
+        ------
+        NotFoundError
+            No item of the catalogue is in one of the categories.
+        """
+        standing = self.at(moment)
+        if not (categories or where):
+            return standing.is_available
+        key = categories, where
+        with self._filtering:
+            found = self._filtered.get(key)
+            if found is not None and found[0] is standing:
+                self._filtered.move_to_end(key)
+                return found[1]
+        rows = self._current()
+        with rows.lock:
+            places = self._places_in(rows)
+            mask = rows.are_matching(places, categories, where)
+            mask &= rows.are_available(places, moment)
+            is_as_it_was = self._standing is standing and rows.revision == standing.revision
+        if is_as_it_was:
+            with self._filtering:
+                self._filtered[key] = standing, mask
+                self._filtered.move_to_end(key)
+                while len(self._filtered) > _FILTERS_KEPT:
+                    self._filtered.popitem(last=False)
+        return mask
+
     def _places_in(self, rows: "_Rows") -> np.ndarray:
         """Return the place of each item, -1 where it has none; under the lock of `rows`."""
         if rows is not self._placed:
@@ -245,10 +338,9 @@ class _Rows:
         self._ids: list[str] = []
         self._titles: list[bytes | None] = []
         self._attributes: list[bytes] = []
-        # Few combinations of categories are many items': each item has the number of its own.
-        self._combinations: list[tuple[str, ...]] = [()]
-        self._combination_of: dict[str, int] = {"[]": 0}
-        self._combinations_with: dict[str, list[int]] = {}
+        self._categories = Labels(_FIRST_ROOM)
+        # Of the attributes that conditions have asked for, the latest last.
+        self._labels: OrderedDict[str, Labels] = OrderedDict()
         self._make_room(_FIRST_ROOM)
 
     @property
@@ -270,7 +362,8 @@ class _Rows:
             for place, title, text in zip(places, titles, attributes, strict=True):
                 self._titles[place] = None if title is None else title.encode()
                 self._attributes[place] = text.encode()
-            self._combination[places] = [self._number_of(text) for text in categories]
+            self._categories.numbers[places] = list(map(self._categories.number_of, categories))
+            self._follow_labels(places, attributes)
             self._available[places] = available
             self._from[places] = [_ALWAYS if moment is None else moment for moment in begins]
             self._until[places] = [_NEVER if moment is None else moment for moment in ends]
@@ -287,8 +380,12 @@ class _Rows:
         return Description(
             None if title is None else title.decode(),
             from_json(self._attributes[place]),
-            self._combinations[int(self._combination[place])],
+            self._categories_at(place),
         )
+
+    def _categories_at(self, place: int) -> tuple[str, ...]:
+        categories = self._categories.values[int(self._categories.numbers[place])]
+        return tuple(map(str, categories))
 
     def is_available(self, item_id: str, moment: int) -> bool:
         place = self._places.get(item_id)
@@ -320,14 +417,12 @@ class _Rows:
         return [self._ids[place] for place in np.flatnonzero(is_in).tolist()]
 
     def akin(self, categories: Sequence[Sequence[str]]) -> list[tuple[str, float]]:
-        shared = np.zeros(len(self._combinations))
+        shared = np.zeros(len(self._categories.values))
         for wanted in map(set, categories):
-            for number in {
-                each for name in wanted for each in self._combinations_with.get(name, [])
-            }:
-                mine = self._combinations[number]
+            for number in {each for name in wanted for each in self._categories.numbers_with(name)}:
+                mine = self._categories.values[number]
                 shared[number] += len(wanted.intersection(mine)) / len(wanted.union(mine))
-        of_places = shared[self._combination[: self.n_places]]
+        of_places = shared[self._categories.numbers[: self.n_places]]
         places = np.flatnonzero(of_places)
         return [
             (self._ids[place], share)
@@ -336,10 +431,66 @@ class _Rows:
 
     def are_in(self, places: np.ndarray, categories: Collection[str]) -> np.ndarray:
         """Return a mask of the places whose items have any of some categories."""
-        is_wanted = np.zeros(len(self._combinations), dtype=bool)
+        wanted = Condition("categories", any_of=frozenset(map(key_of, categories)))
+        return self._are_met(places, self._categories, wanted)
+
+    def are_matching(
+        self, places: np.ndarray, categories: Collection[str], where: Sequence[Condition]
+    ) -> np.ndarray:
+        """Return a mask of the places whose items have any of some categories, and attributes."""
+        is_matching = np.ones(len(places), dtype=bool)
+        if categories:
+            self._check(categories)
+            is_matching &= self.are_in(places, categories)
+        self._hold_labels([condition.attribute for condition in where])
+        for condition in where:
+            labels = self._labels[condition.attribute]
+            is_matching &= self._are_met(places, labels, condition)
+        return is_matching
+
+    def _are_met(self, places: np.ndarray, labels: Labels, condition: Condition) -> np.ndarray:
+        return np.asarray(labels.are_met(condition)[labels.numbers[places]] & (places >= 0))
+
+    def _check(self, categories: Collection[str]) -> None:
+        """Refuse a category that no item has."""
+        is_had = np.bincount(self._categories.numbers, minlength=len(self._categories.values)) > 0
+        known = {
+            category
+            for number in np.flatnonzero(is_had).tolist()
+            for category in self._categories.values[number]
+        }
         for category in categories:
-            is_wanted[self._combinations_with.get(category, [])] = True
-        return np.asarray(is_wanted[self._combination[places]] & (places >= 0))
+            if category not in known:
+                near = difflib.get_close_matches(category[:64], map(str, known), n=1)
+                meant = f" Did you mean {near[0]!r}?" if near else ""
+                raise NotFoundError(
+                    f"No item of the catalogue is in the category {category[:64]!r}.{meant} Check "
+                    "its name, or give items the category.",
+                    details={"field": "category"},
+                )
+
+    def _hold_labels(self, attributes: Sequence[str]) -> None:
+        """Have the values of some attributes, at most `_ATTRIBUTES_KEPT`, by their numbers."""
+        missing = [each for each in attributes if each not in self._labels]
+        if missing:
+            decoded = [from_json(text) for text in self._attributes]
+            for attribute in missing:
+                labels = self._labels[attribute] = Labels(len(self._available))
+                labels.put(range(self.n_places), [each.get(attribute) for each in decoded])
+        for attribute in attributes:
+            self._labels.move_to_end(attribute)
+        while len(self._labels) > _ATTRIBUTES_KEPT:
+            self._labels.popitem(last=False)
+
+    def _follow_labels(self, places: Sequence[int], attributes: Sequence[str]) -> None:
+        """Keep up with attributes that have changed; what has too many old values is made anew."""
+        if not self._labels:
+            return
+        decoded = [from_json(text) for text in attributes]
+        for attribute, labels in list(self._labels.items()):
+            labels.put(places, [each.get(attribute) for each in decoded])
+            if len(labels.values) > 2 * self.n_places + _FIRST_ROOM:
+                del self._labels[attribute]
 
     def _place_for(self, item_id: str) -> int:
         place = self._places.get(item_id)
@@ -364,15 +515,5 @@ class _Rows:
         self._available = longer("_available", np.bool_, True)
         self._from = longer("_from", np.int64, _ALWAYS)
         self._until = longer("_until", np.int64, _NEVER)
-        self._combination = longer("_combination", np.int32, 0)
-
-    def _number_of(self, categories: str) -> int:
-        number = self._combination_of.get(categories)
-        if number is None:
-            number = len(self._combinations)
-            combination = tuple(from_json(categories))
-            self._combinations.append(combination)
-            self._combination_of[categories] = number
-            for category in combination:
-                self._combinations_with.setdefault(category, []).append(number)
-        return number
+        for labels in (self._categories, *self._labels.values()):
+            labels.make_room(n)
