@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from reckeeper import audit, catalogue, storage
+from reckeeper import audit, catalogue, clock, storage
 from reckeeper.catalogue import Catalogue, Change
 from reckeeper.errors import DataError, NotFoundError
 from reckeeper.storage import Item
@@ -296,3 +296,28 @@ def test_a_process_follows_what_another_changes(database, wait_until):
     finally:
         other.stop()
     assert other.problem is None
+
+
+def test_an_item_is_new_from_when_it_comes_or_is_available(database, kept):
+    catalogue.upsert(
+        database,
+        [
+            Change("long", {"available_from": 5}),
+            Change("soon", {"available_from": 4 * 10**15}),
+            Change("withdrawn", {"available": False}),
+            Change("gone", {}),
+            Change("added", {}),
+        ],
+        actor="alice",
+    )
+    start = clock.now()
+    kept.refresh()
+    assert kept.new_since(start) == ["soon"]
+    hour_ago = start - 3600 * clock.SECOND
+    assert kept.new_since(hour_ago) == ["added", "gone", "soon", "withdrawn"]
+    catalogue.put(database, "added", {"title": "Changed"}, actor="alice")
+    catalogue.delete(database, "gone", actor="alice")
+    kept.refresh()
+    assert kept.new_since(start) == ["soon"]
+    assert kept.new_since(hour_ago) == ["added", "soon", "withdrawn"]
+    assert kept.new_since(4) == ["added", "long", "soon", "withdrawn"]

@@ -179,6 +179,36 @@ def test_the_most_popular_items_are_those_of_most_users(database):
         assert found == [("Y", 2), ("x", 2), ("z", 1)]
         assert interactions.most_popular(connection, ["click"], among=1) == [("z", 1)]
         assert interactions.most_popular(connection, [], among=9) == []
+        assert interactions.latest_users(connection, among=9) == ["a", "b", "c"]
+        assert interactions.latest_users(connection, among=1) == ["a"]
+        among = {"among": 8, "left_out": ["a", *map(str, range(70_000))]}
+        assert interactions.most_popular(connection, ["click"], **among) == [("x", 1)]
+
+
+def test_what_was_long_ago_counts_less_for_what_is_popular(database):
+    newest = 1_000_000_000_000_000
+    ages = {"new": [0], "half": [100, 100], "mixed": [0, 50, 100, 150, 250, 300], "old": [newest]}
+    append(
+        database,
+        *[
+            event(f"{item}{n}", user_id=f"u{n}", item_id=item, occurred_at=newest - age)
+            for item, ages_of_item in ages.items()
+            for n, age in enumerate(ages_of_item)
+        ],
+        event("before", user_id="u0", item_id="new", occurred_at=newest - 1000),
+        event("early", user_id="u0", item_id="early", occurred_at=-5),
+    )
+    with database.read() as connection:
+        found = interactions.most_popular(connection, ["click"], among=99, half_life=100)
+        assert found == [
+            ("mixed", 1 + 0.75 + 0.5 + 0.375 + 0.1875 + 0.125),
+            ("half", 1.0),
+            ("new", 1.0),
+            ("early", 0.0),
+            ("old", 0.0),
+        ]
+        found = interactions.most_popular(connection, ["click"], among=99, half_life=10**18)
+        assert [item for item, _ in found] == ["mixed", "half", "new", "old", "early"]
 
 
 def test_a_reader_sees_one_moment_while_others_write(database):

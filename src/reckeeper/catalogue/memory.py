@@ -201,6 +201,16 @@ class Catalogue:
 
         return is_in
 
+    def new_since(self, moment: int) -> list[str]:
+        """Return the items that are new since a moment, ascending, available yet or not.
+
+        An item is new from its `available_from` on, and without one from when
+        the catalogue got it.
+        """
+        rows = self._rows
+        with rows.lock:
+            return sorted(rows.ids_since(moment))
+
     def shelf(self, item_ids: Sequence[str], index_of: Callable[[str], int | None]) -> "Shelf":
         """Return a view of the catalogue in the order of a model's items.
 
@@ -356,7 +366,8 @@ class _Rows:
     def put(self, batch: Sequence[storage.items.RawItem]) -> None:
         if not batch:
             return
-        ids, titles, attributes, categories, available, begins, ends = zip(*batch, strict=True)
+        columns = zip(*batch, strict=True)
+        ids, titles, attributes, categories, available, begins, ends, added = columns
         with self.lock:
             places = [self._place_for(item_id) for item_id in ids]
             for place, title, text in zip(places, titles, attributes, strict=True):
@@ -366,10 +377,11 @@ class _Rows:
             self._follow_labels(places, attributes)
             self._available[places] = available
             self._from[places] = [_ALWAYS if moment is None else moment for moment in begins]
+            self._added[places] = added
             self._until[places] = [_NEVER if moment is None else moment for moment in ends]
 
     def remove(self, item_ids: Iterable[str]) -> None:
-        nothing = storage.items.RawItem("", None, "{}", "[]", True, None, None)
+        nothing = storage.items.RawItem("", None, "{}", "[]", True, None, None, _ALWAYS)
         self.put([nothing._replace(item_id=each) for each in item_ids if each in self._places])
 
     def description(self, item_id: str) -> Description:
@@ -428,6 +440,10 @@ class _Rows:
             (self._ids[place], share)
             for place, share in zip(places.tolist(), of_places[places].tolist(), strict=True)
         ]
+
+    def ids_since(self, moment: int) -> list[str]:
+        begin = np.where(self._from == _ALWAYS, self._added, self._from)[: self.n_places]
+        return [self._ids[place] for place in np.flatnonzero(begin > moment).tolist()]
 
     def are_in(self, places: np.ndarray, categories: Collection[str]) -> np.ndarray:
         """Return a mask of the places whose items have any of some categories."""
@@ -515,5 +531,6 @@ class _Rows:
         self._available = longer("_available", np.bool_, True)
         self._from = longer("_from", np.int64, _ALWAYS)
         self._until = longer("_until", np.int64, _NEVER)
+        self._added = longer("_added", np.int64, _ALWAYS)
         for labels in (self._categories, *self._labels.values()):
             labels.make_room(n)

@@ -27,7 +27,7 @@ class PopularItems:
     def __init__(self, policy: PolicyWatch) -> None:
         self._policy = policy
         self._counting = threading.Lock()
-        self._counted: list[tuple[str, int]] | None = None
+        self._counted: list[tuple[str, float]] | None = None
         self._counted_at = 0.0
 
     def best(
@@ -43,7 +43,7 @@ class PopularItems:
         The most popular come first; among equals, the smaller id.
         """
         left = (
-            (item_id, float(n_users))
+            (item_id, n_users)
             for item_id, n_users in self._all(connection)
             if item_id not in seen and listable(item_id)
         )
@@ -55,7 +55,7 @@ class PopularItems:
         seen = matrix.row_of_history(history, type_weights=self._policy.weights()).items.ids
         return set(seen)
 
-    def _all(self, connection: storage.Connection) -> list[tuple[str, int]]:
+    def _all(self, connection: storage.Connection) -> list[tuple[str, float]]:
         counted = self._counted
         # Who comes while another counts takes the last count, if there is one.
         if not self._is_fresh() and self._counting.acquire(blocking=counted is None):
@@ -71,6 +71,6 @@ class PopularItems:
     def _is_fresh(self) -> bool:
         return self._counted is not None and time.monotonic() - self._counted_at < KEPT_SECONDS
 
-    def _count(self, connection: storage.Connection) -> list[tuple[str, int]]:
+    def _count(self, connection: storage.Connection) -> list[tuple[str, float]]:
         weighing = [name for name, weight in self._policy.weights().items() if weight > 0]
         return storage.interactions.most_popular(connection, weighing, among=N_LATEST)

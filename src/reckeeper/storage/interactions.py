@@ -1,10 +1,13 @@
 """`user_interactions`, and the watchlist that is projected from it."""
 
 import functools
+import json
+import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from reckeeper.interactions import WATCHLIST_ADD, WATCHLIST_REMOVE, Interaction, schema
 from reckeeper.storage.engine import is_postgresql
@@ -203,8 +206,13 @@ def any_weighs(connection: sa.Connection, types: Collection[str]) -> bool:
 
 
 def most_popular(
-    connection: sa.Connection, types: Collection[str], *, among: int
-) -> list[tuple[str, int]]:
+    connection: sa.Connection,
+    types: Collection[str],
+    *,
+    among: int,
+    half_life: int | None = None,
+    left_out: Collection[str] = (),
+) -> list[tuple[str, float]]:
     """Return items with how many users have them, the most popular first.
 
     Parameters
@@ -214,17 +222,59 @@ def most_popular(
         The interaction types that count, where their weight is above 0.
     among : int
         How many interactions are read, the latest.
+    half_life : int, optional
+        Microseconds, at least 1, after which a user's latest interaction with
+        an item counts half; it counts a quarter after twice as long, and in
+        between what lies on a straight line. It counts 1 if it is the latest
+        of all that count. Default: each counts 1.
+    left_out : collection of str
+        Users who do not count; any number.
     """
-    columns = user_interactions.c
-    latest = sa.select(user_interactions).order_by(columns.id.desc()).limit(among).subquery()
-    n_users = sa.func.count(latest.c.user_id.distinct())
-    rows = connection.execute(
-        sa.select(latest.c.item_id, n_users)
-        .where(latest.c.weight > 0, latest.c.interaction_type.in_(types))
-        .group_by(latest.c.item_id)
-        .order_by(n_users.desc(), latest.c.item_id)
+    latest = _latest(among)
+    counts = sa.and_(latest.c.weight > 0, latest.c.interaction_type.in_(types))
+    if left_out:
+        counts = sa.and_(counts, latest.c.user_id.not_in(_texts(connection, left_out)))
+    pairs = (
+        sa.select(latest.c.item_id, sa.func.max(latest.c.occurred_at).label("last_at"))
+        .where(counts)
+        .group_by(latest.c.item_id, latest.c.user_id)
+        .cte("pairs")
     )
-    return [(item_id, n) for item_id, n in rows]
+    unit = sa.literal(half_life or 1, sa.BigInteger)
+    newest = sa.select(sa.func.max(pairs.c.last_at)).scalar_subquery()
+    age = newest - pairs.c.last_at if half_life else sa.literal(0, sa.BigInteger)
+    # SQLite may have no powers: whole half-lives are told apart here, and halved below.
+    n_halvings = (age // unit).label("n_halvings")
+    n_users = sa.func.count()
+    rest = sa.func.sum(sa.cast(age % unit, sa.Float))
+    query = sa.select(pairs.c.item_id, n_halvings, n_users, rest)
+    query = query.group_by(pairs.c.item_id, "n_halvings")
+    totals: dict[str, float] = {}
+    for item_id, halved, n, over in connection.execute(query):
+        share = math.ldexp(n - over / (2 * (half_life or 1)), -halved)
+        totals[item_id] = totals.get(item_id, 0.0) + share
+    return sorted(totals.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def latest_users(connection: sa.Connection, *, among: int) -> list[str]:
+    """Return the users of the latest interactions, `among` of them, ascending."""
+    users = sa.select(_latest(among).c.user_id).distinct()
+    return sorted(connection.execute(users).scalars())
+
+
+def _latest(n: int) -> sa.Subquery:
+    columns = user_interactions.c
+    return sa.select(user_interactions).order_by(columns.id.desc()).limit(n).subquery()
+
+
+def _texts(connection: sa.Connection, texts: Collection[str]) -> sa.Select[tuple[str]]:
+    """Return a query for some texts: any number, where a statement takes so many parameters."""
+    array = sa.literal(json.dumps(list(texts)), sa.Text)
+    if is_postgresql(connection):
+        elements = sa.func.json_array_elements_text(sa.cast(array, postgresql.JSON))
+    else:
+        elements = sa.func.json_each(array)
+    return sa.select(elements.table_valued("value").c.value)
 
 
 def read_batches(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from reckeeper.clock import now
 from reckeeper.storage.engine import is_postgresql, upsert
 from reckeeper.storage.tables import catalogue, items, removed_items
 
@@ -47,7 +48,10 @@ class Item(NamedTuple):
 
 
 class RawItem(NamedTuple):
-    """An item as it stands in the table: `attributes` and `categories` are JSON text."""
+    """An item as it stands in the table: `attributes` and `categories` are JSON text.
+
+    `added_at` is when it came into the catalogue, in microseconds since 1970 UTC.
+    """
 
     item_id: str
     title: str | None
@@ -56,23 +60,25 @@ class RawItem(NamedTuple):
     available: bool
     available_from: int | None
     available_until: int | None
+    added_at: int
 
 
 def put(connection: sa.Connection, changed: Iterable[Item], *, import_id: int | None = None) -> int:
     """Add items, or replace those with the same id; return how many.
 
     An item that is replaced stays with the import that first brought it, so
-    that undoing the later one does not take it away.
+    that undoing the later one does not take it away, and was added when it was.
     """
     rows = [item._asdict() for item in changed]
     if rows:
-        revision = _next_revision(connection)
+        revision, added_at = _next_revision(connection), now()
         for row in rows:
             row["search_text"] = f"{folded(row['title'] or '')}\n{folded(row['item_id'])}"
+            row["added_at"] = added_at
             row["import_id"] = import_id
             row["revision"] = revision
         statement = upsert(connection, items)
-        kept = {"item_id", "import_id"}
+        kept = {"item_id", "import_id", "added_at"}
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=["item_id"],
@@ -154,6 +160,7 @@ def changed_since(connection: sa.Connection, revision: int) -> Iterator[Sequence
         columns.available,
         columns.available_from,
         columns.available_until,
+        columns.added_at,
     )
     if revision:
         query = query.where(columns.revision > revision)

@@ -85,6 +85,7 @@ items = Table(
     Column("available_from", BigInteger),
     Column("available_until", BigInteger),
     Column("search_text", Text, nullable=False),
+    Column("added_at", BigInteger, nullable=False),
     Column("import_id", BigInteger),
     Column("revision", BigInteger, nullable=False, index=True),
 )

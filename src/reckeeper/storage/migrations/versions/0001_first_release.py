@@ -55,6 +55,7 @@ def upgrade() -> None:
         sa.Column("available_from", sa.BigInteger(), nullable=True),
         sa.Column("available_until", sa.BigInteger(), nullable=True),
         sa.Column("search_text", sa.Text(), nullable=False),
+        sa.Column("added_at", sa.BigInteger(), nullable=False),
         sa.Column("import_id", sa.BigInteger(), nullable=True),
         sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("item_id", name=op.f("pk_items")),
