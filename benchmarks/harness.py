@@ -37,6 +37,7 @@ def installation(**environ: str) -> Iterator[Settings]:
                 "RECKEEPER_WORKER_PORT": str(free_port()),
                 "RECKEEPER_UI_PORT": str(free_port()),
                 "RECKEEPER_DEMO": "0",
+                "RECKEEPER_SERVER_PROCESSES": "1",
                 **environ,
             }
         )

@@ -54,13 +54,18 @@ def shown(default: str) -> str:
 
 def metrics() -> str:
     """Return the table of metrics."""
-    found = [value for value in vars(telemetry).values() if isinstance(value, MetricWrapperBase)]
+    found = [
+        value
+        for value in vars(telemetry).values()
+        if isinstance(value, MetricWrapperBase | telemetry.ServedQuality)
+    ]
 
     def rows() -> Iterator[tuple[str, ...]]:
         for metric in found:
             (family,) = metric.describe()
             name = family.name + ("_total" if family.type == "counter" else "")
-            labels = "{" + ",".join(metric._labelnames) + "}" if metric._labelnames else ""
+            names = metric._labelnames if isinstance(metric, MetricWrapperBase) else metric.labels
+            labels = "{" + ",".join(names) + "}" if names else ""
             yield f"`{name}{labels}`", family.type, family.documentation
 
     return table(("metric", "type", "what it counts or measures"), rows())

@@ -74,6 +74,7 @@ def settings_in(folder):
             "RECKEEPER_DATA_DIR": str(folder / "data"),
             "RECKEEPER_MODEL_DIR": str(folder / "models"),
             "RECKEEPER_DEMO": "0",
+            "RECKEEPER_SERVER_PROCESSES": "1",
         }
     )
 

@@ -161,6 +161,23 @@ def _default_model_dir() -> Path:
     return Path("kafka_worker/models" if Path("kafka_worker").is_dir() else "models")
 
 
+def _half_the_cores() -> int:
+    """Return half the cores that this process may run on, at least one: training needs some too."""
+    try:
+        n_cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # where the system has no such call
+        n_cores = os.cpu_count() or 1
+    return max(1, n_cores // 2)
+
+
+def share_metrics(folder: Path) -> None:
+    """Let this process and those that it starts keep their metrics in one folder.
+
+    To be called before `telemetry` is imported: the metrics' library reads the environment then.
+    """
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
 def reachable(host: str) -> str:
     """Return where a process of this machine that listens on `host` is reached."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -246,6 +263,11 @@ class Settings(BaseSettings):
     )  # fmt: skip
     host: str = _setting("RECKEEPER_HOST", "127.0.0.1", "Address on which the processes listen.")
     server_port: _Port = _setting("RECKEEPER_SERVER_PORT", 8000, "Port of the public API.")
+    server_processes: _Count = _setting(
+        "RECKEEPER_SERVER_PROCESSES", _half_the_cores,
+        "Processes that answer on the port of the public API.",
+        shown="half the cores, at least 1",
+    )  # fmt: skip
     worker_port: _Port = _setting("RECKEEPER_WORKER_PORT", 5000, "Port of the worker.")
     ui_port: _Port = _setting("RECKEEPER_UI_PORT", 8501, "Port of the page.")
     server_url: _Url = _setting(

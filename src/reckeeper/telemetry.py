@@ -4,11 +4,24 @@ import contextlib
 import logging
 import resource
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+    values,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 HTTP_REQUESTS = Counter(
     "reckeeper_http_requests_total", "Requests answered.", ["method", "route", "status"]
@@ -28,14 +41,51 @@ TRAINING_SECONDS = Histogram(
     "Time from the start of a training job to its end.",
     buckets=(1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
 )
-SERVED_VERSION = Gauge("reckeeper_served_version", "Model version in memory; 0 when there is none.")
-SERVED_QUALITY = Gauge(
-    "reckeeper_served_quality",
-    "NDCG and hit rate of the version in memory when it was judged: the mean over users, and the "
-    "ends of its 95% interval. Absent where it was not judged.",
-    ["metric", "figure"],
+SERVED_VERSION = Gauge(
+    "reckeeper_served_version",
+    "Model version in memory; 0 when there is none. Of several processes, the oldest.",
+    multiprocess_mode="livemin",
 )
-MODEL_SWAPS = Counter("reckeeper_model_swaps_total", "Times this process swapped to another model.")
+
+
+class ServedQuality(Collector):
+    """NDCG and hit rate of the version in memory, as they were measured.
+
+    No `Gauge`: one that is shared by processes never forgets a label.
+    """
+
+    labels = ("metric", "figure")
+
+    def __init__(self) -> None:
+        self._figures: Mapping[tuple[str, str], float] = {}
+        REGISTRY.register(self)
+
+    def tell(self, figures: Mapping[tuple[str, str], float]) -> None:
+        """Show these from now on, by metric and figure, and no others."""
+        self._figures = figures
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Give the metric without its figures."""
+        yield GaugeMetricFamily(
+            "reckeeper_served_quality",
+            "NDCG and hit rate of the version in memory when it was judged: the mean over users, "
+            "and the ends of its 95% interval. Absent where it was not judged.",
+            labels=self.labels,
+        )
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Give what is shown."""
+        for family in self.describe():
+            for labels, value in self._figures.items():
+                family.add_metric(labels, value)
+            yield family
+
+
+SERVED_QUALITY = ServedQuality()
+MODEL_SWAPS = Counter(
+    "reckeeper_model_swaps_total",
+    "Times a process swapped to another model, summed over processes.",
+)
 
 KAFKA_LAG = Gauge(
     "reckeeper_kafka_lag_messages",
@@ -70,8 +120,18 @@ METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 def render_metrics() -> bytes:
-    """Return the process's metrics in Prometheus' text format."""
-    return generate_latest()
+    """Return the metrics in Prometheus' text format, of all processes that share them."""
+    if values.ValueClass is values.MutexValue:
+        return generate_latest()
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(SERVED_QUALITY)
+    return generate_latest(registry)
+
+
+def forget_process(pid: int) -> None:
+    """Take a process that ended out of shared metrics: what it counted stays, its state goes."""
+    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def peak_memory_bytes() -> int:

@@ -223,6 +223,8 @@ class Installation:
             "RECKEEPER_WORKER_PORT": str(self.worker_port),
             "RECKEEPER_UI_PORT": str(self.page_port),
             "RECKEEPER_DEMO": "0",
+            # However many cores: what one process did shows at once, in the others a moment later.
+            "RECKEEPER_SERVER_PROCESSES": "1",
             **settings,
         }
         self.page_url = f"http://127.0.0.1:{self.page_port}"

@@ -1,5 +1,6 @@
 """Settings: each field from one variable, refused by name, given back whole."""
 
+import os
 import re
 from pathlib import Path
 
@@ -195,11 +196,18 @@ def test_a_url_that_is_set_stands():
     assert settings.server_url == "https://example.org/reckeeper"
 
 
+@pytest.mark.parametrize(("cores", "processes"), [(1, 1), (2, 1), (3, 1), (4, 2), (64, 32)])
+def test_half_the_cores_answer(monkeypatch, cores, processes):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert Settings.from_env({}).server_processes == processes
+
+
 OTHER_VALUES = {
     "RECKEEPER_DATA_DIR": "/tmp/some where/data",
     "RECKEEPER_MODEL_DIR": "/tmp/ä/models",
     "RECKEEPER_HOST": "0.0.0.0",
     "RECKEEPER_SERVER_PORT": "18000",
+    "RECKEEPER_SERVER_PROCESSES": "97",
     "RECKEEPER_WORKER_PORT": "15000",
     "RECKEEPER_UI_PORT": "18501",
     "RECKEEPER_SERVER_URL": "http://example.org:1",

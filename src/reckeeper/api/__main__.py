@@ -1,6 +1,6 @@
 """`python -m reckeeper.api`."""
 
-from reckeeper.api.app import main
+from reckeeper.api.process import main
 
 if __name__ == "__main__":
     main()

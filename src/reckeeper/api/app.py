@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import socket
-import sys
 from collections.abc import AsyncIterator, Sequence
 
 import uvicorn
@@ -34,6 +33,7 @@ from reckeeper.api import (
 from reckeeper.api.answers import failures
 from reckeeper.api.edge import Edge
 from reckeeper.api.runtime import Runtime
+from reckeeper.api.siblings import Siblings
 from reckeeper.config import Settings
 from reckeeper.wire.headers import INSTALLATION_HEADER
 
@@ -42,15 +42,20 @@ _PARTS = (
     *(interactions, watchlist, items, people, recommendations, demo),
 )
 
+REFUSED, NOT_STARTED = 2, 3
+"""Exit statuses: the settings or the database cannot be used; it cannot listen."""
+
 _log = telemetry.get_logger("server")
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, siblings: Siblings | None = None) -> FastAPI:
     """Make the server: its database is open, and its parts start and stop with it.
 
     Parameters
     ----------
     settings : Settings
+    siblings : Siblings, optional
+        Where it is one of several processes of a server.
 
     Raises
     ------
@@ -59,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     policies.first(settings)
     app = _routes(settings.cors_origins)
-    app.state.runtime = Runtime.open(settings)
+    app.state.runtime = Runtime.open(settings, siblings=siblings)
     return app
 
 
@@ -128,16 +133,34 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def main() -> None:
-    """Serve until a signal ends the process; settings come from the environment."""
+def serve(
+    settings: Settings,
+    *,
+    sockets: Sequence[socket.socket] | None = None,
+    siblings: Siblings | None = None,
+) -> int:
+    """Serve in this process until a signal ends it, and return the exit status.
+
+    Parameters
+    ----------
+    settings : Settings
+    sockets : sequence of socket.socket, optional
+        What it listens on; by default, as the settings say.
+    siblings : Siblings, optional
+        As of `create_app`.
+    """
     telemetry.configure_logging("server")
     try:
-        settings = Settings.from_env()
-        server = _Server(create_app(settings), settings)
+        server = _Server(create_app(settings, siblings=siblings), settings)
     except errors.ReckeeperError as exc:
-        _log.error("server_not_started", error=wire.error_body(exc).message)
-        sys.exit(2)
+        return refused(exc)
     with contextlib.suppress(KeyboardInterrupt):  # raised again once all is put away
-        server.run()
-    if not server.started:
-        sys.exit(3)
+        server.run(None if sockets is None else list(sockets))
+    return 0 if server.started else NOT_STARTED
+
+
+def refused(error: errors.ReckeeperError) -> int:
+    """Say why there is no server, and return the exit status."""
+    telemetry.configure_logging("server")
+    _log.error("server_not_started", error=wire.error_body(error).message)
+    return REFUSED

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -11,15 +11,20 @@ from fastapi import Depends, Request
 from reckeeper import events, storage, telemetry
 from reckeeper.api import bodies
 from reckeeper.api.job_feed import JobFeed
+from reckeeper.api.siblings import Siblings
 from reckeeper.catalogue import Catalogue
 from reckeeper.client import Client
 from reckeeper.config import Settings
+from reckeeper.periodic import Periodic
 from reckeeper.policy import PolicyWatch
 from reckeeper.registry import Registry
 from reckeeper.serving import FinishedLists, Newer, Readiness, Serving
 
 if TYPE_CHECKING:
     from reckeeper.events.kafka import KafkaWriter
+
+_AT_ONCE = 2
+"""Comparisons that a server makes at a time, and transfers; one at least in each process."""
 
 _log = telemetry.get_logger("server")
 
@@ -28,7 +33,7 @@ _log = telemetry.get_logger("server")
 class Runtime:
     """The parts that requests are answered from.
 
-    `comparisons` and `transfers` let two at a time do what takes long and much memory or disk:
+    `comparisons` and `transfers` let few at a time do what takes long and much memory or disk:
     the others wait without a thread.
     """
 
@@ -46,10 +51,17 @@ class Runtime:
     feed: JobFeed
     comparisons: asyncio.Semaphore
     transfers: asyncio.Semaphore
+    siblings: Siblings | None
 
     @classmethod
-    def open(cls, settings: Settings) -> Self:
+    def open(cls, settings: Settings, *, siblings: Siblings | None = None) -> Self:
         """Open the database and make the parts; none of them does anything yet.
+
+        Parameters
+        ----------
+        settings : Settings
+        siblings : Siblings, optional
+            Where this is one of several processes of a server.
 
         Raises
         ------
@@ -63,6 +75,7 @@ class Runtime:
         policy = PolicyWatch(database, settings)
         catalogue = Catalogue(database, every_seconds=settings.poll_seconds)
         newer = Newer(database, every_seconds=settings.poll_seconds)
+        at_once = max(1, _AT_ONCE // settings.server_processes)
         return cls(
             settings=settings,
             database=database,
@@ -83,8 +96,9 @@ class Runtime:
             writer=_writer(settings, database, newer),
             worker=Client(settings.worker_url, retry_seconds=0),
             feed=JobFeed(database, every_seconds=settings.poll_seconds),
-            comparisons=asyncio.Semaphore(2),
-            transfers=asyncio.Semaphore(2),
+            comparisons=asyncio.Semaphore(at_once),
+            transfers=asyncio.Semaphore(at_once),
+            siblings=siblings,
         )
 
     @contextlib.asynccontextmanager
@@ -100,7 +114,8 @@ class Runtime:
         self.writer.start()
         _log.info("server_started", version=self.serving.version)
         async with self.feed.running():
-            yield
+            with self._telling():
+                yield
         self.serving.stop()
         self.newer.stop()
         self.catalogue.stop()
@@ -110,11 +125,32 @@ class Runtime:
         self.database.close()
 
     def readiness(self) -> Readiness:
-        """Say whether the process can do its work, and what stands in the way."""
+        """Say whether the server can do its work, and what stands in the way.
+
+        Of several processes, it is as well off as the worst of them.
+        """
+        own = self._own_readiness()
+        return own if self.siblings is None else self.siblings.worst(own)
+
+    def _own_readiness(self) -> Readiness:
         readiness = self.serving.readiness()
         parts = (self.writer, self.newer, self.policy, self.catalogue, self.feed)
         problems = [part.problem for part in parts]
         return readiness.also(*(problem for problem in problems if problem is not None))
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell the siblings how this process is while the block runs."""
+        siblings = self.siblings
+        if siblings is None:
+            yield
+            return
+
+        def tell() -> None:
+            siblings.tell(self._own_readiness())
+
+        with Periodic(tell, name="siblings", every_seconds=self.settings.poll_seconds):
+            yield
 
 
 def _writer(

@@ -227,7 +227,7 @@ class Serving:
                 self._loaded = None
                 self._problem = None
                 SERVED_VERSION.set(0)
-                SERVED_QUALITY.clear()
+                SERVED_QUALITY.tell({})
                 return
             if active == self.version:
                 if not is_known:
@@ -461,14 +461,16 @@ def _named(lists: Lists, model: ActiveModel) -> list[tuple[str, float]]:
 
 
 def _report_quality(metrics: Mapping[str, Any] | None) -> None:
-    """Set the gauges of NDCG and hit rate, as a model's file has them; it may be anybody's."""
-    SERVED_QUALITY.clear()
-    for metric, figures in (metrics or {}).items():
-        if metric.startswith(("ndcg@", "hit_rate@")) and isinstance(figures, Mapping):
-            for figure in ("mean", "low", "high"):
-                value = figures.get(figure)
-                if isinstance(value, (int, float)):
-                    SERVED_QUALITY.labels(metric, figure).set(value)
+    """Show NDCG and hit rate, as a model's file has them; it may be anybody's."""
+    SERVED_QUALITY.tell(
+        {
+            (metric, figure): figures[figure]
+            for metric, figures in (metrics or {}).items()
+            if metric.startswith(("ndcg@", "hit_rate@")) and isinstance(figures, Mapping)
+            for figure in ("mean", "low", "high")
+            if isinstance(figures.get(figure), (int, float))
+        }
+    )
 
 
 def check(model: ActiveModel) -> None:

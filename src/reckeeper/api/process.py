@@ -1,0 +1,30 @@
+"""The server as a process, or as several: what `server/server.py` runs."""
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from reckeeper import config, errors
+
+
+def main() -> None:
+    """Serve until a signal ends the process; settings come from the environment."""
+    try:
+        settings = config.Settings.from_env()
+    except errors.ConfigError as exc:
+        from reckeeper.api import app
+
+        sys.exit(app.refused(exc))
+    if settings.server_processes == 1:
+        from reckeeper.api import app
+
+        sys.exit(app.serve(settings))
+    with tempfile.TemporaryDirectory(prefix="reckeeper-server-") as folder:
+        config.share_metrics(Path(folder))
+        from reckeeper.api import prefork
+
+        status = prefork.serve(settings, Path(folder))
+    if status < 0:
+        signal.raise_signal(-status)
+    sys.exit(status)

@@ -1,0 +1,206 @@
+"""One server as several processes that share its port."""
+
+import contextlib
+import itertools
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import httpx
+import psutil
+import pytest
+from tests.system.installation import (
+    BIN,
+    Installation,
+    Process,
+    is_alive,
+    is_listening,
+    wait_until,
+)
+
+TWO = {"RECKEEPER_SERVER_PROCESSES": "2"}
+
+
+class Pair:
+    """A server in two processes, and a connection to each."""
+
+    def __init__(self, made: Installation) -> None:
+        self.made = made
+        # A fresh one: the library of the metrics looks at the environment when it is imported.
+        self.server = made.start_server(is_copy=False, **TWO)
+        self.log = self.server.events
+        wait_until(lambda: self.log("server_listening"), "both listen")
+        self.clients = [self.connected(pid) for pid in self.pids()]
+
+    def pids(self) -> list[int]:
+        return sorted(child.pid for child in psutil.Process(self.server.pid).children())
+
+    def connected(self, pid: int) -> httpx.Client:
+        """Return a client whose one connection is to a process: the others hold still meanwhile."""
+        others = [other for other in self.pids() if other != pid]
+        for other in others:
+            os.kill(other, signal.SIGSTOP)
+        client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.made.server_port}", timeout=60, trust_env=False
+        )
+        assert client.get("/health/live").status_code == 200
+        for other in others:
+            os.kill(other, signal.SIGCONT)
+        return client
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, trained_once: Installation) -> Iterator[Pair]:
+    with Installation(tmp_path_factory.mktemp("pair")) as made:
+        made.take_over(trained_once)
+        pair = Pair(made)
+        yield pair
+        for client in pair.clients:
+            client.close()
+
+
+def answer(client: httpx.Client, user_id: str) -> dict[str, object]:
+    told = client.get(f"/recommendations/{user_id}", params={"n": 12})
+    assert told.status_code == 200, told.text
+    return told.json()
+
+
+def ids(answered: dict[str, object]) -> list[str]:
+    return [item["item_id"] for item in answered["items"]]  # type: ignore[attr-defined,index]
+
+
+def test_what_one_process_did_counts_in_the_other(pair):
+    for number, (one, other) in enumerate(itertools.permutations(pair.clients)):
+        for item in (f"i{number}", f"i{number + 4}", f"i{number + 8}"):
+            check_that_it_counts(one, other, item)
+
+
+def check_that_it_counts(one: httpx.Client, other: httpx.Client, item: str) -> None:
+    """Click, activate, withdraw and take back in `one`, and see the lists of `other` follow."""
+    users = ["u1", "u5", "visitor"]
+    before = [answer(other, user) for user in users]  # so that lists are kept there
+    assert any(item in ids(told) for told in before)
+
+    body = {"user_id": "visitor", "item_id": item, "interaction_type": "click"}
+    assert one.post("/user_interactions", json=body).status_code == 200
+    assert item not in ids(answer(one, "visitor"))
+    wait_until(lambda: item not in ids(answer(other, "visitor")), "the click")
+    assert answer(other, "visitor")["strategy"] == "fold_in"
+
+    version = 3 - before[0]["model_version"]
+    assert one.post(f"/models/{version}/activate").status_code == 200
+    assert answer(one, "u1")["model_version"] == version
+    wait_until(lambda: answer(other, "u1")["model_version"] == version, "the swap")
+
+    assert one.patch(f"/items/{item}", json={"available": False}).status_code == 200
+    assert not any(item in ids(answer(one, user)) for user in users)
+    wait_until(lambda: not any(item in ids(answer(other, user)) for user in users), "it is out")
+    assert one.patch(f"/items/{item}", json={"available": True}).status_code == 200
+    kept = [ids(answer(one, user)) for user in users]
+    wait_until(lambda: [ids(answer(other, user)) for user in users] == kept, "it is in again")
+
+
+def test_metrics_are_of_all_processes(pair):
+    def counted(client: httpx.Client) -> list[float]:
+        text = client.get("/metrics").text
+        found = [
+            re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+            for name in (
+                'reckeeper_recommendations_total{strategy="popular"}',
+                'reckeeper_http_requests_total{method="GET",route="/health/live",status="200"}',
+                "reckeeper_model_swaps_total",
+                "reckeeper_served_version",
+            )
+        ]
+        return [0.0 if each is None else float(each[1]) for each in found]
+
+    one, other = pair.clients
+    before = counted(one)
+    for number in range(3):
+        answer(one, f"nobody{number}")
+    answer(other, "nobody")
+    other.get("/health/live")
+    after = counted(other)
+
+    assert after == counted(one)
+    assert [new - old for new, old in zip(after, before, strict=True)] == [4, 1, 0, 0]
+    assert after[2] >= 2
+    assert after[3] in {1, 2}
+    assert "reckeeper_served_quality{" in one.get("/metrics").text
+
+
+def test_a_process_that_dies_is_replaced(pair):
+    killed, other = pair.pids()
+    swaps = "reckeeper_model_swaps_total"
+    os.kill(killed, signal.SIGKILL)
+
+    wait_until(lambda: len(pair.pids()) == 2 and killed not in pair.pids(), "there are two again")
+    assert other in pair.pids()
+    assert pair.log("server_process_ended")[0]["status"] == -signal.SIGKILL
+    replacement = next(pid for pid in pair.pids() if pid != other)
+    wait_until(lambda: len(pair.log("Application startup complete.")) == 3, "it has started")
+    with contextlib.closing(pair.connected(replacement)) as client:
+        assert answer(client, "u1")["strategy"] == "model"
+        served = re.search(r"^reckeeper_served_version (\S+)$", client.get("/metrics").text, re.M)
+        assert served is not None
+        assert float(served[1]) in {1, 2}
+        assert swaps in client.get("/metrics").text
+        assert client.get("/health/ready").json()["status"] == "ok"
+
+
+def end_by_signal(server: Process) -> None:
+    assert server.stop() == -signal.SIGTERM
+
+
+def end_by_key(server: Process) -> None:
+    server.interrupt()
+    assert server.wait() == 0
+
+
+def end_by_force(server: Process) -> None:
+    server.kill()
+
+
+@pytest.mark.parametrize("end", [end_by_signal, end_by_key, end_by_force])
+def test_they_end_together(installation, end):
+    scratch = installation.folder / "scratch"
+    scratch.mkdir()
+    server = installation.start_server(is_copy=False, TMPDIR=str(scratch), **TWO)
+    children = [child.pid for child in psutil.Process(server.pid).children()]
+    assert len(children) == 2
+    wait_until(lambda: server.events("server_listening"), "both listen")
+
+    end(server)
+
+    wait_until(lambda: not any(map(is_alive, children)), "they end")
+    assert not is_listening(installation.server_port)
+    assert "Traceback" not in server.text()
+    assert len(server.events("server_listening")) == 1
+    if end is not end_by_force:
+        assert list(scratch.iterdir()) == []
+
+
+def test_why_they_cannot_start_is_said_once(tmp_path):
+    with Installation(tmp_path) as made:
+        command = [str(BIN / "python"), "server/server.py"]
+        without = made.start("without", command, **TWO)
+        assert without.wait() == 2
+        assert without.text().count("reckeeper migrate") == 1
+
+        made.migrate()
+        taken = subprocess.Popen(
+            [BIN / "python", "-m", "http.server", str(made.server_port), "-b", "127.0.0.1"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: is_listening(made.server_port), "the port is taken")
+        refused = made.start("refused", command, **TWO)
+        assert refused.wait() == 3
+        said = refused.text()
+        taken.kill()
+        taken.wait()
+        assert "Traceback" not in said
+        assert len(refused.events("server_not_started")) == 1
+        assert str(made.server_port) in said
