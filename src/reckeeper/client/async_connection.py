@@ -13,7 +13,7 @@ from typing import BinaryIO, Self, TypeVar
 import httpx
 
 from .. import errors, wire
-from .parts import error_of, foreign, masked, read, unavailable
+from .parts import Params, error_of, foreign, masked, read, unavailable
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _CHUNK_BYTES = 1024 * 1024
@@ -79,7 +79,7 @@ class AsyncConnection:
         answer: type[_Answer],
         path: str,
         *,
-        params: Mapping[str, str | int] | None = None,
+        params: Params | None = None,
     ) -> _Answer:
         """Ask for what changes nothing, and so may be asked for again."""
         return await self.call(answer, "GET", path, params=params, repeat=True)
@@ -90,7 +90,7 @@ class AsyncConnection:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str | int] | None = None,
+        params: Params | None = None,
         json: object = None,
         bundle: BinaryIO | None = None,
         repeat: bool = False,
@@ -135,7 +135,7 @@ class AsyncConnection:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str | int] | None = None,
+        params: Params | None = None,
         json: object = None,
         bundle: BinaryIO | None = None,
         waits: bool = False,

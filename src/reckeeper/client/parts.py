@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # half of what an import would take; the first client brings 
 
 ACTOR_HEADER = "X-Reckeeper-Actor"
 
+Params = Mapping[str, str | int | list[str]]
+"""What a query says; of a list, each value under the same name."""
+
 _Given = TypeVar("_Given")
 _Answer = TypeVar("_Answer", bound=wire.Answer)
 
