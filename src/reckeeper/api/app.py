@@ -82,6 +82,7 @@ def _routes(cors_origins: Sequence[str] = ()) -> FastAPI:
         generate_unique_id_function=openapi.operation_id,
         dependencies=[Depends(parameters.Known())],
     )
+    app.add_middleware(recommendations.AtHand)
     if cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -16,14 +16,19 @@ _NOTHING = {b"", b"{}", b"null"}
 _MOST = 2**63 - 1  # the largest number that a database knows
 
 
+def id_in(segment: str) -> str:
+    """Return the id in a path segment, which is percent-encoded."""
+    # Bytes that are not UTF-8 become what `checked_id` refuses, and never another's id.
+    return unquote(segment, errors="surrogateescape")
+
+
 class _IdConvertor(Convertor[str]):
     """A path segment that may hold any id, percent-encoded."""
 
     regex = "[^/]+"
 
     def convert(self, value: str) -> str:
-        # Bytes that are not UTF-8 become what `checked_id` refuses, and never another's id.
-        return unquote(value, errors="surrogateescape")
+        return id_in(value)
 
     def to_string(self, value: str) -> str:
         return value

@@ -1,47 +1,32 @@
 """Recommendations, from memory."""
 
+import contextlib
 import re
 import uuid
 from collections.abc import Hashable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from reckeeper import clock, events, telemetry, wire
+from reckeeper import clock, errors, events, telemetry, wire
 from reckeeper.api import bodies, openapi
 from reckeeper.api.answers import Json, failures
-from reckeeper.api.parameters import UserId
+from reckeeper.api.parameters import UserId, id_in
 from reckeeper.api.runtime import Needs, Runtime
 from reckeeper.interactions import MAX_BODY_BYTES, checked_id
 from reckeeper.serving import FinishedList, Recommendations
 
 _OF_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
+_PATH = re.compile(r"/recommendations/([^/]+)")
 _ASKED_FOR_A_LENGTH = re.compile(rb"(?:n=([1-9][0-9]{0,2}|1000))?")
 
 
-class _AtHand(APIRoute):
-    """Sends a list that is finished, or made in a moment, before anything is parsed or waited for.
-
-    All other requests take the usual way.
-    """
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        found = _at_hand(scope) if scope["method"] == "GET" else None
-        if found is None:
-            await super().handle(scope, receive, send)
-        else:
-            await _sent(found)(scope, receive, send)
-
-
 router = APIRouter(tags=["recommendations"])
-_at_hand_router = APIRouter(route_class=_AtHand)
 
 
-@_at_hand_router.get(
+@router.get(
     "/recommendations/{user_id:id}",
     response_model=wire.RecommendationList,
     responses=failures(422),
@@ -60,19 +45,45 @@ def get_recommendations(
     user_id = checked_id("user_id", user_id)
     state = runtime.serving.state_for(user_id)
     answer = runtime.serving.recommend(user_id, n=n)
-    return _sent(_finished(runtime, answer, state, n=n))
+    return Response(_whole(_finished(runtime, answer, state, n=n)), media_type="application/json")
 
 
-router.include_router(_at_hand_router)
+class AtHand:
+    """Sends a list that is finished, or made in a moment, before anything is routed or waited for.
+
+    All other requests take the usual way. So does what is to be refused.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._route = router.routes[0]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        found = None
+        if scope["type"] == "http" and scope["method"] == "GET":
+            with contextlib.suppress(errors.ReckeeperError):
+                found = _at_hand(scope)
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = self._route
+        body = _whole(found)
+        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 def _at_hand(scope: Scope) -> FinishedList | None:
     """Return the list that a request asks for, if it is there or made in a moment."""
+    path = _PATH.fullmatch(scope["path"])
+    if path is None:
+        return None
     asked = _ASKED_FOR_A_LENGTH.fullmatch(scope["query_string"])
     if asked is None or not _OF_A_BODY.isdisjoint(name for name, _ in scope["headers"]):
         return None
     runtime: Runtime = scope["app"].state.runtime
-    user_id, n = scope["path_params"]["user_id"], int(asked[1] or 10)
+    user_id, n = id_in(path[1]), int(asked[1] or 10)
     state = runtime.serving.state_for(user_id)
     if state is None:
         return None
@@ -96,10 +107,10 @@ def _finished(
     return finished
 
 
-def _sent(finished: FinishedList) -> Response:
+def _whole(finished: FinishedList) -> bytes:
     """Return the answer with a list, under a name and a time of its own."""
     end = f',"request_id":"{uuid.uuid4()}","generated_at":"{clock.rfc3339(clock.now())}"}}'
-    return Response(finished.body + end.encode(), media_type="application/json")
+    return finished.body + end.encode()
 
 
 @router.post(
