@@ -7,13 +7,14 @@ judged is what is shown.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from scipy import sparse
 
 from reckeeper import linalg
 from reckeeper.errors import DataError
-from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
+from reckeeper.matrix import Histories, IdIndex
 from reckeeper.recipes import Recipe, Scorer
 
 _ROUNDING = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
@@ -44,6 +45,14 @@ class Lists:
     item_index: np.ndarray
     scores: np.ndarray
     is_popular: np.ndarray
+
+
+class HasPopularity(Protocol):
+    """An interaction matrix, or an artifact that was made of one."""
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """How many users have each item, shape (n_items,)."""
 
 
 class Ranker:
@@ -86,9 +95,9 @@ class Ranker:
         self._is_shared = isinstance(model, Recipe) and not model.is_personal
 
     @classmethod
-    def of(cls, model: Scorer, trained: InteractionMatrix, *, repeats: bool = False) -> "Ranker":
+    def of(cls, model: Scorer, trained: HasPopularity, *, repeats: bool = False) -> "Ranker":
         """Make the ranker of a model with the popularity in what it was trained on."""
-        popularity = popularity_of(trained).astype(np.float64)
+        popularity = trained.popularity.astype(np.float64)
         return cls(model, popularity=popularity, repeats=repeats)
 
     def in_ids_of(self, items: IdIndex, *, own: IdIndex) -> "Ranker":
@@ -187,12 +196,6 @@ class Ranker:
         n_items += 0 if self._places is None else histories.weights.shape[1]
         for block in linalg.row_blocks(len(user_index), n_items, itemsize=8):
             yield block, self.rank(histories[user_index[block]], k=k)
-
-
-def popularity_of(trained: InteractionMatrix) -> np.ndarray:
-    """Return how many users have each item, a weight above zero, as integers."""
-    weights = trained.weights
-    return np.bincount(weights.indices[weights.data > 0], minlength=len(trained.items))
 
 
 def rank_scores(

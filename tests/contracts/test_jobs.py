@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 import re
 import signal
 import time
@@ -699,8 +700,9 @@ def test_the_policy_decides_what_goes_in(runner, job_of, registry, taste, policy
     assert made.n_users == 2
     assert made.data["left_out_users"] == ["u0*"]
     assert made.data["weights"] == {"click": 3.0}
-    model = registry.versions.load(made.version)
-    assert set(model.artifact.matrix.weights.data.tolist()) <= {3.0 * n for n in range(1, 9)}
+    with registry.store.pickle(made.version).open("rb") as stream:
+        weights = pickle.load(stream)["rating_matrix"].data
+    assert set(weights.tolist()) <= {3.0 * n for n in range(1, 9)}
     policy(left_out_users=["u*"])
     job_id, _ = start(runner)
     runner.wait(job_id)

@@ -9,7 +9,7 @@ import re
 import shutil
 
 import pytest
-from tests.unit.small_models import add_version
+from tests.unit.small_models import TRAINED, add_version
 
 from reckeeper import audit, clock, storage, wire
 from reckeeper.artifact import Artifact, ModelStore
@@ -33,7 +33,7 @@ def activate(registry):
 def files(settings):
     """Return what is in the model folder, beside what the trail keeps there."""
     names = {path.name for path in settings.model_dir.iterdir()}
-    return sorted(names - {"audit-head.json", ".audit-head.lock"})
+    return sorted(names - {"audit-head.json", ".audit-head.lock", "interactions.snapshot"})
 
 
 def trail(database, *, action):
@@ -75,13 +75,15 @@ def test_a_version_is_described_as_the_contract_says(registry, train, activate, 
 
 def test_a_recipe_that_does_not_decompose_goes_by_its_name(registry, train, settings, lost):
     first = registry.versions.load(train()).artifact
-    model = Popularity.fit(first.matrix, settings={})
+    model = Popularity.fit(TRAINED, settings={})
     metadata = dataclasses.replace(
         first.metadata, version=2, recipe=model.name, settings=model.settings,
-        explained_variance=model.explained_variance,
+        explained_variance=model.explained_variance, n_items=3,
     )  # fmt: skip
-    made = Artifact(metadata, first.matrix, model)
-    registry.versions.register(metadata, registry.store.write(made, cell_limit=10**6), job_id=None)
+    made = Artifact.of(metadata, TRAINED, model)
+    registry.versions.register(
+        metadata, registry.store.write(made, TRAINED, cell_limit=10**6), job_id=None
+    )
     described = wire.ModelDetails.model_validate(registry.versions.describe(2))
     assert (described.type, described.recipe) == ("popularity", "popularity")
     assert described.name == "Retrained SVD Model"
@@ -340,7 +342,7 @@ def test_a_database_that_had_a_version_is_not_rebuilt(registry, train, settings)
     registry.versions.delete(1, actor="test")
     made = registry.versions.load(train())
     metadata = dataclasses.replace(made.artifact.metadata, version=9)
-    registry.store.write(dataclasses.replace(made.artifact, metadata=metadata), cell_limit=0)
+    registry.store.write(dataclasses.replace(made.artifact, metadata=metadata), None, cell_limit=0)
     assert registry.recovery.rebuild() == []
     assert [row.version for row in registry.versions.all()] == [2]
 

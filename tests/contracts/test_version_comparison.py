@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from reckeeper import snapshot, storage
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
@@ -14,7 +15,7 @@ from reckeeper.policy import PolicyWatch
 from reckeeper.recipes import recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.registry import ActiveModel
-from reckeeper.serving import Serving, version_comparison
+from reckeeper.serving import Everybody, Serving, version_comparison
 
 
 def version_of(histories, *, version=1, recipe="popularity", settings=None, more_items=()):
@@ -41,11 +42,30 @@ def version_of(histories, *, version=1, recipe="popularity", settings=None, more
         seconds=1.0,
         trigger="manual",
     )
-    return ActiveModel(version, Artifact(metadata, interactions, model), 0)
+    return Version(version, Artifact.of(metadata, interactions, model), 0, trained=interactions)
 
 
-def compared(first, second, **options):
-    return dataclasses.asdict(version_comparison.compare(first, second, **options))
+@dataclasses.dataclass(frozen=True)
+class Version(ActiveModel):
+    """A version, and the histories that it is asked for here."""
+
+    trained: InteractionMatrix | None = None
+
+
+class Trained:
+    """Those whom versions were trained on, with their histories as they were then."""
+
+    def known_to(self, model):
+        return set(model.trained.users.ids)
+
+    def histories(self, model, user_ids):
+        users = model.trained.users
+        return model.trained.histories_of(np.array([users.find(user) for user in user_ids]))
+
+
+def compared(first, second, everybody=None, **options):
+    everybody = everybody or Trained()
+    return dataclasses.asdict(version_comparison.compare(first, second, everybody, **options))
 
 
 def taste(*, n_users=60, n_items=30, seed=0):
@@ -131,9 +151,15 @@ def test_lists_are_those_that_are_served(add, taste, train, registry, database, 
     add(("stranger", "i99"))  # what nobody else has tells nothing: shown is what is popular
     second = train()
     models = [registry.versions.load(version) for version in (first, second)]
-    found = compared(*models, k=3)
-    assert found["most_changed"]
     policy = PolicyWatch(database, settings)
+    with database.read() as connection:
+        installation_id = storage.installation.id_of(connection)
+        mapped = snapshot.opened(settings.model_dir, installation_id=installation_id)
+        found = compared(*models, Everybody(connection, mapped, policy=policy), k=3)
+        without = compared(*models, Everybody(connection, None, policy=policy), k=3)
+    assert found == without
+    assert found["users"] == {"both": 12, "only_first": 0, "only_second": 1}
+    assert found["most_changed"]
     serving = Serving(database, registry, policy, every_seconds=settings.poll_seconds)
     registry.switch.activate(models[1], actor="test")
     serving.refresh()
@@ -149,7 +175,7 @@ def test_who_is_told_noise_is_shown_what_is_popular():
     second = version_of(alone, version=2, recipe="svd", settings={"n_components": 2})
     found = compared(first, second, k=2)
     shown = {entry["user_id"]: entry for entry in found["most_changed"]}
-    matrix = first.artifact.matrix
+    matrix = first.trained
     n_users = np.bincount(matrix.weights.indices, minlength=len(matrix.items))
     best = [matrix.items.ids[index] for index in np.argsort(-n_users, kind="stable")[:2]]
     assert shown["u999"]["first"] == best
@@ -220,14 +246,14 @@ def test_versions_are_compared_by_what_users_did_last():
     items = [f"i{item:02}" for item in range(12)]
     histories = {f"u{user:02}": [items[(user + at) % 12] for at in range(6)] for user in range(48)}
     plain = version_of(histories)
-    trained = plain.artifact.matrix
+    trained = plain.trained
     start = np.arange(48) % 12  # of the ring, at which each user began
     place = (trained.weights.indices - np.repeat(start, 6)) % 12
     timed = dataclasses.replace(trained, latest_at=place.astype(np.int64))
     model = recipe_named("spectral").fit(timed, settings={"order": 0.5, "n_components": 4})
     first, second = (
         dataclasses.replace(
-            plain, artifact=dataclasses.replace(plain.artifact, matrix=matrix, model=model)
+            plain, artifact=dataclasses.replace(plain.artifact, model=model), trained=matrix
         )
         for matrix in (timed, trained)
     )

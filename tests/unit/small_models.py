@@ -11,13 +11,15 @@ from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import recipe_named
 
 DENSE = np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 1.0], [1.0, 1.0, 0.0]])
+TRAINED = InteractionMatrix(
+    IdIndex(["ann", "ben", "cas"]), IdIndex(["x", "y", "z"]), sparse.csr_array(DENSE), 6
+)
+"""What a small model is fitted to."""
 
 
 def small_model(*, recipe="popularity", **fields):
     """Return a fitted model; `fields` are those of its metadata that matter."""
-    users, items = IdIndex(["ann", "ben", "cas"]), IdIndex(["x", "y", "z"])
-    matrix = InteractionMatrix(users, items, sparse.csr_array(DENSE), 6)
-    model = recipe_named(recipe).fit(matrix, settings={})
+    model = recipe_named(recipe).fit(TRAINED, settings={})
     metadata = Metadata(
         version=1,
         recipe=recipe,
@@ -31,7 +33,7 @@ def small_model(*, recipe="popularity", **fields):
         seconds=0.1,
         trigger="manual",
     )
-    return Artifact(dataclasses.replace(metadata, **fields), matrix, model)
+    return Artifact.of(dataclasses.replace(metadata, **fields), TRAINED, model)
 
 
 def stored_version(version=1, **fields):
@@ -73,6 +75,6 @@ def add_version(registry, settings, *, also=None, **fields):
     """Write and register a small model as a new version; return its number."""
     version = registry.versions.reserve(job_id=None)
     made = small_model(version=version, **fields)
-    files = registry.store.write(made, cell_limit=100)
+    files = registry.store.write(made, TRAINED, cell_limit=100)
     registry.versions.register(made.metadata, files, job_id=None, also=also)
     return version

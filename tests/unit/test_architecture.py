@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "matrix": {"clock", "errors", "interactions"},
     "recipes": {"clock", "errors", "matrix", "linalg"},
     "durable": set(),
-    "artifact": {"clock", "errors", "matrix", "recipes", "durable"},
+    "arrays": {"errors"},
+    "artifact": {"arrays", "clock", "errors", "matrix", "recipes", "durable"},
+    "snapshot": {"arrays", "durable", "errors", "matrix", "telemetry"},
     "ranking": {"errors", "matrix", "recipes", "linalg"},
     "evaluation": {"clock", "errors", "matrix", "recipes", "ranking"},
     "tabular": {"errors"},
@@ -35,11 +37,11 @@ MAY_IMPORT = {
     "notices": {"clock", "config", "periodic", "telemetry", "storage", "policy"},
     "catalogue": {"clock", "errors", "interactions", "periodic", "telemetry", "storage", "audit"},
     "registry": {"clock", "errors", "telemetry", "storage", "artifact", "audit"},
-    "serving": {"clock", "errors", "interactions", "periodic", "telemetry"}
+    "serving": {"clock", "errors", "periodic", "telemetry", "artifact", "snapshot"}
     | {"ranking", "registry", "policy", "catalogue", "storage", "matrix", "recipes"},
     "training": {"clock", "config", "errors", "periodic", "telemetry", "wire"}
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
-    | {"ranking", "serving", "policy", "notices"},
+    | {"ranking", "serving", "policy", "notices", "snapshot"},
     "events": {"clock", "config", "errors", "interactions", "periodic", "telemetry"}
     | {"storage", "audit", "policy", "catalogue", "tabular"},
     "people": {"errors", "storage", "audit"},
@@ -65,7 +67,7 @@ EXCLUSIVE = {
     "apscheduler": set(),
     "sklearn": {"recipes"},
     "pandas": {"artifact", "page"},
-    "safetensors": {"artifact"},
+    "safetensors": {"arrays"},
     "threadpoolctl": {"linalg", "evaluation"},
     "implicit": {"evaluation"},
     "pickle": {"artifact"},

@@ -31,7 +31,8 @@ from reckeeper.recipes import RECIPES, recipe_named
 N_USERS, N_ITEMS = 30, 20
 
 
-def make(version=1, *, recipe="svd", settings=None):
+def training():
+    """Return what the models here are fitted to."""
     random = np.random.default_rng(7)
     dense = np.where(random.random((N_USERS, N_ITEMS)) < 0.4, random.integers(0, 5, 1), 0.0)
     dense += np.where(random.random((N_USERS, N_ITEMS)) < 0.3, 1.5, 0.0)
@@ -39,8 +40,14 @@ def make(version=1, *, recipe="svd", settings=None):
     users = IdIndex(sorted(f"ü/{number} 🎬" for number in range(N_USERS)))
     items = IdIndex(sorted(["", *(f"item {number}" for number in range(N_ITEMS - 1))]))
     latest_at = 1_700_000_000_000_000 + np.arange(weights.nnz, dtype=np.int64) * 86_400_000_000
-    matrix = InteractionMatrix(users, items, weights, 321, latest_at)
-    model = recipe_named(recipe).fit(matrix, settings=settings or {})
+    return InteractionMatrix(users, items, weights, 321, latest_at)
+
+
+TRAINED = training()
+
+
+def make(version=1, *, recipe="svd", settings=None):
+    model = recipe_named(recipe).fit(TRAINED, settings=settings or {})
     metadata = Metadata(
         version=version,
         recipe=recipe,
@@ -54,7 +61,7 @@ def make(version=1, *, recipe="svd", settings=None):
         seconds=2.3,
         trigger="schedule",
     )
-    return Artifact(metadata, matrix, model)
+    return Artifact.of(metadata, TRAINED, model)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +71,18 @@ def made():
 
 @pytest.fixture
 def written(made, tmp_path):
-    native, _ = ModelStore(tmp_path).write(made, cell_limit=10**6)
+    native, _ = ModelStore(tmp_path).write(made, TRAINED, cell_limit=10**6)
     return tmp_path / native.name
+
+
+@pytest.fixture(scope="module")
+def item_weights(tmp_path_factory):
+    """Return arrays and header of a model that has a sparse matrix."""
+    folder = tmp_path_factory.mktemp("spectral")
+    native, _ = ModelStore(folder).write(make(recipe="spectral"), TRAINED, cell_limit=0)
+    with safe_open(folder / native.name, framework="np") as stream:
+        header = dict(stream.metadata())
+    return load_file(folder / native.name), header
 
 
 # The native file
@@ -74,19 +91,14 @@ def written(made, tmp_path):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_native_file_gives_identical_numbers(recipe, tmp_path):
     made = make(recipe=recipe)
-    native, _ = ModelStore(tmp_path).write(made, cell_limit=10**6)
+    native, _ = ModelStore(tmp_path).write(made, TRAINED, cell_limit=10**6)
     again = artifact.read(tmp_path / native.name)
     assert again.metadata == made.metadata
-    assert again.matrix.users.ids == made.matrix.users.ids
-    assert again.matrix.items.ids == made.matrix.items.ids
-    assert again.matrix.n_interactions == made.matrix.n_interactions
-    for name in ("indptr", "indices", "data"):
-        np.testing.assert_array_equal(
-            getattr(again.matrix.weights, name), getattr(made.matrix.weights, name)
-        )
-    np.testing.assert_array_equal(again.matrix.latest_at, made.matrix.latest_at)
-    assert again.predicted_ratings().equals(made.predicted_ratings())
-    assert set(again.predicted_ratings().dtypes) == {np.dtype(np.float64)}
+    assert again.items.ids == made.items.ids
+    np.testing.assert_array_equal(again.popularity, TRAINED.popularity)
+    found = again.predicted_ratings(TRAINED)
+    assert found.equals(made.predicted_ratings(TRAINED))
+    assert set(found.dtypes) == {np.dtype(np.float64)}
     assert again.model.explained_variance == made.metadata.explained_variance
     assert again.model.settings == made.model.settings
 
@@ -99,7 +111,7 @@ def test_the_type_is_svd_or_the_recipes_name(recipe):
 
 
 def test_both_files_are_described(made, tmp_path):
-    files = ModelStore(tmp_path / "new" / "folder").write(made, cell_limit=10**6)
+    files = ModelStore(tmp_path / "new" / "folder").write(made, TRAINED, cell_limit=10**6)
     names = ["model-000001.safetensors", "model-000001.pkl"]
     assert [file.name for file in files] == names
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(names)
@@ -230,9 +242,9 @@ def cut(*last):
 
 def without_entries(*last):
     def edit(arrays, header):
-        for name in ("weights.data", "weights.indices"):
+        for name in (f"{W}.data", f"{W}.indices"):
             arrays[name] = arrays[name][:0]
-        change("weights.indptr", lambda array: cut(*last)(np.zeros_like(array)))(arrays, header)
+        change(f"{W}.indptr", lambda array: cut(*last)(np.zeros_like(array)))(arrays, header)
 
     return edit
 
@@ -257,36 +269,20 @@ UNSOUND = {
     "values not a number": change("model.singular_values", set_to(0, np.nan)),
     "ratios not a number": change("model.explained_variance_ratio", set_to(0, np.nan)),
     "no factors": drop("model.components"),
-    "no weights": drop("weights.data"),
-    "no users": drop("users.bytes"),
-    "weights negative": change("weights.data", set_to(0, -1.0)),
-    "weights not a number": change("weights.data", set_to(0, np.nan)),
-    "weights too few": change("weights.data", lambda array: array[:-1]),
-    "times too few": change("weights.latest_at", lambda array: array[:-1]),
-    "times not whole": change("weights.latest_at", lambda array: array.astype(np.float64)),
-    "column out of range": change("weights.indices", set_to(5, N_ITEMS)),
-    "column far out of range": change("weights.indices", set_to(5, 2**31 - 1)),
-    "column negative": change("weights.indices", set_to(5, -1)),
-    "rows that go back": change("weights.indptr", set_to(3, 0)),
-    "rows that begin late": change("weights.indptr", set_to(0, 1)),
-    "rows that end beyond": change("weights.indptr", set_to(-1, 10**6)),
-    "rows anywhere, and an end at 0": change("weights.indptr", cut(2**40, -5, 0)),
-    "rows anywhere, in a circle": change(
-        "weights.indptr", cut(2**62, 2**63 - 1, -(2**63), -(2**62), None)
-    ),
-    "no entries, and rows of many": without_entries(2**40, -5, 0),
-    "a row too few": change("weights.indptr", lambda array: array[:-1]),
-    "rows of another type": change("weights.indptr", np.float64),
-    "columns of another type": change("weights.indices", np.int64),
-    "ids that end before they begin": change("users.ends", set_to(0, -5)),
-    "ids that end beyond": change("users.ends", set_to(-1, 10**6)),
-    "ids that go back": change("users.ends", set_to(3, 1)),
-    "ids of another type": change("users.ends", np.int32),
-    "ids that are no text": change("users.bytes", set_to(0, 255)),
+    "no items": drop("items.bytes"),
+    "no popularity": drop("popularity"),
+    "popularity negative": change("popularity", set_to(0, -1)),
+    "popularity of more than all": change("popularity", set_to(0, N_USERS + 1)),
+    "popularity too short": change("popularity", lambda array: array[:-1]),
+    "popularity not whole": change("popularity", np.float64),
+    "ids that end before they begin": change("items.bounds", set_to(1, -5)),
+    "ids that end beyond": change("items.bounds", set_to(-1, 10**6)),
+    "ids that go back": change("items.bounds", set_to(3, 1)),
+    "ids of another type": change("items.bounds", np.int32),
+    "ids that are no text": change("items.bytes", set_to(0, 255)),
     "ids out of order": change("items.bytes", set_to(4, 255 - 128)),
-    "an id too few": change("users.ends", lambda array: array[1:]),
-    "ids in a square": change("users.ends", lambda array: array.reshape(2, -1)),
-    "another number of users": say(n_users=N_USERS + 1),
+    "an id too few": change("items.bounds", lambda array: array[1:]),
+    "ids in a square": change("items.bounds", lambda array: array[:-1].reshape(2, -1)),
     "another number of items": say(n_items=N_ITEMS - 1),
     "an unknown recipe": say(recipe="magic"),
     "a recipe that is no name": say(recipe=["svd"]),
@@ -322,6 +318,27 @@ UNSOUND = {
 }
 
 
+W = "model.item_weights"
+UNSOUND_WEIGHTS = {
+    "weights not a number": change(f"{W}.data", set_to(0, np.nan)),
+    "weights too few": change(f"{W}.data", lambda array: array[:-1]),
+    "column out of range": change(f"{W}.indices", set_to(5, N_ITEMS)),
+    "column far out of range": change(f"{W}.indices", set_to(5, 2**31 - 1)),
+    "column negative": change(f"{W}.indices", set_to(5, -1)),
+    "rows that go back": change(f"{W}.indptr", set_to(3, 0)),
+    "rows that begin late": change(f"{W}.indptr", set_to(0, 1)),
+    "rows that end beyond": change(f"{W}.indptr", set_to(-1, 10**6)),
+    "rows anywhere, and an end at 0": change(f"{W}.indptr", cut(2**40, -5, 0)),
+    "rows anywhere, in a circle": change(
+        f"{W}.indptr", cut(2**62, 2**63 - 1, -(2**63), -(2**62), None)
+    ),
+    "no entries, and rows of many": without_entries(2**40, -5, 0),
+    "a row too few": change(f"{W}.indptr", lambda array: array[:-1]),
+    "rows of another type": change(f"{W}.indptr", np.float64),
+    "columns of another type": change(f"{W}.indices", np.int64),
+}
+
+
 ADDED = {
     "fingerprint": "", "latest_at": 0, "data": {}, "actor": "", "cause": None, "metrics": None,
     "verdict": None, "peak_memory_bytes": 0, "libraries": {}, "decided": {}, "origin": None,
@@ -353,7 +370,9 @@ def test_what_is_known_of_a_version_is_in_its_file(made, tmp_path):
     }  # fmt: skip
     assert set(told) == set(ADDED)
     metadata = dataclasses.replace(made.metadata, **told)
-    ModelStore(tmp_path).write(dataclasses.replace(made, metadata=metadata), cell_limit=10**6)
+    ModelStore(tmp_path).write(
+        dataclasses.replace(made, metadata=metadata), TRAINED, cell_limit=10**6
+    )
     assert artifact.read(tmp_path / artifact.native_name(1)).metadata == metadata
     with (tmp_path / artifact.pickle_name(1)).open("rb") as stream:
         exported = pickle.load(stream)["metadata"]
@@ -376,8 +395,10 @@ def test_what_is_known_of_a_version_is_in_its_file(made, tmp_path):
 )
 def test_data_with_which_no_history_can_be_weighed_are_refused(made, tmp_path, data):
     metadata = dataclasses.replace(made.metadata, data=data)
-    with pytest.raises(DataError, match=r"its weights of the interaction types|its half-life"):
-        ModelStore(tmp_path).write(dataclasses.replace(made, metadata=metadata), cell_limit=0)
+    with pytest.raises(DataError, match=r"its weights of the interaction types|its half_life_days"):
+        ModelStore(tmp_path).write(
+            dataclasses.replace(made, metadata=metadata), TRAINED, cell_limit=0
+        )
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "BF16", "F16"])
@@ -404,7 +425,9 @@ def test_types_that_are_never_written_are_refused(written, dtype):
 def test_what_no_file_may_tell_is_not_written(made, tmp_path, value):
     metadata = dataclasses.replace(made.metadata, metrics={"ndcg@10": value})
     with pytest.raises(DataError, match="Version 1 cannot be written: "):
-        ModelStore(tmp_path).write(dataclasses.replace(made, metadata=metadata), cell_limit=0)
+        ModelStore(tmp_path).write(
+            dataclasses.replace(made, metadata=metadata), TRAINED, cell_limit=0
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -419,13 +442,23 @@ def test_an_unsound_file_is_refused(written, edit):
         artifact.read(written)
 
 
+@pytest.mark.parametrize("edit", UNSOUND_WEIGHTS.values(), ids=UNSOUND_WEIGHTS)
+def test_an_unsound_sparse_matrix_is_refused(item_weights, tmp_path, edit):
+    arrays, header = {**item_weights[0]}, item_weights[1]
+    edit(arrays, header)
+    path = tmp_path / artifact.native_name(1)
+    save_file(arrays, path, metadata=header)
+    with pytest.raises(ArtifactError, match=r"model-000001\.safetensors is not a sound model file"):
+        artifact.read(path)
+
+
 # Writing
 
 
 def test_versions_are_never_overwritten(made, written):
     before = written.read_bytes()
     with pytest.raises(ArtifactError, match="is there already; versions are never overwritten"):
-        ModelStore(written.parent).write(made, cell_limit=10**6)
+        ModelStore(written.parent).write(made, TRAINED, cell_limit=10**6)
     assert written.read_bytes() == before
     assert len(list(written.parent.iterdir())) == 2
 
@@ -436,7 +469,7 @@ def test_a_disk_that_is_full_leaves_nothing(made, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
         with pytest.raises(ArtifactError, match=r"could not be written to .*RECKEEPER_MODEL_DIR"):
-            ModelStore(tmp_path / "models").write(made, cell_limit=10**6)
+            ModelStore(tmp_path / "models").write(made, TRAINED, cell_limit=10**6)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
@@ -446,14 +479,14 @@ def test_a_disk_that_is_full_leaves_nothing(made, tmp_path):
 def test_of_two_files_neither_is_left_without_the_other(made, tmp_path):
     (tmp_path / artifact.pickle_name(1)).write_text("somebody's")
     with pytest.raises(ArtifactError, match="is there already"):
-        ModelStore(tmp_path).write(made, cell_limit=10**6)
+        ModelStore(tmp_path).write(made, TRAINED, cell_limit=10**6)
     (left,) = tmp_path.iterdir()
     assert left.read_text() == "somebody's"
 
 
 def test_a_native_file_that_is_there_is_taken_byte_for_byte(made, written, tmp_path):
     folder = tmp_path / "other"
-    native, exported = ModelStore(folder).write(made, cell_limit=10**6, native=written)
+    native, exported = ModelStore(folder).write(made, TRAINED, cell_limit=10**6, native=written)
     assert (folder / native.name).read_bytes() == written.read_bytes()
     assert (folder / exported.name).exists()
     written.unlink()
@@ -463,7 +496,7 @@ def test_a_native_file_that_is_there_is_taken_byte_for_byte(made, written, tmp_p
 def test_a_folder_that_cannot_be_made_is_named(made, tmp_path):
     (tmp_path / "models").write_text("a file")
     with pytest.raises(ArtifactError, match=f"could not be written to {tmp_path}/models"):
-        ModelStore(tmp_path / "models").write(made, cell_limit=10**6)
+        ModelStore(tmp_path / "models").write(made, TRAINED, cell_limit=10**6)
 
 
 def test_what_writers_left_behind_is_removed(written):
@@ -698,10 +731,10 @@ def test_the_pickle_opens_with_pandas_scipy_and_scikit_learn_alone(made, written
     }
     assert found["error"] <= 1e-8
     assert found["block error"] <= 1e-8
-    assert found["users"] == found["metadata"]["users"] == made.matrix.users.ids
-    assert found["items"] == found["metadata"]["items"] == made.matrix.items.ids
+    assert found["users"] == found["metadata"]["users"] == TRAINED.users.ids
+    assert found["items"] == found["metadata"]["items"] == TRAINED.items.ids
     assert found["dtypes"] == ["object", "object"]
-    assert found["ratings"] == made.matrix.weights.toarray().tolist()
+    assert found["ratings"] == TRAINED.weights.toarray().tolist()
     assert found["components"] == [10, N_ITEMS]
     assert found["explained"] == pytest.approx(made.metadata.explained_variance, rel=1e-12)
 
@@ -718,7 +751,7 @@ def test_the_pickles_metadata(made, written, plain_python):
 def test_above_the_cell_limit_any_block_comes_from_the_factors(
     made, tmp_path, plain_python, over, has_table
 ):
-    _, exported = ModelStore(tmp_path).write(made, cell_limit=N_USERS * N_ITEMS - over)
+    _, exported = ModelStore(tmp_path).write(made, TRAINED, cell_limit=N_USERS * N_ITEMS - over)
     found = open_plain(plain_python, tmp_path / exported.name)
     assert (found["error"] is not None) is has_table
     assert found["block error"] <= 1e-8
@@ -745,7 +778,7 @@ print(json.dumps({
 @pytest.mark.parametrize("cell_limit", [0, N_USERS * N_ITEMS])
 def test_the_pickle_of_what_does_not_decompose(tmp_path, plain_python, cell_limit):
     made = make(recipe="popularity", settings={"half_life_days": 30})
-    _, exported = ModelStore(tmp_path).write(made, cell_limit=cell_limit)
+    _, exported = ModelStore(tmp_path).write(made, TRAINED, cell_limit=cell_limit)
     run = subprocess.run(
         [plain_python, "-I", "-W", "error", "-c", OPEN_POPULARITY, tmp_path / exported.name],
         capture_output=True,
@@ -754,7 +787,7 @@ def test_the_pickle_of_what_does_not_decompose(tmp_path, plain_python, cell_limi
     )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
-    expected = made.predicted_ratings().to_numpy().tolist()
+    expected = made.predicted_ratings(TRAINED).to_numpy().tolist()
     assert found["strays"] == []
     assert found["svd_model"] is None
     assert found["settings"] == {"half_life_days": 30.0}
@@ -763,27 +796,28 @@ def test_the_pickle_of_what_does_not_decompose(tmp_path, plain_python, cell_limi
     assert found["dtypes"] == (["float64"] if cell_limit else None)
 
 
-def test_a_file_without_times_is_read_so(made, tmp_path):
-    untimed = dataclasses.replace(made, matrix=dataclasses.replace(made.matrix, latest_at=None))
-    native, _ = ModelStore(tmp_path).write(untimed, cell_limit=0)
-    again = artifact.read(tmp_path / native.name).matrix
-    assert again.latest_at is None
-    assert again.histories.n_later is None
+def test_a_pickle_of_what_came_from_elsewhere_has_no_users(made, tmp_path, plain_python):
+    _, exported = ModelStore(tmp_path).write(made, None, cell_limit=10**6)
+    with (tmp_path / exported.name).open("rb") as stream:
+        parts = pickle.load(stream)
+    assert parts["rating_matrix"].shape == (0, N_ITEMS)
+    assert parts["predicted_ratings"].shape == (0, N_ITEMS)
+    assert parts["metadata"]["items"] == TRAINED.items.ids
 
 
 def test_predicted_ratings_follow_the_order_of_each_row():
     made = make(recipe="spectral", settings={"order": 0.5, "n_components": 5})
-    plain = dataclasses.replace(made, matrix=dataclasses.replace(made.matrix, latest_at=None))
-    whole = made.predicted_ratings()
-    assert not np.allclose(whole, plain.predicted_ratings())
-    np.testing.assert_allclose(whole, made.model.score(made.matrix.histories), rtol=1e-6)
-    block = made.predicted_ratings(start=5, stop=9)
+    whole = made.predicted_ratings(TRAINED)
+    untimed = dataclasses.replace(TRAINED, latest_at=None)
+    assert not np.allclose(whole, made.predicted_ratings(untimed))
+    np.testing.assert_allclose(whole, made.model.score(TRAINED.histories), rtol=1e-6)
+    block = made.predicted_ratings(TRAINED, start=5, stop=9)
     np.testing.assert_allclose(block, whole.iloc[5:9], rtol=1e-6)
 
 
 def test_predicted_ratings_of_a_block(made):
-    whole = made.predicted_ratings()
+    whole = made.predicted_ratings(TRAINED)
     assert whole.shape == (N_USERS, N_ITEMS)
-    block = made.predicted_ratings(start=5, stop=9)
-    assert block.index.tolist() == made.matrix.users.ids[5:9]
+    block = made.predicted_ratings(TRAINED, start=5, stop=9)
+    assert block.index.tolist() == TRAINED.users.ids[5:9]
     np.testing.assert_allclose(block, whole.iloc[5:9], rtol=1e-12, atol=1e-14)

@@ -15,9 +15,10 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
-from tests.unit.small_models import DENSE, add_version, small_model
+from tests.unit.small_models import DENSE, TRAINED, add_version, small_model
 
 from reckeeper import artifact, audit, clock, storage, wire
 from reckeeper.artifact import ModelStore
@@ -82,8 +83,8 @@ def test_an_imported_version_gives_the_same_answers(registry, settings, there, t
     np.testing.assert_array_equal(
         came.model.score(Histories(rows)), made.model.score(Histories(rows))
     )
-    assert came.matrix.users.ids == made.matrix.users.ids
-    assert came.matrix.items.ids == made.matrix.items.ids
+    assert came.items.ids == made.items.ids
+    np.testing.assert_array_equal(came.popularity, made.popularity)
     before, after = registry.versions.describe(version), there.versions.describe(1)
     same = {*told, "recipe", "settings", "n_users", "training_samples", "trained_at", "note"}
     assert {name: getattr(after, name) for name in same} == {
@@ -139,7 +140,7 @@ def test_the_pickle_is_made_anew(registry, settings, there, tmp_path):
     with (there.store.folder / "model-000001.pkl").open("rb") as stream:
         exported = pickle.load(stream)
     assert exported["metadata"]["origin"]["version"] == 1
-    assert exported["predicted_ratings"].shape == (3, 3)
+    assert exported["predicted_ratings"].shape == (0, 3)  # whose users are not here
 
 
 def test_history_goes_on_from_one_installation_to_the_next(registry, settings, there, tmp_path):
@@ -200,7 +201,7 @@ def test_only_a_sound_version_is_exported(registry, settings, tmp_path):
 def native(tmp_path_factory):
     """Return the content of a sound native file."""
     folder = tmp_path_factory.mktemp("native")
-    ModelStore(folder).write(small_model(), cell_limit=CELLS)
+    ModelStore(folder).write(small_model(), TRAINED, cell_limit=CELLS)
     return (folder / "model-000001.safetensors").read_bytes()
 
 
@@ -259,7 +260,7 @@ class Harm:
 def with_arrays(native, tmp_path, **changed):
     path = tmp_path / "changed.safetensors"
     path.write_bytes(native)
-    with artifact.format.safe_open(path, framework="np") as stream:
+    with safe_open(path, framework="np") as stream:
         header = dict(stream.metadata())
     save_file({**load_file(path), **changed}, path, metadata=header)
     return path.read_bytes()
@@ -356,12 +357,12 @@ def hostile(native, tmp_path):
     yield "a header of 2^63", whole(struct.pack("<Q", 2**63) + b"{}"), "not a sound model"
     yield "a header of 1 TB", whole(struct.pack("<Q", 2**40) + b"{" * 99), "not a sound model"
     for name, array in {
-        "negative weights": {"weights.data": -np.ones(6)},
-        "NaN weights": {"weights.data": np.full(6, np.nan)},
-        "weights of another type": {"weights.data": np.ones(6, dtype=np.float32)},
-        "too few weights": {"weights.data": np.ones(5)},
-        "columns out of range": {"weights.indices": np.full(6, 3, dtype=np.int32)},
-        "ids that go back": {"users.ends": np.array([3, 2, 9])},
+        "negative popularity": {"popularity": -np.ones(3, dtype=np.int64)},
+        "popularity beyond its users": {"popularity": np.full(3, 4)},
+        "NaN scores": {"model.item_scores": np.full(3, np.nan)},
+        "scores of another type": {"model.item_scores": np.ones(3, dtype=np.float32)},
+        "too few scores": {"model.item_scores": np.ones(2)},
+        "ids that go back": {"items.bounds": np.array([0, 3, 2, 3])},
     }.items():
         yield name, whole(with_arrays(native, tmp_path, **array)), "not a sound model"
 
@@ -582,7 +583,7 @@ def test_what_is_not_sound_stays_aside_and_is_named(registry, settings, tmp_path
 def test_a_file_that_died_on_its_way_in_is_not_lost(registry, settings, monkeypatch):
     add_version(registry, settings)
     made = small_model(version=5, fingerprint="five")
-    ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
+    ModelStore(settings.model_dir).write(made, TRAINED, cell_limit=CELLS)
 
     def die(*arguments, **options):
         raise KeyboardInterrupt
@@ -600,18 +601,18 @@ def test_a_file_that_died_on_its_way_in_is_not_lost(registry, settings, monkeypa
 def test_a_file_cannot_say_from_where_on_versions_are_counted(registry, settings):
     add_version(registry, settings)
     made = small_model(version=999_999_999)
-    ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
+    ModelStore(settings.model_dir).write(made, TRAINED, cell_limit=CELLS)
     (taken_in,) = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
     assert taken_in.version == 2
     assert registry.versions.describe(2).origin["version"] == 999_999_999
-    ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
+    ModelStore(settings.model_dir).write(made, TRAINED, cell_limit=CELLS)
     assert registry.versions.reserve(job_id=None) == 3
 
 
 def test_a_version_set_aside_twice_is_taken_in_twice(registry, settings):
     for fingerprint in ("a", "b"):
         made = small_model(version=5, fingerprint=fingerprint)
-        ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
+        ModelStore(settings.model_dir).write(made, TRAINED, cell_limit=CELLS)
         registry.recovery.set_aside_unknown()
     taken_in = registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
     assert [entry.version for entry in taken_in] == [5, 6]
@@ -624,7 +625,7 @@ def test_a_version_set_aside_twice_is_taken_in_twice(registry, settings):
 
 def test_taking_in_keeps_what_the_file_says(registry, settings):
     made = small_model(version=3, trigger="schedule", is_demo=True)
-    ModelStore(settings.model_dir).write(made, cell_limit=CELLS)
+    ModelStore(settings.model_dir).write(made, TRAINED, cell_limit=CELLS)
     registry.recovery.take_in_unknown(actor="cli", cell_limit=CELLS)
     described = registry.versions.describe(3)
     assert (described.trigger, described.is_demo) == ("schedule", True)

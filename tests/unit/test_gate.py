@@ -95,7 +95,7 @@ def fitted(recipe, settings, interactions):
         seconds=1.0,
         trigger="manual",
     )
-    return ActiveModel(3, Artifact(metadata, interactions, model), 1)
+    return ActiveModel(3, Artifact.of(metadata, interactions, model), 1)
 
 
 def judge(held_out, candidate, *, log=None, is_automatic=True, **changed):

@@ -104,17 +104,29 @@ def test_the_order_of_rows_does_not_matter_while_their_times_differ(data, events
     assert np.array_equal(built.weights.indices, again.weights.indices)
 
 
+def row_of(events, **how):
+    """Sum one user's events: a weight and the latest time by item."""
+    items = sorted({event[1] for event in events})
+    summed = matrix.sum_row(
+        np.array([items.index(event[1]) for event in events], dtype=np.int64),
+        weight=np.array([WEIGHTS.get(event[2], 0.0) * event[3] for event in events]),
+        occurred_at=np.array([event[4] for event in events], dtype=np.int64),
+        listing=np.array([matrix.LISTINGS.get(event[2], 0) for event in events], dtype=np.int8),
+        **how,
+    )
+    pairs = zip(summed.weights.tolist(), summed.latest_at.tolist(), strict=True)
+    return dict(zip((items[key] for key in summed.keys.tolist()), pairs, strict=True))
+
+
 @given(events=st.lists(rows, max_size=20))
 def test_the_row_of_a_history_is_the_row_of_build(events):
     built = matrix.build([batch(*events)], type_weights=WEIGHTS)
     for user_index, user_id in enumerate(built.users.ids):
-        history = batch(*(row for row in events if row[0] == user_id))
-        row = matrix.row_of_history(history, type_weights=WEIGHTS)
-        assert stored(row) == {
-            pair: weight for pair, weight in stored(built).items() if pair[0] == user_id
-        }
+        row = row_of([event for event in events if event[0] == user_id])
         own = slice(*built.weights.indptr[user_index : user_index + 2])
-        assert row.latest_at.tolist() == built.latest_at[own].tolist()
+        items = [built.items.ids[index] for index in built.weights.indices[own].tolist()]
+        pairs = zip(built.weights.data[own].tolist(), built.latest_at[own].tolist(), strict=True)
+        assert row == dict(zip(items, pairs, strict=True))
 
 
 @given(
@@ -197,7 +209,7 @@ def test_nothing_gives_an_empty_matrix(batches):
     built = matrix.build(batches, type_weights=WEIGHTS)
     assert (len(built.users), len(built.items), built.n_interactions) == (0, 0, 0)
     assert built.weights.shape == (0, 0)
-    assert stored(matrix.row_of_history(batch(), type_weights=WEIGHTS)) == {}
+    assert row_of([]) == {}
 
 
 def test_progress_is_told_after_each_batch():
@@ -521,21 +533,40 @@ def test_a_history_is_weighed_by_its_age_as_in_training(events):
     built = chosen.matrix()
     expected = stored(built)
     for user in built.users.ids:
-        row = matrix.row_of_history(
-            batch(*(event for event in events if event[0] == user)),
-            type_weights=WEIGHTS,
+        row = row_of(
+            [event for event in events if event[0] == user],
             half_life_days=1.5,
             latest_at=int(chosen.occurred_at.max()),
         )
-        own = {pair: weight for pair, weight in expected.items() if pair[0] == user}
-        assert stored(row) == pytest.approx(own)
+        own = {item: weight for (of, item), weight in expected.items() if of == user}
+        assert {item: weight for item, (weight, _) in row.items()} == pytest.approx(own)
+
+
+@given(
+    events=st.lists(rows.map(in_days), min_size=1, max_size=20),
+    window=st.sampled_from([None, 0.5, 2.0]),
+    most=st.sampled_from([None, 1, 3]),
+)
+def test_a_history_has_the_window_and_the_cap_of_training(events, window, most):
+    how = {"window_days": window, "max_interactions_per_user": most}
+    chosen, _ = matrix.choose(read(*events), **how)
+    if not len(chosen):
+        return
+    expected = stored(chosen.matrix())
+    for user in chosen.users.ids:
+        own = [event for event in events if event[0] == user]
+        row = row_of(own, latest_at=int(chosen.occurred_at.max()), **how)
+        trained = {item: weight for (of, item), weight in expected.items() if of == user}
+        # What nobody has any more is no item in training, and was seen in a history.
+        assert {item: row[item][0] for item in trained} == pytest.approx(trained)
+        assert all(row[item][0] == 0.0 for item in row.keys() - trained.keys())
 
 
 def test_what_is_newer_than_the_model_counts_more_up_to_a_bound():
-    history = batch(*map(in_days, [("u", "i", "click", 1.0, 12), ("u", "j", "click", 1.0, 9000)]))
+    history = [*map(in_days, [("u", "i", "click", 1.0, 12), ("u", "j", "click", 1.0, 9000)])]
 
     def row(**of_age):
-        return matrix.row_of_history(history, type_weights=WEIGHTS, **of_age).weights.data.tolist()
+        return [weight for weight, _ in row_of(history, **of_age).values()]
 
     assert row(half_life_days=2.0, latest_at=10 * DAY) == [2.0, 2.0**20]
     assert row(half_life_days=8988.0) == [0.5, 1.0]  # ages count to its own latest

@@ -8,7 +8,7 @@ from scipy import sparse
 
 from reckeeper.errors import DataError
 from reckeeper.matrix import Histories, IdIndex, InteractionMatrix
-from reckeeper.ranking import Ranker, bytes_needed, is_noise, popularity_of, rank_scores
+from reckeeper.ranking import Ranker, bytes_needed, is_noise, rank_scores
 from reckeeper.recipes import recipe_named
 
 
@@ -109,7 +109,7 @@ def test_scores_of_a_model_that_knows_no_persons_are_taken_as_they_are():
 def test_a_stranger_and_a_hermit_get_the_popular_items():
     weights = sparse.csr_array([[1.0, 2.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 5.0]])
     trained = InteractionMatrix(IdIndex(list("uvw")), IdIndex(list("abcd")), weights, 5)
-    assert popularity_of(trained).tolist() == [2, 2, 0, 1]
+    assert trained.popularity.tolist() == [2, 2, 0, 1]
     model = Given(weights.T @ weights - sparse.diags_array([2.0, 5.0, 0.0, 0.0]))
     ranker = Ranker.of(model, trained)
     lists = ranker.rank(Histories(rows_of({}, {3: 1}, {0: 1}, {0: 0}, n_items=4)), k=2)

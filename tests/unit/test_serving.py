@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from reckeeper import catalogue, clock, matrix, people, storage
+from reckeeper import catalogue, clock, matrix, people, snapshot, storage
 from reckeeper.api.app import create_app
 from reckeeper.artifact import Artifact, Metadata, ModelStore
 from reckeeper.catalogue import Catalogue
@@ -31,7 +31,7 @@ from reckeeper.serving import (
     newer,
     popular,
 )
-from reckeeper.serving.histories import history_of
+from reckeeper.serving.histories import UserHistories
 from reckeeper.storage import Item
 from reckeeper.training import child, pipeline
 from reckeeper.training.promotion import Promotion
@@ -92,21 +92,19 @@ def expected(database, registry, user_id, *, weights=WEIGHTS):
     with database.read() as connection:
         built = matrix.build(storage.interactions.read_batches(connection), type_weights=weights)
     model = registry.versions.load(registry.switch.active_version()).artifact
-    row = np.zeros(len(model.matrix.items))
+    row = np.zeros(len(model.items))
     seen = set()
     user_index = built.users.find(user_id)
     if user_index is not None:
         coordinates = built.weights[[user_index]].tocoo()
         for column, weight in zip(coordinates.coords[-1], coordinates.data, strict=True):
-            index = model.matrix.items.find(built.items.ids[column])
+            index = model.items.find(built.items.ids[column])
             if index is not None:
                 row[index] = weight
                 seen.add(index)
     scores = row @ model.model.components.T @ model.model.components
     return {
-        model.matrix.items.ids[index]: score
-        for index, score in enumerate(scores)
-        if index not in seen
+        model.items.ids[index]: score for index, score in enumerate(scores) if index not in seen
     }
 
 
@@ -192,24 +190,26 @@ def test_a_new_user_is_folded_in(serving, add, database, registry):
     assert not {"i0", "i1"} & set(scores)
 
 
-def test_what_a_version_of_elsewhere_has_seen_counts_once(
+def test_a_version_of_elsewhere_answers_from_the_histories_of_here(
     serving, add, database, registry, tmp_path
 ):
     bundle = tmp_path / "bundle.zip"
     registry.transfer.export_bundle(1, bundle)
     _, before = answer(serving, "u03")
     best = max(before, key=before.get)
-    with database.write() as connection:
-        connection.exec_driver_sql("DELETE FROM user_interactions")
     later = 1_800_000_000_000_000
     add(("u04", best, "click", 1.0, later))  # a live one, before what it was trained on comes
-    add(("u03", best, "click", 1.0, 1_600_000_000_000_000))
+    add(("new", best, "click", 1.0, 1_600_000_000_000_000))
     version = registry.transfer.import_bundle(bundle, actor="test", cell_limit=100)
     registry.switch.activate(registry.versions.load(version), actor="test")
     serving.refresh()
     assert answer(serving, "u03") == ("model", before)
     strategy, after = answer(serving, "u04")
     assert (strategy, best in after) == ("fold_in", False)
+    assert answer(serving, "new")[1] == pytest.approx(expected(database, registry, "new"))
+    with database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM user_interactions")
+    assert answer(serving, "u03")[0] == "popular", "the file has no users"
 
 
 def test_newer_interactions_of_a_known_user_count_at_once(serving, add, database, registry):
@@ -338,17 +338,29 @@ def test_the_order_of_a_history_is_that_of_the_whole_log(
     activate(train(interaction_weights=weights))
     policy = PolicyWatch(database, settings.replaced(interaction_weights=weights))
     model = registry.versions.load(registry.switch.active_version())
+    mapped = snapshot.opened(settings.model_dir, installation_id=id_of(database))
+    assert mapped.origin.watermark == model.watermark
     for later in ([], some(25, n_items=15)):
         add(*later)
         with database.read() as connection:
             batches = storage.interactions.read_batches(connection)
             built = matrix.build(batches, type_weights=weights)
-            known = built.items.places_in(model.artifact.matrix.items)
-            whole = built.histories.renamed(known, n_items=len(model.artifact.matrix.items))
+            known = built.items.places_in(model.artifact.items)
+            whole = built.histories.renamed(known, n_items=len(model.artifact.items))
+            histories = UserHistories(model, mapped, policy=policy)
             for place, user_id in enumerate(built.users.ids):
-                found, has_newer = history_of(connection, model, user_id, policy=policy)
-                assert has_newer or not later or user_id not in {row[0] for row in later}
-                assert_same_history(found, whole[[place]])
+                newer = storage.interactions.of_user(connection, user_id, after=model.watermark)
+                for found in (
+                    histories.in_table(connection, user_id),
+                    histories.in_snapshot(user_id, newer=newer),
+                    *([] if later else [histories.in_snapshot(user_id)]),
+                ):
+                    assert_same_history(found.history, whole[[place]])
+
+
+def id_of(database):
+    with database.read() as connection:
+        return storage.installation.id_of(connection)
 
 
 def assert_same_history(found, wanted):
@@ -392,8 +404,6 @@ def test_a_version_of_elsewhere_has_both_histories_too(
     activate(train())
     bundle = tmp_path / "bundle.zip"
     registry.transfer.export_bundle(1, bundle)
-    with database.write() as connection:
-        connection.exec_driver_sql("DELETE FROM user_interactions")
     activate(registry.transfer.import_bundle(bundle, actor="test", cell_limit=100))
     serving = make_serving()
     before = answer(serving, "new")
@@ -401,23 +411,6 @@ def test_a_version_of_elsewhere_has_both_histories_too(
     strategy, scores = answer(serving, "new")
     assert (before[0], strategy) == ("popular", "fold_in")
     assert not {"i0", "i1"} & scores.keys()
-
-
-def test_a_model_file_without_times_gives_histories_without_order(
-    serving, add, database, registry, settings
-):
-    model = registry.versions.load(registry.switch.active_version())
-    trained = dataclasses.replace(model.artifact.matrix, latest_at=None)
-    plain = dataclasses.replace(model, artifact=dataclasses.replace(model.artifact, matrix=trained))
-    policy = PolicyWatch(database, settings)
-    for _ in range(2):
-        with database.read() as connection:
-            timed, _ = history_of(connection, model, "u03", policy=policy)
-            found, _ = history_of(connection, plain, "u03", policy=policy)
-        assert timed.n_later is not None
-        assert found.n_later is None
-        assert (found.weights != timed.weights).nnz == 0
-        add(("u03", "i1", "click", 1.0, 100, "later"))
 
 
 def test_a_model_with_order_gives_at_the_server_what_evaluation_measures(
@@ -434,7 +427,7 @@ def test_a_model_with_order_gives_at_the_server_what_evaluation_measures(
         ("new", "i03", "click", 1.0, 2))  # fmt: skip
     with database.read() as connection:
         built = matrix.build(storage.interactions.read_batches(connection), type_weights=WEIGHTS)
-    ranker = Ranker.of(model.model, model.matrix).in_ids_of(built.items, own=model.matrix.items)
+    ranker = Ranker.of(model.model, model).in_ids_of(built.items, own=model.items)
     lists = ranker.rank(built.histories, k=9)
     unordered = ranker.rank(Histories(built.weights), k=9)
     assert not np.allclose(lists.scores, unordered.scores)
@@ -841,7 +834,7 @@ def train_recipe(database, registry, settings):
             trigger="manual",
         )
         files = ModelStore(settings.model_dir).write(
-            Artifact(metadata, built, model), cell_limit=10**6
+            Artifact.of(metadata, built, model), built, cell_limit=10**6
         )
         registry.versions.register(metadata, files, job_id=None)
         return metadata.version
@@ -994,23 +987,28 @@ def test_kept_lists_come_to_no_more_than_so_many_bytes():
 def test_who_has_newer_interactions_is_known(database, add, monkeypatch):
     followed = Newer(database, every_seconds=60)
     add(("a", "x"), ("b", "x"), ("a", "y"))
-    followed.hold_from(1, trained_at=clock.now())
-    assert [followed.may_have(user, 1) for user in "abc"] == [True, True, False]
-    assert [followed.may_have(user, 2) for user in "abc"] == [True, False, False]
+    generation = 0
+
+    def may_have(user, watermark):
+        return followed.last_of(user, generation=generation, watermark=watermark) != 0
+
+    followed.hold_from(1, merged_since=clock.now())
+    assert [may_have(user, 1) for user in "abc"] == [True, True, False]
+    assert [may_have(user, 2) for user in "abc"] == [True, False, False]
     before = {user: followed.state_of(user) for user in "abc"}
     add(("c", "x"))
     assert followed.state_of("c") == before["c"]
     followed.follow_up()
     assert followed.state_of("c") != before["c"]
     assert followed.state_of("a") == before["a"]
-    followed.hold_from(3, trained_at=clock.now())
-    assert [followed.may_have(user, 3) for user in "abc"] == [False, False, True]
-    followed.hold_from(0, trained_at=clock.now())  # back to an older version
-    assert all(followed.may_have(user, 0) for user in "abc")
+    followed.hold_from(3, merged_since=clock.now())
+    assert [may_have(user, 3) for user in "abc"] == [False, False, True]
+    followed.hold_from(0, merged_since=clock.now())  # back to an older version
+    assert all(may_have(user, 0) for user in "abc")
     monkeypatch.setattr(newer, "_MOST_HELD", 2)
-    followed.hold_from(0, trained_at=clock.now())
-    assert all(followed.may_have(user, 0) for user in "abcd"), "of more it knows the latest alone"
-    assert followed.may_have("b", 2) is False
+    followed.hold_from(0, merged_since=clock.now())
+    assert all(may_have(user, 0) for user in "abcd"), "of more it knows the latest alone"
+    assert may_have("b", 2) is False
     with database.write() as connection:
         storage.installation.raise_generation(connection)
     followed.refresh()

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from reckeeper import artifact, clock, errors, serving, wire
+from reckeeper import artifact, clock, errors, serving, snapshot, wire
 from reckeeper.api import bodies, openapi, parameters
 from reckeeper.api.answers import (
     BINARY,
@@ -173,9 +173,11 @@ def _compared(
     runtime: Runtime, version: int, other: int, *, k: int, n_users: int
 ) -> wire.Comparison:
     versions = runtime.registry.versions
-    compared = serving.compare_versions(
-        versions.load(version), versions.load(other), k=k, n_users=n_users
-    )
+    first, second = versions.load(version), versions.load(other)
+    mapped = snapshot.opened(runtime.settings.model_dir, installation_id=runtime.installation_id)
+    with runtime.database.read() as connection:
+        everybody = serving.Everybody(connection, mapped, policy=runtime.policy)
+        compared = serving.compare_versions(first, second, everybody, k=k, n_users=n_users)
     return wire.Comparison.model_validate(
         {
             **dataclasses.asdict(compared),

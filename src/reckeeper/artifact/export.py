@@ -8,14 +8,20 @@ from typing import Any
 from scipy import sparse
 
 from reckeeper.artifact.format import Artifact
+from reckeeper.matrix import InteractionMatrix
 
 
-def write_pickle(artifact: Artifact, path: Path, *, cell_limit: int) -> None:
+def write_pickle(
+    artifact: Artifact, trained: InteractionMatrix, path: Path, *, cell_limit: int
+) -> None:
     """Write a version's pickle: a dict that opens with pandas, scipy and scikit-learn alone.
 
     Parameters
     ----------
     artifact : Artifact
+    trained : InteractionMatrix
+        What the model was fitted to; of a version that was brought here, of which nobody knows
+        the users, no row.
     path : Path
     cell_limit : int
         Users × items up to which it carries the predicted ratings; above,
@@ -30,21 +36,21 @@ def write_pickle(artifact: Artifact, path: Path, *, cell_limit: int) -> None:
         The file could not be written.
     """
     with path.open("wb") as stream:
-        pickle.dump(_export(artifact, cell_limit), stream, protocol=5)
+        pickle.dump(_export(artifact, trained, cell_limit), stream, protocol=5)
 
 
-def _export(artifact: Artifact, cell_limit: int) -> dict[str, Any]:
+def _export(artifact: Artifact, trained: InteractionMatrix, cell_limit: int) -> dict[str, Any]:
     metadata = artifact.metadata
-    fits = metadata.n_users * metadata.n_items <= cell_limit
+    fits = len(trained.users) * len(trained.items) <= cell_limit
     return {
-        "rating_matrix": sparse.csr_matrix(artifact.matrix.weights),
+        "rating_matrix": sparse.csr_matrix(trained.weights),
         "svd_model": artifact.model.to_sklearn(),
-        "predicted_ratings": artifact.predicted_ratings() if fits else None,
+        "predicted_ratings": artifact.predicted_ratings(trained) if fits else None,
         "metadata": {
             **asdict(metadata),
             "timestamp": metadata.timestamp,
-            "users": artifact.matrix.users.ids,
-            "items": artifact.matrix.items.ids,
+            "users": trained.users.ids,
+            "items": trained.items.ids,
         },
-        **artifact.model.to_export(artifact.matrix),
+        **artifact.model.to_export(trained),
     }

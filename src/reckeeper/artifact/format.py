@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from reckeeper import arrays as files
 from reckeeper import clock
 from reckeeper.errors import ArtifactError, DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import RECIPES, Recipe, recipe_named
-from reckeeper.recipes.checks import checked_array, checked_csr
+from reckeeper.recipes.checks import checked_array
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,17 +126,36 @@ def type_name(recipe: str) -> str:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A version in memory."""
+    """A version in memory: what was learned, and nothing of any user.
+
+    Attributes
+    ----------
+    metadata : Metadata
+    items : IdIndex
+    popularity : ndarray of int64, shape (n_items,)
+        How many users have each item, a weight above zero.
+    model : Recipe
+    """
 
     metadata: Metadata
-    matrix: InteractionMatrix
+    items: IdIndex
+    popularity: np.ndarray
     model: Recipe
 
-    def predicted_ratings(self, *, start: int = 0, stop: int | None = None) -> "pd.DataFrame":
+    @classmethod
+    def of(cls, metadata: Metadata, trained: InteractionMatrix, model: Recipe) -> "Artifact":
+        """Make the artifact of a model that was fitted to a matrix."""
+        return cls(metadata, trained.items, trained.popularity, model)
+
+    def predicted_ratings(
+        self, trained: InteractionMatrix, *, start: int = 0, stop: int | None = None
+    ) -> "pd.DataFrame":
         """Return the predicted ratings of a block of users for all items.
 
         Parameters
         ----------
+        trained : InteractionMatrix
+            Its columns are the model's items.
         start, stop : int
             Users from `start` up to but not including `stop`, by dense index.
 
@@ -149,11 +167,11 @@ class Artifact:
         """
         import pandas as pd
 
-        scores = self.model.score(self.matrix.histories_of(slice(start, stop)))
+        scores = self.model.score(trained.histories_of(slice(start, stop)))
         return pd.DataFrame(
             scores.astype(np.float64, copy=False),
-            index=pd.Index(self.matrix.users.ids[start:stop], dtype=object),
-            columns=pd.Index(self.matrix.items.ids, dtype=object),
+            index=pd.Index(trained.users.ids[start:stop], dtype=object),
+            columns=pd.Index(trained.items.ids, dtype=object),
         )
 
 
@@ -167,11 +185,7 @@ def write_native(artifact: Artifact, path: Path) -> None:
     OSError
         The file could not be written.
     """
-    header = _header(artifact.metadata)
-    try:
-        save_file(_arrays(artifact), path, metadata=header)
-    except SafetensorError as exc:
-        raise OSError(str(exc)) from exc
+    files.write(path, _arrays(artifact), header=_header(artifact.metadata))
 
 
 def read(
@@ -180,6 +194,7 @@ def read(
     n_bytes: int | None = None,
     sha256: str | None = None,
     name: str | None = None,
+    is_mapped: bool = False,
 ) -> Artifact:
     """Read a native file; nothing in it can run.
 
@@ -190,6 +205,8 @@ def read(
         What the registry says of the file; checked first.
     name : str, optional
         What messages call it; by default the name in `path`.
+    is_mapped : bool
+        As of `arrays.read`.
 
     Raises
     ------
@@ -208,13 +225,7 @@ def read(
             )
         if sha256 is not None and sha256_of(path) != sha256:
             raise ArtifactError(f"{name} is not as it was registered: its content changed.")
-        with safe_open(path, framework="np") as stream:
-            header = stream.metadata() or {}
-            for key in stream.keys():  # noqa: SIM118
-                if (dtype := stream.get_slice(key).get_dtype()) not in _DTYPES:
-                    raise DataError(f"its {key[:100]!r} has the type {dtype}")
-            arrays = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-        return _artifact(header, arrays)
+        return _artifact(*files.read(path, is_mapped=is_mapped))
     except FileNotFoundError as exc:
         raise ArtifactError(f"{name} is missing from {path.parent}.") from exc
     except OSError as exc:
@@ -222,14 +233,7 @@ def read(
             f"{name} cannot be read in {path.parent}: {exc.strerror or exc}. See that the "
             "folder (RECKEEPER_MODEL_DIR) is right and may be read."
         ) from exc
-    except (
-        SafetensorError,
-        DataError,
-        KeyError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as exc:
+    except (DataError, KeyError, TypeError, ValueError, RecursionError) as exc:
         raise ArtifactError(f"{name} is not a sound model file: {exc}") from exc
 
 
@@ -294,23 +298,14 @@ def _header(metadata: Metadata) -> dict[str, str]:
 
 
 def _arrays(artifact: Artifact) -> dict[str, np.ndarray]:
-    weights = artifact.matrix.weights
-    arrays: dict[str, np.ndarray] = {
-        "weights.indptr": weights.indptr.astype(np.int64),
-        "weights.indices": weights.indices.astype(np.int32),
-        "weights.data": weights.data,
+    content, bounds = files.pack_ids(artifact.items.ids)
+    learned = artifact.model.to_arrays()
+    return {
+        "items.bytes": content,
+        "items.bounds": bounds,
+        "popularity": artifact.popularity,
+        **{f"model.{name}": array for name, array in learned.items()},
     }
-    if artifact.matrix.latest_at is not None:
-        arrays["weights.latest_at"] = artifact.matrix.latest_at
-    for name, ids in (("users", artifact.matrix.users.ids), ("items", artifact.matrix.items.ids)):
-        encoded = [external_id.encode() for external_id in ids]
-        arrays[f"{name}.bytes"] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        arrays[f"{name}.ends"] = np.cumsum([len(part) for part in encoded], dtype=np.int64)
-    arrays.update(
-        (f"model.{name}", np.ascontiguousarray(array))
-        for name, array in artifact.model.to_arrays().items()
-    )
-    return arrays
 
 
 def _artifact(header: dict[str, str], arrays: dict[str, np.ndarray]) -> Artifact:
@@ -319,8 +314,8 @@ def _artifact(header: dict[str, str], arrays: dict[str, np.ndarray]) -> Artifact
     metadata = _metadata(header["reckeeper"])
     if metadata.recipe not in RECIPES:
         raise DataError(f"its recipe {metadata.recipe!r} is not known to this release")
-    users, items = (_ids(arrays, name) for name in ("users", "items"))
-    if (len(users), len(items)) != (metadata.n_users, metadata.n_items):
+    items = _ids(arrays, "items")
+    if len(items) != metadata.n_items:
         raise DataError("its number of ids is not that of its metadata")
     model = RECIPES[metadata.recipe].from_arrays(
         {
@@ -331,20 +326,13 @@ def _artifact(header: dict[str, str], arrays: dict[str, np.ndarray]) -> Artifact
         settings=metadata.settings,
         n_items=len(items),
     )
-    weights = checked_csr(arrays, "weights", dtype=np.float64, shape=(len(users), len(items)))
-    if (weights.data < 0).any():
-        raise DataError("its weights are not numbers from 0 on")
-    latest_at = None
-    if "weights.latest_at" in arrays:
-        latest_at = checked_array(
-            arrays, "weights.latest_at", dtype=np.int64, shape=(len(weights.data),)
-        )
-    matrix = InteractionMatrix(users, items, weights, metadata.training_samples, latest_at)
-    return Artifact(metadata, matrix, model)
+    popularity = checked_array(arrays, "popularity", dtype=np.int64, shape=(len(items),))
+    if ((popularity < 0) | (popularity > metadata.n_users)).any():
+        raise DataError("its popularity is not a number of its users")
+    return Artifact(metadata, items, popularity, model)
 
 
 _LONGEST_ID = 256
-_DTYPES = {"U8", "I8", "I16", "I32", "I64", "F32", "F64", "BOOL"}
 
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("recipe", "trigger", "fingerprint", "actor"), (str,)),
@@ -382,7 +370,7 @@ def _metadata(text: str) -> Metadata:
 
 
 def _check_data(data: Mapping[str, Any]) -> None:
-    """Refuse weights and a half-life with which no history can be weighed."""
+    """Refuse weights, and limits of age and number, with which no history can be weighed."""
 
     def is_number(value: Any) -> bool:
         return type(value) in (int, float)
@@ -390,17 +378,22 @@ def _check_data(data: Mapping[str, Any]) -> None:
     weights = data.get("weights", {})
     if not isinstance(weights, dict) or not all(map(is_number, weights.values())):
         raise DataError("its weights of the interaction types are not numbers")
-    half_life = data.get("half_life_days")
-    if half_life is not None and not (is_number(half_life) and half_life > 0):
-        raise DataError(f"its half-life is {str(half_life)[:100]!r}")
+    for name in ("half_life_days", "window_days", "max_interactions_per_user"):
+        limit = data.get(name)
+        if limit is not None and not (is_number(limit) and limit > 0):
+            raise DataError(f"its {name} is {str(limit)[:100]!r}")
 
 
 def _ids(arrays: dict[str, np.ndarray], name: str) -> IdIndex:
-    ends, content = arrays[f"{name}.ends"], arrays[f"{name}.bytes"].tobytes()
-    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-    if ends.dtype != np.int64 or (starts > ends).any() or (len(ends) and ends[-1] != len(content)):
+    bounds, content = arrays[f"{name}.bounds"], arrays[f"{name}.bytes"].tobytes()
+    if (
+        bounds.dtype != np.int64
+        or bounds.shape != (max(1, len(bounds)),)
+        or (bounds[0], bounds[-1]) != (0, len(content))
+        or (bounds[1:] < bounds[:-1]).any()
+    ):
         raise DataError(f"its {name} are not laid out as ids")
-    ids = [content[start:end].decode() for start, end in zip(starts, ends, strict=True)]
+    ids = [content[start:end].decode() for start, end in itertools.pairwise(bounds.tolist())]
     if any(first >= second for first, second in itertools.pairwise(ids)):
         raise DataError(f"its {name} are not in order")
     if any(len(external_id) > _LONGEST_ID for external_id in ids):

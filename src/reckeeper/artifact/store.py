@@ -12,6 +12,7 @@ from reckeeper import durable
 from reckeeper.artifact.export import write_pickle
 from reckeeper.artifact.format import Artifact, read, sha256_of, write_native
 from reckeeper.errors import ArtifactError
+from reckeeper.matrix import InteractionMatrix
 
 ACTIVE_LINK = "retrained_svd_model.pkl"
 """Name in the model folder under which the pickle of the active version stands."""
@@ -77,13 +78,20 @@ class ModelStore:
         return self.folder / pickle_name(version)
 
     def write(
-        self, artifact: Artifact, *, cell_limit: int, native: Path | None = None
+        self,
+        artifact: Artifact,
+        trained: InteractionMatrix | None,
+        *,
+        cell_limit: int,
+        native: Path | None = None,
     ) -> tuple[WrittenFile, WrittenFile]:
         """Write both files of a version; if one cannot be written, neither is left.
 
         Parameters
         ----------
         artifact : Artifact
+        trained : InteractionMatrix or None
+            What the model was fitted to, for the pickle; None where nobody knows.
         cell_limit : int
             As `write_pickle` takes it.
         native : Path, optional
@@ -102,6 +110,8 @@ class ModelStore:
             The metadata hold what no file may tell, such as a number that is not finite.
         """
         version = artifact.metadata.version
+        if trained is None:
+            trained = InteractionMatrix.without_users(artifact.items)
         try:
             durable.make_folder(self.folder)
             with _new_file(self.native(version)) as temporary:
@@ -111,7 +121,7 @@ class ModelStore:
                     os.link(native, temporary)
             try:
                 with _new_file(self.pickle(version)) as temporary:
-                    write_pickle(artifact, temporary, cell_limit=cell_limit)
+                    write_pickle(artifact, trained, temporary, cell_limit=cell_limit)
             except BaseException:
                 self.native(version).unlink(missing_ok=True)
                 raise

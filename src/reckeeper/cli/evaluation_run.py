@@ -33,7 +33,6 @@ from reckeeper.errors import DataError
 from reckeeper.evaluation import Quality, segments, tasks
 from reckeeper.evaluation.peers import EASE, PEERS, Peer, check_installed
 from reckeeper.matrix import IdIndex, InteractionLog
-from reckeeper.ranking import popularity_of
 from reckeeper.recipes import Recipe, Scorer, recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.training import fitting, memory, pipeline
@@ -151,7 +150,7 @@ def judged(request: Request) -> Report:
         lines, qualities = _measured(request, wanted, data, stages)
         with stages.stage("comparing them") as stage:
             compared = evaluation.compare_all(qualities, seed=request.seed)
-            popularity = popularity_of(data.tasks[0].train)
+            popularity = data.tasks[0].train.popularity
             found = segments_of(
                 qualities,
                 tables,

@@ -11,7 +11,7 @@ from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation.confidence import intervals
 from reckeeper.evaluation.splits import Split
 from reckeeper.matrix import Histories
-from reckeeper.ranking import Lists, Ranker, popularity_of
+from reckeeper.ranking import Lists, Ranker
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def measure_split(
         histories=split.histories,
         held_out=split.held_out,
         question_user=split.user_index,
-        popularity=popularity_of(split.train),
+        popularity=split.train.popularity,
         n_users=split.train.weights.shape[0],
         k=k,
         user_index=user_index,

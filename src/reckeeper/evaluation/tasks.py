@@ -11,7 +11,7 @@ from reckeeper.evaluation.confidence import generator
 from reckeeper.evaluation.metrics import Quality, measure
 from reckeeper.evaluation.splits import Split
 from reckeeper.matrix import Histories, IdIndex, InteractionLog, InteractionMatrix
-from reckeeper.ranking import Ranker, popularity_of
+from reckeeper.ranking import Ranker
 from reckeeper.recipes import Scorer
 
 _FEW = 0.05
@@ -139,7 +139,7 @@ class Task:
             held_out=self.held_out,
             question_user=self.question_user,
             n_unfindable=self.n_unseen,
-            popularity=popularity_of(self.train),
+            popularity=self.train.popularity,
             n_users=self.train.weights.shape[0],
             k=k,
             on_progress=on_progress,

@@ -1,17 +1,27 @@
 """The interaction matrix: external ids, dense indices, weights, order."""
 
-from reckeeper.matrix.choice import build, choose, row_of_history
+from reckeeper.matrix.choice import SummedRow, build, choose, left_in, sum_row
 from reckeeper.matrix.histories import Histories
-from reckeeper.matrix.log import IdIndex, InteractionLog, InteractionMatrix, Pairs, read_log
+from reckeeper.matrix.log import (
+    LISTINGS,
+    IdIndex,
+    InteractionLog,
+    InteractionMatrix,
+    Pairs,
+    read_log,
+)
 
 __all__ = [
+    "LISTINGS",
     "Histories",
     "IdIndex",
     "InteractionLog",
     "InteractionMatrix",
     "Pairs",
+    "SummedRow",
     "build",
     "choose",
+    "left_in",
     "read_log",
-    "row_of_history",
+    "sum_row",
 ]

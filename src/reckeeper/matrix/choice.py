@@ -3,6 +3,7 @@
 import bisect
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,9 @@ from reckeeper.matrix.log import (
 
 _MOST_DOUBLINGS = 20.0
 """Half-lives by which an interaction newer than the model can count more: a million times."""
+
+
+_ANYBODY = IdIndex([""])
 
 
 def build(
@@ -90,7 +94,7 @@ def choose(
             "A half-life and a training window need times, and these interactions have none. Set "
             "half_life_days and window_days to null, or give the interactions their times."
         )
-    stays = _are_left_in(log.users, left_out_users)[log.user_index] & ~_are_undone(log)
+    stays = left_in(log.users, left_out_users)[log.user_index] & ~_are_undone(log)
     counts = stays.copy()
     latest_at = int(times[stays].max()) if times is not None and stays.any() else 0
     if times is not None and window_days is not None:
@@ -118,38 +122,80 @@ def choose(
     return chosen, np.flatnonzero(stays)
 
 
-def row_of_history(
-    history: pa.RecordBatch,
+@dataclass(frozen=True)
+class SummedRow:
+    """One user's interactions, summed by item.
+
+    Attributes
+    ----------
+    keys : ndarray of int64, shape (n,)
+        Of the items, ascending.
+    weights : ndarray of float64, shape (n,)
+        None negative; 0 was seen without taste.
+    latest_at : ndarray of int64, shape (n,)
+        Microseconds UTC.
+    """
+
+    keys: np.ndarray
+    weights: np.ndarray
+    latest_at: np.ndarray
+
+
+def sum_row(
+    keys: np.ndarray,
     *,
-    type_weights: Mapping[str, float],
-    half_life_days: float | None = None,
+    weight: np.ndarray,
+    occurred_at: np.ndarray,
+    listing: np.ndarray,
     latest_at: int | None = None,
-) -> InteractionMatrix:
-    """Sum one user's interactions by item, as `build` does.
+    half_life_days: float | None = None,
+    window_days: float | None = None,
+    max_interactions_per_user: int | None = None,
+) -> SummedRow:
+    """Sum one user's interactions as `choose` and `InteractionLog.matrix` do in training.
 
     Parameters
     ----------
-    history : pyarrow.RecordBatch
-        As of `read_log`.
-    type_weights : mapping of str to float
-    half_life_days : float, optional
-        As of `choose`.
+    keys : ndarray of int64, shape (n,)
+        Any number for each item; the interactions are in the order of the table.
+    weight, occurred_at, listing : ndarray, shape (n,)
+        As of `InteractionLog`.
     latest_at : int, optional
         Microseconds UTC: the time to which ages count, that of the latest
-        interaction that the model was trained on; the latest of the history,
-        if not given. Newer ones count more than one, up to a million times.
-
-    Returns
-    -------
-    InteractionMatrix
-        With one row, or none.
+        interaction that the model was trained on; the latest of these, if not
+        given. Newer ones count more than one, up to a million times.
+    half_life_days, window_days, max_interactions_per_user : optional
+        As of `choose`.
     """
-    log, _ = choose(read_log([history], type_weights=type_weights))
-    if half_life_days is not None and log.occurred_at is not None and len(log):
-        latest_at = int(log.occurred_at.max()) if latest_at is None else latest_at
-        decay = _decay(log.occurred_at, half_life_days=half_life_days, latest_at=latest_at)
-        log = dataclasses.replace(log, weight=log.weight * decay)
-    return log.matrix()
+    order = np.argsort(keys, kind="stable")
+    is_first = np.ones(len(keys), dtype=bool)
+    np.not_equal(keys[order[1:]], keys[order[:-1]], out=is_first[1:])
+    distinct = keys[order[is_first]]
+    item_index = np.empty(len(keys), dtype=np.int32)
+    item_index[order] = np.cumsum(is_first) - 1
+    items = IdIndex.of_number(len(distinct))
+    user_index = np.zeros(len(keys), dtype=np.int32)
+    log = InteractionLog(_ANYBODY, items, user_index, item_index, weight, occurred_at, listing)
+    if listing.any():
+        stays = ~_are_undone(log)
+        order = order[stays[order]]
+    else:
+        stays = np.ones(len(keys), dtype=bool)
+    if half_life_days is not None or window_days is not None or max_interactions_per_user:
+        if latest_at is None:
+            latest_at = int(occurred_at[stays].max(initial=0))
+        weight = log.weight.copy()
+        if window_days is not None:
+            age = latest_at - occurred_at.astype(np.float64)
+            weight[age > window_days * clock.DAY] = 0.0
+        if max_interactions_per_user is not None:
+            weight[~_are_latest(log, stays, max_interactions_per_user)] = 0.0
+        if half_life_days is not None:
+            weight *= _decay(occurred_at, half_life_days=half_life_days, latest_at=latest_at)
+        log = dataclasses.replace(log, weight=weight)
+    summed = log.part(order).matrix()
+    assert summed.latest_at is not None
+    return SummedRow(distinct[summed.weights.indices], summed.weights.data, summed.latest_at)
 
 
 def _decay(occurred_at: np.ndarray, *, half_life_days: float, latest_at: int) -> np.ndarray:
@@ -174,7 +220,8 @@ def _are_undone(log: InteractionLog) -> np.ndarray:
     return undone
 
 
-def _are_left_in(users: IdIndex, patterns: Sequence[str]) -> np.ndarray:
+def left_in(users: IdIndex, patterns: Sequence[str]) -> np.ndarray:
+    """Say which users no pattern leaves out; see `choose`. Shape (n_users,), bool."""
     stays = np.ones(len(users), dtype=bool)
     for pattern in patterns:
         if "*" not in pattern:

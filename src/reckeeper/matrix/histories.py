@@ -1,6 +1,7 @@
 """What users did, a row each, and how long ago in steps of their own."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,19 @@ class Histories:
         if times is None or not len(times) or times.min() == times.max():
             return cls(weights)
         return cls(weights, _n_later(weights, times))
+
+    @classmethod
+    def stacked(cls, parts: Sequence["Histories"], *, n_items: int) -> "Histories":
+        """Put histories of the same items one under the other."""
+        nobody = sparse.csr_array((0, n_items))
+        weights = sparse.vstack([nobody, *(part.weights for part in parts)], format="csr")
+        if all(part.n_later is None for part in parts):
+            return cls(weights)
+        steps = [
+            np.zeros(part.weights.nnz, dtype=np.int32) if part.n_later is None else part.n_later
+            for part in parts
+        ]
+        return cls(weights, np.concatenate(steps))
 
     def __len__(self) -> int:
         return int(self.weights.shape[0])

@@ -39,6 +39,11 @@ class IdIndex:
     def __init__(self, ids: Sequence[str]) -> None:
         self.ids = list(ids)
 
+    @classmethod
+    def of_number(cls, n: int) -> "IdIndex":
+        """Return an index whose ids nobody asks for."""
+        return cls([""] * n)
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -84,6 +89,17 @@ class InteractionMatrix:
     weights: sparse.csr_array
     n_interactions: int
     latest_at: np.ndarray | None = None
+
+    @classmethod
+    def without_users(cls, items: IdIndex) -> "InteractionMatrix":
+        """Return the matrix of nobody."""
+        return cls(IdIndex([]), items, sparse.csr_array((0, len(items))), 0)
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """How many users have each item, a weight above zero: int64, shape (n_items,)."""
+        liked = self.weights.indices[self.weights.data > 0]
+        return np.bincount(liked, minlength=len(self.items))
 
     @property
     def has_taste(self) -> bool:
@@ -294,6 +310,12 @@ class InteractionLog:
         weights = sparse.csr_array(entries, shape=(len(self.users), len(self.items)))
         weights.has_canonical_format = True
         return InteractionMatrix(self.users, self.items, weights, len(rows), latest_at)
+
+    def by_user(self) -> np.ndarray:
+        """Return the rows sorted by user, and those of a user as they are; int, shape (n,)."""
+        n = len(self)
+        entries = (np.arange(n, dtype=np.int32), self.user_index, np.arange(n + 1, dtype=np.int32))
+        return sparse.csr_array(entries, shape=(n, len(self.users))).tocsc().data
 
     def by_pair(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Sort rows of the log, all if none are given, by user and item; the earlier first.

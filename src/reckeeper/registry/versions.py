@@ -394,7 +394,7 @@ class Versions:
             made = dataclasses.replace(
                 made, metadata=dataclasses.replace(made.metadata, watermark=watermark)
             )
-        files = self._store.write(made, cell_limit=cell_limit, native=native)
+        files = self._store.write(made, None, cell_limit=cell_limit, native=native)
         try:
             row = version_of(made.metadata, files, job_id=None, watermark=watermark, note=note)
             with self._database.write() as connection:

@@ -1,18 +1,18 @@
 """The active model in memory: hot swap, histories, lists, and how two versions' lists differ."""
 
 from reckeeper.serving.finished import FinishedList, FinishedLists
+from reckeeper.serving.histories import Everybody
 from reckeeper.serving.live import (
     RETRY_SECONDS,
     SILENCE_SECONDS,
     STOP_SECONDS,
-    Problem,
-    Readiness,
     Recommendation,
     Recommendations,
     Serving,
     check,
 )
 from reckeeper.serving.newer import Newer
+from reckeeper.serving.readiness import Problem, Readiness
 from reckeeper.serving.rules import Rules
 from reckeeper.serving.version_comparison import compare as compare_versions
 
@@ -20,6 +20,7 @@ __all__ = [
     "RETRY_SECONDS",
     "SILENCE_SECONDS",
     "STOP_SECONDS",
+    "Everybody",
     "FinishedList",
     "FinishedLists",
     "Newer",

@@ -1,102 +1,240 @@
-"""What a user has done, as the active model takes it in: the row it was trained on, and more."""
+"""What a user has done, as a version takes it in: from the snapshot, the table, or a request."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from reckeeper import matrix, storage
-from reckeeper.interactions import WATCHLIST_ADD, WITHOUT_WEIGHT
+from reckeeper import clock, matrix, storage
 from reckeeper.policy import PolicyWatch
 from reckeeper.registry import ActiveModel
+from reckeeper.snapshot import Origin, Rows, Snapshot
 
 
-def history_of(
-    connection: storage.Connection,
-    model: ActiveModel,
-    user_id: str,
-    *,
-    policy: PolicyWatch,
-) -> tuple[matrix.Histories, bool]:
-    """Return a user's history, with what is newer than the model.
+class UserHistories:
+    """The histories of users for one version, weighed as in its training.
+
+    Parameters
+    ----------
+    model : ActiveModel
+    snapshot : Snapshot or None
+        Where most of them are; None where there is none that can be used.
+    policy : PolicyWatch
+        Asked for the weights of types where the version does not say with
+        which it was trained.
+    """
+
+    def __init__(
+        self, model: ActiveModel, snapshot: Snapshot | None, *, policy: PolicyWatch
+    ) -> None:
+        self.snapshot = snapshot
+        self._model = model
+        self._policy = policy
+        # Numbers of items: those of the version, then those of the snapshot, then of nobody.
+        self._n_own = len(model.artifact.items)
+        self._n_others = 0 if snapshot is None else len(snapshot.items)
+        self._keys = np.empty(0, dtype=np.int64)
+        if snapshot is not None:
+            own = pa.array(model.artifact.items.ids, pa.large_string())
+            found = pc.fill_null(pc.index_in(snapshot.items.to_arrow(), value_set=own), -1)
+            place = found.to_numpy().astype(np.int64)
+            self._keys = np.where(place < 0, self._n_own + np.arange(len(place)), place)
+            self._listing = np.array(
+                [matrix.LISTINGS.get(name, 0) for name in snapshot.types], dtype=np.int8
+            )
+
+    @property
+    def origin(self) -> Origin | None:
+        """What the snapshot was made of."""
+        return None if self.snapshot is None else self.snapshot.origin
+
+    def is_left_out(self, user_id: str) -> bool:
+        """Say whether the version was trained without a user, whatever the user had done."""
+        patterns = _left_out_by(self._model)
+        return bool(patterns) and not matrix.left_in(matrix.IdIndex([user_id]), patterns)[0]
+
+    def in_snapshot(self, user_id: str, *, newer: pa.RecordBatch | None = None) -> "Past":
+        """Return the history of a user in the snapshot.
+
+        Parameters
+        ----------
+        user_id : str
+        newer : pyarrow.RecordBatch, optional
+            What the table has of the user since, as of `storage.interactions.of_user`.
+        """
+        assert self.snapshot is not None
+        rows = self._of_rows(self.snapshot, self.snapshot.of_user(user_id))
+        return self._past(rows if newer is None else rows.and_then(self._of_batch(newer)))
+
+    def in_table(self, connection: storage.Connection, user_id: str) -> "Past":
+        """Return the history of a user in the table."""
+        return self._past(self._of_batch(storage.interactions.of_user(connection, user_id)))
+
+    @property
+    def _type_weights(self) -> Mapping[str, float]:
+        weights: Mapping[str, float] | None = self._model.artifact.metadata.data.get("weights")
+        return self._policy.weights() if weights is None else weights
+
+    def _of_rows(self, snapshot: Snapshot, rows: Rows) -> "_Entries":
+        weights = self._type_weights
+        of_type = np.array([weights.get(name, 0.0) for name in snapshot.types])
+        return _Entries(
+            self._keys[rows.item_index],
+            of_type[rows.type_index] * rows.weight,
+            rows.occurred_at,
+            self._listing[rows.type_index],
+        )
+
+    def _of_batch(self, batch: pa.RecordBatch) -> "_Entries":
+        weights = self._type_weights
+        items, types = (
+            batch.column(name).dictionary_encode() for name in ("item_id", "interaction_type")
+        )
+        names, codes = types.dictionary.to_pylist(), types.indices.to_numpy()
+        of_type = np.array([weights.get(name, 0.0) for name in names], dtype=np.float64)
+        listing = np.array([matrix.LISTINGS.get(name, 0) for name in names], dtype=np.int8)
+        keys = np.array(
+            [
+                self._key(item_id, place)
+                for place, item_id in enumerate(items.dictionary.to_pylist())
+            ],
+            dtype=np.int64,
+        )
+        return _Entries(
+            keys[items.indices.to_numpy()],
+            of_type[codes] * batch.column("weight").to_numpy(),
+            batch.column("occurred_at").to_numpy(),
+            listing[codes],
+        )
+
+    def _key(self, item_id: str, place: int) -> int:
+        own = self._model.artifact.items.find(item_id)
+        if own is not None:
+            return own
+        other = None if self.snapshot is None else self.snapshot.items.find(item_id)
+        return self._n_own + (self._n_others + place if other is None else other)
+
+    def _past(self, entries: "_Entries") -> "Past":
+        metadata = self._model.artifact.metadata
+        data = metadata.data
+        summed = matrix.sum_row(
+            entries.keys,
+            weight=entries.weight,
+            occurred_at=entries.occurred_at,
+            listing=entries.listing,
+            latest_at=metadata.latest_at or None,
+            half_life_days=data.get("half_life_days"),
+            window_days=data.get("window_days"),
+            max_interactions_per_user=data.get("max_interactions_per_user"),
+        )
+        latest_at = int(entries.occurred_at.max()) if len(entries.keys) else 0
+        return Past(_as_history(summed, n_items=self._n_own), latest_at)
+
+
+class Everybody:
+    """Who has interactions in an installation, and what they have done so far.
 
     Parameters
     ----------
     connection : storage.Connection
-    model : ActiveModel
-    user_id : str
-        Known to the model or not. An account has the histories of the visitors
-        who were merged into it, and such a visitor none.
+    snapshot : Snapshot or None
+        One that `snapshot.opened` gives: of another generation it is not used.
     policy : PolicyWatch
-        Asked for the weights of types where the model does not say with which
-        it was trained.
-
-    Returns
-    -------
-    Histories
-        One row, with weights as in training. Items that the model does not
-        know are not in it, and count as steps.
-    bool
-        Whether anything in it is newer than the model.
     """
-    trained = model.artifact.matrix
-    if storage.merges.account_of(connection, user_id) is not None:
-        return _as_history({}, n_items=len(trained.items)), False
-    visitors = [
-        visitor_id
-        for visitor_id in storage.merges.visitors_of(connection, user_id)
-        if trained.users.find(visitor_id) is not None
-    ]
-    newer = storage.interactions.of_user(connection, user_id, after=model.watermark)
-    if model.seen_until is not None:
-        newer = newer.filter(pc.greater(newer.column("occurred_at"), model.seen_until))
-    if not (newer.num_rows or visitors):
-        return trained_history(trained, user_id), False
 
-    metadata = model.artifact.metadata
-    weights = metadata.data.get("weights")
-    if weights is None:
-        weights = policy.weights()
+    def __init__(
+        self, connection: storage.Connection, snapshot: Snapshot | None, *, policy: PolicyWatch
+    ) -> None:
+        self._connection = connection
+        self._policy = policy
+        generation = storage.installation.generation(connection)
+        is_current = snapshot is not None and snapshot.origin.generation == generation
+        self._snapshot = snapshot if is_current else None
 
-    def summed(interactions: pa.RecordBatch) -> _Row:
-        built = matrix.row_of_history(
-            interactions,
-            type_weights=weights,
-            half_life_days=metadata.data.get("half_life_days"),
-            latest_at=metadata.latest_at or None,
+    @functools.cached_property
+    def users(self) -> list[str]:
+        """Their ids, ascending."""
+        if self._snapshot is None:
+            return sorted(storage.interactions.users(self._connection))
+        watermark = self._snapshot.origin.watermark
+        newer = storage.interactions.users_first_after(self._connection, watermark)
+        merged = {visitor for visitor, _, _ in self._merges}
+        return sorted({*self._snapshot.users, *newer} - merged)
+
+    def known_to(self, model: ActiveModel) -> set[str]:
+        """Return the ids of those who had interactions that a version could have seen."""
+        newer = storage.interactions.users_first_after(self._connection, model.watermark)
+        users = matrix.IdIndex(self.users)
+        is_in = matrix.left_in(users, _left_out_by(model)).tolist()
+        return set(itertools.compress(users.ids, is_in)) - set(newer)
+
+    def histories(self, model: ActiveModel, user_ids: Sequence[str]) -> matrix.Histories:
+        """Return their histories for a version, a row each."""
+        one = UserHistories(model, self._snapshot, policy=self._policy)
+        pasts = [self._past(one, user_id) for user_id in user_ids]
+        n_items = len(model.artifact.items)
+        return matrix.Histories.stacked([past.history for past in pasts], n_items=n_items)
+
+    def _past(self, one: UserHistories, user_id: str) -> "Past":
+        if self._snapshot is None or user_id in self._changed:
+            return one.in_table(self._connection, user_id)
+        return one.in_snapshot(user_id)
+
+    @functools.cached_property
+    def _changed(self) -> frozenset[str]:
+        """Those who are not in the table as they are in the snapshot."""
+        assert self._snapshot is not None
+        newer = storage.interactions.users_after(
+            self._connection, self._snapshot.origin.watermark, limit=None
         )
-        keys = [_key(trained.items, item_id) for item_id in built.items.ids]
-        return _row(keys, built.weights.data, built.latest_at)
+        accounts = (account for _, account, _ in self._merges)
+        return frozenset({user_id for _, user_id in newer} | set(accounts))
 
-    if visitors and model.seen_until is None:
-        # Trained as several, and one since: it is summed as one.
-        whole = summed(storage.interactions.of_user(connection, user_id))
-        return _as_history(whole, n_items=len(trained.items)), True
-    row = _trained_row(trained, user_id)
-    for more in (*(_trained_row(trained, visitor) for visitor in visitors), summed(newer)):
-        for key, pair in more.items():
-            row[key] = row[key].and_then(pair) if key in row else pair
-    # A removal or a dismissal takes from what was trained, and one that was trained from what
-    # came late; a sum is clipped at zero only when all is added. Where any of these may be,
-    # the items are summed again.
-    intertwined = pc.or_(
-        pc.is_in(newer.column("interaction_type"), pa.array([WATCHLIST_ADD, *WITHOUT_WEIGHT])),
-        pc.less_equal(newer.column("occurred_at"), metadata.latest_at),
-    )
-    if min(weights.values(), default=0.0) < 0:
-        intertwined = pa.array([True] * newer.num_rows)
-    if pc.any(intertwined).as_py():
-        whole = summed(storage.interactions.of_user(connection, user_id))
-        for item_id in newer.filter(intertwined).column("item_id").unique().to_pylist():
-            key = _key(trained.items, item_id)
-            if key in whole:
-                row[key] = whole[key]
-            else:
-                row.pop(key, None)  # all that there was is a dismissal that was taken back
-    return _as_history(row, n_items=len(trained.items)), True
+    @functools.cached_property
+    def _merges(self) -> list[tuple[str, str, int]]:
+        assert self._snapshot is not None
+        return storage.merges.since(self._connection, self._snapshot.origin.made_at - clock.DAY)
+
+
+@dataclass(frozen=True)
+class Past:
+    """A history of one row, and when its latest interaction occurred, whatever it weighs."""
+
+    history: matrix.Histories
+    latest_at: int
+
+    def is_later_than(self, moment: int | None) -> bool:
+        """Say whether any of it occurred after a moment; None is before all."""
+        return moment is None or self.latest_at > moment
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Interactions of a user in the order of the table: see `matrix.sum_row`."""
+
+    keys: np.ndarray
+    weight: np.ndarray
+    occurred_at: np.ndarray
+    listing: np.ndarray
+
+    def and_then(self, newer: "_Entries") -> "_Entries":
+        return _Entries(
+            np.concatenate([self.keys, newer.keys]),
+            np.concatenate([self.weight, newer.weight]),
+            np.concatenate([self.occurred_at, newer.occurred_at]),
+            np.concatenate([self.listing, newer.listing]),
+        )
+
+
+def _left_out_by(model: ActiveModel) -> list[str]:
+    """Return which users a version was trained without; its file may say anything."""
+    told = model.artifact.metadata.data.get("left_out_users")
+    return [text for text in told if isinstance(text, str)] if isinstance(told, list) else []
 
 
 def history_of_items(
@@ -113,69 +251,25 @@ def history_of_items(
     occurred_at : sequence of int
         When each was done, in any unit; the latest time of an item counts.
     """
-    row: _Row = {}
-    for item_id, time in zip(item_ids, occurred_at, strict=True):
-        key, pair = _key(items, item_id), _Pair(1.0, time)
-        row[key] = row[key].and_then(pair) if key in row else pair
-    return _as_history(row, n_items=len(items))
+    others: dict[str, int] = {}
+    keys = []
+    for item_id in item_ids:
+        own = items.find(item_id)
+        keys.append(len(items) + others.setdefault(item_id, len(others)) if own is None else own)
+    summed = matrix.sum_row(
+        np.array(keys, dtype=np.int64),
+        weight=np.ones(len(keys)),
+        occurred_at=np.array(occurred_at, dtype=np.int64),
+        listing=np.zeros(len(keys), dtype=np.int8),
+    )
+    return _as_history(summed, n_items=len(items))
 
 
-class _Pair(NamedTuple):
-    """What a user did with an item: summed weight, and the latest time where it is known."""
-
-    weight: float
-    latest_at: int | None
-
-    def and_then(self, newer: "_Pair") -> "_Pair":
-        weight = self.weight + newer.weight
-        if self.latest_at is None or newer.latest_at is None:
-            return _Pair(weight, None)
-        return _Pair(weight, max(self.latest_at, newer.latest_at))
-
-
-_Row = dict[int | str, _Pair]
-"""By the model's index of an item, or by the id of one that it does not know."""
-
-
-def _key(items: matrix.IdIndex, item_id: str) -> int | str:
-    index = items.find(item_id)
-    return item_id if index is None else index
-
-
-def _row(keys: Sequence[int | str], weights: np.ndarray, latest_at: np.ndarray | None) -> _Row:
-    times = [None] * len(keys) if latest_at is None else latest_at.tolist()
-    return {
-        key: _Pair(weight, time)
-        for key, weight, time in zip(keys, weights.tolist(), times, strict=True)
-    }
-
-
-def trained_history(trained: matrix.InteractionMatrix, user_id: str) -> matrix.Histories:
-    """Return what a model was trained on of a user, as one row."""
-    user_index = trained.users.find(user_id)
-    if user_index is None:
-        return matrix.Histories(sparse.csr_array((1, len(trained.items))))
-    return trained.histories_of(slice(user_index, user_index + 1))
-
-
-def _trained_row(trained: matrix.InteractionMatrix, user_id: str) -> _Row:
-    user_index = trained.users.find(user_id)
-    if user_index is None:
-        return {}
-    start, stop = trained.weights.indptr[user_index : user_index + 2].tolist()
-    latest_at = None if trained.latest_at is None else trained.latest_at[start:stop]
-    keys = trained.weights.indices[start:stop].tolist()
-    return _row(keys, trained.weights.data[start:stop], latest_at)
-
-
-def _as_history(row: _Row, *, n_items: int) -> matrix.Histories:
-    known = sorted(key for key in row if isinstance(key, int))
-    pairs = [row[key] for key in known] + [row[key] for key in row if isinstance(key, str)]
-    n, n_all = len(known), len(pairs)
-    weights = np.array([pair.weight for pair in pairs], dtype=np.float64)
-    whole = sparse.csr_array((weights, np.arange(n_all), [0, n_all]), shape=(1, n_all))
-    times = [pair.latest_at for pair in pairs if pair.latest_at is not None]
-    latest_at = np.array(times, dtype=np.int64) if len(times) == n_all else None
-    n_later = matrix.Histories.of_times(whole, latest_at).n_later
-    mine = sparse.csr_array((weights[:n], known, [0, n]), shape=(1, n_items))
+def _as_history(summed: matrix.SummedRow, *, n_items: int) -> matrix.Histories:
+    """Return a row without the items that a version does not know; they count as steps."""
+    n_all = len(summed.keys)
+    n = int(np.searchsorted(summed.keys, n_items))
+    whole = sparse.csr_array((summed.weights, np.arange(n_all), [0, n_all]), shape=(1, n_all))
+    n_later = matrix.Histories.of_times(whole, summed.latest_at).n_later
+    mine = sparse.csr_array((summed.weights[:n], summed.keys[:n], [0, n]), shape=(1, n_items))
     return matrix.Histories(mine, None if n_later is None else n_later[:n])

@@ -11,10 +11,9 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reckeeper import clock, storage
+from reckeeper import clock, snapshot, storage
 from reckeeper.catalogue import Catalogue, Shelf
 from reckeeper.errors import (
-    Action,
     ArtifactError,
     DataError,
     NoModelError,
@@ -26,9 +25,10 @@ from reckeeper.periodic import Periodic
 from reckeeper.policy import PolicyWatch
 from reckeeper.ranking import Lists, Ranker
 from reckeeper.registry import ActiveModel, Registry
-from reckeeper.serving.histories import history_of, history_of_items, trained_history
+from reckeeper.serving.histories import Past, UserHistories, history_of_items
 from reckeeper.serving.newer import Newer
 from reckeeper.serving.popular import PopularItems
+from reckeeper.serving.readiness import Problem, Readiness
 from reckeeper.telemetry import (
     MODEL_SWAPS,
     RECOMMENDATIONS,
@@ -138,6 +138,8 @@ class Serving:
     ) -> None:
         self._database = database
         self._newer = newer
+        self._installation_id: str | None = None
+        self._snapshot_state: tuple[int, int] | None = None
         self._catalogue = catalogue or Catalogue(database, every_seconds=every_seconds)
         self._registry = registry
         self._policy = policy
@@ -161,11 +163,11 @@ class Serving:
         return None if loaded is None else loaded.model.version
 
     @property
-    def problem(self) -> "Problem | None":
+    def problem(self) -> Problem | None:
         """Why the active version cannot be loaded, or not again; None if it can."""
         return self._problem
 
-    def readiness(self) -> "Readiness":
+    def readiness(self) -> Readiness:
         """Say whether this process can answer.
 
         After `start` the answer comes from memory, at once, even while the database hangs.
@@ -233,6 +235,7 @@ class Serving:
                 if not is_known:
                     self._problem = None
                 self._look_at_file(active)
+                self._look_at_snapshot()
                 return
             if is_known and time.monotonic() < self._retry_at:
                 return
@@ -260,16 +263,37 @@ class Serving:
 
     def _take(self, model: ActiveModel) -> None:
         """Answer from a model from now on."""
-        if self._newer is not None:
-            trained_at = model.artifact.metadata.trained_at
-            self._newer.hold_from(model.watermark, trained_at=trained_at)
-        self._loaded = _Loaded.of(model, self._catalogue)
+        histories = self._histories(model)
+        self._loaded = _Loaded.of(model, self._catalogue, histories)
         self._file_state = self._registry.versions.file_state(model.version)
         self._look_at = time.monotonic() + LOOK_SECONDS
         SERVED_VERSION.set(model.version)
         _report_quality(model.artifact.metadata.metrics)
         MODEL_SWAPS.inc()
         _log.info("model_loaded", version=model.version)
+
+    def _histories(self, model: ActiveModel) -> UserHistories:
+        """Map the snapshot as it is now, and hold who has something newer than it or a model."""
+        folder = self._registry.store.folder
+        self._snapshot_state = snapshot.state(folder)
+        if self._installation_id is None:
+            with self._database.read() as connection:
+                self._installation_id = storage.installation.id_of(connection)
+        found = snapshot.opened(folder, installation_id=self._installation_id)
+        if self._newer is not None:
+            watermark, merged_since = model.watermark, model.artifact.metadata.trained_at
+            if found is not None:
+                watermark = min(watermark, found.origin.watermark)
+                merged_since = min(merged_since, found.origin.made_at)
+            self._newer.hold_from(watermark, merged_since=merged_since)
+        return UserHistories(model, found, policy=self._policy)
+
+    def _look_at_snapshot(self) -> None:
+        """Take another snapshot, where a training has written one since."""
+        loaded = self._loaded
+        if loaded is None or snapshot.state(self._registry.store.folder) == self._snapshot_state:
+            return
+        self._loaded = dataclasses.replace(loaded, histories=self._histories(loaded.model))
 
     def _look_at_file(self, version: int) -> None:
         """See at times whether the file of the version in memory could be loaded again."""
@@ -319,16 +343,13 @@ class Serving:
             The active version cannot be loaded.
         """
         loaded = self._in_memory()
-        if loaded is not None and not self._may_have_newer(loaded, user_id):
-            history = trained_history(loaded.model.artifact.matrix, user_id)
-            return self._answer(loaded, history, user_id=user_id, strategy="model", n=n)
-        with self._database.read() as connection:
-            if loaded is None:
+        if loaded is None:
+            with self._database.read() as connection:
                 seen = self._popular.seen_by(connection, user_id)
                 return self._most_popular(connection, seen, user_id=user_id, n=n)
-            history, has_newer = history_of(connection, loaded.model, user_id, policy=self._policy)
+        past, has_newer = self._at_hand(loaded, user_id) or self._asked_for(loaded, user_id)
         strategy = "fold_in" if has_newer else "model"
-        return self._answer(loaded, history, user_id=user_id, strategy=strategy, n=n)
+        return self._answer(loaded, past.history, user_id=user_id, strategy=strategy, n=n)
 
     def state_for(self, user_id: str) -> Hashable:
         """Return what a list for a user depends on beside what was asked for.
@@ -348,15 +369,55 @@ class Serving:
         For the thread that all requests share.
         """
         loaded = self._loaded
-        if loaded is None or self._may_have_newer(loaded, user_id):
+        found = None if loaded is None else self._at_hand(loaded, user_id)
+        if loaded is None or found is None or found[0].history.weights.nnz > _SHORT:
             return None
-        history = trained_history(loaded.model.artifact.matrix, user_id)
-        if history.weights.nnz > _SHORT:
-            return None
-        return self._answer(loaded, history, user_id=user_id, strategy="model", n=n)
+        past, has_newer = found
+        strategy = "fold_in" if has_newer else "model"
+        return self._answer(loaded, past.history, user_id=user_id, strategy=strategy, n=n)
 
-    def _may_have_newer(self, loaded: "_Loaded", user_id: str) -> bool:
-        return self._newer is None or self._newer.may_have(user_id, loaded.model.watermark)
+    def _at_hand(self, loaded: "_Loaded", user_id: str) -> tuple[Past, bool] | None:
+        """Return a history, and whether it has what is newer than the model, from memory.
+
+        None where the database must be asked.
+        """
+        model, origin = loaded.model, loaded.histories.origin
+        if origin is None or self._newer is None:
+            return None
+        last = self._newer.last_of(
+            user_id,
+            generation=origin.generation,
+            watermark=min(model.watermark, origin.watermark),
+        )
+        if last is None or last > origin.watermark:
+            return None
+        past = loaded.histories.in_snapshot(user_id)
+        has_newer = last > model.watermark and past.is_later_than(model.seen_until)
+        return past, has_newer or loaded.histories.is_left_out(user_id)
+
+    def _asked_for(self, loaded: "_Loaded", user_id: str) -> tuple[Past, bool]:
+        """Return the same from the database."""
+        model, histories = loaded.model, loaded.histories
+        with self._database.read() as connection:
+            has_newer = (
+                histories.is_left_out(user_id)
+                or storage.interactions.has_later(
+                    connection, user_id, after=model.watermark, later_than=model.seen_until
+                )
+                or storage.merges.has_since(connection, user_id, model.artifact.metadata.trained_at)
+            )
+            origin = histories.origin
+            if origin is None or not self._is_as_in_snapshot(user_id, origin):
+                return histories.in_table(connection, user_id), has_newer
+            newer = storage.interactions.of_user(connection, user_id, after=origin.watermark)
+        return histories.in_snapshot(user_id, newer=newer), has_newer
+
+    def _is_as_in_snapshot(self, user_id: str, origin: snapshot.Origin) -> bool:
+        """Say whether up to its watermark the table has of a user what the snapshot has."""
+        return self._newer is not None and (
+            self._newer.last_of(user_id, generation=origin.generation, watermark=origin.watermark)
+            is not None
+        )
 
     def recommend_from(
         self, item_ids: Sequence[str], occurred_at: Sequence[int], *, n: int
@@ -379,7 +440,7 @@ class Serving:
         if loaded is None:
             with self._database.read() as connection:
                 return self._most_popular(connection, set(item_ids), user_id=None, n=n)
-        history = history_of_items(loaded.model.artifact.matrix.items, item_ids, occurred_at)
+        history = history_of_items(loaded.model.artifact.items, item_ids, occurred_at)
         return self._answer(loaded, history, user_id=None, strategy="fold_in", n=n)
 
     def _answer(
@@ -455,7 +516,7 @@ class Serving:
 def _named(lists: Lists, model: ActiveModel) -> list[tuple[str, float]]:
     """Return ids and scores of the first list."""
     is_item = lists.item_index[0] >= 0
-    ids = model.artifact.matrix.items.ids
+    ids = model.artifact.items.ids
     item_ids = [ids[index] for index in lists.item_index[0, is_item].tolist()]
     return list(zip(item_ids, lists.scores[0, is_item].tolist(), strict=True))
 
@@ -474,16 +535,19 @@ def _report_quality(metrics: Mapping[str, Any] | None) -> None:
 
 
 def check(model: ActiveModel) -> None:
-    """Answer a request from a model before it is activated, for the first user it knows.
+    """Answer a request from a model before it is activated, for who has its most popular item.
 
     Raises
     ------
     ArtifactError
         The model's scores are no finite numbers.
     """
-    trained = model.artifact.matrix
+    artifact = model.artifact
+    history = history_of_items(
+        artifact.items, [artifact.items.ids[artifact.popularity.argmax()]], [0]
+    )
     try:
-        Ranker.of(model.artifact.model, trained).rank(trained.histories_of(slice(1)), k=10)
+        Ranker.of(artifact.model, artifact).rank(history, k=10)
     except DataError as exc:
         raise ArtifactError(
             f"Version {model.version} answers with scores that are no numbers."
@@ -491,94 +555,16 @@ def check(model: ActiveModel) -> None:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Why the active version cannot be loaded, and what could be activated instead.
-
-    Attributes
-    ----------
-    version : int
-        The active version.
-    reason : str
-    offer : int or None
-        The newest other version whose file is sound.
-    serving : int or None
-        The version in memory: the active one where its file went later.
-    """
-
-    version: int
-    reason: str
-    offer: int | None
-    serving: int | None
-
-    @property
-    def sentence(self) -> str:
-        """The whole in words, with what to do."""
-        if self.serving == self.version:
-            told = f"The active version {self.version} answers from memory alone"
-        else:
-            told = f"The active version {self.version} cannot be loaded"
-        meanwhile = ""
-        if self.serving not in {None, self.version}:
-            meanwhile = f"Version {self.serving} answers in its place. "
-        what_to_do = (
-            f"Version {self.offer} is sound: activate it, or retrain."
-            if self.offer is not None
-            else "No other version is sound: retrain."
-        )
-        return f"{told}: {self.reason} {meanwhile}{what_to_do}"
-
-    @property
-    def action(self) -> Action:
-        """What helps: to activate the sound version, or to retrain."""
-        if self.offer is None:
-            return Action("retrain")
-        return Action("activate", {"version": self.offer})
-
-
-@dataclass(frozen=True)
-class Readiness:
-    """Whether a process can do its work.
-
-    Attributes
-    ----------
-    status : str
-        ``ok``; ``degraded``: it answers, but not from the active version, or something else does
-        not work; ``unavailable``: it does not answer.
-    problems : list of str
-        Sentences that say what is wrong and what to do.
-    model_version : int or None
-        The version in memory.
-    offer_version : int or None
-        A sound version that could be activated instead of the active one.
-    """
-
-    status: str
-    problems: list[str]
-    model_version: int | None
-    offer_version: int | None
-
-    def also(self, *problems: str) -> "Readiness":
-        """Add problems of other parts, which leave it degraded at best; each is said once."""
-        said = [*self.problems]
-        for problem in problems:
-            if not any(problem in other for other in said):
-                said.append(problem)
-        if not said:
-            return self
-        status = "degraded" if self.status == "ok" else self.status
-        return dataclasses.replace(self, status=status, problems=said)
-
-
-@dataclass(frozen=True)
 class _Loaded:
     model: ActiveModel
+    histories: UserHistories
     ranker: Ranker
     shelf: Shelf
     number: int
 
     @classmethod
-    def of(cls, model: ActiveModel, catalogue: Catalogue) -> "_Loaded":
-        items = model.artifact.matrix.items
-        ranker = Ranker.of(model.artifact.model, model.artifact.matrix)
-        shelf = catalogue.shelf(items.ids, items.find)
-        return cls(model, ranker, shelf, next(_numbers))
+    def of(cls, model: ActiveModel, catalogue: Catalogue, histories: UserHistories) -> "_Loaded":
+        artifact = model.artifact
+        ranker = Ranker.of(artifact.model, artifact)
+        shelf = catalogue.shelf(artifact.items.ids, artifact.items.find)
+        return cls(model, histories, ranker, shelf, next(_numbers))

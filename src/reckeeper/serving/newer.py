@@ -53,13 +53,13 @@ class Newer:
         """Follow it no longer."""
         self._reading.stop()
 
-    def hold_from(self, watermark: int, *, trained_at: int) -> None:
+    def hold_from(self, watermark: int, *, merged_since: int) -> None:
         """Hold the users of what is above a watermark, and forget those of what is not.
 
         Parameters
         ----------
         watermark : int
-        trained_at : int
+        merged_since : int
             Merges from then on are held, in microseconds since 1970.
 
         Raises
@@ -68,11 +68,12 @@ class Newer:
             The database cannot be read.
         """
         with self._refreshing, self._database.read() as connection:
-            if 0 < self._tail.since <= watermark:
+            merged_since -= clock.DAY
+            if 0 < self._tail.since <= watermark and self._tail.merged_since <= merged_since:
                 self._tail = self._tail.above(watermark)
                 self._read(connection)
             else:
-                self._begin(connection, watermark, merged_since=trained_at - clock.DAY)
+                self._begin(connection, watermark, merged_since=merged_since)
 
     def refresh(self) -> None:
         """Take in what the table got since the last time.
@@ -90,14 +91,17 @@ class Newer:
         with contextlib.suppress(ReckeeperError):
             self.refresh()
 
-    def may_have(self, user_id: str, watermark: int) -> bool:
-        """Say whether a user may have interactions above a watermark."""
+    def last_of(self, user_id: str, *, generation: int, watermark: int) -> int | None:
+        """Return the number of a user's last interaction above a watermark; 0 without one.
+
+        None where that is not known: what is held is of another generation, begins later than
+        the watermark, or the user was merged.
+        """
         tail = self._tail
-        return (
-            tail.since > watermark
-            or tail.last_of.get(user_id, 0) > watermark
-            or user_id in tail.merged
-        )
+        if tail.generation != generation or tail.since > watermark or user_id in tail.merged:
+            return None
+        last = tail.last_of.get(user_id, 0)
+        return last if last > watermark else 0
 
     def state_of(self, user_id: str) -> tuple[int, int, int]:
         """Return what changes with each interaction or merge of a user, and with what is undone."""

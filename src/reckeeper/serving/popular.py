@@ -52,7 +52,7 @@ class PopularItems:
     def seen_by(self, connection: storage.Connection, user_id: str) -> set[str]:
         """Return the items that a user has seen, liked or not."""
         history = storage.interactions.of_user(connection, user_id)
-        seen = matrix.row_of_history(history, type_weights=self._policy.weights()).items.ids
+        seen = matrix.build([history], type_weights=self._policy.weights()).items.ids
         return set(seen)
 
     def _all(self, connection: storage.Connection) -> list[tuple[str, float]]:

@@ -1,14 +1,15 @@
 """What users would see of two versions: their lists side by side, on a sample."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from reckeeper.artifact import Artifact
 from reckeeper.errors import DataError
-from reckeeper.matrix import InteractionMatrix
-from reckeeper.ranking import Ranker, popularity_of
+from reckeeper.matrix import Histories
+from reckeeper.ranking import Ranker
 from reckeeper.registry import ActiveModel
 
 MOST_USERS = 20_000
@@ -121,19 +122,35 @@ class Comparison:
     popularity: Pair | None
 
 
+class Users(Protocol):
+    """Whose lists are compared: see `serving.histories.Everybody`."""
+
+    def known_to(self, model: ActiveModel) -> set[str]:
+        """Return the ids of those whom a version could have seen."""
+
+    def histories(self, model: ActiveModel, user_ids: Sequence[str]) -> Histories:
+        """Return what users have done, in a version's items, a row each."""
+
+
 def compare(
-    first: ActiveModel, second: ActiveModel, *, k: int = 10, n_users: int = 2000, seed: int = 0
+    first: ActiveModel,
+    second: ActiveModel,
+    everybody: Users,
+    *,
+    k: int = 10,
+    n_users: int = 2000,
+    seed: int = 0,
 ) -> Comparison:
     """Compare two versions by the lists that they give to the same users.
 
     Users are drawn at random from those whom both know. Each version ranks
-    from the row that it was trained on and leaves out what that row has, as
-    the server would; interactions newer than a version play no part.
+    from what they have done so far and leaves it out, as the server would.
 
     Parameters
     ----------
     first, second : ActiveModel
         As `Registry.load` gives them; of the same data or not.
+    everybody : Users
     k : int
         Length of the lists, 1 to 100.
     n_users : int
@@ -155,7 +172,7 @@ def compare(
     _check("k", k, low=1, high=LONGEST)
     _check("n_users", n_users, low=1, high=MOST_USERS)
     _check("seed", seed, low=0, high=None)
-    known = [set(model.artifact.matrix.users.ids) for model in (first, second)]
+    known = [everybody.known_to(model) for model in (first, second)]
     common = sorted(known[0] & known[1])
     users = KnownUsers(len(common), len(known[0]) - len(common), len(known[1]) - len(common))
     settings = _differences(first.artifact.metadata.settings, second.artifact.metadata.settings)
@@ -169,7 +186,8 @@ def compare(
     random = np.random.default_rng(seed)
     n_users = min(n_users, len(common))
     drawn = np.sort(random.choice(len(common), size=n_users, replace=False))
-    sample = _Sample.of(first, second, [common[place] for place in drawn.tolist()], k=k)
+    drawn_users = [common[place] for place in drawn.tolist()]
+    sample = _Sample.of((first, second), drawn_users, everybody, k=k)
     overlaps = sample.overlaps()
     overlap = _mean(overlaps, random=random)
     return Comparison(
@@ -211,8 +229,7 @@ class _Sample:
     Attributes
     ----------
     user_ids, item_ids : list of str
-    matrices : tuple of InteractionMatrix
-        What each version was trained on.
+    artifacts : tuple of Artifact
     codes : tuple of ndarray of int64
         The place in `item_ids` of each version's items.
     lists : tuple of ndarray of int64, shape (n_users, k)
@@ -221,21 +238,26 @@ class _Sample:
 
     user_ids: list[str]
     item_ids: list[str]
-    matrices: tuple[InteractionMatrix, InteractionMatrix]
+    artifacts: tuple[Artifact, Artifact]
     codes: tuple[np.ndarray, np.ndarray]
     lists: tuple[np.ndarray, np.ndarray]
 
     @classmethod
     def of(
-        cls, first: ActiveModel, second: ActiveModel, user_ids: list[str], *, k: int
+        cls,
+        models: tuple[ActiveModel, ActiveModel],
+        user_ids: list[str],
+        everybody: Users,
+        *,
+        k: int,
     ) -> "_Sample":
-        matrices = first.artifact.matrix, second.artifact.matrix
-        item_ids, codes = _common_items(*matrices)
+        first, second = models
+        item_ids, codes = _common_items(first.artifact, second.artifact)
         lists = (
-            _lists(first, user_ids, k=k, code_of_item=codes[0]),
-            _lists(second, user_ids, k=k, code_of_item=codes[1]),
+            _lists(first, everybody.histories(first, user_ids), k=k, code_of_item=codes[0]),
+            _lists(second, everybody.histories(second, user_ids), k=k, code_of_item=codes[1]),
         )
-        return cls(user_ids, item_ids, matrices, codes, lists)
+        return cls(user_ids, item_ids, (first.artifact, second.artifact), codes, lists)
 
     def overlaps(self) -> np.ndarray:
         """Return by user the share of the longer list that both have; 1 where both are empty."""
@@ -267,17 +289,17 @@ class _Sample:
     def coverage(self) -> Pair:
         return Pair(
             *(
-                float(np.count_nonzero(count) / len(matrix.items))
-                for count, matrix in zip(self._counts(), self.matrices, strict=True)
+                float(np.count_nonzero(count) / len(artifact.items))
+                for count, artifact in zip(self._counts(), self.artifacts, strict=True)
             )
         )
 
     def popularity(self) -> Pair:
         # With equal data either will do; what is unknown to the larger is as rare as can be.
-        larger = max((1, 0), key=lambda index: self.matrices[index].n_interactions)
-        trained = self.matrices[larger]
+        larger = max((1, 0), key=lambda index: self.artifacts[index].metadata.training_samples)
+        artifact = self.artifacts[larger]
         share_of_users = np.zeros(len(self.item_ids))
-        share_of_users[self.codes[larger]] = popularity_of(trained) / len(trained.users)
+        share_of_users[self.codes[larger]] = artifact.popularity / artifact.metadata.n_users
         return Pair(
             *(float(count @ share_of_users / max(1, count.sum())) for count in self._counts())
         )
@@ -302,28 +324,25 @@ class _Sample:
 
 
 def _common_items(
-    first: InteractionMatrix, second: InteractionMatrix
+    first: Artifact, second: Artifact
 ) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
     """Return all item ids, ascending, and the place among them of each version's items."""
     item_ids = sorted({*first.items.ids, *second.items.ids})
     place = {item_id: code for code, item_id in enumerate(item_ids)}
     first_codes, second_codes = (
-        np.array([place[item_id] for item_id in matrix.items.ids], dtype=np.int64)
-        for matrix in (first, second)
+        np.array([place[item_id] for item_id in artifact.items.ids], dtype=np.int64)
+        for artifact in (first, second)
     )
     return item_ids, (first_codes, second_codes)
 
 
 def _lists(
-    model: ActiveModel, user_ids: list[str], *, k: int, code_of_item: np.ndarray
+    model: ActiveModel, histories: Histories, *, k: int, code_of_item: np.ndarray
 ) -> np.ndarray:
-    """Return users' lists as codes of items, shape (n_users, k), filled up with -1."""
-    trained = model.artifact.matrix
-    users = np.array([trained.users.find(user_id) for user_id in user_ids], dtype=np.int64)
-    ranker = Ranker.of(model.artifact.model, trained)
-    lists = np.empty((len(users), k), dtype=np.int64)
-    everybody = np.arange(len(users))
-    for block, ranked in ranker.in_blocks(trained.histories_of(users), everybody, k=k):
+    """Return the lists of histories as codes of items, shape (n_users, k), filled up with -1."""
+    ranker = Ranker.of(model.artifact.model, model.artifact)
+    lists = np.empty((len(histories), k), dtype=np.int64)
+    for block, ranked in ranker.in_blocks(histories, np.arange(len(histories)), k=k):
         lists[block] = ranked.item_index
     return np.where(lists >= 0, code_of_item[lists], -1)
 

@@ -315,7 +315,36 @@ def of_user(connection: sa.Connection, user_id: str, *, after: int = 0) -> "pa.R
     return _batch(rows)
 
 
-def users_after(connection: sa.Connection, watermark: int, *, limit: int) -> list[tuple[int, str]]:
+def has_later(
+    connection: sa.Connection, user_id: str, *, after: int, later_than: int | None = None
+) -> bool:
+    """Return whether a user has interactions numbered above `after`.
+
+    With `later_than`, only such as occurred after that moment count.
+    """
+    columns = user_interactions.c
+    query = sa.select(columns.id).where(columns.user_id == user_id, columns.id > after)
+    if later_than is not None:
+        query = query.where(columns.occurred_at > later_than)
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def users(connection: sa.Connection) -> list[str]:
+    """Return the ids of all who have interactions, in no order; walks an index."""
+    return list(connection.execute(sa.select(user_interactions.c.user_id).distinct()).scalars())
+
+
+def users_first_after(connection: sa.Connection, watermark: int) -> list[str]:
+    """Return the ids of users all of whose interactions are numbered above `watermark`."""
+    columns, before = user_interactions.c, user_interactions.alias().c
+    is_older = sa.exists().where(before.user_id == columns.user_id, before.id <= watermark)
+    query = sa.select(columns.user_id).where(columns.id > watermark, ~is_older).distinct()
+    return list(connection.execute(query).scalars())
+
+
+def users_after(
+    connection: sa.Connection, watermark: int, *, limit: int | None
+) -> list[tuple[int, str]]:
     """Return number and user of up to `limit` interactions above `watermark`, in order."""
     columns = user_interactions.c
     rows = connection.execute(

@@ -40,3 +40,12 @@ def since(connection: sa.Connection, moment: int) -> list[tuple[str, str, int]]:
         .order_by(columns.merged_at)
     )
     return [tuple(row) for row in connection.execute(found)]
+
+
+def has_since(connection: sa.Connection, user_id: str, moment: int) -> bool:
+    """Return whether a visitor has become an account from a moment on."""
+    columns = user_merges.c
+    found = sa.select(columns.visitor_id).where(
+        columns.user_id == user_id, columns.merged_at >= moment
+    )
+    return connection.execute(found.limit(1)).first() is not None

@@ -9,7 +9,7 @@ from reckeeper import evaluation, linalg
 from reckeeper.errors import NotEnoughDataError
 from reckeeper.evaluation import Split
 from reckeeper.matrix import IdIndex, InteractionLog
-from reckeeper.ranking import Ranker, popularity_of, rank_scores
+from reckeeper.ranking import Ranker, rank_scores
 from reckeeper.recipes import Scorer
 from reckeeper.wire import Drift
 
@@ -67,7 +67,7 @@ class Judge:
 
     def ndcg_of_scores(self, scores: Callable[[slice], np.ndarray]) -> np.ndarray:
         """Return that of a personal model's scores, asked for a block of histories at a time."""
-        popularity = popularity_of(self._split.train)
+        popularity = self._split.train.popularity
         unlisted = self.histories.weights
         by_question = np.empty(len(self.histories))
         for block in linalg.row_blocks(*unlisted.shape, limit_bytes=_BLOCK_BYTES):

@@ -14,7 +14,7 @@ from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.evaluation import Quality, Split, segments
 from reckeeper.matrix import InteractionLog
 from reckeeper.policy import Policy
-from reckeeper.ranking import Ranker, popularity_of
+from reckeeper.ranking import Ranker
 from reckeeper.registry import ActiveModel
 from reckeeper.training import drift, fitting
 from reckeeper.training.comparison import BASELINE
@@ -316,9 +316,9 @@ def _fitted(recipe: str, settings: Mapping[str, object], log: InteractionLog) ->
 
 def _loaded(active: ActiveModel) -> _Make:
     """Return what gives a version as it is in memory, which may know other items."""
-    trained = active.artifact.matrix
-    ranker = Ranker.of(active.artifact.model, trained)
-    return lambda split, _: ranker.in_ids_of(split.train.items, own=trained.items)
+    artifact = active.artifact
+    ranker = Ranker.of(artifact.model, artifact)
+    return lambda split, _: ranker.in_ids_of(split.train.items, own=artifact.items)
 
 
 class _Measuring:
@@ -385,7 +385,7 @@ class _Measuring:
 
     def _segments(self, models: Mapping[str, Quality]) -> Iterator[MeasuredSegment]:
         """Compare models on users by the length of their histories, and items by popularity."""
-        popularity = popularity_of(self._splits[0].train)
+        popularity = self._splits[0].train.popularity
         parts: dict[SegmentKind, dict[str, dict[str, Quality]]] = {
             "history_length": {
                 model: segments.by_history_length(quality) for model, quality in models.items()

@@ -5,10 +5,11 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from reckeeper import clock, matrix, storage
+from reckeeper import clock, matrix, snapshot, storage
 from reckeeper import policy as policies
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.config import Settings
@@ -60,6 +61,7 @@ def read_chosen(
     *,
     seen_up_to: int = 0,
     on_fraction: Callable[[float], None],
+    snapshot_folder: Path | None = None,
 ) -> Chosen:
     """Read the interactions that a policy lets into training, with the weights that it gives.
 
@@ -71,6 +73,8 @@ def read_chosen(
         Number of the last interaction that the active version has seen.
     on_fraction : callable
         Called with the share that is read, in [0, 1].
+    snapshot_folder : Path, optional
+        Where what is read is written as the snapshot.
 
     Raises
     ------
@@ -82,11 +86,15 @@ def read_chosen(
         raise no_interactions()
     n_seen = storage.interactions.count_up_to(connection, seen_up_to) if seen_up_to else 0
     data = policy.data()
+    batches = storage.interactions.read_batches(connection)
+    recorder = None if snapshot_folder is None else snapshot.Recorder(batches)
     whole = matrix.read_log(
-        storage.interactions.read_batches(connection),
+        batches if recorder is None else recorder,
         type_weights=data.pop("weights"),
         on_batch=lambda done: on_fraction(done / n_interactions),
     )
+    if recorder is not None and snapshot_folder is not None:
+        _write_snapshot(recorder, whole, connection, snapshot_folder)
     log, rows = matrix.choose(whole, **data)
     if not len(log):
         raise NotEnoughDataError(
@@ -100,6 +108,25 @@ def read_chosen(
     if n_seen and (policy.window_days or policy.max_interactions_per_user):
         seen, _ = matrix.choose(whole.part(np.arange(len(whole)) < n_seen), **data)
     return Chosen(log, int(np.searchsorted(rows, n_seen)), seen)
+
+
+def _write_snapshot(
+    recorder: snapshot.Recorder,
+    whole: matrix.InteractionLog,
+    connection: storage.Connection,
+    folder: Path,
+) -> None:
+    """Write what was read as the snapshot; without one, histories come from the database."""
+    origin = snapshot.Origin(
+        installation_id=storage.installation.id_of(connection),
+        generation=storage.installation.generation(connection),
+        watermark=storage.interactions.last_id(connection),
+        made_at=clock.now(),
+    )
+    try:
+        recorder.write(folder, whole, origin)
+    except OSError as exc:
+        _log.warning("snapshot_not_written", error=str(exc))
 
 
 def run(
@@ -150,7 +177,7 @@ def run(
     with database.read() as connection:
         plan = _planned(connection, settings, job)
         _check_memory("starting", 0.0, plan, _sizes(connection, plan), settings, report)
-        chosen = _read(connection, plan, report)
+        chosen = _read(connection, plan, settings, report)
     log, stages = chosen.log, plan.stages
     sizes = len(log), len(log.users), len(log.items)
     _check_memory("reading", stages.reading, plan, sizes, settings, report)
@@ -192,7 +219,8 @@ def run(
         fingerprint=fingerprint,
         latest_at=latest_at,
     )
-    _write(Artifact(metadata, interactions, model), settings, registry, job.job_id, report)
+    made = Artifact.of(metadata, interactions, model)
+    _write(made, interactions, settings, registry, job.job_id, report)
     return version
 
 
@@ -290,13 +318,16 @@ def _check_memory(
     memory.check(needed, settings)
 
 
-def _read(connection: storage.Connection, plan: _Plan, report: Report) -> Chosen:
+def _read(
+    connection: storage.Connection, plan: _Plan, settings: Settings, report: Report
+) -> Chosen:
     report("reading", 0.0)
     return read_chosen(
         connection,
         plan.policy,
         seen_up_to=_seen_by(plan.active),
         on_fraction=lambda done: report("reading", plan.stages.reading * done),
+        snapshot_folder=settings.model_dir,
     )
 
 
@@ -405,12 +436,17 @@ def _metadata(
 
 
 def _write(
-    made: Artifact, settings: Settings, registry: Registry, job_id: int, report: Report
+    made: Artifact,
+    trained: matrix.InteractionMatrix,
+    settings: Settings,
+    registry: Registry,
+    job_id: int,
+    report: Report,
 ) -> None:
     """Write a version's files and register it, or leave nothing of it behind."""
     version = made.metadata.version
     try:
-        files = registry.store.write(made, cell_limit=settings.prediction_cell_limit)
+        files = registry.store.write(made, trained, cell_limit=settings.prediction_cell_limit)
         report("registering", 0.95)
         registry.versions.register(
             dataclasses.replace(made.metadata, peak_memory_bytes=peak_memory_bytes() or 0),
