@@ -20,6 +20,12 @@ from reckeeper.recipes import Recipe, Scorer
 _ROUNDING = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
 """What share of a row's largest score may be a rounding error, sums of many included."""
 
+_FEW = 0.1
+"""Terms for each item up to which scores are kept sparse: beyond, a dense row is cheaper."""
+
+_ROWS = 64
+"""Of sparse scores at a time."""
+
 _CELLS = 8_400_000
 """Scores that a block of histories has at most, 64 MB in double precision."""
 
@@ -144,10 +150,7 @@ class Ranker:
         if self._places is None:
             if self._is_shared:
                 return _rank_shared(_without(out, self._shared_scores()), unlisted, k=k)
-            popularity = _without(out, self._popularity) if self._model.is_personal else None
-            scores = self._model.score(histories)
-            scores[:, out] = -np.inf
-            return rank_scores(scores, unlisted, k=k, popularity=popularity)
+            return self._rank_own(histories, unlisted, k=k, listable=listable)
         # In the histories' ids, so that equal scores stand in their order; then the model's others.
         n_items, n_own = len(self._places), len(self._popularity)
         others = np.setdiff1d(np.arange(n_own), self._places)
@@ -167,6 +170,64 @@ class Ranker:
                 popularity = _without(out, popularity)
             lists = rank_scores(scores, unlisted, k=k, popularity=popularity)
         return replace(lists, item_index=np.where(lists.item_index < n_items, lists.item_index, -1))
+
+    def _rank_own(
+        self,
+        histories: Histories,
+        unlisted: sparse.csr_array,
+        *,
+        k: int,
+        listable: np.ndarray | None,
+    ) -> Lists:
+        """Give histories of the model's own items their lists."""
+        made = self._rank_few(histories, unlisted, k=k, listable=listable)
+        rest = np.flatnonzero(made.item_index[:, 0] < 0)
+        if not len(rest):
+            return made
+        out = slice(0) if listable is None else np.flatnonzero(~listable)
+        popularity = _without(out, self._popularity) if self._model.is_personal else None
+        for block in linalg.row_blocks(len(rest), len(self._popularity), itemsize=8):
+            rows = block if len(rest) == len(histories) else rest[block]
+            scores = self._model.score(histories[rows])
+            scores[:, out] = -np.inf
+            others = rank_scores(scores, unlisted[rows], k=k, popularity=popularity)
+            made.item_index[rows], made.scores[rows] = others.item_index, others.scores
+            made.is_popular[rows] = others.is_popular
+        return made
+
+    def _rank_few(
+        self,
+        histories: Histories,
+        unlisted: sparse.csr_array,
+        *,
+        k: int,
+        listable: np.ndarray | None,
+    ) -> Lists:
+        """Give lists to those whose scores are sums of few terms; the others' have no items yet.
+
+        Nor have those of which it takes all scores to tell what they get.
+        """
+        n, model = len(histories), self._model
+        made = Lists(np.full((n, k), -1, dtype=np.int64), np.zeros((n, k)), np.zeros(n, dtype=bool))
+        if not isinstance(model, Recipe) or k > len(self._popularity):
+            return made
+        n_terms = model.n_terms(histories)
+        if n_terms is None:
+            return made
+        few = np.flatnonzero(n_terms <= _FEW * len(self._popularity))
+
+        def rank(rows: np.ndarray) -> None:
+            part = histories if len(rows) == n else histories[rows]
+            unlisted_of_part = unlisted if len(rows) == n else unlisted[rows]
+            scores = model.sparse_score(part)
+            _check_scores(scores.data[None, :])
+            top, best = linalg.top_k_stored(scores, k, exclude=unlisted_of_part, allowed=listable)
+            is_told = best[:, 0] > _ROUNDING[scores.dtype] * _largest(scores)
+            made.item_index[rows[is_told]], made.scores[rows[is_told]] = top[is_told], best[is_told]
+
+        blocks = [few[start : start + _ROWS] for start in range(0, len(few), _ROWS)]
+        linalg.parallel.on_threads(rank, blocks, n_threads=None)
+        return made
 
     def _shared_scores(self) -> np.ndarray:
         """Return the scores of a model that is not personal, of all its items."""
@@ -286,6 +347,16 @@ def is_noise(scores: np.ndarray, *, seen: np.ndarray) -> bool:
 def bytes_needed(*, n_users: int, n_items: int) -> int:
     """Return what is held at most while so many users get their lists in blocks."""
     return _CELL_BYTES * min(_CELLS, n_users * n_items)
+
+
+def _largest(scores: sparse.csr_array) -> np.ndarray:
+    """Return the largest absolute value of each row, 0 of an empty one, shape (n,)."""
+    largest = np.zeros(scores.shape[0], dtype=scores.dtype)
+    is_full = np.diff(scores.indptr) > 0
+    if is_full.any():
+        starts = scores.indptr[:-1][is_full]
+        largest[is_full] = np.maximum.reduceat(np.abs(scores.data), starts)
+    return largest
 
 
 def _without(out: np.ndarray | slice, values: np.ndarray) -> np.ndarray:

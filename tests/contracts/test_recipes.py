@@ -474,6 +474,22 @@ def test_contributions_add_up_to_the_scores(fit):
             )
 
 
+# Few terms
+
+
+def test_sparse_scores_are_the_scores(fit):
+    given = interactions((40, 25))
+    model = fit(given)
+    n_terms = model.n_terms(given.histories)
+    if n_terms is None:
+        assert type(model).sparse_score is Recipe.sparse_score
+    stored = model.sparse_score(given.histories)
+    scores = model.score(given.histories)
+    assert stored.dtype == scores.dtype
+    assert n_terms is None or (np.diff(stored.indptr) <= n_terms).all()
+    assert_close(stored.toarray(), scores)
+
+
 # Whatever is given
 
 

@@ -197,6 +197,49 @@ def test_a_dense_product_is_scipys(rows, matrix, n_threads, terms_at_once, monke
     assert product.dtype == np.float32
     # Where a row's terms are many, they are added in several sums.
     np.testing.assert_allclose(product, (rows @ matrix).toarray(), rtol=1e-5, atol=1e-6)
+    stored = linalg.sparse_product(rows, matrix)
+    assert stored.dtype == np.float32
+    assert stored.nnz == (rows @ matrix).nnz
+    assert stored.has_canonical_format
+    np.testing.assert_allclose(stored.toarray(), product, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_made_in_order_is_begun_a_little_ahead():
+    taken, release = [], threading.Event()
+
+    def tasks():
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    def make(number):
+        assert number or release.wait(10)
+        linalg.parallel.on_threads(seen.append, [threading.get_ident()] * 2, n_threads=2)
+        return number, threading.get_ident()
+
+    seen = []
+    made = linalg.parallel.in_order(make, tasks(), n_threads=2)
+    release.set()
+    assert next(made)[0] == 0
+    assert len(taken) <= 6
+    rest = list(made)
+    assert [number for number, _ in rest] == list(range(1, 50))
+    assert {thread for _, thread in rest} <= set(seen)
+    assert threading.get_ident() not in seen
+    assert len(set(seen)) <= 2  # none of the threads took others
+
+
+def test_what_a_task_in_order_raises_ends_the_rest():
+    begun = []
+
+    def make(number):
+        begun.append(number)
+        if number == 3:
+            raise DataError("three")
+
+    with pytest.raises(DataError, match="three"):
+        list(linalg.parallel.in_order(make, range(100), n_threads=2))
+    assert len(begun) < 20
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 8])

@@ -181,3 +181,40 @@ def test_scores_that_are_no_numbers_are_refused(value):
 def test_few_lists_need_little_memory_and_many_no_more_than_a_block():
     assert bytes_needed(n_users=10, n_items=10) < 10_000
     assert bytes_needed(n_users=10**6, n_items=10**6) < 10**9
+
+
+# Sparse scores
+
+
+class Dense:
+    """A model's scores without a word of how few terms they have."""
+
+    is_personal = True
+
+    def __init__(self, model):
+        self.score = model.score
+
+
+@pytest.mark.parametrize("listable", [None, np.arange(600) % 7 != 0])
+def test_lists_from_few_terms_are_those_from_all_scores(listable):
+    random = np.random.default_rng(3)
+    columns = (random.random(6_000) ** 2 * 600).astype(int)
+    weights = sparse.csr_array((np.ones(6_000), (random.integers(500, size=6_000), columns)))
+    weights.resize(500, 600)
+    weights.sum_duplicates()
+    users, items = (IdIndex([str(n) for n in range(size)]) for size in (500, 600))
+    trained = InteractionMatrix(users, items, weights, 6_000)
+    settings = {"n_components": 16, "order": 0.0, "n_neighbours": 4}
+    model = recipe_named("spectral").fit(trained, settings=settings)
+    model.item_weights.data[::5] *= -1
+    popularity = popularity_of(trained).astype(float)
+    histories = trained.histories_of(slice(None))
+    assert 0 < np.mean(model.n_terms(histories) <= 60) < 1
+    for k in (5, 30, 600):
+        found, wanted = (
+            Ranker(each, popularity=popularity).rank(histories, k=k, listable=listable)
+            for each in (model, Dense(model))
+        )
+        assert np.allclose(found.scores, wanted.scores, rtol=1e-5, atol=1e-7)
+        assert (found.is_popular == wanted.is_popular).all()
+        assert (found.item_index == wanted.item_index).mean() > 0.999

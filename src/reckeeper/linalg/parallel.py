@@ -1,8 +1,10 @@
 """Work on several cores: tasks on threads, rows in blocks, sparse products."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -10,6 +12,10 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 _Task = TypeVar("_Task")
+_Made = TypeVar("_Made")
+
+_here = threading.local()
+"""Has `is_one_of_many` on threads that have the cores to share: what they do takes one."""
 
 
 def n_cores() -> int:
@@ -29,16 +35,17 @@ def on_threads(
 ) -> None:
     """Call a function on each task, on several threads; what it raises is raised here.
 
-    `report` is called on the caller's thread with the fraction done; where it
-    raises, what has not begun is left undone.
+    Within such a task, and within one of `in_order`, it takes no further threads. `report` is
+    called on the caller's thread with the fraction done; where it raises, what has not begun is
+    left undone.
     """
     n_threads = min(n_threads or n_cores(), len(tasks))
-    if n_threads <= 1:
+    if n_threads <= 1 or hasattr(_here, "is_one_of_many"):
         for n_done, task in enumerate(tasks, 1):
             function(task)
             report(n_done / len(tasks))
         return
-    pool = ThreadPoolExecutor(n_threads)
+    pool = _pool(n_threads)
     try:
         for n_done, _ in enumerate(pool.map(function, tasks), 1):
             report(n_done / len(tasks))
@@ -59,6 +66,43 @@ def on_own_cores(
     """
     with threadpool_limits(1, user_api="blas"):
         on_threads(function, tasks, n_threads=None, report=report)
+
+
+def in_order(
+    function: Callable[[_Task], _Made], tasks: Iterable[_Task], *, n_threads: int | None = None
+) -> Iterator[_Made]:
+    """Yield what a function makes of each task, in their order, made on several threads.
+
+    For tasks that are large and apart: each has dense products on one core. Few are begun, and
+    taken from `tasks`, ahead of what was asked for, so that neither the tasks nor what is made
+    need to fit in memory. What the function raises is raised here; what has not begun then, or
+    when nobody asks for more, is left undone.
+
+    Parameters
+    ----------
+    function : callable
+    tasks : iterable
+        Taken on the caller's thread.
+    n_threads : int, optional
+        All cores by default.
+    """
+    n_threads = n_threads or n_cores()
+    waiting: deque[Future[_Made]] = deque()
+    with threadpool_limits(1, user_api="blas"):
+        pool = _pool(n_threads)
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(function, task))
+                if len(waiting) > 2 * n_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, initializer=setattr, initargs=(_here, "is_one_of_many", 1))
 
 
 def row_blocks(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+from scipy import sparse
 
 from reckeeper.matrix import Histories, InteractionMatrix
 from reckeeper.recipes.plan import TuningRun, TuningSplit
@@ -202,6 +203,23 @@ class Recipe(abc.ABC):
             where no weight is above zero or it knows nothing of the history's
             items.
         """
+
+    def n_terms(self, histories: Histories) -> np.ndarray | None:
+        """Return how many terms the scores of each history are sums of, shape (n,).
+
+        None where they are no sums of few terms, as by default.
+        """
+        return None
+
+    def sparse_score(self, histories: Histories) -> sparse.csr_array:
+        """Return what `score` does, without what has no terms, for a recipe that has `n_terms`.
+
+        Returns
+        -------
+        scipy.sparse.csr_array of float32 or float64, shape (n, n_items)
+            A column comes once in a row.
+        """
+        return sparse.csr_array(self.score(histories))
 
     def similar(self, item_index: int, *, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the dense indices of the at most `n` most similar items, and how similar.

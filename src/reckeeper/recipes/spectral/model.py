@@ -288,6 +288,16 @@ class Spectral(Recipe):
         """
         return linalg.dense_product(self._weighed(histories), self.item_weights)
 
+    def n_terms(self, histories: Histories) -> np.ndarray:
+        """Return how many entries the rows of W have that belong to each history."""
+        rows, bounds = histories.weights, self.item_weights.indptr
+        of_entries = bounds[rows.indices + 1] - bounds[rows.indices]
+        return np.diff(np.concatenate([[0], np.cumsum(of_entries)])[rows.indptr])
+
+    def sparse_score(self, histories: Histories) -> sparse.csr_array:
+        """Return what `score` does, where W's rows have something."""
+        return linalg.sparse_product(self._weighed(histories), self.item_weights)
+
     def _weighed(self, histories: Histories) -> sparse.csr_array:
         """Return rows as W takes them."""
         rows = weigh(histories.weights, self._weighting, scale=self.weight_scale)
