@@ -207,7 +207,7 @@ def test_lists_from_few_terms_are_those_from_all_scores(listable):
     settings = {"n_components": 16, "order": 0.0, "n_neighbours": 4}
     model = recipe_named("spectral").fit(trained, settings=settings)
     model.item_weights.data[::5] *= -1
-    popularity = popularity_of(trained).astype(float)
+    popularity = trained.popularity.astype(float)
     histories = trained.histories_of(slice(None))
     assert 0 < np.mean(model.n_terms(histories) <= 60) < 1
     for k in (5, 30, 600):
