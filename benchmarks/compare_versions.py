@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from benchmarks import harness
 from benchmarks.factorise import generate
-from reckeeper import artifact, clock, storage
+from reckeeper import artifact, clock, matrix, snapshot, storage
 from reckeeper.artifact import Artifact, Metadata
 from reckeeper.config import Settings
+from reckeeper.interactions import schema
 from reckeeper.matrix import IdIndex, InteractionMatrix
+from reckeeper.policy import PolicyWatch
 from reckeeper.recipes import recipe_named
 from reckeeper.registry import Registry
-from reckeeper.serving import version_comparison
+from reckeeper.serving import Everybody, version_comparison
 
 N_USERS, N_ITEMS, N_DRAWN = 100_000, 20_000, 6_600_000
 MODELS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -63,12 +66,37 @@ def _prepare(settings: Settings) -> int:
             trained_at=clock.now(),
             seconds=1.0,
             trigger="manual",
+            data={"weights": {"click": 1.0}},
         )
-        made = Artifact(metadata, interactions, model)
-        files = registry.store.write(made, cell_limit=0)
+        made = Artifact.of(metadata, interactions, model)
+        files = registry.store.write(made, interactions, cell_limit=0)
         registry.versions.register(metadata, files, job_id=None)
+    _write_snapshot(settings, database, interactions)
     database.close()
     return interactions.n_interactions
+
+
+def _write_snapshot(
+    settings: Settings, database: storage.Database, interactions: InteractionMatrix
+) -> None:
+    """Write what a training would have read, the pairs as clicks."""
+    pairs = interactions.weights.tocoo()
+    users, items = (
+        pa.array(ids.ids).take(pa.array(index))
+        for ids, index in zip((interactions.users, interactions.items), pairs.coords, strict=True)
+    )
+    columns = [users, items, pa.repeat("click", pairs.nnz), pa.array(pairs.data)]
+    columns.append(pa.array(np.arange(pairs.nnz)))
+    batch = pa.RecordBatch.from_arrays(columns, schema=schema())
+    recorder = snapshot.Recorder([batch])
+    log = matrix.read_log(recorder, type_weights={"click": 1.0})
+    origin = snapshot.Origin(_installation_id(database), 0, interactions.n_interactions, 0)
+    recorder.write(settings.model_dir, log, origin)
+
+
+def _installation_id(database: storage.Database) -> str:
+    with database.read() as connection:
+        return storage.installation.id_of(connection)
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -90,9 +118,13 @@ def measure(settings: Settings) -> dict[str, Any]:
     first, second = (registry.versions.load(number) for number in numbers)
     loaded = time.perf_counter() - began
     result["load_seconds"] = round(loaded, 2)
+    policy = PolicyWatch(database, settings)
     for n_users in SAMPLES:
         began = time.perf_counter()
-        found = version_comparison.compare(first, second, n_users=n_users)
+        mapped = snapshot.opened(settings.model_dir, installation_id=_installation_id(database))
+        with database.read() as connection:
+            everybody = Everybody(connection, mapped, policy=policy)
+            found = version_comparison.compare(first, second, everybody, n_users=n_users)
         seconds = time.perf_counter() - began
         assert found.overlap is not None
         result[f"{n_users} users"] = {

@@ -168,23 +168,24 @@ def sum_row(
         As of `choose`.
     """
     order = np.argsort(keys, kind="stable")
-    is_first = np.ones(len(keys), dtype=bool)
-    np.not_equal(keys[order[1:]], keys[order[:-1]], out=is_first[1:])
-    distinct = keys[order[is_first]]
+    by_key = keys[order]
+    starts = _starts(by_key)
     item_index = np.empty(len(keys), dtype=np.int32)
-    item_index[order] = np.cumsum(is_first) - 1
-    items = IdIndex.of_number(len(distinct))
-    user_index = np.zeros(len(keys), dtype=np.int32)
+    item_index[order] = np.repeat(
+        np.arange(len(starts), dtype=np.int32), np.diff(starts, append=len(keys))
+    )
+    items, user_index = IdIndex.of_number(len(starts)), np.zeros(len(keys), dtype=np.int32)
     log = InteractionLog(_ANYBODY, items, user_index, item_index, weight, occurred_at, listing)
+    stays = np.ones(len(keys), dtype=bool)
     if listing.any():
         stays = ~_are_undone(log)
         order = order[stays[order]]
-    else:
-        stays = np.ones(len(keys), dtype=bool)
+        by_key = keys[order]
+        starts = _starts(by_key)
     if half_life_days is not None or window_days is not None or max_interactions_per_user:
         if latest_at is None:
             latest_at = int(occurred_at[stays].max(initial=0))
-        weight = log.weight.copy()
+        weight = weight.copy()
         if window_days is not None:
             age = latest_at - occurred_at.astype(np.float64)
             weight[age > window_days * clock.DAY] = 0.0
@@ -193,9 +194,16 @@ def sum_row(
         if half_life_days is not None:
             weight *= _decay(occurred_at, half_life_days=half_life_days, latest_at=latest_at)
         log = dataclasses.replace(log, weight=weight)
-    summed = log.part(order).matrix()
-    assert summed.latest_at is not None
-    return SummedRow(distinct[summed.weights.indices], summed.weights.data, summed.latest_at)
+    weights, times = log.sums(order, starts)
+    assert times is not None
+    return SummedRow(by_key[starts], weights, times)
+
+
+def _starts(ascending: np.ndarray) -> np.ndarray:
+    """Return where each distinct value begins."""
+    is_first = np.ones(len(ascending), dtype=bool)
+    np.not_equal(ascending[1:], ascending[:-1], out=is_first[1:])
+    return np.flatnonzero(is_first)
 
 
 def _decay(occurred_at: np.ndarray, *, half_life_days: float, latest_at: int) -> np.ndarray:

@@ -50,10 +50,37 @@ class Histories:
         return cls(weights, _n_later(weights, times))
 
     @classmethod
+    def of_row(
+        cls, item_index: np.ndarray, weights: np.ndarray, times: np.ndarray, *, n_items: int
+    ) -> "Histories":
+        """Return one row; what stands beyond its items counts as steps, and is left out.
+
+        Parameters
+        ----------
+        item_index : ndarray of int, shape (n,)
+            Ascending; from `n_items` on of items that nobody asks for.
+        weights : ndarray of float64, shape (n,)
+        times : ndarray of int64, shape (n,)
+            In any unit.
+        n_items : int
+        """
+        n = int(np.searchsorted(item_index, n_items))
+        row = sparse.csr_array((weights[:n], item_index[:n], [0, n]), shape=(1, n_items))
+        if not len(times) or times.min() == times.max():
+            return cls(row)
+        of_one = np.zeros(len(times), dtype=np.int64)
+        return cls(row, _n_later_of_block(of_one, times, weights > 0)[:n])
+
+    @classmethod
     def stacked(cls, parts: Sequence["Histories"], *, n_items: int) -> "Histories":
         """Put histories of the same items one under the other."""
-        nobody = sparse.csr_array((0, n_items))
-        weights = sparse.vstack([nobody, *(part.weights for part in parts)], format="csr")
+        lengths = [length for part in parts for length in part.lengths.tolist()]
+        entries = (
+            np.concatenate([np.empty(0), *(part.weights.data for part in parts)]),
+            np.concatenate([np.empty(0, np.int32), *(part.weights.indices for part in parts)]),
+            np.cumsum([0, *lengths]),
+        )
+        weights = sparse.csr_array(entries, shape=(len(lengths), n_items))
         if all(part.n_later is None for part in parts):
             return cls(weights)
         steps = [

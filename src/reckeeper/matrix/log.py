@@ -291,25 +291,46 @@ class InteractionLog:
                 f"of the {len(self)} interactions."
             )
         by_pair, starts = self.by_pair(rows)
+        summed, latest_at = self.sums(by_pair, starts)
+        first = by_pair[starts]
+        indptr = np.zeros(len(self.users) + 1, dtype=np.int32)
+        np.cumsum(np.bincount(self.user_index[first], minlength=len(self.users)), out=indptr[1:])
+        entries = (summed, self.item_index[first], indptr)
+        weights = sparse.csr_array(entries, shape=(len(self.users), len(self.items)))
+        weights.has_canonical_format = True
+        return InteractionMatrix(self.users, self.items, weights, len(rows), latest_at)
+
+    def sums(self, by_pair: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Sum rows that are sorted by pair, the earlier first; see `matrix`.
+
+        Parameters
+        ----------
+        by_pair : ndarray of int, shape (n,)
+            Rows of the log.
+        starts : ndarray of int, shape (n_pairs,)
+            Which of them begin a new pair.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_pairs,)
+            None negative.
+        ndarray of int64, shape (n_pairs,), or None
+            The latest time of each; None where the log has no times.
+        """
         weight = self.weight[by_pair]
-        listing = self.listing[rows]
-        if (listing == REMOVAL).any():
-            weight[self._is_taken_back(rows)[by_pair]] = 0.0
-        if (listing == DISMISSAL).any():
-            weight[self._is_dismissed(by_pair, starts)] = 0.0
-        is_repeated = len(starts) < len(rows)
+        if self.listing.any():
+            listing = self.listing[by_pair]
+            if (listing == REMOVAL).any():
+                weight[self._is_taken_back(np.sort(by_pair))[by_pair]] = 0.0
+            if (listing == DISMISSAL).any():
+                weight[self._is_dismissed(by_pair, starts)] = 0.0
+        is_repeated = len(starts) < len(by_pair)
         summed = np.add.reduceat(weight, starts) if is_repeated else weight
         latest_at = None
         if self.occurred_at is not None:
             times = self.occurred_at[by_pair]
             latest_at = np.maximum.reduceat(times, starts) if is_repeated else times
-        first = by_pair[starts]
-        indptr = np.zeros(len(self.users) + 1, dtype=np.int32)
-        np.cumsum(np.bincount(self.user_index[first], minlength=len(self.users)), out=indptr[1:])
-        entries = (np.maximum(summed, 0.0), self.item_index[first], indptr)
-        weights = sparse.csr_array(entries, shape=(len(self.users), len(self.items)))
-        weights.has_canonical_format = True
-        return InteractionMatrix(self.users, self.items, weights, len(rows), latest_at)
+        return np.maximum(summed, 0.0), latest_at
 
     def by_user(self) -> np.ndarray:
         """Return the rows sorted by user, and those of a user as they are; int, shape (n,)."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import sparse
 
 from reckeeper import clock, matrix, storage
 from reckeeper.policy import PolicyWatch
@@ -267,9 +266,4 @@ def history_of_items(
 
 def _as_history(summed: matrix.SummedRow, *, n_items: int) -> matrix.Histories:
     """Return a row without the items that a version does not know; they count as steps."""
-    n_all = len(summed.keys)
-    n = int(np.searchsorted(summed.keys, n_items))
-    whole = sparse.csr_array((summed.weights, np.arange(n_all), [0, n_all]), shape=(1, n_all))
-    n_later = matrix.Histories.of_times(whole, summed.latest_at).n_later
-    mine = sparse.csr_array((summed.weights[:n], summed.keys[:n], [0, n]), shape=(1, n_items))
-    return matrix.Histories(mine, None if n_later is None else n_later[:n])
+    return matrix.Histories.of_row(summed.keys, summed.weights, summed.latest_at, n_items=n_items)
