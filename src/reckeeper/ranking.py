@@ -106,6 +106,18 @@ class Ranker:
         popularity = trained.popularity.astype(np.float64)
         return cls(model, popularity=popularity, repeats=repeats)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the model gives every history the same scores."""
+        return self._is_shared
+
+    def popular(self) -> np.ndarray:
+        """Return how popular each item is: the scores of a model that gives all the same.
+
+        Of any other, how many users have each item.
+        """
+        return self._shared_scores() if self._is_shared else self._popularity
+
     def in_ids_of(self, items: IdIndex, *, own: IdIndex) -> "Ranker":
         """Return the same for histories of other items.
 

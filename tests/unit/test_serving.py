@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from reckeeper import catalogue, clock, matrix, people, snapshot, storage
+from reckeeper import catalogue, clock, matrix, people, policy, snapshot, storage
 from reckeeper.api.app import create_app
 from reckeeper.artifact import Artifact, Metadata, ModelStore
 from reckeeper.catalogue import Catalogue
@@ -24,6 +24,7 @@ from reckeeper.registry import Registry
 from reckeeper.serving import (
     FinishedList,
     FinishedLists,
+    ListState,
     Newer,
     Serving,
     check,
@@ -64,6 +65,16 @@ def make_serving(database, registry, settings, kept_catalogue):
     yield make
     for serving in started:
         serving.stop()
+
+
+@pytest.fixture
+def recommend_by(database, settings):
+    """Return a function that stores a policy with fields of `recommendations`."""
+
+    def store(**fields):
+        policy.store(database, settings, {"recommendations": fields}, actor="test")
+
+    return store
 
 
 @pytest.fixture
@@ -174,10 +185,12 @@ def test_what_is_not_available_is_not_popular_either(make_serving, taste, databa
     assert [item.item_id for item in serving.recommend("nobody", n=100).items] == whole[1:]
 
 
-def test_an_unknown_user_gets_what_most_users_have(serving, taste):
-    strategy, scores = answer(serving, "nobody")
-    assert strategy == "popular"
+def test_an_unknown_user_gets_what_most_users_have(make_serving, serving, taste, recommend_by):
     users_of = {item: len({user for user, it in taste if it == item}) for _, item in taste}
+    assert answer(serving, "nobody") == ("popular", pytest.approx(users_of))
+    recommend_by(popularity_half_life_days=None)
+    strategy, scores = answer(make_serving(), "nobody")
+    assert strategy == "popular"
     assert scores == users_of
     assert list(scores) == sorted(users_of, key=lambda item: (-users_of[item], item))
 
@@ -356,6 +369,9 @@ def test_the_order_of_a_history_is_that_of_the_whole_log(
                     *([] if later else [histories.in_snapshot(user_id)]),
                 ):
                     assert_same_history(found.history, whole[[place]])
+                    row = built.weights.indices[slice(*built.weights.indptr[place : place + 2])]
+                    unknown = {built.items.ids[item] for item in row if known[item] < 0}
+                    assert set(histories.unknown_in(found)) == unknown
 
 
 def id_of(database):
@@ -478,12 +494,12 @@ def test_a_history_in_a_request_is_scored_as_the_same_one_stored(
 # Swaps
 
 
-def test_without_a_model_the_most_popular_items_are_recommended(make_serving, add, monkeypatch):
+def test_without_a_model_the_most_popular_items_are_recommended(make_serving, add, recommend_by):
+    recommend_by(popularity_half_life_days=None)
     serving = make_serving()
     assert serving.version is None
     assert serving.problem is None
     assert answer(serving, "u") == ("popular", {})
-    monkeypatch.setattr(popular, "KEPT_SECONDS", 0.0)
     add(("a", "x"), ("a", "x"), ("a", "y"), ("b", "y"), ("b", "z", ADD), ("c", "w", "click", 0.0))
     add(("c", "v", DISMISS), ("d", "w"), ("d", "w", DISMISS), ("d", "z"), ("e", "y"))
     assert answer(serving, "u") == ("popular", {"y": 3, "z": 2, "w": 1, "x": 1})
@@ -498,15 +514,18 @@ def test_without_a_model_the_most_popular_items_are_recommended(make_serving, ad
     assert (readiness.status, readiness.model_version) == ("ok", None)
 
 
-def test_what_is_popular_is_counted_once_for_a_while(make_serving, add, monkeypatch):
-    monkeypatch.setattr(popular, "KEPT_SECONDS", 3600.0)
+def test_a_large_table_is_left_alone_for_a_while(make_serving, add, monkeypatch):
+    monkeypatch.setattr(popular, "_N_AT_ONCE", 0)
+    monkeypatch.setattr(popular, "N_LATEST", 1)
+    monkeypatch.setattr(popular, "PAUSE_SECONDS", 3600.0)
     serving = make_serving()
     add(("a", "x"))
     assert answer(serving, "u")[1] == {"x": 1}
-    add(("b", "x"), ("u", "y"))
+    add(("b", "y"), ("u", "z"))
     assert answer(serving, "u")[1] == {"x": 1}
     add(("u", "x"))
     assert answer(serving, "u")[1] == {}
+    assert answer(make_serving(), "v")[1] == {"x": 1}
 
 
 def test_the_two_commands_of_the_first_page_work_before_any_training(settings, database):
@@ -894,9 +913,9 @@ def test_who_shares_no_item_with_others_gets_what_most_users_have_though_the_mod
 
 
 def test_a_list_that_is_kept_is_never_stale(
-    settings, database, registry, taste, train, activate, make_serving, kept_catalogue
+    settings, database, taste, train, activate, make_serving, kept_catalogue, recommend_by
 ):
-    """Interactions, swaps, withdrawals, merges, undone imports; two servers of one database."""
+    """Interactions, swaps, withdrawals, merges, undone imports, policies; two servers."""
     for _ in range(2):
         train()
     activate(1)
@@ -941,15 +960,27 @@ def test_a_list_that_is_kept_is_never_stale(
             assert first.post(f"/users/{account}/merge", json=asked).status_code == 200
             gone.append(visitor)
 
+        def change_policy():
+            recommend_by(
+                popularity_half_life_days=random_.choice([None, 30.0]),
+                new_items_share=random_.choice([0.0, 0.3]),
+                daily_variation=random_.choice([0.0, 0.5]),
+            )
+
         gone = []
-        for _ in range(25):
-            work = random_.choice([post, post, swap, withdraw, bring_and_undo, merge])
+        works = [post, post, swap, withdraw, bring_and_undo, merge, change_policy]
+        for _ in range(30):
+            work = random_.choice(works)
             work()
             if work is bring_and_undo:
                 runtimes[0].newer.refresh()
+            kept_catalogue.refresh()
             for part in (runtimes[1].newer, runtimes[1].catalogue, runtimes[1].serving, truth):
                 part.refresh()  # what the second learns within half a second
-            kept_catalogue.refresh()
+            for runtime in runtimes:  # and both
+                runtime.policy.refresh()
+                runtime.popular.refresh()
+            truth._policy.refresh()
             for user_id, n in itertools.product([*users, *gone], (3, 10)):
                 expected = truth.recommend(user_id, n=n)
                 for client in (first, second):
@@ -966,20 +997,21 @@ def test_a_list_that_is_kept_is_never_stale(
         assert any(runtime.finished._held for runtime in runtimes)
 
 
+STATE = ListState("own", 1)
+
+
 def test_kept_lists_come_to_no_more_than_so_many_bytes():
     kept = FinishedLists(most_bytes=3 * (400 + 10))
     for number in range(5):
-        kept.put(number, "state", FinishedList(b"x" * 10, "model"))
-    assert [kept.get(number, "state") is not None for number in range(5)] == [False] * 2 + [
-        True
-    ] * 3
-    kept.get(2, "state")
-    kept.put(5, "state", FinishedList(b"", "model"))
-    assert kept.get(2, "state") is not None
-    assert kept.get(3, "state") is None, "it was asked for least lately"
-    assert kept.get(2, "another") is None
-    assert kept.get(2, "state") is None, "it is no longer true"
-    kept.put(6, "state", FinishedList(b"x" * 2000, "model"))
+        kept.put(number, STATE, FinishedList(b"x" * 10, "model"))
+    assert [kept.get(number, STATE) is not None for number in range(5)] == [False] * 2 + [True] * 3
+    kept.get(2, STATE)
+    kept.put(5, STATE, FinishedList(b"", "model"))
+    assert kept.get(2, STATE) is not None
+    assert kept.get(3, STATE) is None, "it was asked for least lately"
+    assert kept.get(2, ListState("another", 1)) is None
+    assert kept.get(2, STATE) is None, "it is no longer true"
+    kept.put(6, STATE, FinishedList(b"x" * 2000, "model"))
     assert not kept._held
     assert kept._n_bytes == 0
 

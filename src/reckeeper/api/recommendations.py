@@ -3,7 +3,6 @@
 import contextlib
 import re
 import uuid
-from collections.abc import Hashable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,7 +15,7 @@ from reckeeper.api.answers import Json, failures
 from reckeeper.api.parameters import UserId, id_in
 from reckeeper.api.runtime import Needs, Runtime
 from reckeeper.interactions import MAX_BODY_BYTES, checked_id
-from reckeeper.serving import FinishedList, Recommendations
+from reckeeper.serving import FinishedList, ListState, Recommendations
 
 _OF_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
 _PATH = re.compile(r"/recommendations/([^/]+)")
@@ -96,7 +95,7 @@ def _at_hand(scope: Scope) -> FinishedList | None:
 
 
 def _finished(
-    runtime: Runtime, answer: Recommendations, state: Hashable, *, n: int
+    runtime: Runtime, answer: Recommendations, state: ListState | None, *, n: int
 ) -> FinishedList:
     """Return a list as JSON without what is of one answer alone, and keep it for the next one."""
     written = wire.RecommendationList.model_validate(answer)

@@ -18,7 +18,7 @@ from reckeeper.config import Settings
 from reckeeper.periodic import Periodic
 from reckeeper.policy import PolicyWatch
 from reckeeper.registry import Registry
-from reckeeper.serving import FinishedLists, Newer, Readiness, Serving
+from reckeeper.serving import FinishedLists, Newer, PopularItems, Readiness, Serving
 
 if TYPE_CHECKING:
     from reckeeper.events.kafka import KafkaWriter
@@ -43,6 +43,7 @@ class Runtime:
     registry: Registry
     catalogue: Catalogue
     newer: Newer
+    popular: PopularItems
     serving: Serving
     finished: FinishedLists
     policy: PolicyWatch
@@ -75,6 +76,7 @@ class Runtime:
         policy = PolicyWatch(database, settings)
         catalogue = Catalogue(database, every_seconds=settings.poll_seconds)
         newer = Newer(database, every_seconds=settings.poll_seconds)
+        popular = PopularItems(database, policy, catalogue, every_seconds=settings.poll_seconds)
         at_once = max(1, _AT_ONCE // settings.server_processes)
         return cls(
             settings=settings,
@@ -89,8 +91,10 @@ class Runtime:
                 every_seconds=settings.poll_seconds,
                 catalogue=catalogue,
                 newer=newer,
+                popular=popular,
             ),
             newer=newer,
+            popular=popular,
             finished=FinishedLists(),
             policy=policy,
             writer=_writer(settings, database, newer),
@@ -109,6 +113,7 @@ class Runtime:
         bodies.remove_leftovers(self.settings.model_dir)
         self.policy.start()
         self.catalogue.start()
+        self.popular.start()
         self.serving.start()
         self.newer.start()
         self.writer.start()
@@ -118,6 +123,7 @@ class Runtime:
                 yield
         self.serving.stop()
         self.newer.stop()
+        self.popular.stop()
         self.catalogue.stop()
         self.policy.stop()
         self.writer.close()
@@ -134,7 +140,7 @@ class Runtime:
 
     def _own_readiness(self) -> Readiness:
         readiness = self.serving.readiness()
-        parts = (self.writer, self.newer, self.policy, self.catalogue, self.feed)
+        parts = (self.writer, self.newer, self.popular, self.policy, self.catalogue, self.feed)
         problems = [part.problem for part in parts]
         return readiness.also(*(problem for problem in problems if problem is not None))
 

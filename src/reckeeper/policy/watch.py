@@ -79,6 +79,11 @@ class PolicyWatch:
             raise self._last
         return self._last
 
+    @property
+    def revision(self) -> int | None:
+        """Revision of the policy in memory; None while there is none that can be used."""
+        return self._last.revision if isinstance(self._last, StoredPolicy) else None
+
     def weights(self) -> Mapping[str, float]:
         """Return the interaction types that are accepted, and the weight of each.
 

@@ -1,6 +1,7 @@
 """The active model in memory: hot swap, histories, lists, and how two versions' lists differ."""
 
-from reckeeper.serving.finished import FinishedList, FinishedLists
+from reckeeper.serving.checking import check
+from reckeeper.serving.finished import FinishedList, FinishedLists, ListState
 from reckeeper.serving.histories import Everybody
 from reckeeper.serving.live import (
     RETRY_SECONDS,
@@ -9,9 +10,9 @@ from reckeeper.serving.live import (
     Recommendation,
     Recommendations,
     Serving,
-    check,
 )
 from reckeeper.serving.newer import Newer
+from reckeeper.serving.popular import PopularItems
 from reckeeper.serving.readiness import Problem, Readiness
 from reckeeper.serving.rules import Rules
 from reckeeper.serving.version_comparison import compare as compare_versions
@@ -23,7 +24,9 @@ __all__ = [
     "Everybody",
     "FinishedList",
     "FinishedLists",
+    "ListState",
     "Newer",
+    "PopularItems",
     "Problem",
     "Readiness",
     "Recommendation",

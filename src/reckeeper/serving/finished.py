@@ -19,6 +19,27 @@ class FinishedList(NamedTuple):
     strategy: str
 
 
+class ListState(NamedTuple):
+    """What a list was made of.
+
+    Attributes
+    ----------
+    own : hashable
+        What any list depends on.
+    popular : int
+        Number of what was popular, on which lists of popular items depend.
+    """
+
+    own: Hashable
+    popular: int
+
+    def holds(self, finished: FinishedList, now: "ListState") -> bool:
+        """Say whether a list that was made in this state is as it would be made now."""
+        return self.own == now.own and (
+            finished.strategy != "popular" or self.popular == now.popular
+        )
+
+
 class FinishedLists:
     """Lists by what was asked for, each with the state that it was made in.
 
@@ -31,23 +52,24 @@ class FinishedLists:
 
     def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
-        self._held: OrderedDict[Hashable, tuple[Hashable, FinishedList]] = OrderedDict()
+        self._held: OrderedDict[Hashable, tuple[ListState, FinishedList]] = OrderedDict()
         self._n_bytes = 0
         self._changing = threading.Lock()
 
-    def get(self, asked: Hashable, state: Hashable) -> FinishedList | None:
+    def get(self, asked: Hashable, state: ListState) -> FinishedList | None:
         """Return what was made in this state, or None."""
         with self._changing:
             found = self._held.get(asked)
             if found is None:
                 return None
-            if found[0] != state:
+            made_in, finished = found
+            if not made_in.holds(finished, state):
                 self._remove(asked)
                 return None
             self._held.move_to_end(asked)
-            return found[1]
+            return finished
 
-    def put(self, asked: Hashable, state: Hashable, finished: FinishedList) -> None:
+    def put(self, asked: Hashable, state: ListState, finished: FinishedList) -> None:
         """Keep what was made in a state, which was taken before it was made."""
         with self._changing:
             if asked in self._held:

@@ -74,6 +74,15 @@ class UserHistories:
         """Return the history of a user in the table."""
         return self._past(self._of_batch(storage.interactions.of_user(connection, user_id)))
 
+    def unknown_in(self, past: "Past") -> list[str]:
+        """Return the items of a history that the version does not know."""
+        in_snapshot = [] if self.snapshot is None else self.snapshot.items
+        n_named = self._n_own + self._n_others
+        return [
+            past.names[key] if key >= n_named else in_snapshot[key - self._n_own]
+            for key in past.others.tolist()
+        ]
+
     @property
     def _type_weights(self) -> Mapping[str, float]:
         weights: Mapping[str, float] | None = self._model.artifact.metadata.data.get("weights")
@@ -87,6 +96,7 @@ class UserHistories:
             of_type[rows.type_index] * rows.weight,
             rows.occurred_at,
             self._listing[rows.type_index],
+            {},
         )
 
     def _of_batch(self, batch: pa.RecordBatch) -> "_Entries":
@@ -97,18 +107,16 @@ class UserHistories:
         names, codes = types.dictionary.to_pylist(), types.indices.to_numpy()
         of_type = np.array([weights.get(name, 0.0) for name in names], dtype=np.float64)
         listing = np.array([matrix.LISTINGS.get(name, 0) for name in names], dtype=np.int8)
-        keys = np.array(
-            [
-                self._key(item_id, place)
-                for place, item_id in enumerate(items.dictionary.to_pylist())
-            ],
-            dtype=np.int64,
-        )
+        ids = items.dictionary.to_pylist()
+        keyed = [self._key(item_id, place) for place, item_id in enumerate(ids)]
+        keys = np.array(keyed, dtype=np.int64)
+        n_named = self._n_own + self._n_others
         return _Entries(
             keys[items.indices.to_numpy()],
             of_type[codes] * batch.column("weight").to_numpy(),
             batch.column("occurred_at").to_numpy(),
             listing[codes],
+            {key: item_id for key, item_id in zip(keyed, ids, strict=True) if key >= n_named},
         )
 
     def _key(self, item_id: str, place: int) -> int:
@@ -132,7 +140,8 @@ class UserHistories:
             max_interactions_per_user=data.get("max_interactions_per_user"),
         )
         latest_at = int(entries.occurred_at.max()) if len(entries.keys) else 0
-        return Past(_as_history(summed, n_items=self._n_own), latest_at)
+        others = summed.keys[summed.keys >= self._n_own]
+        return Past(_as_history(summed, n_items=self._n_own), latest_at, others, entries.names)
 
 
 class Everybody:
@@ -202,10 +211,16 @@ class Everybody:
 
 @dataclass(frozen=True)
 class Past:
-    """A history of one row, and when its latest interaction occurred, whatever it weighs."""
+    """A history of one row, and when its latest interaction occurred, whatever it weighs.
+
+    `others` are the numbers of its items that the version does not know, of which `names` has
+    those that the snapshot does not have either: see `UserHistories.unknown_in`.
+    """
 
     history: matrix.Histories
     latest_at: int
+    others: np.ndarray
+    names: Mapping[int, str]
 
     def is_later_than(self, moment: int | None) -> bool:
         """Say whether any of it occurred after a moment; None is before all."""
@@ -220,6 +235,7 @@ class _Entries:
     weight: np.ndarray
     occurred_at: np.ndarray
     listing: np.ndarray
+    names: Mapping[int, str]
 
     def and_then(self, newer: "_Entries") -> "_Entries":
         return _Entries(
@@ -227,6 +243,7 @@ class _Entries:
             np.concatenate([self.weight, newer.weight]),
             np.concatenate([self.occurred_at, newer.occurred_at]),
             np.concatenate([self.listing, newer.listing]),
+            {**self.names, **newer.names},
         )
 
 

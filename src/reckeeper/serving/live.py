@@ -2,32 +2,33 @@
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import threading
 import time
 import uuid
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from reckeeper import clock, snapshot, storage
 from reckeeper.catalogue import Catalogue, Shelf
 from reckeeper.errors import (
     ArtifactError,
-    DataError,
     NoModelError,
     NotFoundError,
     StorageError,
 )
-from reckeeper.matrix import Histories
+from reckeeper.matrix import Histories, IdIndex
 from reckeeper.periodic import Periodic
 from reckeeper.policy import PolicyWatch
 from reckeeper.ranking import Lists, Ranker
 from reckeeper.registry import ActiveModel, Registry
+from reckeeper.serving.finished import ListState
 from reckeeper.serving.histories import Past, UserHistories, history_of_items
 from reckeeper.serving.newer import Newer
-from reckeeper.serving.popular import PopularItems
+from reckeeper.serving.popular import Board, PopularItems
 from reckeeper.serving.readiness import Problem, Readiness
 from reckeeper.telemetry import (
     MODEL_SWAPS,
@@ -124,6 +125,8 @@ class Serving:
     newer : Newer, optional
         Knows who has interactions that are newer than the version in memory. By default the
         database is asked for each list.
+    popular : PopularItems, optional
+        Knows what is popular. By default the table is looked at whenever that is asked for.
     """
 
     def __init__(
@@ -135,6 +138,7 @@ class Serving:
         every_seconds: float,
         catalogue: Catalogue | None = None,
         newer: Newer | None = None,
+        popular: PopularItems | None = None,
     ) -> None:
         self._database = database
         self._newer = newer
@@ -143,7 +147,10 @@ class Serving:
         self._catalogue = catalogue or Catalogue(database, every_seconds=every_seconds)
         self._registry = registry
         self._policy = policy
-        self._popular = PopularItems(policy)
+        self._popular = popular or PopularItems(
+            database, policy, self._catalogue, every_seconds=every_seconds
+        )
+        self._without_model = self._popular.board(IdIndex([]), np.empty(0), is_whole=False)
         self._loaded: _Loaded | None = None
         self._expected: ActiveModel | None = None
         self._problem: Problem | None = None
@@ -226,6 +233,7 @@ class Serving:
             problem = self._problem
             is_known = problem is not None and problem.version == active
             if active is None:
+                self._popular.follow(self._without_model)
                 self._loaded = None
                 self._problem = None
                 SERVED_VERSION.set(0)
@@ -264,7 +272,9 @@ class Serving:
     def _take(self, model: ActiveModel) -> None:
         """Answer from a model from now on."""
         histories = self._histories(model)
-        self._loaded = _Loaded.of(model, self._catalogue, histories)
+        loaded = _Loaded.of(model, self._catalogue, histories, self._popular)
+        self._popular.follow(loaded.board)
+        self._loaded = loaded
         self._file_state = self._registry.versions.file_state(model.version)
         self._look_at = time.monotonic() + LOOK_SECONDS
         SERVED_VERSION.set(model.version)
@@ -344,14 +354,14 @@ class Serving:
         """
         loaded = self._in_memory()
         if loaded is None:
+            self._popular.refresh()
             with self._database.read() as connection:
                 seen = self._popular.seen_by(connection, user_id)
-                return self._most_popular(connection, seen, user_id=user_id, n=n)
+            return self._most_popular(self._without_model, seen, user_id=user_id, n=n)
         past, has_newer = self._at_hand(loaded, user_id) or self._asked_for(loaded, user_id)
-        strategy = "fold_in" if has_newer else "model"
-        return self._answer(loaded, past.history, user_id=user_id, strategy=strategy, n=n)
+        return self._personal(loaded, past, has_newer=has_newer, user_id=user_id, n=n)
 
-    def state_for(self, user_id: str) -> Hashable:
+    def state_for(self, user_id: str) -> ListState | None:
         """Return what a list for a user depends on beside what was asked for.
 
         While it is the same, the list is. None where a list is not to be kept.
@@ -361,7 +371,8 @@ class Serving:
             return None
         standing = loaded.shelf.at(clock.now())
         newer = self._newer.state_of(user_id)
-        return loaded.number, newer, standing.revision, standing.since
+        own = loaded.number, newer, standing.revision, standing.since, self._policy.revision
+        return ListState(own, loaded.board.ranking.number)
 
     def recommend_at_once(self, user_id: str, *, n: int) -> Recommendations | None:
         """Recommend as `recommend` does; None where the database must be asked, or it takes long.
@@ -373,8 +384,19 @@ class Serving:
         if loaded is None or found is None or found[0].history.weights.nnz > _SHORT:
             return None
         past, has_newer = found
-        strategy = "fold_in" if has_newer else "model"
-        return self._answer(loaded, past.history, user_id=user_id, strategy=strategy, n=n)
+        return self._personal(loaded, past, has_newer=has_newer, user_id=user_id, n=n)
+
+    def _personal(
+        self, loaded: "_Loaded", past: Past, *, has_newer: bool, user_id: str, n: int
+    ) -> Recommendations:
+        return self._answer(
+            loaded,
+            past.history,
+            user_id=user_id,
+            strategy="fold_in" if has_newer else "model",
+            n=n,
+            unknown=lambda: loaded.histories.unknown_in(past),
+        )
 
     def _at_hand(self, loaded: "_Loaded", user_id: str) -> tuple[Past, bool] | None:
         """Return a history, and whether it has what is newer than the model, from memory.
@@ -438,10 +460,12 @@ class Serving:
         """
         loaded = self._in_memory()
         if loaded is None:
-            with self._database.read() as connection:
-                return self._most_popular(connection, set(item_ids), user_id=None, n=n)
+            self._popular.refresh()
+            return self._most_popular(self._without_model, item_ids, user_id=None, n=n)
         history = history_of_items(loaded.model.artifact.items, item_ids, occurred_at)
-        return self._answer(loaded, history, user_id=None, strategy="fold_in", n=n)
+        return self._answer(
+            loaded, history, user_id=None, strategy="fold_in", n=n, unknown=lambda: item_ids
+        )
 
     def _answer(
         self,
@@ -451,24 +475,41 @@ class Serving:
         user_id: str | None,
         strategy: str,
         n: int,
+        unknown: Callable[[], Iterable[str]],
     ) -> Recommendations:
-        """Rank a history and describe the items; `strategy` is what a list of its own is called."""
+        """Rank a history and describe the items; `strategy` is what a list of its own is called.
+
+        Where the history tells the model nothing, the list is what is popular now: without its
+        items, and without those that the model does not know, which `unknown` returns.
+        """
+        model = loaded.model
         listable = loaded.shelf.at(clock.now()).is_available
         lists = loaded.ranker.rank(history, k=n, listable=listable)
+        if lists.is_popular[0]:
+            ids = model.artifact.items.ids
+            seen = {*unknown(), *(ids[index] for index in history.weights.indices.tolist())}
+            return self._most_popular(
+                loaded.board, seen, user_id=user_id, n=n, version=model.version
+            )
         return self._described(
-            _named(lists, loaded.model),
-            user_id=user_id,
-            version=loaded.model.version,
-            strategy="popular" if lists.is_popular[0] else strategy,
+            _named(lists, model), user_id=user_id, version=model.version, strategy=strategy
         )
 
     def _most_popular(
-        self, connection: storage.Connection, seen: Collection[str], *, user_id: str | None, n: int
+        self,
+        board: Board,
+        seen: Collection[str],
+        *,
+        user_id: str | None,
+        n: int,
+        version: int | None = None,
     ) -> Recommendations:
-        """Answer from no model."""
-        is_available = functools.partial(self._catalogue.is_available, moment=clock.now())
-        named = self._popular.best(connection, seen, n=n, listable=is_available)
-        return self._described(named, user_id=user_id, version=None, strategy="popular")
+        ranking = board.ranking
+        listable = ranking.shelf.at(clock.now()).is_available
+        best = ranking.best(n, user_id=user_id, listable=listable, seen=seen)
+        ids = [ranking.ids[index] for index in best.tolist()]
+        named = list(zip(ids, ranking.scores[best].tolist(), strict=True))
+        return self._described(named, user_id=user_id, version=version, strategy="popular")
 
     def _described(
         self,
@@ -534,37 +575,25 @@ def _report_quality(metrics: Mapping[str, Any] | None) -> None:
     )
 
 
-def check(model: ActiveModel) -> None:
-    """Answer a request from a model before it is activated, for who has its most popular item.
-
-    Raises
-    ------
-    ArtifactError
-        The model's scores are no finite numbers.
-    """
-    artifact = model.artifact
-    history = history_of_items(
-        artifact.items, [artifact.items.ids[artifact.popularity.argmax()]], [0]
-    )
-    try:
-        Ranker.of(artifact.model, artifact).rank(history, k=10)
-    except DataError as exc:
-        raise ArtifactError(
-            f"Version {model.version} answers with scores that are no numbers."
-        ) from exc
-
-
 @dataclass(frozen=True)
 class _Loaded:
     model: ActiveModel
     histories: UserHistories
     ranker: Ranker
     shelf: Shelf
+    board: Board
     number: int
 
     @classmethod
-    def of(cls, model: ActiveModel, catalogue: Catalogue, histories: UserHistories) -> "_Loaded":
+    def of(
+        cls,
+        model: ActiveModel,
+        catalogue: Catalogue,
+        histories: UserHistories,
+        popular: PopularItems,
+    ) -> "_Loaded":
         artifact = model.artifact
         ranker = Ranker.of(artifact.model, artifact)
         shelf = catalogue.shelf(artifact.items.ids, artifact.items.find)
-        return cls(model, histories, ranker, shelf, next(_numbers))
+        board = popular.board(artifact.items, ranker.popular(), is_whole=ranker.is_shared)
+        return cls(model, histories, ranker, shelf, board, next(_numbers))
