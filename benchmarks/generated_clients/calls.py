@@ -32,7 +32,11 @@ from reckeeper_generated.api.interactions import (
 from reckeeper_generated.api.operation import get_liveness, get_metrics, get_readiness
 from reckeeper_generated.api.people import merge_users
 from reckeeper_generated.api.policy import get_policy, list_policies, set_policy
-from reckeeper_generated.api.recommendations import get_recommendations, recommend_from_history
+from reckeeper_generated.api.recommendations import (
+    get_recommendations,
+    recommend_from_history,
+    recommend_to_users,
+)
 from reckeeper_generated.api.training import (
     cancel_job,
     evaluate,
@@ -235,6 +239,11 @@ def look(client: Client) -> None:
     told = models.HistoryRequest(history=["1", 2], n=3)
     answer = recommend_from_history.sync_detailed(client=client, body=told)
     assert len(given(answer, models.HistoryRecommendations).items) == 3
+    asked = models.BatchRequest(user_ids=["u1", "u2"], n=3)
+    lists = given(
+        recommend_to_users.sync_detailed(client=client, body=asked), models.BatchRecommendations
+    ).lists
+    assert [each.user_id for each in lists] == ["u1", "u2"]
     visitor = models.MergeRequest(from_="visitor")
     merged = merge_users.sync_detailed("u1", client=client, body=visitor)
     assert given(merged, models.Merge).interactions == 0

@@ -138,7 +138,14 @@ class Ranker:
             repeats=self._repeats,
         )
 
-    def rank(self, histories: Histories, *, k: int, listable: np.ndarray | None = None) -> Lists:
+    def rank(
+        self,
+        histories: Histories,
+        *,
+        k: int,
+        listable: np.ndarray | None = None,
+        unlisted: sparse.csr_array | None = None,
+    ) -> Lists:
         """Give each history its list; scores are dense, so mind the number.
 
         Parameters
@@ -150,6 +157,8 @@ class Ranker:
         listable : ndarray of bool, shape (n_items,), optional
             Which items may be in a list: the others make room for the next
             best. They count in histories as before. Default: all.
+        unlisted : scipy.sparse.csr_array, shape (n, n_items), optional
+            Whose stored entries are not listed, in place of what `repeats` says.
 
         Raises
         ------
@@ -157,7 +166,8 @@ class Ranker:
             The model gives scores that are no numbers.
         """
         weights = histories.weights
-        unlisted = _without_taste(weights) if self._repeats else weights
+        if unlisted is None:
+            unlisted = without_taste(weights) if self._repeats else weights
         out = slice(0) if listable is None else np.flatnonzero(~listable)
         if self._places is None:
             if self._is_shared:
@@ -247,7 +257,13 @@ class Ranker:
         return np.asarray(self._model.score(Histories(nobody))[0])
 
     def in_blocks(
-        self, histories: Histories, user_index: np.ndarray, *, k: int
+        self,
+        histories: Histories,
+        user_index: np.ndarray,
+        *,
+        k: int,
+        listable: np.ndarray | None = None,
+        unlisted: sparse.csr_array | None = None,
     ) -> Iterator[tuple[slice, Lists]]:
         """Give users their lists, a block at a time: users × items is never held.
 
@@ -256,8 +272,10 @@ class Ranker:
         histories : Histories
         user_index : ndarray of int, shape (n,)
             Rows of `histories`.
-        k : int
-            At least 1.
+        k, listable : int and ndarray
+            As of `rank`.
+        unlisted : scipy.sparse.csr_array, optional
+            As of `rank`, a row for each of `histories`.
 
         Yields
         ------
@@ -268,7 +286,9 @@ class Ranker:
         n_items = len(self._popularity)
         n_items += 0 if self._places is None else histories.weights.shape[1]
         for block in linalg.row_blocks(len(user_index), n_items, itemsize=8):
-            yield block, self.rank(histories[user_index[block]], k=k)
+            rows = user_index[block]
+            out = None if unlisted is None else unlisted[rows]
+            yield block, self.rank(histories[rows], k=k, listable=listable, unlisted=out)
 
 
 def rank_scores(
@@ -378,7 +398,7 @@ def _without(out: np.ndarray | slice, values: np.ndarray) -> np.ndarray:
     return left
 
 
-def _without_taste(weights: sparse.csr_array) -> sparse.csr_array:
+def without_taste(weights: sparse.csr_array) -> sparse.csr_array:
     """Return the entries that weigh nothing."""
     is_out = weights.data <= 0
     n_before = np.concatenate([[0], np.cumsum(is_out)])

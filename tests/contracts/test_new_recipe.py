@@ -70,11 +70,11 @@ def test_it_is_trained_tuned_judged_stored_and_served(
     policy = PolicyWatch(database, settings)
     ours = serving.Serving(database, registry, policy, every_seconds=settings.poll_seconds)
     ours.refresh()
-    answer = ours.recommend("u001", n=8)
+    answer = ours.recommend("u001", serving.Rules(n=8))
     assert answer.strategy == "model"
     # What is left of the user's own group comes first.
     assert all(int(item.item_id[1:]) % 4 == 1 for item in answer.items)
-    assert ours.recommend("nobody", n=3).strategy == "popular"
+    assert ours.recommend("nobody", serving.Rules(n=3)).strategy == "popular"
 
 
 def test_its_memory_is_estimated_and_held_against_what_there_is(tastes, retrain):

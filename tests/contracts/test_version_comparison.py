@@ -15,7 +15,7 @@ from reckeeper.policy import PolicyWatch
 from reckeeper.recipes import recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.registry import ActiveModel
-from reckeeper.serving import Everybody, Serving, version_comparison
+from reckeeper.serving import Everybody, Rules, Serving, version_comparison
 
 
 def version_of(histories, *, version=1, recipe="popularity", settings=None, more_items=()):
@@ -164,7 +164,7 @@ def test_lists_are_those_that_are_served(add, taste, train, registry, database, 
     registry.switch.activate(models[1], actor="test")
     serving.refresh()
     for entry in found["most_changed"]:
-        served = serving.recommend(entry["user_id"], n=3)
+        served = serving.recommend(entry["user_id"], Rules(n=3))
         assert [item.item_id for item in served.items] == entry["second"]
 
 

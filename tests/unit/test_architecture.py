@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "notices": {"clock", "config", "periodic", "telemetry", "storage", "policy"},
     "catalogue": {"clock", "errors", "interactions", "periodic", "telemetry", "storage", "audit"},
     "registry": {"clock", "errors", "telemetry", "storage", "artifact", "audit"},
-    "serving": {"clock", "errors", "periodic", "telemetry", "artifact", "snapshot"}
+    "serving": {"clock", "errors", "interactions", "periodic", "telemetry", "artifact", "snapshot"}
     | {"ranking", "registry", "policy", "catalogue", "storage", "matrix", "recipes"},
     "training": {"clock", "config", "errors", "periodic", "telemetry", "wire"}
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}

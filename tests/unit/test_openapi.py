@@ -49,7 +49,7 @@ def test_names_of_operations_are_stable():
         *("create_interactions", "list_interactions", "get_watchlist", "add_to_watchlist"),
         *("remove_from_watchlist", "list_items", "store_items", "get_item", "put_item"),
         *("patch_item", "delete_item", "merge_users", "get_recommendations"),
-        "recommend_from_history",
+        *("recommend_from_history", "recommend_to_users"),
         *("get_demo", "delete_demo", "get_liveness", "get_readiness", "get_metrics"),
     ]
 

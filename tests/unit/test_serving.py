@@ -26,7 +26,9 @@ from reckeeper.serving import (
     FinishedLists,
     ListState,
     Newer,
+    Rules,
     Serving,
+    Told,
     check,
     live,
     newer,
@@ -94,7 +96,7 @@ def serving(taste, train, activate, make_serving):
 
 
 def answer(serving, user_id, *, n=100):
-    found = serving.recommend(user_id, n=n)
+    found = serving.recommend(user_id, Rules(n=n))
     return found.strategy, {item.item_id: item.score for item in found.items}
 
 
@@ -130,18 +132,18 @@ def test_a_known_user_is_scored_by_the_model(serving, database, registry):
 
 
 def test_items_are_ranked_and_cut(serving, taste):
-    whole = serving.recommend("u03", n=100)
+    whole = serving.recommend("u03", Rules(n=100))
     assert [item.rank for item in whole.items] == list(range(1, len(whole.items) + 1))
     scores = [item.score for item in whole.items]
     assert scores == sorted(scores, reverse=True)
-    assert serving.recommend("u03", n=2).items == whole.items[:2]
+    assert serving.recommend("u03", Rules(n=2)).items == whole.items[:2]
     seen = {item for user, item in taste if user == "u03"}
     assert {item.item_id for item in whole.items} == {f"i{n}" for n in range(9)} - seen
 
 
 def test_an_answer_says_what_it_is(serving):
     before = clock.now()
-    first, second = (serving.recommend("u03", n=1) for _ in range(2))
+    first, second = (serving.recommend("u03", Rules(n=1)) for _ in range(2))
     assert (first.user_id, first.model_version) == ("u03", 1)
     assert before <= first.generated_at <= clock.now()
     assert first.request_id != second.request_id
@@ -149,40 +151,40 @@ def test_an_answer_says_what_it_is(serving):
 
 def test_titles_come_from_the_catalogue(serving, database, kept_catalogue):
     with database.write() as connection:
-        best = serving.recommend("u03", n=1).items[0].item_id
+        best = serving.recommend("u03", Rules(n=1)).items[0].item_id
         storage.items.put(connection, [Item(best, "The Quiet Harbour", {"year": 1999})])
     kept_catalogue.refresh()
-    found = serving.recommend("u03", n=2).items
+    found = serving.recommend("u03", Rules(n=2)).items
     assert (found[0].title, found[0].attributes) == ("The Quiet Harbour", {"year": 1999})
     assert (found[1].title, found[1].attributes) == (None, {})
 
 
 def test_what_is_not_available_is_in_no_list_and_makes_room(serving, database, kept_catalogue):
-    whole = [item.item_id for item in serving.recommend("u03", n=100).items]
-    told = [item.item_id for item in serving.recommend_from(["i1"], [1], n=100).items]
+    whole = [item.item_id for item in serving.recommend("u03", Rules(n=100)).items]
+    told = [item.item_id for item in serving.recommend_from(Told(["i1"], [1]), Rules(n=100)).items]
     for withdrawn in (whole[0], whole[2]):
         catalogue.put(database, withdrawn, {"available": False}, actor="test")
     kept_catalogue.refresh()
     out = {whole[0], whole[2]}
     n = len(whole) - 2
-    assert [item.item_id for item in serving.recommend("u03", n=n).items] == [
+    assert [item.item_id for item in serving.recommend("u03", Rules(n=n)).items] == [
         item_id for item_id in whole if item_id not in out
     ]
-    assert [item.item_id for item in serving.recommend_from(["i1"], [1], n=100).items] == [
-        item_id for item_id in told if item_id not in out
-    ]
+    assert [
+        item.item_id for item in serving.recommend_from(Told(["i1"], [1]), Rules(n=100)).items
+    ] == [item_id for item_id in told if item_id not in out]
     for withdrawn in out:
         catalogue.patch(database, withdrawn, {"available": True}, actor="test")
     kept_catalogue.refresh()
-    assert [item.item_id for item in serving.recommend("u03", n=100).items] == whole
+    assert [item.item_id for item in serving.recommend("u03", Rules(n=100)).items] == whole
 
 
 def test_what_is_not_available_is_not_popular_either(make_serving, taste, database, kept_catalogue):
     serving = make_serving()
-    whole = [item.item_id for item in serving.recommend("nobody", n=100).items]
+    whole = [item.item_id for item in serving.recommend("nobody", Rules(n=100)).items]
     catalogue.put(database, whole[0], {"available_from": 2**52}, actor="test")
     kept_catalogue.refresh()
-    assert [item.item_id for item in serving.recommend("nobody", n=100).items] == whole[1:]
+    assert [item.item_id for item in serving.recommend("nobody", Rules(n=100)).items] == whole[1:]
 
 
 def test_an_unknown_user_gets_what_most_users_have(make_serving, serving, taste, recommend_by):
@@ -409,7 +411,7 @@ def test_after_a_login_the_account_has_both_histories_at_once(
         assert scores == pytest.approx(expected(database, registry, "u03"))
         assert not {"i0", "i1", "i8"} & scores.keys()
         # The visitor's id is used up.
-        assert serving.recommend("visitor", n=9).strategy == "popular"
+        assert serving.recommend("visitor", Rules(n=9)).strategy == "popular"
         assert answer(serving, "visitor") == answer(serving, "nobody")
 
 
@@ -464,16 +466,18 @@ def test_a_history_in_a_request_is_scored_as_the_same_one_stored(
     serving = make_serving()
     told = ["i02", "gone", "i04", "i03", "i04"]
     add(*[("new", item_id, "click", 1.0, 100 + at) for at, item_id in enumerate(told)])
-    wanted = serving.recommend("new", n=5)
-    found = serving.recommend_from(told, range(5), n=5)
+    wanted = serving.recommend("new", Rules(n=5))
+    found = serving.recommend_from(Told(told, range(5)), Rules(n=5))
     assert (found.user_id, found.model_version, found.strategy) == (None, 1, "fold_in")
     assert found.items == wanted.items
-    assert serving.recommend_from(told[::-1], range(5), n=5).items != wanted.items
-    assert serving.recommend_from(told[::-1], range(5, 0, -1), n=5).items == wanted.items
+    assert serving.recommend_from(Told(told[::-1], range(5)), Rules(n=5)).items != wanted.items
+    assert (
+        serving.recommend_from(Told(told[::-1], range(5, 0, -1)), Rules(n=5)).items == wanted.items
+    )
     for nothing in ([], ["gone"]):
-        popular = serving.recommend_from(nothing, range(len(nothing)), n=5)
+        popular = serving.recommend_from(Told(nothing, range(len(nothing))), Rules(n=5))
         assert popular.strategy == "popular"
-        assert popular.items == serving.recommend("nobody", n=5).items
+        assert popular.items == serving.recommend("nobody", Rules(n=5)).items
 
     at = [f"2025-12-04T23:42:{second}Z" for second in range(15, 20)]
     timed = [
@@ -503,11 +507,11 @@ def test_without_a_model_the_most_popular_items_are_recommended(make_serving, ad
     add(("a", "x"), ("a", "x"), ("a", "y"), ("b", "y"), ("b", "z", ADD), ("c", "w", "click", 0.0))
     add(("c", "v", DISMISS), ("d", "w"), ("d", "w", DISMISS), ("d", "z"), ("e", "y"))
     assert answer(serving, "u") == ("popular", {"y": 3, "z": 2, "w": 1, "x": 1})
-    assert [item.item_id for item in serving.recommend("u", n=3).items] == ["y", "z", "w"]
+    assert [item.item_id for item in serving.recommend("u", Rules(n=3)).items] == ["y", "z", "w"]
     # What was seen without taste, or is not wanted, was seen.
     assert answer(serving, "c")[1] == {"y": 3, "z": 2, "x": 1}
     assert answer(serving, "d")[1] == {"y": 3, "x": 1}
-    found = serving.recommend_from(["y", "gone"], range(2), n=2)
+    found = serving.recommend_from(Told(["y", "gone"], range(2)), Rules(n=2))
     assert (found.strategy, found.model_version) == ("popular", None)
     assert [item.item_id for item in found.items] == ["z", "w"]
     readiness = serving.readiness()
@@ -597,7 +601,7 @@ def test_another_registrys_activation_is_taken_up(serving, database, settings, t
     train()
     other.switch.activate(other.versions.load(2), actor="another process")
     wait_until(lambda: serving.version == 2)
-    assert serving.recommend("u03", n=1).model_version == 2
+    assert serving.recommend("u03", Rules(n=1)).model_version == 2
     assert serving.readiness().status == "ok"
     others.close()
 
@@ -606,7 +610,7 @@ def test_a_deactivated_model_is_let_go(serving, database, wait_until):
     with database.write() as connection:
         storage.models.set_active(connection, None)
     wait_until(lambda: serving.version is None)
-    found = serving.recommend("u03", n=1)
+    found = serving.recommend("u03", Rules(n=1))
     assert (found.strategy, found.model_version) == ("popular", None)
 
 
@@ -635,7 +639,7 @@ def test_a_request_sees_one_model_throughout(
     def ask(user_id):
         seen = set()
         while not done:
-            found = serving.recommend(user_id, n=30)
+            found = serving.recommend(user_id, Rules(n=30))
             prefix = {1: "a", 2: "b"}[found.model_version]
             assert {item.item_id[0] for item in found.items} == {prefix}
             seen.add(found.model_version)
@@ -671,7 +675,7 @@ def test_a_damaged_version_is_reported_while_the_old_one_serves(
     registry.switch.activate(model, actor="test")
     wait_until(lambda: serving.problem is not None)
     assert serving.version == 1
-    assert serving.recommend("u03", n=1).model_version == 1
+    assert serving.recommend("u03", Rules(n=1)).model_version == 1
     assert (serving.problem.version, serving.problem.offer) == (3, 2)
     readiness = serving.readiness()
     assert (readiness.status, readiness.model_version, readiness.offer_version) == (
@@ -702,7 +706,7 @@ def test_a_damaged_version_at_the_start_is_no_crash(
     (sentence,) = readiness.problems
     assert "The active version 2 cannot be loaded: model-000002" in sentence
     assert "Version 1 answers in its place. Version 1 is sound: activate it" in sentence
-    assert serving.recommend("u03", n=1).model_version == 1
+    assert serving.recommend("u03", Rules(n=1)).model_version == 1
     activate(1)
     wait_until(lambda: serving.problem is None)
     assert serving.version == 1
@@ -750,7 +754,7 @@ def test_a_file_that_is_lost_under_its_version_is_noticed_and_memory_answers_on(
     )  # fmt: skip
     (sentence,) = readiness.problems
     assert sentence.startswith("The active version 2 answers from memory alone: model-000002")
-    assert serving.recommend("u03", n=1).model_version == 2
+    assert serving.recommend("u03", Rules(n=1)).model_version == 2
     path.write_bytes(whole)
     wait_until(lambda: serving.problem is None)
     assert serving.readiness().status == "ok"
@@ -764,7 +768,7 @@ def test_without_any_sound_version_there_is_no_answer(
     serving = make_serving()
     assert serving.readiness().status == "unavailable"
     with pytest.raises(NoModelError, match="No other version is sound: retrain"):
-        serving.recommend("u03", n=1)
+        serving.recommend("u03", Rules(n=1))
 
 
 def test_without_a_sound_version_a_retrain_is_asked_for(
@@ -791,7 +795,7 @@ def test_a_database_that_does_not_answer_is_reported_and_the_model_serves_on(
     readiness = serving.readiness()
     assert readiness.model_version == 1
     assert "no such table: models" in readiness.problems[0]
-    assert serving.recommend("u03", n=1).model_version == 1
+    assert serving.recommend("u03", Rules(n=1)).model_version == 1
     with database.write() as connection:
         connection.exec_driver_sql("ALTER TABLE away RENAME TO models")
     wait_until(lambda: serving.readiness().status == "ok")
@@ -820,7 +824,7 @@ def test_a_user_of_whom_the_model_knows_nothing_gets_what_most_users_have(
     activate(train())
     serving = make_serving()
     serving.refresh()
-    answer = serving.recommend("hermit", n=3)
+    answer = serving.recommend("hermit", Rules(n=3))
     assert answer.strategy == "popular"
     assert all(item.score >= 1 for item in answer.items)
 
@@ -904,7 +908,7 @@ def test_who_shares_no_item_with_others_gets_what_most_users_have_though_the_mod
     """A component of their own says much of their item, and nothing of others."""
     add(*[("hermit", "cave") for _ in range(40)])
     activate(train())
-    found = make_serving().recommend("hermit", n=3)
+    found = make_serving().recommend("hermit", Rules(n=3))
     assert found.strategy == "popular"
     assert all(item.score >= 1 for item in found.items)
 
@@ -982,7 +986,7 @@ def test_a_list_that_is_kept_is_never_stale(
                 runtime.popular.refresh()
             truth._policy.refresh()
             for user_id, n in itertools.product([*users, *gone], (3, 10)):
-                expected = truth.recommend(user_id, n=n)
+                expected = truth.recommend(user_id, Rules(n=n))
                 for client in (first, second):
                     told = client.get(f"/recommendations/{user_id}?n={n}").json()
                     again = client.get(f"/recommendations/{user_id}?n={n}").json()

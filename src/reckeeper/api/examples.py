@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from reckeeper import wire
-from reckeeper.api import catalogue_examples
+from reckeeper.api import catalogue_examples, list_examples
 
 _BY_USER = [
     f"{name}@10"
@@ -497,44 +497,8 @@ ANSWERS: Mapping[str, Mapping[int, object]] = {
         }
     },
     **catalogue_examples.ANSWERS,
+    **list_examples.ANSWERS,
     "merge_users": {200: {"status": "ok", "user_id": "u1", "interactions": 12}},
-    "get_recommendations": {
-        200: {
-            "status": "ok",
-            "user_id": "u1",
-            "model_version": 1,
-            "strategy": "model",
-            "items": [
-                {
-                    "rank": 1,
-                    "item_id": "i3",
-                    "score": 0.87,
-                    "title": "Toy Story (1995)",
-                    "attributes": {"genres": ["Animation", "Comedy"]},
-                }
-            ],
-            "request_id": "6d1b4f0e-5a53-4f8b-9d53-0d5f3fd0b7c1",
-            "generated_at": "2025-12-04T23:42:15.000000Z",
-        }
-    },
-    "recommend_from_history": {
-        200: {
-            "status": "ok",
-            "model_version": 1,
-            "strategy": "fold_in",
-            "items": [
-                {
-                    "rank": 1,
-                    "item_id": "i3",
-                    "score": 0.87,
-                    "title": "Toy Story (1995)",
-                    "attributes": {"genres": ["Animation", "Comedy"]},
-                }
-            ],
-            "request_id": "6d1b4f0e-5a53-4f8b-9d53-0d5f3fd0b7c1",
-            "generated_at": "2025-12-04T23:42:15.000000Z",
-        }
-    },
     "get_demo": {
         200: {
             "status": "ok",
@@ -564,7 +528,7 @@ REQUESTS: Mapping[str, object] = {
         {"user_id": "u1", "item_id": "i8", "interaction_type": "dismiss"},
     ],
     **catalogue_examples.REQUESTS,
-    "recommend_from_history": {"history": ["i7", "i9"], "n": 5},
+    **list_examples.REQUESTS,
     "merge_users": {"from": "visitor-8f3a"},
     "set_policy": _POLICY["policy"],
     "retrain": {"recipe": "svd", "settings": {"n_components": 20}},

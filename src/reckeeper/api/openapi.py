@@ -10,7 +10,14 @@ from reckeeper.api import examples
 from reckeeper.interactions import MAX_ROWS
 
 _REF = "#/components/schemas/{model}"
-_SENT = (wire.Interaction, wire.HistoryRequest, wire.PolicyChange, wire.ItemContent, wire.ItemRow)
+_SENT = (
+    wire.Interaction,
+    wire.HistoryRequest,
+    wire.BatchRequest,
+    wire.PolicyChange,
+    wire.ItemContent,
+    wire.ItemRow,
+)
 """Bodies that the library parses itself."""
 
 

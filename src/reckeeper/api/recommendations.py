@@ -3,19 +3,19 @@
 import contextlib
 import re
 import uuid
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from reckeeper import clock, errors, events, telemetry, wire
+from reckeeper import clock, errors, serving, telemetry, wire
 from reckeeper.api import bodies, openapi
 from reckeeper.api.answers import Json, failures
 from reckeeper.api.parameters import UserId, id_in
+from reckeeper.api.rules import AskedRules
 from reckeeper.api.runtime import Needs, Runtime
 from reckeeper.interactions import MAX_BODY_BYTES, checked_id
-from reckeeper.serving import FinishedList, ListState, Recommendations
+from reckeeper.serving import FinishedList, ListState, Recommendations, Rules
 
 _OF_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
 _PATH = re.compile(r"/recommendations/([^/]+)")
@@ -28,23 +28,22 @@ router = APIRouter(tags=["recommendations"])
 @router.get(
     "/recommendations/{user_id:id}",
     response_model=wire.RecommendationList,
-    responses=failures(422),
+    responses=failures(404, 409, 422),
 )
-def get_recommendations(
-    runtime: Needs,
-    user_id: UserId,
-    n: Annotated[int, Query(ge=1, le=1000, description="Length of the list", examples=[10])] = 10,
-) -> Response:
+def get_recommendations(runtime: Needs, user_id: UserId, rules: AskedRules) -> Response:
     """Recommend items that a user has not seen; `strategy` says how the list was made.
 
     ``model``: from what the user did, as the model was trained on it. ``fold_in``: from that
     and what the user has done since. ``popular``: nothing is known of the user, or no version
-    is active yet.
+    is active yet. What is asked for holds before the list is cut: `n` items come back whenever
+    so many are left.
     """
     user_id = checked_id("user_id", user_id)
-    state = runtime.serving.state_for(user_id)
-    answer = runtime.serving.recommend(user_id, n=n)
-    return Response(_whole(_finished(runtime, answer, state, n=n)), media_type="application/json")
+    is_kept = rules == Rules(n=rules.n)
+    state = runtime.serving.state_for(user_id) if is_kept else None
+    answer = runtime.serving.recommend(user_id, rules)
+    body = _whole(_finished(runtime, answer, state, n=rules.n))
+    return Response(body, media_type="application/json")
 
 
 class AtHand:
@@ -86,11 +85,12 @@ def _at_hand(scope: Scope) -> FinishedList | None:
     state = runtime.serving.state_for(user_id)
     if state is None:
         return None
+    # The key is all that was asked for: requests that ask for more than `n` are not kept.
     found = runtime.finished.get((user_id, n), state)
     if found is not None:
         telemetry.RECOMMENDATIONS.labels(found.strategy).inc()
         return found
-    answer = runtime.serving.recommend_at_once(checked_id("user_id", user_id), n=n)
+    answer = runtime.serving.recommend_at_once(checked_id("user_id", user_id), Rules(n=n))
     return None if answer is None else _finished(runtime, answer, state, n=n)
 
 
@@ -115,7 +115,7 @@ def _whole(finished: FinishedList) -> bytes:
 @router.post(
     "/recommendations",
     response_model=wire.HistoryRecommendations,
-    responses=failures(413, 422),
+    responses=failures(404, 409, 413, 422),
     openapi_extra=openapi.body(openapi.reference("HistoryRequest")),
 )
 async def recommend_from_history(runtime: Needs, request: Request) -> Json:
@@ -124,11 +124,42 @@ async def recommend_from_history(runtime: Needs, request: Request) -> Json:
     Where the model knows the order of things, what came last says most. ``fold_in``: from the
     history. ``popular``: the model knows nothing of these items, or no version is active yet.
     """
-    body = b"".join([part async for part in bodies.parts(request, limit=MAX_BODY_BYTES)])
+    body = await _body(request)
 
     def answer() -> wire.HistoryRecommendations:
-        asked = events.parse_history(body)
-        found = runtime.serving.recommend_from(asked.item_ids, asked.occurred_at, n=asked.n)
+        told, rules = serving.parse_history(body, types=runtime.policy.weights())
+        found = runtime.serving.recommend_from(told, rules)
         return wire.HistoryRecommendations.model_validate(found)
 
     return Json(await run_in_threadpool(answer))
+
+
+@router.post(
+    "/recommendations/batch",
+    response_model=wire.BatchRecommendations,
+    responses=failures(404, 409, 413, 422),
+    openapi_extra=openapi.body(openapi.reference("BatchRequest")),
+)
+async def recommend_to_users(runtime: Needs, request: Request) -> Json:
+    """Recommend items to up to 1,000 users, to each as if asked alone, by one version.
+
+    The lists come in the order of the users. One bad id, or one that comes twice, refuses the
+    whole request and is named with its index.
+    """
+    body = await _body(request)
+
+    def answer() -> wire.BatchRecommendations:
+        user_ids, rules = serving.parse_users(body)
+        found = runtime.serving.recommend_to_each(user_ids, rules)
+        return wire.BatchRecommendations(
+            model_version=found[0].model_version,
+            lists=[wire.UserList.model_validate(each) for each in found],
+            request_id=str(uuid.uuid4()),
+            generated_at=clock.rfc3339(clock.now()),
+        )
+
+    return Json(await run_in_threadpool(answer))
+
+
+async def _body(request: Request) -> bytes:
+    return b"".join([part async for part in bodies.parts(request, limit=MAX_BODY_BYTES)])

@@ -172,35 +172,6 @@ class Catalogue:
         with rows.lock:
             return rows.akin(categories)
 
-    def filter(
-        self, categories: Collection[str], where: Sequence[Condition], *, moment: int
-    ) -> Callable[[str], bool]:
-        """Return a function that says of an id whether the item may be in a list.
-
-        Parameters
-        ----------
-        categories, where
-            As of `Shelf.listable`.
-        moment : int
-
-        Raises
-        ------
-        NotFoundError
-            As of `Shelf.listable`.
-        """
-        rows = self._rows
-        if not (categories or where):
-            return lambda item_id: rows.is_available(item_id, moment)
-        with rows.lock:
-            is_listable = rows.are_matching(np.arange(rows.n_places), categories, where)
-        # What the catalogue does not have stands at place -1, behind all others.
-        is_listable = np.append(is_listable, False)
-
-        def is_in(item_id: str) -> bool:
-            return bool(is_listable[rows.place_of(item_id)]) and rows.is_available(item_id, moment)
-
-        return is_in
-
     def new_since(self, moment: int) -> list[str]:
         """Return the items that are new since a moment, ascending, available yet or not.
 

@@ -2,23 +2,19 @@
 
 from reckeeper.events.database import Accepted, DatabaseWriter
 from reckeeper.events.message import (
-    History,
     Message,
     Parsed,
     RefusedRow,
     parse,
-    parse_history,
     validate,
 )
 
 __all__ = [
     "Accepted",
     "DatabaseWriter",
-    "History",
     "Message",
     "Parsed",
     "RefusedRow",
     "parse",
-    "parse_history",
     "validate",
 ]

@@ -1,5 +1,7 @@
 """The active model in memory: hot swap, histories, lists, and how two versions' lists differ."""
 
+from reckeeper.serving.answers import Recommendation, Recommendations
+from reckeeper.serving.asked import MAX_USERS, Told, parse_history, parse_users
 from reckeeper.serving.checking import check
 from reckeeper.serving.finished import FinishedList, FinishedLists, ListState
 from reckeeper.serving.histories import Everybody
@@ -7,17 +9,26 @@ from reckeeper.serving.live import (
     RETRY_SECONDS,
     SILENCE_SECONDS,
     STOP_SECONDS,
-    Recommendation,
-    Recommendations,
     Serving,
 )
 from reckeeper.serving.newer import Newer
 from reckeeper.serving.popular import PopularItems
 from reckeeper.serving.readiness import Problem, Readiness
-from reckeeper.serving.rules import Rules
+from reckeeper.serving.rules import (
+    MAX_CATEGORIES,
+    MAX_LENGTH,
+    MAX_NAMED,
+    MAX_OFFSET,
+    Rules,
+)
 from reckeeper.serving.version_comparison import compare as compare_versions
 
 __all__ = [
+    "MAX_CATEGORIES",
+    "MAX_LENGTH",
+    "MAX_NAMED",
+    "MAX_OFFSET",
+    "MAX_USERS",
     "RETRY_SECONDS",
     "SILENCE_SECONDS",
     "STOP_SECONDS",
@@ -33,6 +44,9 @@ __all__ = [
     "Recommendations",
     "Rules",
     "Serving",
+    "Told",
     "check",
     "compare_versions",
+    "parse_history",
+    "parse_users",
 ]

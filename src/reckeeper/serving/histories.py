@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from reckeeper import clock, matrix, storage
 from reckeeper.policy import PolicyWatch
 from reckeeper.registry import ActiveModel
+from reckeeper.serving.asked import UNTYPED, Told
 from reckeeper.snapshot import Origin, Rows, Snapshot
 
 
@@ -74,19 +75,27 @@ class UserHistories:
         """Return the history of a user in the table."""
         return self._past(self._of_batch(storage.interactions.of_user(connection, user_id)))
 
-    def unknown_in(self, past: "Past") -> list[str]:
-        """Return the items of a history that the version does not know."""
+    def told(self, told: Told) -> "Past":
+        """Return the history that a request tells; without times none of it is old."""
+        return self._past(self._of_batch(told.batch()), has_times=told.has_times)
+
+    def unknown_in(self, past: "Past", *, include_seen: bool = False) -> list[str]:
+        """Return the items of a history that the version does not know.
+
+        With `include_seen` those alone that weigh nothing: dismissed, or seen without taste.
+        """
         in_snapshot = [] if self.snapshot is None else self.snapshot.items
         n_named = self._n_own + self._n_others
+        others = past.others[past.other_weights <= 0] if include_seen else past.others
         return [
             past.names[key] if key >= n_named else in_snapshot[key - self._n_own]
-            for key in past.others.tolist()
+            for key in others.tolist()
         ]
 
     @property
     def _type_weights(self) -> Mapping[str, float]:
         weights: Mapping[str, float] | None = self._model.artifact.metadata.data.get("weights")
-        return self._policy.weights() if weights is None else weights
+        return {**(self._policy.weights() if weights is None else weights), UNTYPED: 1.0}
 
     def _of_rows(self, snapshot: Snapshot, rows: Rows) -> "_Entries":
         weights = self._type_weights
@@ -126,9 +135,9 @@ class UserHistories:
         other = None if self.snapshot is None else self.snapshot.items.find(item_id)
         return self._n_own + (self._n_others + place if other is None else other)
 
-    def _past(self, entries: "_Entries") -> "Past":
+    def _past(self, entries: "_Entries", *, has_times: bool = True) -> "Past":
         metadata = self._model.artifact.metadata
-        data = metadata.data
+        data = metadata.data if has_times else {}
         summed = matrix.sum_row(
             entries.keys,
             weight=entries.weight,
@@ -140,8 +149,14 @@ class UserHistories:
             max_interactions_per_user=data.get("max_interactions_per_user"),
         )
         latest_at = int(entries.occurred_at.max()) if len(entries.keys) else 0
-        others = summed.keys[summed.keys >= self._n_own]
-        return Past(_as_history(summed, n_items=self._n_own), latest_at, others, entries.names)
+        is_other = summed.keys >= self._n_own
+        return Past(
+            _as_history(summed, n_items=self._n_own),
+            latest_at,
+            summed.keys[is_other],
+            summed.weights[is_other],
+            entries.names,
+        )
 
 
 class Everybody:
@@ -213,13 +228,14 @@ class Everybody:
 class Past:
     """A history of one row, and when its latest interaction occurred, whatever it weighs.
 
-    `others` are the numbers of its items that the version does not know, of which `names` has
-    those that the snapshot does not have either: see `UserHistories.unknown_in`.
+    `others` are the numbers of its items that the version does not know, with their weights, of
+    which `names` has those that the snapshot does not have either: see `UserHistories.unknown_in`.
     """
 
     history: matrix.Histories
     latest_at: int
     others: np.ndarray
+    other_weights: np.ndarray
     names: Mapping[int, str]
 
     def is_later_than(self, moment: int | None) -> bool:

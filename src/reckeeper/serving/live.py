@@ -2,37 +2,37 @@
 
 import contextlib
 import dataclasses
-import itertools
 import threading
 import time
-import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from reckeeper import clock, snapshot, storage
-from reckeeper.catalogue import Catalogue, Shelf
+from reckeeper.catalogue import Catalogue
 from reckeeper.errors import (
     ArtifactError,
     NoModelError,
     NotFoundError,
     StorageError,
 )
-from reckeeper.matrix import Histories, IdIndex
+from reckeeper.matrix import IdIndex
 from reckeeper.periodic import Periodic
 from reckeeper.policy import PolicyWatch
-from reckeeper.ranking import Lists, Ranker
 from reckeeper.registry import ActiveModel, Registry
+from reckeeper.serving.answers import Answers, LoadedModel, Recommendations
+from reckeeper.serving.asked import Told
 from reckeeper.serving.finished import ListState
-from reckeeper.serving.histories import Past, UserHistories, history_of_items
+from reckeeper.serving.histories import Past, UserHistories
 from reckeeper.serving.newer import Newer
-from reckeeper.serving.popular import Board, PopularItems
+from reckeeper.serving.popular import PopularItems
+from reckeeper.serving.previews import Previews
 from reckeeper.serving.readiness import Problem, Readiness
+from reckeeper.serving.rules import Rules
 from reckeeper.telemetry import (
     MODEL_SWAPS,
-    RECOMMENDATIONS,
     SERVED_QUALITY,
     SERVED_VERSION,
     get_logger,
@@ -54,51 +54,6 @@ STOP_SECONDS = 2.0
 """How long a stop waits for a database that does not answer."""
 
 _log = get_logger(__name__)
-
-_numbers = itertools.count()
-"""Numbers of what is loaded: the same version may be loaded again."""
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One item of a list; `title` and `attributes` come from the catalogue."""
-
-    rank: int
-    item_id: str
-    score: float
-    title: str | None
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Recommendations:
-    """A list for a user, or for a history that a request gives.
-
-    Attributes
-    ----------
-    user_id : str or None
-    model_version : int or None
-        The version that answered; None where there is none yet.
-    strategy : str
-        ``model``: from the user's row as it was trained. ``fold_in``: from
-        that row and interactions that are newer than the model, or from the
-        history given. ``popular``:
-        the most popular items, since nothing is known about the user, the
-        recipe gives everybody the same, or there is no version yet.
-    items : list of Recommendation
-        Best first, without the items of the user's history.
-    request_id : str
-        Names this answer.
-    generated_at : int
-        Microseconds since 1970-01-01 UTC.
-    """
-
-    user_id: str | None
-    model_version: int | None
-    strategy: str
-    items: list[Recommendation]
-    request_id: str
-    generated_at: int
 
 
 class Serving:
@@ -150,8 +105,10 @@ class Serving:
         self._popular = popular or PopularItems(
             database, policy, self._catalogue, every_seconds=every_seconds
         )
+        self._answers = Answers(self._catalogue)
+        self._previews = Previews(registry, self._catalogue, policy, self._popular)
         self._without_model = self._popular.board(IdIndex([]), np.empty(0), is_whole=False)
-        self._loaded: _Loaded | None = None
+        self._loaded: LoadedModel | None = None
         self._expected: ActiveModel | None = None
         self._problem: Problem | None = None
         self._retry_at = 0.0
@@ -228,6 +185,7 @@ class Serving:
         memory goes on serving, or else the newest sound one, and the load is
         tried again every few seconds.
         """
+        self._previews.let_go()
         with self._refreshing:
             active = self._look()
             problem = self._problem
@@ -272,7 +230,7 @@ class Serving:
     def _take(self, model: ActiveModel) -> None:
         """Answer from a model from now on."""
         histories = self._histories(model)
-        loaded = _Loaded.of(model, self._catalogue, histories, self._popular)
+        loaded = LoadedModel.of(model, self._catalogue, histories, self._popular)
         self._popular.follow(loaded.board)
         self._loaded = loaded
         self._file_state = self._registry.versions.file_state(model.version)
@@ -336,30 +294,61 @@ class Serving:
             serving=self.version,
         )
 
-    def recommend(self, user_id: str, *, n: int) -> Recommendations:
+    def recommend(self, user_id: str, rules: Rules) -> Recommendations:
         """Recommend items to a user; while no version is active, the most popular ones.
 
         Parameters
         ----------
         user_id : str
             Known or not.
-        n : int
-            Length of the list, at least 1; fewer when the catalogue of the
-            model has no more that the user has not seen.
+        rules : Rules
+            The list is shorter than they ask for where no more items are left that they let in.
 
         Raises
         ------
         NoModelError
             The active version cannot be loaded.
+        NotFoundError
+            There is no such version, or no item in a category that the rules name.
+        ArtifactError
+            The version that the rules name cannot be loaded.
         """
-        loaded = self._in_memory()
+        (answer,) = self.recommend_to_each([user_id], rules)
+        return answer
+
+    def recommend_to_each(self, user_ids: Sequence[str], rules: Rules) -> list[Recommendations]:
+        """Recommend items to users, to each as `recommend` does, all by one version.
+
+        The database is read once, for those whose history is not in memory.
+
+        Parameters
+        ----------
+        user_ids : sequence of str
+            Each comes once.
+        rules : Rules
+
+        Raises
+        ------
+        NoModelError, NotFoundError, ArtifactError
+            As of `recommend`.
+        """
+        loaded = self._answering(rules.version)
         if loaded is None:
             self._popular.refresh()
             with self._database.read() as connection:
-                seen = self._popular.seen_by(connection, user_id)
-            return self._most_popular(self._without_model, seen, user_id=user_id, n=n)
-        past, has_newer = self._at_hand(loaded, user_id) or self._asked_for(loaded, user_id)
-        return self._personal(loaded, past, has_newer=has_newer, user_id=user_id, n=n)
+                found = [storage.interactions.of_user(connection, each) for each in user_ids]
+            return [
+                self._without_model_from(history, rules, user_id=user_id)
+                for user_id, history in zip(user_ids, found, strict=True)
+            ]
+        pasts = {each: past for each in user_ids if (past := self._at_hand(loaded, each))}
+        missing = [user_id for user_id in user_ids if user_id not in pasts]
+        if missing:
+            with self._database.read() as connection:
+                pasts |= {each: self._asked_for(connection, loaded, each) for each in missing}
+        return self._answers.from_histories(
+            loaded, [pasts[user_id] for user_id in user_ids], rules, user_ids=user_ids
+        )
 
     def state_for(self, user_id: str) -> ListState | None:
         """Return what a list for a user depends on beside what was asked for.
@@ -374,7 +363,7 @@ class Serving:
         own = loaded.number, newer, standing.revision, standing.since, self._policy.revision
         return ListState(own, loaded.board.ranking.number)
 
-    def recommend_at_once(self, user_id: str, *, n: int) -> Recommendations | None:
+    def recommend_at_once(self, user_id: str, rules: Rules) -> Recommendations | None:
         """Recommend as `recommend` does; None where the database must be asked, or it takes long.
 
         For the thread that all requests share.
@@ -383,22 +372,37 @@ class Serving:
         found = None if loaded is None else self._at_hand(loaded, user_id)
         if loaded is None or found is None or found[0].history.weights.nnz > _SHORT:
             return None
-        past, has_newer = found
-        return self._personal(loaded, past, has_newer=has_newer, user_id=user_id, n=n)
+        (answer,) = self._answers.from_histories(loaded, [found], rules, user_ids=[user_id])
+        return answer
 
-    def _personal(
-        self, loaded: "_Loaded", past: Past, *, has_newer: bool, user_id: str, n: int
+    def recommend_from(self, told: Told, rules: Rules) -> Recommendations:
+        """Recommend items to whoever has done this; nothing is looked up and nothing stored.
+
+        Parameters
+        ----------
+        told : Told
+        rules : Rules
+
+        Raises
+        ------
+        NoModelError, NotFoundError, ArtifactError
+            As of `recommend`.
+        """
+        loaded = self._answering(rules.version)
+        if loaded is None:
+            self._popular.refresh()
+            return self._without_model_from(told.batch(), rules, user_id=None)
+        past = loaded.histories.told(told)
+        (answer,) = self._answers.from_histories(loaded, [(past, True)], rules, user_ids=[None])
+        return answer
+
+    def _without_model_from(
+        self, history: pa.RecordBatch, rules: Rules, *, user_id: str | None
     ) -> Recommendations:
-        return self._answer(
-            loaded,
-            past.history,
-            user_id=user_id,
-            strategy="fold_in" if has_newer else "model",
-            n=n,
-            unknown=lambda: loaded.histories.unknown_in(past),
-        )
+        unlisted = self._popular.unlisted(history, include_seen=rules.include_seen)
+        return self._answers.from_popular(self._without_model, unlisted, rules, user_id=user_id)
 
-    def _at_hand(self, loaded: "_Loaded", user_id: str) -> tuple[Past, bool] | None:
+    def _at_hand(self, loaded: LoadedModel, user_id: str) -> tuple[Past, bool] | None:
         """Return a history, and whether it has what is newer than the model, from memory.
 
         None where the database must be asked.
@@ -417,21 +421,22 @@ class Serving:
         has_newer = last > model.watermark and past.is_later_than(model.seen_until)
         return past, has_newer or loaded.histories.is_left_out(user_id)
 
-    def _asked_for(self, loaded: "_Loaded", user_id: str) -> tuple[Past, bool]:
+    def _asked_for(
+        self, connection: storage.Connection, loaded: LoadedModel, user_id: str
+    ) -> tuple[Past, bool]:
         """Return the same from the database."""
         model, histories = loaded.model, loaded.histories
-        with self._database.read() as connection:
-            has_newer = (
-                histories.is_left_out(user_id)
-                or storage.interactions.has_later(
-                    connection, user_id, after=model.watermark, later_than=model.seen_until
-                )
-                or storage.merges.has_since(connection, user_id, model.artifact.metadata.trained_at)
+        has_newer = (
+            histories.is_left_out(user_id)
+            or storage.interactions.has_later(
+                connection, user_id, after=model.watermark, later_than=model.seen_until
             )
-            origin = histories.origin
-            if origin is None or not self._is_as_in_snapshot(user_id, origin):
-                return histories.in_table(connection, user_id), has_newer
-            newer = storage.interactions.of_user(connection, user_id, after=origin.watermark)
+            or storage.merges.has_since(connection, user_id, model.artifact.metadata.trained_at)
+        )
+        origin = histories.origin
+        if origin is None or not self._is_as_in_snapshot(user_id, origin):
+            return histories.in_table(connection, user_id), has_newer
+        newer = storage.interactions.of_user(connection, user_id, after=origin.watermark)
         return histories.in_snapshot(user_id, newer=newer), has_newer
 
     def _is_as_in_snapshot(self, user_id: str, origin: snapshot.Origin) -> bool:
@@ -441,102 +446,14 @@ class Serving:
             is not None
         )
 
-    def recommend_from(
-        self, item_ids: Sequence[str], occurred_at: Sequence[int], *, n: int
-    ) -> Recommendations:
-        """Recommend items to whoever has done this; nothing is looked up and nothing stored.
+    def _answering(self, version: int | None) -> LoadedModel | None:
+        """Return the version in memory, or another one for a preview; None while there is none."""
+        loaded = self._in_memory() if version is None else self._loaded
+        if version is None or (loaded is not None and loaded.version == version):
+            return loaded
+        return self._previews.get(version, None if loaded is None else loaded.histories.snapshot)
 
-        Parameters
-        ----------
-        item_ids, occurred_at
-            As of `history_of_items`.
-        n : int
-            As of `recommend`.
-
-        Raises
-        ------
-        NoModelError
-            The active version cannot be loaded.
-        """
-        loaded = self._in_memory()
-        if loaded is None:
-            self._popular.refresh()
-            return self._most_popular(self._without_model, item_ids, user_id=None, n=n)
-        history = history_of_items(loaded.model.artifact.items, item_ids, occurred_at)
-        return self._answer(
-            loaded, history, user_id=None, strategy="fold_in", n=n, unknown=lambda: item_ids
-        )
-
-    def _answer(
-        self,
-        loaded: "_Loaded",
-        history: Histories,
-        *,
-        user_id: str | None,
-        strategy: str,
-        n: int,
-        unknown: Callable[[], Iterable[str]],
-    ) -> Recommendations:
-        """Rank a history and describe the items; `strategy` is what a list of its own is called.
-
-        Where the history tells the model nothing, the list is what is popular now: without its
-        items, and without those that the model does not know, which `unknown` returns.
-        """
-        model = loaded.model
-        listable = loaded.shelf.at(clock.now()).is_available
-        lists = loaded.ranker.rank(history, k=n, listable=listable)
-        if lists.is_popular[0]:
-            ids = model.artifact.items.ids
-            seen = {*unknown(), *(ids[index] for index in history.weights.indices.tolist())}
-            return self._most_popular(
-                loaded.board, seen, user_id=user_id, n=n, version=model.version
-            )
-        return self._described(
-            _named(lists, model), user_id=user_id, version=model.version, strategy=strategy
-        )
-
-    def _most_popular(
-        self,
-        board: Board,
-        seen: Collection[str],
-        *,
-        user_id: str | None,
-        n: int,
-        version: int | None = None,
-    ) -> Recommendations:
-        ranking = board.ranking
-        listable = ranking.shelf.at(clock.now()).is_available
-        best = ranking.best(n, user_id=user_id, listable=listable, seen=seen)
-        ids = [ranking.ids[index] for index in best.tolist()]
-        named = list(zip(ids, ranking.scores[best].tolist(), strict=True))
-        return self._described(named, user_id=user_id, version=version, strategy="popular")
-
-    def _described(
-        self,
-        named: Sequence[tuple[str, float]],
-        *,
-        user_id: str | None,
-        version: int | None,
-        strategy: str,
-    ) -> Recommendations:
-        """Return the answer with ids and scores of some items, the best first."""
-        RECOMMENDATIONS.labels(strategy).inc()
-        described = self._catalogue.describe(item_id for item_id, _ in named)
-        return Recommendations(
-            user_id=user_id,
-            model_version=version,
-            strategy=strategy,
-            items=[
-                Recommendation(rank, item_id, score, item.title, item.attributes)
-                for rank, ((item_id, score), item) in enumerate(
-                    zip(named, described, strict=True), start=1
-                )
-            ],
-            request_id=str(uuid.uuid4()),
-            generated_at=clock.now(),
-        )
-
-    def _in_memory(self) -> "_Loaded | None":
+    def _in_memory(self) -> LoadedModel | None:
         problem, loaded = self._problem, self._loaded  # in the order in which they are set
         if loaded is None and problem is not None:
             raise NoModelError(problem.sentence, action=problem.action)
@@ -554,14 +471,6 @@ class Serving:
         return active
 
 
-def _named(lists: Lists, model: ActiveModel) -> list[tuple[str, float]]:
-    """Return ids and scores of the first list."""
-    is_item = lists.item_index[0] >= 0
-    ids = model.artifact.items.ids
-    item_ids = [ids[index] for index in lists.item_index[0, is_item].tolist()]
-    return list(zip(item_ids, lists.scores[0, is_item].tolist(), strict=True))
-
-
 def _report_quality(metrics: Mapping[str, Any] | None) -> None:
     """Show NDCG and hit rate, as a model's file has them; it may be anybody's."""
     SERVED_QUALITY.tell(
@@ -573,27 +482,3 @@ def _report_quality(metrics: Mapping[str, Any] | None) -> None:
             if isinstance(figures.get(figure), (int, float))
         }
     )
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    model: ActiveModel
-    histories: UserHistories
-    ranker: Ranker
-    shelf: Shelf
-    board: Board
-    number: int
-
-    @classmethod
-    def of(
-        cls,
-        model: ActiveModel,
-        catalogue: Catalogue,
-        histories: UserHistories,
-        popular: PopularItems,
-    ) -> "_Loaded":
-        artifact = model.artifact
-        ranker = Ranker.of(artifact.model, artifact)
-        shelf = catalogue.shelf(artifact.items.ids, artifact.items.find)
-        board = popular.board(artifact.items, ranker.popular(), is_whole=ranker.is_shared)
-        return cls(model, histories, ranker, shelf, board, next(_numbers))

@@ -12,6 +12,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import pyarrow as pa
 
 from reckeeper import clock, matrix, storage
 from reckeeper.catalogue import Catalogue, Shelf
@@ -19,6 +20,7 @@ from reckeeper.errors import ReckeeperError
 from reckeeper.matrix import IdIndex
 from reckeeper.periodic import Periodic
 from reckeeper.policy import Policy, PolicyWatch, RecommendationPolicy
+from reckeeper.serving.asked import UNTYPED
 
 N_LATEST = 200_000
 """How many interactions are counted, the latest: a count of more would take seconds."""
@@ -129,10 +131,22 @@ class PopularItems:
             if self._state is not None:
                 board.hold(self._state)
 
-    def seen_by(self, connection: storage.Connection, user_id: str) -> list[str]:
-        """Return the items that a user has seen, liked or not."""
-        history = storage.interactions.of_user(connection, user_id)
-        return matrix.build([history], type_weights=self._policy.weights()).items.ids
+    def unlisted(self, history: pa.RecordBatch, *, include_seen: bool) -> list[str]:
+        """Return the items of a history that must not be listed.
+
+        All that were seen, or those alone that were dismissed or seen without taste.
+
+        Parameters
+        ----------
+        history : pyarrow.RecordBatch
+            Of one user, as of `storage.interactions.of_user` or `Told.batch`.
+        include_seen : bool
+        """
+        row = matrix.build([history], type_weights={**self._policy.weights(), UNTYPED: 1.0})
+        if not include_seen:
+            return row.items.ids
+        is_negative = row.weights.data <= 0
+        return [row.items.ids[index] for index in row.weights.indices[is_negative].tolist()]
 
     def state(self) -> "_State":
         """Return what boards are made of."""

@@ -9,13 +9,8 @@ are made here. Importing this needs pydantic alone.
 from .events import (
     Demo,
     DemoCleared,
-    HistoryItem,
-    HistoryRecommendations,
-    HistoryRequest,
     Interaction,
     InteractionList,
-    RecommendationList,
-    RecommendedItem,
     Refused,
     SendAnswer,
     StoredInteraction,
@@ -77,6 +72,17 @@ from .oversight import (
     TuningChange,
 )
 from .people import Merge, MergeRequest
+from .recommendations import (
+    BatchRecommendations,
+    BatchRequest,
+    HistoryItem,
+    HistoryRecommendations,
+    HistoryRequest,
+    ListRules,
+    RecommendationList,
+    RecommendedItem,
+    UserList,
+)
 from .verdicts import (
     AppliedPromotion,
     DailyRate,
@@ -128,6 +134,8 @@ __all__ = [
     "AuditCheck",
     "AuditEntry",
     "AuditPage",
+    "BatchRecommendations",
+    "BatchRequest",
     "Beside",
     "BestSoFar",
     "Cause",
@@ -168,6 +176,7 @@ __all__ = [
     "JobRequest",
     "JsonObject",
     "KnownUsers",
+    "ListRules",
     "ListedJob",
     "Liveness",
     "MadeOn",
@@ -218,6 +227,7 @@ __all__ = [
     "Tuning",
     "TuningChange",
     "TuningProgress",
+    "UserList",
     "Verdict",
     "VerdictSummary",
     "Versus",

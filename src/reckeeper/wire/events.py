@@ -1,6 +1,6 @@
-"""Interactions, watchlists, recommendations and the demo data."""
+"""Interactions, watchlists and the demo data."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
@@ -99,58 +99,6 @@ class Watchlist(Done):
 
     user_id: str
     items: list[WatchlistItem]
-
-
-class HistoryItem(Request):
-    """An item of a history that a request gives, and when it was done."""
-
-    item_id: Id = Field(description="String of 1 to 256 characters, or an integer.")
-    occurred_at: Time | None = Field(
-        default=None,
-        exclude_if=is_none,
-        description="RFC 3339 with an offset; of all items or of none.",
-    )
-
-
-class HistoryRequest(Request):
-    """What somebody has done, for recommendations that follow from it; nothing is stored."""
-
-    history: list[Id | HistoryItem] = Field(
-        max_length=10_000,
-        description="Ids of items, the oldest first; or items with their times, in any order.",
-    )
-    n: Annotated[int, Field(ge=1, le=1000)] = Field(default=10, description="Length of the list.")
-
-
-class RecommendedItem(Answer):
-    """An item of a recommendation list."""
-
-    rank: int
-    item_id: str
-    score: float
-    title: str | None
-    attributes: JsonObject
-
-
-class RecommendationList(Done):
-    """Recommendations for a user; `strategy` says how they were made."""
-
-    user_id: str
-    model_version: int | None = Field(description="The version that answered; null: none yet.")
-    strategy: Literal["model", "fold_in", "popular"]
-    items: list[RecommendedItem]
-    request_id: str
-    generated_at: Time
-
-
-class HistoryRecommendations(Done):
-    """Recommendations from a history; `strategy` says how they were made."""
-
-    model_version: int | None = Field(description="The version that answered; null: none yet.")
-    strategy: Literal["fold_in", "popular"]
-    items: list[RecommendedItem]
-    request_id: str
-    generated_at: Time
 
 
 class Demo(Done):

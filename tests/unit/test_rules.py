@@ -1,0 +1,379 @@
+"""What is asked of lists holds before they are cut, in every combination and on every path."""
+
+import json
+import shutil
+from urllib.parse import quote
+
+import hypothesis
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import strategies as st
+from tests.conftest import settings_in
+
+from reckeeper import catalogue, clock, storage
+from reckeeper.api.app import create_app
+from reckeeper.catalogue import Catalogue
+from reckeeper.errors import ArtifactError, NotFoundError
+from reckeeper.policy import PolicyWatch
+from reckeeper.policy import store as store_policy
+from reckeeper.serving import Rules, Serving, Told, previews
+from reckeeper.storage import Item
+
+USERS = ("u03", "u08", "newer", "nobody")
+ITEMS = [f"i{number}" for number in range(9)]
+CATALOGUE = {
+    "i0": Item("i0", None, {"price": 5, "language": "fr", "tags": ["a", "b"]}, ("film",)),
+    "i1": Item("i1", None, {"price": 7.5, "language": "de"}, ("film", "new")),
+    "i2": Item("i2", None, {"price": 20, "language": ["fr", "de"], "tags": []}, ("book",)),
+    "i3": Item("i3", None, {"price": "7", "tags": ["b"]}, ()),
+    "i4": Item("i4", None, {}, ("new",), available=False),
+    "i5": Item("i5", None, {"price": 9, "language": "fr"}, ("book", "new")),
+    "i6": Item("i6", None, {"price": 6, "tags": ["a"], "language": True}, ("film",)),
+    "unheard of": Item("unheard of", None, {"price": 8, "language": "fr"}, ("film",)),
+}
+
+WHERE = st.fixed_dictionaries(
+    {},
+    optional={
+        "price": st.sampled_from([{"min": 6}, {"max": 7.5}, {"min": 5, "max": 8}, 9, ["7", 20]]),
+        "language": st.sampled_from(["fr", ["de", "en"], ["fr", "de"], True]),
+        "tags": st.sampled_from(["a", ["a", "b"], "c"]),
+    },
+)
+RULES = st.builds(
+    Rules,
+    n=st.integers(1, 12),
+    offset=st.integers(0, 6),
+    exclude=st.frozensets(st.sampled_from([*ITEMS, "nothing"]), max_size=4),
+    allow=st.none() | st.frozensets(st.sampled_from([*ITEMS, "nothing"]), min_size=1),
+    categories=st.just(frozenset()) | st.frozensets(st.sampled_from(["film", "book", "new"])),
+    where=st.just(()) | WHERE.map(catalogue.conditions_of),
+    include_seen=st.booleans(),
+)
+
+
+@pytest.fixture
+def begin(database, registry, settings, taste, add):
+    """Return a function that makes a `Serving`, which looks at nothing by itself."""
+    with database.write() as connection:
+        storage.items.put(connection, CATALOGUE.values())
+    kept = Catalogue(database, every_seconds=60)
+    kept.refresh()
+    evenly = {"recommendations": {"popularity_half_life_days": None}}
+    store_policy(database, settings, evenly, actor="test")
+    policy = PolicyWatch(database, settings)
+    policy.start()
+
+    def start():
+        serving = Serving(database, registry, policy, every_seconds=60, catalogue=kept)
+        serving.refresh()
+        return serving
+
+    yield start
+    policy.stop()
+
+
+@pytest.fixture
+def activate(registry, train):
+    def act():
+        version = train()
+        registry.switch.activate(registry.versions.load(version), actor="test")
+        return version
+
+    return act
+
+
+def do_more(add):
+    """Add what some users did since: they come back to items, dislike some, see some idly."""
+    now = clock.now()
+    add(("newer", "i0"), ("newer", "i5"), ("newer", "i1", "dismiss"), ("newer", "i2", "click", 0))
+    add(("u08", "i7", "dismiss", 1.0, now), ("u08", "unheard of", "click", 1.0, now + 1))
+    return {"newer": {"i1", "i2"}, "u08": {"i7"}}
+
+
+def brute(whole, seen, rules):
+    """Take what the rules let in from a whole list, item by item, and cut the page."""
+
+    def is_in(item_id):
+        item = CATALOGUE.get(item_id, Item(item_id, None, {}))
+        return (
+            item.available
+            and item_id not in rules.exclude
+            and (rules.allow is None or item_id in rules.allow)
+            and (not rules.categories or bool(rules.categories & set(item.categories)))
+            and all(each.is_met_by(item.attributes.get(each.attribute)) for each in rules.where)
+            and (rules.include_seen or item_id not in seen)
+        )
+
+    left = [(item_id, score) for item_id, score in whole if is_in(item_id)]
+    return left[rules.offset : rules.offset + rules.n]
+
+
+def listed(answer):
+    return [(item.item_id, item.score) for item in answer.items]
+
+
+def pairs(answer):
+    return [(item["item_id"], item["score"]) for item in answer["items"]]
+
+
+def assert_same(found, expected):
+    assert [item_id for item_id, _ in found] == [item_id for item_id, _ in expected]
+    assert [score for _, score in found] == pytest.approx([score for _, score in expected])
+
+
+@pytest.mark.parametrize("has_model", [True, False])
+def test_every_combination_of_rules_gives_what_a_plain_filter_leaves(
+    has_model, begin, activate, add, taste
+):
+    if has_model:
+        activate()
+    serving = begin()
+    negative = do_more(add)
+    whole, seen = {}, {}
+    for user_id in USERS:
+        everything = serving.recommend(user_id, Rules(n=1000, include_seen=True))
+        whole[user_id] = listed(everything)
+        seen[user_id] = {item for user, item in taste if user == user_id}
+        known = {*ITEMS, *(["unheard of"] if everything.strategy == "popular" else [])}
+        without = negative.get(user_id, set()) | {"i4"}
+        assert {item_id for item_id, _ in whole[user_id]} == known - without
+    seen["newer"] |= {"i0", "i5"}
+    seen["u08"] |= {"unheard of"}
+
+    @hypothesis.seed(17)
+    @hypothesis.given(rules=RULES)
+    def compare(rules):
+        expected = {each: brute(whole[each], seen[each], rules) for each in USERS}
+        batch = serving.recommend_to_each(USERS, rules)
+        for user_id, of_batch in zip(USERS, batch, strict=True):
+            answer = serving.recommend(user_id, rules)
+            assert_same(listed(answer), expected[user_id])
+            places = range(rules.offset + 1, rules.offset + 1 + len(answer.items))
+            assert [item.rank for item in answer.items] == list(places)
+            assert (of_batch.user_id, of_batch.strategy) == (user_id, answer.strategy)
+            assert_same(listed(of_batch), expected[user_id])
+
+    compare()
+
+
+def test_pages_join_to_the_whole_list(begin, activate, add):
+    activate()
+    serving = begin()
+    do_more(add)
+    for user_id in USERS:
+        rules = Rules(n=100, where=catalogue.conditions_of({"price": {"min": 0}}))
+        whole = serving.recommend(user_id, rules).items
+        pages = [
+            item
+            for offset in range(0, 12, 2)
+            for item in serving.recommend(user_id, Rules(2, offset, where=rules.where)).items
+        ]
+        assert pages == whole
+
+
+def test_a_history_in_a_request_may_have_types_and_weights(begin, activate, add):
+    activate()
+    serving = begin()
+    now = clock.now()
+    add(("same", "i0", "click", 2.0, now), ("same", "i1", "watchlist_add", 1.0, now + 1))
+    add(("same", "i3", "click", 1.0, now + 2), ("same", "i3", "dismiss", 1.0, now + 3))
+    add(("same", "i5", "click", 0.0, now + 4), ("same", "i0", "click", 1.0, now + 5))
+    told = Told(
+        ["i0", "i1", "i3", "i3", "i5", "i0"],
+        [now, now + 1, now + 2, now + 3, now + 4, now + 5],
+        has_times=True,
+        interaction_types=["click", "watchlist_add", "", "dismiss", "", ""],
+        weights=[2.0, 1.0, 1.0, 1.0, 0.0, 1.0],
+    )
+    for rules in (Rules(), Rules(include_seen=True)):
+        stored = listed(serving.recommend("same", rules))
+        assert_same(listed(serving.recommend_from(told, rules)), stored)
+        assert ("i0" in dict(stored)) == rules.include_seen
+        assert not {"i3", "i5"} & dict(stored).keys()
+
+
+# Previews
+
+
+def test_another_version_answers_and_the_active_one_stays(begin, activate, train, add, registry):
+    activate()
+    serving = begin()
+    before = serving.recommend("u03", Rules())
+    add(*[("u03", "i8") for _ in range(5)], *[(f"u{user}", "i8") for user in range(20, 40)])
+    preview = train()
+    of_first, of_second = (serving.recommend("u03", Rules(version=each)) for each in (1, preview))
+    assert (of_first.model_version, of_second.model_version) == (1, preview)
+    assert listed(of_second) != listed(before)
+    assert (of_first.strategy, of_second.strategy) == ("fold_in", "model")
+    assert (serving.version, registry.switch.active_version()) == (1, 1)
+    for ask in (
+        lambda rules: serving.recommend_from(Told(["i0"], [0]), rules),
+        lambda rules: serving.recommend_to_each(["u03"], rules)[0],
+    ):
+        assert ask(Rules(version=preview)).model_version == preview
+        assert ask(Rules()).model_version == 1
+        with pytest.raises(NotFoundError, match="There is no version 99"):
+            ask(Rules(version=99))
+
+
+def test_previews_are_few_and_go_with_their_files(
+    begin, activate, train, registry, settings, monkeypatch
+):
+    activate()
+    serving = begin()
+    loads = []
+    load = type(registry.versions).load
+    monkeypatch.setattr(
+        type(registry.versions), "load", lambda self, n: loads.append(n) or load(self, n)
+    )
+    others = [train() for _ in range(previews.MOST_KEPT + 1)]
+    loads.clear()
+    for version in [*others, *others[1:], *others[1:]]:
+        assert serving.recommend("u03", Rules(version=version)).model_version == version
+    assert loads == others
+    serving.refresh()
+    serving.recommend("u03", Rules(version=others[2]))
+    monkeypatch.setattr(previews, "KEPT_SECONDS", 0.0)
+    serving.refresh()
+    serving.recommend("u03", Rules(version=others[2]))
+    assert loads == [*others, others[2]]
+    registry.versions.delete(others[2], actor="test")
+    with pytest.raises(NotFoundError, match=f"There is no version {others[2]}"):
+        serving.recommend("u03", Rules(version=others[2]))
+    (settings.model_dir / f"model-{others[1]:06}.safetensors").write_bytes(b"no model")
+    with pytest.raises(ArtifactError, match=f"model-{others[1]:06}"):
+        serving.recommend("u03", Rules(version=others[1]))
+    assert serving.recommend("u03", Rules()).model_version == 1
+
+
+# What requests may not ask
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory, migrated):
+    """Return the API of an installation without a version, which no request of a test changes."""
+    settings = settings_in(tmp_path_factory.mktemp("refusing"))
+    shutil.copytree(migrated, settings.data_dir)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        client.post("/items", json=[{"item_id": "i0", "categories": ["film"]}])
+        yield client
+
+
+@pytest.fixture
+def client(settings, database, activate, taste):
+    with database.write() as connection:
+        storage.items.put(connection, CATALOGUE.values())
+    activate()
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield client
+
+
+def test_queries_and_bodies_ask_the_same(client):
+    rules = {
+        "n": 3,
+        "offset": 1,
+        "exclude": ["i1", "no such item"],
+        "allow": [*ITEMS, "i/🎬"],
+        "category": ["film", "book", "new"],
+        "where": {"price": {"min": 5, "max": 20}},
+        "include_seen": True,
+        "model": 1,
+    }
+    query = {**rules, "where": json.dumps(rules["where"])}
+    found = client.get("/recommendations/u03", params=query).json()
+    items = [item["item_id"] for item in found["items"]]
+    assert items
+    assert [item["rank"] for item in found["items"]] == [2, 3, 4][: len(items)]
+    batch = client.post("/recommendations/batch", json={"user_ids": ["u08", "u03"], **rules}).json()
+    assert batch.keys() == {"status", "model_version", "lists", "request_id", "generated_at"}
+    assert [each["user_id"] for each in batch["lists"]] == ["u08", "u03"]
+    assert_same(pairs(batch["lists"][1]), pairs(found))
+    told = client.post("/recommendations", json={"history": ["i0"], **rules}).json()
+    assert {item["item_id"] for item in told["items"]} <= {"i0", "i2", "i5", "i6"}
+    plain = [client.get("/recommendations/u03?n=10").json()["items"] for _ in range(2)]
+    assert plain[0] == plain[1] != found["items"]  # what was kept is of plain requests alone
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "status", "told"),
+    [
+        ("n", 0, 422, "n: "),
+        ("n", -1, 422, "n: "),
+        ("n", 10**9, 422, "n: "),
+        ("n", "ten", 422, "n: "),
+        ("offset", -1, 422, "offset: "),
+        ("offset", 10_001, 422, "offset: "),
+        ("exclude", ["a", ""], 422, "1 to 256 characters"),
+        ("exclude", ["x" * 10_000], 422, "1 to 256 characters"),
+        ("allow", ["\n"], 422, "control characters"),
+        ("category", ["films"], 404, "in the category 'films'. Did you mean 'film'?"),
+        ("category", ["film", "🎬/ x"], 404, "in the category '🎬/ x'"),
+        ("category", [str(n) for n in range(101)], 422, "category: "),
+        ("where", {"price": None}, 422, "where.price: must be a text"),
+        ("where", {"price": {"low": 1}}, 422, "there are min, max"),
+        ("where", [1], 422, "where: "),
+        ("include_seen", "perhaps", 422, "include_seen: "),
+        ("model", 0, 422, "model: "),
+        ("model", 10**30, 422, "model: "),
+        ("model", 7, 404, "There is no version 7"),
+        ("exclud", ["a"], 422, "exclude, allow, category, where, include_seen, model (did you"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_everywhere_in_the_same_way(
+    refusing, field, value, status, told
+):
+    query = json.dumps(value) if field == "where" else value
+    for answer in (
+        refusing.get("/recommendations/u03", params={field: query}),
+        refusing.post("/recommendations", json={"history": ["i0"], field: value}),
+        refusing.post("/recommendations/batch", json={"user_ids": ["u03"], field: value}),
+    ):
+        assert answer.status_code == status, answer.text
+        assert told in answer.json()["message"]
+
+
+def test_long_lists_of_items_are_refused_and_a_query_that_is_no_json(refusing):
+    named = [f"i{number}" for number in range(10_001)]
+    for field in ("exclude", "allow"):
+        answer = refusing.post("/recommendations", json={"history": [], field: named})
+        assert (answer.status_code, answer.json()["details"]) == (422, {"field": field})
+        assert "10000" in answer.json()["message"]
+        given = refusing.post("/recommendations", json={"history": [], field: named[:10_000]})
+        assert given.status_code == 200
+    assert refusing.post("/recommendations", json={"history": [], "allow": []}).status_code == 422
+    answer = refusing.get("/recommendations/u03?where=language=fr")
+    assert (answer.status_code, answer.json()["details"]) == (422, {"field": "where"})
+    assert "percent-encoded" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("user_ids", "details", "told"),
+    [
+        ([], {"field": "user_ids"}, "at least 1 item"),
+        (["u"] * 1001, {"field": "user_ids"}, "at most 1000 items"),
+        ("u1", {"field": "user_ids"}, "valid list"),
+        (["a", "b", "a"], {"field": "user_ids.2", "index": 2}, "'a' is there already, as number 0"),
+        (["7", 7], {"field": "user_ids.1", "index": 1}, "'7' is there already"),
+        (["a", ""], {"field": "user_ids.1", "index": 1}, "1 to 256 characters"),
+        (["a", None], {"field": "user_ids.1", "index": 1}, "must be a string or an integer"),
+        (["a" * 10_000], {"field": "user_ids.0", "index": 0}, "1 to 256 characters"),
+    ],
+)
+def test_bad_users_are_refused_with_their_index(refusing, user_ids, details, told):
+    answer = refusing.post("/recommendations/batch", json={"user_ids": user_ids})
+    assert (answer.status_code, answer.json()["details"]) == (422, details)
+    assert told in answer.json()["message"]
+
+
+def test_a_thousand_users_get_their_lists_in_one_request(client):
+    user_ids = ["u/ 🎬", *(f"u{number:02}" for number in range(999))]
+    lists = client.post("/recommendations/batch", json={"user_ids": user_ids, "n": 2}).json()[
+        "lists"
+    ]
+    assert [each["user_id"] for each in lists] == user_ids
+    for each in (lists[0], lists[4], lists[-1]):
+        path = "/recommendations/" + quote(each["user_id"], safe="")
+        alone = client.get(path, params={"n": 2}).json()
+        assert_same(pairs(alone), pairs(each))
+        assert alone["strategy"] == each["strategy"]
