@@ -68,6 +68,7 @@ def test_it_is_trained_tuned_judged_stored_and_served(
     serving.check(model)
     registry.switch.activate(model, actor="test")
     policy = PolicyWatch(database, settings)
+    policy.refresh()
     ours = serving.Serving(database, registry, policy, every_seconds=settings.poll_seconds)
     ours.refresh()
     answer = ours.recommend("u001", serving.Rules(n=8))

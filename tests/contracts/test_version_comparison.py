@@ -152,6 +152,7 @@ def test_lists_are_those_that_are_served(add, taste, train, registry, database, 
     second = train()
     models = [registry.versions.load(version) for version in (first, second)]
     policy = PolicyWatch(database, settings)
+    policy.refresh()
     with database.read() as connection:
         installation_id = storage.installation.id_of(connection)
         mapped = snapshot.opened(settings.model_dir, installation_id=installation_id)
