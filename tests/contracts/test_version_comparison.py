@@ -12,6 +12,7 @@ from reckeeper.artifact import Artifact, Metadata
 from reckeeper.errors import DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.policy import PolicyWatch
+from reckeeper.policy import store as store_policy
 from reckeeper.recipes import recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.registry import ActiveModel
@@ -151,6 +152,9 @@ def test_lists_are_those_that_are_served(add, taste, train, registry, database, 
     add(("stranger", "i99"))  # what nobody else has tells nothing: shown is what is popular
     second = train()
     models = [registry.versions.load(version) for version in (first, second)]
+    # Popular counts without age, as the versions have them; by age the server alone counts.
+    evenly = {"recommendations": {"popularity_half_life_days": None}}
+    store_policy(database, settings, evenly, actor="test")
     policy = PolicyWatch(database, settings)
     policy.refresh()
     with database.read() as connection:
