@@ -11,7 +11,7 @@
     ├── ConflictError          conflict             not now: something else stands in the way
     │   ├── JobRunningError    job_running          a training job runs already
     │   ├── PinnedError        pinned               the active version is pinned
-    │   └── MemoryLimitError   not_enough_memory    a training would not fit into memory
+    │   └── MemoryLimitError   not_enough_memory    a training or a version would not fit
     ├── StorageError           storage_failed       the database did not do what was asked
     │   └── SchemaError        schema_mismatch      the database has another schema
     ├── ArtifactError          damaged_artifact     a model file is missing or not sound
@@ -170,7 +170,7 @@ class PinnedError(ConflictError):
 
 
 class MemoryLimitError(ConflictError):
-    """A training would not fit into the memory that is left; nothing was started."""
+    """A training or a version would not fit into the memory that is left; nothing was done."""
 
     code = "not_enough_memory"
 

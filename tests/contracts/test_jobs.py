@@ -190,7 +190,7 @@ def test_one_user_is_too_little(train, add, settings, registry):
     with pytest.raises(NotEnoughDataError, match=r"1 user\(s\) with 2 item\(s\)"):
         train()
     assert registry.versions.all() == []
-    assert not settings.model_dir.exists()
+    assert registry.store.versions() == set()
 
 
 def test_a_killed_process_is_an_interrupted_job_and_the_next_one_runs(

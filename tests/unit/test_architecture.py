@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "recipes": {"clock", "errors", "matrix", "linalg"},
     "durable": set(),
     "arrays": {"errors"},
-    "artifact": {"arrays", "clock", "errors", "matrix", "recipes", "durable"},
+    "machine": set(),
+    "artifact": {"arrays", "clock", "errors", "machine", "matrix", "recipes", "durable"},
     "snapshot": {"arrays", "durable", "errors", "matrix", "telemetry"},
     "ranking": {"errors", "matrix", "recipes", "linalg"},
     "evaluation": {"clock", "errors", "matrix", "recipes", "ranking"},
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     | {"ranking", "registry", "policy", "catalogue", "storage", "matrix", "recipes"},
     "training": {"clock", "config", "errors", "periodic", "telemetry", "wire"}
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
-    | {"ranking", "serving", "policy", "notices", "snapshot"},
+    | {"machine", "ranking", "serving", "policy", "notices", "snapshot"},
     "events": {"clock", "config", "errors", "interactions", "periodic", "telemetry"}
     | {"storage", "audit", "policy", "catalogue", "tabular"},
     "people": {"errors", "storage", "audit"},

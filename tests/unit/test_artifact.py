@@ -104,6 +104,18 @@ def test_the_native_file_gives_identical_numbers(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+def test_a_file_that_is_mapped_gives_identical_numbers_and_outlives_its_name(recipe, tmp_path):
+    made = make(recipe=recipe)
+    store = ModelStore(tmp_path, maps_files=True)
+    store.write(made, TRAINED, cell_limit=0)
+    again = store.read(1)
+    store.delete(1)
+    found = again.predicted_ratings(TRAINED)
+    assert found.equals(made.predicted_ratings(TRAINED))
+    assert not again.popularity.flags.writeable
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_the_type_is_svd_or_the_recipes_name(recipe):
     expected = "SVD" if recipe_named(recipe).decomposes else recipe
     assert make(recipe=recipe).metadata.type == expected

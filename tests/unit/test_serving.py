@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from reckeeper import catalogue, clock, matrix, people, policy, snapshot, storage
+from reckeeper import catalogue, clock, machine, matrix, people, policy, snapshot, storage
 from reckeeper.api.app import create_app
 from reckeeper.artifact import Artifact, Metadata, ModelStore
 from reckeeper.catalogue import Catalogue
-from reckeeper.errors import ArtifactError, NoModelError
+from reckeeper.errors import ArtifactError, MemoryLimitError, NoModelError
 from reckeeper.interactions import Interaction
 from reckeeper.matrix import Histories
 from reckeeper.page import home
@@ -769,6 +769,22 @@ def test_without_any_sound_version_there_is_no_answer(
     assert serving.readiness().status == "unavailable"
     with pytest.raises(NoModelError, match="No other version is sound: retrain"):
         serving.recommend("u03", Rules(n=1))
+
+
+def test_a_version_that_does_not_fit_is_reported_while_the_old_one_serves(
+    serving, train, registry, monkeypatch
+):
+    before = answer(serving, "u03")
+    registry.switch.activate(registry.versions.load(train()), actor="test")
+    monkeypatch.setattr(machine, "free_memory", lambda: 1000)
+    with pytest.raises(MemoryLimitError, match=r"^Version 2 takes .* of memory, and 0.0 MB are fr"):
+        registry.versions.load(2)
+    serving.refresh()
+    assert serving.version == 1
+    assert answer(serving, "u03") == before
+    readiness = serving.readiness()
+    assert readiness.status == "degraded"
+    assert "The active version 2 cannot be loaded: Version 2 takes" in readiness.problems[0]
 
 
 def test_without_a_sound_version_a_retrain_is_asked_for(

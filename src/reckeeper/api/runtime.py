@@ -72,7 +72,8 @@ class Runtime:
         database = storage.open_database(settings)
         with database.read() as connection:
             installation_id = storage.installation.id_of(connection)
-        versions = Registry(database, settings.model_dir)
+        is_one_of_several = settings.server_processes > 1
+        versions = Registry(database, settings.model_dir, maps_files=is_one_of_several)
         policy = PolicyWatch(database, settings)
         catalogue = Catalogue(database, every_seconds=settings.poll_seconds)
         newer = Newer(database, every_seconds=settings.poll_seconds)

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import math
+import operator
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -393,9 +394,14 @@ def _ids(arrays: dict[str, np.ndarray], name: str) -> IdIndex:
         or (bounds[1:] < bounds[:-1]).any()
     ):
         raise DataError(f"its {name} are not laid out as ids")
-    ids = [content[start:end].decode() for start, end in itertools.pairwise(bounds.tolist())]
-    if any(first >= second for first, second in itertools.pairwise(ids)):
+    parts = itertools.pairwise(bounds.tolist())
+    if content.isascii():
+        text = content.decode()
+        ids = [text[start:end] for start, end in parts]
+    else:
+        ids = [content[start:end].decode() for start, end in parts]
+    if not all(map(operator.lt, ids, itertools.islice(ids, 1, None))):
         raise DataError(f"its {name} are not in order")
-    if any(len(external_id) > _LONGEST_ID for external_id in ids):
+    if max(map(len, ids), default=0) > _LONGEST_ID:
         raise DataError(f"its {name} have an id longer than {_LONGEST_ID}")
     return IdIndex(ids)

@@ -8,16 +8,19 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reckeeper import durable
+from reckeeper import durable, machine
 from reckeeper.artifact.export import write_pickle
 from reckeeper.artifact.format import Artifact, read, sha256_of, write_native
-from reckeeper.errors import ArtifactError
+from reckeeper.errors import Action, ArtifactError, MemoryLimitError
 from reckeeper.matrix import InteractionMatrix
 
 ACTIVE_LINK = "retrained_svd_model.pkl"
 """Name in the model folder under which the pickle of the active version stands."""
 
 _UNKNOWN = "unknown"
+
+_IN_MEMORY = 1.1
+"""How much larger than its file a version is in memory, about: 1.04 to 1.2 were measured."""
 
 
 def native_name(version: int) -> str:
@@ -60,14 +63,17 @@ class ModelStore:
     ----------
     folder : Path
         Made when the first file is written.
+    maps_files : bool
+        Whether what is read stays in its file: see `arrays.read`.
 
     Attributes
     ----------
     folder : Path
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, maps_files: bool = False) -> None:
         self.folder = folder
+        self._maps_files = maps_files
 
     def native(self, version: int) -> Path:
         """Return the path of a version's native file."""
@@ -147,8 +153,14 @@ class ModelStore:
         ------
         ArtifactError
             The file is missing, is not the one that was registered, or is not sound.
+        MemoryLimitError
+            It would not fit into the memory that is left.
         """
-        return read(self.native(version), n_bytes=n_bytes, sha256=sha256)
+        if n_bytes is not None and not self._maps_files:
+            _check_memory(version, n_bytes)
+        return read(
+            self.native(version), n_bytes=n_bytes, sha256=sha256, is_mapped=self._maps_files
+        )
 
     def describe(self, version: int) -> tuple[WrittenFile, WrittenFile | None]:
         """Return the native file and, if it is there, the pickle of a version."""
@@ -259,6 +271,18 @@ class ModelStore:
     @property
     def _temporary_link(self) -> Path:
         return self.folder / f".{ACTIVE_LINK}.tmp"
+
+
+def _check_memory(version: int, n_bytes: int) -> None:
+    needed, free = int(_IN_MEMORY * n_bytes), machine.free_memory()
+    if needed > free:
+        raise MemoryLimitError(
+            f"Version {version} takes {machine.human_bytes(needed)} of memory, and "
+            f"{machine.human_bytes(free)} are free: give the process more, or train with fewer "
+            "components or neighbours.",
+            details={"needed_bytes": needed, "available_bytes": free},
+            action=Action("retrain"),
+        )
 
 
 @contextlib.contextmanager

@@ -109,6 +109,8 @@ def checked_csr(
     # compared and not subtracted: a difference may overflow, and look like a step forward.
     if (indptr[1:] < indptr[:-1]).any() or indptr[0] != 0 or indptr[-1] != len(data):
         raise DataError(f"The array '{name}.indptr' does not cut {len(data)} entries into rows.")
+    if len(data) < 2**31:
+        indptr = indptr.astype(np.int32)  # else SciPy makes a copy of the columns, in 64 bits
     try:
         matrix = sparse.csr_array((data, indices, indptr), shape=shape)
         matrix.check_format(full_check=True)

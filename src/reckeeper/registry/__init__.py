@@ -33,6 +33,9 @@ class Registry:
     database : storage.Database
     folder : Path
         Where the model files are.
+    maps_files : bool
+        Whether versions that are loaded stay in their files, whose memory all processes share;
+        nobody may change these in their place then.
 
     Attributes
     ----------
@@ -43,8 +46,10 @@ class Registry:
     transfer : Transfer
     """
 
-    def __init__(self, database: storage.Database, folder: Path) -> None:
-        self.store = ModelStore(folder)
+    def __init__(
+        self, database: storage.Database, folder: Path, *, maps_files: bool = False
+    ) -> None:
+        self.store = ModelStore(folder, maps_files=maps_files)
         self.versions = Versions(database, self.store)
         self.switch = Switch(database, self.store)
         self.recovery = Recovery(database, self.store, self.versions, self.switch)

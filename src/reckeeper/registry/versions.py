@@ -14,6 +14,7 @@ from reckeeper.errors import (
     ArtifactError,
     ConflictError,
     DataError,
+    MemoryLimitError,
     NotFoundError,
     StorageError,
 )
@@ -202,7 +203,7 @@ class Versions:
             versions = [row.version for row in storage.models.listed(connection)]
         for version in versions:
             if version != besides:
-                with contextlib.suppress(ArtifactError, NotFoundError):
+                with contextlib.suppress(ArtifactError, MemoryLimitError, NotFoundError):
                     return self.load(version)
         return None
 

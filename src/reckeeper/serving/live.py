@@ -14,6 +14,7 @@ from reckeeper import clock, snapshot, storage
 from reckeeper.catalogue import Catalogue
 from reckeeper.errors import (
     ArtifactError,
+    MemoryLimitError,
     NoModelError,
     NotFoundError,
     StorageError,
@@ -212,7 +213,7 @@ class Serving:
                         expected = self._registry.versions.load(active)
                     self._take(expected)
                     self._problem = None
-                except (ArtifactError, NotFoundError) as exc:
+                except (ArtifactError, MemoryLimitError, NotFoundError) as exc:
                     self._retry_at = time.monotonic() + RETRY_SECONDS
                     if not is_known:
                         self._report(active, exc.message)
@@ -275,7 +276,7 @@ class Serving:
             try:
                 self._registry.versions.load(version)
                 self._problem = None
-            except (ArtifactError, NotFoundError) as exc:
+            except (ArtifactError, MemoryLimitError, NotFoundError) as exc:
                 self._report(version, exc.message)
         self._file_state = state
 

@@ -12,9 +12,10 @@ from typing import Self
 
 import psutil
 
-from reckeeper import linalg, ranking, storage
+from reckeeper import linalg, machine, ranking, storage
 from reckeeper.config import Settings
 from reckeeper.errors import Action, DataError, MemoryLimitError
+from reckeeper.machine import human_bytes
 from reckeeper.recipes import Footprint, Sizes, recipe_named
 from reckeeper.training.folds import n_folds
 
@@ -161,17 +162,12 @@ def estimate(
 def available(*, root: Path = Path("/")) -> int:
     """Return how many bytes this process may hold: what is free, and what it holds already.
 
-    Free is the least of what the machine has left and what each control
-    group of this process, version 1 or 2, leaves of its limit; files that
-    the system has cached count as free.
-
     Parameters
     ----------
     root : Path
-        Where ``proc`` and ``sys`` are.
+        As of `machine.free_memory`.
     """
-    free = min([psutil.virtual_memory().available, *_left_by_groups(root)])
-    return max(0, free) + int(psutil.Process().memory_info().rss)
+    return machine.free_memory(root=root) + int(psutil.Process().memory_info().rss)
 
 
 def check(estimated: Estimate, settings: Settings) -> None:
@@ -194,13 +190,13 @@ def check(estimated: Estimate, settings: Settings) -> None:
     if estimated <= left:
         return
     there_is = (
-        f"{_human(left)} are free"
+        f"{human_bytes(left)} are free"
         if limit is None
-        else f"RECKEEPER_TRAINING_MEMORY_BYTES allows {_human(left)}"
+        else f"RECKEEPER_TRAINING_MEMORY_BYTES allows {human_bytes(left)}"
     )
-    drivers = [f"{name} {_human(n_bytes)}" for name, n_bytes in estimated.parts.items()][:3]
+    drivers = [f"{name} {human_bytes(n_bytes)}" for name, n_bytes in estimated.parts.items()][:3]
     raise MemoryLimitError(
-        f"This training needs about {_human(estimated)} of memory, and {there_is}. Most, "
+        f"This training needs about {human_bytes(estimated)} of memory, and {there_is}. Most, "
         f"while {estimated.stage}: {', '.join(drivers)}. Ask for fewer components or neighbours, "
         "or for another recipe; or train on less: a training window, or a cap of interactions "
         "per user, in the policy. Otherwise give the worker more memory; "
@@ -213,43 +209,3 @@ def check(estimated: Estimate, settings: Settings) -> None:
         },
         action=Action("change_policy"),
     )
-
-
-def _human(n_bytes: int) -> str:
-    if n_bytes < 50_000_000:
-        return f"{n_bytes / 1e6:.1f} MB"
-    return f"{n_bytes / 1e9:.1f} GB"
-
-
-def _left_by_groups(root: Path) -> list[int]:
-    """Return what each control group that has a limit leaves of it."""
-    left = []
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            mount, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "")
-        elif "memory" in controllers.split(","):
-            mount = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
-        else:
-            continue
-        # In a container the path may be the host's: its own groups then start at the mount.
-        place = Path(path.lstrip("/"))
-        for group in (mount / place, *(mount / parent for parent in place.parents)):
-            left += _left_by_group(group, *names)
-    return left
-
-
-def _left_by_group(group: Path, limit_name: str, usage_name: str, prefix: str) -> list[int]:
-    limit, usage = (next(iter(_lines(group / name)), "") for name in (limit_name, usage_name))
-    if not (limit.isdecimal() and usage.isdecimal()):
-        return []  # no such group, or no limit: "max"
-    stat = dict(line.split(" ", 1) for line in _lines(group / "memory.stat"))
-    return [int(limit) - int(usage) + int(stat.get(f"{prefix}inactive_file", 0))]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []

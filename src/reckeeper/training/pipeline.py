@@ -17,6 +17,7 @@ from reckeeper.errors import (
     Action,
     ArtifactError,
     JobInterruptedError,
+    MemoryLimitError,
     NotEnoughDataError,
     NotFoundError,
 )
@@ -528,7 +529,7 @@ def _loaded(registry: Registry, active: storage.Version | None) -> ActiveModel |
         return None
     try:
         return registry.versions.load(active.version)
-    except (ArtifactError, NotFoundError) as exc:
+    except (ArtifactError, MemoryLimitError, NotFoundError) as exc:
         _log.warning("active_model_not_judged", version=active.version, error=exc.message)
         return None
 

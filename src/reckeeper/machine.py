@@ -1,0 +1,61 @@
+"""What the machine has left for this process."""
+
+from pathlib import Path
+
+import psutil
+
+
+def free_memory(*, root: Path = Path("/")) -> int:
+    """Return how many bytes are free.
+
+    That is the least of what the machine has left and what each control
+    group of this process, version 1 or 2, leaves of its limit; files that
+    the system has cached count as free.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` are.
+    """
+    return max(0, min([psutil.virtual_memory().available, *_left_by_groups(root)]))
+
+
+def human_bytes(n_bytes: int) -> str:
+    """Return a number of bytes in words."""
+    if n_bytes < 50_000_000:
+        return f"{n_bytes / 1e6:.1f} MB"
+    return f"{n_bytes / 1e9:.1f} GB"
+
+
+def _left_by_groups(root: Path) -> list[int]:
+    """Return what each control group that has a limit leaves of it."""
+    left = []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            mount, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "")
+        elif "memory" in controllers.split(","):
+            mount = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        else:
+            continue
+        # In a container the path may be the host's: its own groups then start at the mount.
+        place = Path(path.lstrip("/"))
+        for group in (mount / place, *(mount / parent for parent in place.parents)):
+            left += _left_by_group(group, *names)
+    return left
+
+
+def _left_by_group(group: Path, limit_name: str, usage_name: str, prefix: str) -> list[int]:
+    limit, usage = (next(iter(_lines(group / name)), "") for name in (limit_name, usage_name))
+    if not (limit.isdecimal() and usage.isdecimal()):
+        return []  # no such group, or no limit: "max"
+    stat = dict(line.split(" ", 1) for line in _lines(group / "memory.stat"))
+    return [int(limit) - int(usage) + int(stat.get(f"{prefix}inactive_file", 0))]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
