@@ -392,7 +392,9 @@ def _largest(scores: sparse.csr_array) -> np.ndarray:
 
 
 def _without(out: np.ndarray | slice, values: np.ndarray) -> np.ndarray:
-    """Return one value an item, with some items ruled out."""
+    """Return one value an item, with some items ruled out; not to be written to."""
+    if isinstance(out, slice):  # of none
+        return values
     left = values.copy()
     left[out] = -np.inf
     return left

@@ -7,10 +7,12 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from random import Random
 
 import httpx
 import psutil
 import pytest
+from fastapi.testclient import TestClient
 from tests.system.installation import (
     BIN,
     Installation,
@@ -19,6 +21,9 @@ from tests.system.installation import (
     is_listening,
     wait_until,
 )
+
+from reckeeper.api.app import create_app
+from reckeeper.config import Settings
 
 TWO = {"RECKEEPER_SERVER_PROCESSES": "2"}
 
@@ -100,6 +105,59 @@ def check_that_it_counts(one: httpx.Client, other: httpx.Client, item: str) -> N
     assert one.patch(f"/items/{item}", json={"available": True}).status_code == 200
     kept = [ids(answer(one, user)) for user in users]
     wait_until(lambda: [ids(answer(other, user)) for user in users] == kept, "it is in again")
+
+
+@pytest.mark.parametrize("n_changes", [10, pytest.param(200, marks=pytest.mark.long)])
+def test_no_list_is_stale(pair, n_changes):
+    """Whatever is done in whichever process, each answers as one that has never kept a list."""
+    random = Random(n_changes)
+    users = [f"u{number}" for number in range(8)] + ["visitor", "another"]
+    away: set[str] = set()
+    for _ in range(n_changes):
+        one, other = random.sample(pair.clients, 2)
+        for client in (one, other):  # some lists are kept when they change
+            answer(client, random.choice(users))
+        change(one, random, users, away)
+
+        true = lists_made_anew(pair.made, users)
+        assert {user: list_of(answer(one, user)) for user in users} == true
+        wait_until(
+            lambda other=other, true=true: (
+                {user: list_of(answer(other, user)) for user in users} == true
+            ),
+            "the other process knows of it",
+        )
+
+
+def change(client: httpx.Client, random: Random, users: list[str], away: set[str]) -> None:
+    """Change something, through one process, that lists depend on; `away` has what is withdrawn."""
+    item = f"i{random.randrange(12)}"
+    match random.choice(["click", "dismiss", "withdraw", "return", "swap", "merge"]):
+        case "withdraw":
+            told = client.patch(f"/items/{item}", json={"available": False})
+            away.add(item)
+        case "return":
+            item = min(away, default=item)
+            told = client.patch(f"/items/{item}", json={"available": True})
+            away.discard(item)
+        case "swap":
+            told = client.post(f"/models/{random.choice([1, 2])}/activate")
+        case "merge":
+            told = client.post("/users/u1/merge", json={"from": f"v{random.random()}"})
+        case kind:
+            body = {"user_id": random.choice(users), "item_id": item, "interaction_type": kind}
+            told = client.post("/user_interactions", json=body)
+    assert told.status_code in {200, 404, 409}, told.text
+
+
+def list_of(answered: dict[str, object]) -> tuple[object, ...]:
+    items = [(item["item_id"], item["score"]) for item in answered["items"]]  # type: ignore[attr-defined,index]
+    return answered["model_version"], answered["strategy"], items
+
+
+def lists_made_anew(made: Installation, users: list[str]) -> dict[str, tuple[object, ...]]:
+    with TestClient(create_app(Settings.from_env(made.environ))) as client:
+        return {user: list_of(answer(client, user)) for user in users}
 
 
 def test_metrics_are_of_all_processes(pair):

@@ -202,6 +202,9 @@ def test_a_dense_product_is_scipys(rows, matrix, n_threads, terms_at_once, monke
     assert stored.nnz == (rows @ matrix).nnz
     assert stored.has_canonical_format
     np.testing.assert_allclose(stored.toarray(), product, rtol=1e-5, atol=1e-6)
+    if terms_at_once > 50:
+        alone = [linalg.dense_product(rows[[row]], matrix)[0] for row in range(rows.shape[0])]
+        assert np.array_equal(np.array(alone).reshape(product.shape), product)
 
 
 def test_what_is_made_in_order_is_begun_a_little_ahead():

@@ -14,6 +14,9 @@ _CACHED_BYTES = 4 << 20
 _LEAST_ROWS = 8
 """Rows that a thread takes, at least."""
 
+_FEW_ROWS = 1_000
+"""Of the matrix that are added up in one go, for one row of the product."""
+
 _TERMS_AT_ONCE = 1 << 19
 """Terms of their sums that are added at once."""
 
@@ -41,6 +44,9 @@ def dense_product(
     long; the sums are the same, in the same order.
     """
     product = np.zeros((rows.shape[0], matrix.shape[1]), dtype=np.float32)
+    if rows.shape[0] == 1 and len(rows.data) < _FEW_ROWS:
+        _add_rows(product[0], rows.indices, rows.data, matrix)
+        return product
 
     def fill(part: slice) -> None:
         for within, sums in dense_products(rows[part], matrix):
@@ -50,6 +56,22 @@ def dense_product(
     parts = [slice(start, start + height) for start in range(0, rows.shape[0], height)]
     on_threads(fill, parts, n_threads=n_threads)
     return product
+
+
+def _add_rows(
+    sums: np.ndarray, index: np.ndarray, factors: np.ndarray, matrix: sparse.csr_array
+) -> None:
+    """Add some rows of a matrix, each times its factor: what SciPy does, without its ceremony.
+
+    For one history that takes half the time.
+    """
+    starts = matrix.indptr[index]
+    n_terms = matrix.indptr[index + 1] - starts
+    ends = np.cumsum(n_terms)
+    places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + n_terms, n_terms)
+    terms = matrix.data[places]
+    terms *= np.repeat(factors, n_terms)
+    np.add.at(sums, matrix.indices[places], terms)
 
 
 def dense_products(

@@ -151,6 +151,11 @@ def of_rows(values: np.ndarray, weights: sparse.csr_array, rows: slice | np.ndar
 def _n_later(weights: sparse.csr_array, times: np.ndarray) -> np.ndarray:
     n_later = np.empty(len(times), dtype=np.int32)
     has_taste = weights.data > 0
+    if weights.shape[0] == 1:
+        steps = np.sort(times[has_taste])
+        steps = steps[np.append(True, steps[1:] != steps[:-1])] if len(steps) else steps
+        n_later[:] = len(steps) - np.searchsorted(steps, times, side="right")
+        return n_later
     indptr = weights.indptr[np.append(np.diff(weights.indptr) > 0, True)]  # no empty rows
     starts = np.searchsorted(indptr, np.arange(0, len(times), _BLOCK), side="right") - 1
     for first, end in itertools.pairwise([*np.unique(starts).tolist(), len(indptr) - 1]):
