@@ -278,6 +278,11 @@ class Settings(BaseSettings):
         "RECKEEPER_WORKER_URL", lambda given: address(given["host"], given["worker_port"]),
         "Where the server finds the worker.", shown="from host and port",
     )  # fmt: skip
+    model_source_url: _Url | None = _setting(
+        "RECKEEPER_MODEL_SOURCE_URL", None,
+        "A server from which this one fetches the versions that its own model folder lacks.",
+        shown="none: the folder is shared",
+    )  # fmt: skip
     cors_origins: _Origins = _setting(
         "RECKEEPER_CORS_ORIGINS", "",
         "Origins whose pages may call the API from a browser, as "

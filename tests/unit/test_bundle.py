@@ -24,7 +24,13 @@ from reckeeper import artifact, audit, clock, storage, wire
 from reckeeper.artifact import ModelStore
 from reckeeper.artifact import bundle as bundles
 from reckeeper.config import Settings
-from reckeeper.errors import ArtifactError, DataError, NotFoundError, TooLargeError
+from reckeeper.errors import (
+    ArtifactError,
+    DataError,
+    NotFoundError,
+    TooLargeError,
+    UnavailableError,
+)
 from reckeeper.matrix import Histories
 from reckeeper.recipes import RECIPES
 from reckeeper.registry import Registry
@@ -52,6 +58,51 @@ def there(settings, tmp_path):
 def files(registry):
     paths = registry.store.folder.rglob("*") if registry.store.folder.is_dir() else ()
     return sorted(path.name for path in paths if "audit-head" not in path.name)
+
+
+# From a server that has it
+
+
+def test_a_version_whose_file_is_elsewhere_is_fetched_and_verified(
+    database, registry, settings, tmp_path
+):
+    for _ in range(3):
+        add_version(registry, settings)
+    asked = []
+
+    def fetch(version, target):
+        asked.append(version)
+        registry.transfer.export_bundle(version, target)
+        return target
+
+    other = Registry(database, tmp_path / "other", fetch=fetch)
+    assert other.versions.load(2).artifact.items.ids == registry.versions.load(2).artifact.items.ids
+    other.versions.load(2)
+    assert asked == [2], "it is there now"
+    assert other.store.native(2).read_bytes() == registry.store.native(2).read_bytes()
+    registry.versions.delete(2, actor="ann")
+    other.versions.load(3)
+    assert other.store.versions() == {3}, "what was deleted goes here too"
+
+
+@pytest.mark.parametrize("other_version", [True, False])
+def test_what_is_fetched_and_is_not_the_version_is_refused(
+    database, registry, settings, tmp_path, other_version
+):
+    for _ in range(2):
+        add_version(registry, settings)
+
+    def fetch(version, target):
+        if not other_version:
+            raise UnavailableError("The server at http://elsewhere does not answer.")
+        registry.transfer.export_bundle(1, target)
+        return target
+
+    other = Registry(database, tmp_path / "other", fetch=fetch)
+    reason = "another file than was registered" if other_version else "does not answer"
+    with pytest.raises(ArtifactError, match=f"of version 2 is not in .* be fetched: .*{reason}"):
+        other.versions.load(2)
+    assert other.store.versions() == set()
 
 
 # There and back

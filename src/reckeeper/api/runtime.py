@@ -17,7 +17,7 @@ from reckeeper.client import Client
 from reckeeper.config import Settings
 from reckeeper.periodic import Periodic
 from reckeeper.policy import PolicyWatch
-from reckeeper.registry import Registry
+from reckeeper.registry import Fetch, Registry
 from reckeeper.serving import FinishedLists, Newer, PopularItems, Readiness, Serving
 
 if TYPE_CHECKING:
@@ -73,7 +73,12 @@ class Runtime:
         with database.read() as connection:
             installation_id = storage.installation.id_of(connection)
         is_one_of_several = settings.server_processes > 1
-        versions = Registry(database, settings.model_dir, maps_files=is_one_of_several)
+        versions = Registry(
+            database,
+            settings.model_dir,
+            maps_files=is_one_of_several,
+            fetch=_fetch(settings),
+        )
         policy = PolicyWatch(database, settings)
         catalogue = Catalogue(database, every_seconds=settings.poll_seconds)
         newer = Newer(database, every_seconds=settings.poll_seconds)
@@ -158,6 +163,12 @@ class Runtime:
 
         with Periodic(tell, name="siblings", every_seconds=self.settings.poll_seconds):
             yield
+
+
+def _fetch(settings: Settings) -> Fetch | None:
+    """Return what downloads a version, where another server has the files."""
+    url = settings.model_source_url
+    return None if url is None else Client(url).download
 
 
 def _writer(

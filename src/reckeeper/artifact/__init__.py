@@ -8,6 +8,7 @@ from reckeeper.artifact.bundle import MAX_BUNDLE_BYTES, Bundle, read_bundle, wri
 from reckeeper.artifact.format import (
     Artifact,
     Metadata,
+    WrittenFile,
     read,
     sha256_of,
     type_name,
@@ -16,7 +17,6 @@ from reckeeper.artifact.format import (
 from reckeeper.artifact.store import (
     ACTIVE_LINK,
     ModelStore,
-    WrittenFile,
     aside_version,
     native_name,
     pickle_name,

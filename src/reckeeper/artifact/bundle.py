@@ -5,6 +5,7 @@ A ZIP of two members that are stored as they are: ``manifest.json`` and
 bundle is taken in.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -14,13 +15,13 @@ import stat
 import struct
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from reckeeper import durable
-from reckeeper.artifact.format import Artifact, plain_json, read, sha256_of
-from reckeeper.artifact.store import WrittenFile
+from reckeeper.artifact.format import Artifact, WrittenFile, plain_json, read, sha256_of
 from reckeeper.errors import ArtifactError, DataError, TooLargeError
 
 MAX_BUNDLE_BYTES = 16 * 2**30
@@ -123,6 +124,38 @@ def read_bundle(path: Path, *, scratch: Path) -> Bundle:
     ArtifactError
         It is missing, or is no sound bundle; the message says what is wrong.
     """
+    with _opened(path) as (bundle, members, manifest):
+        durable.make_folder(scratch)
+        # A file without a name: whatever happens, nothing is left of it.
+        with tempfile.TemporaryFile(dir=scratch) as native:
+            _copy(bundle, members[_MODEL], native)
+            native.flush()
+            artifact = read(
+                Path(f"/dev/fd/{native.fileno()}"),
+                n_bytes=manifest["model"]["bytes"],
+                sha256=manifest["model"]["sha256"],
+                name=f"{_MODEL} in {path.name}",
+            )
+        return Bundle(artifact, manifest["model"]["sha256"], manifest["note"], manifest["timeline"])
+
+
+def unpack_native(path: Path, target: Path) -> None:
+    """Write the native file in a bundle, unchecked, to a new file.
+
+    Raises
+    ------
+    TooLargeError, ArtifactError
+        As of `read_bundle`.
+    """
+    with _opened(path) as (bundle, members, _), target.open("xb") as native:
+        _copy(bundle, members[_MODEL], native)
+
+
+@contextlib.contextmanager
+def _opened(
+    path: Path,
+) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo], dict[str, Any]]]:
+    """Give a bundle with its members and its manifest; whatever is wrong with it is one error."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -133,21 +166,7 @@ def read_bundle(path: Path, *, scratch: Path) -> Bundle:
             )
         with _Source(io.FileIO(path)) as source, zipfile.ZipFile(source) as bundle:
             members = _members(bundle)
-            manifest = _manifest(bundle.read(members[_MANIFEST]))
-            durable.make_folder(scratch)
-            # A file without a name: whatever happens, nothing is left of it.
-            with tempfile.TemporaryFile(dir=scratch) as native:
-                with bundle.open(members[_MODEL]) as stream:
-                    while chunk := stream.read(_CHUNK_BYTES):
-                        native.write(chunk)
-                native.flush()
-                artifact = read(
-                    Path(f"/dev/fd/{native.fileno()}"),
-                    n_bytes=manifest["model"]["bytes"],
-                    sha256=manifest["model"]["sha256"],
-                    name=f"{_MODEL} in {path.name}",
-                )
-        return Bundle(artifact, manifest["model"]["sha256"], manifest["note"], manifest["timeline"])
+            yield bundle, members, _manifest(bundle.read(members[_MANIFEST]))
     except TooLargeError:
         raise
     except OSError as exc:
@@ -165,6 +184,12 @@ def read_bundle(path: Path, *, scratch: Path) -> Bundle:
         raise ArtifactError(
             f"{path.name} is not a sound bundle: {exc}. Download it again and send it as it came."
         ) from exc
+
+
+def _copy(bundle: zipfile.ZipFile, member: zipfile.ZipInfo, target: IO[bytes]) -> None:
+    with bundle.open(member) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            target.write(chunk)
 
 
 class _Source(io.BufferedReader):

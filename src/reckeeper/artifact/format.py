@@ -126,6 +126,15 @@ def type_name(recipe: str) -> str:
 
 
 @dataclass(frozen=True)
+class WrittenFile:
+    """A file that was written whole."""
+
+    name: str
+    n_bytes: int
+    sha256: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A version in memory: what was learned, and nothing of any user.
 

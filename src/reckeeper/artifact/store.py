@@ -5,12 +5,12 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from reckeeper import durable, machine
+from reckeeper.artifact.bundle import unpack_native
 from reckeeper.artifact.export import write_pickle
-from reckeeper.artifact.format import Artifact, read, sha256_of, write_native
+from reckeeper.artifact.format import Artifact, WrittenFile, read, sha256_of, write_native
 from reckeeper.errors import Action, ArtifactError, MemoryLimitError
 from reckeeper.matrix import InteractionMatrix
 
@@ -45,15 +45,6 @@ def version_of(name: str) -> int | None:
 def aside_version(name: str) -> int | None:
     """Return the version whose file was set aside under this name, or None."""
     return version_of(re.sub("^[0-9a-f]{8}-", "", name))
-
-
-@dataclass(frozen=True)
-class WrittenFile:
-    """A file that was written whole."""
-
-    name: str
-    n_bytes: int
-    sha256: str = field(repr=False)
 
 
 class ModelStore:
@@ -137,6 +128,37 @@ class ModelStore:
                 "folder (RECKEEPER_MODEL_DIR) exists, is writable and not full, then retrain."
             ) from exc
         return _described(self.native(version)), _described(self.pickle(version))
+
+    def take(self, version: int, bundle: Path, *, n_bytes: int, sha256: str) -> None:
+        """Take a version's native file out of a bundle; where it is there already, it stays.
+
+        Parameters
+        ----------
+        version : int
+        bundle : Path
+        n_bytes, sha256
+            What is registered of the file.
+
+        Raises
+        ------
+        ArtifactError, TooLargeError
+            The bundle is not sound or has another file, or the folder cannot be written.
+        """
+        try:
+            durable.make_folder(self.folder)
+            with (
+                contextlib.suppress(FileExistsError),
+                durable.new_file(self.native(version)) as temporary,
+            ):
+                unpack_native(bundle, temporary)
+                if (temporary.stat().st_size, sha256_of(temporary)) != (n_bytes, sha256):
+                    raise ArtifactError(
+                        f"The bundle of version {version} has another file than was registered."
+                    )
+        except OSError as exc:
+            raise ArtifactError(
+                f"Version {version} could not be written to {self.folder}: {exc}."
+            ) from exc
 
     def read(
         self, version: int, *, n_bytes: int | None = None, sha256: str | None = None

@@ -8,12 +8,13 @@ from reckeeper.registry.described import DescribedModel, ListedModel, RetrainAns
 from reckeeper.registry.recovery import Recovery, TakenIn
 from reckeeper.registry.switch import Switch
 from reckeeper.registry.transfer import Transfer
-from reckeeper.registry.versions import MAX_NOTE_CHARS, ActiveModel, Versions
+from reckeeper.registry.versions import MAX_NOTE_CHARS, ActiveModel, Fetch, Versions
 
 __all__ = [
     "MAX_NOTE_CHARS",
     "ActiveModel",
     "DescribedModel",
+    "Fetch",
     "ListedModel",
     "Recovery",
     "Registry",
@@ -37,6 +38,9 @@ class Registry:
         Whether versions that are loaded stay in their files, whose memory all processes share;
         nobody may change these in their place then.
 
+    fetch : Fetch, optional
+        As of `Versions`.
+
     Attributes
     ----------
     store : ModelStore
@@ -47,10 +51,15 @@ class Registry:
     """
 
     def __init__(
-        self, database: storage.Database, folder: Path, *, maps_files: bool = False
+        self,
+        database: storage.Database,
+        folder: Path,
+        *,
+        maps_files: bool = False,
+        fetch: Fetch | None = None,
     ) -> None:
         self.store = ModelStore(folder, maps_files=maps_files)
-        self.versions = Versions(database, self.store)
+        self.versions = Versions(database, self.store, fetch=fetch)
         self.switch = Switch(database, self.store)
         self.recovery = Recovery(database, self.store, self.versions, self.switch)
         self.transfer = Transfer(database, self.store, self.versions)

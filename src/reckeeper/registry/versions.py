@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from reckeeper.errors import (
     DataError,
     MemoryLimitError,
     NotFoundError,
+    ReckeeperError,
     StorageError,
 )
 from reckeeper.registry.described import (
@@ -59,6 +61,10 @@ class ActiveModel:
     seen_until: int | None = None
 
 
+Fetch = Callable[[int, Path], Path]
+"""Writes the bundle of a version to a path, and returns that."""
+
+
 class Versions:
     """The versions of one installation.
 
@@ -66,11 +72,16 @@ class Versions:
     ----------
     database : storage.Database
     store : ModelStore
+    fetch : Fetch, optional
+        Called for a version whose file is not in the folder.
     """
 
-    def __init__(self, database: storage.Database, store: ModelStore) -> None:
+    def __init__(
+        self, database: storage.Database, store: ModelStore, *, fetch: Fetch | None = None
+    ) -> None:
         self._database = database
         self._store = store
+        self._fetch = fetch
 
     def reserve(self, *, job_id: int | None) -> int:
         """Take a number that no version has or had, in the database or the folder.
@@ -184,6 +195,8 @@ class Versions:
         """
         with self._database.read() as connection:
             row = existing(connection, version)
+        if self._fetch is not None and not self._store.native(version).exists():
+            self._fetch_file(self._fetch, row)
         loaded = self._store.read(version, n_bytes=row.native_bytes, sha256=row.native_sha256)
         if loaded.metadata.version != version:
             raise ArtifactError(
@@ -192,6 +205,24 @@ class Versions:
         is_from_here = row.job_id is not None
         seen_until = None if is_from_here else loaded.metadata.latest_at
         return ActiveModel(version, loaded, row.watermark, seen_until)
+
+    def _fetch_file(self, fetch: Fetch, row: storage.Version) -> None:
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                bundle = fetch(row.version, Path(scratch) / "bundle.zip")
+                self._store.take(
+                    row.version, bundle, n_bytes=row.native_bytes, sha256=row.native_sha256
+                )
+        except (ReckeeperError, OSError) as exc:
+            raise ArtifactError(
+                f"The file of version {row.version} is not in {self._store.folder}, and could not "
+                f"be fetched: {exc}"
+            ) from exc
+        _log.info("model_file_fetched", version=row.version)
+        with self._database.read() as connection:
+            deleted = storage.models.deleted_versions(connection)
+        for version in self._store.versions() & deleted:
+            self._store.delete(version)
 
     def file_state(self, version: int) -> tuple[int, int] | None:
         """Return what changes with a version's native file; None while there is none."""
