@@ -211,6 +211,17 @@ class Api(ThreadingHTTPServer):
             case "GET", "policy":
                 stored = {"updated_at": None, "actor": None, "reason": None} | self.policy_source
                 return 200, {"status": "ok", "policy": self.policy, **stored}
+            case "PUT", "policy":
+                assert query["if_revision"] == str(self.policy_source["revision"])
+                self.policy = body or {}
+                self.policy_source = {
+                    "revision": self.policy_source["revision"] + 1,
+                    "source": "stored",
+                    "updated_at": "2025-12-04T23:42:15.000000Z",
+                    "actor": "api:anna",
+                    "reason": query["reason"],
+                }
+                return 200, {"status": "ok", "policy": self.policy, **self.policy_source}
             case "GET", "recipes":
                 return 200, {"status": "ok", "recipes": RECIPES}
             case "POST", "retrain" if query == {"wait": "false"}:
@@ -458,7 +469,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    do_GET = do_POST = do_DELETE = _handle
+    do_GET = do_POST = do_PUT = do_DELETE = _handle
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -1537,9 +1548,42 @@ def test_items_show_title_categories_and_score_as_they_are(api: Api) -> None:
         "**The \\*Quiet\\* Harbour**  \n:gray-badge[Comedy] :gray-badge[Drama] "
         ":small[:gray[score\N{NO-BREAK SPACE}10]]"
     ) in shown
-    assert f"**{ODD_ID}**  \n :small[:gray[score 2]]" in read(at.markdown)
+    assert f"**{ODD_ID}**  \n :small[:gray[score 2.5]]" in read(at.markdown)
     at = run(at.number_input(key="n").set_value(2))
     assert len([button for button in at.button if button.label == "👆 Click"]) == 2
+
+
+def test_what_new_users_get_is_set_on_the_page(api: Api) -> None:
+    api.add_model()
+    api.policy |= {"margin": 0.1, "webhook_secret": "***"}
+    at = recommendations("u1")
+    assert at.multiselect(key="seen types 0").value == []
+    assert at.number_input(key="half life 0").value == 30
+    assert "comes from the environment" in read(at.caption)[-1]
+    at.multiselect(key="seen types 0").set_value(["click"])
+    at.number_input(key="half life 0").set_value(0.0)
+    at.slider(key="new share 0").set_value(20)
+    at.number_input(key="new days 0").set_value(7)
+    at.slider(key="variation 0").set_value(0.5)
+    at = run(at.button(key="save lists").click())
+    assert read(at.toast) == ["Lists follow these settings now."]
+    assert api.policy == {
+        **POLICY,
+        "margin": 0.1,
+        "webhook_secret": "***",
+        "recommendations": {
+            "seen_types": ["click"],
+            "popularity_half_life_days": None,
+            "new_items_share": 0.2,
+            "new_items_days": 7.0,
+            "daily_variation": 0.5,
+        },
+    }
+    assert at.slider(key="new share 1").value == 20
+    assert not any("environment" in text for text in read(at.caption))
+    api.policy["recommendations"]["seen_types"] = []  # by none: the page leaves it so
+    at = run(recommendations("u1").button(key="save lists").click())
+    assert api.policy["recommendations"]["seen_types"] == []
 
 
 @pytest.mark.parametrize("item_id", ["i1", ODD_ID])

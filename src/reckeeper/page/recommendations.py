@@ -7,7 +7,7 @@ import streamlit as st
 from reckeeper import wire
 from reckeeper.client import Client
 from reckeeper.errors import NoModelError
-from reckeeper.page import shared
+from reckeeper.page import list_settings, shared
 
 TYPES = {
     "click": "👆 clicked",
@@ -25,12 +25,12 @@ STRATEGIES = {
     ),
     "popular": (
         "Version {version} knows nothing of what {user} likes yet, so these are the items that "
-        "most users chose."
+        "most users chose lately."
     ),
 }
 NO_VERSION = (
-    "No version is active yet, so these are the items that most users chose. Retrain to get the "
-    "first one."
+    "No version is active yet, so these are the items that most users chose lately. Retrain to "
+    "get the first one."
 )
 CATEGORIES = ("category", "categories", "genre", "genres")
 
@@ -163,7 +163,9 @@ def explain(answer: wire.RecommendationList) -> str:
 def show_item(client: Client, user_id: str, item: wire.RecommendedItem, *, strategy: str) -> None:
     item_id, title = item.item_id, item.title or item.item_id
     shown = shared.escape(title)
-    score = f"{item.score:,.0f}" if strategy == "popular" else f"{item.score:.3f}"
+    score = f"{item.score:.3f}"
+    if strategy == "popular":  # how many users have it, of whom some count in part
+        score = f"{item.score:,.0f}" if item.score >= 10 else f"{item.score:.2g}"
     with st.container(horizontal=True, vertical_alignment="center", wrap=False, gap="xsmall"):
         st.markdown(f":gray[{item.rank}]", width=20)
         st.markdown(
@@ -231,6 +233,7 @@ def recommendations(client: Client, demo: wire.Demo) -> None:
             show_history(client, user_id)
     else:
         st.info("Enter the id of a user to see what is recommended to them.", icon="💡")
+    list_settings.show(client)
 
 
 def show() -> None:

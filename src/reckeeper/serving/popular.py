@@ -25,7 +25,7 @@ from reckeeper.serving.asked import UNTYPED
 N_LATEST = 200_000
 """How many interactions are counted, the latest: a count of more would take seconds."""
 
-PAUSE_SECONDS = 15.0
+PAUSE_SECONDS = 30.0
 """How long the table is left alone after a count of so many; after one of fewer in proportion."""
 
 _N_AT_ONCE = 1_000
