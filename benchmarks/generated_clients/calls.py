@@ -33,6 +33,8 @@ from reckeeper_generated.api.operation import get_liveness, get_metrics, get_rea
 from reckeeper_generated.api.people import merge_users
 from reckeeper_generated.api.policy import get_policy, list_policies, set_policy
 from reckeeper_generated.api.recommendations import (
+    find_similar_items,
+    find_similar_to_several,
     get_recommendations,
     recommend_from_history,
     recommend_to_users,
@@ -236,6 +238,17 @@ def look(client: Client) -> None:
         get_recommendations.sync_detailed("u1", client=client, n=3), models.RecommendationList
     )
     assert [item.rank for item in recommended.items] == [1, 2, 3]
+    why = given(
+        get_recommendations.sync_detailed("u1", client=client, explain=True, diversity=0.3),
+        models.RecommendationList,
+    ).items[0]
+    contributions = [reason.contribution for reason in why.reasons]
+    assert abs(sum(contributions) + why.rest - why.score) < 1e-9
+    like = find_similar_items.sync_detailed("1", client=client, n=3, exclude=["2"])
+    assert given(like, models.SimilarItems).kind == models.SimilarItemsKind.ALIKE
+    basket = models.SimilarRequest(item_ids=["1", 2], n=3)
+    together = find_similar_to_several.sync_detailed(client=client, body=basket)
+    assert given(together, models.SimilarToSeveral).item_ids == ["1", "2"]
     told = models.HistoryRequest(history=["1", 2], n=3)
     answer = recommend_from_history.sync_detailed(client=client, body=told)
     assert len(given(answer, models.HistoryRecommendations).items) == 3

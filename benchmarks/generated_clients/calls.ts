@@ -156,6 +156,17 @@ const calls: { [name in keyof operations]: () => Promise<unknown> } = {
     const body: Schemas["HistoryRequest"] = { history: ["1", 2], n: 3 };
     return given(await client.POST("/recommendations", { body })).items.length;
   },
+  find_similar_items: async () => {
+    const params = { path: { item_id: "1" }, query: { kind: "next" as const, n: 3 } };
+    const kind: "alike" | "next" = given(await client.GET("/items/{item_id}/similar", { params })).kind;
+    return kind;
+  },
+  find_similar_to_several: async () => {
+    const body: Schemas["SimilarRequest"] = { item_ids: ["1", 2], where: {} };
+    const found = given(await client.POST("/items/similar", { body }));
+    const strategy: "model" | "categories" | "popular" = found.strategy;
+    return [strategy, found.items.map((each) => each.score)];
+  },
   store_items: async () => {
     const rows: Schemas["ItemBatch"] = [
       { item_id: "film", title: "A film", categories: ["drama"] },

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "catalogue": {"clock", "errors", "interactions", "periodic", "telemetry", "storage", "audit"},
     "registry": {"clock", "errors", "telemetry", "storage", "artifact", "audit"},
     "serving": {"clock", "errors", "interactions", "periodic", "telemetry", "artifact", "snapshot"}
-    | {"ranking", "registry", "policy", "catalogue", "storage", "matrix", "recipes"},
+    | {"ranking", "registry", "policy", "catalogue", "storage", "matrix", "recipes", "linalg"},
     "training": {"clock", "config", "errors", "periodic", "telemetry", "wire"}
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
     | {"machine", "ranking", "serving", "policy", "notices", "snapshot"},

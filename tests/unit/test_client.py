@@ -80,11 +80,24 @@ ANSWERS = {
             "model_version": 3, "strategy": "fold_in", "items": [ITEM],
             "request_id": "r", "generated_at": samples.AT,
         },
+        wire.BatchRecommendations: {
+            "model_version": 3, "request_id": "r", "generated_at": samples.AT,
+            "lists": [{"user_id": "u", "strategy": "model", "items": [ITEM]}],
+        },
         wire.RetrainAnswer: {
             "message": "Model retrained in 2.3s - 9 samples, 98.90% variance explained",
             "details": DETAILS, "version": 3, "job_id": 7, "promoted": True, "verdict": None,
         },
         wire.SendAnswer: {"accepted": 1, "duplicates": 0},
+        wire.SimilarItems: {
+            "item_id": "i", "kind": "next", "model_version": 3, "strategy": "model",
+            "items": [ITEM], "request_id": "r", "generated_at": samples.AT,
+        },
+        wire.SimilarToSeveral: {
+            "item_ids": ["i", "j"], "kind": "alike", "model_version": None,
+            "strategy": "categories", "items": [ITEM], "request_id": "r",
+            "generated_at": samples.AT,
+        },
         wire.TimelinePage: {"timeline": [ENTRY], "rollback_version": 2},
         wire.Watchlist: {"user_id": "u", "items": [WATCHED]},
     }.items()
@@ -118,7 +131,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             SimpleNamespace(
                 method=self.command,
                 path=parts.path,
-                query=dict(parse_qsl(parts.query)),
+                query=dict(parse_qsl(parts.query, keep_blank_values=True)),
                 json=json.loads(raw) if raw[:1] == b"{" or raw[:1] == b"[" else None,
                 raw=raw,
                 headers=self.headers,
@@ -430,6 +443,51 @@ ODD_PATH = "films%2F%F0%9F%8E%AC%20100%25%3F%231"
             },
             wire.HistoryRecommendations,
         ),
+        (
+            lambda c: c.recommendations(
+                "u",
+                n=3,
+                offset=5,
+                exclude=iter([8]),
+                allow=(),
+                where={"x": [1, "y"]},
+                include_seen=True,
+                explain=False,
+                diversity=0.3,
+                per_category=2,
+                model=1,
+            ),
+            (
+                "GET",
+                "/recommendations/u",
+                {
+                    "n": "3",
+                    "offset": "5",
+                    "exclude": "8",
+                    "allow": "",
+                    "where": '{"x": [1, "y"]}',
+                    "include_seen": "true",
+                    "explain": "false",
+                    "diversity": "0.3",
+                    "per_category": "2",
+                    "model": "1",
+                },
+            ),
+            None,
+            wire.RecommendationList,
+        ),
+        (
+            lambda c: c.recommend_from(["a"], explain=True, category=("b", "c")),
+            ("POST", "/recommendations", {}),
+            {"history": ["a"], "n": 10, "explain": True, "category": ["b", "c"]},
+            wire.HistoryRecommendations,
+        ),
+        (
+            lambda c: c.recommend_to(iter(["a", 7]), n=3, diversity=0.5),
+            ("POST", "/recommendations/batch", {}),
+            {"user_ids": ["a", 7], "n": 3, "diversity": 0.5},
+            wire.BatchRecommendations,
+        ),
         (lambda c: c.items(), ("GET", "/items", {"limit": "20"}), None, wire.ItemPage),
         (
             lambda c: c.items("a b", available=False, limit=3, after=ODD),
@@ -438,6 +496,73 @@ ODD_PATH = "films%2F%F0%9F%8E%AC%20100%25%3F%231"
             wire.ItemPage,
         ),
         (lambda c: c.item(ODD), ("GET", f"/items/{ODD_PATH}", {}), None, wire.ItemAnswer),
+        (
+            lambda c: c.similar(ODD),
+            ("GET", f"/items/{ODD_PATH}/similar", {"kind": "alike", "n": "10"}),
+            None,
+            wire.SimilarItems,
+        ),
+        (
+            lambda c: c.similar(
+                7,
+                kind="next",
+                n=3,
+                offset=2,
+                exclude=[8],
+                allow=iter(["a"]),
+                category=["b c"],
+                where={"x": {"max": 5}},
+                model=2,
+            ),
+            (
+                "GET",
+                "/items/7/similar",
+                {
+                    "kind": "next",
+                    "n": "3",
+                    "offset": "2",
+                    "exclude": "8",
+                    "allow": "a",
+                    "category": "b c",
+                    "where": '{"x": {"max": 5}}',
+                    "model": "2",
+                },
+            ),
+            None,
+            wire.SimilarItems,
+        ),
+        (
+            lambda c: c.similar_to(["a", 7]),
+            ("POST", "/items/similar", {}),
+            {"item_ids": ["a", 7], "kind": "alike", "n": 10},
+            wire.SimilarToSeveral,
+        ),
+        (
+            lambda c: c.similar_to(
+                iter(["a"]),
+                kind="next",
+                n=3,
+                offset=2,
+                exclude=[8, "b"],
+                allow=(),
+                category=["b", "c"],
+                where={"x": 1},
+                model=2,
+            ),
+            ("POST", "/items/similar", {}),
+            {
+                "item_ids": ["a"],
+                "kind": "next",
+                "n": 3,
+                "offset": 2,
+                "exclude": [8, "b"],
+                "allow": [],
+                "category": ["b", "c"],
+                "where": {"x": 1},
+                "model": 2,
+            },
+            wire.SimilarToSeveral,
+        ),
         (
             lambda c: c.put_item(ODD, wire.ItemContent(title="T", available_until=samples.AT)),
             ("PUT", f"/items/{ODD_PATH}", {}),
@@ -831,7 +956,8 @@ def test_a_dismissal_is_an_interaction(client, server, call, kind):
 
 
 def test_the_public_names():
-    assert reckeeper.client.__all__ == ["ACTOR_HEADER", "AsyncClient", "Client"]
+    names = ["ACTOR_HEADER", "AsyncClient", "Client", "ItemRules", "ListRules"]
+    assert reckeeper.client.__all__ == names
     methods = {name for name in dir(Client) if not name.startswith("_")}
     assert methods == {
         *("url", "close", "as_actor"),
@@ -842,9 +968,19 @@ def test_the_public_names():
         *("policy", "set_policy", "policy_history", "audit", "verify_audit"),
         *("send", "interactions", "watchlist", "add_to_watchlist", "remove_from_watchlist"),
         *("dismiss", "undo_dismiss", "merge"),
-        *("items", "item", "put_item", "patch_item", "withdraw", "restore", "store_items"),
+        *("items", "item", "similar", "similar_to"),
+        *("put_item", "patch_item", "withdraw", "restore", "store_items"),
         "delete_item",
-        *("recommendations", "recommend_from", "demo", "clear_demo", "ready", "is_live", "metrics"),
+        *(
+            "recommendations",
+            "recommend_from",
+            "recommend_to",
+            "demo",
+            "clear_demo",
+            "ready",
+            "is_live",
+            "metrics",
+        ),
     }
 
 

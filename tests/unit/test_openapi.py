@@ -50,6 +50,7 @@ def test_names_of_operations_are_stable():
         *("remove_from_watchlist", "list_items", "store_items", "get_item", "put_item"),
         *("patch_item", "delete_item", "merge_users", "get_recommendations"),
         *("recommend_from_history", "recommend_to_users"),
+        *("find_similar_items", "find_similar_to_several"),
         *("get_demo", "delete_demo", "get_liveness", "get_readiness", "get_metrics"),
     ]
 

@@ -317,7 +317,12 @@ def test_queries_and_bodies_ask_the_same(client):
         ("model", 0, 422, "model: "),
         ("model", 10**30, 422, "model: "),
         ("model", 7, 404, "There is no version 7"),
-        ("exclud", ["a"], 422, "exclude, allow, category, where, include_seen, model (did you"),
+        ("explain", "perhaps", 422, "explain: "),
+        ("diversity", 1.5, 422, "diversity: "),
+        ("diversity", "some", 422, "diversity: "),
+        ("per_category", 0, 422, "per_category: "),
+        ("exclud", ["a"], 422, "exclude, allow, category, where, include_seen, model, explain, "),
+        ("exclud", ["a"], 422, "explain, diversity, per_category (did you mean exclude?)"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_everywhere_in_the_same_way(

@@ -27,6 +27,7 @@ from reckeeper.api import (
     people,
     policy,
     recommendations,
+    similar_items,
     versions,
     watchlist,
 )
@@ -39,7 +40,7 @@ from reckeeper.wire.headers import INSTALLATION_HEADER
 
 _PARTS = (
     *(versions, jobs, policy, audit_trail),
-    *(interactions, watchlist, items, people, recommendations, demo),
+    *(interactions, watchlist, items, people, recommendations, similar_items, demo),
 )
 
 REFUSED, NOT_STARTED = 2, 3

@@ -14,6 +14,7 @@ _SENT = (
     wire.Interaction,
     wire.HistoryRequest,
     wire.BatchRequest,
+    wire.SimilarRequest,
     wire.PolicyChange,
     wire.ItemContent,
     wire.ItemRow,

@@ -1,5 +1,6 @@
 """What a query asks of a list."""
 
+import dataclasses
 from typing import Annotated
 
 from fastapi import Depends, Query
@@ -56,10 +57,51 @@ _Where = Annotated[
 _IncludeSeen = Annotated[
     bool, Query(description="true: with what was seen already", examples=[False])
 ]
+_Explain = Annotated[
+    bool, Query(description="true: each item has reasons, the user's own items", examples=[False])
+]
+_Diversity = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=1,
+        description="How much it counts against an item of the 500 best that it is like one "
+        "before it in the list",
+        examples=[0.3],
+    ),
+]
+_PerCategory = Annotated[
+    int | None,
+    Query(ge=1, le=_MOST, description="At most so many items of one category", examples=[3]),
+]
 _Model = Annotated[
     int | None,
     Query(ge=1, le=_MOST, description="Another version answers: a preview", examples=[1]),
 ]
+
+
+async def _item_rules(
+    n: _N = 10,
+    offset: _Offset = 0,
+    exclude: _Exclude = None,
+    allow: _Allow = None,
+    category: _Category = None,
+    where: _Where = None,
+    model: _Model = None,
+) -> Rules:
+    return Rules(
+        n=n,
+        offset=offset,
+        exclude=_ids("exclude", exclude or []),
+        allow=None if allow is None else _ids("allow", allow),
+        categories=_ids("category", category or []),
+        where=() if where is None else catalogue.conditions_of(_decoded(where)),
+        version=model,
+    )
+
+
+AskedItemRules = Annotated[Rules, Depends(_item_rules)]
+"""What is asked of the items of a list, whoever it is for."""
 
 
 async def _rules(
@@ -71,16 +113,16 @@ async def _rules(
     where: _Where = None,
     include_seen: _IncludeSeen = False,
     model: _Model = None,
+    explain: _Explain = False,
+    diversity: _Diversity = 0.0,
+    per_category: _PerCategory = None,
 ) -> Rules:
-    return Rules(
-        n=n,
-        offset=offset,
-        exclude=_ids("exclude", exclude or []),
-        allow=None if allow is None else _ids("allow", allow),
-        categories=_ids("category", category or []),
-        where=() if where is None else catalogue.conditions_of(_decoded(where)),
+    return dataclasses.replace(
+        await _item_rules(n, offset, exclude, allow, category, where, model),
         include_seen=include_seen,
-        version=model,
+        explain=explain,
+        diversity=diversity,
+        per_category=per_category,
     )
 
 

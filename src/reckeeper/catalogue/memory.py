@@ -137,6 +137,12 @@ class Catalogue:
         rows = self._rows
         return [rows.description(item_id) for item_id in item_ids]
 
+    def categories(self, item_ids: Iterable[str]) -> list[tuple[str, ...]]:
+        """Return the categories of items, in the order given."""
+        rows = self._rows
+        with rows.lock:
+            return [rows.categories_of(item_id) for item_id in item_ids]
+
     def is_available(self, item_id: str, moment: int) -> bool:
         """Say whether an item may be recommended at a moment; one that is not here may."""
         return self._rows.is_available(item_id, moment)
@@ -365,6 +371,10 @@ class _Rows:
             from_json(self._attributes[place]),
             self._categories_at(place),
         )
+
+    def categories_of(self, item_id: str) -> tuple[str, ...]:
+        place = self._places.get(item_id)
+        return () if place is None else self._categories_at(place)
 
     def _categories_at(self, place: int) -> tuple[str, ...]:
         categories = self._categories.values[int(self._categories.numbers[place])]

@@ -59,6 +59,7 @@ def register(app: typer.Typer) -> None:
     items = group(help="What items are, and whether they may be in a list.", default="list")
     items.command("list")(list_items)
     items.command("show")(show)
+    items.command("similar")(similar)
     items.command("withdraw")(withdraw)
     items.command("restore")(restore)
     items.command("import")(import_items)
@@ -107,6 +108,30 @@ def show(item: _Item, as_json: AsJson = False) -> None:
     with client() as server:
         found = server.item(item)
     _print(found, as_json=as_json)
+
+
+def similar(
+    items: Annotated[
+        list[str], typer.Argument(metavar="ITEM", help="Id of the item; of several, together.")
+    ],
+    comes_next: Annotated[
+        bool, typer.Option("--next", help="What people take after it, where that is known.")
+    ] = False,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, max=1000, help="How many.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is like an item, and how that is known."""
+    with client() as server:
+        found = server.similar_to(items, kind="next" if comes_next else "alike", n=n)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("rank", "item", "title", "score"),
+        [(item.rank, item.item_id, item.title, f"{item.score:.4g}") for item in found.items],
+    )
+    by = "no version yet" if found.model_version is None else f"version {found.model_version}"
+    say(f"Kind {found.kind}, strategy {found.strategy}, {by}.")
 
 
 def withdraw(item: _Item, as_json: AsJson = False) -> None:

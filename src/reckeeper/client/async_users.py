@@ -3,10 +3,10 @@
 
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from .. import wire
-from .parts import plain, segment
+from .parts import ListRules, in_body, in_query, plain, segment
 
 if TYPE_CHECKING:  # it brings httpx
     from .async_connection import AsyncConnection
@@ -80,16 +80,28 @@ class AsyncUserCalls:
         row = {"user_id": user_id, "item_id": item_id, "interaction_type": interaction_type}
         return await self.send([row])
 
-    async def recommendations(self, user_id: str, *, n: int = 10) -> wire.RecommendationList:
-        """Recommend up to `n` items that the user has not seen."""
+    async def recommendations(
+        self, user_id: str, *, n: int = 10, **rules: Unpack[ListRules]
+    ) -> wire.RecommendationList:
+        """Recommend up to `n` items that the user has not seen.
+
+        Parameters
+        ----------
+        user_id : str
+        n : int
+            Length of the list, 1 to 1,000.
+        **rules
+            What else is asked of it: see `ListRules`.
+        """
         path = f"/recommendations/{segment(user_id)}"
-        return await self._server.get(wire.RecommendationList, path, params={"n": n})
+        return await self._server.get(wire.RecommendationList, path, params=in_query(n, rules))
 
     async def recommend_from(
         self,
         history: Iterable[str | int | wire.HistoryItem | Mapping[str, object]],
         *,
         n: int = 10,
+        **rules: Unpack[ListRules],
     ) -> wire.HistoryRecommendations:
         """Recommend up to `n` items to somebody with this history; nothing is stored.
 
@@ -98,11 +110,30 @@ class AsyncUserCalls:
         history : iterable
             Ids of items, the oldest first; or items with their times, as
             `wire.HistoryItem` or a mapping with its fields, in any order.
+        n, **rules
+            As of `recommendations`.
         """
         told = [each if isinstance(each, str | int) else plain(each) for each in history]
-        body = {"history": told, "n": n}
+        body = {"history": told, **in_body(n, rules)}
         return await self._server.call(
             wire.HistoryRecommendations, "POST", "/recommendations", json=body, repeat=True
+        )
+
+    async def recommend_to(
+        self, user_ids: Iterable[str | int], *, n: int = 10, **rules: Unpack[ListRules]
+    ) -> wire.BatchRecommendations:
+        """Recommend up to `n` items to each of up to 1,000 users, by one version.
+
+        Parameters
+        ----------
+        user_ids : iterable of str
+            Each of them once; known or not.
+        n, **rules
+            As of `recommendations`.
+        """
+        body = {"user_ids": list(user_ids), **in_body(n, rules)}
+        return await self._server.call(
+            wire.BatchRecommendations, "POST", "/recommendations/batch", json=body, repeat=True
         )
 
     async def merge(self, user_id: str, visitor_id: str) -> wire.Merge:

@@ -2,10 +2,10 @@
 """The calls of the catalogue."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from .. import wire
-from .parts import given, plain, segment
+from .parts import ItemRules, given, in_body, in_query, plain, segment
 
 if TYPE_CHECKING:  # it brings httpx
     from .connection import Connection
@@ -92,6 +92,53 @@ class CatalogueCalls:
     def delete_item(self, item_id: str) -> wire.ItemDeleted:
         """Take an item out of the catalogue; it stays in lists while interactions know it."""
         return self._server.call(wire.ItemDeleted, "DELETE", f"/items/{segment(item_id)}")
+
+    def similar(
+        self,
+        item_id: str | int,
+        *,
+        kind: Literal["alike", "next"] = "alike",
+        n: int = 10,
+        **rules: Unpack[ItemRules],
+    ) -> wire.SimilarItems:
+        """Find what is like an item, or what people take after it.
+
+        Parameters
+        ----------
+        item_id : str
+        kind : str
+            ``alike``: what goes together with it. ``next``: what people take
+            after it; the answer's `kind` is ``alike`` where that is not known.
+        n : int
+            Length of the list, 1 to 1,000.
+        **rules
+            What is asked of its items: see `ItemRules`.
+        """
+        params = {"kind": kind, **in_query(n, rules)}
+        path = f"/items/{segment(item_id)}/similar"
+        return self._server.get(wire.SimilarItems, path, params=params)
+
+    def similar_to(
+        self,
+        item_ids: Iterable[str | int],
+        *,
+        kind: Literal["alike", "next"] = "alike",
+        n: int = 10,
+        **rules: Unpack[ItemRules],
+    ) -> wire.SimilarToSeveral:
+        """Find what is like several items together, such as those of a basket.
+
+        Parameters
+        ----------
+        item_ids : iterable of str
+            Up to 100; those that nobody knows are passed over.
+        kind, n, **rules
+            As of `similar`.
+        """
+        body = {"item_ids": list(item_ids), "kind": kind, **in_body(n, rules)}
+        return self._server.call(
+            wire.SimilarToSeveral, "POST", "/items/similar", json=body, repeat=True
+        )
 
     def _say(
         self, method: str, item_id: str, content: wire.ItemContent | Mapping[str, object]

@@ -1,8 +1,9 @@
 """What requests are made of, and how their answers are read: both clients have this."""
 
+import json
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
@@ -17,6 +18,8 @@ ACTOR_HEADER = "X-Reckeeper-Actor"
 Params = Mapping[str, str | int | list[str]]
 """What a query says; of a list, each value under the same name."""
 
+_LISTS = ("exclude", "allow", "category")
+
 _Given = TypeVar("_Given")
 _Answer = TypeVar("_Answer", bound=wire.Answer)
 
@@ -26,7 +29,82 @@ def given(**values: _Given | None) -> dict[str, _Given]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def segment(external_id: str) -> str:
+class ItemRules(TypedDict, total=False):
+    """What may be asked of the items of a list, whoever it is for; all of it holds before the cut.
+
+    Attributes
+    ----------
+    offset : int
+        Passes over so many of the best: the next page of the same list.
+    exclude, allow : iterable of str
+        Items that must not be in it, and the only ones that may be.
+    category : iterable of str
+        Its items have any of these categories.
+    where : mapping
+        What their attributes must be, all of them: a value, a list of values of
+        which they must have any, or a range:
+        ``{"language": "fr", "region": ["eu", "uk"], "price": {"max": 20}}``.
+    model : int
+        A version that answers in place of the active one.
+    """
+
+    offset: int
+    exclude: Iterable[str | int]
+    allow: Iterable[str | int]
+    category: Iterable[str]
+    where: Mapping[str, object]
+    model: int
+
+
+class ListRules(ItemRules, total=False):
+    """What may be asked of a list beside `ItemRules`.
+
+    Attributes
+    ----------
+    include_seen : bool
+        Whether what the user has seen already may be in it.
+    explain : bool
+        Whether each item has reasons, the user's own items.
+    diversity : float
+        0 to 1: how much it counts against an item that it is like one before it.
+    per_category : int
+        How many items of one category it may have.
+    """
+
+    include_seen: bool
+    explain: bool
+    diversity: float
+    per_category: int
+
+
+_Rules = ItemRules | ListRules
+
+
+def in_body(n: int, rules: _Rules) -> dict[str, object]:
+    """Return the fields of a body that say what is asked of a list."""
+    told: dict[str, object] = {"n": n, **rules}
+    for name in _LISTS:
+        if name in told:
+            told[name] = list(cast("Iterable[object]", told[name]))
+    return told
+
+
+def in_query(n: int, rules: _Rules) -> Params:
+    """Return the parameters of a query that say what is asked of a list."""
+    told = in_body(n, rules)
+    params: dict[str, str | int | list[str]] = {}
+    for name, value in told.items():
+        if isinstance(value, list):
+            # That nothing is allowed cannot be said in a query; an empty id is refused.
+            params[name] = [str(each) for each in value] or ([""] if name == "allow" else [])
+        elif isinstance(value, Mapping):
+            params[name] = json.dumps(dict(value))
+        else:
+            params[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return params
+
+
+def segment(external_id: str | int) -> str:
     """Return an id as a segment of a path."""
     # As they stand, "." and ".." would be taken out of the path on its way.
     return quote(str(external_id), safe="").replace(".", "%2E")

@@ -1,7 +1,7 @@
 """The active model in memory: hot swap, histories, lists, and how two versions' lists differ."""
 
 from reckeeper.serving.answers import Recommendation, Recommendations
-from reckeeper.serving.asked import MAX_USERS, Told, parse_history, parse_users
+from reckeeper.serving.asked import MAX_USERS, Told, parse_basket, parse_history, parse_users
 from reckeeper.serving.checking import check
 from reckeeper.serving.finished import FinishedList, FinishedLists, ListState
 from reckeeper.serving.histories import Everybody
@@ -19,6 +19,7 @@ from reckeeper.serving.rules import (
     MAX_LENGTH,
     MAX_NAMED,
     MAX_OFFSET,
+    Kind,
     Rules,
 )
 from reckeeper.serving.version_comparison import compare as compare_versions
@@ -35,6 +36,7 @@ __all__ = [
     "Everybody",
     "FinishedList",
     "FinishedLists",
+    "Kind",
     "ListState",
     "Newer",
     "PopularItems",
@@ -47,6 +49,7 @@ __all__ = [
     "Told",
     "check",
     "compare_versions",
+    "parse_basket",
     "parse_history",
     "parse_users",
 ]

@@ -2,9 +2,9 @@
 
 import itertools
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,10 +13,14 @@ from reckeeper.catalogue import Catalogue, Shelf
 from reckeeper.matrix import Histories, IdIndex
 from reckeeper.ranking import Lists, Ranker, without_taste
 from reckeeper.registry import ActiveModel
+from reckeeper.serving.diversity import reranked
 from reckeeper.serving.histories import Past, UserHistories
 from reckeeper.serving.popular import Board, PopularItems
+from reckeeper.serving.reasons import Reason, Reasons, reasons_of, without_reasons
 from reckeeper.serving.rules import Rules
 from reckeeper.telemetry import RECOMMENDATIONS
+
+_NOTHING = np.empty(0, dtype=np.int64)
 
 _numbers = itertools.count()
 """Numbers of what is loaded: the same version may be loaded again."""
@@ -24,13 +28,18 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One item of a list; `title` and `attributes` come from the catalogue."""
+    """One item of a list; `title` and `attributes` come from the catalogue.
+
+    `reasons` and `rest`, as of `Reasons`, are there where they were asked for.
+    """
 
     rank: int
     item_id: str
     score: float
     title: str | None
     attributes: Mapping[str, Any]
+    reasons: list[Reason] | None = None
+    rest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -150,27 +159,63 @@ class Answers:
         NotFoundError
             No item of the catalogue is in one of the categories.
         """
+        ranked = self._varied if rules.is_reranked else _ranked
         answers = []
-        for block, lists in _ranked(loaded, [past.history for past, _ in pasts], rules):
-            for row, place in enumerate(range(*block.indices(len(pasts)))):
-                past, has_newer = pasts[place]
-                user_id = user_ids[place]
-                if lists.is_popular[row]:
-                    unlisted = _unlisted(loaded, past, rules)
-                    answer = self.from_popular(
-                        loaded.board, unlisted, rules, user_id=user_id, version=loaded.version
-                    )
-                else:
-                    items, scores = lists.item_index[row], lists.scores[row]
-                    answer = self._described(
-                        _named(items[items >= 0], scores[items >= 0], loaded.items.ids, rules),
-                        rules,
-                        user_id=user_id,
-                        version=loaded.version,
-                        strategy="fold_in" if has_newer else "model",
-                    )
-                answers.append(answer)
+        histories = [past.history for past, _ in pasts]
+        for place, best in enumerate(ranked(loaded, histories, rules)):
+            past, has_newer = pasts[place]
+            if best is None:
+                unlisted = _unlisted(loaded, past, rules)
+                answer = self.from_popular(
+                    loaded.board,
+                    unlisted,
+                    rules,
+                    user_id=user_ids[place],
+                    version=loaded.version,
+                )
+            else:
+                page = best.page(rules)
+                answer = self._described(
+                    page.named(loaded.items.ids),
+                    rules,
+                    user_id=user_ids[place],
+                    version=loaded.version,
+                    strategy="fold_in" if has_newer else "model",
+                    reasons=self._reasons(loaded, past, page) if rules.explain else None,
+                )
+            answers.append(answer)
         return answers
+
+    def _varied(
+        self, loaded: LoadedModel, histories: Sequence[Histories], rules: Rules
+    ) -> Iterator["_Best | None"]:
+        """Yield what `_ranked` does, chosen from a longer list for its variety."""
+
+        def categories(items: np.ndarray) -> list[tuple[str, ...]]:
+            return self._catalogue.categories(loaded.items.ids[item] for item in items.tolist())
+
+        for history in histories:
+            is_popular = False
+
+            def ranked(depth: int, history: Histories = history) -> tuple[np.ndarray, np.ndarray]:
+                nonlocal is_popular
+                (best,) = _ranked(loaded, [history], rules, k=depth)
+                is_popular = best is None
+                return (_NOTHING, _NOTHING) if best is None else (best.items, best.scores)
+
+            likeness = loaded.model.artifact.model.likeness
+            items, scores = reranked(ranked, rules, categories=categories, likeness=likeness)
+            yield None if is_popular else _Best(items, scores)
+
+    def _reasons(self, loaded: LoadedModel, past: Past, best: "_Best") -> list[Reasons]:
+        return reasons_of(
+            loaded.model.artifact.model,
+            past.history,
+            best.items,
+            best.scores,
+            item_ids=loaded.items.ids,
+            catalogue=self._catalogue,
+        )
 
     def from_popular(
         self,
@@ -200,9 +245,27 @@ class Answers:
         """
         ranking = board.ranking
         listable = listed_by(rules, ranking.shelf, ranking.ids.find, n_items=len(ranking.ids))
-        best = ranking.best(rules.end, user_id=user_id, listable=listable, seen=unlisted)
-        named = _named(best, ranking.scores[best], ranking.ids, rules)
-        return self._described(named, rules, user_id=user_id, version=version, strategy="popular")
+
+        def ranked(depth: int) -> tuple[np.ndarray, np.ndarray]:
+            best = ranking.best(depth, user_id=user_id, listable=listable, seen=unlisted)
+            return best, np.arange(len(best), 0.0, -1.0)
+
+        def categories(items: np.ndarray) -> list[tuple[str, ...]]:
+            return self._catalogue.categories(ranking.ids[item] for item in items.tolist())
+
+        if rules.is_reranked:
+            items, _ = reranked(ranked, rules, categories=categories, likeness=None)
+        else:
+            items, _ = ranked(rules.end)
+        page = _Best(items, ranking.scores[items]).page(rules)
+        return self._described(
+            page.named(ranking.ids),
+            rules,
+            user_id=user_id,
+            version=version,
+            strategy="popular",
+            reasons=without_reasons(page.scores) if rules.explain else None,
+        )
 
     def _described(
         self,
@@ -212,18 +275,27 @@ class Answers:
         user_id: str | None,
         version: int | None,
         strategy: str,
+        reasons: Sequence[Reasons] | None,
     ) -> Recommendations:
         """Return the answer with ids and scores of some items, the best first."""
         RECOMMENDATIONS.labels(strategy).inc()
         described = self._catalogue.describe(item_id for item_id, _ in named)
+        whys: Sequence[Reasons | None] = [None] * len(named) if reasons is None else reasons
         return Recommendations(
             user_id=user_id,
             model_version=version,
             strategy=strategy,
             items=[
-                Recommendation(rank, item_id, score, item.title, item.attributes)
-                for rank, ((item_id, score), item) in enumerate(
-                    zip(named, described, strict=True), start=rules.offset + 1
+                Recommendation(
+                    rank,
+                    item_id,
+                    score,
+                    item.title,
+                    item.attributes,
+                    *(() if why is None else (why.reasons, why.rest)),
+                )
+                for rank, ((item_id, score), item, why) in enumerate(
+                    zip(named, described, whys, strict=True), start=rules.offset + 1
                 )
             ],
             request_id=str(uuid.uuid4()),
@@ -265,22 +337,53 @@ def listed_by(
     return mask
 
 
+class _ById(Protocol):
+    def __getitem__(self, index: int, /) -> str: ...
+
+
+class _Best(NamedTuple):
+    """The items of a list by their indices, the best first."""
+
+    items: np.ndarray
+    scores: np.ndarray
+
+    def page(self, rules: Rules) -> "_Best":
+        """Return what follows the offset."""
+        return _Best(self.items[rules.offset :], self.scores[rules.offset :])
+
+    def named(self, ids: _ById) -> list[tuple[str, float]]:
+        """Return ids and scores."""
+        named = [ids[index] for index in self.items.tolist()]
+        return list(zip(named, self.scores.tolist(), strict=True))
+
+
 def _ranked(
-    loaded: LoadedModel, histories: Sequence[Histories], rules: Rules
-) -> Iterator[tuple[slice, Lists]]:
-    """Yield the lists of histories, a block at a time, the best item first."""
+    loaded: LoadedModel, histories: Sequence[Histories], rules: Rules, *, k: int | None = None
+) -> Iterator[_Best | None]:
+    """Yield the list of each history, `k` items or as far as the rules reach.
+
+    None where it is what is popular.
+    """
+    length = k or rules.end
     n_items = len(loaded.items)
     listable = listed_by(rules, loaded.shelf, loaded.items.find, n_items=n_items)
-    one = histories[0]
+    asked = histories[0]
+    if len(histories) > 1:
+        asked = Histories.stacked(histories, n_items=n_items)
+    out = without_taste(asked.weights) if rules.include_seen else None
+    blocks: Iterable[tuple[slice, Lists]]
     if len(histories) == 1:
-        out = without_taste(one.weights) if rules.include_seen else None
-        yield slice(1), loaded.ranker.rank(one, k=rules.end, listable=listable, unlisted=out)
-        return
-    stacked = Histories.stacked(histories, n_items=n_items)
-    out = without_taste(stacked.weights) if rules.include_seen else None
-    yield from loaded.ranker.in_blocks(
-        stacked, np.arange(len(stacked)), k=rules.end, listable=listable, unlisted=out
-    )
+        blocks = [(slice(1), loaded.ranker.rank(asked, k=length, listable=listable, unlisted=out))]
+    else:
+        blocks = loaded.ranker.in_blocks(
+            asked, np.arange(len(asked)), k=length, listable=listable, unlisted=out
+        )
+    for _, lists in blocks:
+        for items, scores, is_popular in zip(
+            lists.item_index, lists.scores, lists.is_popular.tolist(), strict=True
+        ):
+            is_item = items >= 0
+            yield None if is_popular else _Best(items[is_item], scores[is_item])
 
 
 def _unlisted(loaded: LoadedModel, past: Past, rules: Rules) -> set[str]:
@@ -289,15 +392,3 @@ def _unlisted(loaded: LoadedModel, past: Past, rules: Rules) -> set[str]:
     out = without_taste(weights) if rules.include_seen else weights
     unknown = loaded.histories.unknown_in(past, include_seen=rules.include_seen)
     return {*unknown, *(loaded.items.ids[index] for index in out.indices.tolist())}
-
-
-class _ById(Protocol):
-    def __getitem__(self, index: int, /) -> str: ...
-
-
-def _named(
-    items: np.ndarray, scores: np.ndarray, ids: "_ById", rules: Rules
-) -> list[tuple[str, float]]:
-    """Return ids and scores of a list from the offset on."""
-    named = [ids[index] for index in items[rules.offset :].tolist()]
-    return list(zip(named, scores[rules.offset :].tolist(), strict=True))

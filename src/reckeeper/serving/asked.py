@@ -1,8 +1,8 @@
-"""What the body of a request for lists says, checked: a history or users, and the rules."""
+"""What the body of a request for lists says, checked: a history, users or items; the rules."""
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar
 
 import pyarrow as pa
@@ -18,11 +18,15 @@ from reckeeper.serving.rules import (
     MAX_LENGTH,
     MAX_NAMED,
     MAX_OFFSET,
+    Kind,
     Rules,
 )
 
 MAX_USERS = 1_000
 """Users of one request."""
+
+MAX_BASKET = 100
+"""Items of one request for what is like them."""
 
 UNTYPED = ""
 """The type of what a history tells without one; it weighs 1."""
@@ -81,6 +85,7 @@ def _as_item(value: object) -> object:
 _Id = Annotated[str, BeforeValidator(valid_id)]
 _Time = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_only_text)]
 _Named = Annotated[list[_Id], Field(max_length=MAX_NAMED)]
+_Version = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 
 class _HistoryItem(BaseModel):
@@ -92,7 +97,7 @@ class _HistoryItem(BaseModel):
     weight: Annotated[float, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False)] = 1.0
 
 
-class _Rules(BaseModel):
+class _ItemRules(BaseModel):
     model_config = _STRICT
 
     n: Annotated[int, Field(ge=1, le=MAX_LENGTH)] = 10
@@ -101,8 +106,14 @@ class _Rules(BaseModel):
     allow: Annotated[_Named, Field(min_length=1)] | None = None
     category: Annotated[list[_Id], Field(max_length=MAX_CATEGORIES)] = []
     where: dict[str, object] = {}
+
+
+class _Rules(_ItemRules):
     include_seen: bool = False
-    model: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
+    model: _Version | None = None
+    explain: bool = False
+    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
+    per_category: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
 
 
 class _HistoryRequest(_Rules):
@@ -115,7 +126,13 @@ class _UsersRequest(_Rules):
     user_ids: Annotated[list[_Id], Field(min_length=1, max_length=MAX_USERS)]
 
 
-_Kind = TypeVar("_Kind", bound=_Rules)
+class _ItemsRequest(_ItemRules):
+    item_ids: Annotated[list[_Id], Field(min_length=1, max_length=MAX_BASKET)]
+    kind: Kind = "alike"
+    model: _Version | None = None
+
+
+_Kind = TypeVar("_Kind", bound=_ItemRules)
 
 
 def parse_history(body: bytes, *, types: Collection[str]) -> tuple[Told, Rules]:
@@ -177,6 +194,18 @@ def parse_users(body: bytes) -> tuple[list[str], Rules]:
     return asked.user_ids, _rules(asked)
 
 
+def parse_basket(body: bytes) -> tuple[list[str], Kind, Rules]:
+    """Parse and check the body of a request for what is like items; see `wire.SimilarRequest`.
+
+    Raises
+    ------
+    DataError
+        It is no JSON or breaks a rule; `details` has the field.
+    """
+    asked = _read(_ItemsRequest, body)
+    return asked.item_ids, asked.kind, replace(_item_rules(asked), version=asked.model)
+
+
 def _check_types(history: list[_HistoryItem], types: Collection[str]) -> None:
     accepted = {*types, *WITHOUT_WEIGHT}
     for index, item in enumerate(history):
@@ -189,7 +218,7 @@ def _check_types(history: list[_HistoryItem], types: Collection[str]) -> None:
             raise DataError(message, details=details, action=Action("weigh_type"))
 
 
-def _rules(asked: _Rules) -> Rules:
+def _item_rules(asked: _ItemRules) -> Rules:
     return Rules(
         n=asked.n,
         offset=asked.offset,
@@ -197,8 +226,17 @@ def _rules(asked: _Rules) -> Rules:
         allow=None if asked.allow is None else frozenset(asked.allow),
         categories=frozenset(asked.category),
         where=conditions_of(asked.where),
+    )
+
+
+def _rules(asked: _Rules) -> Rules:
+    return replace(
+        _item_rules(asked),
         include_seen=asked.include_seen,
         version=asked.model,
+        explain=asked.explain,
+        diversity=asked.diversity,
+        per_category=asked.per_category,
     )
 
 
@@ -214,11 +252,11 @@ def _read(kind: type[_Kind], body: bytes) -> _Kind:
         raise DataError(f"The body is not JSON: {exc}. /docs shows what the route takes.") from exc
 
 
-def _refusal(kind: type[_Rules], error: ErrorDetails) -> DataError:
+def _refusal(kind: type[_ItemRules], error: ErrorDetails) -> DataError:
     path = error["loc"]
     field = ".".join(str(part)[:64] for part in path)
     if error["type"] == "extra_forbidden":
-        own = [*kind.__annotations__, *_Rules.model_fields]
+        own = list(dict.fromkeys([*kind.__annotations__, *kind.model_fields]))
         known = own if len(path) == 1 else _HistoryItem.model_fields
         problem = f"there is no such field{alternatives(str(path[-1]), known)}"
     elif error["type"] == "missing":

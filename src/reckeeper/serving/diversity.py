@@ -4,9 +4,11 @@ Whatever comes first of a list does not depend on how long it is to be, so pages
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from reckeeper.serving.rules import Rules
 
 POOL = 500
 """So many of the best items are put in another order; what ranks behind them follows as it is."""
@@ -74,6 +76,54 @@ def varied(
             chosen.append(place)
             left.take(place)
     return chosen
+
+
+def reranked(
+    ranked: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    rules: Rules,
+    *,
+    categories: Callable[[np.ndarray], list[tuple[str, ...]]],
+    likeness: Callable[[np.ndarray], np.ndarray] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best items in the order of `varied`, as far as the rules reach.
+
+    Parameters
+    ----------
+    ranked : callable
+        Returns the list of a length, shorter where there are no more items: what
+        it has, and its scores, the best first.
+    rules : Rules
+    categories : callable
+        Returns those of each item.
+    likeness : callable or None
+        Returns how alike items are, as `varied` takes it. Where that is None,
+        or says nothing, items are as alike as their categories.
+
+    Returns
+    -------
+    items, scores : ndarray
+        As `ranked` gives them.
+    """
+    depth = max(rules.end, POOL)
+    while True:
+        items, scores = ranked(depth)
+        of_items = categories(items)
+        alike = None
+        if rules.diversity:
+            alike = None if likeness is None else likeness(items[:POOL])
+            if alike is None or not alike.any():
+                alike = likeness_of_categories(of_items[:POOL])
+        chosen = varied(
+            scores,
+            n=rules.end,
+            likeness=alike,
+            diversity=rules.diversity,
+            categories=of_items,
+            per_category=rules.per_category,
+        )
+        if len(chosen) == rules.end or len(items) < depth:
+            return items[chosen], scores[chosen]
+        depth *= 8
 
 
 def likeness_of_categories(categories: Sequence[Sequence[str]]) -> np.ndarray:

@@ -31,7 +31,8 @@ from reckeeper.serving.newer import Newer
 from reckeeper.serving.popular import PopularItems
 from reckeeper.serving.previews import Previews
 from reckeeper.serving.readiness import Problem, Readiness
-from reckeeper.serving.rules import Rules
+from reckeeper.serving.rules import Kind, Rules
+from reckeeper.serving.similar import Similar, SimilarItems
 from reckeeper.telemetry import (
     MODEL_SWAPS,
     SERVED_QUALITY,
@@ -107,6 +108,7 @@ class Serving:
             database, policy, self._catalogue, every_seconds=every_seconds
         )
         self._answers = Answers(self._catalogue)
+        self._similar = SimilarItems(database, self._catalogue)
         self._previews = Previews(registry, self._catalogue, policy, self._popular)
         self._without_model = self._popular.board(IdIndex([]), np.empty(0), is_whole=False)
         self._loaded: LoadedModel | None = None
@@ -396,6 +398,23 @@ class Serving:
         past = loaded.histories.told(told)
         (answer,) = self._answers.from_histories(loaded, [(past, True)], rules, user_ids=[None])
         return answer
+
+    def similar_to(self, item_ids: Sequence[str], rules: Rules, *, kind: Kind) -> Similar:
+        """Find what is like some items, or comes after them; see `SimilarItems.find`.
+
+        While the active version cannot be loaded, and no other is there, the catalogue says it.
+
+        Raises
+        ------
+        NotFoundError
+            Nobody knows any of the items, there is no such version, or no item in a category
+            that the rules name.
+        ArtifactError
+            The version that the rules name cannot be loaded.
+        """
+        loaded = self._loaded if rules.version is None else self._answering(rules.version)
+        board = self._without_model if loaded is None else loaded.board
+        return self._similar.find(loaded, board, item_ids, kind=kind, rules=rules)
 
     def _without_model_from(
         self, history: pa.RecordBatch, rules: Rules, *, user_id: str | None

@@ -1,6 +1,7 @@
 """What a request asks of its list."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from reckeeper.catalogue import Condition
 
@@ -15,6 +16,9 @@ MAX_NAMED = 10_000
 
 MAX_CATEGORIES = 100
 """Categories that a request may name."""
+
+Kind = Literal["alike", "next"]
+"""What is asked for of items: what goes together with them, or what comes after them."""
 
 
 @dataclass(frozen=True)

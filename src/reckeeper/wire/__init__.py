@@ -79,10 +79,12 @@ from .recommendations import (
     HistoryRecommendations,
     HistoryRequest,
     ListRules,
+    Reason,
     RecommendationList,
     RecommendedItem,
     UserList,
 )
+from .similar import SimilarItems, SimilarRequest, SimilarToSeveral
 from .verdicts import (
     AppliedPromotion,
     DailyRate,
@@ -205,6 +207,7 @@ __all__ = [
     "Promotion",
     "PromotionChange",
     "Readiness",
+    "Reason",
     "Recipe",
     "RecipeList",
     "RecipeSetting",
@@ -219,6 +222,9 @@ __all__ = [
     "RetrainTuning",
     "SendAnswer",
     "SettingDifference",
+    "SimilarItems",
+    "SimilarRequest",
+    "SimilarToSeveral",
     "StoredInteraction",
     "Time",
     "TimelineEntry",

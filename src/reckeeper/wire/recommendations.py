@@ -9,11 +9,11 @@ from .forms import Answer, Done, JsonObject, Request, Time, is_none
 
 _Named = Annotated[list[Id], Field(max_length=10_000)]
 
+Version = Annotated[int, Field(ge=1)]
 
-class ListRules(Request):
-    """What is asked of a list. All of it holds before the list is cut, so `n` items come back
-    whenever so many are left; items that are withdrawn or dismissed never do.
-    """
+
+class ItemRules(Request):
+    """What is asked of the items of a list, before the list is cut."""
 
     n: Annotated[int, Field(ge=1, le=1000)] = Field(default=10, description="Length of the list.")
     offset: Annotated[int, Field(ge=0, le=10_000)] = Field(
@@ -32,11 +32,29 @@ class ListRules(Request):
         'must have any, or a range: {"language": "fr", "region": ["eu", "uk"], "price": '
         '{"min": 5, "max": 20}}. Default: whatever.',
     )
+
+
+class ListRules(ItemRules):
+    """What is asked of a list. All of it holds before the list is cut, so `n` items come back
+    whenever so many are left; items that are withdrawn or dismissed never do.
+    """
+
     include_seen: bool = Field(
         default=False, description="true: with what was seen already, as for consumables."
     )
-    model: Annotated[int, Field(ge=1)] | None = Field(
+    model: Version | None = Field(
         default=None, description="Another version answers, for a preview. Default: the active one."
+    )
+    explain: bool = Field(
+        default=False, description="true: each item has reasons, the user's own items."
+    )
+    diversity: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="How much it counts against an item of the 500 best that it is like one "
+        "before it in the list; 0: not at all.",
+    )
+    per_category: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="At most so many items of one category. Default: any number."
     )
 
 
@@ -71,14 +89,34 @@ class HistoryRequest(ListRules):
 Strategy = Literal["model", "fold_in", "popular"]
 
 
+class Reason(Answer):
+    """An item of the user's, and what it adds to a score: below zero it speaks against."""
+
+    item_id: str
+    title: str | None
+    contribution: float
+
+
 class RecommendedItem(Answer):
-    """An item of a recommendation list."""
+    """An item of a recommendation list.
+
+    Where reasons are asked for, their contributions and `rest` add up to the score.
+    """
 
     rank: int
     item_id: str
     score: float
     title: str | None
     attributes: JsonObject
+    reasons: list[Reason] | None = Field(
+        default=None,
+        exclude_if=is_none,
+        description="The ten items of the user's that say most of it, the one that speaks most "
+        "for it first; none where a list is not personal. With explain alone.",
+    )
+    rest: float | None = Field(
+        default=None, exclude_if=is_none, description="What all others add. With explain alone."
+    )
 
 
 class RecommendationList(Done):
