@@ -1020,7 +1020,7 @@ def compare(example, answer):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("n_examples", [10, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("n_examples", [5, pytest.param(200, marks=pytest.mark.long)])
 def test_generated_requests_get_documented_answers(trained, tmp_path, n_examples):
     # An installation of its own, since anything is asked for: versions go, policies come.
     # Retraining is left out for the time it takes, importing since no ZIP is generated; other

@@ -1,6 +1,7 @@
 """The rules that hold the library's shape, checked on its syntax trees."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -119,6 +120,25 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
+def for_each(files):
+    """Return a decorator that has a test look at each of some files, those of a row together."""
+    of_row = {}
+    for path in files:
+        of_row.setdefault(owner(path), []).append(path)
+
+    def decorate(test):
+        @pytest.mark.parametrize("row", of_row)
+        def look_at(row):
+            for path in of_row[row]:
+                test(path)
+
+        look_at.__name__ = test.__name__
+        return look_at
+
+    return decorate
+
+
+@functools.cache
 def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -147,7 +167,7 @@ def test_every_module_has_a_row_in_the_table():
     assert {owner(path) for path in modules()} <= set(MAY_IMPORT)
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
+@for_each(modules())
 def test_imports_are_those_of_the_table(path):
     row = owner(path)
     others = {module for module, _ in ours(path)} - {row, "__version__"}
@@ -170,16 +190,14 @@ def test_every_owner_of_a_third_party_uses_it():
     assert allowed <= used
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in modules() if owner(path) not in {"api", "cli", "config", "page", "worker"}],
-    ids=name_of,
+@for_each(
+    [path for path in modules() if owner(path) not in {"api", "cli", "config", "page", "worker"}]
 )
 def test_of_config_only_the_settings_type_is_imported(path):
     assert {name for module, name in ours(path) if module == "config"} <= {"Settings"}
 
 
-@pytest.mark.parametrize("path", [*modules(), *entry_files()], ids=name_of)
+@for_each([*modules(), *entry_files()])
 def test_third_parties_stay_where_they_belong(path):
     strays = {
         package
@@ -189,13 +207,13 @@ def test_third_parties_stay_where_they_belong(path):
     assert not strays
 
 
-@pytest.mark.parametrize("path", entry_files(), ids=name_of)
+@for_each(entry_files())
 def test_entry_files_hand_on_to_one_program(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 10
     assert len({module for module, _ in ours(path)} & {"api", "worker", "page"}) == 1
 
 
-@pytest.mark.parametrize("path", [*modules(), *entry_files()], ids=name_of)
+@for_each([*modules(), *entry_files()])
 def test_nothing_is_imported_by_a_computed_name(path):
     calls = [node.func for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
     names = {call.id for call in calls if isinstance(call, ast.Name)}
@@ -203,7 +221,7 @@ def test_nothing_is_imported_by_a_computed_name(path):
     assert not names & {"__import__", "import_module", "exec", "eval"}
 
 
-@pytest.mark.parametrize("path", [*modules(), *entry_files()], ids=name_of)
+@for_each([*modules(), *entry_files()])
 def test_nothing_unpickles(path):
     assert not {
         name
@@ -220,18 +238,14 @@ def test_nothing_unpickles(path):
             assert ast.unparse(node.value) == "False"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in modules() if owner(path) not in {*PROGRAMS, "client", "wire"}],
-    ids=name_of,
-)
+@for_each([path for path in modules() if owner(path) not in {*PROGRAMS, "client", "wire"}])
 def test_the_library_names_no_route_and_no_command(path):
     said = [node.value for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant)]
     pattern = r"\b(GET|POST|PUT|PATCH|DELETE) /|`reckeeper "
     assert not [text for text in said if isinstance(text, str) and re.search(pattern, text)]
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
+@for_each(modules())
 def test_nothing_prints(path):
     assert not [
         node.lineno
@@ -242,9 +256,7 @@ def test_nothing_prints(path):
     ]
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in [*modules(), *entry_files()] if owner(path) != "config"], ids=name_of
-)
+@for_each([path for path in [*modules(), *entry_files()] if owner(path) != "config"])
 def test_only_config_reads_the_environment(path):
     tree = tree_of(path)
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
