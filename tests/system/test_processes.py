@@ -262,3 +262,34 @@ def test_why_they_cannot_start_is_said_once(tmp_path):
         assert "Traceback" not in said
         assert len(refused.events("server_not_started")) == 1
         assert str(made.server_port) in said
+
+
+def test_a_server_without_the_model_folder_fetches_the_version_from_one_that_has_it(
+    trained: Installation,
+) -> None:
+    trained.start_server()
+    there = trained.server
+    settings = Settings.from_env(
+        trained.environ
+        | {
+            "RECKEEPER_MODEL_DIR": str(trained.folder / "other"),
+            "RECKEEPER_MODEL_SOURCE_URL": str(there.base_url),
+        }
+    )
+
+    def items(answer: httpx.Response) -> tuple[int, list[str]]:
+        found = answer.json()
+        return found["model_version"], [item["item_id"] for item in found["items"]]
+
+    with TestClient(create_app(settings)) as here:
+        for version in (2, 1):
+            path = "/recommendations/u1"
+            assert items(here.get(path)) == items(there.get(path))
+            assert items(here.get(path))[0] == version
+            if version == 2:
+                here.post("/models/rollback").raise_for_status()
+                wait_until(
+                    lambda: items(there.get("/recommendations/u1"))[0] == 1, "the other swaps"
+                )
+        names = {path.name for path in (trained.folder / "other").glob("*.safetensors")}
+        assert names == {"model-000001.safetensors", "model-000002.safetensors"}
