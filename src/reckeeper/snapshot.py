@@ -177,6 +177,22 @@ class Snapshot:
         rows = slice(0) if place is None else slice(self._bounds[place], self._bounds[place + 1])
         return Rows(*(column[rows] for column in self._columns))
 
+    def of_users(self, user_ids: Sequence[str]) -> tuple[Rows, np.ndarray]:
+        """Return the interactions of users, one after the other, and where each one's begin.
+
+        Returns
+        -------
+        Rows
+        ndarray of int64, shape (n_users + 1,)
+        """
+        places = [self.users.find(user_id) for user_id in user_ids]
+        known = np.array([-1 if place is None else place for place in places], dtype=np.int64)
+        begins = np.asarray(self._bounds)  # of those who are not there, any will do
+        lengths = np.where(known < 0, 0, begins[known + 1] - begins[known])
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        rows = np.arange(bounds[-1]) + np.repeat(begins[known] - bounds[:-1], lengths)
+        return Rows(*(column[rows] for column in self._columns)), bounds
+
 
 class Ids(Sequence[str]):
     """Ids in ascending order that stay where they are mapped."""

@@ -384,6 +384,18 @@ def test_users_of_what_came_after_a_number_are_listed_in_order(database):
         assert interactions.users_after(connection, numbers[-1], limit=2) == []
 
 
+def test_users_come_in_pages(database):
+    users = ["", *(f"ü{n}" for n in range(7)), "U", "a b"]
+    append(database, *(event(f"e{n}", user_id=users[1 + n % 9]) for n in range(30)))
+    with database.read() as connection:
+        assert interactions.n_users(connection) == 9
+        read, after = [], ""
+        while page := interactions.user_page(connection, after=after, limit=4):
+            assert len(page) <= 4
+            read, after = read + page, page[-1]
+        assert sorted(read) == sorted(users[1:])
+
+
 def test_what_was_taken_out_can_come_again(database):
     import_id = begin(database)
     append_imported(database, import_id, event("a"))

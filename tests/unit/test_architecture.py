@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "snapshot": {"arrays", "durable", "errors", "matrix", "telemetry"},
     "ranking": {"errors", "matrix", "recipes", "linalg"},
     "evaluation": {"clock", "errors", "matrix", "recipes", "ranking"},
-    "tabular": {"errors"},
+    "tabular": {"durable", "errors"},
     "storage": {"clock", "config", "errors", "interactions", "telemetry"},
     "audit": {"clock", "config", "errors", "telemetry", "storage", "durable"},
     "policy": {"clock", "config", "errors", "interactions", "periodic", "wire", "storage", "audit"},

@@ -110,13 +110,16 @@ def test_the_commands_of_every_module_are_listed():
         jobs,
         models,
         policy,
+        recommend,
         start,
         stream,
         users,
     )
 
     every = typer.Typer()
-    for module in (audit, data, evaluate, items, jobs, models, policy, start, stream, users):
+    for module in (
+        audit, data, evaluate, items, jobs, models, policy, recommend, start, stream, users,
+    ):  # fmt: skip
         module.register(every)
     assert set(typer.main.get_command(every).commands) == set(COMMANDS)
 

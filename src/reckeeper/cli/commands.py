@@ -23,6 +23,7 @@ COMMANDS = {
     "jobs": "List, follow and end training jobs. Without a command: list.",
     "retrain": "Train a new version on the latest interactions, and wait until it is done.",
     "evaluate": "Measure how well recipes find what users did next.",
+    "recommend": "Recommend items to a user, or write the lists of many users to a file.",
     "policy": "When to retrain, and what a new version must prove. Without a command: show.",
     "users": "What is done with all that is known of a user.",
     "audit": "Who changed what, and is the trail whole? Without a command: list.",
@@ -55,6 +56,8 @@ def _register(name: str, app: typer.Typer) -> None:
         from reckeeper.cli.jobs import register
     elif name == "evaluate":
         from reckeeper.cli.evaluate import register
+    elif name == "recommend":
+        from reckeeper.cli.recommend import register
     elif name == "users":
         from reckeeper.cli.users import register
     elif name == "policy":

@@ -2,6 +2,7 @@
 
 from reckeeper.serving.answers import Recommendation, Recommendations
 from reckeeper.serving.asked import MAX_USERS, Told, parse_basket, parse_history, parse_users
+from reckeeper.serving.bulk import BulkLists
 from reckeeper.serving.checking import check
 from reckeeper.serving.finished import FinishedList, FinishedLists, ListState
 from reckeeper.serving.histories import Everybody
@@ -33,6 +34,7 @@ __all__ = [
     "RETRY_SECONDS",
     "SILENCE_SECONDS",
     "STOP_SECONDS",
+    "BulkLists",
     "Everybody",
     "FinishedList",
     "FinishedLists",

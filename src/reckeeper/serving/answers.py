@@ -2,7 +2,7 @@
 
 import itertools
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -364,26 +364,48 @@ def _ranked(
 
     None where it is what is popular.
     """
-    length = k or rules.end
-    n_items = len(loaded.items)
-    listable = listed_by(rules, loaded.shelf, loaded.items.find, n_items=n_items)
-    asked = histories[0]
+    whole = histories[0]
     if len(histories) > 1:
-        asked = Histories.stacked(histories, n_items=n_items)
-    out = without_taste(asked.weights) if rules.include_seen else None
-    blocks: Iterable[tuple[slice, Lists]]
-    if len(histories) == 1:
-        blocks = [(slice(1), loaded.ranker.rank(asked, k=length, listable=listable, unlisted=out))]
-    else:
-        blocks = loaded.ranker.in_blocks(
-            asked, np.arange(len(asked)), k=length, listable=listable, unlisted=out
-        )
-    for _, lists in blocks:
+        whole = Histories.stacked(histories, n_items=len(loaded.items))
+    for _, lists in ranked(loaded, whole, rules, k=k):
         for items, scores, is_popular in zip(
             lists.item_index, lists.scores, lists.is_popular.tolist(), strict=True
         ):
             is_item = items >= 0
             yield None if is_popular else _Best(items[is_item], scores[is_item])
+
+
+def ranked(
+    loaded: LoadedModel, histories: Histories, rules: Rules, *, k: int | None = None
+) -> Iterator[tuple[slice, Lists]]:
+    """Yield the lists of histories, a block at a time, the best item first.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    histories : Histories
+        At least one.
+    rules : Rules
+        What is made of the best items, such as variety, is not here.
+    k : int, optional
+        Length of the lists. Default: as far as the rules reach.
+
+    Yields
+    ------
+    slice
+        Which of the histories these are.
+    Lists
+        Where one is popular, what it says counts for nothing: see `Answers.from_popular`.
+    """
+    k = k or rules.end
+    listable = listed_by(rules, loaded.shelf, loaded.items.find, n_items=len(loaded.items))
+    out = without_taste(histories.weights) if rules.include_seen else None
+    if len(histories) == 1:
+        yield slice(1), loaded.ranker.rank(histories, k=k, listable=listable, unlisted=out)
+        return
+    yield from loaded.ranker.in_blocks(
+        histories, np.arange(len(histories)), k=k, listable=listable, unlisted=out
+    )
 
 
 def _unlisted(loaded: LoadedModel, past: Past, rules: Rules) -> set[str]:

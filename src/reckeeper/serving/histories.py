@@ -1,5 +1,6 @@
 """What a user has done, as a version takes it in: from the snapshot, the table, or a request."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy import sparse
 
 from reckeeper import clock, matrix, storage
 from reckeeper.policy import PolicyWatch
@@ -70,6 +72,32 @@ class UserHistories:
         assert self.snapshot is not None
         rows = self._of_rows(self.snapshot, self.snapshot.of_user(user_id))
         return self._past(rows if newer is None else rows.and_then(self._of_batch(newer)))
+
+    def of_many(self, user_ids: Sequence[str]) -> matrix.Histories:
+        """Return the histories of users in the snapshot, a row each, as `in_snapshot` has them."""
+        assert self.snapshot is not None
+        if not self._is_summed_alone:
+            pasts = [self.in_snapshot(user_id).history for user_id in user_ids]
+            return matrix.Histories.stacked(pasts, n_items=self._n_own)
+        rows, bounds = self.snapshot.of_users(user_ids)
+        entries = self._of_rows(self.snapshot, rows)
+        n_keys = self._n_own + self._n_others
+        user_index = np.repeat(np.arange(len(user_ids)), np.diff(bounds))
+        # Each pair of user and item is summed as one user's items are.
+        summed = self._summed(dataclasses.replace(entries, keys=user_index * n_keys + entries.keys))
+        user_index, keys = np.divmod(summed.keys, n_keys)
+        indptr = np.searchsorted(user_index, np.arange(len(user_ids) + 1))
+        whole = sparse.csr_array((summed.weights, keys, indptr), shape=(len(user_ids), n_keys))
+        places = np.where(np.arange(n_keys) < self._n_own, np.arange(n_keys), -1)
+        histories = matrix.Histories.of_times(whole, summed.latest_at)
+        return histories.renamed(places, n_items=self._n_own)
+
+    @property
+    def _is_summed_alone(self) -> bool:
+        """Whether what an item weighs follows from the interactions with it alone."""
+        metadata = self._model.artifact.metadata
+        capped = metadata.data.get("max_interactions_per_user")
+        return capped is None and bool(metadata.latest_at)
 
     def in_table(self, connection: storage.Connection, user_id: str) -> "Past":
         """Return the history of a user in the table."""
@@ -135,10 +163,10 @@ class UserHistories:
         other = None if self.snapshot is None else self.snapshot.items.find(item_id)
         return self._n_own + (self._n_others + place if other is None else other)
 
-    def _past(self, entries: "_Entries", *, has_times: bool = True) -> "Past":
+    def _summed(self, entries: "_Entries", *, has_times: bool = True) -> matrix.SummedRow:
         metadata = self._model.artifact.metadata
         data = metadata.data if has_times else {}
-        summed = matrix.sum_row(
+        return matrix.sum_row(
             entries.keys,
             weight=entries.weight,
             occurred_at=entries.occurred_at,
@@ -148,6 +176,9 @@ class UserHistories:
             window_days=data.get("window_days"),
             max_interactions_per_user=data.get("max_interactions_per_user"),
         )
+
+    def _past(self, entries: "_Entries", *, has_times: bool = True) -> "Past":
+        summed = self._summed(entries, has_times=has_times)
         latest_at = int(entries.occurred_at.max()) if len(entries.keys) else 0
         is_other = summed.keys >= self._n_own
         return Past(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +20,12 @@ from reckeeper.errors import (
     NotFoundError,
     StorageError,
 )
-from reckeeper.matrix import IdIndex
+from reckeeper.matrix import Histories, IdIndex
 from reckeeper.periodic import Periodic
 from reckeeper.policy import PolicyWatch
+from reckeeper.ranking import Lists
 from reckeeper.registry import ActiveModel, Registry
-from reckeeper.serving.answers import Answers, LoadedModel, Recommendations
+from reckeeper.serving.answers import Answers, LoadedModel, Recommendations, ranked
 from reckeeper.serving.asked import Told
 from reckeeper.serving.finished import ListState
 from reckeeper.serving.histories import Past, UserHistories
@@ -128,6 +130,12 @@ class Serving:
         """The version in memory, or None."""
         loaded = self._loaded
         return None if loaded is None else loaded.model.version
+
+    @property
+    def items(self) -> IdIndex | None:
+        """The items of the version in memory, or None."""
+        loaded = self._loaded
+        return None if loaded is None else loaded.items
 
     @property
     def problem(self) -> Problem | None:
@@ -353,6 +361,43 @@ class Serving:
             loaded, [pasts[user_id] for user_id in user_ids], rules, user_ids=user_ids
         )
 
+    def rank_for_each(self, user_ids: Sequence[str], rules: Rules) -> Iterator[tuple[slice, Lists]]:
+        """Rank the active version's items for users, to each as `recommend` does.
+
+        For very many: histories that are in memory are made together, and items are not described.
+
+        Parameters
+        ----------
+        user_ids : sequence of str
+        rules : Rules
+            `version` counts for nothing.
+
+        Yields
+        ------
+        slice, Lists
+            As of `answers.ranked`.
+
+        Raises
+        ------
+        NoModelError, NotFoundError
+            As of `recommend`.
+        """
+        loaded = self._in_memory()
+        assert loaded is not None
+        is_at_hand = [self._last_at_hand(loaded, each) is not None for each in user_ids]
+        at_hand = list(itertools.compress(user_ids, is_at_hand))
+        histories = [loaded.histories.of_many(at_hand)] if at_hand else []
+        if len(at_hand) < len(user_ids):
+            with self._database.read() as connection:
+                histories += [
+                    self._asked_for(connection, loaded, user_id)[0].history
+                    for user_id, is_there in zip(user_ids, is_at_hand, strict=True)
+                    if not is_there
+                ]
+        stacked = Histories.stacked(histories, n_items=len(loaded.items))
+        place = np.argsort(np.argsort(~np.array(is_at_hand), kind="stable"), kind="stable")
+        yield from ranked(loaded, stacked[place], rules)
+
     def state_for(self, user_id: str) -> ListState | None:
         """Return what a list for a user depends on beside what was asked for.
 
@@ -427,6 +472,19 @@ class Serving:
 
         None where the database must be asked.
         """
+        model = loaded.model
+        last = self._last_at_hand(loaded, user_id)
+        if last is None:
+            return None
+        past = loaded.histories.in_snapshot(user_id)
+        has_newer = last > model.watermark and past.is_later_than(model.seen_until)
+        return past, has_newer or loaded.histories.is_left_out(user_id)
+
+    def _last_at_hand(self, loaded: LoadedModel, user_id: str) -> int | None:
+        """Return the number of a user's last interaction above the model's watermark, 0 for none.
+
+        None where not all that the user has done is in the snapshot.
+        """
         model, origin = loaded.model, loaded.histories.origin
         if origin is None or self._newer is None:
             return None
@@ -435,11 +493,7 @@ class Serving:
             generation=origin.generation,
             watermark=min(model.watermark, origin.watermark),
         )
-        if last is None or last > origin.watermark:
-            return None
-        past = loaded.histories.in_snapshot(user_id)
-        has_newer = last > model.watermark and past.is_later_than(model.seen_until)
-        return past, has_newer or loaded.histories.is_left_out(user_id)
+        return None if last is None or last > origin.watermark else last
 
     def _asked_for(
         self, connection: storage.Connection, loaded: LoadedModel, user_id: str

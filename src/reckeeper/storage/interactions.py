@@ -334,6 +334,19 @@ def users(connection: sa.Connection) -> list[str]:
     return list(connection.execute(sa.select(user_interactions.c.user_id).distinct()).scalars())
 
 
+def n_users(connection: sa.Connection) -> int:
+    """Return how many users have interactions; walks an index."""
+    distinct = sa.select(user_interactions.c.user_id).distinct().subquery()
+    return int(connection.execute(sa.select(sa.func.count()).select_from(distinct)).scalar_one())
+
+
+def user_page(connection: sa.Connection, *, after: str, limit: int) -> list[str]:
+    """Return the ids of up to `limit` users who have interactions, ascending from behind one."""
+    user_id = user_interactions.c.user_id
+    query = sa.select(user_id).where(user_id > after).distinct().order_by(user_id).limit(limit)
+    return list(connection.execute(query).scalars())
+
+
 def users_first_after(connection: sa.Connection, watermark: int) -> list[str]:
     """Return the ids of users all of whose interactions are numbered above `watermark`."""
     columns, before = user_interactions.c, user_interactions.alias().c

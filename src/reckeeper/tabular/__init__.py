@@ -1,5 +1,6 @@
-"""Tables of other people in bounded memory: CSV, JSON lines, Parquet, queries on databases."""
+"""Tables in bounded memory: other people's CSV, JSON lines, Parquet, queries; Parquet for them."""
 
+from reckeeper.tabular.ids import read_ids
 from reckeeper.tabular.json_lines import Objects, is_json_lines, read_json_lines
 from reckeeper.tabular.query import Query
 from reckeeper.tabular.reading import (
@@ -12,6 +13,7 @@ from reckeeper.tabular.reading import (
     open_source,
     rows_at,
 )
+from reckeeper.tabular.writing import check_output, write_parquet
 
 __all__ = [
     "VALUE_SHOWN",
@@ -20,10 +22,13 @@ __all__ = [
     "Query",
     "RefusedLine",
     "Source",
+    "check_output",
     "fingerprint",
     "is_json_lines",
     "open_query",
     "open_source",
+    "read_ids",
     "read_json_lines",
     "rows_at",
+    "write_parquet",
 ]
