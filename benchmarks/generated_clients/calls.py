@@ -242,6 +242,8 @@ def look(client: Client) -> None:
         get_recommendations.sync_detailed("u1", client=client, explain=True, diversity=0.3),
         models.RecommendationList,
     ).items[0]
+    assert isinstance(why.reasons, list)
+    assert isinstance(why.rest, float)
     contributions = [reason.contribution for reason in why.reasons]
     assert abs(sum(contributions) + why.rest - why.score) < 1e-9
     like = find_similar_items.sync_detailed("1", client=client, n=3, exclude=["2"])

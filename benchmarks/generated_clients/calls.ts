@@ -156,6 +156,13 @@ const calls: { [name in keyof operations]: () => Promise<unknown> } = {
     const body: Schemas["HistoryRequest"] = { history: ["1", 2], n: 3 };
     return given(await client.POST("/recommendations", { body })).items.length;
   },
+  recommend_to_users: async () => {
+    const body: Schemas["BatchRequest"] = { user_ids: ["ts", 2], n: 3, explain: true };
+    const lists = given(await client.POST("/recommendations/batch", { body })).lists;
+    const rests: (number | null | undefined)[] = lists.map((list) => list.items[0]?.rest);
+    holds(lists.length === 2, "a list for each");
+    return rests;
+  },
   find_similar_items: async () => {
     const params = { path: { item_id: "1" }, query: { kind: "next" as const, n: 3 } };
     const kind: "alike" | "next" = given(await client.GET("/items/{item_id}/similar", { params })).kind;
