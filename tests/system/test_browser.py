@@ -436,45 +436,34 @@ def test_without_the_server_every_page_says_so_and_comes_back(site, model, page)
     expect_statistics(page, model)
 
 
-def test_a_tuned_retrain_from_the_panel(site, model, page):
+def test_a_tuned_retrain_from_the_panel_is_ended_with_the_best_so_far(site, model, page, tmp_path):
     go_to(page, "Model Management")
     open_panel(page, "spectral")
     page.get_by_test_id("stRadio").get_by_text("Always", exact=True).click()
     # What was typed counts without leaving the field first.
-    page.get_by_role("spinbutton", name="Time budget in seconds").fill("2")
-    page.get_by_role("button", name="Tune and train").click()
-
-    expect(page.get_by_test_id("stProgress")).to_contain_text("Tuning", timeout=LONG)
-    said = page.get_by_test_id("stAlertContentSuccess")
-    expect(said).to_contain_text("Model retrained in", timeout=LONG)
-    expect(said).to_contain_text("Recipe spectral, settings found by tuning:")
-    assert latest_job(site)["request"] == {
-        "recipe": "spectral", "tune": True, "tune_seconds": 2, "promote": "always",
-    }  # fmt: skip
-    after = site.active()
-    assert (after["version"], after["recipe"]) == (model["version"] + 1, "spectral")
-    expect_row(page, after)
-    page.get_by_text("Details of the versions").click()
-    listed = page.get_by_role("table", name="Details of the versions")
-    expect(listed).to_contain_text(f"weighting={after['settings']['weighting']}")
-
-
-def test_tuning_is_stopped_with_the_best_so_far(site, model, page, tmp_path):
-    go_to(page, "Model Management")
-    open_panel(page, "spectral")
-    page.get_by_test_id("stRadio").get_by_text("Always", exact=True).click()
     page.get_by_role("spinbutton", name="Time budget in seconds").fill("600")
     page.get_by_role("button", name="Tune and train").click()
 
+    expect(page.get_by_test_id("stProgress")).to_contain_text("Tuning", timeout=LONG)
     expect(page.get_by_text("best NDCG so far")).to_be_visible(timeout=LONG)
     page.screenshot(path=tmp_path / "tuning.png", full_page=True)
     page.get_by_role("button", name="Stop tuning, use the best so far").click()
 
     said = page.get_by_test_id("stAlertContentSuccess")
-    expect(said).to_contain_text("settings found by tuning", timeout=LONG)
+    expect(said).to_contain_text("Model retrained in", timeout=LONG)
+    expect(said).to_contain_text("Recipe spectral, settings found by tuning:")
     job = latest_job(site)
+    assert job["request"] == {
+        "recipe": "spectral", "tune": True, "tune_seconds": 600, "promote": "always",
+    }  # fmt: skip
     assert job["finish_requested"]
-    assert job["version"] == site.active()["version"] == model["version"] + 1
+    after = site.active()
+    assert job["version"] == after["version"] == model["version"] + 1
+    assert after["recipe"] == "spectral"
+    expect_row(page, after)
+    page.get_by_text("Details of the versions").click()
+    listed = page.get_by_role("table", name="Details of the versions")
+    expect(listed).to_contain_text(f"weighting={after['settings']['weighting']}")
 
 
 def test_recipes_are_compared_and_one_is_trained(site, model, page, tmp_path):
