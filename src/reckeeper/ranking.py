@@ -210,9 +210,11 @@ class Ranker:
         popularity = _without(out, self._popularity) if self._model.is_personal else None
         for block in linalg.row_blocks(len(rest), len(self._popularity), itemsize=8):
             rows = block if len(rest) == len(histories) else rest[block]
-            scores = self._model.score(histories[rows])
+            is_all = len(histories) == 1
+            scores = self._model.score(histories if is_all else histories[rows])
             scores[:, out] = -np.inf
-            others = rank_scores(scores, unlisted[rows], k=k, popularity=popularity)
+            unlisted_of_part = unlisted if is_all else unlisted[rows]
+            others = rank_scores(scores, unlisted_of_part, k=k, popularity=popularity)
             made.item_index[rows], made.scores[rows] = others.item_index, others.scores
             made.is_popular[rows] = others.is_popular
         return made

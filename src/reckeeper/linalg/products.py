@@ -45,7 +45,8 @@ def dense_product(
     """
     product = np.zeros((rows.shape[0], matrix.shape[1]), dtype=np.float32)
     if rows.shape[0] == 1 and len(rows.data) < _FEW_ROWS:
-        _add_rows(product[0], rows.indices, rows.data, matrix)
+        columns, terms = _terms(rows.indices, rows.data, matrix)
+        np.add.at(product[0], columns, terms)
         return product
 
     def fill(part: slice) -> None:
@@ -58,20 +59,18 @@ def dense_product(
     return product
 
 
-def _add_rows(
-    sums: np.ndarray, index: np.ndarray, factors: np.ndarray, matrix: sparse.csr_array
-) -> None:
-    """Add some rows of a matrix, each times its factor: what SciPy does, without its ceremony.
+def _terms(
+    index: np.ndarray, factors: np.ndarray, matrix: sparse.csr_array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return columns and values of some rows, each times its factor, one row after the other.
 
-    For one history that takes half the time.
+    What SciPy does, without its ceremony: of one history that takes half the time.
     """
     starts = matrix.indptr[index]
     n_terms = matrix.indptr[index + 1] - starts
     ends = np.cumsum(n_terms)
     places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + n_terms, n_terms)
-    terms = matrix.data[places]
-    terms *= np.repeat(factors, n_terms)
-    np.add.at(sums, matrix.indices[places], terms)
+    return matrix.indices[places], matrix.data[places] * np.repeat(factors, n_terms)
 
 
 def dense_products(
@@ -83,7 +82,7 @@ def dense_products(
     which places there are.
     """
     n_columns = matrix.shape[1]
-    n_terms = np.diff(matrix.indptr)[rows.indices]
+    n_terms = matrix.indptr[rows.indices + 1] - matrix.indptr[rows.indices]
     ends = np.concatenate([[0], np.cumsum(n_terms)])[rows.indptr]
     most_rows = max(1, _CACHED_BYTES // (4 * max(1, n_columns)))
     for part in runs(np.diff(ends), _TERMS_AT_ONCE, most_rows):
@@ -119,30 +118,28 @@ def sparse_product(rows: sparse.csr_array, matrix: sparse.csr_array) -> sparse.c
 
     Notes
     -----
-    O(t log t) for the t terms of a row, about 30 ns each, whatever the number of columns: of
-    many, SciPy's product and a dense row both wait for memory at each term. One core.
+    O(t log t) for the t terms of a row, about 10 ns each, and 4 bytes for each column. SciPy's
+    product takes as long for each column as for a term. One core.
     """
     indices, sums, lengths = [], [], []
-    n_terms = np.diff(matrix.indptr)[rows.indices]
+    added = np.zeros(matrix.shape[1], dtype=np.float32)
+    n_terms = matrix.indptr[rows.indices + 1] - matrix.indptr[rows.indices]
     ends = np.concatenate([[0], np.cumsum(n_terms)])[rows.indptr]
     for part in runs(np.diff(ends), _TERMS_AT_ONCE, rows.shape[0]):
         pairs = slice(int(rows.indptr[part.start]), int(rows.indptr[part.stop]))
-        terms = matrix[rows.indices[pairs]]
-        terms.data *= np.repeat(rows.data[pairs], n_terms[pairs])
+        columns, terms = _terms(rows.indices[pairs], rows.data[pairs], matrix)
         bounds = (ends[part.start : part.stop + 1] - ends[part.start]).tolist()
         for start, stop in itertools.pairwise(bounds):
-            # One sort of whole numbers brings the columns together, and keeps their terms in order.
-            key = terms.indices[start:stop].astype(np.int64) << 32
-            key |= np.arange(stop - start)
-            key.sort()
-            column = key >> 32
-            is_new = np.ones(len(key), dtype=bool)
-            np.not_equal(column[1:], column[:-1], out=is_new[1:])
-            starts = np.flatnonzero(is_new)
-            values = terms.data[start:stop][key & 0xFFFFFFFF]
-            sums.append(np.add.reduceat(values, starts) if len(starts) else values)
-            indices.append(column[starts].astype(np.int32))
-            lengths.append(len(starts))
+            of_row = columns[start:stop]
+            np.add.at(added, of_row, terms[start:stop])
+            in_order = np.sort(of_row)
+            is_new = np.ones(len(in_order), dtype=bool)
+            np.not_equal(in_order[1:], in_order[:-1], out=is_new[1:])
+            distinct = in_order[is_new].astype(np.int32, copy=False)
+            sums.append(added[distinct])
+            added[distinct] = 0.0
+            indices.append(distinct)
+            lengths.append(len(distinct))
     indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     no_sums, no_indices = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32)
     of_rows = (np.concatenate([no_sums, *sums]), np.concatenate([no_indices, *indices]), indptr)

@@ -129,6 +129,13 @@ def top_k_rows(
         scores[rows, exclude.indices] = -np.inf
     width = min(k, n_columns)
     top = np.full((n_rows, k), -1, dtype=np.int64)
+    if n_rows == 1 and width:
+        place = np.flatnonzero(scores[0] >= _reached(scores, width)[0])
+        values = scores[0, place]
+        place = place[np.lexsort((place, -values))[:width]]
+        place = place[scores[0, place] > -np.inf]
+        top[0, : len(place)] = place
+        return top
 
     def select(rows: slice) -> None:
         part = scores[rows]

@@ -148,14 +148,27 @@ def of_rows(values: np.ndarray, weights: sparse.csr_array, rows: slice | np.ndar
     return np.asarray(values[shifts + np.arange(len(shifts))])
 
 
+def steps_of_one(times: np.ndarray, has_taste: np.ndarray) -> np.ndarray:
+    """Return ``n_later`` of one history, int32, shape (n,).
+
+    Parameters
+    ----------
+    times : ndarray of int64, shape (n,)
+    has_taste : ndarray of bool, shape (n,)
+        Which entries weigh more than zero.
+    """
+    steps = np.sort(times[has_taste])
+    if len(steps):
+        steps = steps[np.append(True, steps[1:] != steps[:-1])]
+    n_later = len(steps) - np.searchsorted(steps, times, side="right")
+    return n_later.astype(np.int32)
+
+
 def _n_later(weights: sparse.csr_array, times: np.ndarray) -> np.ndarray:
     n_later = np.empty(len(times), dtype=np.int32)
     has_taste = weights.data > 0
     if weights.shape[0] == 1:
-        steps = np.sort(times[has_taste])
-        steps = steps[np.append(True, steps[1:] != steps[:-1])] if len(steps) else steps
-        n_later[:] = len(steps) - np.searchsorted(steps, times, side="right")
-        return n_later
+        return steps_of_one(times, has_taste)
     indptr = weights.indptr[np.append(np.diff(weights.indptr) > 0, True)]  # no empty rows
     starts = np.searchsorted(indptr, np.arange(0, len(times), _BLOCK), side="right") - 1
     for first, end in itertools.pairwise([*np.unique(starts).tolist(), len(indptr) - 1]):

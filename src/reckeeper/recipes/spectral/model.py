@@ -301,9 +301,9 @@ class Spectral(Recipe):
     def _weighed(self, histories: Histories) -> sparse.csr_array:
         """Return rows as W takes them."""
         rows = weigh(histories.weights, self._weighting, scale=self.weight_scale)
-        if self.order is None:
-            return rows
-        return order.recent(rows, histories.n_later, recency=self.order.recency)
+        if self.order is not None and histories.n_later is not None:
+            rows.data *= order.recency_of(histories.n_later, recency=self.order.recency)
+        return rows
 
     def contributions(self, history: Histories, items: np.ndarray) -> np.ndarray:
         """Return the history's weights, times the rows of W that belong to them."""

@@ -60,8 +60,13 @@ def recent(
     """
     if n_later is None:
         return rows
-    data = rows.data * (1.0 / (1.0 + n_later / recency)).astype(np.float32)
+    data = rows.data * recency_of(n_later, recency=recency)
     return sparse.csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
+
+
+def recency_of(n_later: np.ndarray, *, recency: float) -> np.ndarray:
+    """Return 1 / (1 + s / h) of steps s, float32, shape (nnz,)."""
+    return (1.0 / (1.0 + n_later / recency)).astype(np.float32)
 
 
 def following(
