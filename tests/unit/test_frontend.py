@@ -354,6 +354,11 @@ class Api(ThreadingHTTPServer):
                     "score": 10.0 / rank,
                     "title": TITLES.get(item_id),
                     "attributes": self.attributes if item_id in TITLES else {},
+                    "reasons": [
+                        {"item_id": row["item_id"], "title": row["title"], "contribution": share}
+                        for row, share in zip(history, (2.0, -0.25), strict=False)
+                    ],
+                    "rest": 10.0 / rank - 1.75 if len(history) > 1 else 0.0,
                 }
                 for rank, item_id in enumerate(unseen, start=1)
             ],
@@ -1538,6 +1543,15 @@ def test_each_strategy_is_explained(api: Api) -> None:
     assert words["known"].startswith(":blue-badge[model] :small[From what **known** had done")
     assert words["active"].startswith(":blue-badge[fold_in] :small[From version 1 and what")
     assert words["stranger"].startswith(":blue-badge[popular] :small[Version 1 knows nothing")
+
+
+def test_an_item_says_what_its_score_is_made_of(api: Api) -> None:
+    api.add_model()
+    assert not [each for each in read(recommendations("u1").markdown) if "all others" in each]
+    for item_id in ("i1", ODD_ID):
+        api._append("u1", item_id, "click")
+    first, *_ = [each for each in read(recommendations("u1").markdown) if "all others" in each]
+    assert first == f"- **+2.000** {ODD_ID}\n- **-0.250** {TITLES['i1']}\n- **+8.250** all others"
 
 
 def test_items_show_title_categories_and_score_as_they_are(api: Api) -> None:

@@ -136,7 +136,7 @@ def show_watchlist(client: Client, user_id: str) -> None:
 def show_recommendations(client: Client, user_id: str, n: int) -> None:
     st.subheader("Recommended", anchor=False)
     try:
-        answer = client.recommendations(user_id, n=n)
+        answer = client.recommendations(user_id, n=n, explain=True)
     except NoModelError as exc:
         st.info(shared.in_words(exc), icon="💡")
         st.page_link("pages/2_Model_Management.py", label="Go to Model Management", icon="🚀")
@@ -172,6 +172,9 @@ def show_item(client: Client, user_id: str, item: wire.RecommendedItem, *, strat
             f"{describe(title, item.attributes)} :small[:gray[score{shared.NO_BREAK}{score}]]",
             width="stretch",
         )
+        if item.reasons:
+            with st.popover("Why", type="tertiary"):
+                st.markdown(reasons(item))
         st.button(
             "👆 Click",
             key=f"click {item_id}",
@@ -199,6 +202,17 @@ def show_item(client: Client, user_id: str, item: wire.RecommendedItem, *, strat
                 f"{shown} is not recommended any more.",
             ),
         )
+
+
+def reasons(item: wire.RecommendedItem) -> str:
+    """Return what the score is made of, a line for each of the user's items."""
+    lines = [
+        f"- **{reason.contribution:+.3f}** {shared.escape(reason.title or reason.item_id)}"
+        for reason in item.reasons or []
+    ]
+    if item.rest and abs(item.rest) >= 0.0005:
+        lines.append(f"- **{item.rest:+.3f}** all others")
+    return "\n".join(lines)
 
 
 def click(client: Client, user_id: str, item_id: str) -> None:
