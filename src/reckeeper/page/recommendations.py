@@ -171,10 +171,8 @@ def show_item(client: Client, user_id: str, item: wire.RecommendedItem, *, strat
         st.markdown(
             f"{describe(title, item.attributes)} :small[:gray[score{shared.NO_BREAK}{score}]]",
             width="stretch",
+            help=reasons(item),
         )
-        if item.reasons:
-            with st.popover("Why", type="tertiary"):
-                st.markdown(reasons(item))
         st.button(
             "👆 Click",
             key=f"click {item_id}",
@@ -204,15 +202,17 @@ def show_item(client: Client, user_id: str, item: wire.RecommendedItem, *, strat
         )
 
 
-def reasons(item: wire.RecommendedItem) -> str:
-    """Return what the score is made of, a line for each of the user's items."""
+def reasons(item: wire.RecommendedItem) -> str | None:
+    """Return what the score is made of, a line for each of the user's items; None: of none."""
+    if not item.reasons:
+        return None
     lines = [
         f"- **{reason.contribution:+.3f}** {shared.escape(reason.title or reason.item_id)}"
-        for reason in item.reasons or []
+        for reason in item.reasons
     ]
     if item.rest and abs(item.rest) >= 0.0005:
         lines.append(f"- **{item.rest:+.3f}** all others")
-    return "\n".join(lines)
+    return "\n".join(["The score is the sum of what the user's items add:", "", *lines])
 
 
 def click(client: Client, user_id: str, item_id: str) -> None:
