@@ -48,7 +48,7 @@ hypothesis.settings.load_profile("short")
 
 # Their tests share what is started once: an installation, a browser.
 TOGETHER = re.compile(
-    r"tests/system/test_(api|browser|cli_life|compose|contract|crash|docs|up)\.py"
+    r"tests/system/test_(api|browser|cli_life|compose|contract|crash|docs|shop|up)\.py"
 )
 
 

@@ -7,7 +7,8 @@ for the next run. A generator that cannot be had is skipped, and the result says
 
 What is checked: the generators take the document without a warning; the programs beside this file,
 `calls.py` and `calls.ts`, pass mypy --strict and tsc --strict against what was generated; run, they
-call every operation once and find in the answers what the types promise, and nothing more.
+call every operation once and find in the answers what the types promise, and nothing more. The page
+of `examples/shop` passes tsc --strict against the client that its own generator makes.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ PYTHON_TOOLS = ("openapi-python-client==0.29.1",)
 NODE_TOOLS = ("openapi-typescript@7.13.0", "openapi-fetch@0.15.0", "typescript@5.9.3")
 
 _HERE = Path(__file__).parent
+_SHOP = Path(__file__).parents[2] / "examples" / "shop"
 _CONFIG = "content_type_overrides:\n  application/zip: application/octet-stream\npost_hooks: []\n"
 
 
@@ -36,7 +38,7 @@ class _SkippedError(Exception):
 
 
 def run(tools: Path | None = None) -> dict[str, object]:
-    """Generate both clients, check their types and let them call a server.
+    """Generate the clients, check their types and let two of them call a server.
 
     Parameters
     ----------
@@ -47,7 +49,8 @@ def run(tools: Path | None = None) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="reckeeper-generated-") as name:
         folder = Path(name)
         (folder / "openapi.json").write_text(json.dumps(document()), encoding="utf-8")
-        for language, check in (("python", _python), ("typescript", _typescript)):
+        checks = (("python", _python), ("typescript", _typescript), ("shop", _shop))
+        for language, check in checks:
             try:
                 with _running() as url:
                     results[language] = check(folder, tools or folder / "tools", url)
@@ -93,6 +96,18 @@ def _typescript(folder: Path, tools: Path, url: str) -> str:
     options = ("--strict", "--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom")
     _do(programs / "tsc", *options, "calls.ts", folder=folder)
     return _do("node", "calls.js", url, folder=folder).strip()
+
+
+def _shop(folder: Path, tools: Path, url: str) -> str:
+    """Check the types of examples/shop, whose own generator writes them beside the client."""
+    programs = _node_tools(tools / "node")
+    shop = shutil.copytree(_SHOP, folder / "shop")
+    client = _do(sys.executable, shop / "generate.py", f"{url}/openapi.json", folder=folder)
+    (shop / "client.js").write_text(f'{client}export const API = "{url}";\n', encoding="utf-8")
+    (shop / "package.json").write_text('{"type": "module"}', encoding="utf-8")
+    options = ("--noEmit", "--checkJs", "--strict", "--target", "es2022", "--module", "nodenext")
+    _do(programs / "tsc", *options, "--lib", "es2022,dom,dom.iterable", "shop.js", folder=shop)
+    return "its calls have the types of the document"
 
 
 def _python_tools(folder: Path) -> Path:
