@@ -404,7 +404,11 @@ def _without(out: np.ndarray | slice, values: np.ndarray) -> np.ndarray:
 
 def without_taste(weights: sparse.csr_array) -> sparse.csr_array:
     """Return the entries that weigh nothing."""
-    is_out = weights.data <= 0
-    n_before = np.concatenate([[0], np.cumsum(is_out)])
-    entries = (weights.data[is_out], weights.indices[is_out], n_before[weights.indptr])
+    return entries_where(weights, weights.data <= 0)
+
+
+def entries_where(weights: sparse.csr_array, is_in: np.ndarray) -> sparse.csr_array:
+    """Return some of the stored entries, by a mask in the order of ``weights.data``."""
+    n_before = np.concatenate([[0], np.cumsum(is_in)])
+    entries = (weights.data[is_in], weights.indices[is_in], n_before[weights.indptr])
     return sparse.csr_array(entries, shape=weights.shape)

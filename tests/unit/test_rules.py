@@ -65,6 +65,7 @@ def begin(database, registry, settings, taste, add):
     policy.start()
 
     def start():
+        policy.refresh()
         serving = Serving(database, registry, policy, every_seconds=60, catalogue=kept)
         serving.refresh()
         return serving
@@ -191,6 +192,45 @@ def test_a_history_in_a_request_may_have_types_and_weights(begin, activate, add)
         assert_same(listed(serving.recommend_from(told, rules)), stored)
         assert ("i0" in dict(stored)) == rules.include_seen
         assert not {"i3", "i5"} & dict(stored).keys()
+
+
+@pytest.mark.parametrize("has_model", [True, False])
+def test_what_counts_as_seen_is_a_setting_of_the_policy(
+    has_model, begin, activate, add, taste, database, settings
+):
+    now = clock.now()
+    add(("u03", "i7", "watchlist_add"), ("late", "i0"), ("late", "i1", "watchlist_add"))
+    if has_model:
+        activate()
+    lists = {"seen_types": ["watchlist_add"], "popularity_half_life_days": None}
+    store_policy(database, settings, {"recommendations": lists}, actor="test")
+    serving = begin()
+    add(("u08", "i3", "watchlist_add"), ("u08", "i3", "watchlist_remove", 1.0, now + 10**7))
+    add(("u08", "i2", "click", 0.0), ("u08", "i6", "dismiss", 1.0, now))
+    add(("late", "new", "watchlist_add"), ("late", "newer"), ("late", "i5", "dismiss", 1.0, now))
+    out = {
+        "u03": {"i7"},
+        "u08": {"i3", "i6"} | ({"i2"} - {item for user, item in taste if user == "u08"}),
+        "late": {"i1", "i5", "new"},
+        "nobody": set(),
+    }
+    for user_id in out:
+        rules = Rules(n=100)
+        whole = serving.recommend(user_id, Rules(n=100, include_seen=True))
+        found = serving.recommend(user_id, rules)
+        kept = {each for each, _ in listed(found)}
+        negative = {item_id for item_id, _ in listed(whole)}
+        assert kept == negative - out[user_id], user_id
+        (again, _) = serving.recommend_to_each([user_id, "u05"], rules)
+        assert_same(listed(again), listed(found))
+    told = Told(
+        ["i0", "i1", "i2", "i3"],
+        range(4),
+        interaction_types=["click", "watchlist_add", "", "dismiss"],
+    )
+    kept = {item_id for item_id, _ in listed(serving.recommend_from(told, Rules(n=100)))}
+    assert "i0" in kept
+    assert not {"i1", "i2", "i3"} & kept
 
 
 # Previews
@@ -382,3 +422,22 @@ def test_a_thousand_users_get_their_lists_in_one_request(client):
         alone = client.get(path, params={"n": 2}).json()
         assert_same(pairs(alone), pairs(each))
         assert alone["strategy"] == each["strategy"]
+
+
+def test_what_counts_as_seen_changes_with_the_policy_for_kept_lists_too(client, database, settings):
+    users = [f"u{number:02}" for number in range(12)]
+
+    def asked():
+        each = [client.get(f"/recommendations/{user}", params={"n": 100}) for user in users]
+        batch = client.post("/recommendations/batch", json={"user_ids": users, "n": 100}).json()
+        for alone, of_batch in zip(each, batch["lists"], strict=True):
+            assert_same(pairs(alone.json()), pairs(of_batch))
+        return [len(alone.json()["items"]) for alone in each]
+
+    before = asked()
+    assert min(before) < 8
+    for types, n_items in ((["watchlist_add"], [8] * 12), (["click"], before), (None, before)):
+        lists = {"recommendations": {"seen_types": types}}
+        store_policy(database, settings, lists, actor="test")
+        client.app.state.runtime.policy.refresh()
+        assert asked() == n_items

@@ -352,6 +352,7 @@ def test_the_order_of_a_history_is_that_of_the_whole_log(
     add(*[(f"u{n}", f"i{n:02}", "click", 1.0, n) for n in range(5)], *some(60, n_items=12))
     activate(train(interaction_weights=weights))
     policy = PolicyWatch(database, settings.replaced(interaction_weights=weights))
+    policy.refresh()
     model = registry.versions.load(registry.switch.active_version())
     mapped = snapshot.opened(settings.model_dir, installation_id=id_of(database))
     assert mapped.origin.watermark == model.watermark

@@ -10,11 +10,11 @@ import numpy as np
 
 from reckeeper import clock
 from reckeeper.catalogue import Catalogue, Shelf
-from reckeeper.matrix import Histories, IdIndex
-from reckeeper.ranking import Lists, Ranker, without_taste
+from reckeeper.matrix import IdIndex
+from reckeeper.ranking import Lists, Ranker
 from reckeeper.registry import ActiveModel
 from reckeeper.serving.diversity import reranked
-from reckeeper.serving.histories import Past, UserHistories
+from reckeeper.serving.histories import Group, Past, UserHistories
 from reckeeper.serving.popular import Board, PopularItems
 from reckeeper.serving.reasons import Reason, Reasons, reasons_of, without_reasons
 from reckeeper.serving.rules import Rules
@@ -137,10 +137,12 @@ class Answers:
     def from_histories(
         self,
         loaded: LoadedModel,
-        pasts: Sequence[tuple[Past, bool]],
+        group: Group,
         rules: Rules,
         *,
         user_ids: Sequence[str | None],
+        have_newer: Sequence[bool],
+        past_of: Callable[[int], Past],
     ) -> list[Recommendations]:
         """Rank histories, and describe the items.
 
@@ -149,10 +151,14 @@ class Answers:
         Parameters
         ----------
         loaded : LoadedModel
-        pasts : sequence of (Past, bool)
-            For each list a history of the version, and whether it has more than the version saw.
+        group : Group
+            A history of the version for each list.
         rules : Rules
         user_ids : sequence of str or None
+        have_newer : sequence of bool
+            Whether a history has more than the version saw.
+        past_of : callable
+            Returns a history by its place, with what the version does not know.
 
         Raises
         ------
@@ -161,11 +167,9 @@ class Answers:
         """
         ranked = self._varied if rules.is_reranked else _ranked
         answers = []
-        histories = [past.history for past, _ in pasts]
-        for place, best in enumerate(ranked(loaded, histories, rules)):
-            past, has_newer = pasts[place]
+        for place, best in enumerate(ranked(loaded, group, rules)):
             if best is None:
-                unlisted = _unlisted(loaded, past, rules)
+                unlisted = _unlisted(loaded, past_of(place), rules)
                 answer = self.from_popular(
                     loaded.board,
                     unlisted,
@@ -180,26 +184,44 @@ class Answers:
                     rules,
                     user_id=user_ids[place],
                     version=loaded.version,
-                    strategy="fold_in" if has_newer else "model",
-                    reasons=self._reasons(loaded, past, page) if rules.explain else None,
+                    strategy="fold_in" if have_newer[place] else "model",
+                    reasons=self._reasons(loaded, past_of(place), page) if rules.explain else None,
                 )
             answers.append(answer)
         return answers
 
-    def _varied(
-        self, loaded: LoadedModel, histories: Sequence[Histories], rules: Rules
-    ) -> Iterator["_Best | None"]:
+    def from_past(
+        self,
+        loaded: LoadedModel,
+        past: Past,
+        rules: Rules,
+        *,
+        user_id: str | None,
+        has_newer: bool,
+    ) -> Recommendations:
+        """Rank one history, as `from_histories` does."""
+        (answer,) = self.from_histories(
+            loaded,
+            past.group,
+            rules,
+            user_ids=[user_id],
+            have_newer=[has_newer],
+            past_of=lambda _: past,
+        )
+        return answer
+
+    def _varied(self, loaded: LoadedModel, group: Group, rules: Rules) -> Iterator["_Best | None"]:
         """Yield what `_ranked` does, chosen from a longer list for its variety."""
 
         def categories(items: np.ndarray) -> list[tuple[str, ...]]:
             return self._catalogue.categories(loaded.items.ids[item] for item in items.tolist())
 
-        for history in histories:
-            is_popular = False
+        for place in range(len(group)):
+            one, is_popular = group[place : place + 1], False
 
-            def ranked(depth: int, history: Histories = history) -> tuple[np.ndarray, np.ndarray]:
+            def ranked(depth: int, one: Group = one) -> tuple[np.ndarray, np.ndarray]:
                 nonlocal is_popular
-                (best,) = _ranked(loaded, [history], rules, k=depth)
+                (best,) = _ranked(loaded, one, rules, k=depth)
                 is_popular = best is None
                 return (_NOTHING, _NOTHING) if best is None else (best.items, best.scores)
 
@@ -358,16 +380,13 @@ class _Best(NamedTuple):
 
 
 def _ranked(
-    loaded: LoadedModel, histories: Sequence[Histories], rules: Rules, *, k: int | None = None
+    loaded: LoadedModel, group: Group, rules: Rules, *, k: int | None = None
 ) -> Iterator[_Best | None]:
     """Yield the list of each history, `k` items or as far as the rules reach.
 
     None where it is what is popular.
     """
-    whole = histories[0]
-    if len(histories) > 1:
-        whole = Histories.stacked(histories, n_items=len(loaded.items))
-    for _, lists in ranked(loaded, whole, rules, k=k):
+    for _, lists in ranked(loaded, group, rules, k=k):
         for items, scores, is_popular in zip(
             lists.item_index, lists.scores, lists.is_popular.tolist(), strict=True
         ):
@@ -376,15 +395,15 @@ def _ranked(
 
 
 def ranked(
-    loaded: LoadedModel, histories: Histories, rules: Rules, *, k: int | None = None
+    loaded: LoadedModel, group: Group, rules: Rules, *, k: int | None = None
 ) -> Iterator[tuple[slice, Lists]]:
     """Yield the lists of histories, a block at a time, the best item first.
 
     Parameters
     ----------
     loaded : LoadedModel
-    histories : Histories
-        At least one.
+    group : Group
+        At least one history.
     rules : Rules
         What is made of the best items, such as variety, is not here.
     k : int, optional
@@ -398,8 +417,10 @@ def ranked(
         Where one is popular, what it says counts for nothing: see `Answers.from_popular`.
     """
     k = k or rules.end
+    histories, out = group.histories, group.out
+    if rules.include_seen:
+        out = group.unlisted(include_seen=True)
     listable = listed_by(rules, loaded.shelf, loaded.items.find, n_items=len(loaded.items))
-    out = without_taste(histories.weights) if rules.include_seen else None
     if len(histories) == 1:
         yield slice(1), loaded.ranker.rank(histories, k=k, listable=listable, unlisted=out)
         return
@@ -410,7 +431,6 @@ def ranked(
 
 def _unlisted(loaded: LoadedModel, past: Past, rules: Rules) -> set[str]:
     """Return the items of a history that are in no list."""
-    weights = past.history.weights
-    out = without_taste(weights) if rules.include_seen else weights
+    out = past.group.unlisted(include_seen=rules.include_seen)
     unknown = loaded.histories.unknown_in(past, include_seen=rules.include_seen)
     return {*unknown, *(loaded.items.ids[index] for index in out.indices.tolist())}

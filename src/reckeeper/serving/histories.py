@@ -13,6 +13,7 @@ from scipy import sparse
 
 from reckeeper import clock, matrix, storage
 from reckeeper.policy import PolicyWatch
+from reckeeper.ranking import entries_where, without_taste
 from reckeeper.registry import ActiveModel
 from reckeeper.serving.asked import UNTYPED, Told
 from reckeeper.snapshot import Origin, Rows, Snapshot
@@ -73,24 +74,28 @@ class UserHistories:
         rows = self._of_rows(self.snapshot, self.snapshot.of_user(user_id))
         return self._past(rows if newer is None else rows.and_then(self._of_batch(newer)))
 
-    def of_many(self, user_ids: Sequence[str]) -> matrix.Histories:
+    def of_many(self, user_ids: Sequence[str]) -> "Group":
         """Return the histories of users in the snapshot, a row each, as `in_snapshot` has them."""
         assert self.snapshot is not None
         if not self._is_summed_alone:
-            pasts = [self.in_snapshot(user_id).history for user_id in user_ids]
-            return matrix.Histories.stacked(pasts, n_items=self._n_own)
+            pasts = [self.in_snapshot(user_id).group for user_id in user_ids]
+            return Group.stacked(pasts, n_items=self._n_own)
         rows, bounds = self.snapshot.of_users(user_ids)
         entries = self._of_rows(self.snapshot, rows)
         n_keys = self._n_own + self._n_others
         user_index = np.repeat(np.arange(len(user_ids)), np.diff(bounds))
         # Each pair of user and item is summed as one user's items are.
-        summed = self._summed(dataclasses.replace(entries, keys=user_index * n_keys + entries.keys))
+        entries = dataclasses.replace(entries, keys=user_index * n_keys + entries.keys)
+        summed = self._summed(entries)
         user_index, keys = np.divmod(summed.keys, n_keys)
         indptr = np.searchsorted(user_index, np.arange(len(user_ids) + 1))
         whole = sparse.csr_array((summed.weights, keys, indptr), shape=(len(user_ids), n_keys))
         places = np.where(np.arange(n_keys) < self._n_own, np.arange(n_keys), -1)
         histories = matrix.Histories.of_times(whole, summed.latest_at)
-        return histories.renamed(places, n_items=self._n_own)
+        histories = histories.renamed(places, n_items=self._n_own)
+        row = np.repeat(np.arange(len(user_ids)), histories.lengths)
+        pairs = row * n_keys + histories.weights.indices
+        return Group.of(histories, entries.are_seen(pairs))
 
     @property
     def _is_summed_alone(self) -> bool:
@@ -108,13 +113,14 @@ class UserHistories:
         return self._past(self._of_batch(told.batch()), has_times=told.has_times)
 
     def unknown_in(self, past: "Past", *, include_seen: bool = False) -> list[str]:
-        """Return the items of a history that the version does not know.
+        """Return the items of a history that the version does not know and that are not listed.
 
-        With `include_seen` those alone that weigh nothing: dismissed, or seen without taste.
+        Those that count as seen, and with `include_seen` those alone that weigh nothing:
+        dismissed, or seen without taste.
         """
         in_snapshot = [] if self.snapshot is None else self.snapshot.items
         n_named = self._n_own + self._n_others
-        others = past.others[past.other_weights <= 0] if include_seen else past.others
+        others = past.negative_others if include_seen else past.others
         return [
             past.names[key] if key >= n_named else in_snapshot[key - self._n_own]
             for key in others.tolist()
@@ -125,14 +131,22 @@ class UserHistories:
         weights: Mapping[str, float] | None = self._model.artifact.metadata.data.get("weights")
         return {**(self._policy.weights() if weights is None else weights), UNTYPED: 1.0}
 
+    def _count_as_seen(self, types: Sequence[str]) -> np.ndarray | None:
+        """Say by which interaction types an item counts as seen; None: by any."""
+        seen_types = self._policy.current().policy.recommendations.seen_types
+        if seen_types is None:
+            return None
+        return np.array([name in (*seen_types, UNTYPED) for name in types], dtype=bool)
+
     def _of_rows(self, snapshot: Snapshot, rows: Rows) -> "_Entries":
-        weights = self._type_weights
+        weights, is_seen = self._type_weights, self._count_as_seen(snapshot.types)
         of_type = np.array([weights.get(name, 0.0) for name in snapshot.types])
         return _Entries(
             self._keys[rows.item_index],
             of_type[rows.type_index] * rows.weight,
             rows.occurred_at,
             self._listing[rows.type_index],
+            None if is_seen is None else is_seen[rows.type_index],
             {},
         )
 
@@ -148,11 +162,13 @@ class UserHistories:
         keyed = [self._key(item_id, place) for place, item_id in enumerate(ids)]
         keys = np.array(keyed, dtype=np.int64)
         n_named = self._n_own + self._n_others
+        is_seen = self._count_as_seen(names)
         return _Entries(
             keys[items.indices.to_numpy()],
             of_type[codes] * batch.column("weight").to_numpy(),
             batch.column("occurred_at").to_numpy(),
             listing[codes],
+            None if is_seen is None else is_seen[codes],
             {key: item_id for key, item_id in zip(keyed, ids, strict=True) if key >= n_named},
         )
 
@@ -180,12 +196,16 @@ class UserHistories:
     def _past(self, entries: "_Entries", *, has_times: bool = True) -> "Past":
         summed = self._summed(entries, has_times=has_times)
         latest_at = int(entries.occurred_at.max()) if len(entries.keys) else 0
+        history = _as_history(summed, n_items=self._n_own)
         is_other = summed.keys >= self._n_own
+        others, is_negative = summed.keys[is_other], summed.weights[is_other] <= 0
+        is_seen = entries.are_seen(others)
         return Past(
-            _as_history(summed, n_items=self._n_own),
+            history,
             latest_at,
-            summed.keys[is_other],
-            summed.weights[is_other],
+            Group.of(history, entries.are_seen(history.weights.indices)),
+            others if is_seen is None else others[is_seen | is_negative],
+            others[is_negative],
             entries.names,
         )
 
@@ -256,17 +276,64 @@ class Everybody:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Histories, and what of them is not listed.
+
+    Attributes
+    ----------
+    histories : Histories
+    out : scipy.sparse.csr_array, shape of the histories' weights, or None
+        Its stored entries count as seen, or weigh nothing; None: all of the histories do.
+    """
+
+    histories: matrix.Histories
+    out: sparse.csr_array | None
+
+    @classmethod
+    def of(cls, histories: matrix.Histories, is_seen: np.ndarray | None) -> "Group":
+        """Take histories of which some entries count as seen; None: all."""
+        weights = histories.weights
+        out = None if is_seen is None else entries_where(weights, is_seen | (weights.data <= 0))
+        return cls(histories, out)
+
+    @classmethod
+    def stacked(cls, parts: Sequence["Group"], *, n_items: int) -> "Group":
+        """Put groups of the same items one under the other."""
+        histories = matrix.Histories.stacked([each.histories for each in parts], n_items=n_items)
+        outs = [each.histories.weights if each.out is None else each.out for each in parts]
+        if all(each.out is None for each in parts):
+            return cls(histories, None)
+        return cls(histories, sparse.vstack(outs, format="csr"))
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "Group":
+        """Return some of the rows, as of `Histories`."""
+        return Group(self.histories[rows], None if self.out is None else self.out[rows])
+
+    def unlisted(self, *, include_seen: bool) -> sparse.csr_array:
+        """Return the entries that are in no list; with `include_seen` what weighs nothing."""
+        weights = self.histories.weights
+        if include_seen:
+            return without_taste(weights)
+        return weights if self.out is None else self.out
+
+
+@dataclass(frozen=True)
 class Past:
     """A history of one row, and when its latest interaction occurred, whatever it weighs.
 
-    `others` are the numbers of its items that the version does not know, with their weights, of
-    which `names` has those that the snapshot does not have either: see `UserHistories.unknown_in`.
+    `others` are the numbers of its items that the version does not know and that are not listed,
+    `negative_others` those of them that weigh nothing, and `names` has those that the snapshot
+    does not have either: see `UserHistories.unknown_in`.
     """
 
     history: matrix.Histories
     latest_at: int
+    group: Group
     others: np.ndarray
-    other_weights: np.ndarray
+    negative_others: np.ndarray
     names: Mapping[int, str]
 
     def is_later_than(self, moment: int | None) -> bool:
@@ -282,14 +349,23 @@ class _Entries:
     weight: np.ndarray
     occurred_at: np.ndarray
     listing: np.ndarray
+    is_seen: np.ndarray | None
     names: Mapping[int, str]
 
+    def are_seen(self, keys: np.ndarray) -> np.ndarray | None:
+        """Say which items count as seen; None: all do."""
+        return None if self.is_seen is None else np.isin(keys, self.keys[self.is_seen])
+
     def and_then(self, newer: "_Entries") -> "_Entries":
+        is_seen = None
+        if self.is_seen is not None and newer.is_seen is not None:
+            is_seen = np.concatenate([self.is_seen, newer.is_seen])
         return _Entries(
             np.concatenate([self.keys, newer.keys]),
             np.concatenate([self.weight, newer.weight]),
             np.concatenate([self.occurred_at, newer.occurred_at]),
             np.concatenate([self.listing, newer.listing]),
+            is_seen,
             {**self.names, **newer.names},
         )
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from reckeeper.errors import (
     NotFoundError,
     StorageError,
 )
-from reckeeper.matrix import Histories, IdIndex
+from reckeeper.matrix import IdIndex
 from reckeeper.periodic import Periodic
 from reckeeper.policy import PolicyWatch
 from reckeeper.ranking import Lists
@@ -28,8 +27,9 @@ from reckeeper.registry import ActiveModel, Registry
 from reckeeper.serving.answers import Answers, LoadedModel, Recommendations, ranked
 from reckeeper.serving.asked import Told
 from reckeeper.serving.finished import ListState
-from reckeeper.serving.histories import Past, UserHistories
+from reckeeper.serving.histories import UserHistories
 from reckeeper.serving.newer import Newer
+from reckeeper.serving.pasts import Pasts
 from reckeeper.serving.popular import PopularItems
 from reckeeper.serving.previews import Previews
 from reckeeper.serving.readiness import Problem, Readiness
@@ -101,6 +101,7 @@ class Serving:
     ) -> None:
         self._database = database
         self._newer = newer
+        self._pasts = Pasts(database, newer)
         self._installation_id: str | None = None
         self._snapshot_state: tuple[int, int] | None = None
         self._catalogue = catalogue or Catalogue(database, every_seconds=every_seconds)
@@ -352,13 +353,21 @@ class Serving:
                 self._without_model_from(history, rules, user_id=user_id)
                 for user_id, history in zip(user_ids, found, strict=True)
             ]
-        pasts = {each: past for each in user_ids if (past := self._at_hand(loaded, each))}
-        missing = [user_id for user_id in user_ids if user_id not in pasts]
-        if missing:
-            with self._database.read() as connection:
-                pasts |= {each: self._asked_for(connection, loaded, each) for each in missing}
+        if len(user_ids) == 1:
+            past, has_newer = self._pasts.of(loaded, user_ids[0])
+            return [
+                self._answers.from_past(
+                    loaded, past, rules, user_id=user_ids[0], has_newer=has_newer
+                )
+            ]
+        group, have_newer = self._pasts.of_each(loaded, user_ids)
         return self._answers.from_histories(
-            loaded, [pasts[user_id] for user_id in user_ids], rules, user_ids=user_ids
+            loaded,
+            group,
+            rules,
+            user_ids=user_ids,
+            have_newer=have_newer,
+            past_of=lambda place: self._pasts.of(loaded, user_ids[place])[0],
         )
 
     def rank_for_each(self, user_ids: Sequence[str], rules: Rules) -> Iterator[tuple[slice, Lists]]:
@@ -384,19 +393,8 @@ class Serving:
         """
         loaded = self._in_memory()
         assert loaded is not None
-        is_at_hand = [self._last_at_hand(loaded, each) is not None for each in user_ids]
-        at_hand = list(itertools.compress(user_ids, is_at_hand))
-        histories = [loaded.histories.of_many(at_hand)] if at_hand else []
-        if len(at_hand) < len(user_ids):
-            with self._database.read() as connection:
-                histories += [
-                    self._asked_for(connection, loaded, user_id)[0].history
-                    for user_id, is_there in zip(user_ids, is_at_hand, strict=True)
-                    if not is_there
-                ]
-        stacked = Histories.stacked(histories, n_items=len(loaded.items))
-        place = np.argsort(np.argsort(~np.array(is_at_hand), kind="stable"), kind="stable")
-        yield from ranked(loaded, stacked[place], rules)
+        group, _ = self._pasts.of_each(loaded, user_ids)
+        yield from ranked(loaded, group, rules)
 
     def state_for(self, user_id: str) -> ListState | None:
         """Return what a list for a user depends on beside what was asked for.
@@ -417,11 +415,11 @@ class Serving:
         For the thread that all requests share.
         """
         loaded = self._loaded
-        found = None if loaded is None else self._at_hand(loaded, user_id)
+        found = None if loaded is None else self._pasts.at_hand(loaded, user_id)
         if loaded is None or found is None or found[0].history.weights.nnz > _SHORT:
             return None
-        (answer,) = self._answers.from_histories(loaded, [found], rules, user_ids=[user_id])
-        return answer
+        past, has_newer = found
+        return self._answers.from_past(loaded, past, rules, user_id=user_id, has_newer=has_newer)
 
     def recommend_from(self, told: Told, rules: Rules) -> Recommendations:
         """Recommend items to whoever has done this; nothing is looked up and nothing stored.
@@ -441,8 +439,7 @@ class Serving:
             self._popular.refresh()
             return self._without_model_from(told.batch(), rules, user_id=None)
         past = loaded.histories.told(told)
-        (answer,) = self._answers.from_histories(loaded, [(past, True)], rules, user_ids=[None])
-        return answer
+        return self._answers.from_past(loaded, past, rules, user_id=None, has_newer=True)
 
     def similar_to(self, item_ids: Sequence[str], rules: Rules, *, kind: Kind) -> Similar:
         """Find what is like some items, or comes after them; see `SimilarItems.find`.
@@ -466,59 +463,6 @@ class Serving:
     ) -> Recommendations:
         unlisted = self._popular.unlisted(history, include_seen=rules.include_seen)
         return self._answers.from_popular(self._without_model, unlisted, rules, user_id=user_id)
-
-    def _at_hand(self, loaded: LoadedModel, user_id: str) -> tuple[Past, bool] | None:
-        """Return a history, and whether it has what is newer than the model, from memory.
-
-        None where the database must be asked.
-        """
-        model = loaded.model
-        last = self._last_at_hand(loaded, user_id)
-        if last is None:
-            return None
-        past = loaded.histories.in_snapshot(user_id)
-        has_newer = last > model.watermark and past.is_later_than(model.seen_until)
-        return past, has_newer or loaded.histories.is_left_out(user_id)
-
-    def _last_at_hand(self, loaded: LoadedModel, user_id: str) -> int | None:
-        """Return the number of a user's last interaction above the model's watermark, 0 for none.
-
-        None where not all that the user has done is in the snapshot.
-        """
-        model, origin = loaded.model, loaded.histories.origin
-        if origin is None or self._newer is None:
-            return None
-        last = self._newer.last_of(
-            user_id,
-            generation=origin.generation,
-            watermark=min(model.watermark, origin.watermark),
-        )
-        return None if last is None or last > origin.watermark else last
-
-    def _asked_for(
-        self, connection: storage.Connection, loaded: LoadedModel, user_id: str
-    ) -> tuple[Past, bool]:
-        """Return the same from the database."""
-        model, histories = loaded.model, loaded.histories
-        has_newer = (
-            histories.is_left_out(user_id)
-            or storage.interactions.has_later(
-                connection, user_id, after=model.watermark, later_than=model.seen_until
-            )
-            or storage.merges.has_since(connection, user_id, model.artifact.metadata.trained_at)
-        )
-        origin = histories.origin
-        if origin is None or not self._is_as_in_snapshot(user_id, origin):
-            return histories.in_table(connection, user_id), has_newer
-        newer = storage.interactions.of_user(connection, user_id, after=origin.watermark)
-        return histories.in_snapshot(user_id, newer=newer), has_newer
-
-    def _is_as_in_snapshot(self, user_id: str, origin: snapshot.Origin) -> bool:
-        """Say whether up to its watermark the table has of a user what the snapshot has."""
-        return self._newer is not None and (
-            self._newer.last_of(user_id, generation=origin.generation, watermark=origin.watermark)
-            is not None
-        )
 
     def _answering(self, version: int | None) -> LoadedModel | None:
         """Return the version in memory, or another one for a preview; None while there is none."""

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from reckeeper import clock, matrix, storage
 from reckeeper.catalogue import Catalogue, Shelf
@@ -131,10 +132,11 @@ class PopularItems:
             if self._state is not None:
                 board.hold(self._state)
 
-    def unlisted(self, history: pa.RecordBatch, *, include_seen: bool) -> list[str]:
+    def unlisted(self, history: pa.RecordBatch, *, include_seen: bool) -> set[str]:
         """Return the items of a history that must not be listed.
 
-        All that were seen, or those alone that were dismissed or seen without taste.
+        All that count as seen, and those that were dismissed or seen without taste; with
+        `include_seen` the latter alone.
 
         Parameters
         ----------
@@ -142,11 +144,18 @@ class PopularItems:
             Of one user, as of `storage.interactions.of_user` or `Told.batch`.
         include_seen : bool
         """
-        row = matrix.build([history], type_weights={**self._policy.weights(), UNTYPED: 1.0})
-        if not include_seen:
-            return row.items.ids
+        policy = self._policy.current().policy
+        row = matrix.build([history], type_weights={**policy.weights, UNTYPED: 1.0})
+        seen_types = policy.recommendations.seen_types
+        if seen_types is None and not include_seen:
+            return set(row.items.ids)
         is_negative = row.weights.data <= 0
-        return [row.items.ids[index] for index in row.weights.indices[is_negative].tolist()]
+        unlisted = {row.items.ids[index] for index in row.weights.indices[is_negative].tolist()}
+        if not include_seen:
+            counts = pa.array([*(seen_types or ()), UNTYPED])
+            is_seen = pc.is_in(history.column("interaction_type"), value_set=counts)
+            unlisted |= {*history.filter(is_seen).column("item_id").to_pylist()}
+        return unlisted
 
     def state(self) -> "_State":
         """Return what boards are made of."""
