@@ -883,6 +883,27 @@ def test_tuning_can_be_finished_with_the_best_so_far(demo_site):
             client.finish_job(job_id)
 
 
+@pytest.mark.timeout(600)
+def test_ctrl_c_takes_the_best_that_tuning_has_found(demo_site):
+    before = demo_site.active()["version"]
+    command = ["retrain", "--tune", "--tune-seconds", "3600", "--promote", "always"]
+    process = demo_site.start("retrain", [str(BIN / "reckeeper"), *command])
+
+    def has_found():
+        assert process.status is None, process.text()
+        jobs = demo_site.server.get("/jobs", params={"limit": 1}).json()["jobs"]
+        return jobs[0]["status"] == "running" and (jobs[0]["progress"] or {}).get("settings")
+
+    wait_until(has_found, "tuning has found something", seconds=120)
+    process.interrupt()
+    assert process.wait(seconds=300) == 0, process.text()
+    assert "Tuning ends with the best so far." in process.text()
+    assert "is active." in process.text()
+    active = demo_site.active()
+    assert active["version"] > before
+    assert active["recipe"] == "spectral"
+
+
 def started_evaluation(api):
     started = api.post("/evaluations", params={"wait": "false"})
     assert started.status_code == 202, started.text

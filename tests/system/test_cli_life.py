@@ -176,28 +176,6 @@ def test_a_job_is_followed_left_and_cancelled(site):
 
 
 @pytest.mark.timeout(600)
-def test_ctrl_c_takes_the_best_that_tuning_has_found(tmp_path):
-    with Installation(tmp_path, RECKEEPER_DEMO="1") as made:
-        made.migrate()
-        made.start_worker()
-        made.start_server()
-        made.wait_for_job(1)
-        command = ["retrain", "--tune", "--tune-seconds", "3600"]
-        process = made.start("retrain", [str(BIN / "reckeeper"), *command])
-
-        def has_found():
-            assert process.status is None, process.text()
-            jobs = made.server.get("/jobs", params={"limit": 1}).json()["jobs"]
-            return (jobs[0]["progress"] or {}).get("settings")
-
-        wait_until(has_found, "tuning has found something", seconds=120)
-        process.interrupt()
-        assert process.wait(seconds=300) == 0, process.text()
-        assert "Tuning ends with the best so far." in process.text()
-        assert "is active." in process.text()
-        assert made.active()["recipe"] == "spectral"
-
-
 def test_the_trail_is_verified_without_a_server(trained):
     found = json.loads(trained.run("audit", "verify", "--json").stdout)
     assert found["ok"] is True
