@@ -1,7 +1,7 @@
 """The interaction matrix: external ids, dense indices, weights, order."""
 
 from reckeeper.matrix.choice import SummedRow, build, choose, left_in, sum_row
-from reckeeper.matrix.histories import Histories, steps_of_one
+from reckeeper.matrix.histories import Histories
 from reckeeper.matrix.log import (
     LISTINGS,
     IdIndex,
@@ -23,6 +23,5 @@ __all__ = [
     "choose",
     "left_in",
     "read_log",
-    "steps_of_one",
     "sum_row",
 ]

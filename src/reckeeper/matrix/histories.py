@@ -68,8 +68,7 @@ class Histories:
         row = sparse.csr_array((weights[:n], item_index[:n], [0, n]), shape=(1, n_items))
         if not len(times) or times.min() == times.max():
             return cls(row)
-        of_one = np.zeros(len(times), dtype=np.int64)
-        return cls(row, _n_later_of_block(of_one, times, weights > 0)[:n])
+        return cls(row, _n_later_of_one(times, weights > 0)[:n])
 
     @classmethod
     def stacked(cls, parts: Sequence["Histories"], *, n_items: int) -> "Histories":
@@ -148,7 +147,7 @@ def of_rows(values: np.ndarray, weights: sparse.csr_array, rows: slice | np.ndar
     return np.asarray(values[shifts + np.arange(len(shifts))])
 
 
-def steps_of_one(times: np.ndarray, has_taste: np.ndarray) -> np.ndarray:
+def _n_later_of_one(times: np.ndarray, has_taste: np.ndarray) -> np.ndarray:
     """Return ``n_later`` of one history, int32, shape (n,).
 
     Parameters
@@ -168,7 +167,7 @@ def _n_later(weights: sparse.csr_array, times: np.ndarray) -> np.ndarray:
     n_later = np.empty(len(times), dtype=np.int32)
     has_taste = weights.data > 0
     if weights.shape[0] == 1:
-        return steps_of_one(times, has_taste)
+        return _n_later_of_one(times, has_taste)
     indptr = weights.indptr[np.append(np.diff(weights.indptr) > 0, True)]  # no empty rows
     starts = np.searchsorted(indptr, np.arange(0, len(times), _BLOCK), side="right") - 1
     for first, end in itertools.pairwise([*np.unique(starts).tolist(), len(indptr) - 1]):
