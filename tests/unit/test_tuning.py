@@ -230,7 +230,9 @@ def test_order_is_found_where_there_is_one():
     assert found.settings["order"] > 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 5))]
+)
 def test_order_is_refused_where_times_tell_none(seed):
     log = walks(seed=seed)
     random = np.random.default_rng(seed)
@@ -246,9 +248,10 @@ def test_order_is_left_open_where_times_are_equal():
         assert (found.settings["order"], found.settings["recency"]) == (None, 3.0)
 
 
-def test_seeds_agree():
+@pytest.mark.parametrize("n_seeds", [2, pytest.param(5, marks=pytest.mark.long)])
+def test_seeds_agree(n_seeds):
     log = tastes(n_users=400, with_times=False)
-    found = [tune("spectral", log, seed=seed).settings for seed in range(3)]
+    found = [tune("spectral", log, seed=seed).settings for seed in range(n_seeds)]
     judges = [(fold, fold.judge()) for fold in folds.draw(log, drift="none", seed=9)]
     spectral = recipe_named("spectral")
     means = [
