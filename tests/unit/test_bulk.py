@@ -119,6 +119,7 @@ def past(add):
     ("recipe", "recipe_settings", "content"),
     [
         ("svd", {"n_components": 3}, {}),
+        ("svd", {"n_components": 3}, {"recommendations": {"seen_types": ["watchlist_add"]}}),
         ("spectral", {"n_components": 4}, {"half_life_days": 7, "window_days": 25}),
         ("spectral", {"n_components": 4}, {"max_interactions_per_user": 3}),
         (
@@ -127,7 +128,7 @@ def past(add):
             {"recommendations": {"daily_variation": 0.5, "new_items_share": 0.5}},
         ),
     ],
-    ids=["svd", "decay", "cap", "popular"],
+    ids=["svd", "seen", "decay", "cap", "popular"],
 )
 def test_lists_are_those_of_the_server(
     database, settings, past, add, train, in_bulk, one_by_one, recipe, recipe_settings, content
