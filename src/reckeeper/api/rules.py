@@ -8,9 +8,10 @@ from pydantic_core import from_json
 
 from reckeeper import catalogue, errors
 from reckeeper.interactions import checked_id
-from reckeeper.serving import MAX_CATEGORIES, MAX_LENGTH, MAX_NAMED, MAX_OFFSET, Rules
+from reckeeper.serving import MAX_CATEGORIES, MAX_LENGTH, MAX_OFFSET, Rules
 
 _MOST = 2**63 - 1  # the largest number that a database knows
+_MOST_NAMED = 1_000  # a server reads 64 KiB of a request's head, and bodies take more
 
 
 _N = Annotated[int, Query(ge=1, le=MAX_LENGTH, description="Length of the list", examples=[10])]
@@ -26,16 +27,16 @@ _Offset = Annotated[
 _Exclude = Annotated[
     list[str] | None,
     Query(
-        max_length=MAX_NAMED,
-        description="An item that must not be in it; may be repeated",
+        max_length=_MOST_NAMED,
+        description="An item that must not be in it; may be repeated, to 1,000 times",
         examples=[["i9"]],
     ),
 ]
 _Allow = Annotated[
     list[str] | None,
     Query(
-        max_length=MAX_NAMED,
-        description="One of the only items that may be in it; may be repeated",
+        max_length=_MOST_NAMED,
+        description="One of the only items that may be in it; may be repeated, to 1,000 times",
         examples=[["i3", "i4"]],
     ),
 ]
