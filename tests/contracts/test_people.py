@@ -125,3 +125,8 @@ def test_merges_are_listed_from_a_moment_on(database):
         assert [row[:2] for row in found] == [("first", "account"), ("second", "account")]
         assert storage.merges.since(connection, found[-1][2]) == found[1:]
         assert storage.merges.since(connection, clock.now() + 1) == []
+        accounts = {account for _, account, _ in found}
+        asked = [*accounts, "nobody"]
+        assert storage.merges.accounts_since(connection, asked, began) == accounts
+        assert storage.merges.accounts_since(connection, ["nobody"], began) == set()
+        assert storage.merges.accounts_since(connection, asked, clock.now() + 1) == set()

@@ -149,6 +149,22 @@ def test_of_user_reads_what_is_newer(database):
     assert whole.column("item_id").to_pylist() == ["i", "j", "k"]
 
 
+def test_several_users_are_read_at_once_with_the_numbers_of_their_interactions(database):
+    append(database, *(event(f"e{n}", user_id="abc"[n % 3], item_id=f"i{n}") for n in range(9)))
+    with database.read() as connection:
+        last = interactions.last_id(connection)
+        found = interactions.of_users(connection, ["c", "nobody", "a"], after=last - 6)
+        assert list(found) == ["c", "nobody", "a"]
+        assert [numbers for numbers, _ in found.values()] == [
+            [last - 3, last],
+            [],
+            [last - 5, last - 2],
+        ]
+        for user_id, (_, batch) in found.items():
+            assert batch.equals(interactions.of_user(connection, user_id, after=last - 6))
+        assert interactions.of_users(connection, []) == {}
+
+
 def test_latest_of_user_goes_by_time_then_arrival(database):
     append(
         database,

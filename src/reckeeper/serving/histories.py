@@ -106,7 +106,11 @@ class UserHistories:
 
     def in_table(self, connection: storage.Connection, user_id: str) -> "Past":
         """Return the history of a user in the table."""
-        return self._past(self._of_batch(storage.interactions.of_user(connection, user_id)))
+        return self.of_interactions(storage.interactions.of_user(connection, user_id))
+
+    def of_interactions(self, interactions: pa.RecordBatch) -> "Past":
+        """Return the history that all interactions of a user make."""
+        return self._past(self._of_batch(interactions))
 
     def told(self, told: Told) -> "Past":
         """Return the history that a request tells; without times none of it is old."""

@@ -1,5 +1,6 @@
 """What users have done so far: in memory where all of it is there, else from the database."""
 
+import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,10 +35,7 @@ class Pasts:
             The database must be asked, and does not answer.
         """
         found = self.at_hand(loaded, user_id)
-        if found is not None:
-            return found
-        with self._database.read() as connection:
-            return self._asked_for(connection, loaded, user_id)
+        return self._asked_for(loaded, [user_id])[user_id] if found is None else found
 
     def of_each(self, loaded: LoadedModel, user_ids: Sequence[str]) -> tuple[Group, list[bool]]:
         """Return the same of several users, with one read of the database.
@@ -46,17 +44,13 @@ class Pasts:
         """
         plain = {each: False for each in user_ids if self._is_as_trained(loaded, each)}
         groups = [loaded.histories.of_many(list(plain))] if plain else []
-        found = {each: self.at_hand(loaded, each) for each in user_ids if each not in plain}
-        if None in found.values():
-            with self._database.read() as connection:
-                for user_id, one in found.items():
-                    if one is None:
-                        found[user_id] = self._asked_for(connection, loaded, user_id)
-        have_newer = plain
-        for user_id, one in found.items():
-            assert one is not None
-            groups.append(one[0].group)
-            have_newer[user_id] = one[1]
+        others = [user_id for user_id in user_ids if user_id not in plain]
+        found = {each: past for each in others if (past := self.at_hand(loaded, each))}
+        missing = [user_id for user_id in others if user_id not in found]
+        if missing:
+            found |= self._asked_for(loaded, missing)
+        have_newer = plain | {user_id: is_newer for user_id, (_, is_newer) in found.items()}
+        groups += [past.group for past, _ in found.values()]
         row_of = {user_id: row for row, user_id in enumerate(have_newer)}
         rows = np.array([row_of[user_id] for user_id in user_ids])
         stacked = Group.stacked(groups, n_items=len(loaded.items))
@@ -94,22 +88,36 @@ class Pasts:
         return None if last is None or last > origin.watermark else last
 
     def _asked_for(
-        self, connection: storage.Connection, loaded: LoadedModel, user_id: str
-    ) -> tuple[Past, bool]:
-        """Return the same from the database."""
+        self, loaded: LoadedModel, user_ids: Sequence[str]
+    ) -> dict[str, tuple[Past, bool]]:
+        """Return the same from the database, in one read."""
         model, histories = loaded.model, loaded.histories
-        has_newer = (
-            histories.is_left_out(user_id)
-            or storage.interactions.has_later(
-                connection, user_id, after=model.watermark, later_than=model.seen_until
-            )
-            or storage.merges.has_since(connection, user_id, model.artifact.metadata.trained_at)
-        )
         origin = histories.origin
-        if origin is None or not self._is_as_in_snapshot(user_id, origin):
-            return histories.in_table(connection, user_id), has_newer
-        newer = storage.interactions.of_user(connection, user_id, after=origin.watermark)
-        return histories.in_snapshot(user_id, newer=newer), has_newer
+        watermark = 0 if origin is None else origin.watermark
+        in_snapshot: list[str] = []
+        if origin is not None:
+            in_snapshot = [each for each in user_ids if self._is_as_in_snapshot(each, origin)]
+        whole = [*set(user_ids).difference(in_snapshot)]
+        with self._database.read() as connection:
+            later = storage.interactions.of_users(
+                connection, in_snapshot, after=min(watermark, model.watermark)
+            )
+            found = storage.interactions.of_users(connection, whole) | later
+            trained_at = model.artifact.metadata.trained_at
+            accounts = storage.merges.accounts_since(connection, user_ids, trained_at)
+        answers = {}
+        for user_id, (numbers, interactions) in found.items():
+            if user_id in later:
+                newer = interactions.slice(bisect.bisect_right(numbers, watermark))
+                past = histories.in_snapshot(user_id, newer=newer)
+            else:
+                past = histories.of_interactions(interactions)
+            is_newer = np.array(numbers, dtype=np.int64) > model.watermark
+            if model.seen_until is not None:
+                is_newer &= interactions.column("occurred_at").to_numpy() > model.seen_until
+            has_newer = bool(is_newer.any()) or user_id in accounts
+            answers[user_id] = past, has_newer or histories.is_left_out(user_id)
+        return answers
 
     def _is_as_in_snapshot(self, user_id: str, origin: snapshot.Origin) -> bool:
         """Say whether up to its watermark the table has of a user what the snapshot has."""

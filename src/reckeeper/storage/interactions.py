@@ -315,18 +315,26 @@ def of_user(connection: sa.Connection, user_id: str, *, after: int = 0) -> "pa.R
     return _batch(rows)
 
 
-def has_later(
-    connection: sa.Connection, user_id: str, *, after: int, later_than: int | None = None
-) -> bool:
-    """Return whether a user has interactions numbered above `after`.
+def of_users(
+    connection: sa.Connection, user_ids: Sequence[str], *, after: int = 0
+) -> "dict[str, tuple[list[int], pa.RecordBatch]]":
+    """Read the interactions of users numbered above `after`: their numbers, and `of_user`'s batch.
 
-    With `later_than`, only such as occurred after that moment count.
+    At most 10,000 users: each is a parameter of the statement.
     """
+    if not user_ids:
+        return {}
     columns = user_interactions.c
-    query = sa.select(columns.id).where(columns.user_id == user_id, columns.id > after)
-    if later_than is not None:
-        query = query.where(columns.occurred_at > later_than)
-    return connection.execute(query.limit(1)).first() is not None
+    query = sa.select(columns.id, *(columns[name] for name in schema().names)).where(
+        columns.user_id.in_(user_ids), columns.id > after
+    )
+    of_user: dict[str, list[sa.Row[Any]]] = {user_id: [] for user_id in user_ids}
+    for row in connection.execute(query.order_by(columns.id)):
+        of_user[row.user_id].append(row)
+    return {
+        user_id: ([row.id for row in rows], _batch([row[1:] for row in rows]))
+        for user_id, rows in of_user.items()
+    }
 
 
 def users(connection: sa.Connection) -> list[str]:

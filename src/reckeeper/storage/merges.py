@@ -1,5 +1,7 @@
 """`user_merges`: which visitors have become which account."""
 
+from collections.abc import Collection
+
 import sqlalchemy as sa
 
 from reckeeper import clock
@@ -42,10 +44,10 @@ def since(connection: sa.Connection, moment: int) -> list[tuple[str, str, int]]:
     return [tuple(row) for row in connection.execute(found)]
 
 
-def has_since(connection: sa.Connection, user_id: str, moment: int) -> bool:
-    """Return whether a visitor has become an account from a moment on."""
+def accounts_since(connection: sa.Connection, user_ids: Collection[str], moment: int) -> set[str]:
+    """Return those of at most 10,000 users that a visitor has become from a moment on."""
     columns = user_merges.c
-    found = sa.select(columns.visitor_id).where(
-        columns.user_id == user_id, columns.merged_at >= moment
+    found = sa.select(columns.user_id).where(
+        columns.user_id.in_(user_ids), columns.merged_at >= moment
     )
-    return connection.execute(found.limit(1)).first() is not None
+    return set(connection.execute(found).scalars())
