@@ -138,6 +138,9 @@ def test_an_item_is_withdrawn_and_comes_back(site):
     page = told(site, "items", "list", "--unavailable", "--limit", "1")
     assert [(item["item_id"], item["available"]) for item in page["items"]] == [(best, False)]
     run(site, "items", "restore", best)
+    found = told(site, "items", "similar", best, "i1", "--next", "-n", "2")
+    assert (found["item_ids"], len(found["items"])) == ([best, "i1"], 2)
+    assert "Kind alike, strategy model, version" in run(site, "items", "similar", best).stdout
     assert listed() == whole
 
     file = site.folder / "items.jsonl"

@@ -124,6 +124,18 @@ def test_without_order_next_is_what_is_alike_and_says_so(recipe, chain, activate
         assert len(found) == 4
 
 
+def test_where_no_version_can_be_loaded_the_catalogue_answers(chain, activate, settings):
+    activate("svd")
+    for file in settings.model_dir.iterdir():
+        if not file.is_symlink():
+            file.write_bytes(b"damaged")
+    with TestClient(create_app(settings)) as api:
+        api.post("/items", json=[{"item_id": each, "categories": ["c"]} for each in ("i03", "new")])
+        assert api.get("/recommendations/u01").status_code == 503
+        assert similar(api, "i03") == ("alike", "categories", {"new": 1.0})
+        assert similar(api, "i04", n=3)[1] == "popular"
+
+
 def test_a_new_item_is_like_those_that_share_its_categories(chain, activate, settings):
     """With a version and without, and whether or not anybody has touched the others."""
     for has_version in (False, True):
