@@ -15,6 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import sqlalchemy as sa
+import structlog
 from tests.services import Broker, PostgreSQL
 from xdist.scheduler import LoadScopeScheduling
 
@@ -28,6 +29,17 @@ ROOT = Path(__file__).parents[1]
 
 # What a shell starts in the background ignores Ctrl-C, and so would every process of a test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What rich shows of each frame of a logged exception takes up to half a minute of the CPU.
+*_PROCESSORS, _ = structlog.get_config()["processors"]
+structlog.configure(
+    processors=[
+        *_PROCESSORS,
+        structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        ),
+    ]
+)
 
 # Databases and model files are synced at every step: in memory that costs nothing.
 IN_MEMORY, ROOM = Path("/dev/shm"), 4_000_000_000

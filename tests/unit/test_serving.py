@@ -963,7 +963,7 @@ def test_a_list_that_is_kept_is_never_stale(
             with database.write() as connection:
                 name, user_id = f"f{next(imported)}", users[0]
                 number = storage.imports.begin(connection, source=name, fingerprint=name)
-                event = Interaction(name, user_id, "i0", "click", 1.0, clock.now())
+                event = Interaction(name, user_id, "i0", ADD, 1.0, clock.now())
                 storage.imports.append(connection, number, [event])
             for runtime in runtimes:
                 runtime.newer.refresh()
@@ -983,6 +983,7 @@ def test_a_list_that_is_kept_is_never_stale(
 
         def change_policy():
             recommend_by(
+                seen_types=random_.choice([None, [ADD]]),
                 popularity_half_life_days=random_.choice([None, 30.0]),
                 new_items_share=random_.choice([0.0, 0.3]),
                 daily_variation=random_.choice([0.0, 0.5]),

@@ -37,6 +37,18 @@ def test_log_lines_are_json_with_the_process():
     assert "ZeroDivisionError: division by zero" in broken["exception"]
 
 
+def test_a_terminal_shows_a_traceback_without_what_variables_hold():
+    script = LOGS.replace("stream=sys.stdout", "stream=Terminal()").replace(
+        "configure_logging(",
+        "class Terminal:\n    def isatty(self): return True\n    write = sys.stdout.write\n"
+        "    flush = sys.stdout.flush\nsecret = 'pa55word'\nconfigure_logging(",
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "job_started" in run.stdout
+    assert "ZeroDivisionError: division by zero" in run.stdout
+    assert "pa55word" not in run.stdout
+
+
 def test_metrics_are_prometheus_text():
     telemetry.SERVED_VERSION.set(17)
     text = telemetry.render_metrics().decode()
