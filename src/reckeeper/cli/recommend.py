@@ -18,7 +18,7 @@ from reckeeper.interactions import checked_id
 if TYPE_CHECKING:  # help does without it
     import pyarrow as pa
 
-_User = Annotated[str | None, typer.Argument(metavar="[USER]", help="Ask the server for a list.")]
+_User = Annotated[str | None, typer.Argument(metavar="USER", help="Show this user's list.")]
 _Everyone = Annotated[
     bool, typer.Option("--all", help="Make lists for every user who has interactions.")
 ]
@@ -48,9 +48,8 @@ def recommend(
     as_json: AsJson = False,
 ) -> None:
     """Recommend items to a user, or write the lists of many users to a file."""
-    asked = [name for name, is_asked in
-             [("USER", user is not None), ("--all", everyone), ("--users", users is not None)]
-             if is_asked]  # fmt: skip
+    ways = {"USER": user is not None, "--all": everyone, "--users": users is not None}
+    asked = [name for name, is_asked in ways.items() if is_asked]
     if len(asked) != 1:
         said = f"{' and '.join(asked)} do not go together" if asked else "Nobody is named"
         raise DataError(f"{said}: name a USER, or --all, or --users FILE.")
