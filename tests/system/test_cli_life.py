@@ -48,6 +48,14 @@ def active(made):
     return version
 
 
+def test_a_users_list_is_shown(site):
+    found = told(site, "recommend", "u1", "--n", "2")
+    assert [item["rank"] for item in found["items"]] == [1, 2]
+    shown = run(site, "recommend", "u1", "--n", "2").stdout
+    assert f"u1: {found['strategy']}, version {found['model_version']}" in shown
+    assert all(item["item_id"] in shown for item in found["items"])
+
+
 def test_versions_are_switched_pinned_annotated_and_deleted(site):
     assert [row["version"] for row in told(site, "models", "list")][-2:] == [2, 1]
     run(site, "models", "activate", "1", "--reason", "to compare")
