@@ -1,9 +1,11 @@
 """The routes of similar items: how they answer with a model and without, and what they refuse."""
 
 import json
+import shutil
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.conftest import settings_in
 
 from reckeeper import storage
 from reckeeper.api.app import create_app
@@ -20,9 +22,13 @@ SAID = {
 }
 
 
-@pytest.fixture
-def api(settings, database):
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory, migrated):
+    """Return the API of an installation that no request of these tests changes."""
+    settings = settings_in(tmp_path_factory.mktemp("refusing"))
+    shutil.copytree(migrated, settings.data_dir)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        client.put("/items/a", json={})
         yield client
 
 
@@ -181,12 +187,13 @@ def test_a_new_item_is_like_those_that_share_its_categories(chain, activate, set
         ("/items/similar", {"item_ids": ["a"], "where": {"x": {}}}, 422, "where.x: "),
     ],
 )
-def test_bad_requests_are_refused(api, path, body, status, said):
-    api.put("/items/a", json={})
+def test_bad_requests_are_refused(refusing, path, body, status, said):
     answer = (
-        api.get(path)
+        refusing.get(path)
         if body is None
-        else api.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+        else refusing.post(
+            path, content=json.dumps(body), headers={"Content-Type": "application/json"}
+        )
     )
     assert answer.status_code == status, answer.text
     assert answer.json()["message"].startswith(said), answer.text
