@@ -21,8 +21,8 @@ from reckeeper.telemetry import get_logger
 _ALWAYS, _NEVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 _FIRST_ROOM = 1024
 
-_FILTERS_KEPT = 256
-"""Combinations of categories and conditions whose items are known without a look at them."""
+_FILTER_BYTES = 16 << 20
+"""What the items of combinations of categories and conditions take that are kept for a model."""
 
 _ATTRIBUTES_KEPT = 32
 """Attributes whose values are held by number, for conditions on them."""
@@ -296,7 +296,7 @@ class Shelf:
             with self._filtering:
                 self._filtered[key] = standing, mask
                 self._filtered.move_to_end(key)
-                while len(self._filtered) > _FILTERS_KEPT:
+                while len(self._filtered) > max(1, _FILTER_BYTES // (len(mask) + 1)):
                     self._filtered.popitem(last=False)
         return mask
 
