@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from random import Random
+from typing import Self
 
 import httpx
 import psutil
@@ -39,6 +40,13 @@ class Pair:
         wait_until(lambda: self.log("server_listening"), "both listen")
         self.clients = [self.connected(pid) for pid in self.pids()]
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for client in self.clients:
+            client.close()
+
     def pids(self) -> list[int]:
         return sorted(child.pid for child in psutil.Process(self.server.pid).children())
 
@@ -60,10 +68,8 @@ class Pair:
 def pair(tmp_path_factory: pytest.TempPathFactory, trained_once: Installation) -> Iterator[Pair]:
     with Installation(tmp_path_factory.mktemp("pair")) as made:
         made.take_over(trained_once)
-        pair = Pair(made)
-        yield pair
-        for client in pair.clients:
-            client.close()
+        with Pair(made) as pair:
+            yield pair
 
 
 def answer(client: httpx.Client, user_id: str) -> dict[str, object]:
