@@ -15,6 +15,7 @@ from tests.unit.small_models import stored_version
 from reckeeper import storage
 from reckeeper.errors import ConfigError, SchemaError, StorageError
 from reckeeper.interactions import Interaction
+from reckeeper.storage import postgres
 from reckeeper.storage.tables import metadata
 
 
@@ -304,3 +305,10 @@ def test_a_copy_that_was_restored_keeps_a_log_again(settings, tmp_path):
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         with own.read(), own.write():
             pass  # who reads holds up nobody who writes
+
+
+@pytest.mark.parametrize(("n_processes", "most"), [(1, 20), (2, 10), (4, 4), (32, 4)])
+def test_processes_share_the_connections_of_postgresql(settings, n_processes, most):
+    url = sa.make_url("postgresql+psycopg://nobody@127.0.0.1:1/none")
+    pool = postgres.make_engine(url, settings, n_processes=n_processes).pool
+    assert pool.size() + pool._max_overflow == most

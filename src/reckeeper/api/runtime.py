@@ -69,7 +69,7 @@ class Runtime:
         ReckeeperError
             The database cannot be used.
         """
-        database = storage.open_database(settings)
+        database = storage.open_database(settings, n_processes=settings.server_processes)
         with database.read() as connection:
             installation_id = storage.installation.id_of(connection)
         is_one_of_several = settings.server_processes > 1

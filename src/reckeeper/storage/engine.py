@@ -264,10 +264,16 @@ def _has_state(reason: object, states: tuple[str, ...]) -> bool:
     return (getattr(reason, "sqlstate", None) or "").startswith(states)
 
 
-def open_database(settings: Settings) -> Database:
+def open_database(settings: Settings, *, n_processes: int = 1) -> Database:
     """Open the database that `settings` name.
 
     One that cannot be reached is waited for, up to `START_SECONDS`.
+
+    Parameters
+    ----------
+    settings : Settings
+    n_processes : int
+        How many that do the same share the connections which PostgreSQL allows.
 
     Raises
     ------
@@ -278,7 +284,7 @@ def open_database(settings: Settings) -> Database:
     StorageError
         It cannot be reached.
     """
-    engine = _engine(settings)
+    engine = _engine(settings, n_processes=n_processes)
     shown = settings.masked_database_url or str(_embedded_file(settings))
     if not is_postgresql(engine) and not Path(str(engine.url.database)).exists():
         # SQLite would make it.
@@ -470,7 +476,7 @@ def _revision_on(connection: sa.Connection) -> str | None:
     return connection.execute(sa.select(versions.c.version_num)).scalar_one_or_none()
 
 
-def _engine(settings: Settings) -> sa.Engine:
+def _engine(settings: Settings, *, n_processes: int = 1) -> sa.Engine:
     if settings.database_url is None:
         url = sa.URL.create("sqlite", database=str(_embedded_file(settings)))
     else:
@@ -483,7 +489,8 @@ def _engine(settings: Settings) -> sa.Engine:
                 "or unset it."
             ) from exc
     if url.drivername in {"postgresql", "postgresql+psycopg"}:
-        return _postgresql_engine(url.set(drivername="postgresql+psycopg"), settings)
+        url = url.set(drivername="postgresql+psycopg")
+        return _postgresql_engine(url, settings, n_processes=n_processes)
     is_sqlite = url.drivername in {"sqlite", "sqlite+pysqlite"}
     if not is_sqlite or not url.database or url.database == ":memory:":
         raise ConfigError(
@@ -505,7 +512,7 @@ def _engine(settings: Settings) -> sa.Engine:
     return engine
 
 
-def _postgresql_engine(url: sa.URL, settings: Settings) -> sa.Engine:
+def _postgresql_engine(url: sa.URL, settings: Settings, *, n_processes: int) -> sa.Engine:
     try:
         from reckeeper.storage import postgres
     except ModuleNotFoundError as exc:
@@ -513,7 +520,7 @@ def _postgresql_engine(url: sa.URL, settings: Settings) -> sa.Engine:
             f"DATABASE_URL={settings.masked_database_url!r} needs the extra for PostgreSQL: "
             "pip install 'reckeeper[postgres]'."
         ) from exc
-    return postgres.make_engine(url, settings)
+    return postgres.make_engine(url, settings, n_processes=n_processes)
 
 
 def _on_connect(dbapi_connection: Any, _record: Any) -> None:

@@ -28,12 +28,16 @@ def is_lost(reason: object) -> bool:
     return isinstance(reason, ERRORS) and (reason.sqlstate or "").startswith(_LOST)
 
 
-def make_engine(url: sa.URL, settings: Settings) -> sa.Engine:
-    """Make the engine of a database: what its connections and transactions begin with."""
+def make_engine(url: sa.URL, settings: Settings, *, n_processes: int = 1) -> sa.Engine:
+    """Make the engine of a database: what its connections and transactions begin with.
+
+    It has up to 20, and of several processes that do the same each its share, but 4 at least.
+    """
+    n_kept = max(2, 10 // n_processes)
     engine = sa.create_engine(
         url,
-        pool_size=10,
-        max_overflow=10,
+        pool_size=n_kept,
+        max_overflow=n_kept,
         pool_pre_ping=True,  # a database that was started again costs nobody a request
         connect_args={
             "connect_timeout": 5,
