@@ -2,6 +2,7 @@
 
 import time
 
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reckeeper import errors, telemetry
@@ -42,7 +43,6 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                runtime: Runtime = scope["app"].state.runtime
                 header = INSTALLATION_HEADER.lower().encode(), runtime.installation_id.encode()
                 headers = [*message.get("headers", ()), header]
                 route = scope.get("route")
@@ -53,6 +53,9 @@ class Edge:
             await send(message)
 
         try:
+            runtime: Runtime = scope["app"].state.runtime
+            if runtime.is_behind:
+                await run_in_threadpool(runtime.catch_up)
             takes_any = scope["method"] in {"GET", "HEAD"} or scope["path"] in _READ_IN_PARTS
             body = receive if takes_any else await _whole(scope, receive)
             if body is None:

@@ -74,7 +74,7 @@ async def store_items(runtime: Needs, actor_name: ActorName, request: Request) -
     def store() -> wire.ItemsStored:
         changes = catalogue.parse_items(body)
         done = catalogue.upsert(runtime.database, changes, actor=actor_of(actor_name))
-        runtime.catalogue.follow_up()
+        runtime.note_items_changed()
         return wire.ItemsStored.model_validate(done)
 
     return Json(await run_in_threadpool(store))
@@ -149,7 +149,7 @@ def delete_item(runtime: Needs, actor_name: ActorName, item_id: ItemId) -> wire.
     """
     item_id = checked_id("item_id", item_id)
     catalogue.delete(runtime.database, item_id, actor=actor_of(actor_name))
-    runtime.catalogue.follow_up()
+    runtime.note_items_changed()
     return wire.ItemDeleted(item_id=item_id)
 
 
@@ -159,7 +159,7 @@ async def _body(request: Request) -> bytes:
 
 def _changed(runtime: Runtime, item: storage.Item) -> wire.ItemAnswer:
     """Have a change count from the next request on, and return its answer."""
-    runtime.catalogue.follow_up()
+    runtime.note_items_changed()
     return wire.ItemAnswer(item=_shown(item, in_catalogue=True, now=clock.now()))
 
 

@@ -118,7 +118,7 @@ class _Processes:
     def __init__(self, settings: Settings, folder: Path, sockets: Sequence[socket.socket]) -> None:
         self._settings = settings
         self._sockets = sockets
-        self._siblings = [Siblings(folder, number) for number in range(settings.server_processes)]
+        self._siblings = Siblings.family(folder, settings.server_processes)
         self._running: dict[int, _Started] = {}
         self._pause = dict.fromkeys(range(settings.server_processes), 0.0)
         self._start_at = dict.fromkeys(range(settings.server_processes), 0.0)

@@ -136,6 +136,23 @@ class Runtime:
         self.worker.close()
         self.database.close()
 
+    def note_items_changed(self) -> None:
+        """Have a change of the catalogue count from the next request on, in all processes."""
+        self.catalogue.follow_up()
+        if self.siblings is not None:
+            self.siblings.note_change()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether another process has changed the catalogue, and this one has not looked since."""
+        return self.siblings is not None and self.siblings.has_news
+
+    def catch_up(self) -> None:
+        """Take in what other processes have changed; a failure is left to the next look."""
+        if self.siblings is not None:
+            with self.siblings.taking_in():
+                self.catalogue.follow_up()
+
     def readiness(self) -> Readiness:
         """Say whether the server can do its work, and what stands in the way.
 

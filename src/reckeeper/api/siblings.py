@@ -1,11 +1,19 @@
-"""What the processes of one server know of each other: whether each can do its work."""
+"""What the processes of one server know of each other: how each is, and who changed something."""
 
 import contextlib
+import functools
 import json
+import mmap
+import struct
+import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from reckeeper.serving import Readiness
+
+_CHANGES = "changes"
+_COUNT = struct.Struct("=Q")
 
 _SEVERITIES = ("ok", "degraded", "unavailable")
 
@@ -13,8 +21,9 @@ _SEVERITIES = ("ok", "degraded", "unavailable")
 class Siblings:
     """One of the processes that answer on a port, and the others.
 
-    Each tells in a file of a folder that they share, and has none before it
-    takes requests and after its end.
+    Each tells how it is in a file of a folder that they share, and has none
+    before it takes requests and after its end. What each has changed is counted
+    in memory that they share: to look there takes no time.
 
     Parameters
     ----------
@@ -28,6 +37,14 @@ class Siblings:
         self._folder = folder
         self._number = number
         self._told: Readiness | None = None
+        self._noting = threading.Lock()
+        self._taken_in = b""
+
+    @classmethod
+    def family(cls, folder: Path, n_processes: int) -> list["Siblings"]:
+        """Return all of them, in a folder that is empty."""
+        (folder / _CHANGES).write_bytes(bytes(_COUNT.size * n_processes))
+        return [cls(folder, number) for number in range(n_processes)]
 
     @property
     def is_up(self) -> bool:
@@ -54,6 +71,30 @@ class Siblings:
     def forget(self) -> None:
         """Remove what the process with this number, which has ended, told."""
         self._file(self._number).unlink(missing_ok=True)
+
+    def note_change(self) -> None:
+        """Let the others know that this process has changed what they hold in memory."""
+        place = _COUNT.size * self._number
+        with self._noting:
+            (count,) = _COUNT.unpack_from(self._changes, place)
+            _COUNT.pack_into(self._changes, place, count + 1)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether any of them has changed something that this process has not taken in."""
+        return self._changes[:] != self._taken_in
+
+    @contextlib.contextmanager
+    def taking_in(self) -> Iterator[None]:
+        """Count what was changed before the block as taken in after it."""
+        before = self._changes[:]
+        yield
+        self._taken_in = before
+
+    @functools.cached_property
+    def _changes(self) -> mmap.mmap:
+        with (self._folder / _CHANGES).open("r+b") as file:
+            return mmap.mmap(file.fileno(), 0)
 
     def _file(self, number: int) -> Path:
         return self._folder / f"readiness-{number}.json"
