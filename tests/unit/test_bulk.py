@@ -219,10 +219,7 @@ def test_the_command_writes_a_file(past, train, in_bulk, run, tmp_path):
         (("--users", "empty.txt", "--output", "lists.parquet"), "names no user"),
     ],
 )
-def test_what_cannot_be_asked_for_is_said(
-    past, train, run, tmp_path, monkeypatch, arguments, message
-):
-    train("popularity")
+def test_what_cannot_be_asked_for_is_said(run, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.txt").write_text("u1\n" + "x" * 257)
     (tmp_path / "empty.txt").write_text("\n")

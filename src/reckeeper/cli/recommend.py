@@ -88,6 +88,7 @@ def _write_lists(users: Path | None, column: str, *, n: int, output: Path, as_js
     from reckeeper.serving import BulkLists, bulk
 
     tabular.check_output(output)
+    n_users = 0 if users is None else sum(1 for _ in _ids_in(users, column))  # all are checked
     settings = installation.settings()
     progress = progress_bar(Console(stderr=True), f"Writing {output.name}")
     with contextlib.ExitStack() as opened:
@@ -102,9 +103,7 @@ def _write_lists(users: Path | None, column: str, *, n: int, output: Path, as_js
         if users is None:
             n_users, ids = lists.n_users(), lists.users()
         else:
-            n_users = sum(1 for _ in _ids_in(users, column))  # all are checked before any is used
             ids = _ids_in(users, column)
-
         advance = opened.enter_context(progress)
 
         def made() -> "Iterator[pa.RecordBatch]":
