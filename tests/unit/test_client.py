@@ -1,6 +1,7 @@
 """Both clients, against a real HTTP server that answers what a test tells it."""
 
 import asyncio
+import copy
 import http.server
 import inspect
 import json
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from operator import methodcaller
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlsplit
@@ -172,11 +174,15 @@ def server():
 
 
 class Awaited:
-    """An `AsyncClient` that is called as a `Client` is: each call is awaited here."""
+    """An `AsyncClient` that is called as a `Client` is: its calls are awaited on another thread.
 
-    def __init__(self, *address, of=None, **settings):
-        self.awaited = of or AsyncClient(*address, **settings)
-        self.runner = asyncio.Runner()
+    Where a browser is open in this process, this thread has a loop that runs.
+    """
+
+    def __init__(self, *address, **settings):
+        self.thread = ThreadPoolExecutor(1)
+        self.runner = self.thread.submit(asyncio.Runner).result()
+        self.awaited = AsyncClient(*address, **settings)
 
     def __enter__(self):
         return self
@@ -185,18 +191,24 @@ class Awaited:
         self.close()
 
     def close(self):
-        self.runner.run(self.awaited.close())
-        self.runner.close()
+        self.run(self.awaited.close())
+        self.thread.submit(self.runner.close).result()
+        self.thread.shutdown()
+
+    def run(self, coroutine):
+        return self.thread.submit(self.runner.run, coroutine).result()
 
     def as_actor(self, actor):
-        other = object.__new__(Awaited)
-        other.awaited, other.runner = self.awaited.as_actor(actor), self.runner
+        other = copy.copy(self)
+        other.awaited = self.awaited.as_actor(actor)
         return other
 
     def __getattr__(self, name):
+        if name == "awaited":  # while it is copied
+            raise AttributeError(name)
         found = getattr(self.awaited, name)
         if inspect.iscoroutinefunction(found):
-            return lambda *given, **named: self.runner.run(found(*given, **named))
+            return lambda *given, **named: self.run(found(*given, **named))
         return (lambda *given: self.steps(found(*given))) if callable(found) else found
 
     def steps(self, following):
@@ -204,10 +216,10 @@ class Awaited:
             return await anext(following, None)
 
         try:
-            while (state := self.runner.run(step())) is not None:
+            while (state := self.run(step())) is not None:
                 yield state
         finally:
-            self.runner.run(following.aclose())
+            self.run(following.aclose())
 
 
 @pytest.fixture(params=[Client, Awaited], ids=["sync", "async"])
