@@ -157,7 +157,10 @@ def change(client: httpx.Client, random: Random, users: list[str], away: set[str
 
 
 def list_of(answered: dict[str, object]) -> tuple[object, ...]:
+    """Return what must be the same everywhere: what is popular is counted every few seconds."""
     items = [(item["item_id"], item["score"]) for item in answered["items"]]  # type: ignore[attr-defined,index]
+    if answered["strategy"] == "popular":
+        items = sorted((item_id, None) for item_id, _ in items)
     return answered["model_version"], answered["strategy"], items
 
 
