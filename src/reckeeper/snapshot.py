@@ -8,6 +8,7 @@ The file has, beside the ids of users and items, 21 bytes an interaction: its
 item, its type, its weight and its time.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,6 +252,12 @@ def opened(folder: Path, *, installation_id: str) -> Snapshot | None:
     except (DataError, KeyError, ValueError, OSError) as exc:
         _log.warning("snapshot_not_sound", error=str(exc))
         return None
+
+
+def discard(folder: Path) -> None:
+    """Delete the snapshot of a folder, if there is one: it has what was taken away."""
+    with contextlib.suppress(OSError):
+        (folder / FILE).unlink()
 
 
 def state(folder: Path) -> tuple[int, int] | None:

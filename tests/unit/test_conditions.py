@@ -69,6 +69,7 @@ def test_all_conditions_must_be_met_and_their_order_makes_no_difference():
         ({"a": {"min": True}}, "where.a.min", "must be a number"),
         ({"a": {"max": float("nan")}}, "where.a.max", "must be a number"),
         ({"a": {"min": [1]}}, "where.a.min", "must be a number"),
+        ({"a": {"min": -(10**400)}}, "where.a.min", "is larger than any number"),
         ({"a": {"min": 2, "max": 1}}, "where.a", "max 1 is below min 2"),
         ({"a": {"min": "b", "max": "a"}}, "where.a", "max a is below min b"),
         ({"a": {"min": 1, "max": "2"}}, "where.a", "numbers for both"),

@@ -71,6 +71,20 @@ def test_what_was_liked_lately_is_popular(world, add):
     assert world.best(2, allowed={"now", "classic"}) == ["classic", "now"]
 
 
+def test_what_was_taken_away_is_popular_no_longer_however_lately_it_was_counted(
+    world, database, add, monkeypatch
+):
+    add(*clicks("gone", 2), *clicks("stays", 1))
+    assert world.best() == ["gone", "stays"]
+    monkeypatch.setattr(world.popular, "_next_at", float("inf"))
+    add(*clicks("late", 3))
+    assert world.best() == ["gone", "stays"], "it is not yet time"
+    with database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM user_interactions WHERE item_id = 'gone'")
+        storage.installation.raise_generation(connection)
+    assert world.best() == ["late", "stays"]
+
+
 def test_users_that_training_leaves_out_make_nothing_popular(world, add):
     add(*clicks("spam", 5, by="bot-"), *clicks("good", 2), *clicks("fair", 1))
     assert world.best() == ["spam", "good", "fair"]

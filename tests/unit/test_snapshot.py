@@ -6,7 +6,7 @@ import pytest
 
 from reckeeper import matrix, snapshot, storage
 from reckeeper.policy import PolicyWatch
-from reckeeper.serving import Newer, Serving
+from reckeeper.serving import Newer, Rules, Serving
 
 ADD, REMOVE, DISMISS = "watchlist_add", "watchlist_remove", "dismiss"
 
@@ -121,32 +121,36 @@ def followed(taste, train, registry, database, settings):
     registry.switch.activate(registry.versions.load(train()), actor="test")
     newer = Newer(database, every_seconds=60)
     policy = PolicyWatch(database, settings)
+    policy.refresh()
     serving = Serving(database, registry, policy, every_seconds=60, newer=newer)
     serving.refresh()
     return serving, newer
 
 
 def lists(serving, users=("u03", "u07", "nobody")):
-    found = {user: serving.recommend(user, n=9) for user in users}
+    found = {user: serving.recommend(user, Rules(n=9)) for user in users}
     return {user: (one.strategy, one.items) for user, one in found.items()}
 
 
 def test_known_users_are_answered_without_the_database(followed, database, monkeypatch):
     serving, _ = followed
-    before = lists(serving)
-    assert [strategy for strategy, _ in before.values()] == ["model", "model", "popular"]
+    known = ("u03", "u07")
+    before = lists(serving, known)
+    assert [strategy for strategy, _ in before.values()] == ["model", "model"]
 
     def gone(*arguments):
         raise AssertionError("the database was asked")
 
     monkeypatch.setattr(database, "read", gone)
-    assert lists(serving) == before
-    assert serving.recommend_at_once("u03", n=9).items == before["u03"][1]
+    assert lists(serving, known) == before
+    assert serving.recommend_at_once("u03", Rules(n=9)).items == before["u03"][1]
 
 
 def test_lists_are_the_same_with_and_without_it(followed, registry, database, settings, add):
     serving, newer = followed
-    plain = Serving(database, registry, PolicyWatch(database, settings), every_seconds=60)
+    policy = PolicyWatch(database, settings)
+    policy.refresh()
+    plain = Serving(database, registry, policy, every_seconds=60)
     for later in ((), (("u03", "i8"), ("new", "i1"), ("u07", "i1", DISMISS))):
         add(*later)
         newer.refresh()
@@ -158,13 +162,19 @@ def test_lists_are_the_same_with_and_without_it(followed, registry, database, se
     assert lists(serving) == lists(plain)
 
 
-def test_what_was_taken_away_is_in_no_history(followed, database, add):
+def test_what_was_taken_away_is_in_no_history_and_no_file(followed, database, settings):
     serving, newer = followed
+    serving.refresh()
+    assert (settings.model_dir / snapshot.FILE).exists()
     with database.write() as connection:
         connection.exec_driver_sql("DELETE FROM user_interactions WHERE user_id = 'u03'")
         storage.installation.raise_generation(connection)
     newer.refresh()
     assert lists(serving)["u03"][0] == "popular"
+    serving.refresh()
+    assert not (settings.model_dir / snapshot.FILE).exists()
+    assert lists(serving)["u03"][0] == "popular"
+    assert lists(serving)["u07"][0] == "model"
 
 
 def test_another_snapshot_is_taken_up_without_another_version(followed, add, train, registry):
@@ -177,4 +187,4 @@ def test_another_snapshot_is_taken_up_without_another_version(followed, add, tra
     assert serving.version == 1
     assert lists(serving) == before
     assert before["u03"][0] == "fold_in"
-    assert serving.recommend_at_once("u03", n=9) is not None, "it is in the snapshot now"
+    assert serving.recommend_at_once("u03", Rules(n=9)) is not None, "it is in the snapshot now"

@@ -1,6 +1,7 @@
 """What a list may ask of the attributes of its items: equal, any of, in a range."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -124,6 +125,8 @@ def _range(attribute: str, told: Mapping[str, object], *, field: str) -> Conditi
         end = told.get(name)
         if name in told and not _is_bound(end):
             raise _refused(f"{field}.{name}", "must be a number, or a text such as a date")
+        if isinstance(end, int) and abs(end) > sys.float_info.max:
+            raise _refused(f"{field}.{name}", "is larger than any number that an attribute has")
         ends.append(end if _is_bound(end) else None)
     least, most = ends
     if least is None and most is None:

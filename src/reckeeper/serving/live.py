@@ -104,6 +104,7 @@ class Serving:
         self._pasts = Pasts(database, newer)
         self._installation_id: str | None = None
         self._snapshot_state: tuple[int, int] | None = None
+        self._generation: int | None = None
         self._catalogue = catalogue or Catalogue(database, every_seconds=every_seconds)
         self._registry = registry
         self._policy = policy
@@ -200,6 +201,7 @@ class Serving:
         self._previews.let_go()
         with self._refreshing:
             active = self._look()
+            self._discard_old_snapshot()
             problem = self._problem
             is_known = problem is not None and problem.version == active
             if active is None:
@@ -256,10 +258,7 @@ class Serving:
         """Map the snapshot as it is now, and hold who has something newer than it or a model."""
         folder = self._registry.store.folder
         self._snapshot_state = snapshot.state(folder)
-        if self._installation_id is None:
-            with self._database.read() as connection:
-                self._installation_id = storage.installation.id_of(connection)
-        found = snapshot.opened(folder, installation_id=self._installation_id)
+        found = self._opened_snapshot()
         if self._newer is not None:
             watermark, merged_since = model.watermark, model.artifact.metadata.trained_at
             if found is not None:
@@ -267,6 +266,22 @@ class Serving:
                 merged_since = min(merged_since, found.origin.made_at)
             self._newer.hold_from(watermark, merged_since=merged_since)
         return UserHistories(model, found, policy=self._policy)
+
+    def _opened_snapshot(self) -> snapshot.Snapshot | None:
+        if self._installation_id is None:
+            with self._database.read() as connection:
+                self._installation_id = storage.installation.id_of(connection)
+        folder = self._registry.store.folder
+        return snapshot.opened(folder, installation_id=self._installation_id)
+
+    def _discard_old_snapshot(self) -> None:
+        """Delete the snapshot, where interactions were taken away that it has still."""
+        if self._newer is None or self._newer.generation == self._generation:
+            return
+        self._generation = self._newer.generation
+        found = self._opened_snapshot()
+        if found is not None and found.origin.generation < self._generation:
+            snapshot.discard(self._registry.store.folder)
 
     def _look_at_snapshot(self) -> None:
         """Take another snapshot, where a training has written one since."""

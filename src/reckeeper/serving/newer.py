@@ -91,6 +91,11 @@ class Newer:
         with contextlib.suppress(ReckeeperError):
             self.refresh()
 
+    @property
+    def generation(self) -> int:
+        """Generation of the interactions that were read last."""
+        return self._tail.generation
+
     def last_of(self, user_id: str, *, generation: int, watermark: int) -> int | None:
         """Return the number of a user's last interaction above a watermark; 0 without one.
 

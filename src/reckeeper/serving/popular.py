@@ -165,14 +165,18 @@ class PopularItems:
         return self._state
 
     def _count(self, policy: Policy, revision: int) -> None:
-        """Count the table, if it is another than it was, and it is time."""
-        if time.monotonic() < self._next_at:
-            return
+        """Count the table, if it is another than it was, and it is time.
+
+        It is always time where interactions were taken away: their items go at once.
+        """
         days = policy.recommendations.popularity_half_life_days
         with self._database.read() as connection:
             last = storage.interactions.last_id(connection)
             counted_of = storage.installation.generation(connection), last, revision
-            if counted_of == self._counted_of:
+            is_due = time.monotonic() >= self._next_at or (
+                self._counted_of is not None and self._counted_of[0] != counted_of[0]
+            )
+            if counted_of == self._counted_of or not is_due:
                 return
             left_out: list[str] = []
             if policy.left_out_users:
