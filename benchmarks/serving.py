@@ -5,19 +5,23 @@ One server, 50,000 items, 100,000 users with 5 to 500 interactions each,
 the same machine. *First time*: each user is asked for once; *warm*: 2,000 users
 again and again; *mixed*: the same, and one request in ten posts an interaction.
 The limit beside it, in the same run: the same server's ``GET /health/live``.
-Medians of so many rounds. With ``--keep`` the installation is made once. Beside the rates stands
-what the server itself takes for a request, ``processor_us``: others on the machine change it less.
-``--processes`` has several of them answer.
+*Half*: the same at half of that rate, in random intervals, for what an answer takes
+then; *training*: the latter of *warm* while a training runs. And single requests: lists for
+1,000 users, and for a history of 10,000 items. Medians of so many rounds. With ``--keep`` the
+installation is made once. Beside the rates stands what the server itself takes for a request,
+``processor_us``: others on the machine change it less. ``--processes`` has several of them answer.
 """
 
 import argparse
 import contextlib
 import http.client
 import json
+import multiprocessing
 import re
 import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +66,12 @@ request = function()
   return wrk.format("GET", "/recommendations/" .. user .. "?n=10")
 end
 """
+
+# Each of the connections waits so long, in ms and at random, before its next request.
+_PAUSED = """
+delay = function() return 0.5 - %f * math.log(1 - math.random()) end
+"""
+_CONNECTIONS = 16
 
 
 def write_interactions(database: storage.Database, n_users: int, *, seed: int = 0) -> int:
@@ -125,7 +135,9 @@ def installation(n_users: int, keep: Path | None) -> Iterator[Settings]:
         yield settings
 
 
-def load(url: str, script: str, *, seconds: int, connections: int = 16) -> dict[str, float]:
+def load(
+    url: str, script: str, *, seconds: int, connections: int = _CONNECTIONS
+) -> dict[str, float]:
     """Run wrk with a script; return requests a second, median and 99th percentile in ms."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
@@ -153,6 +165,43 @@ def ask_once(url: str, users: list[str]) -> None:
         for user in users:
             connection.request("GET", f"/recommendations/{user}?n=10")
             connection.getresponse().read()
+
+
+def ask(url: str, path: str, body: dict[str, Any]) -> float:
+    """Return how many ms a posted request takes, the median of five."""
+    content = json.dumps(body)
+    taken = []
+    with contextlib.closing(http.client.HTTPConnection(urlsplit(url).netloc)) as connection:
+        for _ in range(5):
+            began = time.perf_counter()
+            connection.request("POST", path, content, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            taken.append(1e3 * (time.perf_counter() - began))
+            if answer.status != 200:
+                raise SystemExit(f"{path} answered {answer.status}")
+    return round(statistics.median(taken), 1)
+
+
+@contextlib.contextmanager
+def training(settings: Settings) -> Iterator[None]:
+    """Have a training run on the same machine meanwhile; nothing comes of it."""
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_train_there, args=(settings,))
+    process.start()
+    time.sleep(3.0)  # it imports, and begins to read
+    try:
+        yield
+        if process.exitcode is not None:
+            raise SystemExit("the training was over before the load was")
+    finally:
+        process.kill()
+        process.join()
+
+
+def _train_there(settings: Settings) -> None:
+    with contextlib.closing(storage.open_database(settings)) as database:
+        train(database, settings)
 
 
 def processor_seconds(pid: int) -> float:
@@ -202,10 +251,27 @@ def run(
                     taken.setdefault(name, []).append(found)
                     if name == "first time":
                         place += int(found["per_second"] * seconds * 1.1)
+                    if name in {"first time", "warm"}:
+                        pause = _PAUSED % (2e3 * _CONNECTIONS / found["per_second"])
+                        if name == "first time":
+                            script = _HEAD % (users.name, place) + _GET % ()
+                        half = load(url, script + pause, seconds=seconds)
+                        taken.setdefault(f"{name}, half", []).append(half)
+                        place += int(half["per_second"] * seconds * 1.1)
+                with training(settings):
+                    script = loads["warm"] + pause
+                    half = load(url, script, seconds=seconds)
+                    taken.setdefault("warm, half, training", []).append(half)
             result |= {
                 name: {key: statistics.median(one[key] for one in found) for key in found[0]}
                 for name, found in taken.items()
             }
+            some = [f"u{user:06}" for user in order[-1000:]]
+            result["batch_of_1000_ms"] = ask(
+                url, "/recommendations/batch", {"user_ids": some, "n": 10}
+            )
+            told = [f"i{item:05}" for item in range(10_000)]
+            result["history_of_10000_ms"] = ask(url, "/recommendations", {"history": told})
             result["peak_memory_bytes"] = harness.memory_bytes(server.pid)
     return result
 

@@ -19,7 +19,7 @@ import structlog
 from tests.services import Broker, PostgreSQL
 from xdist.scheduler import LoadScopeScheduling
 
-from reckeeper import storage
+from reckeeper import storage, telemetry
 from reckeeper.config import Settings
 from reckeeper.interactions import Interaction
 from reckeeper.registry import Registry
@@ -38,7 +38,8 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(
             colors=False, exception_formatter=structlog.dev.plain_traceback
         ),
-    ]
+    ],
+    logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
 )
 
 # Databases and model files are synced at every step: in memory that costs nothing.
@@ -78,6 +79,14 @@ class Scheduling(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs():
+    """Let no command that runs in this process send the logs elsewhere: loggers keep that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(telemetry, "configure_logging", lambda process: None)
+        yield
 
 
 def settings_in(folder):

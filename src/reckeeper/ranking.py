@@ -66,7 +66,8 @@ class Ranker:
 
     An item of the history, whatever it weighs, is not listed; with `repeats`,
     those that weigh nothing are not (seen without taste). Among equal scores
-    the smaller index comes first. A history that tells a personal model
+    the smaller index comes first; where a personal model's are 0, and so say
+    nothing, the more popular item does. A history that tells a personal model
     nothing gets the popular items: where no score of an item outside it is
     larger than the rounding error of the largest, as for users who have
     nothing that weighs, or only what nobody else has.
@@ -307,7 +308,8 @@ def rank_scores(
     k : int
         At least 1.
     popularity : ndarray of float, shape (n_items,), or None
-        What is listed where scores are noise; None takes them as they are.
+        What is listed where scores are noise, and the order of items whose
+        score is 0; None takes scores as they are.
 
     Raises
     ------
@@ -334,6 +336,12 @@ def rank_scores(
         seen = unlisted.indices[entries]
         scores[row, seen] = seen_scores[entries]
         is_popular[row] = is_noise(scores[row], seen=seen)
+    zeros = found & (best == 0) & ~is_popular[:, None]
+    for row in np.flatnonzero(zeros.any(axis=1)).tolist():
+        is_zero = scores[row] == 0
+        is_zero[unlisted.indices[unlisted.indptr[row] : unlisted.indptr[row + 1]]] = False
+        n_shown = int(np.count_nonzero(zeros[row]))
+        top[row, zeros[row]] = linalg.top_k(popularity, n_shown, exclude=np.flatnonzero(~is_zero))
     rows = np.flatnonzero(is_popular)
     if len(rows):
         top[rows] = linalg.top_k_shared(popularity, k, exclude=unlisted[rows])

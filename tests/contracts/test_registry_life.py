@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.unit.small_models import small_model
+from tests.unit.small_models import TRAINED, small_model
 
 from reckeeper import artifact, storage
 from reckeeper.artifact import ModelStore
@@ -143,7 +143,7 @@ class Life(RuleBasedStateMachine):
         def act():
             made.append(self.registry.versions.reserve(job_id=ENDED_JOB))
             model = small_model(version=made[0])
-            files = ModelStore(self.settings.model_dir).write(model, cell_limit=100)
+            files = ModelStore(self.settings.model_dir).write(model, TRAINED, cell_limit=100)
             self.registry.versions.register(model.metadata, files, job_id=None)
 
         def then(expected):

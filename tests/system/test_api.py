@@ -1052,8 +1052,14 @@ def compare(example, answer):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("n_examples", [5, pytest.param(200, marks=pytest.mark.long)])
-def test_generated_requests_get_documented_answers(trained, tmp_path, n_examples):
+@pytest.mark.parametrize(
+    ("phases", "n_examples"),
+    [
+        ("examples,fuzzing", 5),
+        pytest.param("examples,coverage,fuzzing", 200, marks=pytest.mark.long),
+    ],
+)
+def test_generated_requests_get_documented_answers(trained, tmp_path, phases, n_examples):
     # An installation of its own, since anything is asked for: versions go, policies come.
     # Retraining is left out for the time it takes, importing since no ZIP is generated; other
     # tests have both.
@@ -1079,7 +1085,7 @@ def test_generated_requests_get_documented_answers(trained, tmp_path, n_examples
             "--exclude-path=/models/import",
             "--checks=not_a_server_error,status_code_conformance,content_type_conformance,"
             "response_schema_conformance",
-            "--phases=examples,coverage,fuzzing",
+            f"--phases={phases}",
             f"--max-examples={n_examples}",
             "--generation-deterministic",
             "--no-color",

@@ -213,6 +213,7 @@ OTHER_VALUES = {
     "RECKEEPER_SERVER_URL": "http://example.org:1",
     "RECKEEPER_WORKER_URL": "http://example.org:2",
     "RECKEEPER_CORS_ORIGINS": "https://shop.example.org,http://localhost:3000",
+    "RECKEEPER_MODEL_SOURCE_URL": "http://models.example.org:8000",
     "DATABASE_URL": "sqlite:////tmp/x.db",
     "RECKEEPER_DATABASE_SCHEMA": "reckeeper",
     "KAFKA_BOOTSTRAP_SERVERS": "one:9092,two:9093",
