@@ -1055,7 +1055,7 @@ def compare(example, answer):
 @pytest.mark.parametrize(
     ("phases", "n_examples"),
     [
-        ("examples,fuzzing", 20),
+        ("examples,fuzzing", 8),
         pytest.param("examples,coverage,fuzzing", 200, marks=pytest.mark.long),
     ],
 )
