@@ -251,7 +251,7 @@ def test_a_broker_that_is_away_or_hangs_is_a_503_and_nothing_that_was_answered_i
         wait_until(
             lambda: acknowledged <= {row["event_id"] for row in stored(site, "u")},
             "all that was acknowledged is stored",
-            seconds=60,
+            seconds=120,
         )
         # A state is logged once, not each try.
         assert 1 <= len(worker.events("kafka_unavailable")) <= 4
