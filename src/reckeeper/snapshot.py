@@ -166,11 +166,17 @@ class Snapshot:
         self.origin = origin
         self.users, self.items = Ids.of(content, "users"), Ids.of(content, "items")
         self.types = tuple(Ids.of(content, "types"))
-        self._bounds = content["bounds"].data
+        bounds = content["bounds"]
+        _check_bounds(bounds)
+        self._bounds = bounds.data
         self._columns = tuple(content[name] for name in ("item", "type", "weight", "time"))
         n = self._bounds[-1]
         if len(self._bounds) != len(self.users) + 1 or {len(c) for c in self._columns} != {n}:
             raise DataError("its parts do not belong together")
+        items, types, *_ = self._columns
+        least, most = items.min(initial=0), items.max(initial=-1)
+        if least < 0 or most >= len(self.items) or types.max(initial=0) >= max(1, len(self.types)):
+            raise DataError("it has items or types that it does not name")
 
     def of_user(self, user_id: str) -> Rows:
         """Return the interactions of a user; none of somebody whom it does not know."""
@@ -199,8 +205,9 @@ class Ids(Sequence[str]):
     """Ids in ascending order that stay where they are mapped."""
 
     def __init__(self, content: np.ndarray, bounds: np.ndarray) -> None:
+        _check_bounds(bounds)
         self._content, self._bounds = content.data, bounds.data
-        if bounds.dtype != np.int64 or not len(bounds) or self._bounds[-1] != len(content):
+        if self._bounds[-1] != len(content):
             raise DataError("its ids are not laid out as such")
 
     @classmethod
@@ -237,6 +244,13 @@ class Ids(Sequence[str]):
                 high = middle
         is_there = low < len(self) and content[bounds[low] : bounds[low + 1]] == wanted
         return low if is_there else None
+
+
+def _check_bounds(bounds: np.ndarray) -> None:
+    """Refuse what cuts nothing into parts: bounds are whole, begin at 0 and never go back."""
+    is_array = bounds.dtype == np.int64 and bounds.ndim == 1 and len(bounds)
+    if not is_array or bounds[0] != 0 or (bounds[1:] < bounds[:-1]).any():
+        raise DataError("its bounds are none")
 
 
 def opened(folder: Path, *, installation_id: str) -> Snapshot | None:

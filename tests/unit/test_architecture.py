@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "policy": {"clock", "config", "errors", "interactions", "periodic", "wire", "storage", "audit"},
     "notices": {"clock", "config", "periodic", "telemetry", "storage", "policy"},
     "catalogue": {"clock", "errors", "interactions", "periodic", "telemetry", "storage", "audit"},
-    "registry": {"clock", "errors", "telemetry", "storage", "artifact", "audit"},
+    "registry": {"clock", "durable", "errors", "telemetry", "storage", "artifact", "audit"},
     "serving": {"clock", "errors", "interactions", "periodic", "telemetry", "artifact", "snapshot"}
     | {"ranking", "registry", "policy", "catalogue", "storage", "matrix", "recipes", "linalg"},
     "training": {"clock", "config", "errors", "periodic", "telemetry", "wire"}

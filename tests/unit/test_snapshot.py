@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from reckeeper import matrix, snapshot, storage
+from reckeeper import arrays, matrix, snapshot, storage
 from reckeeper.policy import PolicyWatch
 from reckeeper.serving import Newer, Rules, Serving
 
@@ -29,11 +29,13 @@ def opened(settings, installation_id):
 def written(database, settings, installation_id):
     """Return a function that writes the snapshot of the table as it is."""
 
-    def write(made_at=7):
+    def write(made_at=7, generation=None):
         with database.read() as connection:
+            if generation is None:
+                generation = storage.installation.generation(connection)
             origin = snapshot.Origin(
                 installation_id,
-                storage.installation.generation(connection),
+                generation,
                 storage.interactions.last_id(connection),
                 made_at,
             )
@@ -96,6 +98,22 @@ def test_one_that_is_missing_damaged_or_of_elsewhere_is_as_good_as_none(
         assert opened() is None
     path.write_bytes(whole)
     assert opened() is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("item", 2), ("item", -1), ("type", 1), ("bounds", 9), ("users.bounds", -1)],
+)
+def test_one_whose_numbers_point_nowhere_is_as_good_as_none(
+    add, settings, written, opened, name, value
+):
+    add(("u", "i"), ("u", "j"), ("v", "i"))
+    written()
+    path = settings.model_dir / snapshot.FILE
+    header, content = arrays.read(path)
+    content[name][1] = value
+    arrays.write(path, content, header=header)
+    assert opened() is None
 
 
 def test_more_types_than_it_can_tell_apart_are_not_kept(add, settings, written):
@@ -175,6 +193,22 @@ def test_what_was_taken_away_is_in_no_history_and_no_file(followed, database, se
     assert not (settings.model_dir / snapshot.FILE).exists()
     assert lists(serving)["u03"][0] == "popular"
     assert lists(serving)["u07"][0] == "model"
+
+
+def test_what_a_training_had_read_before_it_was_taken_away_goes_too(
+    followed, database, settings, written
+):
+    serving, newer = followed
+    origin, _ = written()
+    with database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM user_interactions WHERE user_id = 'u03'")
+        storage.installation.raise_generation(connection)
+    newer.refresh()
+    serving.refresh()
+    written(generation=origin.generation)  # by a training that began before
+    assert (settings.model_dir / snapshot.FILE).exists()
+    serving.refresh()
+    assert not (settings.model_dir / snapshot.FILE).exists()
 
 
 def test_another_snapshot_is_taken_up_without_another_version(followed, add, train, registry):

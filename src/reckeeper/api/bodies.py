@@ -13,10 +13,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from reckeeper import errors
+from reckeeper import artifact, errors
 
 _PART_BYTES = 1024 * 1024
-_SCRATCH = ".transfer-"
 _LEFT_SECONDS = 86_400.0
 
 
@@ -68,7 +67,7 @@ def scratch(models: Path) -> Iterator[Path]:
     """
     try:
         models.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=models, prefix=_SCRATCH) as folder:
+        with tempfile.TemporaryDirectory(dir=models, prefix=artifact.SCRATCH) as folder:
             yield Path(folder)
     except OSError as exc:
         raise errors.StorageError(
@@ -79,7 +78,7 @@ def scratch(models: Path) -> Iterator[Path]:
 
 def remove_leftovers(models: Path) -> None:
     """Delete what processes that were killed have left of `scratch`, a day ago or more."""
-    for folder in models.glob(f"{_SCRATCH}*"):
+    for folder in models.glob(f"{artifact.SCRATCH}*"):
         with contextlib.suppress(OSError):  # another process may be quicker
             if time.time() - folder.stat().st_mtime > _LEFT_SECONDS:
                 shutil.rmtree(folder)

@@ -16,6 +16,7 @@ from reckeeper.artifact.format import (
 )
 from reckeeper.artifact.store import (
     ACTIVE_LINK,
+    SCRATCH,
     ModelStore,
     aside_version,
     native_name,
@@ -26,6 +27,7 @@ from reckeeper.artifact.store import (
 __all__ = [
     "ACTIVE_LINK",
     "MAX_BUNDLE_BYTES",
+    "SCRATCH",
     "Artifact",
     "Bundle",
     "Metadata",

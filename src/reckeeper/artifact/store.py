@@ -17,6 +17,9 @@ from reckeeper.matrix import InteractionMatrix
 ACTIVE_LINK = "retrained_svd_model.pkl"
 """Name in the model folder under which the pickle of the active version stands."""
 
+SCRATCH = ".transfer-"
+"""How the folders in the model folder begin in which files lie on their way in and out."""
+
 _UNKNOWN = "unknown"
 
 _IN_MEMORY = 1.1

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reckeeper import audit, clock, storage
-from reckeeper.artifact import Artifact, Metadata, ModelStore, WrittenFile
+from reckeeper import audit, clock, durable, storage
+from reckeeper.artifact import SCRATCH, Artifact, Metadata, ModelStore, WrittenFile
 from reckeeper.errors import (
     Action,
     ArtifactError,
@@ -208,7 +208,8 @@ class Versions:
 
     def _fetch_file(self, fetch: Fetch, row: storage.Version) -> None:
         try:
-            with tempfile.TemporaryDirectory() as scratch:
+            durable.make_folder(self._store.folder)
+            with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._store.folder) as scratch:
                 bundle = fetch(row.version, Path(scratch) / "bundle.zip")
                 self._store.take(
                     row.version, bundle, n_bytes=row.native_bytes, sha256=row.native_sha256

@@ -104,7 +104,7 @@ class Serving:
         self._pasts = Pasts(database, newer)
         self._installation_id: str | None = None
         self._snapshot_state: tuple[int, int] | None = None
-        self._generation: int | None = None
+        self._examined: tuple[int, tuple[int, int] | None] | None = None
         self._catalogue = catalogue or Catalogue(database, every_seconds=every_seconds)
         self._registry = registry
         self._policy = policy
@@ -276,12 +276,16 @@ class Serving:
 
     def _discard_old_snapshot(self) -> None:
         """Delete the snapshot, where interactions were taken away that it has still."""
-        if self._newer is None or self._newer.generation == self._generation:
+        folder = self._registry.store.folder
+        if self._newer is None:
             return
-        self._generation = self._newer.generation
+        examined = self._newer.generation, snapshot.state(folder)
+        if examined == self._examined:
+            return
+        self._examined = examined
         found = self._opened_snapshot()
-        if found is not None and found.origin.generation < self._generation:
-            snapshot.discard(self._registry.store.folder)
+        if found is not None and found.origin.generation < self._newer.generation:
+            snapshot.discard(folder)
 
     def _look_at_snapshot(self) -> None:
         """Take another snapshot, where a training has written one since."""
