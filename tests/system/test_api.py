@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import shutil
+import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -378,6 +379,16 @@ def test_a_body_that_is_too_large_is_refused(site, way):
 
     assert str(16 * 2**20) in assert_error(answer, 413, "too_large")
     assert site.server.get("/user_interactions/too large").json()["interactions"] == []
+
+
+def test_a_url_that_is_too_long_is_refused(site):
+    # By hand, since clients refuse it themselves.
+    with socket.create_connection(("127.0.0.1", site.server.base_url.port)) as connection:
+        connection.sendall(b"GET /recommendations/u1?exclude=%s HTTP/1.1\r\n\r\n" % (b"i" * 2**16))
+        head, body = b"".join(iter(lambda: connection.recv(2**16), b"")).split(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 414 ")
+    assert json.loads(body)["code"] == "too_large"
 
 
 def test_good_rows_are_stored_and_bad_ones_listed_where_that_is_asked_for(site):

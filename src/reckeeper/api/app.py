@@ -32,7 +32,7 @@ from reckeeper.api import (
     watchlist,
 )
 from reckeeper.api.answers import failures
-from reckeeper.api.edge import Edge
+from reckeeper.api.edge import Edge, Http
 from reckeeper.api.runtime import Runtime
 from reckeeper.api.siblings import Siblings
 from reckeeper.config import Settings
@@ -120,6 +120,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Http,
                 host=settings.host,
                 port=settings.server_port,
                 log_config=None,

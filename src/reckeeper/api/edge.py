@@ -1,9 +1,11 @@
-"""What every request passes: size, its path as it was sent, metrics, headers of every answer."""
+"""What every request passes: sizes, its path as it was sent, metrics, headers of every answer."""
 
 import time
+from http import HTTPStatus
 
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from reckeeper import errors, telemetry
 from reckeeper.api import handlers
@@ -17,7 +19,34 @@ _TOO_LARGE = (
     f"The body is larger than {_LARGEST_BODY // 1024**2} MiB, which only the routes for "
     "interactions and bundles accept. /docs shows what the route takes."
 )
+_LONGEST_URL = 2**16 - 1
+"""Bytes that the parser of URLs reads."""
+
+_TOO_LONG = (
+    f"The URL is longer than {_LONGEST_URL} bytes. Name fewer ids, or send them in a body: "
+    "/docs shows the routes that take one."
+)
 _READ_IN_PARTS = ("/user_interactions", "/models/import")
+
+
+class Http(HttpToolsProtocol):
+    """HTTP as uvicorn speaks it; a URL that is too long is refused as the routes refuse things."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that cannot be parsed, and end the connection."""
+        if len(getattr(self, "url", b"")) <= _LONGEST_URL:
+            super().send_400_response(msg)
+            return
+        status = HTTPStatus.REQUEST_URI_TOO_LONG
+        body = handlers.answer(errors.TooLargeError(_TOO_LONG)).body
+        head = (
+            f"HTTP/1.1 {status} {status.phrase}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            "connection: close",
+        )
+        self.transport.write("\r\n".join((*head, "", "")).encode() + body)
+        self.transport.close()
 
 
 class Edge:

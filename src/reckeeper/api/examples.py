@@ -549,6 +549,7 @@ FAILURES: Mapping[int, object] = {
     404: _error("not_found", "There is no version 7. GET /models lists the versions."),
     409: _error("conflict", "Version 4 is active and cannot be deleted: activate another first."),
     413: _error("too_large", "The request has 12000 interactions; at most 10000 are accepted."),
+    414: _error("too_large", "The URL is longer than 65535 bytes. Name fewer ids."),
     422: _error("invalid_data", "Row 0: user_id is missing. Nothing of this request was stored."),
     500: _error("training_failed", "Signal 9 ended the training process before it was done."),
     503: _error("unavailable", "The worker does not answer, so nothing was trained."),

@@ -28,7 +28,7 @@ router = APIRouter(tags=["recommendations"])
 @router.get(
     "/recommendations/{user_id:id}",
     response_model=wire.RecommendationList,
-    responses=failures(404, 409, 422),
+    responses=failures(404, 409, 414, 422),
 )
 def get_recommendations(runtime: Needs, user_id: UserId, rules: AskedRules) -> Response:
     """Recommend items that a user has not seen; `strategy` says how the list was made.

@@ -20,7 +20,7 @@ router = APIRouter(tags=["recommendations"])
 @router.get(
     "/items/{item_id:id}/similar",
     response_model=wire.SimilarItems,
-    responses=failures(404, 409, 422),
+    responses=failures(404, 409, 414, 422),
 )
 def find_similar_items(
     runtime: Needs,
