@@ -18,6 +18,7 @@ from reckeeper.errors import ArtifactError, NotFoundError
 from reckeeper.policy import PolicyWatch
 from reckeeper.policy import store as store_policy
 from reckeeper.serving import Rules, Serving, Told, previews
+from reckeeper.serving.similar import by_model
 from reckeeper.storage import Item
 from reckeeper.training import pipeline
 
@@ -42,16 +43,32 @@ WHERE = st.fixed_dictionaries(
         "tags": st.sampled_from(["a", ["a", "b"], "c"]),
     },
 )
-RULES = st.builds(
-    Rules,
-    n=st.integers(1, 12),
-    offset=st.integers(0, 6),
-    exclude=st.frozensets(st.sampled_from([*ITEMS, "nothing"]), max_size=4),
-    allow=st.none() | st.frozensets(st.sampled_from([*ITEMS, "nothing"]), min_size=1),
-    categories=st.just(frozenset()) | st.frozensets(st.sampled_from(["film", "book", "new"])),
-    where=st.just(()) | WHERE.map(catalogue.conditions_of),
-    include_seen=st.booleans(),
+NAMED = st.sampled_from([*ITEMS, "unheard of", "nothing"])
+ASKED = st.fixed_dictionaries(
+    {
+        "n": st.integers(1, 12),
+        "offset": st.integers(0, 6),
+        "exclude": st.lists(NAMED, max_size=4),
+        "category": st.just([]) | st.lists(st.sampled_from(["film", "book", "new"])),
+        "where": st.just({}) | WHERE,
+    },
+    optional={"allow": st.lists(NAMED, min_size=1)},
 )
+
+
+def rules_of(asked, *, include_seen=False):
+    return Rules(
+        n=asked["n"],
+        offset=asked["offset"],
+        exclude=frozenset(asked["exclude"]),
+        allow=frozenset(asked["allow"]) if "allow" in asked else None,
+        categories=frozenset(asked["category"]),
+        where=catalogue.conditions_of(asked["where"]),
+        include_seen=include_seen,
+    )
+
+
+RULES = st.builds(lambda asked, seen: rules_of(asked, include_seen=seen), ASKED, st.booleans())
 
 
 @pytest.fixture
@@ -78,14 +95,14 @@ def begin(database, registry, settings, taste, add):
 
 @pytest.fixture
 def activate(registry, train, database, settings):
-    def act(recipe=None):
-        version = train() if recipe is None else train_recipe(recipe)
+    def act(recipe=None, **given):
+        version = train() if recipe is None else train_recipe(recipe, given)
         registry.switch.activate(registry.versions.load(version), actor="test")
         return version
 
-    def train_recipe(recipe):
+    def train_recipe(recipe, given):
         with database.write() as connection:
-            asked = {"recipe": recipe, "settings": {}}
+            asked = {"recipe": recipe, "settings": given}
             job_id = storage.jobs.insert(connection, trigger="manual", request=asked)
             job = storage.jobs.get(connection, job_id)
         return pipeline.run(database, settings, job=job, report=lambda *_, **__: None)
@@ -101,13 +118,14 @@ def do_more(add):
     return {"newer": {"i1", "i2"}, "u08": {"i7"}}
 
 
-def brute(whole, seen, rules):
+def brute(whole, seen, rules, *, said=CATALOGUE):
     """Take what the rules let in from a whole list, item by item, and cut the page."""
+    now = clock.now()
 
     def is_in(item_id):
-        item = CATALOGUE.get(item_id, Item(item_id, None, {}))
+        item = said.get(item_id, Item(item_id, None, {}))
         return (
-            item.available
+            item.is_available(now)
             and item_id not in rules.exclude
             and (rules.allow is None or item_id in rules.allow)
             and (not rules.categories or bool(rules.categories & set(item.categories)))
@@ -177,6 +195,105 @@ def test_every_combination_of_rules_gives_what_a_plain_filter_leaves(
             assert_same(listed(of_batch), listed(answer))
 
     compare()
+
+
+LATER = 4 * 10**15
+AT_TIMES = {
+    "i2": CATALOGUE["i2"]._replace(available_from=LATER),
+    "i7": Item("i7", None, {"price": 8, "language": "fr"}, ("film",), available_until=1),
+    "i8": Item("i8", None, {"price": 8, "language": "de"}, ("new",), available_until=LATER),
+    "soon": Item("soon", None, {"price": 7, "tags": ["a"]}, ("film", "new"), True, LATER),
+    "alone": Item("alone", None, {}, ("opera",)),
+}
+UNTOUCHED = st.sampled_from(["unheard of", "soon", "alone", "nothing"])
+
+
+def in_common(said, item_ids, popularity):
+    """Return what shares categories with items, and how much, the best first."""
+    shares = {}
+    for mine in (set(said[each].categories) for each in item_ids if each in said):
+        for item_id, its in ((each.item_id, set(each.categories)) for each in said.values()):
+            if mine & its:
+                shares[item_id] = shares.get(item_id, 0.0) + len(mine & its) / len(mine | its)
+    ranked = sorted(shares, key=lambda each: (-shares[each], -popularity.get(each, 0.0), each))
+    return [(item_id, shares[item_id]) for item_id in ranked]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "kinds"),
+    [
+        ("svd", {}, {"alike"}),
+        ("spectral", {"order": 0.5}, {"alike", "next"}),
+        ("popularity", {}, set()),
+        (None, {}, set()),
+    ],
+)
+def test_similar_items_are_what_a_plain_filter_leaves_under_every_combination(
+    recipe, given, kinds, begin, activate, add, database, registry, settings
+):
+    version = None if recipe is None else activate(recipe, **given)
+    do_more(add)
+    said = CATALOGUE | AT_TIMES
+    with database.write() as connection:
+        storage.items.put(connection, AT_TIMES.values())
+    popular = listed(begin().recommend("nobody", Rules(n=1000)))
+    artifact = None if version is None else registry.versions.load(version).artifact
+
+    def of_model(basket, kind):
+        """Return what the model says of all items, and the kind of it; of one kind alone."""
+        found = [artifact.items.find(each) for each in basket] if artifact else []
+        known = [place for place in found if place is not None]
+        if not known:
+            return []
+        answered, found, scores = by_model(
+            artifact.model, known, kind=kind, n=99, n_items=len(artifact.items), listable=None
+        )
+        ids = [artifact.items.ids[place] for place in found.tolist()]
+        return list(zip(ids, scores.tolist(), strict=True)) if answered == kind else []
+
+    def expected(basket, kind, asked):
+        rules = rules_of({**asked, "exclude": [*asked["exclude"], *basket]})
+        alike = [("alike", "model", of_model(basket, "alike"))]
+        ways = [("next", "model", of_model(basket, "next")), *alike] if kind == "next" else alike
+        akin = in_common(said, basket, dict(popular))
+        for answered, strategy, whole in (*ways, ("alike", "categories", akin)):
+            every = dataclasses.replace(rules, n=rules.end, offset=0)
+            if brute(whole, set(), every, said=said):
+                return answered, strategy, brute(whole, set(), rules, said=said)
+        return "alike", "popular", brute(popular, set(), rules, said=said)
+
+    taken = set()
+    with TestClient(create_app(settings)) as api:
+
+        @hypothesis.seed(17)
+        @hypothesis.given(
+            basket=st.lists(NAMED, min_size=1, max_size=3)
+            | st.lists(UNTOUCHED, min_size=1, max_size=2),
+            kind=st.sampled_from(["alike", "next"]),
+            asked=ASKED,
+        )
+        def compare(basket, kind, asked):
+            answers = [api.post("/items/similar", json={"item_ids": basket, "kind": kind, **asked})]
+            if len(basket) == 1:
+                query = {**asked, "where": json.dumps(asked["where"]), "kind": kind}
+                path = f"/items/{quote(basket[0])}/similar"
+                answers.append(api.get(path, params=query))
+            for answer in answers:
+                if set(basket) == {"nothing"}:
+                    assert answer.status_code == 404
+                    continue
+                found = answer.json()
+                kind_of, strategy, pairs_of = expected(list(dict.fromkeys(basket)), kind, asked)
+                assert (found["kind"], found["strategy"]) == (kind_of, strategy)
+                assert_same(pairs(found), pairs_of)
+                first = asked["offset"] + 1
+                ranks = [item["rank"] for item in found["items"]]
+                assert ranks == list(range(first, first + len(ranks)))
+                taken.add((strategy, kind_of))
+
+        compare()
+    ways = {("model", kind) for kind in kinds}
+    assert taken == {*ways, ("categories", "alike"), ("popular", "alike")}
 
 
 def test_pages_join_to_the_whole_list(begin, activate, add):
