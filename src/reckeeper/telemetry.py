@@ -35,6 +35,11 @@ INTERACTIONS = Counter(
 RECOMMENDATIONS = Counter(
     "reckeeper_recommendations_total", "Recommendation lists answered.", ["strategy"]
 )
+SIMILAR_LISTS = Counter(
+    "reckeeper_similar_lists_total",
+    "Lists of similar items answered, by what they have and how they were made.",
+    ["kind", "strategy"],
+)
 TRAINING_JOBS = Counter("reckeeper_training_jobs_total", "Training jobs ended.", ["status"])
 TRAINING_SECONDS = Histogram(
     "reckeeper_training_seconds",

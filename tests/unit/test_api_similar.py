@@ -1,7 +1,9 @@
 """The routes of similar items: how they answer with a model and without, and what they refuse."""
 
 import json
+import re
 import shutil
+from collections import Counter
 
 import pytest
 from fastapi.testclient import TestClient
@@ -165,6 +167,33 @@ def test_a_new_item_is_like_those_that_share_its_categories(chain, activate, set
             api.patch("/items/bulb", json={"available": True})
             answer = api.get("/items/lamp/similar").json()
             assert answer["model_version"] == (1 if has_version else None)
+
+
+def test_lists_are_counted_by_what_they_have_and_how_they_were_made(chain, activate, settings):
+    activate("spectral", order=0.5)
+
+    def counted(api):
+        text = api.get("/metrics").text
+        series = r'reckeeper_similar_lists_total\{kind="(.+)",strategy="(.+)"\} (.+)'
+        found = re.findall(series, text)
+        return Counter({(kind, strategy): int(float(n)) for kind, strategy, n in found})
+
+    with TestClient(create_app(settings)) as api:
+        rows = [{"item_id": each, "categories": ["c"]} for each in ("i03", "new")]
+        api.post("/items", json=[*rows, {"item_id": "lone"}])
+        before = counted(api)
+        for kind in ("alike", "next"):
+            together(api, ["i03", "i05"], kind=kind)
+            similar(api, "new", kind=kind)
+        similar(api, "i03", kind="next")
+        similar(api, "lone")
+        assert api.get("/items/nobody/similar").status_code == 404
+        assert counted(api) - before == {
+            ("alike", "model"): 1,
+            ("next", "model"): 2,
+            ("alike", "categories"): 2,
+            ("alike", "popular"): 1,
+        }
 
 
 @pytest.mark.parametrize(

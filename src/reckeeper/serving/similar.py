@@ -17,6 +17,7 @@ from reckeeper.recipes import Recipe
 from reckeeper.serving.answers import LoadedModel, Recommendation, listed_by
 from reckeeper.serving.popular import Board, Ranking
 from reckeeper.serving.rules import Kind, Rules
+from reckeeper.telemetry import SIMILAR_LISTS
 
 Strategy = Literal["model", "categories", "popular"]
 
@@ -139,12 +140,14 @@ class SimilarItems:
             strategy, named = "categories", self._akin(board.ranking, unique, rules)
         if not named:
             strategy, named = "popular", _most_popular(board.ranking, rules)
+        items = self._described(named[rules.offset :], rules)
+        SIMILAR_LISTS.labels(answered, strategy).inc()
         return Similar(
             item_ids=unique,
             kind=answered,
             model_version=None if loaded is None else loaded.version,
             strategy=strategy,
-            items=self._described(named[rules.offset :], rules),
+            items=items,
             request_id=str(uuid.uuid4()),
             generated_at=clock.now(),
         )
