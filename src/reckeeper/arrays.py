@@ -3,10 +3,16 @@
 Nothing in such a file can run.
 """
 
+import hashlib
+import io
 import json
+import math
 import mmap
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -24,6 +30,8 @@ _DTYPES = {
     "F64": np.float64,
     "BOOL": np.bool_,
 }
+_CHUNK_BYTES = 2**24
+"""What is read, and then hashed, at once."""
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], *, header: Mapping[str, str]) -> None:
@@ -48,7 +56,31 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], *, header: Mapping[str, 
         raise OSError(str(exc)) from exc
 
 
-def read(path: Path, *, is_mapped: bool = False) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+class Hashing:
+    """The SHA-256 of what is read, made on a thread of its own while that is read and looked at."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def add(self, content: memoryview) -> None:
+        """Add bytes after those that were added; they must stay as they are."""
+        self._thread.submit(self._sha256.update, content)
+
+    def hexdigest(self) -> str:
+        """Return the hash of all that was added, as 64 hexadecimal digits."""
+        return self._thread.submit(self._sha256.hexdigest).result()
+
+
+def read(
+    path: Path, *, is_mapped: bool = False, hashing: Hashing | None = None
+) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Read the header and the arrays of a file.
 
     Parameters
@@ -57,6 +89,9 @@ def read(path: Path, *, is_mapped: bool = False) -> tuple[dict[str, str], dict[s
     is_mapped : bool
         Whether the arrays are views of the file, which all processes that map it
         share: they can be read only, and nobody may change the file in its place.
+        By default they are views of one piece of memory.
+    hashing : Hashing, optional
+        Gets the bytes of the file, the same that the arrays are made of.
 
     Raises
     ------
@@ -65,36 +100,58 @@ def read(path: Path, *, is_mapped: bool = False) -> tuple[dict[str, str], dict[s
     FileNotFoundError, OSError
         It cannot be read.
     """
+    header = _checked_header(path)
+    with path.open("rb", buffering=0) as stream:
+        if is_mapped:
+            content = np.frombuffer(
+                mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8
+            )
+            if hashing is not None:
+                hashing.add(content.data)
+        else:
+            content = _in_memory(stream, hashing)
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    places = json.loads(content[8:start].tobytes())
+    places.pop("__metadata__", None)
+    return header, {name: _array(content, start, place) for name, place in places.items()}
+
+
+def _checked_header(path: Path) -> dict[str, str]:
+    """Return the header of a file whose arrays lie within it, and are of types that are known."""
     try:
         with safe_open(path, framework="np") as stream:
-            header = stream.metadata() or {}
-            names = list(stream.keys())
-            for name in names:
+            for name in stream.keys():  # noqa: SIM118 - it is no mapping
                 if (dtype := stream.get_slice(name).get_dtype()) not in _DTYPES:
                     raise DataError(f"its {name[:100]!r} has the type {dtype}")
-            if not is_mapped:
-                return header, {name: stream.get_tensor(name) for name in names}
+            return stream.metadata() or {}
     except SafetensorError as exc:
         raise DataError(str(exc)) from exc
-    return header, _mapped(path)
 
 
-def _mapped(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a file that was found sound: their places are within it."""
-    with path.open("rb") as stream:
-        n_bytes = int.from_bytes(stream.read(8), "little")
-        places = json.loads(stream.read(n_bytes))
-        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    places.pop("__metadata__", None)
-    return {
-        name: np.frombuffer(
-            content,
-            dtype=_DTYPES[place["dtype"]],
-            count=int(np.prod(place["shape"])),
-            offset=8 + n_bytes + place["data_offsets"][0],
-        ).reshape(place["shape"])
-        for name, place in places.items()
-    }
+def _in_memory(stream: io.FileIO, hashing: Hashing | None) -> np.ndarray:
+    """Read a file in one pass; NumPy's memory comes in large pages, and goes when it is let go."""
+    content = np.empty(os.fstat(stream.fileno()).st_size, dtype=np.uint8)
+    n_read, bytes_of = 0, content.data
+    while n_read < len(content):
+        part = bytes_of[n_read : n_read + _CHUNK_BYTES]
+        n_bytes = stream.readinto(part)
+        if not n_bytes:
+            raise DataError("it became shorter while it was read")
+        if hashing is not None:
+            hashing.add(part[:n_bytes])
+        n_read += n_bytes
+    return content
+
+
+def _array(content: np.ndarray, start: int, place: Mapping[str, Any]) -> np.ndarray:
+    array: np.ndarray = np.frombuffer(
+        # Not a slice of NumPy's: SciPy copies what is a small part of another array.
+        content.data,
+        dtype=_DTYPES[place["dtype"]],
+        count=math.prod(place["shape"]),
+        offset=start + place["data_offsets"][0],
+    )
+    return np.require(array.reshape(place["shape"]), requirements="A")
 
 
 def pack_ids(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

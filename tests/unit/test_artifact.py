@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tracemalloc
 import venv
 from pathlib import Path
 
@@ -22,11 +23,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from reckeeper import artifact
+from reckeeper import arrays, artifact
 from reckeeper.artifact import Artifact, Metadata, ModelStore
 from reckeeper.errors import ArtifactError, DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import RECIPES, recipe_named
+from reckeeper.recipes.checks import checked_csr
 
 N_USERS, N_ITEMS = 30, 20
 
@@ -158,6 +160,50 @@ def test_a_file_whose_bit_flipped_is_refused(written, share, bit):
     written.write_bytes(content)
     with pytest.raises(ArtifactError, match="its content changed"):
         artifact.read(written, n_bytes=native.n_bytes, sha256=native.sha256)
+
+
+def test_a_file_is_in_memory_once(tmp_path):
+    n_items = 2_000
+    half = sparse.csr_array(sparse.random(n_items, n_items, 0.25, format="csr", dtype=np.float32))
+    path = tmp_path / artifact.native_name(1)
+    arrays.write(path, _of_one_matrix(half), header={})
+    tracemalloc.start()
+    try:
+        _, found = arrays.read(path)
+        matrix = checked_csr(found, "w", dtype=np.float32, shape=half.shape)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (matrix != half).nnz == 0
+    assert most < 1.1 * path.stat().st_size
+
+
+def _of_one_matrix(matrix):
+    return {
+        "w.data": matrix.data,
+        "w.indices": matrix.indices.astype(np.int32),
+        "w.indptr": matrix.indptr.astype(np.int64),
+    }
+
+
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_arrays_that_lie_anywhere_are_read(tmp_path, is_mapped):
+    path = tmp_path / "odd.safetensors"
+    numbers = np.array([[1.5, -2.0]])
+    header = {
+        "odd": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        "numbers": {"dtype": "F64", "shape": [1, 2], "data_offsets": [1, 17]},
+        "none": {"dtype": "I32", "shape": [0, 3], "data_offsets": [17, 17]},
+    }
+    told = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(told)) + told + b"\7" + numbers.tobytes())
+    with arrays.Hashing() as hashing:
+        _, found = arrays.read(path, is_mapped=is_mapped, hashing=hashing)
+        assert hashing.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found["odd"].tolist() == [7]
+    assert found["numbers"].tolist() == numbers.tolist()
+    assert found["numbers"].flags.aligned
+    assert found["none"].shape == (0, 3)
 
 
 def test_what_is_no_file_is_not_read(tmp_path):
@@ -635,7 +681,7 @@ def test_a_wrong_link_is_repaired(written, wrong):
 POINT = """
 import sys
 from pathlib import Path
-from reckeeper import artifact
+from reckeeper import arrays, artifact
 
 folder, removed = Path(sys.argv[1]), []
 sys.addaudithook(lambda event, args: removed.append(str(args[0])) if event == "os.remove" else None)

@@ -233,9 +233,7 @@ def read(
                 f"{name} has {status.st_size} bytes and not the {n_bytes} that were "
                 "registered: it was cut or changed."
             )
-        if sha256 is not None and sha256_of(path) != sha256:
-            raise ArtifactError(f"{name} is not as it was registered: its content changed.")
-        return _artifact(*files.read(path, is_mapped=is_mapped))
+        return _checked(path, sha256, name=name, is_mapped=is_mapped)
     except FileNotFoundError as exc:
         raise ArtifactError(f"{name} is missing from {path.parent}.") from exc
     except OSError as exc:
@@ -245,6 +243,23 @@ def read(
         ) from exc
     except (DataError, KeyError, TypeError, ValueError, RecursionError) as exc:
         raise ArtifactError(f"{name} is not a sound model file: {exc}") from exc
+
+
+def _checked(path: Path, sha256: str | None, *, name: str, is_mapped: bool) -> Artifact:
+    """Read a file that must have a hash; it is made while its content is checked."""
+    changed = ArtifactError(f"{name} is not as it was registered: its content changed.")
+    if sha256 is None:
+        return _artifact(*files.read(path, is_mapped=is_mapped))
+    with files.Hashing() as hashing:
+        try:
+            artifact = _artifact(*files.read(path, is_mapped=is_mapped, hashing=hashing))
+        except Exception:  # whatever its content is taken for
+            if sha256_of(path) != sha256:
+                raise changed from None
+            raise
+        if hashing.hexdigest() != sha256:
+            raise changed
+    return artifact
 
 
 def sha256_of(path: Path) -> str:

@@ -9,6 +9,9 @@ from scipy import sparse
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.matrix import InteractionMatrix
 
+_BLOCK = 2**16
+"""Values that are looked at together: so many stay in a processor's cache."""
+
 
 def check_interactions(interactions: InteractionMatrix) -> None:
     """Refuse what no recipe can be fitted to.
@@ -72,9 +75,18 @@ def checked_array(
     ):
         wanted = " × ".join("any" if length is None else str(length) for length in shape)
         raise DataError(f"The array {name!r} has the shape {array.shape}, not {wanted}.")
-    if not np.isfinite(array).all():
+    if not _is_finite(array):
         raise DataError(f"The array {name!r} has values that are not finite.")
     return array
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Return whether all values are finite, in blocks: a mask of all would take memory."""
+    if not np.issubdtype(array.dtype, np.inexact):
+        return True
+    flat = array.reshape(-1)
+    blocks = range(0, flat.size, _BLOCK)
+    return all(bool(np.isfinite(flat[start : start + _BLOCK]).all()) for start in blocks)
 
 
 def checked_csr(
