@@ -1,6 +1,9 @@
 """What paths, queries and headers give, and how the documentation shows it."""
 
-from typing import Annotated
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, get_args, get_origin
 from urllib.parse import unquote
 
 from fastapi import Depends, Header, Path, Query, Request, params
@@ -14,6 +17,7 @@ from reckeeper.client import ACTOR_HEADER
 
 _NOTHING = {b"", b"{}", b"null"}
 _MOST = 2**63 - 1  # the largest number that a database knows
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 
 
 def id_in(segment: str) -> str:
@@ -94,14 +98,50 @@ async def _actor_name(
 ActorName = Annotated[str | None, Depends(_actor_name)]
 
 
+@dataclass(frozen=True)
+class _Declared:
+    """The parameters of a route by their names: those of its query, and what they may be."""
+
+    query: list[str]
+    repeated: frozenset[str]
+    whole_numbers: frozenset[str]
+
+    @classmethod
+    def by(cls, route: APIRoute) -> "_Declared":
+        query, repeated, whole_numbers = [], set(), set()
+        for each in get_flat_params(route.dependant):
+            kinds = {each.field_info.annotation, *get_args(each.field_info.annotation)}
+            if int in kinds and isinstance(each.field_info, params.Query | params.Path):
+                whole_numbers.add(each.alias)
+            if isinstance(each.field_info, params.Query):
+                query.append(each.alias)
+                if any(get_origin(kind) is list for kind in kinds):
+                    repeated.add(each.alias)
+        return cls(query, frozenset(repeated), frozenset(whole_numbers))
+
+    def check(self, name: str, values: Sequence[str]) -> None:
+        """Refuse values of one parameter that cannot all be it, or are numbers written oddly."""
+        if len(values) > 1 and name not in self.repeated:
+            raise _refused(name, f"is given {len(values)} times and takes one value")
+        for value in values:
+            if name in self.whole_numbers and not _WHOLE_NUMBER.fullmatch(value):
+                raise _refused(name, f"{value[:64]!r} is no whole number in plain digits")
+
+
+def _refused(name: str, problem: str) -> errors.DataError:
+    message = f"{name[:64]}: {problem}. /docs shows what the route takes."
+    return errors.DataError(message, details={"field": name[:64]})
+
+
 class Known:
     """Refuses a request that says something its route does not take; a dependency of a program.
 
-    FastAPI passes over unknown query parameters, and over bodies where none is declared.
+    FastAPI passes over unknown query parameters, and over bodies where none is declared; of a
+    parameter that is given twice it takes the last; and it reads 5_0 as 50.
     """
 
     def __init__(self) -> None:
-        self._queries: dict[str, list[str]] = {}  # by the name of the operation
+        self._declared: dict[str, _Declared] = {}  # by the name of the operation
 
     async def __call__(self, request: Request) -> None:
         """Compare a request with what its route declares.
@@ -109,28 +149,27 @@ class Known:
         Raises
         ------
         DataError
-            A query parameter is unknown, or there is a body where the route takes none.
+            A query parameter is unknown, or given twice where it takes one value; a whole number
+            is not written in plain digits; or there is a body where the route takes none.
         """
         route: APIRoute = request.scope["route"]
-        if request.scope["query_string"] and route.include_in_schema:
-            known = self._query_of(route)
+        if route.include_in_schema and (request.scope["query_string"] or request.path_params):
+            declared = self._declared_by(route)
+            for name, value in request.path_params.items():
+                declared.check(name, [value])
             for name in request.query_params:
-                if name not in known:
-                    raise errors.DataError(
-                        f"{name[:64]}: there is no such parameter"
-                        f"{errors.alternatives(name, known)}. /docs shows what the route takes.",
-                        details={"field": name[:64]},
-                    )
+                if name not in declared.query:
+                    known = errors.alternatives(name, declared.query)
+                    raise _refused(name, f"there is no such parameter{known}")
+                declared.check(name, request.query_params.getlist(name))
         takes_body = route.body_field is not None or "requestBody" in (route.openapi_extra or {})
         if takes_body or request.method == "GET":
             return
         if (await request.body()).strip() not in _NOTHING:
             raise errors.DataError("The route takes no body: leave it out.")
 
-    def _query_of(self, route: APIRoute) -> list[str]:
-        known = self._queries.get(route.unique_id)
-        if known is None:
-            declared = get_flat_params(route.dependant)
-            known = [each.alias for each in declared if isinstance(each.field_info, params.Query)]
-            self._queries[route.unique_id] = known
-        return known
+    def _declared_by(self, route: APIRoute) -> _Declared:
+        declared = self._declared.get(route.unique_id)
+        if declared is None:
+            declared = self._declared[route.unique_id] = _Declared.by(route)
+        return declared

@@ -94,6 +94,11 @@ def _refuse_unknown() -> None:
                 f"{name[:64]}: there is no such parameter{errors.alternatives(name, known)}.",
                 details={"field": name[:64]},
             )
+        n_values = len(request.args.getlist(name))
+        if n_values > 1:
+            raise errors.DataError(
+                f"{name}: is given {n_values} times and takes one value.", details={"field": name}
+            )
 
 
 def _worker() -> Worker:
