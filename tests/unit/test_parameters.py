@@ -1,4 +1,4 @@
-"""What the routes refuse in paths and queries, by what each of them declares."""
+"""What the routes refuse in paths, queries and bodies, by what each of them declares."""
 
 import shutil
 
@@ -77,6 +77,39 @@ def test_whole_numbers_are_written_in_plain_digits(api, parameters):
     for value in ("-1", "0", "1001"):
         answer = api.get("/recommendations/u1", params={"n": value})
         assert_refused(answer, "n", "Input should be")
+
+
+def test_fields_have_the_names_that_a_request_gives_them(api):
+    """And not those of the types that a value may be of."""
+    kind, short = "Input should be a valid string or a valid integer", "String should have at least"
+    for value, told in ((None, kind), (1.5, kind), ([], kind), ({"from": 1}, kind), ("", short)):
+        answer = api.post("/users/u1/merge", json={"from": value})
+        assert_refused(answer, "from", f"from: {told}")
+    assert_refused(api.post("/users/u1/merge", json={}), "from", "Field required")
+
+
+ODD_VALUES = [True, 1.5, "", [None], {"a": {}}, [[1]]]
+
+
+def test_no_answer_names_a_type_where_a_field_is_wrong(api):
+    document = api.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    fields = {name for schema in schemas.values() for name in schema.get("properties", ())} | {"a"}
+    n_refused = 0
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            body = operation.get("requestBody", {"content": {}})["content"]
+            schema = body.get("application/json", {"schema": {}})["schema"]
+            schema = schemas.get(schema.get("$ref", "").rpartition("/")[2], {})
+            for name in schema.get("properties", {}):
+                for value in ODD_VALUES:
+                    sent = dict.fromkeys(schema.get("required", ()), "u9") | {name: value}
+                    answer = api.request(method, address(path), json=sent).json()
+                    if answer["status"] == "error" and answer["code"] == "invalid_data":
+                        n_refused += 1
+                        parts = answer["details"]["field"].split(".")
+                        assert all(each in fields or each.isdecimal() for each in parts), answer
+    assert n_refused > 150
 
 
 def test_the_worker_refuses_the_same():

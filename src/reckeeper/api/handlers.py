@@ -1,7 +1,10 @@
 """Errors: one form, and one table of statuses, `wire.STATUSES`."""
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -39,12 +42,11 @@ async def _on_reckeeper_error(_request: Request, exc: Exception) -> Response:
 
 async def _on_bad_request(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
-    first = exc.errors()[0]
-    field = ".".join(str(part)[:64] for part in first["loc"][1:])
-    problem = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "json_invalid":
-        problem = f"not JSON at character {field} ({first['ctx']['error']})"
-        field = ""
+    found = exc.errors()
+    field = _field(found[0], exc.body)
+    problem = _problem([each for each in found if _field(each, exc.body) == field])
+    if found[0]["type"] == "json_invalid":
+        problem = f"not JSON at character {found[0]['loc'][1]} ({found[0]['ctx']['error']})"
     elif not field and "json" not in request.headers.get("content-type", ""):
         problem = "not sent as JSON: add the header Content-Type: application/json"
     return answer(
@@ -53,6 +55,32 @@ async def _on_bad_request(request: Request, exc: Exception) -> Response:
             details={"field": field} if field else None,
         )
     )
+
+
+def _field(error: ErrorDetails, body: object) -> str:
+    """Return where an error is, by the names and indices that a request has or lacks.
+
+    Where a value may be of several types, pydantic adds its own name of one of them.
+    """
+    source, *parts = error["loc"]
+    if source != "body":
+        return ".".join(str(part)[:64] for part in parts)
+    kept, there = [], body
+    for place, part in enumerate(parts, start=1):
+        is_index = isinstance(there, list) and isinstance(part, int)
+        if is_index or (isinstance(there, dict) and part in there):
+            there = there[part]  # type: ignore[index]
+        elif error["type"] != "missing" or place < len(parts):
+            continue
+        kept.append(str(part)[:64])
+    return ".".join(kept)
+
+
+def _problem(found: Sequence[ErrorDetails]) -> str:
+    """Say what is wrong with a value: of the types that it may have, what fits it best."""
+    nearest = [each for each in found if not each["type"].endswith("_type")] or found
+    said = [each["msg"].removeprefix("Value error, ") for each in nearest]
+    return " or ".join([said[0], *(each.removeprefix("Input should be ") for each in said[1:])])
 
 
 async def _on_http_exception(request: Request, exc: Exception) -> Response:
