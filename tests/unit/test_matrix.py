@@ -225,6 +225,10 @@ def test_find():
     assert [index.find(external_id) for external_id in index.ids] == list(range(6))
     assert [index.find(external_id) for external_id in ("1", "b", "\U0010ffff")] == [None] * 3
     assert IdIndex([]).find("a") is None
+    asked = ["1", index.ids[5], "b", index.ids[0], index.ids[5], "\U0010ffff"]
+    assert index.find_each(asked).tolist() == [-1, 5, -1, 0, 5, -1]
+    assert IdIndex([]).find_each(["a"]).tolist() == [-1]
+    assert index.find_each([]).dtype == np.int64
     assert len(index) == 6
 
 

@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,16 @@ class IdIndex:
         """Return the dense index of an id, or None; O(log n), of ascending ids alone."""
         index = bisect.bisect_left(self.ids, external_id)
         return index if index < len(self.ids) and self.ids[index] == external_id else None
+
+    def find_each(self, external_ids: Sequence[str]) -> np.ndarray:
+        """Return what `find` gives for each id, -1 for None: int64, shape (n,)."""
+        ids, n = self.ids, len(self.ids)
+        places = map(functools.partial(bisect.bisect_left, ids), external_ids)
+        found = [
+            place if place < n and ids[place] == external_id else -1
+            for place, external_id in zip(places, external_ids, strict=True)
+        ]
+        return np.array(found, dtype=np.int64)
 
     def places_in(self, other: "IdIndex") -> np.ndarray:
         """Return the dense index in `other` of each id, -1 where it is not there.

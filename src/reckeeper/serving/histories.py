@@ -114,7 +114,7 @@ class UserHistories:
 
     def told(self, told: Told) -> "Past":
         """Return the history that a request tells; without times none of it is old."""
-        return self._past(self._of_batch(told.batch()), has_times=told.has_times)
+        return self._past(self._of_told(told), has_times=told.has_times)
 
     def unknown_in(self, past: "Past", *, include_seen: bool = False) -> list[str]:
         """Return the items of a history that the version does not know and that are not listed.
@@ -155,33 +155,65 @@ class UserHistories:
         )
 
     def _of_batch(self, batch: pa.RecordBatch) -> "_Entries":
-        weights = self._type_weights
         items, types = (
             batch.column(name).dictionary_encode() for name in ("item_id", "interaction_type")
         )
-        names, codes = types.dictionary.to_pylist(), types.indices.to_numpy()
-        of_type = np.array([weights.get(name, 0.0) for name in names], dtype=np.float64)
-        listing = np.array([matrix.LISTINGS.get(name, 0) for name in names], dtype=np.int8)
-        ids = items.dictionary.to_pylist()
-        keyed = [self._key(item_id, place) for place, item_id in enumerate(ids)]
-        keys = np.array(keyed, dtype=np.int64)
-        n_named = self._n_own + self._n_others
-        is_seen = self._count_as_seen(names)
-        return _Entries(
+        keys, names = self._keyed(items.dictionary.to_pylist())
+        return self._weighed(
             keys[items.indices.to_numpy()],
-            of_type[codes] * batch.column("weight").to_numpy(),
-            batch.column("occurred_at").to_numpy(),
-            listing[codes],
-            None if is_seen is None else is_seen[codes],
-            {key: item_id for key, item_id in zip(keyed, ids, strict=True) if key >= n_named},
+            names,
+            types=types,
+            weight=batch.column("weight").to_numpy(),
+            occurred_at=batch.column("occurred_at").to_numpy(),
         )
 
-    def _key(self, item_id: str, place: int) -> int:
-        own = self._model.artifact.items.find(item_id)
-        if own is not None:
-            return own
-        other = None if self.snapshot is None else self.snapshot.items.find(item_id)
-        return self._n_own + (self._n_others + place if other is None else other)
+    def _of_told(self, told: Told) -> "_Entries":
+        n = len(told.item_ids)
+        keys, names = self._keyed(told.item_ids)
+        types = [UNTYPED] * n if told.interaction_types is None else told.interaction_types
+        return self._weighed(
+            keys,
+            names,
+            types=pa.array(types, pa.string()).dictionary_encode(),
+            weight=np.ones(n) if told.weights is None else np.array(told.weights, dtype=np.float64),
+            occurred_at=np.array(told.occurred_at, dtype=np.int64),
+        )
+
+    def _weighed(
+        self,
+        keys: np.ndarray,
+        names: Mapping[int, str],
+        *,
+        types: pa.DictionaryArray,
+        weight: np.ndarray,
+        occurred_at: np.ndarray,
+    ) -> "_Entries":
+        type_weights, known = self._type_weights, types.dictionary.to_pylist()
+        codes = types.indices.to_numpy()
+        of_type = np.array([type_weights.get(name, 0.0) for name in known], dtype=np.float64)
+        listing = np.array([matrix.LISTINGS.get(name, 0) for name in known], dtype=np.int8)
+        is_seen = self._count_as_seen(known)
+        return _Entries(
+            keys,
+            of_type[codes] * weight,
+            occurred_at,
+            listing[codes],
+            None if is_seen is None else is_seen[codes],
+            names,
+        )
+
+    def _keyed(self, item_ids: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+        """Return the number of each item, and the ids of those that have none of their own."""
+        keys = self._model.artifact.items.find_each(item_ids)
+        n_named = self._n_own + self._n_others
+        others: dict[str, int] = {}
+        for place in np.flatnonzero(keys < 0).tolist():
+            item_id = item_ids[place]
+            if item_id not in others:
+                other = None if self.snapshot is None else self.snapshot.items.find(item_id)
+                others[item_id] = n_named + len(others) if other is None else self._n_own + other
+            keys[place] = others[item_id]
+        return keys, {key: item_id for item_id, key in others.items() if key >= n_named}
 
     def _summed(self, entries: "_Entries", *, has_times: bool = True) -> matrix.SummedRow:
         metadata = self._model.artifact.metadata
