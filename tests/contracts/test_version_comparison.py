@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from reckeeper import snapshot, storage
+from reckeeper import clock, snapshot, storage
 from reckeeper.artifact import Artifact, Metadata
+from reckeeper.catalogue import Catalogue
 from reckeeper.errors import DataError
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.policy import PolicyWatch
@@ -17,6 +18,7 @@ from reckeeper.recipes import recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.registry import ActiveModel
 from reckeeper.serving import Everybody, Rules, Serving, version_comparison
+from reckeeper.serving.histories import Group
 
 
 def version_of(histories, *, version=1, recipe="popularity", settings=None, more_items=()):
@@ -61,7 +63,8 @@ class Trained:
 
     def histories(self, model, user_ids):
         users = model.trained.users
-        return model.trained.histories_of(np.array([users.find(user) for user in user_ids]))
+        places = np.array([users.find(user) for user in user_ids])
+        return Group.of(model.trained.histories_of(places), None)
 
 
 def compared(first, second, everybody=None, **options):
@@ -170,6 +173,39 @@ def test_lists_are_those_that_are_served(add, taste, train, registry, database, 
     serving.refresh()
     for entry in found["most_changed"]:
         served = serving.recommend(entry["user_id"], Rules(n=3))
+        assert [item.item_id for item in served.items] == entry["second"]
+
+
+def test_what_is_withdrawn_or_does_not_count_as_seen_is_as_in_lists(
+    add, taste, train, registry, database, settings
+):
+    first = train()
+    add(*((f"u{user:02}", f"i{item}", "click", 3.0) for user in range(12) for item in (1, 7)))
+    add(*((f"u{user:02}", "i3", "dismiss") for user in range(3)))
+    models = [registry.versions.load(version) for version in (first, train())]
+    lists = {"seen_types": ["watchlist_add"], "popularity_half_life_days": None}
+    store_policy(database, settings, {"recommendations": lists}, actor="test")
+    hour = 3_600_000_000
+    with database.write() as connection:
+        withdrawn = storage.Item("i1", None, {}, available=False)
+        ended = storage.Item("i4", None, {}, available_until=clock.now() - hour)
+        begun = storage.Item("i2", None, {}, available_from=clock.now() - hour)
+        storage.items.put(connection, [withdrawn, ended, begun])
+    policy = PolicyWatch(database, settings)
+    policy.refresh()
+    catalogue = Catalogue(database, every_seconds=60)
+    catalogue.refresh()
+    with database.read() as connection:
+        everybody = Everybody(connection, None, policy=policy)
+        found = compared(*models, everybody, catalogue=catalogue, k=4)
+    shown = {item for entry in found["most_changed"] for item in entry["second"]}
+    assert shown
+    assert not {"i1", "i4"} & shown
+    serving = Serving(database, registry, policy, every_seconds=60, catalogue=catalogue)
+    registry.switch.activate(models[1], actor="test")
+    serving.refresh()
+    for entry in found["most_changed"]:
+        served = serving.recommend(entry["user_id"], Rules(n=4))
         assert [item.item_id for item in served.items] == entry["second"]
 
 

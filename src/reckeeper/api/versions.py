@@ -177,7 +177,9 @@ def _compared(
     mapped = snapshot.opened(runtime.settings.model_dir, installation_id=runtime.installation_id)
     with runtime.database.read() as connection:
         everybody = serving.Everybody(connection, mapped, policy=runtime.policy)
-        compared = serving.compare_versions(first, second, everybody, k=k, n_users=n_users)
+        compared = serving.compare_versions(
+            first, second, everybody, catalogue=runtime.catalogue, k=k, n_users=n_users
+        )
     return wire.Comparison.model_validate(
         {
             **dataclasses.asdict(compared),

@@ -283,12 +283,11 @@ class Everybody:
         is_in = matrix.left_in(users, _left_out_by(model)).tolist()
         return set(itertools.compress(users.ids, is_in)) - set(newer)
 
-    def histories(self, model: ActiveModel, user_ids: Sequence[str]) -> matrix.Histories:
-        """Return their histories for a version, a row each."""
+    def histories(self, model: ActiveModel, user_ids: Sequence[str]) -> "Group":
+        """Return their histories for a version, a row each, and what of them is not listed."""
         one = UserHistories(model, self._snapshot, policy=self._policy)
-        pasts = [self._past(one, user_id) for user_id in user_ids]
-        n_items = len(model.artifact.items)
-        return matrix.Histories.stacked([past.history for past in pasts], n_items=n_items)
+        groups = [self._past(one, user_id).group for user_id in user_ids]
+        return Group.stacked(groups, n_items=len(model.artifact.items))
 
     def _past(self, one: UserHistories, user_id: str) -> "Past":
         if self._snapshot is None or user_id in self._changed:

@@ -6,11 +6,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from reckeeper import clock
 from reckeeper.artifact import Artifact
+from reckeeper.catalogue import Catalogue
 from reckeeper.errors import DataError
-from reckeeper.matrix import Histories
 from reckeeper.ranking import Ranker
 from reckeeper.registry import ActiveModel
+from reckeeper.serving.histories import Group
 
 MOST_USERS = 20_000
 LONGEST = 100
@@ -128,8 +130,8 @@ class Users(Protocol):
     def known_to(self, model: ActiveModel) -> set[str]:
         """Return the ids of those whom a version could have seen."""
 
-    def histories(self, model: ActiveModel, user_ids: Sequence[str]) -> Histories:
-        """Return what users have done, in a version's items, a row each."""
+    def histories(self, model: ActiveModel, user_ids: Sequence[str]) -> Group:
+        """Return what users have done, in a version's items, and what of it is not listed."""
 
 
 def compare(
@@ -137,6 +139,7 @@ def compare(
     second: ActiveModel,
     everybody: Users,
     *,
+    catalogue: Catalogue | None = None,
     k: int = 10,
     n_users: int = 2000,
     seed: int = 0,
@@ -144,13 +147,16 @@ def compare(
     """Compare two versions by the lists that they give to the same users.
 
     Users are drawn at random from those whom both know. Each version ranks
-    from what they have done so far and leaves it out, as the server would.
+    from what they have done so far, and leaves out what they have seen and
+    what is not available now, as the server would.
 
     Parameters
     ----------
     first, second : ActiveModel
         As `Registry.load` gives them; of the same data or not.
     everybody : Users
+    catalogue : Catalogue, optional
+        Says what is available. By default everything is.
     k : int
         Length of the lists, 1 to 100.
     n_users : int
@@ -187,7 +193,7 @@ def compare(
     n_users = min(n_users, len(common))
     drawn = np.sort(random.choice(len(common), size=n_users, replace=False))
     drawn_users = [common[place] for place in drawn.tolist()]
-    sample = _Sample.of((first, second), drawn_users, everybody, k=k)
+    sample = _Sample.of((first, second), drawn_users, everybody, catalogue, k=k)
     overlaps = sample.overlaps()
     overlap = _mean(overlaps, random=random)
     return Comparison(
@@ -248,16 +254,23 @@ class _Sample:
         models: tuple[ActiveModel, ActiveModel],
         user_ids: list[str],
         everybody: Users,
+        catalogue: Catalogue | None,
         *,
         k: int,
     ) -> "_Sample":
         first, second = models
         item_ids, codes = _common_items(first.artifact, second.artifact)
-        lists = (
-            _lists(first, everybody.histories(first, user_ids), k=k, code_of_item=codes[0]),
-            _lists(second, everybody.histories(second, user_ids), k=k, code_of_item=codes[1]),
-        )
-        return cls(user_ids, item_ids, (first.artifact, second.artifact), codes, lists)
+        moment = clock.now()
+
+        def lists(model: ActiveModel, code_of_item: np.ndarray) -> np.ndarray:
+            items, listable = model.artifact.items, None
+            if catalogue is not None:
+                listable = catalogue.shelf(items.ids, items.find).at(moment).is_available
+            group = everybody.histories(model, user_ids)
+            return _lists(model, group, k=k, listable=listable, code_of_item=code_of_item)
+
+        made = lists(first, codes[0]), lists(second, codes[1])
+        return cls(user_ids, item_ids, (first.artifact, second.artifact), codes, made)
 
     def overlaps(self) -> np.ndarray:
         """Return by user the share of the longer list that both have; 1 where both are empty."""
@@ -337,12 +350,19 @@ def _common_items(
 
 
 def _lists(
-    model: ActiveModel, histories: Histories, *, k: int, code_of_item: np.ndarray
+    model: ActiveModel,
+    group: Group,
+    *,
+    k: int,
+    listable: np.ndarray | None,
+    code_of_item: np.ndarray,
 ) -> np.ndarray:
     """Return the lists of histories as codes of items, shape (n_users, k), filled up with -1."""
     ranker = Ranker.of(model.artifact.model, model.artifact)
-    lists = np.empty((len(histories), k), dtype=np.int64)
-    for block, ranked in ranker.in_blocks(histories, np.arange(len(histories)), k=k):
+    lists = np.empty((len(group), k), dtype=np.int64)
+    for block, ranked in ranker.in_blocks(
+        group.histories, np.arange(len(group)), k=k, listable=listable, unlisted=group.out
+    ):
         lists[block] = ranked.item_index
     return np.where(lists >= 0, code_of_item[lists], -1)
 
