@@ -202,10 +202,13 @@ def test_a_process_that_dies_is_replaced(pair):
     killed, other = pair.pids()
     os.kill(killed, signal.SIGKILL)
 
-    wait_until(lambda: len(pair.pids()) == 2 and killed not in pair.pids(), "there are two again")
+    def another() -> set[int]:
+        return set(pair.pids()) - {killed, other}
+
+    wait_until(another, "there are two again")
+    (replacement,) = another()
     assert other in pair.pids()
     assert pair.log("server_process_ended")[0]["status"] == -signal.SIGKILL
-    replacement = next(pid for pid in pair.pids() if pid != other)
     wait_until(lambda: len(pair.log("Application startup complete.")) == 3, "it has started")
     with contextlib.closing(pair.connected(replacement)) as client:
         assert list_of(answer(client, "u1")) == list_of(answer(pair.clients[1], "u1"))
