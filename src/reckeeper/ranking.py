@@ -20,8 +20,11 @@ from reckeeper.recipes import Recipe, Scorer
 _ROUNDING = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
 """What share of a row's largest score may be a rounding error, sums of many included."""
 
-_FEW = 0.1
-"""Terms for each item up to which scores are kept sparse: beyond, a dense row is cheaper."""
+_ITEMS_A_TERM = 25
+"""How many items of a dense row of scores take as long as a term of sparse ones."""
+
+_ITEMS_A_ROW = 50_000
+"""How many items of a dense row take as long as what there is to do for a sparse one anyway."""
 
 _ROWS = 64
 """Of sparse scores at a time."""
@@ -234,12 +237,13 @@ class Ranker:
         """
         n, model = len(histories), self._model
         made = Lists(np.full((n, k), -1, dtype=np.int64), np.zeros((n, k)), np.zeros(n, dtype=bool))
-        if not isinstance(model, Recipe) or k > len(self._popularity):
+        n_spare = len(self._popularity) - _ITEMS_A_ROW
+        if not isinstance(model, Recipe) or n_spare <= 0 or k > len(self._popularity):
             return made
         n_terms = model.n_terms(histories)
         if n_terms is None:
             return made
-        few = np.flatnonzero(n_terms <= _FEW * len(self._popularity))
+        few = np.flatnonzero(_ITEMS_A_TERM * n_terms <= n_spare)
 
         def rank(rows: np.ndarray) -> None:
             part = histories if len(rows) == n else histories[rows]
@@ -318,7 +322,7 @@ def rank_scores(
     """
     _check_scores(scores)
     n = len(scores)
-    row_of = np.repeat(np.arange(n), np.diff(unlisted.indptr))
+    row_of = 0 if n == 1 else np.repeat(np.arange(n), np.diff(unlisted.indptr))
     seen_scores = scores[row_of, unlisted.indices]
     top = linalg.top_k_rows(scores, k, exclude=unlisted)
     found = top >= 0
@@ -327,9 +331,8 @@ def rank_scores(
     if popularity is None:
         return Lists(top, best, np.ones(n, dtype=bool))
 
-    # What is best is at most the largest: nearly every row is told by this alone.
-    largest_seen = np.zeros(n, dtype=scores.dtype)
-    np.maximum.at(largest_seen, row_of, np.where(seen_scores > -np.inf, np.abs(seen_scores), 0))
+    # What is best is at most the largest of all: nearly every row is told by this alone.
+    largest_seen = np.abs(seen_scores[seen_scores > -np.inf]).max(initial=0)
     is_popular = found[:, 0] & (best[:, 0] <= _ROUNDING[scores.dtype] * largest_seen)
     for row in np.flatnonzero(is_popular).tolist():
         entries = slice(int(unlisted.indptr[row]), int(unlisted.indptr[row + 1]))

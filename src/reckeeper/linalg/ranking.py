@@ -125,7 +125,7 @@ def top_k_rows(
     """
     n_rows, n_columns = scores.shape
     if exclude is not None:
-        rows = np.repeat(np.arange(n_rows), np.diff(exclude.indptr))
+        rows = 0 if n_rows == 1 else np.repeat(np.arange(n_rows), np.diff(exclude.indptr))
         scores[rows, exclude.indices] = -np.inf
     width = min(k, n_columns)
     top = np.full((n_rows, k), -1, dtype=np.int64)

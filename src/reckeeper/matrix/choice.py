@@ -17,6 +17,7 @@ from reckeeper.matrix.log import (
     InteractionLog,
     InteractionMatrix,
     read_log,
+    sums_of_runs,
 )
 
 _MOST_DOUBLINGS = 20.0
@@ -170,14 +171,15 @@ def sum_row(
     order = np.argsort(keys, kind="stable")
     by_key = keys[order]
     starts = _starts(by_key)
-    item_index = np.empty(len(keys), dtype=np.int32)
-    item_index[order] = np.repeat(
-        np.arange(len(starts), dtype=np.int32), np.diff(starts, append=len(keys))
-    )
-    items, user_index = IdIndex.of_number(len(starts)), np.zeros(len(keys), dtype=np.int32)
-    log = InteractionLog(_ANYBODY, items, user_index, item_index, weight, occurred_at, listing)
+    log: InteractionLog | None = None  # where some interactions change what others weigh
     stays = np.ones(len(keys), dtype=bool)
-    if listing.any():
+    if listing.any() or max_interactions_per_user is not None:
+        item_index = np.empty(len(keys), dtype=np.int32)
+        item_index[order] = np.repeat(
+            np.arange(len(starts), dtype=np.int32), np.diff(starts, append=len(keys))
+        )
+        items, user_index = IdIndex.of_number(len(starts)), np.zeros(len(keys), dtype=np.int32)
+        log = InteractionLog(_ANYBODY, items, user_index, item_index, weight, occurred_at, listing)
         stays = ~_are_undone(log)
         order = order[stays[order]]
         by_key = keys[order]
@@ -189,12 +191,14 @@ def sum_row(
         if window_days is not None:
             age = latest_at - occurred_at.astype(np.float64)
             weight[age > window_days * clock.DAY] = 0.0
-        if max_interactions_per_user is not None:
+        if log is not None and max_interactions_per_user is not None:
             weight[~_are_latest(log, stays, max_interactions_per_user)] = 0.0
         if half_life_days is not None:
             weight *= _decay(occurred_at, half_life_days=half_life_days, latest_at=latest_at)
-        log = dataclasses.replace(log, weight=weight)
-    weights, times = log.sums(order, starts)
+    if log is None:
+        weights, times = sums_of_runs(weight[order], occurred_at[order], starts)
+    else:
+        weights, times = dataclasses.replace(log, weight=weight).sums(order, starts)
     assert times is not None
     return SummedRow(by_key[starts], weights, times)
 

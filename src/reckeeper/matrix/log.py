@@ -335,13 +335,8 @@ class InteractionLog:
                 weight[self._is_taken_back(np.sort(by_pair))[by_pair]] = 0.0
             if (listing == DISMISSAL).any():
                 weight[self._is_dismissed(by_pair, starts)] = 0.0
-        is_repeated = len(starts) < len(by_pair)
-        summed = np.add.reduceat(weight, starts) if is_repeated else weight
-        latest_at = None
-        if self.occurred_at is not None:
-            times = self.occurred_at[by_pair]
-            latest_at = np.maximum.reduceat(times, starts) if is_repeated else times
-        return np.maximum(summed, 0.0), latest_at
+        times = None if self.occurred_at is None else self.occurred_at[by_pair]
+        return sums_of_runs(weight, times, starts)
 
     def by_user(self) -> np.ndarray:
         """Return the rows sorted by user, and those of a user as they are; int, shape (n,)."""
@@ -505,6 +500,24 @@ def mixed(values: np.ndarray) -> np.ndarray:
     mixed *= np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
     return mixed
+
+
+def sums_of_runs(
+    weight: np.ndarray, times: np.ndarray | None, starts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the sum of the weights of each run, none negative, and its latest time.
+
+    Parameters
+    ----------
+    weight : ndarray of float64, shape (n,)
+    times : ndarray of int64, shape (n,), or None
+    starts : ndarray of int, shape (n_runs,)
+        Where the runs begin.
+    """
+    if len(starts) < len(weight):
+        weight = np.add.reduceat(weight, starts)
+        times = None if times is None else np.maximum.reduceat(times, starts)
+    return np.maximum(weight, 0.0), times
 
 
 def _joined(parts: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """How the weight of a pair enters a model: as 1, by its logarithm, or in proportion."""
 
+import copy
 from typing import Literal
 
 import numpy as np
@@ -43,4 +44,8 @@ def weigh(
         share = np.clip(rows.data, 0.0, 1e6 * scale) / scale
         share[share < 1e-6] = 0.0
         data = (np.log1p(share) if weighting == "log" else share).astype(dtype)
-    return sparse.csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
+    weighed = copy.copy(
+        rows
+    )  # of one history, checks of the same entries take longer than all else
+    weighed.data = data
+    return weighed
