@@ -229,6 +229,10 @@ def test_find():
     assert index.find_each(asked).tolist() == [-1, 5, -1, 0, 5, -1]
     assert IdIndex([]).find_each(["a"]).tolist() == [-1]
     assert index.find_each([]).dtype == np.int64
+    many = asked * 500
+    assert index.find_each(many).tolist() == [-1, 5, -1, 0, 5, -1] * 500
+    assert IdIndex([]).find_each(many).tolist() == [-1] * len(many)
+    assert IdIndex(["b"]).find_each(many).tolist() == [-1, -1, 0, -1, -1, -1] * 500
     assert len(index) == 6
 
 
