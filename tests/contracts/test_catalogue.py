@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reckeeper import audit, catalogue, clock, storage
-from reckeeper.catalogue import Catalogue, Change
+from reckeeper.catalogue import Catalogue, Change, memory
 from reckeeper.errors import DataError, NotFoundError
 from reckeeper.storage import Item
 
@@ -219,6 +219,49 @@ def assert_filters(shelf, model, truth, draw):
         assert found.tolist() == [each in inside for each in model]
     with pytest.raises(NotFoundError, match="is in the category 'nothing'"):
         shelf.listable(frozenset({"nothing"}), where, moment=moment)
+
+
+@pytest.mark.parametrize("kept_attributes", [32, 0])
+def test_attributes_that_are_asked_for_first_hold_nobody_up_and_miss_no_change(
+    database, kept, monkeypatch, kept_attributes
+):
+    monkeypatch.setattr(memory, "_ATTRIBUTES_KEPT", kept_attributes)
+    model = [f"i{number:04}" for number in range(2_000)]
+    truth = {each: Item(each, None, {"n": place % 7}) for place, each in enumerate(model[:1500])}
+    with database.write() as connection:
+        storage.items.put(connection, truth.values())
+    kept.refresh()
+    shelf = kept.shelf(model, {item_id: index for index, item_id in enumerate(model)}.get)
+    changed = [Item(model[place], None, {"n": 3 + place % 2}) for place in (0, 5, 999, 1600, 1999)]
+    read, n_read = memory.from_json, 0
+
+    def change():
+        with database.write() as connection:
+            storage.items.delete(connection, model[10])
+            storage.items.put(connection, changed)
+        kept.refresh()
+        shelf.listable(frozenset(), (), moment=1)
+
+    def reading(text):
+        nonlocal n_read
+        n_read += 1
+        if n_read == 3:
+            other = threading.Thread(target=change)
+            other.start()
+            other.join(20)
+            assert not other.is_alive()
+        return read(text)
+
+    monkeypatch.setattr(memory, "from_json", reading)
+    where = catalogue.conditions_of({"n": 3, "m": [1, 2]})
+    assert not shelf.listable(frozenset(), where, moment=1).any()
+    truth |= {item.item_id: item for item in changed}
+    del truth[model[10]]
+    expected = [each in truth and truth[each].attributes["n"] == 3 for each in model]
+    for _again in range(2):
+        found = shelf.listable(frozenset(), catalogue.conditions_of({"n": 3}), moment=1)
+        assert found.tolist() == expected
+    assert n_read > 3
 
 
 def test_memory_reads_only_what_has_changed_and_starts_again_on_an_older_database(
