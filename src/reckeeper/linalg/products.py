@@ -18,7 +18,7 @@ _ROWS_AT_ONCE = 256
 _LEAST_ROWS = 8
 """Rows that a thread takes, at least."""
 
-_TERMS_AT_ONCE = 1 << 19
+_TERMS_AT_ONCE = 1 << 16
 """Terms of their sums that are added at once."""
 
 
@@ -45,18 +45,35 @@ def dense_product(
     long; the sums are the same, in the same order.
     """
     product = np.zeros((rows.shape[0], matrix.shape[1]), dtype=np.float32)
-    if rows.shape[0] == 1:
+    if len(product) == 1:
         _add_rows(product[0], matrix, rows.indices, factors=rows.data)
         return product
-
-    def fill(part: slice) -> None:
-        for within, sums in dense_products(rows[part], matrix):
-            product[part][within] = sums
-
     height = max(_LEAST_ROWS, -(-rows.shape[0] // (4 * (n_threads or n_cores()))))
     parts = [slice(start, start + height) for start in range(0, rows.shape[0], height)]
-    on_threads(fill, parts, n_threads=n_threads)
+    on_threads(
+        lambda part: _add_product(product[part], rows[part], matrix), parts, n_threads=n_threads
+    )
     return product
+
+
+def _add_product(sums: np.ndarray, rows: sparse.csr_array, matrix: sparse.csr_array) -> None:
+    """Add rows · matrix to dense rows."""
+    for part in runs(_n_terms(rows, matrix), _TERMS_AT_ONCE, len(sums)):
+        pairs = slice(int(rows.indptr[part.start]), int(rows.indptr[part.stop]))
+        index, factors = rows.indices[pairs], rows.data[pairs]
+        if part.stop - part.start == 1:
+            _add_rows(sums[part.start], matrix, index, factors=factors)
+            continue
+        found = _Rows(matrix, index)
+        bounds = (rows.indptr[part.start : part.stop + 1] - pairs.start).tolist()
+        for row, (start, stop) in zip(sums[part], itertools.pairwise(bounds), strict=True):
+            found.add(slice(start, stop), factors[start:stop], row)
+
+
+def _n_terms(rows: sparse.csr_array, matrix: sparse.csr_array) -> np.ndarray:
+    """Return how many terms each row of the product is the sum of, shape (m,)."""
+    of_pairs = matrix.indptr[rows.indices + 1] - matrix.indptr[rows.indices]
+    return np.diff(np.concatenate([[0], np.cumsum(of_pairs)])[rows.indptr])
 
 
 def _add_rows(
@@ -101,25 +118,11 @@ def dense_products(
     To add each term where it belongs is far cheaper than to find out first
     which places there are.
     """
-    n_columns = matrix.shape[1]
-    n_terms = matrix.indptr[rows.indices + 1] - matrix.indptr[rows.indices]
-    ends = np.concatenate([[0], np.cumsum(n_terms)])[rows.indptr]
-    most_rows = max(1, _CACHED_BYTES // (4 * max(1, n_columns)))
-    for part in runs(np.diff(ends), _TERMS_AT_ONCE, most_rows):
-        starts = rows.indptr[part.start : part.stop + 1]
-        within = [slice(0, int(starts[-1] - starts[0]))]
-        if ends[part.stop] - ends[part.start] > _TERMS_AT_ONCE:
-            of_part = n_terms[starts[0] : starts[-1]]
-            within = list(runs(of_part, _TERMS_AT_ONCE, len(of_part)))
-        sums = np.zeros((0, 0), dtype=np.float32)
-        for run in within:
-            pairs = slice(run.start + starts[0], run.stop + starts[0])
-            terms = matrix[rows.indices[pairs]]
-            terms.data *= np.repeat(rows.data[pairs], n_terms[pairs])
-            indptr = terms.indptr[np.clip(starts, pairs.start, pairs.stop) - pairs.start]
-            of_rows = (terms.data, terms.indices, indptr)
-            made = sparse.csr_array(of_rows, shape=(len(starts) - 1, n_columns))
-            sums = made + sums if sums.size else made.toarray()
+    height = max(1, _CACHED_BYTES // (4 * max(1, matrix.shape[1])))
+    for start in range(0, rows.shape[0], height):
+        part = slice(start, min(start + height, rows.shape[0]))
+        sums = np.zeros((part.stop - start, matrix.shape[1]), dtype=np.float32)
+        _add_product(sums, rows[part], matrix)
         yield part, sums
 
 
@@ -143,9 +146,7 @@ def sparse_product(rows: sparse.csr_array, matrix: sparse.csr_array) -> sparse.c
     """
     indices, sums, lengths = [], [], []
     added = np.zeros(matrix.shape[1], dtype=np.float32)
-    n_terms = matrix.indptr[rows.indices + 1] - matrix.indptr[rows.indices]
-    ends = np.concatenate([[0], np.cumsum(n_terms)])[rows.indptr]
-    for part in runs(np.diff(ends), _TERMS_AT_ONCE, rows.shape[0]):
+    for part in runs(_n_terms(rows, matrix), _TERMS_AT_ONCE, rows.shape[0]):
         pairs = slice(int(rows.indptr[part.start]), int(rows.indptr[part.stop]))
         found, factors = _Rows(matrix, rows.indices[pairs]), rows.data[pairs]
         bounds = (rows.indptr[part.start : part.stop + 1] - pairs.start).tolist()
