@@ -17,6 +17,7 @@ import contextlib
 import http.client
 import json
 import multiprocessing
+import os
 import re
 import statistics
 import subprocess
@@ -34,7 +35,7 @@ from benchmarks import harness
 from reckeeper import storage
 from reckeeper.config import Settings
 from reckeeper.registry import Registry
-from reckeeper.training import pipeline
+from reckeeper.training import child, pipeline
 
 N_USERS, N_ITEMS = 100_000, 50_000
 N_WARM = 2_000
@@ -200,6 +201,7 @@ def training(settings: Settings) -> Iterator[None]:
 
 
 def _train_there(settings: Settings) -> None:
+    os.nice(child.NICENESS)
     with contextlib.closing(storage.open_database(settings)) as database:
         train(database, settings)
 

@@ -23,6 +23,9 @@ from reckeeper.training.tuning import TuningProgress
 from reckeeper.training.verdict import Verdict
 
 _log = get_logger(__name__)
+NICENESS = 10
+"""What the process of a job adds to its niceness: those who wait for an answer come first."""
+
 _REPORT_SECONDS = 0.2
 _OUTAGE_SECONDS = 60.0
 """How long a training waits for a database that cannot be reached before it fails."""
@@ -43,6 +46,7 @@ def run(job_id: int, settings: Settings, worker: Connection) -> NoReturn:
         Nothing is ever sent; its end is the worker's.
     """
     configure_logging("training")
+    os.nice(NICENESS)
     threading.Thread(target=_end_with, args=(worker,), daemon=True).start()
     sys.exit(main(job_id, settings))
 
