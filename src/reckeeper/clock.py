@@ -32,4 +32,4 @@ def plain(moment: int) -> str:
 def rfc3339(moment: int) -> str:
     """Return a time in microseconds since 1970 as ``2025-12-04T23:42:15.123456Z``."""
     seconds, rest = divmod(moment, SECOND)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:06d}Z"

@@ -206,19 +206,23 @@ class Ranker:
         listable: np.ndarray | None,
     ) -> Lists:
         """Give histories of the model's own items their lists."""
-        made = self._rank_few(histories, unlisted, k=k, listable=listable)
-        rest = np.flatnonzero(made.item_index[:, 0] < 0)
-        if not len(rest):
-            return made
         out = slice(0) if listable is None else np.flatnonzero(~listable)
         popularity = _without(out, self._popularity) if self._model.is_personal else None
+
+        def rank(part: Histories, unlisted_of_part: sparse.csr_array) -> Lists:
+            scores = self._model.score(part)
+            scores[:, out] = -np.inf
+            return rank_scores(scores, unlisted_of_part, k=k, popularity=popularity)
+
+        made = self._rank_few(histories, unlisted, k=k, listable=listable)
+        if made is None and len(histories) == 1:
+            return rank(histories, unlisted)
+        if made is None:
+            made = _no_lists(len(histories), k)
+        rest = np.flatnonzero(made.item_index[:, 0] < 0)
         for block in linalg.row_blocks(len(rest), len(self._popularity), itemsize=8):
             rows = block if len(rest) == len(histories) else rest[block]
-            is_all = len(histories) == 1
-            scores = self._model.score(histories if is_all else histories[rows])
-            scores[:, out] = -np.inf
-            unlisted_of_part = unlisted if is_all else unlisted[rows]
-            others = rank_scores(scores, unlisted_of_part, k=k, popularity=popularity)
+            others = rank(histories[rows], unlisted[rows])
             made.item_index[rows], made.scores[rows] = others.item_index, others.scores
             made.is_popular[rows] = others.is_popular
         return made
@@ -230,20 +234,22 @@ class Ranker:
         *,
         k: int,
         listable: np.ndarray | None,
-    ) -> Lists:
+    ) -> Lists | None:
         """Give lists to those whose scores are sums of few terms; the others' have no items yet.
 
-        Nor have those of which it takes all scores to tell what they get.
+        Nor have those of which it takes all scores to tell what they get. None where nobody's are.
         """
         n, model = len(histories), self._model
-        made = Lists(np.full((n, k), -1, dtype=np.int64), np.zeros((n, k)), np.zeros(n, dtype=bool))
         n_spare = len(self._popularity) - _ITEMS_A_ROW
         if not isinstance(model, Recipe) or n_spare <= 0 or k > len(self._popularity):
-            return made
+            return None
         n_terms = model.n_terms(histories)
         if n_terms is None:
-            return made
+            return None
         few = np.flatnonzero(_ITEMS_A_TERM * n_terms <= n_spare)
+        if not len(few):
+            return None
+        made = _no_lists(n, k)
 
         def rank(rows: np.ndarray) -> None:
             part = histories if len(rows) == n else histories[rows]
@@ -334,6 +340,8 @@ def rank_scores(
     # What is best is at most the largest of all: nearly every row is told by this alone.
     largest_seen = np.abs(seen_scores[seen_scores > -np.inf]).max(initial=0)
     is_popular = found[:, 0] & (best[:, 0] <= _ROUNDING[scores.dtype] * largest_seen)
+    if (best[:, -1] > 0).all() and not is_popular.any():
+        return Lists(top, best, is_popular)
     for row in np.flatnonzero(is_popular).tolist():
         entries = slice(int(unlisted.indptr[row]), int(unlisted.indptr[row + 1]))
         seen = unlisted.indices[entries]
@@ -358,6 +366,11 @@ def _rank_shared(scores: np.ndarray, unlisted: sparse.csr_array, *, k: int) -> L
     top = linalg.top_k_shared(scores, k, exclude=unlisted)
     best = np.where(top >= 0, scores[top], 0.0).astype(np.float64)
     return Lists(top, best, np.ones(len(top), dtype=bool))
+
+
+def _no_lists(n: int, k: int) -> Lists:
+    """Return lists without items."""
+    return Lists(np.full((n, k), -1, dtype=np.int64), np.zeros((n, k)), np.zeros(n, dtype=bool))
 
 
 def _check_scores(scores: np.ndarray) -> None:
