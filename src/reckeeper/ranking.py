@@ -20,11 +20,11 @@ from reckeeper.recipes import Recipe, Scorer
 _ROUNDING = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-10}
 """What share of a row's largest score may be a rounding error, sums of many included."""
 
-_ITEMS_A_TERM = 25
-"""How many items of a dense row of scores take as long as a term of sparse ones."""
+_ONE, _EACH = (50_000, 25), (0, 10)
+"""How many items of a dense row of scores take as long as a sparse row, and as each term of it.
 
-_ITEMS_A_ROW = 50_000
-"""How many items of a dense row take as long as what there is to do for a sparse one anyway."""
+Of one history, and of each of many.
+"""
 
 _ROWS = 64
 """Of sparse scores at a time."""
@@ -240,13 +240,14 @@ class Ranker:
         Nor have those of which it takes all scores to tell what they get. None where nobody's are.
         """
         n, model = len(histories), self._model
-        n_spare = len(self._popularity) - _ITEMS_A_ROW
+        of_row, of_term = _ONE if n == 1 else _EACH
+        n_spare = len(self._popularity) - of_row
         if not isinstance(model, Recipe) or n_spare <= 0 or k > len(self._popularity):
             return None
         n_terms = model.n_terms(histories)
         if n_terms is None:
             return None
-        few = np.flatnonzero(_ITEMS_A_TERM * n_terms <= n_spare)
+        few = np.flatnonzero(of_term * n_terms <= n_spare)
         if not len(few):
             return None
         made = _no_lists(n, k)
