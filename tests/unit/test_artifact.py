@@ -162,7 +162,7 @@ def test_a_file_whose_bit_flipped_is_refused(written, share, bit):
         artifact.read(written, n_bytes=native.n_bytes, sha256=native.sha256)
 
 
-def test_a_file_is_in_memory_once(tmp_path):
+def test_what_is_read_is_not_copied(tmp_path):
     n_items = 2_000
     half = sparse.csr_array(sparse.random(n_items, n_items, 0.25, format="csr", dtype=np.float32))
     path = tmp_path / artifact.native_name(1)
@@ -175,7 +175,7 @@ def test_a_file_is_in_memory_once(tmp_path):
     finally:
         tracemalloc.stop()
     assert (matrix != half).nnz == 0
-    assert most < 1.1 * path.stat().st_size
+    assert most < 0.1 * path.stat().st_size  # the file itself is not counted here
 
 
 def _of_one_matrix(matrix):
