@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import dataclasses
+import gc
 import itertools
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -605,6 +607,27 @@ def test_another_registrys_activation_is_taken_up(serving, database, settings, t
     assert serving.recommend("u03", Rules(n=1)).model_version == 2
     assert serving.readiness().status == "ok"
     others.close()
+
+
+def test_a_model_that_was_swapped_out_goes_without_the_collector(
+    serving, train, activate, wait_until
+):
+    # The server has the collector look no longer at what is there when it has started.
+    for rules in (Rules(n=5), Rules(n=5, explain=True, diversity=0.5), Rules(n=5, version=1)):
+        serving.recommend("u03", rules)
+    serving.recommend_from(Told(["i1"], [1]), Rules(n=5))
+    serving.similar_to(["i1"], Rules(n=5), kind="alike")
+    items = weakref.ref(serving.items)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        activate(train())
+        wait_until(lambda: serving.version == 2)
+        wait_until(lambda: items() is None)
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def test_a_deactivated_model_is_let_go(serving, database, wait_until):
