@@ -16,6 +16,7 @@ from typing import Self, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from reckeeper import arrays, durable
 from reckeeper.errors import DataError
@@ -27,6 +28,9 @@ FILE = "interactions.snapshot"
 
 _FORMAT = "reckeeper-snapshot-1"
 _MOST_TYPES = 256
+
+_MANY = 0.01
+"""From this share of all ids on it is quicker to go through all than to look for each."""
 
 _log = get_logger(__name__)
 
@@ -244,6 +248,15 @@ class Ids(Sequence[str]):
                 high = middle
         is_there = low < len(self) and content[bounds[low] : bounds[low + 1]] == wanted
         return low if is_there else None
+
+    def find_each(self, external_ids: Sequence[str]) -> np.ndarray:
+        """Return what `find` gives for each id, -1 for None: int64, shape (n,)."""
+        if len(external_ids) < _MANY * len(self):
+            found = map(self.find, external_ids)
+            return np.array([-1 if each is None else each for each in found], dtype=np.int64)
+        wanted = pa.array(external_ids, pa.large_string())
+        places = pc.fill_null(pc.index_in(wanted, value_set=self.to_arrow()), -1)
+        return np.asarray(places.to_numpy().astype(np.int64))
 
 
 def _check_bounds(bounds: np.ndarray) -> None:

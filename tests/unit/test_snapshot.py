@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from reckeeper import arrays, matrix, snapshot, storage
@@ -82,6 +83,18 @@ def test_each_user_has_what_the_table_has_in_its_order(add, database, written, o
             rows = storage.interactions.of_user(connection, user).to_pylist()
             told = [tuple(row.values())[1:] for row in rows]
             assert as_told(found, found.of_user(user)) == told
+
+
+def test_ids_are_found_one_by_one_and_many_together(add, written, opened):
+    add(*[("u", f"{'é' if n % 2 else 'e'}{n:03}") for n in range(250)])
+    written()
+    items = opened().items
+    asked = [items[0], "gone", items[249], "", items[0], "\U0010ffff"]
+    assert [items.find(each) for each in asked] == [0, None, 249, None, 0, None]
+    for few_or_many in (asked[:2], asked):
+        wanted = [-1 if (place := items.find(each)) is None else place for each in few_or_many]
+        assert items.find_each(few_or_many).tolist() == wanted
+    assert items.find_each([]).dtype == np.int64
 
 
 def test_one_that_is_missing_damaged_or_of_elsewhere_is_as_good_as_none(

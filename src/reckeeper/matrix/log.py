@@ -64,9 +64,10 @@ class IdIndex:
             return np.fromiter(one_by_one, np.int64, n)
         hashes, places = self._by_hash
         wanted = np.fromiter(map(hash, external_ids), np.int64, n)
-        likely = places[np.searchsorted(hashes[:-1], wanted)].tolist()
+        at = np.searchsorted(hashes[:-1], wanted)
+        likely = np.where(hashes[at] == wanted, places[at], -1).tolist()
         found = [
-            place if ids[place] == external_id else self._place_of(external_id)
+            place if place < 0 or ids[place] == external_id else self._place_of(external_id)
             for place, external_id in zip(likely, external_ids, strict=True)
         ]
         return np.array(found, dtype=np.int64)

@@ -205,15 +205,16 @@ class UserHistories:
     def _keyed(self, item_ids: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """Return the number of each item, and the ids of those that have none of their own."""
         keys = self._model.artifact.items.find_each(item_ids)
+        places = np.flatnonzero(keys < 0).tolist()
+        others = list(dict.fromkeys(item_ids[place] for place in places))
         n_named = self._n_own + self._n_others
-        others: dict[str, int] = {}
-        for place in np.flatnonzero(keys < 0).tolist():
-            item_id = item_ids[place]
-            if item_id not in others:
-                other = None if self.snapshot is None else self.snapshot.items.find(item_id)
-                others[item_id] = n_named + len(others) if other is None else self._n_own + other
-            keys[place] = others[item_id]
-        return keys, {key: item_id for item_id, key in others.items() if key >= n_named}
+        numbers = n_named + np.arange(len(others))
+        if self.snapshot is not None:
+            found = self.snapshot.items.find_each(others)
+            numbers = np.where(found < 0, numbers, self._n_own + found)
+        number_of = dict(zip(others, numbers.tolist(), strict=True))
+        keys[places] = [number_of[item_ids[place]] for place in places]
+        return keys, {number: each for each, number in number_of.items() if number >= n_named}
 
     def _summed(self, entries: "_Entries", *, has_times: bool = True) -> matrix.SummedRow:
         metadata = self._model.artifact.metadata
