@@ -375,8 +375,8 @@ def _no_lists(n: int, k: int) -> Lists:
 
 
 def _check_scores(scores: np.ndarray) -> None:
-    # The sum of a row tells in one cheap pass; it is -inf where an item is ruled out.
-    if not (scores.sum(axis=1) < np.inf).all():
+    # The largest of a row tells in one cheap pass; what is no number counts as the largest.
+    if not (scores.max(axis=1, initial=-np.inf) < np.inf).all():
         raise DataError(
             "The model gives scores that are no finite numbers: fit it again, on finite weights."
         )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from reckeeper import catalogue, clock, machine, matrix, people, policy, snapshot, storage
+from reckeeper import catalogue, clock, machine, matrix, people, policy, snapshot, storage, wire
+from reckeeper.api import recommendations
 from reckeeper.api.app import create_app
 from reckeeper.artifact import Artifact, Metadata, ModelStore
 from reckeeper.catalogue import Catalogue
@@ -21,13 +22,14 @@ from reckeeper.matrix import Histories
 from reckeeper.page import home
 from reckeeper.policy import PolicyWatch
 from reckeeper.ranking import Ranker
-from reckeeper.recipes import recipe_named
+from reckeeper.recipes import Recipe, recipe_named
 from reckeeper.registry import Registry
 from reckeeper.serving import (
     FinishedList,
     FinishedLists,
     ListState,
     Newer,
+    Recommendations,
     Rules,
     Serving,
     Told,
@@ -36,6 +38,7 @@ from reckeeper.serving import (
     newer,
     popular,
 )
+from reckeeper.serving.answers import Recommendation
 from reckeeper.serving.histories import UserHistories
 from reckeeper.storage import Item
 from reckeeper.training import child, pipeline
@@ -332,9 +335,10 @@ def test_fold_in_is_what_the_model_gives_for_the_whole_history(
 @pytest.mark.parametrize("weights", [WEIGHTS, {**WEIGHTS, "dislike": -1.5}], ids=len)
 @pytest.mark.parametrize("seed", range(6))
 def test_the_order_of_a_history_is_that_of_the_whole_log(
-    weights, seed, add, train, activate, make_serving, database, registry, settings
+    weights, seed, add, train, activate, make_serving, database, registry, settings, monkeypatch
 ):
     """As `evaluate` has it, whatever came after training: items of its own too."""
+    monkeypatch.setattr(Recipe, "is_ordered", True)
     random_ = random.Random(seed)
     numbers = itertools.count()
 
@@ -1043,6 +1047,24 @@ def test_a_list_that_is_kept_is_never_stale(
 
 
 STATE = ListState("own", 1)
+
+
+@pytest.mark.parametrize("version", [None, 7])
+def test_a_list_is_written_as_its_shape_says(version):
+    attributes = {"price": 1e22, "tags": ["ä", None, {"n": 2**60}], "at": 0.1, "none": None}
+    items = [
+        Recommendation(1, 'i"1', 0.1 + 0.2, "Straße \u2028 \x7f", attributes),
+        Recommendation(2, "😀/\\", 1e-9, None, {}),
+        Recommendation(3, "3", 5.0, "", {}),
+        Recommendation(4, "4", -0.0, "x", {"small": 5e-324, "large": 123456789.123456}),
+    ]
+    answer = Recommendations("u 1", version, "model", items, "a-name", 1_700_000_000_000_000)
+    shape = wire.RecommendationList.model_validate(answer)
+    expected = shape.model_dump_json(exclude={"request_id", "generated_at"})
+    assert recommendations._written(answer) + b"}" == expected.encode()
+    with_reasons = dataclasses.replace(items[0], reasons=[], rest=0.0)
+    answer = dataclasses.replace(answer, items=[with_reasons])
+    assert b'"reasons":[],"rest":0.0' in recommendations._written(answer)
 
 
 def test_kept_lists_come_to_no_more_than_so_many_bytes():

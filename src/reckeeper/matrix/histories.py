@@ -53,7 +53,7 @@ class Histories:
 
     @classmethod
     def of_row(
-        cls, item_index: np.ndarray, weights: np.ndarray, times: np.ndarray, *, n_items: int
+        cls, item_index: np.ndarray, weights: np.ndarray, times: np.ndarray | None, *, n_items: int
     ) -> "Histories":
         """Return one row; what stands beyond its items counts as steps, and is left out.
 
@@ -62,7 +62,7 @@ class Histories:
         item_index : ndarray of int, shape (n,)
             Ascending; from `n_items` on of items that nobody asks for.
         weights : ndarray of float64, shape (n,)
-        times : ndarray of int64, shape (n,)
+        times : ndarray of int64, shape (n,), or None
             In any unit.
         n_items : int
         """
@@ -70,7 +70,7 @@ class Histories:
         row = copy.copy(_empty_row(n_items))  # SciPy takes ten times as long to check a new one
         row.data, row.indices = weights[:n], item_index[:n].astype(np.int32)
         row.indptr = np.array([0, n], dtype=np.int32)
-        if not len(times) or times.min() == times.max():
+        if times is None or not len(times) or times.min() == times.max():
             return cls(row)
         return cls(row, _n_later_of_one(times, weights > 0)[:n])
 

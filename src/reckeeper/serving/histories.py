@@ -233,7 +233,9 @@ class UserHistories:
     def _past(self, entries: "_Entries", *, has_times: bool = True) -> "Past":
         summed = self._summed(entries, has_times=has_times)
         latest_at = int(entries.occurred_at.max()) if len(entries.keys) else 0
-        history = _as_history(summed, n_items=self._n_own)
+        # A model that knows no order is not told of any.
+        times = summed.latest_at if self._model.artifact.model.is_ordered else None
+        history = matrix.Histories.of_row(summed.keys, summed.weights, times, n_items=self._n_own)
         is_other = summed.keys >= self._n_own
         others, is_negative = summed.keys[is_other], summed.weights[is_other] <= 0
         is_seen = entries.are_seen(others)
@@ -437,9 +439,6 @@ def history_of_items(
         occurred_at=np.array(occurred_at, dtype=np.int64),
         listing=np.zeros(len(keys), dtype=np.int8),
     )
-    return _as_history(summed, n_items=len(items))
-
-
-def _as_history(summed: matrix.SummedRow, *, n_items: int) -> matrix.Histories:
-    """Return a row without the items that a version does not know; they count as steps."""
-    return matrix.Histories.of_row(summed.keys, summed.weights, summed.latest_at, n_items=n_items)
+    return matrix.Histories.of_row(
+        summed.keys, summed.weights, summed.latest_at, n_items=len(items)
+    )
