@@ -187,7 +187,8 @@ def ask(url: str, path: str, body: dict[str, Any]) -> float:
 @contextlib.contextmanager
 def training(settings: Settings) -> Iterator[None]:
     """Have a training run on the same machine meanwhile; nothing comes of it."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # as a worker does, with its niceness
+    context.set_forkserver_preload(["reckeeper.training.child"])
     process = context.Process(target=_train_there, args=(settings,))
     process.start()
     time.sleep(3.0)  # it imports, and begins to read
@@ -198,6 +199,13 @@ def training(settings: Settings) -> Iterator[None]:
     finally:
         process.kill()
         process.join()
+        with (
+            contextlib.closing(storage.open_database(settings)) as database,
+            database.write() as connection,
+        ):
+            job = storage.jobs.running(connection)
+            if job is not None:
+                storage.jobs.end(connection, job.job_id, status=storage.jobs.CANCELLED)
 
 
 def _train_there(settings: Settings) -> None:

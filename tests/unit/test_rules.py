@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from hypothesis import strategies as st
 from tests.conftest import settings_in
 
-from reckeeper import catalogue, clock, storage
+from reckeeper import catalogue, clock, storage, wire
 from reckeeper.api.app import create_app
 from reckeeper.catalogue import Catalogue
 from reckeeper.errors import ArtifactError, NotFoundError
@@ -471,6 +471,21 @@ def test_queries_and_bodies_ask_the_same(client):
     assert {item["item_id"] for item in told["items"]} <= {"i0", "i2", "i5", "i6"}
     plain = [client.get("/recommendations/u03?n=10").json()["items"] for _ in range(2)]
     assert plain[0] == plain[1] != found["items"]  # what was kept is of plain requests alone
+
+
+@pytest.mark.parametrize("explain", [False, True])
+def test_answers_are_written_as_their_shapes_say(client, explain):
+    answers = {
+        wire.RecommendationList: client.get("/recommendations/u03", params={"explain": explain}),
+        wire.HistoryRecommendations: client.post(
+            "/recommendations", json={"history": ["i0"], "explain": explain}
+        ),
+        wire.BatchRecommendations: client.post(
+            "/recommendations/batch", json={"user_ids": ["u08", "u03"], "explain": explain}
+        ),
+    }
+    for shape, answer in answers.items():
+        assert shape.model_validate_json(answer.content).model_dump_json() == answer.text
 
 
 @pytest.mark.parametrize(

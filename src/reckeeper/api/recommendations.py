@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reckeeper import clock, errors, serving, telemetry, wire
 from reckeeper.api import bodies, openapi
-from reckeeper.api.answers import Json, failures
+from reckeeper.api.answers import failures
 from reckeeper.api.parameters import UserId, id_in
 from reckeeper.api.rules import AskedRules
 from reckeeper.api.runtime import Needs, Runtime
@@ -106,28 +106,30 @@ def _finished(
     return finished
 
 
+def _written(answer: Recommendations) -> bytes:
+    """Return a `wire.RecommendationList` as JSON, up to what is of one answer alone."""
+    return _json(user_id=answer.user_id, model_version=answer.model_version, **_list(answer))[:-1]
+
+
+def _json(**told: object) -> bytes:
+    """Return an answer as JSON, as its shape in `wire` has it.
+
+    What was made here is not checked once more: that takes ten times as long as to write it.
+    """
+    return to_json({"status": "ok", **told})
+
+
 _ITEM = ("rank", "item_id", "score", "title", "attributes")
 _item = operator.attrgetter(*_ITEM)
 
 
-def _written(answer: Recommendations) -> bytes:
-    """Return a `RecommendationList` as JSON, up to what is of one answer alone.
-
-    Without reasons by hand: to check what was made here takes ten times as long as to write it.
-    """
-    if any(each.reasons is not None for each in answer.items):
-        checked = wire.RecommendationList.model_validate(answer)
-        return checked.model_dump_json(exclude={"request_id", "generated_at"})[:-1].encode()
-    written = to_json(
-        {
-            "status": "ok",
-            "user_id": answer.user_id,
-            "model_version": answer.model_version,
-            "strategy": answer.strategy,
-            "items": [dict(zip(_ITEM, _item(each), strict=True)) for each in answer.items],
-        }
-    )
-    return written[:-1]
+def _list(answer: Recommendations) -> dict[str, object]:
+    """Return what all lists have: `wire.UserList`, but for the user."""
+    items = [dict(zip(_ITEM, _item(each), strict=True)) for each in answer.items]
+    for item, each in zip(items, answer.items, strict=True):
+        if each.reasons is not None:
+            item |= {"reasons": each.reasons, "rest": each.rest}
+    return {"strategy": answer.strategy, "items": items}
 
 
 def _whole(finished: FinishedList) -> bytes:
@@ -142,7 +144,7 @@ def _whole(finished: FinishedList) -> bytes:
     responses=failures(404, 409, 413, 422),
     openapi_extra=openapi.body(openapi.reference("HistoryRequest")),
 )
-async def recommend_from_history(runtime: Needs, request: Request) -> Json:
+async def recommend_from_history(runtime: Needs, request: Request) -> Response:
     """Recommend items to somebody who did what the request tells; nothing is stored.
 
     Where the model knows the order of things, what came last says most. ``fold_in``: from the
@@ -150,12 +152,17 @@ async def recommend_from_history(runtime: Needs, request: Request) -> Json:
     """
     body = await _body(request)
 
-    def answer() -> wire.HistoryRecommendations:
+    def answer() -> bytes:
         told, rules = serving.parse_history(body, types=runtime.policy.weights())
         found = runtime.serving.recommend_from(told, rules)
-        return wire.HistoryRecommendations.model_validate(found)
+        return _json(
+            model_version=found.model_version,
+            **_list(found),
+            request_id=found.request_id,
+            generated_at=clock.rfc3339(found.generated_at),
+        )
 
-    return Json(await run_in_threadpool(answer))
+    return Response(await run_in_threadpool(answer), media_type="application/json")
 
 
 @router.post(
@@ -164,7 +171,7 @@ async def recommend_from_history(runtime: Needs, request: Request) -> Json:
     responses=failures(404, 409, 413, 422),
     openapi_extra=openapi.body(openapi.reference("BatchRequest")),
 )
-async def recommend_to_users(runtime: Needs, request: Request) -> Json:
+async def recommend_to_users(runtime: Needs, request: Request) -> Response:
     """Recommend items to up to 1,000 users, to each as if asked alone, by one version.
 
     The lists come in the order of the users. One bad id, or one that comes twice, refuses the
@@ -172,17 +179,17 @@ async def recommend_to_users(runtime: Needs, request: Request) -> Json:
     """
     body = await _body(request)
 
-    def answer() -> wire.BatchRecommendations:
+    def answer() -> bytes:
         user_ids, rules = serving.parse_users(body)
         found = runtime.serving.recommend_to_each(user_ids, rules)
-        return wire.BatchRecommendations(
+        return _json(
             model_version=found[0].model_version,
-            lists=[wire.UserList.model_validate(each) for each in found],
+            lists=[{"user_id": each.user_id, **_list(each)} for each in found],
             request_id=str(uuid.uuid4()),
             generated_at=clock.rfc3339(clock.now()),
         )
 
-    return Json(await run_in_threadpool(answer))
+    return Response(await run_in_threadpool(answer), media_type="application/json")
 
 
 async def _body(request: Request) -> bytes:
