@@ -268,6 +268,7 @@ def run(
                         half = load(url, script + pause, seconds=seconds)
                         taken.setdefault(f"{name}, half", []).append(half)
                         place += int(half["per_second"] * seconds * 1.1)
+                ask_once(url, [f"u{user:06}" for user in order[:N_WARM]])  # who has posted, too
                 with training(settings):
                     script = loads["warm"] + pause
                     half = load(url, script, seconds=seconds)

@@ -1,5 +1,6 @@
 """Time as Reckeeper counts it: whole microseconds since 1970-01-01 UTC."""
 
+import functools
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -32,4 +33,10 @@ def plain(moment: int) -> str:
 def rfc3339(moment: int) -> str:
     """Return a time in microseconds since 1970 as ``2025-12-04T23:42:15.123456Z``."""
     seconds, rest = divmod(moment, SECOND)
-    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:06d}Z"
+    return f"{_to_the_second(seconds)}.{rest:06d}Z"
+
+
+@functools.lru_cache(maxsize=1024)
+def _to_the_second(seconds: int) -> str:
+    """Return a time in seconds since 1970 as ``2025-12-04T23:42:15``: many share one."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
