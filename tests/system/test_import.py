@@ -71,7 +71,8 @@ def test_it_takes_every_option(made, write):
     target = made.folder / "refused.csv"
     done = made.run(
         "import", path, "--user-column", "who", "--item-column", "what", "--type-column", "how",
-        "--time-column", "when", "--time-unit", "ms", "--weight-column", "much",
+        "--time-column", "when", "--time-unit", "ms", "--default-time", "now", "--allow-old",
+        "--weight-column", "much",
         "--rating-column", "stars", "--min-rating", "2", "--delimiter", ";",
         "--catalogue", catalogue, "--title-column", "name", "--report", target, "--json",
     )  # fmt: skip

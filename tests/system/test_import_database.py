@@ -147,7 +147,7 @@ def test_the_database_that_is_written_to_can_be_asked(made, own_database, postgr
             "FROM generate_series(1, 100000) AS n"
         )
     given = ("import", "--database", url, "--query", "SELECT * FROM legacy", "--json")
-    given = (*given, "--time-column", "at")
+    given = (*given, "--time-column", "at", "--allow-old")
     done = json.loads(made.run(*given, DATABASE_URL=url).stdout)
     assert done["accepted"] == 100_000
     assert postgresql.PASSWORD not in done["database"]

@@ -81,7 +81,7 @@ def test_columns_under_their_usual_names_are_found(tmp_path, database, take):
         ",,u2,x,watchlist_add,i2\n",
     )
     before = clock.now()
-    report = take(path)
+    report = take(path, FileFormat(default_time="now"))
     assert (report.accepted, report.duplicates, report.refused) == (2, 0, 0)
     assert report.without_taste == 0
     first, second = stored(
@@ -112,6 +112,7 @@ def test_columns_can_be_named(tmp_path, database, take):
             type_column="how",
             time_column="when",
             time_unit="ms",
+            allow_old=True,
             weight_column="much",
             delimiter=";",
         ),
@@ -386,7 +387,7 @@ def test_damage_in_the_middle_says_what_was_stored(tmp_path, database, take, dam
 def test_times(tmp_path, database, take, text, unit, micros):
     # A good row stands beside it: one bad value must not spoil the column.
     path = write(tmp_path / "a.csv", f"user_id,item_id,occurred_at\nu,i,{text}\nv,i,1970-01-02\n")
-    report = take(path, FileFormat(time_unit=unit))
+    report = take(path, FileFormat(time_unit=unit, allow_old=True))
     expected = [("v", DAY)] if micros is None else [("u", micros), ("v", DAY)]
     assert stored(database, "user_id", "occurred_at") == expected
     assert report.refused == (micros is None)
@@ -395,11 +396,71 @@ def test_times(tmp_path, database, take, text, unit, micros):
         assert report.first_refused[0].value.strip() == text.strip()
 
 
-def test_a_wrong_time_unit_is_named(tmp_path, take):
-    path = write(tmp_path / "a.csv", "user_id,item_id,occurred_at\nu,i,1260759144123\n")
-    (line,) = take(path).first_refused
-    assert "in the future" in line.reason
-    assert "numbers are read in s since 1970" in line.reason
+@pytest.mark.parametrize(
+    ("number", "unit", "words"),
+    [
+        ("1260759144123", "s", ("in the future", "it is read in s since 1970")),
+        ("1260759144", "ms", ("before 1990, read in ms since 1970", "--time-unit")),
+        ("45322.5", None, ("before 1990, whatever its unit", "--allow-old")),
+    ],
+)
+def test_a_wrong_time_unit_is_named(tmp_path, take, number, unit, words):
+    path = write(tmp_path / "a.csv", f"user_id,item_id,occurred_at\nu,i,{number}\n")
+    (line,) = take(path, FileFormat(time_unit=unit)).first_refused
+    assert all(word in line.reason for word in words)
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        ("1369699200", "2013-05-28T00:00:00.000000Z"),
+        ("1369699200.5", "2013-05-28T00:00:00.500000Z"),
+        ("1369699200500", "2013-05-28T00:00:00.500000Z"),
+        ("1369699200500000", "2013-05-28T00:00:00.500000Z"),
+        ("1369699200500000000", "2013-05-28T00:00:00.500000Z"),
+        ("631152000", "1990-01-01T00:00:00.000000Z"),
+        ("20240131", "2024-01-31T00:00:00.000000Z"),
+        ("20240229", "2024-02-29T00:00:00.000000Z"),
+        ("20230229", None),
+        ("20241301", None),
+        ("19891231", None),
+        ("631151999", None),
+        ("45322.5", None),
+        ("0", None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["text", "number"])
+def test_the_unit_of_a_time_is_told_from_its_size(tmp_path, database, take, number, moment, kind):
+    path = tmp_path / "a.parquet"
+    value = float(number) if "." in number else int(number)
+    times = pa.array([number if kind == "text" else value])
+    pq.write_table(pa.table({"user_id": ["u"], "item_id": ["i"], "occurred_at": times}), path)
+    report = take(path)
+    found = [f"{clock.utc(time):%Y-%m-%dT%H:%M:%S.%fZ}" for time in stored(database, "occurred_at")]
+    assert found == ([] if moment is None else [moment])
+    if moment is None:
+        assert "before 1990" in report.first_refused[0].reason
+
+
+@pytest.mark.parametrize(
+    ("default", "moment"), [("1998-04-21T12:00:00Z", 893_160_000_000_000), ("now", None)]
+)
+def test_an_empty_time_is_refused_or_what_was_said(tmp_path, database, take, default, moment):
+    path = write(
+        tmp_path / "a.csv",
+        "user_id,item_id,occurred_at\nu1,a,1998-04-20T10:00:00Z\nu2,a,\nu3,a, \n",
+    )
+    before = clock.now()
+    (first, second) = take(path).first_refused
+    assert (first.line, second.line, first.column) == (3, 4, "occurred_at")
+    assert "--default-time" in first.reason
+    assert len(stored(database)) == 1
+    assert take(path, FileFormat(default_time=default)).accepted == 2
+    times = stored(database, "occurred_at")
+    for time in times[1:]:
+        assert time == moment or (moment is None and before <= time <= clock.now())
+    with pytest.raises(DataError, match="'soon' is no time"):
+        take(path, FileFormat(default_time="soon"))
 
 
 def test_times_may_be_a_day_ahead_and_no_more(tmp_path, database, take):
@@ -492,7 +553,7 @@ def test_parquet_times_of_every_type(tmp_path, database, take, times, unit, micr
         store_schema=True,
     )
     before = clock.now()
-    report = take(path, FileFormat(time_unit=unit))
+    report = take(path, FileFormat(time_unit=unit, default_time="now"))
     found = dict(stored(database, "user_id", "occurred_at"))
     assert before <= found.pop("v") <= clock.now()
     assert found == ({} if micros is None else {"u": micros})
@@ -621,7 +682,7 @@ def test_files_and_messages_have_one_set_of_rules(tmp_path, database, settings, 
         columns = {name: [str(row[name]) for row in rows] for name in PLAIN}
         pq.write_table(pa.table(columns), path)
     target = tmp_path / "refused.csv"
-    report = take(path, refused_report=target)
+    report = take(path, FileFormat(allow_old=True), refused_report=target)
     expected = [row[1:] for row in parsed.interactions]
     assert stored(database, *Interaction._fields[1:]) == expected
     assert report.refused == len(BAD)
@@ -747,8 +808,8 @@ def test_undo_takes_out_its_own_rows_alone(tmp_path, database, take):
         storage.items.put(connection, [Item("kept", "Kept", {})])
     path = write(
         tmp_path / "a.csv",
-        "user_id,item_id,interaction_type,occurred_at\nu,kept,watchlist_remove,9\n"
-        "u,gone,watchlist_add,9\n",
+        "user_id,item_id,interaction_type,occurred_at\nu,kept,watchlist_remove,999999999\n"
+        "u,gone,watchlist_add,999999999\n",
     )
     catalogue = write(tmp_path / "items.csv", "item_id,title\ngone,Gone\n")
     report = take(path, catalogue=catalogue)

@@ -86,7 +86,21 @@ _TimeColumn = Annotated[
     str | None, typer.Option(help="Default: occurred_at, where there is one; else now.")
 ]
 _TimeUnit = Annotated[
-    str | None, typer.Option(help="Unit of times that are numbers: s, ms or us. Default: s.")
+    str | None,
+    typer.Option(
+        help="Unit of times that are numbers: s, ms, us or ns. Default: told from their size."
+    ),
+]
+_DefaultTime = Annotated[
+    str | None,
+    typer.Option(
+        help="What an empty time is taken for: now, or a time such as 2025-12-04T23:42:15Z. "
+        "Default: its row is refused."
+    ),
+]
+_AllowOld = Annotated[
+    bool,
+    typer.Option("--allow-old", help="Take times before 1990, which are refused as a mistake."),
 ]
 _RatingColumn = Annotated[
     str | None, typer.Option(help="Column of ratings, for --min-rating. Default: rating.")
@@ -132,6 +146,8 @@ def import_command(
     weight_column: _WeightColumn = None,
     time_column: _TimeColumn = None,
     time_unit: _TimeUnit = None,
+    default_time: _DefaultTime = None,
+    allow_old: _AllowOld = False,
     rating_column: _RatingColumn = None,
     min_rating: _MinRating = None,
     delimiter: _Delimiter = None,
@@ -154,6 +170,8 @@ def import_command(
         weight_column=weight_column,
         time_column=time_column,
         time_unit=time_unit,
+        default_time=default_time,
+        allow_old=allow_old or None,
         rating_column=rating_column,
         min_rating=min_rating,
         delimiter=delimiter,

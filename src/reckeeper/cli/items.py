@@ -46,7 +46,10 @@ _UntilColumn = Annotated[
     str | None, typer.Option(help="Default: available_until, where there is one.")
 ]
 _TimeUnit = Annotated[
-    str | None, typer.Option(help="Unit of times that are numbers: s, ms or us. Default: s.")
+    str | None,
+    typer.Option(
+        help="Unit of times that are numbers: s, ms, us or ns. Default: told from their size."
+    ),
 ]
 _Report = Annotated[
     Path | None,

@@ -27,9 +27,16 @@ class FileFormat:
         Usually ``weight``; default, also of an empty value, 1.
     time_column : str or None
         Usually ``occurred_at``: a number in `time_unit` since 1970, or RFC 3339,
-        read as UTC where it has no offset. Default, also of an empty value,
+        read as UTC where it has no offset. Default, where there is no such column,
         the time of the import.
-    time_unit : {"s", "ms", "us"}
+    time_unit : {"s", "ms", "us", "ns"} or None
+        None: told from the size of each number; eight digits that are a date
+        are that day.
+    default_time : str or None
+        What an empty time is taken for: ``now``, the time of the import, or a time as in the
+        column. None: its row is refused.
+    allow_old : bool
+        Whether a time before 1990 is taken; it is most often a number in another unit.
     rating_column : str or None
         Looked at only if `min_rating` is set; usually ``rating``.
     min_rating : float or None
@@ -44,7 +51,9 @@ class FileFormat:
     interaction_type: str = "click"
     weight_column: str | None = None
     time_column: str | None = None
-    time_unit: str = "s"
+    time_unit: str | None = None
+    default_time: str | None = None
+    allow_old: bool = False
     rating_column: str | None = None
     min_rating: float | None = None
     delimiter: str = ","
@@ -74,7 +83,8 @@ class CatalogueFormat:
         Usually ``available``: true or false.
     from_column, until_column : str or None
         Usually ``available_from`` and ``available_until``: times as in `FileFormat`.
-    time_unit : {"s", "ms", "us"}
+    time_unit : {"s", "ms", "us", "ns"} or None
+        As in `FileFormat`.
     list_column : str or None
         A column that holds several values as the categories do, and is an attribute, whether or
         not it is the categories' too.
@@ -90,7 +100,7 @@ class CatalogueFormat:
     available_column: str | None = None
     from_column: str | None = None
     until_column: str | None = None
-    time_unit: str = "s"
+    time_unit: str | None = None
     list_column: str | None = None
     empty_list: str = ""
     delimiter: str = ","
@@ -100,9 +110,9 @@ class CatalogueFormat:
         _check_delimiter(self.delimiter)
 
 
-def _check_unit(unit: str) -> None:
-    if unit not in ("s", "ms", "us"):
-        raise DataError(f"The time unit {unit!r} is not known: use s, ms or us.")
+def _check_unit(unit: str | None) -> None:
+    if unit not in (None, "s", "ms", "us", "ns"):
+        raise DataError(f"The time unit {unit!r} is not known: use s, ms, us or ns.")
 
 
 def _check_delimiter(delimiter: str) -> None:

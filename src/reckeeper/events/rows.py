@@ -21,7 +21,12 @@ from reckeeper.interactions import (
 from reckeeper.tabular import VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_YEAR_1990 = 631_152_000_000_000
 _YEAR_10000 = 253_402_300_800
+_BOUNDS = (1e11, 1e14, 1e17)
+_SIZES = tuple(zip(_PER_SECOND, (*_BOUNDS, np.inf), strict=True))
+"""Each unit, and what a number in it is below."""
+
 _NUMBER = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?\s*$"
 _WHOLE = r"^[+-]?\d{1,18}$"
 # The forms that the message takes, and with the offset or the time of day left out.
@@ -105,6 +110,7 @@ class RowCheck:
         self._source = source
         self._columns = columns
         self._format = format
+        self._default_time = _default_time(format)
         self._accepted = accepted_types(types)
 
     def check(self, chunk: Chunk, *, arrived_at: int) -> Checked:
@@ -123,7 +129,8 @@ class RowCheck:
                 chunk,
                 columns["occurred_at"],
                 refusals,
-                unit=self._format.time_unit,
+                format=self._format,
+                default=arrived_at if self._default_time is None else self._default_time,
                 arrived_at=arrived_at,
             )
         event_ids = ids_of(chunk, columns["event_id"], refusals) if "event_id" in columns else None
@@ -256,19 +263,50 @@ def _ratings(chunk: Chunk, column: str, refusals: Refusals) -> np.ndarray:
     return ratings
 
 
+def _default_time(format: FileFormat) -> int | None:
+    """Return what an empty time is taken for; None: the time of the import, or nothing."""
+    given = format.default_time
+    if given in (None, "now"):
+        return None
+    times, is_time = _parse_times(pa.array([given]))
+    if not is_time[0] or times[0] < 0:
+        raise DataError(
+            f"The default time {given!r} is no time since 1970: write now, or a time such as "
+            "2025-12-04T23:42:15Z."
+        )
+    return int(times[0])
+
+
 def _occurred_at(
-    chunk: Chunk, column: str, refusals: Refusals, *, unit: str, arrived_at: int
+    chunk: Chunk,
+    column: str,
+    refusals: Refusals,
+    *,
+    format: FileFormat,
+    default: int,
+    arrived_at: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return microseconds since 1970 UTC, and a mask of the rows that have no time."""
+    unit = format.time_unit
     given, is_empty, is_number = times_of(chunk, column, refusals, unit=unit)
-    times = np.where(is_empty, arrived_at, given)
+    if format.default_time is None:
+        refusals.refuse(is_empty, column, "is empty: --default-time says when that is, such as now")
+    times = np.where(is_empty, default, given)
+    read = "whatever its unit" if unit is None else f"read in {unit} since 1970"
     refusals.refuse(times < 0, column, "lies before 1970")
+    if not format.allow_old:
+        is_old = (times < _YEAR_1990) & ~is_empty
+        refusals.refuse(
+            is_old & is_number,
+            column,
+            f"is a number that lies before 1990, {read}: --time-unit names another unit, and "
+            "--allow-old takes it",
+        )
+        refusals.refuse(is_old, column, "lies before 1990: --allow-old takes it")
     latest = arrived_at + MAX_CLOCK_SKEW
     reason = "lies more than a day in the future: check that the clock is right"
     refusals.refuse(
-        (times > latest) & is_number,
-        column,
-        f"{reason}, and that the time unit is: numbers are read in {unit} since 1970",
+        (times > latest) & is_number, column, f"{reason}, and the time unit (it is {read})"
     )
     refusals.refuse(times > latest, column, reason)
     return times, is_empty
@@ -303,7 +341,7 @@ def _numbers(chunk: Chunk, column: str, refusals: Refusals) -> tuple[np.ndarray,
 
 
 def times_of(
-    chunk: Chunk, column: str, refusals: Refusals, *, unit: str
+    chunk: Chunk, column: str, refusals: Refusals, *, unit: str | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return microseconds since 1970 UTC, a mask of the empty values, and one of numbers."""
     values = chunk.columns[column]
@@ -323,7 +361,7 @@ def times_of(
 
 
 def _times_of_text(
-    texts: pa.Array, column: str, refusals: Refusals, *, unit: str
+    texts: pa.Array, column: str, refusals: Refusals, *, unit: str | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     texts = pc.utf8_trim_whitespace(pc.fill_null(texts, ""))
     is_empty = _mask(pc.equal(texts, ""))
@@ -379,8 +417,21 @@ def _parse_times(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return micros, is_time
 
 
-def _micros(numbers: np.ndarray, unit: str) -> np.ndarray:
-    """Convert times in a unit to microseconds; what lies beyond year 9999 stays beyond it."""
+def _micros(numbers: np.ndarray, unit: str | None) -> np.ndarray:
+    """Convert times in a unit to microseconds; what lies beyond year 9999 stays beyond it.
+
+    Without one, each number says by its size which it is: those of a moment since 1990 in two
+    units are apart by far. Eight digits that are a date are that day, in UTC.
+    """
+    if unit is None:
+        sizes = np.abs(numbers.astype(np.float64))
+        times = np.zeros(len(numbers), dtype=np.int64)
+        for (unit_of_size, below), least in zip(_SIZES, (0.0, *_BOUNDS), strict=True):
+            has_it = (sizes >= least) & (sizes < below)
+            times[has_it] = _micros(numbers[has_it], unit_of_size)
+        is_day, days = _days(numbers)
+        times[is_day] = days
+        return times
     per_second = _PER_SECOND[unit]
     if numbers.dtype.kind == "f":
         bounded = np.clip(numbers, -per_second, _YEAR_10000 * per_second)
@@ -392,6 +443,18 @@ def _micros(numbers: np.ndarray, unit: str) -> np.ndarray:
     if per_second > 1_000_000:
         return bounded // (per_second // 1_000_000)
     return bounded * (1_000_000 // per_second)
+
+
+def _days(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which numbers are dates such as 20240131, and their midnights in microseconds."""
+    is_day = (numbers >= 19_000_000) & (numbers < 22_000_000) & (numbers == np.trunc(numbers))
+    whole = np.where(is_day, numbers, 0).astype(np.int64)
+    year, month, day = whole // 10_000, whole // 100 % 100, whole % 100
+    is_day &= (month >= 1) & (month <= 12) & (day >= 1)
+    months = ((year - 1970) * 12 + month - 1).astype("datetime64[M]")
+    first = months.astype("datetime64[D]").astype(np.int64)
+    is_day &= first + day <= (months + 1).astype("datetime64[D]").astype(np.int64)
+    return is_day, ((first + day - 1) * 86_400_000_000)[is_day]
 
 
 def _mask(values: pa.Array) -> np.ndarray:
