@@ -65,6 +65,15 @@ def test_it_imports_before_the_first_start(made, write):
     assert "was imported before" in made.run("import", path).stdout
 
 
+def test_a_file_that_is_mostly_refused_ends_with_status_1(made, write):
+    path = write("a.csv", "user_id,item_id\nu,i\n,i\n,i\n")
+    done = made.run("import", path, check=False)
+    assert done.returncode == 1
+    assert "2 of 3 rows were refused" in done.stderr
+    assert "imports undo 1" in done.stderr
+    assert made.run("import", path, "--max-refused", "0.7").returncode == 0
+
+
 def test_it_takes_every_option(made, write):
     path = write("a.csv", "who;what;how;when;much;stars\nu;i;click;1000;3;5\nu;j;click;1;1;1\n")
     catalogue = write("c.csv", "what;name\ni;Film\n")
@@ -72,6 +81,7 @@ def test_it_takes_every_option(made, write):
     done = made.run(
         "import", path, "--user-column", "who", "--item-column", "what", "--type-column", "how",
         "--time-column", "when", "--time-unit", "ms", "--default-time", "now", "--allow-old",
+        "--event-id-column", "stars", "--null", "none", "--max-refused", "1",
         "--weight-column", "much",
         "--rating-column", "stars", "--min-rating", "2", "--delimiter", ";",
         "--catalogue", catalogue, "--title-column", "name", "--report", target, "--json",

@@ -102,6 +102,43 @@ def test_without_optional_columns_the_defaults_apply(tmp_path, database, take):
     assert stored(database, "interaction_type", "weight") == [("watchlist_add", 1.0)]
 
 
+def test_a_growing_export_with_event_ids_counts_each_event_once(tmp_path, database, take):
+    header = "event_id,user_id,item_id,occurred_at\n"
+    rows = [
+        "e1,u1,a,2026-01-01T00:00:00Z\n",
+        "e2,u2,b,2026-01-01T01:00:00Z\n",
+        "e3,u1,b,2026-01-02T00:00:00Z\n",
+    ]
+    take(write(tmp_path / "day1.csv", header + "".join(rows[:2])))
+    report = take(write(tmp_path / "day2.csv", header + "".join([*rows, ",u3,c,2026-01-02T00:00:00Z\n"])))
+    assert (report.accepted, report.duplicates, report.refused) == (1, 2, 1)
+    assert report.first_refused[0].column == "event_id"
+    assert stored(database, "event_id") == ["e1", "e2", "e3"]
+    named = write(tmp_path / "named.csv", "key,user_id,item_id\ne1,u9,z\nk2,u9,z\n")
+    assert take(named, FileFormat(event_id_column="key")).duplicates == 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "string", "large_string", "string_view", "binary"])
+def test_words_for_nothing_are_nothing(tmp_path, database, take, kind):
+    words = ["NULL", "null", "None", "nan", "NaN", "\\N", "<NA>", "", "u1"]
+    items = [f"i{number}" for number in range(len(words))]
+    path = tmp_path / "a"
+    if kind == "csv":
+        lines = [f"{word},{item},{word}" for word, item in zip(words[:-1], items, strict=False)]
+        write(path, "\n".join(["user_id,item_id,weight", *lines, "u1,i8,<NA>", ""]))
+    else:
+        columns = {"user_id": pa.array(words).cast(getattr(pa, kind)()), "item_id": items}
+        pq.write_table(pa.table(columns | {"weight": [*words[:-1], "NULL"]}), path)
+    report = take(path)
+    assert (report.accepted, report.refused) == (1, 8)
+    assert stored(database, "user_id", "item_id", "weight") == [("u1", "i8", 1.0)]
+    first = report.first_refused[0]
+    assert (first.value, first.reason) == ("NULL", "is empty")
+    other = write(tmp_path / "b.csv", "user_id,item_id\nNULL,i\nnone,i\n")
+    assert take(other, FileFormat(null_words=("none",))).refused == 1
+    assert "NULL" in stored(database, "user_id")
+
+
 def test_columns_can_be_named(tmp_path, database, take):
     path = write(tmp_path / "a.csv", "who;what;how;when;much\nu1;i1;click;86400000;3\n")
     take(

@@ -102,6 +102,25 @@ _AllowOld = Annotated[
     bool,
     typer.Option("--allow-old", help="Take times before 1990, which are refused as a mistake."),
 ]
+_EventIdColumn = Annotated[
+    str | None,
+    typer.Option(help="Column that names each row. Default: event_id, where there is one."),
+]
+_Null = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--null",
+        metavar="WORD",
+        help="A word that stands for nothing; may be repeated. Default: NULL, null, None, nan, "
+        "NaN, \\\\N and <NA>.",
+    ),
+]
+_MaxRefused = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="End with status 1 where a larger share of the rows is refused."
+    ),
+]
 _RatingColumn = Annotated[
     str | None, typer.Option(help="Column of ratings, for --min-rating. Default: rating.")
 ]
@@ -148,13 +167,19 @@ def import_command(
     time_unit: _TimeUnit = None,
     default_time: _DefaultTime = None,
     allow_old: _AllowOld = False,
+    event_id_column: _EventIdColumn = None,
+    null: _Null = None,
     rating_column: _RatingColumn = None,
     min_rating: _MinRating = None,
     delimiter: _Delimiter = None,
+    max_refused: _MaxRefused = 0.5,
     report: _Report = None,
     as_json: _Json = False,
 ) -> None:
-    """Import interactions from a file or a database; a repeat adds only what is missing."""
+    """Import interactions from a file or a database; a repeat adds only what is missing.
+
+    The exit status is 1 where more rows were refused than --max-refused allows.
+    """
     from reckeeper.events import files
 
     origin = _origin(file, from_database, query)
@@ -172,6 +197,8 @@ def import_command(
         time_unit=time_unit,
         default_time=default_time,
         allow_old=allow_old or None,
+        event_id_column=event_id_column,
+        null_words=tuple(null) if null else None,
         rating_column=rating_column,
         min_rating=min_rating,
         delimiter=delimiter,
@@ -188,6 +215,7 @@ def import_command(
         interactions_format,
         catalogue=catalogue,
         catalogue_format=catalogue_format,
+        max_refused=max_refused,
         report=report,
         as_json=as_json,
     )
@@ -199,6 +227,7 @@ def _import(
     *,
     catalogue: Path | None,
     catalogue_format: "files.CatalogueFormat",
+    max_refused: float,
     report: Path | None,
     as_json: bool,
 ) -> None:
@@ -240,6 +269,16 @@ def _import(
             f"No row of {origin if isinstance(origin, Path) else shown} could be used. "
             f"{unit.capitalize()} {first.line}: {first.column} {first.value!r} {first.reason}."
         )
+    n_rows = done.accepted + done.duplicates + done.refused + done.items
+    if done.refused > max_refused * n_rows:
+        console.print(
+            f"{done.refused:,} of {n_rows:,} rows were refused, more than a share of "
+            f"{max_refused:g} (--max-refused). `reckeeper imports undo {done.import_id}` takes out "
+            "the others.",
+            markup=False,
+            highlight=False,
+        )
+        raise typer.Exit(1)
 
 
 def list_command(as_json: _Json = False) -> None:

@@ -120,8 +120,8 @@ def import_file(
 
     Rows are checked one by one by the rules of the message; bad ones are left
     out and reported. A second import, or one after a crash, adds only what is
-    not there yet: a row of a file is known by the file's content and its
-    line. A query's row is known by its column ``event_id``; without one,
+    not there yet: a row is known by its column ``event_id``. Without one, a
+    row of a file is known by the file's content and its line; a query's,
     where there is a time, by user, item, type, weight and time, so that rows
     which are equal in all of these are one event; without either by its
     number in the result of this very query, which must then order its rows.

@@ -8,6 +8,9 @@ from reckeeper.errors import Action, DataError
 from reckeeper.interactions import WITHOUT_WEIGHT
 from reckeeper.tabular import Source
 
+NULL_WORDS = ("NULL", "null", "None", "nan", "NaN", "\\N", "<NA>")
+"""What databases and data frames write where there is nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileFormat:
@@ -37,6 +40,11 @@ class FileFormat:
         column. None: its row is refused.
     allow_old : bool
         Whether a time before 1990 is taken; it is most often a number in another unit.
+    event_id_column : str or None
+        Usually ``event_id``: names each row, so that one that comes again is known. Without
+        one, a row is known by its place, or in a query by its values.
+    null_words : tuple of str
+        Text that stands for nothing, besides none at all.
     rating_column : str or None
         Looked at only if `min_rating` is set; usually ``rating``.
     min_rating : float or None
@@ -54,6 +62,8 @@ class FileFormat:
     time_unit: str | None = None
     default_time: str | None = None
     allow_old: bool = False
+    event_id_column: str | None = None
+    null_words: tuple[str, ...] = NULL_WORDS
     rating_column: str | None = None
     min_rating: float | None = None
     delimiter: str = ","
@@ -157,15 +167,13 @@ def find_columns(
         "interaction_type": format.type_column,
         "weight": format.weight_column,
         "occurred_at": format.time_column,
+        "event_id": format.event_id_column,
     }
     for part, name in optional.items():
         if name is not None:
             columns[part] = name
         elif part in source.columns:
             columns[part] = part
-    # A row of a file has a name already: the file and its line.
-    if source.database_id is not None and "event_id" in source.columns:
-        columns["event_id"] = "event_id"
     if format.min_rating is not None:
         columns["rating"] = format.rating_column or "rating"
     _see_that_there_are({_OPTIONS.get(part, ""): name for part, name in columns.items()}, source)
@@ -184,6 +192,7 @@ _OPTIONS = {
     "interaction_type": "--type-column",
     "weight": "--weight-column",
     "occurred_at": "--time-column",
+    "event_id": "--event-id-column",
     "rating": "--rating-column",
 }
 

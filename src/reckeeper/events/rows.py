@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,6 +84,7 @@ class RowCheck:
 
     A row's event id is what its own column says; without one, in a database
     and with a time, a hash of its values; else its line behind `fingerprint`.
+    Words that stand for nothing count as nothing.
 
     Parameters
     ----------
@@ -116,6 +117,12 @@ class RowCheck:
     def check(self, chunk: Chunk, *, arrived_at: int) -> Checked:
         """Sort the rows of a chunk, which arrived at a moment in microseconds since 1970."""
         refusals = Refusals(chunk, file=self._source.short_name)
+        chunk = chunk._replace(
+            columns={
+                name: _without_words(values, self._format.null_words)
+                for name, values in chunk.columns.items()
+            }
+        )
         columns, n_rows = self._columns, len(chunk.lines)
         users = ids_of(chunk, columns["user_id"], refusals)
         items = ids_of(chunk, columns["item_id"], refusals)
@@ -184,6 +191,18 @@ def _name_of_values(*values: Any) -> str:
     # No id has a control character in it, so the texts of two rows are not the same by chance.
     text = "\0".join("" if value is None else str(value) for value in values)
     return f"row-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def _without_words(values: pa.Array, words: Sequence[str]) -> pa.Array:
+    """Return values with nothing in place of the words that stand for it."""
+    if not words or not is_textual(values.type) or pa.types.is_null(values.type):
+        return values
+    if pa.types.is_string_view(values.type) or pa.types.is_binary_view(values.type):
+        values = values.cast(pa.large_binary())
+    is_binary = pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)
+    written = [word.encode() if is_binary else word for word in words]
+    is_word = pc.is_in(values, value_set=pa.array(written, values.type))
+    return pc.if_else(is_word, pa.scalar(None, values.type), values)
 
 
 def texts_of(values: pa.Array, column: str, refusals: Refusals) -> pa.Array:
