@@ -110,7 +110,9 @@ def test_a_growing_export_with_event_ids_counts_each_event_once(tmp_path, databa
         "e3,u1,b,2026-01-02T00:00:00Z\n",
     ]
     take(write(tmp_path / "day1.csv", header + "".join(rows[:2])))
-    report = take(write(tmp_path / "day2.csv", header + "".join([*rows, ",u3,c,2026-01-02T00:00:00Z\n"])))
+    report = take(
+        write(tmp_path / "day2.csv", header + "".join([*rows, ",u3,c,2026-01-02T00:00:00Z\n"]))
+    )
     assert (report.accepted, report.duplicates, report.refused) == (1, 2, 1)
     assert report.first_refused[0].column == "event_id"
     assert stored(database, "event_id") == ["e1", "e2", "e3"]
@@ -137,6 +139,45 @@ def test_words_for_nothing_are_nothing(tmp_path, database, take, kind):
     other = write(tmp_path / "b.csv", "user_id,item_id\nNULL,i\nnone,i\n")
     assert take(other, FileFormat(null_words=("none",))).refused == 1
     assert "NULL" in stored(database, "user_id")
+
+
+UNBALANCED = ["u1\ta1\tLow", 'u2\ta2\t"Heroes', "u3\ta3\tLodger", 'u4\ta4\t"Station', "u5\ta5\tX"]
+
+
+def test_between_tabs_quotation_marks_that_are_not_closed_are_characters(tmp_path, database, take):
+    path = write(tmp_path / "a.tsv", "\n".join(["user_id\titem_id\ttrack", *UNBALANCED, ""]))
+    report = take(path, FileFormat(delimiter="\t"))
+    assert (report.accepted, report.refused) == (5, 0)
+    quoted = write(tmp_path / "b.tsv", 'user_id\titem_id\ttrack\nu6\ta6\t"Two\nlines"\n')
+    assert take(quoted, FileFormat(delimiter="\t")).accepted == 1
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("n_within", [0, 1, 5])
+def test_rows_that_a_quotation_mark_holds_together_are_refused(
+    tmp_path, database, take, delimiter, n_within
+):
+    within = [f"w{number},a3,Lodger" for number in range(n_within)]
+    rows = ["u1,a1,Low", 'u2,a2,"Heroes', *within, 'u4,a4,"Station', "u5,a5,X"]
+    text = "\n".join(["user_id,item_id,track", *rows, ""]).replace(",", delimiter)
+    path = write(tmp_path / "a.csv", text)
+    report = take(path, FileFormat(delimiter=delimiter, has_quotes=True))
+    assert (report.accepted, report.refused) == (2, 1)
+    (refused,) = report.first_refused
+    assert (refused.line, refused.column) == (3, "track")
+    assert f"over {n_within + 2} lines" in refused.reason
+    assert "--quote none" in refused.reason
+    plain = take(path, FileFormat(delimiter=delimiter, has_quotes=False))
+    assert (plain.accepted, plain.duplicates, plain.refused) == (n_within + 2, 2, 0)
+
+
+def test_a_text_of_several_lines_is_one_value(tmp_path, database, take):
+    text = '"Great, really.\n\nI liked it, all of it,\nand more."'
+    path = write(
+        tmp_path / "a.csv",
+        f'text,user_id,item_id\n{text},u1,i\n"a, b\nc",u2,i\n"x\ny, z",u3,i\n',
+    )
+    assert take(path).accepted == 3
 
 
 def test_columns_can_be_named(tmp_path, database, take):

@@ -130,6 +130,27 @@ _MinRating = Annotated[
 _Delimiter = Annotated[
     str | None, typer.Option(help="Delimiter of CSV, also in the catalogue. Default: a comma.")
 ]
+
+
+class Quoting(StrEnum):
+    """What quotation marks in CSV are."""
+
+    DOUBLE = "double"
+    NONE = "none"
+
+    @property
+    def has_quotes(self) -> bool:
+        """Whether they hold values together."""
+        return self is Quoting.DOUBLE
+
+
+Quote = Annotated[
+    Quoting | None,
+    typer.Option(
+        help="double: quotation marks in CSV hold values together; none: they are characters like "
+        "others. Default: double, but none between tabs where that reads more rows."
+    ),
+]
 _Report = Annotated[
     Path | None,
     typer.Option(help="Where to list refused rows. Default: the data folder's imports/."),
@@ -172,6 +193,7 @@ def import_command(
     rating_column: _RatingColumn = None,
     min_rating: _MinRating = None,
     delimiter: _Delimiter = None,
+    quote: Quote = None,
     max_refused: _MaxRefused = 0.5,
     report: _Report = None,
     as_json: _Json = False,
@@ -202,6 +224,7 @@ def import_command(
         rating_column=rating_column,
         min_rating=min_rating,
         delimiter=delimiter,
+        has_quotes=quote and quote.has_quotes,
     )
     catalogue_format = with_given(
         chosen.catalogue if chosen else files.CatalogueFormat(),
@@ -209,6 +232,7 @@ def import_command(
         title_column=title_column,
         category_column=category_column,
         delimiter=delimiter,
+        has_quotes=quote and quote.has_quotes,
     )
     _import(
         origin,

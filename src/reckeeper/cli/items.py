@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from reckeeper.cli import installation
-from reckeeper.cli.data import print_refused, progress_bar, with_given
+from reckeeper.cli.data import Quote, print_refused, progress_bar, with_given
 from reckeeper.cli.database import made_or_opened
 from reckeeper.cli.terminal import (
     AsJson,
@@ -163,6 +163,7 @@ def import_items(
     delimiter: Annotated[
         str | None, typer.Option(help="Delimiter of CSV. Default: a comma.")
     ] = None,
+    quote: Quote = None,
     report: _Report = None,
     as_json: AsJson = False,
 ) -> None:
@@ -179,6 +180,7 @@ def import_items(
         until_column=until_column,
         time_unit=time_unit,
         delimiter=delimiter,
+        has_quotes=quote and quote.has_quotes,
     )
     settings = installation.settings()
     database = made_or_opened(settings)

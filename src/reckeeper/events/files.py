@@ -166,7 +166,7 @@ def import_file(
         source = stack.enter_context(
             open_query(origin)
             if isinstance(origin, Query)
-            else open_source(origin, delimiter=format.delimiter)
+            else open_source(origin, delimiter=format.delimiter, has_quotes=format.has_quotes)
         )
         with database.read() as connection:
             types = policies.current(connection, settings).policy.weights
@@ -175,7 +175,11 @@ def import_file(
         items_source = None
         if catalogue is not None:
             items_source = stack.enter_context(
-                open_source(catalogue, delimiter=catalogue_format.delimiter)
+                open_source(
+                    catalogue,
+                    delimiter=catalogue_format.delimiter,
+                    has_quotes=catalogue_format.has_quotes,
+                )
             )
             check_catalogue(items_source, catalogue_format)
         chunks = _chunks(source, columns)
@@ -268,7 +272,9 @@ def import_items(
         if is_json_lines(path):
             batches = _object_batches(path, format)
         else:
-            source = stack.enter_context(open_source(path, delimiter=format.delimiter))
+            source = stack.enter_context(
+                open_source(path, delimiter=format.delimiter, has_quotes=format.has_quotes)
+            )
             check_catalogue(source, format, is_alone=True)
             batches = _item_batches(source, format)
         with database.write() as connection:

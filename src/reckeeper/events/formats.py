@@ -51,6 +51,8 @@ class FileFormat:
         Rows with a lower rating are stored with weight 0: seen, and not liked.
     delimiter : str
         Of CSV: one character.
+    has_quotes : bool or None
+        Whether quotation marks in CSV hold values together; None: as of `open_source`.
     """
 
     user_column: str = "user_id"
@@ -67,6 +69,7 @@ class FileFormat:
     rating_column: str | None = None
     min_rating: float | None = None
     delimiter: str = ","
+    has_quotes: bool | None = None
 
     def __post_init__(self) -> None:
         _check_unit(self.time_unit)
@@ -100,8 +103,8 @@ class CatalogueFormat:
         not it is the categories' too.
     empty_list : str
         What stands in a column of several values where there is none.
-    delimiter : str
-        Of CSV: one character.
+    delimiter, has_quotes : str and bool or None
+        As in `FileFormat`.
     """
 
     item_column: str = "item_id"
@@ -114,6 +117,7 @@ class CatalogueFormat:
     list_column: str | None = None
     empty_list: str = ""
     delimiter: str = ","
+    has_quotes: bool | None = None
 
     def __post_init__(self) -> None:
         _check_unit(self.time_unit)

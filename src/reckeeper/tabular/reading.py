@@ -111,8 +111,17 @@ def open_query(query: Query) -> Iterator[Source]:
 
 
 @contextlib.contextmanager
-def open_source(path: Path, *, delimiter: str) -> Iterator[Source]:
+def open_source(path: Path, *, delimiter: str, has_quotes: bool | None = None) -> Iterator[Source]:
     """Open a file by what it begins with: Parquet, gzip, else CSV.
+
+    Parameters
+    ----------
+    path : Path
+    delimiter : str
+        Of CSV.
+    has_quotes : bool, optional
+        Whether quotation marks in CSV hold values together. By default they do, unless tabs
+        stand between the values and more rows can be read without.
 
     Raises
     ------
@@ -143,7 +152,8 @@ def open_source(path: Path, *, delimiter: str) -> Iterator[Source]:
             source.close()
         return
     with pa.OSFile(str(path)) as raw:
-        yield _CsvSource(path, raw, delimiter=delimiter, gzipped=start.startswith(b"\x1f\x8b"))
+        is_packed = start.startswith(b"\x1f\x8b")
+        yield _CsvSource(path, raw, delimiter=delimiter, has_quotes=has_quotes, gzipped=is_packed)
 
 
 class _Broken(NamedTuple):
@@ -167,10 +177,13 @@ class _FileSource:
 
 
 class _CsvSource(_FileSource):
-    def __init__(self, path: Path, raw: Any, *, delimiter: str, gzipped: bool) -> None:
+    def __init__(
+        self, path: Path, raw: Any, *, delimiter: str, has_quotes: bool | None, gzipped: bool
+    ) -> None:
         super().__init__(path)
         self._raw = raw
         self._delimiter = delimiter
+        self._has_quotes = has_quotes
         self._gzipped = gzipped
         self._broken: collections.deque[_Broken] = collections.deque()
         self._stream = raw
@@ -187,9 +200,11 @@ class _CsvSource(_FileSource):
         except (OSError, EOFError, zlib.error) as exc:
             raise DataError(f"{self.path} cannot be unpacked: {exc}.") from exc
         text = start.decode("utf-8-sig", errors="surrogateescape")
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter)
+        if self._has_quotes is None:
+            self._has_quotes = self._delimiter != "\t" or not _is_plainer(text)
+        reader = self._reader(text)
         try:
-            names = next(reader, [])
+            names: list[str] = next(reader, [])
             n_lines = reader.line_num
             "".join(names).encode()
             self._is_header_alone = len(start) < _HEADER_BYTES and next(reader, None) is None
@@ -203,6 +218,9 @@ class _CsvSource(_FileSource):
                 f"{self.path} begins with an empty line: column names must stand there."
             )
         return names, n_lines
+
+    def _reader(self, text: str) -> Any:
+        return _csv_reader(text, delimiter=self._delimiter, has_quotes=bool(self._has_quotes))
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
         if not self._is_header_alone:
@@ -226,6 +244,8 @@ class _CsvSource(_FileSource):
                 record += len(n_lines)
                 line += int(n_lines.sum())
                 is_filled = _is_filled(batch)
+                swallowing = self._swallowing(batch, lines[~is_broken])
+                is_filled[list(swallowing)] = False
                 columns = {
                     name: rows_at(batch.column(at), is_filled) for name, at in places.items()
                 }
@@ -233,6 +253,7 @@ class _CsvSource(_FileSource):
                     self._refused(one, at)
                     for one, at in zip(broken, lines[is_broken].tolist(), strict=True)
                 ]
+                refused += swallowing.values()
                 yield Chunk(columns, lines[~is_broken][is_filled], refused)
         except (pa.ArrowInvalid, OSError) as exc:
             what = _one_line(exc)
@@ -270,7 +291,8 @@ class _CsvSource(_FileSource):
             ),
             parse_options=pa.csv.ParseOptions(
                 delimiter=self._delimiter,
-                newlines_in_values=True,
+                quote_char='"' if self._has_quotes else False,
+                newlines_in_values=bool(self._has_quotes),
                 ignore_empty_lines=False,
                 invalid_row_handler=self._on_broken,
             ),
@@ -279,6 +301,47 @@ class _CsvSource(_FileSource):
             ),
         )
         yield from reader
+
+    def _swallowing(self, batch: pa.RecordBatch, lines: np.ndarray) -> dict[int, RefusedLine]:
+        """Return the rows with a value in which whole rows seem to stand, by their places.
+
+        A quotation mark that is not meant as one holds all together up to the next.
+        """
+        found: dict[int, RefusedLine] = {}
+        if not self._has_quotes or len(self.columns) < 2:
+            return found
+        n_breaks = np.broadcast_to(_line_breaks(batch), batch.num_rows)
+        for row in np.flatnonzero(n_breaks).tolist():
+            for place, column in enumerate(batch.columns):
+                value = column[row].as_py() or b""
+                n_lines = self._swallowed(value, place)
+                if n_lines:
+                    reason = (
+                        f"reaches over {n_lines} lines that could be rows: is a quotation mark not "
+                        "closed? --quote none reads them as they stand"
+                    )
+                    shown = value[:VALUE_SHOWN].decode(errors="backslashreplace")
+                    found[row] = RefusedLine(
+                        self.short_name, int(lines[row]), self.columns[place], shown, reason
+                    )
+                    break
+        return found
+
+    def _swallowed(self, value: bytes, place: int) -> int:
+        """Return over how many lines a value reaches, if it looks like several rows; else 0.
+
+        Where a mark in one row and a mark in a later one hold them together, both stand in the
+        same column, and between them are whole rows.
+        """
+        delimiter = self._delimiter.encode()
+        _, *within = value.split(b"\n")
+        if not within or within[-1].count(delimiter) != place:
+            return 0
+        rows = within[:-1]
+        if not rows and not (place > 1 or (place and delimiter == b"\t")):
+            return 0  # two lines of a text may well have a comma
+        is_whole = all(line.count(delimiter) == len(self.columns) - 1 for line in rows)
+        return len(within) + 1 if is_whole else 0
 
     def _on_broken(self, row: Any) -> str:
         if len(self._broken) >= _MOST_BROKEN:
@@ -390,6 +453,24 @@ def _slices(chunk: Chunk) -> Iterator[Chunk]:
             chunk.lines[start:stop],
             chunk.broken if number == 0 else [],
         )
+
+
+def _csv_reader(text: str, *, delimiter: str, has_quotes: bool) -> "Iterator[list[str]]":
+    lines = io.StringIO(text, newline="")
+    if has_quotes:
+        return csv.reader(lines, delimiter=delimiter)
+    return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+
+
+def _is_plainer(text: str) -> bool:
+    """Say whether more rows between tabs are whole where quotation marks mean nothing."""
+    n_whole = []
+    for has_quotes in (True, False):
+        rows = _csv_reader(text, delimiter="\t", has_quotes=has_quotes)
+        n_columns = len(next(rows, []))
+        with contextlib.suppress(csv.Error):
+            n_whole.append(sum(len(row) == n_columns for row in rows))
+    return len(n_whole) == 2 and n_whole[1] > n_whole[0]
 
 
 def _line_breaks(batch: pa.RecordBatch) -> Any:
