@@ -239,12 +239,13 @@ class _CsvSource(_FileSource):
                 is_broken = np.zeros(len(n_lines), dtype=bool)
                 is_broken[[one.record - record for one in broken]] = True
                 n_lines[is_broken] = [one.n_lines for one in broken]
-                n_lines[~is_broken] += _line_breaks(batch)
+                n_breaks = _line_breaks(batch)
+                n_lines[~is_broken] += n_breaks
                 lines = line + np.cumsum(n_lines) - n_lines
                 record += len(n_lines)
                 line += int(n_lines.sum())
                 is_filled = _is_filled(batch)
-                swallowing = self._swallowing(batch, lines[~is_broken])
+                swallowing = self._swallowing(batch, n_breaks, lines[~is_broken])
                 is_filled[list(swallowing)] = False
                 columns = {
                     name: rows_at(batch.column(at), is_filled) for name, at in places.items()
@@ -302,7 +303,9 @@ class _CsvSource(_FileSource):
         )
         yield from reader
 
-    def _swallowing(self, batch: pa.RecordBatch, lines: np.ndarray) -> dict[int, RefusedLine]:
+    def _swallowing(
+        self, batch: pa.RecordBatch, n_breaks: np.ndarray, lines: np.ndarray
+    ) -> dict[int, RefusedLine]:
         """Return the rows with a value in which whole rows seem to stand, by their places.
 
         A quotation mark that is not meant as one holds all together up to the next.
@@ -310,7 +313,6 @@ class _CsvSource(_FileSource):
         found: dict[int, RefusedLine] = {}
         if not self._has_quotes or len(self.columns) < 2:
             return found
-        n_breaks = np.broadcast_to(_line_breaks(batch), batch.num_rows)
         for row in np.flatnonzero(n_breaks).tolist():
             for place, column in enumerate(batch.columns):
                 value = column[row].as_py() or b""
@@ -473,9 +475,9 @@ def _is_plainer(text: str) -> bool:
     return len(n_whole) == 2 and n_whole[1] > n_whole[0]
 
 
-def _line_breaks(batch: pa.RecordBatch) -> Any:
+def _line_breaks(batch: pa.RecordBatch) -> np.ndarray:
     """Count the line breaks inside the values of each row."""
-    total: Any = 0
+    total = np.zeros(batch.num_rows, dtype=np.int64)
     for column in batch.columns:
         content = column.buffers()[2]
         if content is not None and (np.frombuffer(content, np.uint8) == ord("\n")).any():
