@@ -889,7 +889,8 @@ def test_what_tuning_finds_is_used_and_kept_by_later_retrains(retrain, taste, jo
     )
     fractions = [fraction for _, fraction, _ in told]
     assert fractions == sorted(fractions)
-    assert list(dict.fromkeys(stage for stage, _, _ in told)) == [
+    # Where the search did not come as far as order, that is decided after it.
+    assert list(dict.fromkeys(stage for stage, _, _ in told if stage != "deciding")) == [
         "starting", "reading", "tuning", "judging", "fitting", "writing", "registering",
     ]  # fmt: skip
     found = [more["progress"] for _, _, more in told if "progress" in more]
