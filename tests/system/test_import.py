@@ -65,6 +65,13 @@ def test_it_imports_before_the_first_start(made, write):
     assert "was imported before" in made.run("import", path).stdout
 
 
+def test_tab_is_a_delimiter(made, write):
+    path = write("a.csv", "user_id\titem_id\nu\ti\n")
+    for name in ("tab", "\\t"):
+        report = json.loads(made.run("import", path, "--delimiter", name, "--json").stdout)
+        assert report["accepted"] + report["duplicates"] == 1
+
+
 def test_a_file_that_is_mostly_refused_ends_with_status_1(made, write):
     path = write("a.csv", "user_id,item_id\nu,i\n,i\n,i\n")
     done = made.run("import", path, check=False)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -100,6 +101,15 @@ def test_without_optional_columns_the_defaults_apply(tmp_path, database, take):
     path = write(tmp_path / "a.csv", "user_id,item_id\nu1,i1\n")
     take(path, FileFormat(interaction_type="watchlist_add"))
     assert stored(database, "interaction_type", "weight") == [("watchlist_add", 1.0)]
+
+
+def test_a_file_and_its_gzip_are_the_same(tmp_path, take):
+    text = b"user_id,item_id\nu1,a\nu2,b\n"
+    assert take(write(tmp_path / "a.csv", text)).accepted == 2
+    packed = write(tmp_path / "a.csv.gz", gzip.compress(text))
+    assert take(packed).duplicates == 2
+    cut = write(tmp_path / "cut.csv.gz", packed.read_bytes()[:-4])
+    assert files.fingerprint(cut) == hashlib.sha256(cut.read_bytes()).hexdigest()
 
 
 def test_a_growing_export_with_event_ids_counts_each_event_once(tmp_path, database, take):
@@ -454,7 +464,14 @@ def test_damage_in_the_middle_says_what_was_stored(tmp_path, database, take, dam
         ("2000-01-01T00:60:00", "s", None),
         ("2000-01-01T00:00:60", "s", None),
         ("2000-01-01T00:00:00+24:00", "s", None),
-        ("2000-01-01T00:00:00 UTC", "s", None),
+        ("2000-02-29T12:30:15 UTC", "s", 951_827_415_000_000),
+        ("2000-02-29 12:30:15+00", "s", 951_827_415_000_000),
+        ("2000-02-29 12:30:15.5+00", "s", 951_827_415_500_000),
+        ("2000-02-29 12:30:15-03", "s", 951_838_215_000_000),
+        ("2000-02-29 12:30:15 +0000 UTC", "s", 951_827_415_000_000),
+        ("2000-02-29 12:30:15.123 +0230 IST", "s", 951_818_415_123_000),
+        ("2000-02-29 12:30:15 CET", "s", None),
+        ("2000-02-29 12:30:15 Z", "s", None),
         ("9999-12-31T23:59:59Z", "s", None),
         ("0000-01-01", "s", None),
         ("04/12/2025", "s", None),
@@ -569,6 +586,8 @@ def test_times_may_be_a_day_ahead_and_no_more(tmp_path, database, take):
         pa.array([1, 22, None]).dictionary_encode(),
         pa.array([1.0, 22.0, None]),
         pa.array([1.0, 22.0, float("nan")], pa.float32()),
+        pa.array([Decimal(1), Decimal(22), None], pa.decimal128(38, 0)),
+        pa.array([Decimal("1.00"), Decimal("22.00"), None], pa.decimal64(9, 2)),
     ],
 )
 def test_parquet_ids_of_every_type(tmp_path, database, take, users):
@@ -578,6 +597,23 @@ def test_parquet_ids_of_every_type(tmp_path, database, take, users):
     assert stored(database, "user_id", "item_id") == [("1", "1"), ("22", "22")]
     (line,) = report.first_refused
     assert (line.line, line.column, line.reason) == (3, "user_id", "is empty")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pa.array([True, False]),
+        pa.array(["True", "False"]),
+        pa.array(["true", "false"]),
+        pa.array([b"TRUE", b"FALSE"]),
+    ],
+)
+def test_a_rating_may_be_a_truth_value(tmp_path, database, take, read):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"user_id": ["u", "v"], "item_id": ["i", "i"], "is_read": read}), path)
+    report = take(path, FileFormat(rating_column="is_read", min_rating=1))
+    assert (report.accepted, report.without_taste) == (2, 1)
+    assert stored(database, "user_id", "weight") == [("u", 1.0), ("v", 0.0)]
 
 
 def test_parquet_fractions_are_no_ids(tmp_path, database, take):

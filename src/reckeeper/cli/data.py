@@ -128,7 +128,10 @@ _MinRating = Annotated[
     float | None, typer.Option(help="Store rows with a lower rating as seen, not liked.")
 ]
 _Delimiter = Annotated[
-    str | None, typer.Option(help="Delimiter of CSV, also in the catalogue. Default: a comma.")
+    str | None,
+    typer.Option(
+        help="Delimiter of CSV, also in the catalogue: one character, or tab. Default: a comma."
+    ),
 ]
 
 
@@ -437,6 +440,8 @@ def _clear_demo(settings: Settings, database: "storage.Database") -> tuple[int, 
 
 def with_given(format: Any, **given: Any) -> Any:
     """Return a format with what options give; None is not given."""
+    if given.get("delimiter") in ("tab", "\\t"):
+        given["delimiter"] = "\t"
     return dataclasses.replace(
         format, **{name: value for name, value in given.items() if value is not None}
     )

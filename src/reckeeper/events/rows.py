@@ -29,13 +29,19 @@ _SIZES = tuple(zip(_PER_SECOND, (*_BOUNDS, np.inf), strict=True))
 
 _NUMBER = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?\s*$"
 _WHOLE = r"^[+-]?\d{1,18}$"
-# The forms that the message takes, and with the offset or the time of day left out.
+# The forms that the message takes, and with the offset or the time of day left out; and those that
+# PostgreSQL (+00), BigQuery (UTC) and Go (+0000 UTC) write.
 _TIME = (
     r"^(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})"
     r"(?:[Tt _](?P<hour>\d{2}):(?P<minute>\d{2})"
     r"(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
-    r"(?:[Zz]|(?P<sign>[+-])(?P<offset_hour>\d{2}):?(?P<offset_minute>\d{2}))?)?$"
+    r"(?:[Zz]| UTC| ?(?P<sign>[+-])(?P<offset_hour>\d{2})(?::?(?P<offset_minute>\d{2}))?"
+    r"(?: [A-Z]{3,5})?)?)?$"
 )
+
+
+_TRUTH = {"True": "1", "true": "1", "TRUE": "1", "False": "0", "false": "0", "FALSE": "0"}
+"""What truth values are as numbers: a rating may be one."""
 
 
 class Checked(NamedTuple):
@@ -250,7 +256,12 @@ def ids_of(chunk: Chunk, column: str, refusals: Refusals) -> pa.Array:
         refusals.refuse(numbers != np.trunc(numbers), column, "is not a whole number")
         refusals.refuse(np.abs(numbers) > 2**53, column, "is too large to be an exact number")
         values = pa.array(np.where(refusals.is_good, numbers, 0).astype(np.int64))
-    if pa.types.is_integer(values.type):
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.decimal256(76, values.type.scale))
+        is_fraction = pc.not_equal(pc.floor(values), values)
+        refusals.refuse(pc.fill_null(is_fraction, False), column, "is not a whole number")
+        ids = values.cast(pa.decimal256(76, 0), safe=False).cast(pa.string())
+    elif pa.types.is_integer(values.type):
         ids = values.cast(pa.string())
     elif is_textual(values.type):
         ids = texts_of(values, column, refusals)
@@ -334,8 +345,12 @@ def _occurred_at(
 def _numbers(chunk: Chunk, column: str, refusals: Refusals) -> tuple[np.ndarray, np.ndarray]:
     """Return finite numbers, 0 where one was refused, and a mask of the empty values."""
     values = chunk.columns[column]
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.int8())
     if is_textual(values.type):
         texts = texts_of(values, column, refusals)
+        for word, number in _TRUTH.items():
+            texts = pc.if_else(pc.equal(texts, word), number, texts)
         is_empty = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), "")
         texts = pc.if_else(pc.or_kleene(is_empty, pc.is_null(texts)), "0", texts)
         is_number = pc.match_substring_regex(texts, _NUMBER)

@@ -90,8 +90,12 @@ class Source(Protocol):
 
 
 def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, unpacked if gzip packed it, in hexadecimal."""
     with path.open("rb") as file:
+        if file.peek(2).startswith(b"\x1f\x8b"):
+            with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(file) as unpacked:
+                return hashlib.file_digest(unpacked, "sha256").hexdigest()
+            file.seek(0)  # it is not whole
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
