@@ -72,6 +72,13 @@ def test_tab_is_a_delimiter(made, write):
         assert report["accepted"] + report["duplicates"] == 1
 
 
+def test_it_reads_a_file_without_a_header(made, write):
+    path = write("u.data", "196\t242\t3\t881250949\n186\t302\t3\t891717742\n")
+    given = ("--no-header", "--user-column", "1", "--item-column", "2", "--time-column", "4")
+    done = made.run("import", path, "--delimiter", "tab", *given, "--json")
+    assert json.loads(done.stdout)["accepted"] == 2
+
+
 def test_a_file_that_is_mostly_refused_ends_with_status_1(made, write):
     path = write("a.csv", "user_id,item_id\nu,i\n,i\n,i\n")
     done = made.run("import", path, check=False)

@@ -103,6 +103,28 @@ def test_without_optional_columns_the_defaults_apply(tmp_path, database, take):
     assert stored(database, "interaction_type", "weight") == [("watchlist_add", 1.0)]
 
 
+HEADERLESS = "196\t242\t3\t881250949\n186\t302\t3\t891717742\n22\t377\t1\n244\t51\t2\t880606923\n"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_file_without_a_header_is_read_by_the_numbers_of_its_columns(
+    tmp_path, database, take, mark, is_packed
+):
+    content = (mark + HEADERLESS).encode()
+    path = write(tmp_path / "u.data", gzip.compress(content) if is_packed else content)
+    numbered = FileFormat(
+        user_column="1", item_column="2", time_column="4", delimiter="\t", has_header=False
+    )
+    report = take(path, numbered)
+    assert (report.accepted, report.refused) == (3, 1)
+    assert report.first_refused[0].line == 3
+    assert set(stored(database)) == {("196", "242"), ("186", "302"), ("244", "51")}
+    named = FileFormat(user_column="196", item_column="user", delimiter="\t")
+    with pytest.raises(DataError, match="Line 1 was taken for their names: --no-header"):
+        take(path, named)
+
+
 def test_a_file_and_its_gzip_are_the_same(tmp_path, take):
     text = b"user_id,item_id\nu1,a\nu2,b\n"
     assert take(write(tmp_path / "a.csv", text)).accepted == 2

@@ -154,6 +154,13 @@ Quote = Annotated[
         "others. Default: double, but none between tabs where that reads more rows."
     ),
 ]
+_NoHeader = Annotated[
+    bool,
+    typer.Option(
+        "--no-header",
+        help="The file has no line of column names: name columns by their numbers, from 1 on.",
+    ),
+]
 _Report = Annotated[
     Path | None,
     typer.Option(help="Where to list refused rows. Default: the data folder's imports/."),
@@ -197,20 +204,19 @@ def import_command(
     min_rating: _MinRating = None,
     delimiter: _Delimiter = None,
     quote: Quote = None,
+    no_header: _NoHeader = False,
     max_refused: _MaxRefused = 0.5,
     report: _Report = None,
     as_json: _Json = False,
 ) -> None:
-    """Import interactions from a file or a database; a repeat adds only what is missing.
-
-    The exit status is 1 where more rows were refused than --max-refused allows.
-    """
+    """Import interactions from a file or a database; a repeat adds only what is missing."""
     from reckeeper.events import files
 
     origin = _origin(file, from_database, query)
     chosen = {PresetName.MOVIELENS: files.MOVIELENS}[preset] if preset else None
     if chosen and file and catalogue is None and file.with_name(chosen.catalogue_name).is_file():
         catalogue = file.with_name(chosen.catalogue_name)
+    csv = {"delimiter": delimiter, "has_quotes": quote and quote.has_quotes}
     interactions_format = with_given(
         chosen.interactions if chosen else files.FileFormat(),
         user_column=user_column,
@@ -226,38 +232,32 @@ def import_command(
         null_words=tuple(null) if null else None,
         rating_column=rating_column,
         min_rating=min_rating,
-        delimiter=delimiter,
-        has_quotes=quote and quote.has_quotes,
+        has_header=not no_header,
+        **csv,
     )
     catalogue_format = with_given(
         chosen.catalogue if chosen else files.CatalogueFormat(),
         item_column=catalogue_item_column or item_column,
         title_column=title_column,
         category_column=category_column,
-        delimiter=delimiter,
-        has_quotes=quote and quote.has_quotes,
+        **csv,
     )
-    _import(
-        origin,
-        interactions_format,
-        catalogue=catalogue,
-        catalogue_format=catalogue_format,
-        max_refused=max_refused,
-        report=report,
-        as_json=as_json,
-    )
+    given = _Given(interactions_format, catalogue, catalogue_format, max_refused, report)
+    _import(origin, given, as_json=as_json)
 
 
-def _import(
-    origin: "Path | files.Query",
-    interactions_format: "files.FileFormat",
-    *,
-    catalogue: Path | None,
-    catalogue_format: "files.CatalogueFormat",
-    max_refused: float,
-    report: Path | None,
-    as_json: bool,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Given:
+    """What the options of an import say."""
+
+    format: "files.FileFormat"
+    catalogue: Path | None
+    catalogue_format: "files.CatalogueFormat"
+    max_refused: float
+    report: Path | None
+
+
+def _import(origin: "Path | files.Query", given: _Given, *, as_json: bool) -> None:
     from reckeeper.events import files
 
     console = Console(stderr=True)
@@ -270,12 +270,12 @@ def _import(
         done = files.import_file(
             database,
             origin,
-            format=interactions_format,
+            format=given.format,
             settings=settings,
             actor="cli",
-            catalogue=catalogue,
-            catalogue_format=catalogue_format,
-            refused_report=report,
+            catalogue=given.catalogue,
+            catalogue_format=given.catalogue_format,
+            refused_report=given.report,
             before_first_row=lambda: removed.append(_clear_demo(settings, database)[0]),
             on_progress=lambda progress: advance(
                 progress.bytes_done, progress.bytes_total, progress.rows
@@ -297,11 +297,11 @@ def _import(
             f"{unit.capitalize()} {first.line}: {first.column} {first.value!r} {first.reason}."
         )
     n_rows = done.accepted + done.duplicates + done.refused + done.items
-    if done.refused > max_refused * n_rows:
+    if done.refused > given.max_refused * n_rows:
         console.print(
             f"{done.refused:,} of {n_rows:,} rows were refused, more than a share of "
-            f"{max_refused:g} (--max-refused). `reckeeper imports undo {done.import_id}` takes out "
-            "the others.",
+            f"{given.max_refused:g} (--max-refused). `reckeeper imports undo {done.import_id}` "
+            "takes out the others.",
             markup=False,
             highlight=False,
         )

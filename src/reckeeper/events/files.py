@@ -164,9 +164,7 @@ def import_file(
     """
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(
-            open_query(origin)
-            if isinstance(origin, Query)
-            else open_source(origin, delimiter=format.delimiter, has_quotes=format.has_quotes)
+            open_query(origin) if isinstance(origin, Query) else _opened(origin, format)
         )
         with database.read() as connection:
             types = policies.current(connection, settings).policy.weights
@@ -174,13 +172,7 @@ def import_file(
         catalogue_format = catalogue_format or CatalogueFormat()
         items_source = None
         if catalogue is not None:
-            items_source = stack.enter_context(
-                open_source(
-                    catalogue,
-                    delimiter=catalogue_format.delimiter,
-                    has_quotes=catalogue_format.has_quotes,
-                )
-            )
+            items_source = stack.enter_context(_opened(catalogue, catalogue_format))
             check_catalogue(items_source, catalogue_format)
         chunks = _chunks(source, columns)
         rows = RowCheck(
@@ -208,6 +200,17 @@ def import_file(
                 for rows_of_items, wrong, _ in _item_batches(items_source, catalogue_format):
                     run.write_items(rows_of_items, wrong, file=items_source.short_name)
         return run.finish(source=source.name, actor=actor)
+
+
+def _opened(
+    path: Path, format: FileFormat | CatalogueFormat
+) -> contextlib.AbstractContextManager[Source]:
+    return open_source(
+        path,
+        delimiter=format.delimiter,
+        has_quotes=format.has_quotes,
+        has_header=not isinstance(format, FileFormat) or format.has_header,
+    )
 
 
 def _chunks(source: Source, columns: Mapping[str, str]) -> Iterator[Chunk]:
@@ -272,9 +275,7 @@ def import_items(
         if is_json_lines(path):
             batches = _object_batches(path, format)
         else:
-            source = stack.enter_context(
-                open_source(path, delimiter=format.delimiter, has_quotes=format.has_quotes)
-            )
+            source = stack.enter_context(_opened(path, format))
             check_catalogue(source, format, is_alone=True)
             batches = _item_batches(source, format)
         with database.write() as connection:

@@ -53,6 +53,8 @@ class FileFormat:
         Of CSV: one character.
     has_quotes : bool or None
         Whether quotation marks in CSV hold values together; None: as of `open_source`.
+    has_header : bool
+        Whether CSV begins with the names of its columns, which are numbers else: 1 is the first.
     """
 
     user_column: str = "user_id"
@@ -70,6 +72,7 @@ class FileFormat:
     min_rating: float | None = None
     delimiter: str = ","
     has_quotes: bool | None = None
+    has_header: bool = True
 
     def __post_init__(self) -> None:
         _check_unit(self.time_unit)
@@ -207,6 +210,8 @@ def _see_that_there_are(names: Mapping[str, str], source: Source) -> None:
     for option, name in names.items():
         if name not in source.columns:
             which = f"say which of them it is, with {option}" if option else "it is needed"
+            if source.has_header:
+                which += ". Line 1 was taken for their names: --no-header reads it as a row"
             raise DataError(
                 f"{source.name} has no column {name!r}. Its columns are {there}: {which}."
             )

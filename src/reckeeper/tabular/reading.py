@@ -65,6 +65,8 @@ class Source(Protocol):
         What names the database; None for a file. A file's rows keep their
         places, a query's need not.
     columns : list of str
+    has_header : bool
+        Whether the first line was taken for the names of the columns.
     bytes_total : int
         Size of the file; 0 if nobody knows how much there will be.
     """
@@ -73,6 +75,7 @@ class Source(Protocol):
     short_name: str
     database_id: str | None
     columns: list[str]
+    has_header: bool
     bytes_total: int
 
     @property
@@ -115,7 +118,9 @@ def open_query(query: Query) -> Iterator[Source]:
 
 
 @contextlib.contextmanager
-def open_source(path: Path, *, delimiter: str, has_quotes: bool | None = None) -> Iterator[Source]:
+def open_source(
+    path: Path, *, delimiter: str, has_quotes: bool | None = None, has_header: bool = True
+) -> Iterator[Source]:
     """Open a file by what it begins with: Parquet, gzip, else CSV.
 
     Parameters
@@ -126,6 +131,8 @@ def open_source(path: Path, *, delimiter: str, has_quotes: bool | None = None) -
     has_quotes : bool, optional
         Whether quotation marks in CSV hold values together. By default they do, unless tabs
         stand between the values and more rows can be read without.
+    has_header : bool
+        Whether CSV begins with the names of its columns; else they are named 1, 2 and so on.
 
     Raises
     ------
@@ -157,7 +164,14 @@ def open_source(path: Path, *, delimiter: str, has_quotes: bool | None = None) -
         return
     with pa.OSFile(str(path)) as raw:
         is_packed = start.startswith(b"\x1f\x8b")
-        yield _CsvSource(path, raw, delimiter=delimiter, has_quotes=has_quotes, gzipped=is_packed)
+        yield _CsvSource(
+            path,
+            raw,
+            delimiter=delimiter,
+            has_quotes=has_quotes,
+            has_header=has_header,
+            gzipped=is_packed,
+        )
 
 
 class _Broken(NamedTuple):
@@ -169,6 +183,7 @@ class _Broken(NamedTuple):
 
 class _FileSource:
     database_id: str | None = None
+    has_header = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -182,12 +197,20 @@ class _FileSource:
 
 class _CsvSource(_FileSource):
     def __init__(
-        self, path: Path, raw: Any, *, delimiter: str, has_quotes: bool | None, gzipped: bool
+        self,
+        path: Path,
+        raw: Any,
+        *,
+        delimiter: str,
+        has_quotes: bool | None,
+        has_header: bool,
+        gzipped: bool,
     ) -> None:
         super().__init__(path)
         self._raw = raw
         self._delimiter = delimiter
         self._has_quotes = has_quotes
+        self.has_header = has_header
         self._gzipped = gzipped
         self._broken: collections.deque[_Broken] = collections.deque()
         self._stream = raw
@@ -221,6 +244,9 @@ class _CsvSource(_FileSource):
             raise DataError(
                 f"{self.path} begins with an empty line: column names must stand there."
             )
+        if not self.has_header:
+            self._is_header_alone = False
+            return [str(number) for number in range(1, len(names) + 1)], 0
         return names, n_lines
 
     def _reader(self, text: str) -> Any:
@@ -232,7 +258,7 @@ class _CsvSource(_FileSource):
 
     def _blocks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
         places = {name: self.columns.index(name) for name in wanted}
-        record, line = 2, 1 + self._header_lines
+        record, line = 1 + self.has_header, 1 + self._header_lines
         try:
             for batch in self._batches():
                 n_rows = batch.num_rows
@@ -292,7 +318,7 @@ class _CsvSource(_FileSource):
                 use_threads=False,
                 block_size=_BLOCK_BYTES,
                 column_names=names,
-                skip_rows_after_names=1,
+                skip_rows_after_names=int(self.has_header),
             ),
             parse_options=pa.csv.ParseOptions(
                 delimiter=self._delimiter,
@@ -396,6 +422,7 @@ class _ParquetSource(_FileSource):
 
 
 class _QuerySource:
+    has_header = False
     bytes_total = 0
     bytes_done = 0
 
