@@ -40,8 +40,8 @@ _TIME = (
 )
 
 
-_TRUTH = {"True": "1", "true": "1", "TRUE": "1", "False": "0", "false": "0", "FALSE": "0"}
-"""What truth values are as numbers: a rating may be one."""
+_TRUE, _FALSE = pa.array(["True", "true", "TRUE"]), pa.array(["False", "false", "FALSE"])
+"""1 and 0, where numbers are asked for: a rating may be a truth value."""
 
 
 class Checked(NamedTuple):
@@ -349,8 +349,8 @@ def _numbers(chunk: Chunk, column: str, refusals: Refusals) -> tuple[np.ndarray,
         values = values.cast(pa.int8())
     if is_textual(values.type):
         texts = texts_of(values, column, refusals)
-        for word, number in _TRUTH.items():
-            texts = pc.if_else(pc.equal(texts, word), number, texts)
+        texts = pc.if_else(pc.is_in(texts, value_set=_TRUE), "1", texts)
+        texts = pc.if_else(pc.is_in(texts, value_set=_FALSE), "0", texts)
         is_empty = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), "")
         texts = pc.if_else(pc.or_kleene(is_empty, pc.is_null(texts)), "0", texts)
         is_number = pc.match_substring_regex(texts, _NUMBER)
