@@ -184,6 +184,13 @@ def test_between_tabs_quotation_marks_that_are_not_closed_are_characters(tmp_pat
     assert take(quoted, FileFormat(delimiter="\t")).accepted == 1
 
 
+@pytest.mark.parametrize("content", ["x" * 200_000, '"' + "x" * 200_000, "\t" * 200_000, '"'])
+def test_a_first_line_of_any_length_is_no_crash(tmp_path, take, content):
+    path = write(tmp_path / "a.tsv", f"{content}\nu\ti\n")
+    with pytest.raises(DataError):
+        take(path, FileFormat(delimiter="\t"))
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("n_within", [0, 1, 5])
 def test_rows_that_a_quotation_mark_holds_together_are_refused(

@@ -500,8 +500,8 @@ def _is_plainer(text: str) -> bool:
     n_whole = []
     for has_quotes in (True, False):
         rows = _csv_reader(text, delimiter="\t", has_quotes=has_quotes)
-        n_columns = len(next(rows, []))
         with contextlib.suppress(csv.Error):
+            n_columns = len(next(rows, []))
             n_whole.append(sum(len(row) == n_columns for row in rows))
     return len(n_whole) == 2 and n_whole[1] > n_whole[0]
 
