@@ -269,25 +269,25 @@ def test_a_column_of_event_ids_names_the_rows(shop, ask, database):
 
 
 def test_rows_with_a_time_are_known_by_their_values(shop, ask, database):
-    rows = ["1,2,1000", "1,2,2000", "'1',3,1000", "1,2,1000"]
+    rows = ["1,2,1000000000", "1,2,1000001000", "'1',3,1000000000", "1,2,1000000000"]
     first = ask(values(*rows))
     assert (first.accepted, first.duplicates) == (3, 1)
     # In another order, by another query, in other types: the same events.
-    other = ask(values("2,2,1000", "'1','2','1970-01-01T00:16:40Z'", *rows[:3]))
+    other = ask(values("2,2,1000000000", "'1','2','2001-09-09T01:46:40Z'", *rows[:3]))
     assert (other.accepted, other.duplicates) == (1, 4)
     assert ask(f"SELECT *, 2 AS weight FROM ({values(rows[0])})").accepted == 1
     assert ask(values(rows[0]), FileFormat(interaction_type="watchlist_add")).accepted == 1
-    assert ask(values("1,2,NULL", "1,2,NULL")).accepted == 1
-    assert ask(values("1,2,NULL")).duplicates == 1
+    assert ask(values("1,2,NULL", "1,2,NULL"), FileFormat(default_time="now")).accepted == 1
+    assert ask(values("1,2,NULL"), FileFormat(default_time="now")).duplicates == 1
 
 
 def test_rows_of_another_database_are_others(shop, ask, tmp_path):
     with closing(sqlite3.connect(tmp_path / "other.db")) as other:
         other.execute("CREATE TABLE x (y)")
     for name, n_new in (("other.db", 1), ("./other.db", 0)):
-        report = ask(values("1,2,1000"), url=f"sqlite:///{tmp_path}/{name}")
+        report = ask(values("1,2,1000000000"), url=f"sqlite:///{tmp_path}/{name}")
         assert report.accepted == n_new
-    assert ask(values("1,2,1000")).accepted == 1
+    assert ask(values("1,2,1000000000")).accepted == 1
 
 
 def test_rows_without_a_time_are_known_by_their_number_in_this_query(shop, ask, database):
@@ -301,7 +301,7 @@ def test_rows_without_a_time_are_known_by_their_number_in_this_query(shop, ask, 
 
 
 def test_a_crash_leaves_what_a_repeat_takes_up(shop, url, ask, database, settings):
-    fill(shop, "clicks", 120_000, "n AS user_id, 'i' AS item_id, 1000 AS occurred_at")
+    fill(shop, "clicks", 120_000, "n AS user_id, 'i' AS item_id, 1000000000 AS occurred_at")
     script = (
         "import os, sys\n"
         "from reckeeper import storage\n"
@@ -468,7 +468,7 @@ def test_memory_is_bounded_by_the_batch(shop, url, settings, migrated, database)
         "from reckeeper.events import files\n"
         "settings = Settings.from_env()\n"
         "text = ('WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) '\n"
-        "    'SELECT i AS user_id, 1 AS item_id, 1000 AS occurred_at, '\n"
+        "    'SELECT i AS user_id, 1 AS item_id, 1000000000 AS occurred_at, '\n"
         "    'printf(\\'%04000d\\', i) AS ballast FROM n')\n"
         "database = storage.open_database(settings)\n"
         "for count in (1_000, 100_000):\n"
