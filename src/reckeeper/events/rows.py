@@ -23,6 +23,7 @@ from reckeeper.tabular import VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _YEAR_1990 = 631_152_000_000_000
 _YEAR_10000 = 253_402_300_800
+_LATEST_DAY = 22_000_000
 _BOUNDS = (1e11, 1e14, 1e17)
 _SIZES = tuple(zip(_PER_SECOND, (*_BOUNDS, np.inf), strict=True))
 """Each unit, and what a number in it is below."""
@@ -208,6 +209,8 @@ def _without_words(values: pa.Array, words: Sequence[str]) -> pa.Array:
     is_binary = pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)
     written = [word.encode() if is_binary else word for word in words]
     is_word = pc.is_in(values, value_set=pa.array(written, values.type))
+    if not pc.any(is_word).as_py():
+        return values
     return pc.if_else(is_word, pa.scalar(None, values.type), values)
 
 
@@ -462,9 +465,11 @@ def _micros(numbers: np.ndarray, unit: str | None) -> np.ndarray:
         times = np.zeros(len(numbers), dtype=np.int64)
         for (unit_of_size, below), least in zip(_SIZES, (0.0, *_BOUNDS), strict=True):
             has_it = (sizes >= least) & (sizes < below)
-            times[has_it] = _micros(numbers[has_it], unit_of_size)
-        is_day, days = _days(numbers)
-        times[is_day] = days
+            if has_it.any():
+                times[has_it] = _micros(numbers[has_it], unit_of_size)
+        if (sizes < _LATEST_DAY).any():
+            is_day, days = _days(numbers)
+            times[is_day] = days
         return times
     per_second = _PER_SECOND[unit]
     if numbers.dtype.kind == "f":
@@ -481,7 +486,7 @@ def _micros(numbers: np.ndarray, unit: str | None) -> np.ndarray:
 
 def _days(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return which numbers are dates such as 20240131, and their midnights in microseconds."""
-    is_day = (numbers >= 19_000_000) & (numbers < 22_000_000) & (numbers == np.trunc(numbers))
+    is_day = (numbers >= 19_000_000) & (numbers < _LATEST_DAY) & (numbers == np.trunc(numbers))
     whole = np.where(is_day, numbers, 0).astype(np.int64)
     year, month, day = whole // 10_000, whole // 100 % 100, whole % 100
     is_day &= (month >= 1) & (month <= 12) & (day >= 1)
