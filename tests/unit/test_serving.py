@@ -804,8 +804,9 @@ def test_a_version_that_does_not_fit_is_reported_while_the_old_one_serves(
     serving, train, registry, monkeypatch
 ):
     before = answer(serving, "u03")
-    registry.switch.activate(registry.versions.load(train()), actor="test")
-    monkeypatch.setattr(machine, "free_memory", lambda: 1000)
+    loaded = registry.versions.load(train())
+    monkeypatch.setattr(machine, "free_memory", lambda: 1000)  # before anybody follows
+    registry.switch.activate(loaded, actor="test")
     with pytest.raises(MemoryLimitError, match=r"^Version 2 takes .* of memory, and 0.0 MB are fr"):
         registry.versions.load(2)
     serving.refresh()
