@@ -44,7 +44,9 @@ def load(name: str) -> TyperCommand | TyperGroup:
 def _register(name: str, app: typer.Typer) -> None:
     if name in {"up", "migrate"}:
         from reckeeper.cli.start import register
-    elif name in {"import", "imports", "demo"}:
+    elif name == "import":
+        from reckeeper.cli.importing import register
+    elif name in {"imports", "demo"}:
         from reckeeper.cli.data import register
     elif name == "items":
         from reckeeper.cli.items import register

@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 
 from reckeeper.cli import installation
-from reckeeper.cli.data import Quote, print_refused, progress_bar, with_given
+from reckeeper.cli.data import progress_bar
 from reckeeper.cli.database import made_or_opened
+from reckeeper.cli.importing import Quote, print_refused, with_given
 from reckeeper.cli.terminal import (
     AsJson,
     Limit,
