@@ -23,7 +23,7 @@ import pytest
 from reckeeper import clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import Action, ConflictError, DataError, NotFoundError, StorageError
-from reckeeper.events import files, parse
+from reckeeper.events import files, parse, running, undoing
 from reckeeper.events.files import MOVIELENS, CatalogueFormat, FileFormat
 from reckeeper.interactions import Interaction
 from reckeeper.storage import Item
@@ -923,7 +923,7 @@ def losing(database, monkeypatch):
 def test_a_commit_whose_answer_was_lost_is_counted_once(
     tmp_path, database, take, losing, n_before, monkeypatch
 ):
-    monkeypatch.setattr(files, "_CATALOGUE_ROWS", 2)
+    monkeypatch.setattr(running, "_CATALOGUE_ROWS", 2)
     path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\nu,\nu,j\n")
     catalogue = write(tmp_path / "items.csv", "item_id,title\ni,I\nj,J\n,none\n")
     left = losing(n_before)
@@ -970,7 +970,7 @@ def test_undo_takes_out_its_own_rows_alone(tmp_path, database, take):
 
 
 def test_undo_goes_in_steps_and_can_be_taken_up(tmp_path, database, take, monkeypatch):
-    monkeypatch.setattr(files, "_UNDO_ROWS", 10)
+    monkeypatch.setattr(undoing, "_UNDO_ROWS", 10)
     report = take(write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 25))
 
     class Crash(Exception):

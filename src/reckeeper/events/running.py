@@ -1,0 +1,203 @@
+"""An import while it runs: what it writes, counts and reports."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reckeeper import audit, clock, storage
+from reckeeper import catalogue as catalogues
+from reckeeper.errors import Action, ConflictError, DataError, StorageError
+from reckeeper.events.item_rows import ItemRow
+from reckeeper.events.refused import RefusedRows
+from reckeeper.events.rows import Checked
+from reckeeper.tabular import RefusedLine
+
+_CATALOGUE_ROWS = 5_000
+_DATABASE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an import has come; `bytes_total` is 0 where nobody knows it."""
+
+    rows: int
+    bytes_done: int
+    bytes_total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """What became of the rows.
+
+    Attributes
+    ----------
+    import_id : int
+    accepted : int
+        New interactions.
+    duplicates : int
+        Rows that are there already, as from an earlier import of the same file.
+    without_taste : int
+        Rows of weight 0, as those with a rating under the least: seen, and not liked.
+    refused : int
+        Rows that are not valid, of the catalogue too.
+    items : int
+        Catalogue items that are new or changed.
+    first_refused : list of RefusedLine
+        A few of them.
+    refused_report : Path or None
+        The CSV file that lists them all, where there are any.
+    """
+
+    import_id: int
+    accepted: int
+    duplicates: int
+    without_taste: int
+    refused: int
+    items: int
+    first_refused: list[RefusedLine]
+    refused_report: Path | None
+
+
+@contextlib.contextmanager
+def naming(import_id: int) -> Iterator[None]:
+    """Name the import in an error of the ``with`` block, so that it can be undone."""
+    try:
+        yield
+    except (DataError, StorageError) as exc:
+        raise type(exc)(
+            f"{exc.message} What was read before that is import {import_id}.",
+            details={"import_id": import_id},
+            action=Action("undo_import", {"import_id": import_id}),
+        ) from exc
+
+
+class Running:
+    """One import while it runs: writes batches and counts."""
+
+    def __init__(
+        self,
+        *,
+        database: storage.Database,
+        import_id: int,
+        refused: RefusedRows,
+        before_first_row: Callable[[], None] | None,
+    ) -> None:
+        self._database = database
+        self._import_id = import_id
+        self._refused = refused
+        self._before_first_row = before_first_row
+        self.started_at = clock.now()
+        self.rows = 0
+        self._n_counted = 0
+        self._n_without_taste = 0
+        self._items = 0
+
+    def write(self, batch: Checked) -> None:
+        """Store a batch of interactions, and list those that were refused."""
+        if batch.interactions:
+            self._about_to_write()
+        self._append(batch.interactions, batch.refused)
+        self._n_without_taste += batch.n_without_taste
+        self.rows += len(batch.interactions) + len(batch.refused)
+
+    def write_items(
+        self, rows: Sequence[ItemRow], refused: Sequence[RefusedLine], *, file: str
+    ) -> None:
+        """Put items into the catalogue, and list those that were refused."""
+        refused = [*refused]
+        for start in range(0, len(rows), _CATALOGUE_ROWS):
+            part = rows[start : start + _CATALOGUE_ROWS]
+            self._about_to_write()
+            put = functools.partial(self._put, part=part, file=file)
+            n_new, disagreeing = self._database.retrying(put, seconds=_DATABASE_SECONDS)
+            self._items += n_new
+            refused += disagreeing
+        self._append([], refused)
+        self.rows += len(rows)
+
+    def finish(self, *, source: str, actor: str) -> ImportReport:
+        """End the import, and tell what became of its rows."""
+
+        def complete(connection: storage.Connection) -> dict[str, int]:
+            row = storage.imports.get(connection, self._import_id)
+            if row is not None and row.status == storage.imports.COMPLETE:
+                return self._counts(row)  # a try was committed, and the answer to it was lost
+            counts = self._counts(self._running(connection))
+            storage.imports.set_status(connection, self._import_id, storage.imports.COMPLETE)
+            audit.record(
+                connection,
+                actor=actor,
+                action="import",
+                subject=f"import {self._import_id}",
+                source=source,
+                **counts,
+            )
+            return counts
+
+        counts = self._database.retrying(complete, seconds=_DATABASE_SECONDS)
+        return ImportReport(
+            import_id=self._import_id,
+            **counts,
+            first_refused=self._refused.first,
+            refused_report=self._refused.path if self._refused.is_written else None,
+        )
+
+    def _about_to_write(self) -> None:
+        if self._before_first_row is not None:
+            self._before_first_row()
+            self._before_first_row = None
+
+    def _counts(self, row: storage.Import) -> dict[str, int]:
+        return {
+            "accepted": row.accepted,
+            "duplicates": row.duplicates,
+            "refused": row.refused,
+            "without_taste": self._n_without_taste,
+            "items": self._items,
+        }
+
+    def _append(self, interactions: list[tuple[Any, ...]], refused: list[RefusedLine]) -> None:
+        def append(connection: storage.Connection) -> None:
+            row = self._running(connection)
+            # Otherwise a try was committed, and the answer to it was lost.
+            if row.accepted + row.duplicates + row.refused == self._n_counted:
+                storage.imports.append(
+                    connection, self._import_id, interactions, refused=len(refused)
+                )
+
+        self._database.retrying(append, seconds=_DATABASE_SECONDS)
+        self._n_counted += len(interactions) + len(refused)
+        self._refused.add(refused)
+
+    def _put(
+        self, connection: storage.Connection, part: Sequence[ItemRow], file: str
+    ) -> tuple[int, list[RefusedLine]]:
+        """Store what rows say; return how many items are new or changed, and rows refused."""
+        self._running(connection)
+        refused: list[RefusedLine] = []
+
+        def refuse(index: int, error: DataError) -> None:
+            field = str((error.details or {}).get("field", ""))
+            reason = error.message.removesuffix(". Nothing was stored.").removeprefix(f"{field} ")
+            line, change = part[index]
+            refused.append(RefusedLine(file, line, field, change.item_id, reason))
+
+        done = catalogues.apply(
+            connection,
+            [row.change for row in part],
+            import_id=self._import_id,
+            on_refused=refuse,
+        )
+        return done.created + done.changed, refused
+
+    def _running(self, connection: storage.Connection) -> storage.Import:
+        row = storage.imports.get(connection, self._import_id)
+        if row is None or row.status != storage.imports.RUNNING:
+            raise ConflictError(
+                f"Import {self._import_id} was undone while it ran, and has stopped. "
+                "Run it again if you want it."
+            )
+        return row
