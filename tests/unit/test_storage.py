@@ -59,17 +59,45 @@ def test_the_schema_of_this_release_is_the_last_migration():
     assert ScriptDirectory.from_config(config).get_heads() == [storage.SCHEMA_REVISION]
 
 
+IMPORT_COLUMNS = (
+    *("without_taste", "items", "bytes_done", "bytes_total", "updated_at"),
+    *("refusals", "reason", "actor", "holder", "report"),
+)
+
+
 def test_a_version_of_the_first_schema_has_decided_nothing(settings):
     storage.migrate(settings)
     opened = contextlib.closing(storage.open_database(settings))
     with opened as database, database.write() as connection:
         storage.models.insert(connection, stored_version(1))
         connection.execute(sa.text("ALTER TABLE models DROP COLUMN decided"))
+        for column in IMPORT_COLUMNS:
+            connection.execute(sa.text(f"ALTER TABLE imports DROP COLUMN {column}"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
     assert storage.migrate(settings) == "0001"
     opened = contextlib.closing(storage.open_database(settings))
     with opened as database, database.read() as connection:
         assert storage.models.get(connection, 1).decided == {}
+
+
+def test_an_import_of_the_first_release_is_still_told(settings):
+    storage.migrate(settings)
+    opened = contextlib.closing(storage.open_database(settings))
+    with opened as database, database.write() as connection:
+        for status in (storage.imports.COMPLETE, storage.imports.RUNNING):
+            number = storage.imports.begin(connection, source=status, fingerprint="f")
+            storage.imports.set_status(connection, number, status)
+        finished_at = storage.imports.get(connection, 1).finished_at
+        for column in IMPORT_COLUMNS:
+            connection.execute(sa.text(f"ALTER TABLE imports DROP COLUMN {column}"))
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
+    assert storage.migrate(settings) == "0002"
+    opened = contextlib.closing(storage.open_database(settings))
+    with opened as database, database.read() as connection:
+        running, complete = storage.imports.all_imports(connection)
+    assert (complete.status, complete.updated_at, complete.items) == ("complete", finished_at, 0)
+    assert (running.updated_at, running.refusals) == (running.started_at, [])
+    assert (running.reason, running.holder) == (None, None)
 
 
 def test_migrating_again_changes_nothing(settings):

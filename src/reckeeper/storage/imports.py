@@ -9,11 +9,18 @@ from reckeeper.storage import interactions
 from reckeeper.storage.records import Import, every, one
 from reckeeper.storage.tables import imports
 
-RUNNING, COMPLETE, UNDOING, UNDONE = "running", "complete", "undoing", "undone"
+RUNNING, COMPLETE, FAILED = "running", "complete", "failed"
+UNDOING, UNDONE = "undoing", "undone"
 
 
 def begin(
-    connection: sa.Connection, *, source: str, fingerprint: str, is_demo: bool = False
+    connection: sa.Connection,
+    *,
+    source: str,
+    fingerprint: str,
+    is_demo: bool = False,
+    actor: str | None = None,
+    holder: str | None = None,
 ) -> int:
     """Record that an import starts, and return its number."""
     import_id = connection.execute(
@@ -27,6 +34,14 @@ def begin(
             duplicates=0,
             refused=0,
             started_at=now(),
+            without_taste=0,
+            items=0,
+            bytes_done=0,
+            bytes_total=0,
+            updated_at=now(),
+            refusals=[],
+            actor=actor,
+            holder=holder,
         )
         .returning(imports.c.import_id)
     )
@@ -57,9 +72,23 @@ def append(
             refused=columns.refused + refused,
             first_id=sa.func.coalesce(columns.first_id, before + 1),
             last_id=interactions.last_id(connection),
+            updated_at=now(),
         )
     )
     return accepted
+
+
+def note(connection: sa.Connection, import_id: int, **changes: object) -> None:
+    """Store columns of an import as they are by now, and with them a sign of life."""
+    update = sa.update(imports).where(imports.c.import_id == import_id)
+    connection.execute(update.values(updated_at=now(), **changes))
+
+
+def fail(connection: sa.Connection, import_id: int, *, reason: str) -> None:
+    """End an import that cannot go on; one that does not run any more stays as it is."""
+    is_it = sa.and_(imports.c.import_id == import_id, imports.c.status == RUNNING)
+    ended = {"status": FAILED, "reason": reason, "finished_at": now(), "updated_at": now()}
+    connection.execute(sa.update(imports).where(is_it).values(ended))
 
 
 def set_status(connection: sa.Connection, import_id: int, status: str) -> None:

@@ -48,6 +48,7 @@ _TYPES: dict[type, TypeEngine[Any]] = {
     float: Float(),
     str: Text(),
     dict: JSON(none_as_null=True),
+    list: JSON(none_as_null=True),
 }
 
 R = TypeVar("R")
@@ -132,12 +133,27 @@ class Import:
         SHA-256 of its content and mapping.
     is_demo : bool
     status : str
-        ``running``, ``complete``, ``undoing`` or ``undone``.
+        ``running``, ``complete``, ``failed``, ``undoing`` or ``undone``.
     accepted, duplicates, refused : int
         Rows so far.
     first_id, last_id : int or None
         Between which the numbers of its interactions lie.
     started_at, finished_at : int
+    without_taste, items : int
+        Rows of weight 0 so far, and catalogue items that are new or changed.
+    bytes_done, bytes_total : int
+        How far its file is read; 0 in all where nobody knows.
+    updated_at : int
+        When it last gave a sign of life.
+    refusals : list of dict
+        Why rows were refused, those of one reason together: ``file``, ``column``, ``reason``,
+        ``rows``, and as ``examples`` the ``line`` and ``value`` of a few.
+    reason : str or None
+        Why it failed.
+    actor, holder : str or None
+        Who began it, and the process that runs it.
+    report : str or None
+        The file that lists its refused rows.
     """
 
     import_id: _Serial
@@ -152,6 +168,16 @@ class Import:
     last_id: int | None
     started_at: int
     finished_at: int | None
+    without_taste: int
+    items: int
+    bytes_done: int
+    bytes_total: int
+    updated_at: int
+    refusals: list[dict[str, Any]]
+    reason: str | None
+    actor: str | None
+    holder: str | None
+    report: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
