@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reckeeper import tabular
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.interactions import WITHOUT_WEIGHT
 from reckeeper.matrix import IdIndex, InteractionLog
 from reckeeper.matrix.log import LISTINGS
-from reckeeper.tabular import reading
 
 MAX_WEIGHT = 1e12
 """Largest weight of a row: squares of sums of these fit into single precision."""
@@ -77,7 +77,7 @@ class Columns:
         is_tabbed = path.name.lower().endswith((".tsv", ".tsv.gz"))
         return self.delimiter or ("\t" if is_tabbed else ",")
 
-    def find(self, source: reading.Source, *, needs_times: bool = True) -> dict[str, str]:
+    def find(self, source: tabular.Source, *, needs_times: bool = True) -> dict[str, str]:
         """Return the file's column for each part of an interaction: user, item and what else.
 
         Raises
@@ -164,7 +164,7 @@ def read_interactions(
     listings: list[np.ndarray] = []
     times: list[np.ndarray] = []
     are_numbers = False
-    with reading.open_source(path, delimiter=columns.delimiter_of(path)) as source:
+    with tabular.open_source(path, delimiter=columns.delimiter_of(path)) as source:
         found = columns.find(source, needs_times=needs_times)
         for at in _places(path, source, list(dict.fromkeys(found.values()))):
             users.append(_ids(at, found["user"]))
@@ -221,7 +221,7 @@ def read_table(path: Path, *, id_column: str, delimiter: str | None = None) -> d
         It has no rows.
     """
     parts: dict[str, list[pa.Array]] = {}
-    with reading.open_source(
+    with tabular.open_source(
         path, delimiter=Columns(delimiter=delimiter).delimiter_of(path)
     ) as source:
         names = [id_column, *(name for name in source.columns if name != id_column)]
@@ -244,7 +244,7 @@ def read_table(path: Path, *, id_column: str, delimiter: str | None = None) -> d
     return table
 
 
-def _places(path: Path, source: reading.Source, wanted: list[str]) -> Iterator["_Place"]:
+def _places(path: Path, source: tabular.Source, wanted: list[str]) -> Iterator["_Place"]:
     """Give the chunks of a file; a line that is broken ends it."""
     for chunk in source.chunks(wanted):
         if chunk.broken:
@@ -260,7 +260,7 @@ _MISSING = "is missing"
 class _Place:
     """A chunk of a file, and the errors that speak of a row in it."""
 
-    def __init__(self, path: Path, chunk: reading.Chunk) -> None:
+    def __init__(self, path: Path, chunk: tabular.Chunk) -> None:
         self._path = path
         self._chunk = chunk
 
@@ -298,7 +298,7 @@ class _Place:
         if reason == _MISSING or value in (None, ""):
             what = _MISSING
         else:
-            what = f"{str(value)[: reading.VALUE_SHOWN]!r} {reason}"
+            what = f"{str(value)[: tabular.VALUE_SHOWN]!r} {reason}"
         line = int(self._chunk.lines[row])
         raise DataError(f"{self._path}, line {line}: {column} {what}. {_NOTHING_DONE}")
 

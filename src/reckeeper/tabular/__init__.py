@@ -3,16 +3,8 @@
 from reckeeper.tabular.ids import read_ids
 from reckeeper.tabular.json_lines import Objects, is_json_lines, read_json_lines
 from reckeeper.tabular.query import Query
-from reckeeper.tabular.reading import (
-    VALUE_SHOWN,
-    Chunk,
-    RefusedLine,
-    Source,
-    fingerprint,
-    open_query,
-    open_source,
-    rows_at,
-)
+from reckeeper.tabular.reading import fingerprint, open_query, open_source
+from reckeeper.tabular.source import VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
 from reckeeper.tabular.writing import check_output, write_parquet
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 from pydantic_core import from_json
 
 from reckeeper.errors import DataError
-from reckeeper.tabular.reading import VALUE_SHOWN, RefusedLine
+from reckeeper.tabular.source import VALUE_SHOWN, RefusedLine
 
 _CHUNK_LINES = 5_000
 

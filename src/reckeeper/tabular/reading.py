@@ -8,9 +8,8 @@ import hashlib
 import io
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,76 +19,12 @@ import pyarrow.parquet
 
 from reckeeper.errors import DataError
 from reckeeper.tabular.query import Query, Result
-
-CHUNK_ROWS = 80_000
-"""Most rows in a chunk, and so in one transaction: other writers wait about half a second."""
-
-VALUE_SHOWN = 100
-"""Characters of a bad value that are shown."""
+from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
 
 # Arrow reads up to 32 of them ahead.
 _BLOCK_BYTES = 1024 * 1024
 _HEADER_BYTES = 1024 * 1024
 _MOST_BROKEN = 100_000
-
-
-@dataclass(frozen=True)
-class RefusedLine:
-    """Why a row was refused; `line` counts rows where there are no lines: in all but CSV."""
-
-    file: str
-    line: int
-    column: str
-    value: str
-    reason: str
-
-
-class Chunk(NamedTuple):
-    """Some rows, each with its line, and those that could not even be split into columns."""
-
-    columns: dict[str, pa.Array]
-    lines: np.ndarray
-    broken: list[RefusedLine]
-
-
-class Source(Protocol):
-    """What is read: its column names, and its rows in chunks.
-
-    Attributes
-    ----------
-    name : str
-        The file's path, or the masked URL of a database with the query.
-    short_name : str
-        The file's name, or the masked URL.
-    database_id : str or None
-        What names the database; None for a file. A file's rows keep their
-        places, a query's need not.
-    columns : list of str
-    has_header : bool
-        Whether the first line was taken for the names of the columns.
-    bytes_total : int
-        Size of the file; 0 if nobody knows how much there will be.
-    """
-
-    name: str
-    short_name: str
-    database_id: str | None
-    columns: list[str]
-    has_header: bool
-    bytes_total: int
-
-    @property
-    def bytes_done(self) -> int:
-        """How much has been read, of `bytes_total`."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the file's content, or of database and query, in hexadecimal."""
-        ...
-
-    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        """Give the rows, at most `CHUNK_ROWS` at a time; `wanted` columns must be there."""
-        ...
 
 
 def fingerprint(path: Path) -> str:
@@ -524,8 +459,3 @@ def _is_filled(batch: pa.RecordBatch) -> np.ndarray:
         if is_filled.all():
             break
     return is_filled
-
-
-def rows_at(values: pa.Array, mask: np.ndarray) -> pa.Array:
-    """Return the values where a mask is true."""
-    return values if mask.all() else values.filter(pa.array(mask))
