@@ -1,5 +1,8 @@
-"""What the machine has left for this process."""
+"""What the machine has left for this process, and which of its processes live."""
 
+import os
+import socket
+import sys
 from pathlib import Path
 
 import psutil
@@ -25,6 +28,39 @@ def human_bytes(n_bytes: int) -> str:
     if n_bytes < 50_000_000:
         return f"{n_bytes / 1e6:.1f} MB"
     return f"{n_bytes / 1e9:.1f} GB"
+
+
+def process_name(pid: int | None = None) -> str:
+    """Name a process so that another on the same machine can tell whether it is gone."""
+    process = psutil.Process(pid)
+    started = process.create_time()
+    if sys.platform == "linux":  # both move with the clock when it is set
+        started -= psutil.boot_time()
+    return f"{_machine()}:{process.pid}:{started:.2f}"
+
+
+def is_gone(name: str) -> bool:
+    """Return whether a name is that of a process of this machine that has ended."""
+    machine, _, _ = name.rpartition(":")
+    machine, _, pid = machine.rpartition(":")
+    if machine != _machine():
+        return False
+    try:
+        is_dead = psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+        return is_dead or process_name(int(pid)) != name
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def _machine() -> str:
+    """Name what a process number is unique in: a boot, and a container's own numbers."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}:{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _left_by_groups(root: Path) -> list[int]:

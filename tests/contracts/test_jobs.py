@@ -14,7 +14,7 @@ import structlog
 from tests.system.installation import hold_still
 from tests.unit.small_models import stored_version
 
-from reckeeper import clock, storage, training, wire
+from reckeeper import clock, machine, storage, training, wire
 from reckeeper import policy as policies
 from reckeeper.errors import (
     Action,
@@ -494,11 +494,11 @@ def test_the_webhook_is_told_of_a_worker_that_died(database):
 
 
 def test_a_worker_is_not_gone_because_the_clock_was_set(monkeypatch):
-    holder = jobs._holder()
+    holder = machine.process_name()
     create_time, boot_time = psutil.Process.create_time, psutil.boot_time
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: create_time(self) + 3)
     monkeypatch.setattr(psutil, "boot_time", lambda: boot_time() + 3)
-    assert not jobs._is_gone(holder)
+    assert not machine.is_gone(holder)
 
 
 def test_leftovers_that_cannot_be_removed_stop_no_job(runner, job_of, registry, taste, monkeypatch):

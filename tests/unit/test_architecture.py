@@ -45,7 +45,7 @@ MAY_IMPORT = {
     | {"linalg", "matrix", "recipes", "artifact", "evaluation", "storage", "audit", "registry"}
     | {"machine", "ranking", "serving", "policy", "notices", "snapshot"},
     "events": {"clock", "config", "errors", "interactions", "periodic", "telemetry"}
-    | {"storage", "audit", "policy", "catalogue", "tabular"},
+    | {"storage", "audit", "policy", "catalogue", "tabular", "machine"},
     "people": {"errors", "storage", "audit"},
     "security": {"errors"},
     "client": {"errors", "wire"},

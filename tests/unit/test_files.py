@@ -23,7 +23,7 @@ import pytest
 from reckeeper import clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import Action, ConflictError, DataError, NotFoundError, StorageError
-from reckeeper.events import files, parse, running, undoing
+from reckeeper.events import files, imports, parse, running, undoing
 from reckeeper.events.files import MOVIELENS, CatalogueFormat, FileFormat
 from reckeeper.interactions import Interaction
 from reckeeper.storage import Item
@@ -455,7 +455,12 @@ def test_damage_in_the_middle_says_what_was_stored(tmp_path, database, take, dam
     assert 0 < n_stored < 400_000
     assert caught.value.details == {"import_id": 1}
     assert caught.value.action == Action("undo_import", {"import_id": 1})
-    assert one_import(database, 1).status == storage.imports.RUNNING
+    found = one_import(database, 1)
+    assert found.status == storage.imports.FAILED
+    assert found.reason == caught.value.message.removesuffix(
+        " What was read before that is import 1."
+    )
+    assert found.finished_at >= found.started_at
     assert files.undo(database, 1, actor="test").interactions == n_stored
 
 
@@ -887,14 +892,66 @@ def test_a_crash_leaves_what_a_repeat_takes_up(tmp_path, database, settings):
     assert killed.returncode == -9
     n_before = len(stored(database, "id"))
     assert 0 < n_before < 120_000
-    assert one_import(database, 1).status == storage.imports.RUNNING
     assert one_import(database, 1).accepted == n_before
+    told = imports.find_import(database, 1)
+    assert told == imports.all_imports(database)[0]
+    assert told.status == storage.imports.FAILED
+    assert told.reason == (
+        "The process that ran it ended before it was done. Importing again adds what is missing."
+    )
     report = files.import_file(database, path, format=FileFormat(), settings=settings, actor="test")
     assert (report.accepted, report.duplicates) == (120_000 - n_before, n_before)
     assert len(stored(database, "id")) == 120_000
     # The half that the crash left can be taken out by itself.
     assert files.undo(database, 1, actor="test").interactions == n_before
     assert files.undo(database, 2, actor="test").interactions == 120_000 - n_before
+
+
+def test_an_import_of_another_machine_that_is_silent_has_failed(database, monkeypatch):
+    with database.write() as connection:
+        storage.imports.begin(connection, source="f", fingerprint="f", holder="another:1:1.00")
+    assert imports.find_import(database, 1).status == storage.imports.RUNNING
+    began = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: began + 420_000_000)
+    told = imports.find_import(database, 1)
+    assert told.status == storage.imports.FAILED
+    assert told.reason.startswith("There has been no sign of life of it for 7 minutes. ")
+    with database.write() as connection:  # its machine was asleep
+        storage.imports.note(connection, 1)
+        storage.imports.fail(connection, 1, reason="It stopped.")
+        storage.imports.fail(connection, 1, reason="It was silent.")
+    assert imports.find_import(database, 1).reason == "It stopped."
+
+
+def test_an_import_says_how_far_it_is_and_why_rows_were_refused(tmp_path, database, take):
+    path = write(
+        tmp_path / "a.csv", "user_id,item_id,weight\nu,i,0\nu,,1\nv,,1\nw,,1\nx,,1\nu,j,?\n"
+    )
+    seen = []
+
+    def look(_progress: files.Progress) -> None:
+        seen.append(imports.find_import(database, 1))
+
+    take(path, on_progress=look)
+    (seen,) = seen
+    assert (seen.status, seen.actor, seen.without_taste) == ("running", "test", 1)
+    assert seen.bytes_done == seen.bytes_total == path.stat().st_size
+    empty, number = seen.refusals
+    assert (empty["file"], empty["column"], empty["rows"]) == ("a.csv", "item_id", 4)
+    assert empty["examples"] == [{"line": line, "value": ""} for line in (3, 4, 5)]
+    assert (number["column"], number["examples"]) == ("weight", [{"line": 7, "value": "?"}])
+    done = imports.find_import(database, 1)
+    assert (done.status, done.refusals) == ("complete", seen.refusals)
+    assert Path(done.report).read_text().count("\n") == 6
+
+
+def test_what_progress_raises_ends_an_import(tmp_path, database, take):
+    def stop(_progress: files.Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        take(write(tmp_path / "a.csv", "user_id,item_id\nu,i\n"), on_progress=stop)
+    assert imports.find_import(database, 1).reason.startswith("Somebody interrupted it. ")
 
 
 @pytest.fixture

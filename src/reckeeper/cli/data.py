@@ -39,13 +39,13 @@ def register(app: typer.Typer) -> None:
 
 def list_command(as_json: Json = False) -> None:
     """List the imports, the latest first."""
-    from reckeeper import storage
+    from reckeeper.events import imports
 
     database = read_only()
-    with contextlib.closing(database), database.read() as connection:
-        rows = storage.imports.all_imports(connection)
+    with contextlib.closing(database):
+        rows = imports.all_imports(database)
     if as_json:
-        shown = ("started_at", "finished_at")
+        shown = ("started_at", "updated_at", "finished_at")
         print_json([vars(row) | {name: _iso(getattr(row, name)) for name in shown} for row in rows])
         return
     console = Console()
@@ -66,6 +66,14 @@ def list_command(as_json: Json = False) -> None:
             (_iso(row.started_at) or "")[:19].replace("T", " "),
         )
     console.print(table)
+    for row in rows:
+        if row.reason is not None:
+            console.print(
+                f"Import {row.import_id} failed: {row.reason}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def undo_command(

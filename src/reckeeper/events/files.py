@@ -19,9 +19,8 @@ from reckeeper.events.formats import (
     find_columns,
 )
 from reckeeper.events.item_rows import ItemRow, check_items, check_objects
-from reckeeper.events.refused import RefusedRows
 from reckeeper.events.rows import Checked, RowCheck
-from reckeeper.events.running import ImportReport, Progress, Running, naming
+from reckeeper.events.running import ImportReport, Progress, begun
 from reckeeper.events.undoing import Undone, undo
 from reckeeper.tabular import (
     Chunk,
@@ -63,6 +62,7 @@ def import_file(
     catalogue_format: CatalogueFormat | None = None,
     refused_report: Path | None = None,
     before_first_row: Callable[[], None] | None = None,
+    on_begun: Callable[[int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ImportReport:
     """Read a CSV (plain or gzip) or Parquet file, or a query's result, into `user_interactions`.
@@ -96,8 +96,10 @@ def import_file(
     before_first_row : callable, optional
         Called once, when a first sound row was found and before anything of
         it is written; the place to remove demo data.
+    on_begun : callable, optional
+        Called with the import's number once there is one, before any row is read.
     on_progress : callable, optional
-        Called after each batch.
+        Called after each batch; what it raises ends the import, which is then told as failed.
 
     Raises
     ------
@@ -127,27 +129,27 @@ def import_file(
         rows = RowCheck(
             source, columns=columns, format=format, types=types, fingerprint=source.fingerprint()
         )
-        with database.write() as connection:
-            import_id = storage.imports.begin(
-                connection, source=source.name, fingerprint=rows.fingerprint
+        run = stack.enter_context(
+            begun(
+                database,
+                source=source.name,
+                fingerprint=rows.fingerprint,
+                settings=settings,
+                actor=actor,
+                refused_report=refused_report,
+                before_first_row=before_first_row,
+                on_begun=on_begun,
             )
-        report = refused_report or settings.data_dir / "imports" / f"{import_id}-refused.csv"
-        refused = stack.enter_context(RefusedRows(report, even_if_none=refused_report is not None))
-        run = Running(
-            database=database,
-            import_id=import_id,
-            refused=refused,
-            before_first_row=before_first_row,
         )
         checked = (rows.check(chunk, arrived_at=run.started_at) for chunk in chunks)
-        with naming(import_id):
-            for batch in stack.enter_context(contextlib.closing(_ahead(checked))):
-                run.write(batch)
-                if on_progress is not None:
-                    on_progress(Progress(run.rows, source.bytes_done, source.bytes_total))
-            if items_source is not None:
-                for rows_of_items, wrong, _ in _item_batches(items_source, catalogue_format):
-                    run.write_items(rows_of_items, wrong, file=items_source.short_name)
+        for batch in stack.enter_context(contextlib.closing(_ahead(checked))):
+            run.bytes_done, run.bytes_total = source.bytes_done, source.bytes_total
+            run.write(batch)
+            if on_progress is not None:
+                on_progress(Progress(run.rows, source.bytes_done, source.bytes_total))
+        if items_source is not None:
+            for rows_of_items, wrong, _ in _item_batches(items_source, catalogue_format):
+                run.write_items(rows_of_items, wrong, file=items_source.short_name)
         return run.finish(source=source.name, actor=actor)
 
 
@@ -194,6 +196,7 @@ def import_items(
     settings: Settings,
     actor: str,
     refused_report: Path | None = None,
+    on_begun: Callable[[int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ImportReport:
     """Read a file of items, CSV (plain or gzip), JSON lines or Parquet, into the catalogue.
@@ -204,7 +207,7 @@ def import_items(
 
     Parameters
     ----------
-    database, settings, actor, refused_report, on_progress
+    database, settings, actor, refused_report, on_begun, on_progress
         As of `import_file`.
     path : Path
     format : CatalogueFormat
@@ -227,24 +230,22 @@ def import_items(
             source = stack.enter_context(_opened(path, format))
             check_catalogue(source, format, is_alone=True)
             batches = _item_batches(source, format)
-        with database.write() as connection:
-            import_id = storage.imports.begin(
-                connection, source=str(path), fingerprint=fingerprint(path)
+        run = stack.enter_context(
+            begun(
+                database,
+                source=str(path),
+                fingerprint=fingerprint(path),
+                settings=settings,
+                actor=actor,
+                refused_report=refused_report,
+                on_begun=on_begun,
             )
-        report = refused_report or settings.data_dir / "imports" / f"{import_id}-refused.csv"
-        refused = stack.enter_context(RefusedRows(report, even_if_none=refused_report is not None))
-        run = Running(
-            database=database,
-            import_id=import_id,
-            refused=refused,
-            before_first_row=None,
         )
-        n_bytes = path.stat().st_size
-        with naming(import_id):
-            for rows, wrong, bytes_done in batches:
-                run.write_items(rows, wrong, file=path.name)
-                if on_progress is not None:
-                    on_progress(Progress(run.rows, bytes_done, n_bytes))
+        run.bytes_total = path.stat().st_size
+        for rows, wrong, run.bytes_done in batches:
+            run.write_items(rows, wrong, file=path.name)
+            if on_progress is not None:
+                on_progress(Progress(run.rows, run.bytes_done, run.bytes_total))
         return run.finish(source=str(path), actor=actor)
 
 

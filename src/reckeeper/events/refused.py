@@ -12,6 +12,9 @@ from reckeeper.errors import DataError
 from reckeeper.tabular import RefusedLine
 
 _SHOWN = 5
+_EXAMPLES = 3
+_REASONS = 100
+"""So many are told apart; those of others are in the report alone."""
 
 
 class RefusedRows:
@@ -22,6 +25,7 @@ class RefusedRows:
         self.count = 0
         self.first: list[RefusedLine] = []
         self.is_written = False
+        self._groups: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._even_if_none = even_if_none
         self._stack = contextlib.ExitStack()
         self._writer: Any = None
@@ -48,6 +52,24 @@ class RefusedRows:
         self._writer.writerows(dataclasses.astuple(line) for line in lines)
         self.first.extend(lines[: _SHOWN - len(self.first)])
         self.count += len(lines)
+        for line in lines:
+            self._group(line)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return why rows were refused, those of one reason together, in the order they came."""
+        return list(self._groups.values())
+
+    def _group(self, line: RefusedLine) -> None:
+        key = line.file, line.column, line.reason
+        group = self._groups.get(key)
+        if group is None:
+            if len(self._groups) == _REASONS:
+                return
+            named = {"file": line.file, "column": line.column, "reason": line.reason}
+            group = self._groups[key] = {**named, "rows": 0, "examples": []}
+        group["rows"] += 1
+        if len(group["examples"]) < _EXAMPLES:
+            group["examples"].append({"line": line.line, "value": line.value})
 
     def _begin(self) -> None:
         try:

@@ -2,21 +2,26 @@
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reckeeper import audit, clock, storage
+from reckeeper import audit, clock, machine, storage
 from reckeeper import catalogue as catalogues
-from reckeeper.errors import Action, ConflictError, DataError, StorageError
+from reckeeper.config import Settings
+from reckeeper.errors import Action, ConflictError, DataError, ReckeeperError, StorageError
 from reckeeper.events.item_rows import ItemRow
 from reckeeper.events.refused import RefusedRows
 from reckeeper.events.rows import Checked
+from reckeeper.periodic import Periodic
 from reckeeper.tabular import RefusedLine
 
 _CATALOGUE_ROWS = 5_000
 _DATABASE_SECONDS = 60.0
+_BEAT_SECONDS = 10.0
+_TELLING_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -62,20 +67,86 @@ class ImportReport:
 
 
 @contextlib.contextmanager
-def naming(import_id: int) -> Iterator[None]:
-    """Name the import in an error of the ``with`` block, so that it can be undone."""
+def begun(
+    database: storage.Database,
+    *,
+    source: str,
+    fingerprint: str,
+    settings: Settings,
+    actor: str,
+    refused_report: Path | None,
+    before_first_row: Callable[[], None] | None = None,
+    on_begun: Callable[[int], None] | None = None,
+) -> Iterator["Running"]:
+    """Begin an import, and run it within the ``with`` block; one that fails there says why.
+
+    Parameters
+    ----------
+    database, settings, actor, refused_report, before_first_row, on_begun
+        As of `files.import_file`.
+    source, fingerprint : str
+        Of what is read.
+    """
+    with database.write() as connection:
+        import_id = storage.imports.begin(
+            connection,
+            source=source,
+            fingerprint=fingerprint,
+            actor=actor,
+            holder=machine.process_name(),
+        )
+    report = refused_report or settings.data_dir / "imports" / f"{import_id}-refused.csv"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_failing(database, import_id))
+        refused = stack.enter_context(RefusedRows(report, even_if_none=refused_report is not None))
+        run = Running(
+            database=database,
+            import_id=import_id,
+            refused=refused,
+            before_first_row=before_first_row,
+        )
+        stack.enter_context(Periodic(run.beat, name="import", every_seconds=_BEAT_SECONDS))
+        if on_begun is not None:
+            on_begun(import_id)
+        yield run
+
+
+@contextlib.contextmanager
+def _failing(database: storage.Database, import_id: int) -> Iterator[None]:
+    """Store why the ``with`` block failed; name the import in the error: it can be undone."""
     try:
         yield
-    except (DataError, StorageError) as exc:
-        raise type(exc)(
-            f"{exc.message} What was read before that is import {import_id}.",
-            details={"import_id": import_id},
-            action=Action("undo_import", {"import_id": import_id}),
-        ) from exc
+    except BaseException as exc:
+        told = exc.message if isinstance(exc, ReckeeperError) else _reason(exc)
+        fail = functools.partial(storage.imports.fail, import_id=import_id, reason=told)
+        with contextlib.suppress(StorageError):  # where it is silent, that is told in its place
+            database.retrying(fail, seconds=_TELLING_SECONDS)
+        if isinstance(exc, DataError | StorageError):
+            raise type(exc)(
+                f"{exc.message} What was read before that is import {import_id}.",
+                details={"import_id": import_id},
+                action=Action("undo_import", {"import_id": import_id}),
+            ) from exc
+        raise
+
+
+def _reason(exc: BaseException) -> str:
+    if isinstance(exc, KeyboardInterrupt):
+        return "Somebody interrupted it. Importing again adds what is missing."
+    return f"It failed by a mistake of ours: {type(exc).__name__}: {exc}"
 
 
 class Running:
-    """One import while it runs: writes batches and counts."""
+    """One import while it runs: writes batches and counts.
+
+    Attributes
+    ----------
+    started_at : int
+    rows : int
+        So many have been looked at.
+    bytes_done, bytes_total : int
+        How far what is read has come, as whoever reads it says.
+    """
 
     def __init__(
         self,
@@ -89,7 +160,9 @@ class Running:
         self._import_id = import_id
         self._refused = refused
         self._before_first_row = before_first_row
+        self._noted_at = time.monotonic()
         self.started_at = clock.now()
+        self.bytes_done = self.bytes_total = 0
         self.rows = 0
         self._n_counted = 0
         self._n_without_taste = 0
@@ -99,8 +172,8 @@ class Running:
         """Store a batch of interactions, and list those that were refused."""
         if batch.interactions:
             self._about_to_write()
-        self._append(batch.interactions, batch.refused)
         self._n_without_taste += batch.n_without_taste
+        self._append(batch.interactions, batch.refused)
         self.rows += len(batch.interactions) + len(batch.refused)
 
     def write_items(
@@ -126,6 +199,7 @@ class Running:
             if row is not None and row.status == storage.imports.COMPLETE:
                 return self._counts(row)  # a try was committed, and the answer to it was lost
             counts = self._counts(self._running(connection))
+            storage.imports.note(connection, self._import_id, **self._found())
             storage.imports.set_status(connection, self._import_id, storage.imports.COMPLETE)
             audit.record(
                 connection,
@@ -144,6 +218,24 @@ class Running:
             first_refused=self._refused.first,
             refused_report=self._refused.path if self._refused.is_written else None,
         )
+
+    def beat(self) -> None:
+        """Give a sign of life where no batch has for some time."""
+        if time.monotonic() - self._noted_at >= _BEAT_SECONDS:
+            with self._database.write() as connection:
+                storage.imports.note(connection, self._import_id)
+            self._noted_at = time.monotonic()
+
+    def _found(self) -> dict[str, object]:
+        """Return what the table says of an import beside the counts that `append` keeps."""
+        return {
+            "without_taste": self._n_without_taste,
+            "items": self._items,
+            "bytes_done": self.bytes_done,
+            "bytes_total": self.bytes_total,
+            "refusals": self._refused.groups(),
+            "report": str(self._refused.path) if self._refused.is_written else None,
+        }
 
     def _about_to_write(self) -> None:
         if self._before_first_row is not None:
@@ -167,10 +259,12 @@ class Running:
                 storage.imports.append(
                     connection, self._import_id, interactions, refused=len(refused)
                 )
+                storage.imports.note(connection, self._import_id, **self._found())
 
+        self._refused.add(refused)
         self._database.retrying(append, seconds=_DATABASE_SECONDS)
         self._n_counted += len(interactions) + len(refused)
-        self._refused.add(refused)
+        self._noted_at = time.monotonic()
 
     def _put(
         self, connection: storage.Connection, part: Sequence[ItemRow], file: str

@@ -1,15 +1,9 @@
 """Jobs as rows: how one starts, is found, is asked to end, ends, and is shown."""
 
-import os
-import socket
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
-import psutil
-
-from reckeeper import audit, clock, notices, storage, wire
+from reckeeper import audit, clock, machine, notices, storage, wire
 from reckeeper.errors import (
     Action,
     ConflictError,
@@ -64,7 +58,7 @@ def start(
             kind=kind,
             request=checked,
             cause=told,
-            holder=_holder(),
+            holder=machine.process_name(),
         )
         audit.record(
             connection,
@@ -94,39 +88,6 @@ def lost(job_id: int) -> JobInterruptedError:
     )
 
 
-def _holder(pid: int | None = None) -> str:
-    """Name a process so that another on the same machine can tell whether it is gone."""
-    process = psutil.Process(pid)
-    started = process.create_time()
-    if sys.platform == "linux":  # both move with the clock when it is set
-        started -= psutil.boot_time()
-    return f"{_machine()}:{process.pid}:{started:.2f}"
-
-
-def _machine() -> str:
-    """Name what a process number is unique in: a boot, and a container's own numbers."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}:{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _is_gone(holder: str) -> bool:
-    """Return whether a holder is a process of this machine that has ended."""
-    machine, _, _ = holder.rpartition(":")
-    machine, _, pid = machine.rpartition(":")
-    if machine != _machine():
-        return False
-    try:
-        is_dead = psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
-        return is_dead or _holder(int(pid)) != holder
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
-
-
 def expire_silent(database: storage.Database) -> None:
     """Mark running jobs whose worker has gone as interrupted.
 
@@ -136,7 +97,7 @@ def expire_silent(database: storage.Database) -> None:
     with database.read() as connection:
         has_lapsed = storage.jobs.has_lapsed(connection)
         holder = storage.leases.holder(connection, storage.leases.TRAINING)
-    is_gone = holder is not None and _is_gone(holder)
+    is_gone = holder is not None and machine.is_gone(holder)
     has_lapsed = has_lapsed and database.seconds_reached() > _OUTAGE_GRACE_SECONDS
     if has_lapsed or is_gone:
         with database.write() as connection:

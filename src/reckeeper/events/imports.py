@@ -1,0 +1,49 @@
+"""The imports that there were, as they are told: one whose process is gone has failed."""
+
+import dataclasses
+
+from reckeeper import clock, machine, storage
+from reckeeper.errors import Action, NotFoundError
+
+SILENT_SECONDS = 180.0
+"""After which an import without a sign of life has failed: one waits a minute for the database."""
+
+_AGAIN = "Importing again adds what is missing."
+
+
+def all_imports(database: storage.Database) -> list[storage.Import]:
+    """Return all imports, the latest first."""
+    with database.read() as connection:
+        return [_told(row) for row in storage.imports.all_imports(connection)]
+
+
+def find_import(database: storage.Database, import_id: int) -> storage.Import:
+    """Return an import.
+
+    Raises
+    ------
+    NotFoundError
+        There is none of this number.
+    """
+    with database.read() as connection:
+        row = storage.imports.get(connection, import_id)
+    if row is None:
+        raise NotFoundError(f"There is no import {import_id}.", action=Action("list_imports"))
+    return _told(row)
+
+
+def _told(row: storage.Import) -> storage.Import:
+    reason = None
+    if row.status == storage.imports.RUNNING:
+        if row.holder is not None and machine.is_gone(row.holder):
+            reason = f"The process that ran it ended before it was done. {_AGAIN}"
+        elif clock.now() - row.updated_at > SILENT_SECONDS * 1e6:
+            reason = f"There has been no sign of life of it for {_minutes(row)}. {_AGAIN}"
+    if reason is None:
+        return row
+    return dataclasses.replace(row, status=storage.imports.FAILED, reason=reason)
+
+
+def _minutes(row: storage.Import) -> str:
+    minutes = int((clock.now() - row.updated_at) / 60e6)
+    return f"{minutes:,} minutes" if minutes < 300 else f"{minutes // 60:,} hours"
