@@ -27,7 +27,7 @@ from reckeeper.events import files, imports, parse, running, undoing
 from reckeeper.events.files import MOVIELENS, CatalogueFormat, FileFormat
 from reckeeper.interactions import Interaction
 from reckeeper.storage import Item
-from reckeeper.tabular import reading
+from reckeeper.tabular import text
 
 ROOT = Path(__file__).parents[2]
 MOVIELENS_FOLDER = ROOT.parent / "shared" / "data" / "ml-latest-small"
@@ -266,7 +266,7 @@ def test_a_default_type_without_a_weight_is_refused(tmp_path, take):
         ({"time_unit": "minutes"}, "'minutes'"),
         ({"rating_column": "stars"}, "least rating"),
         ({"min_rating": float("nan")}, "nan"),
-        ({"delimiter": "::"}, "'::'"),
+        ({"delimiter": '"'}, "'\"'"),
     ],
 )
 def test_formats_that_make_no_sense_are_refused(given, words):
@@ -316,7 +316,7 @@ def test_gzip_of_several_parts(tmp_path, take):
 
 def test_lines_are_those_of_the_file(tmp_path, take, monkeypatch):
     """Also after line breaks in values, blank lines, broken rows, and over block borders."""
-    monkeypatch.setattr(reading, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(text, "_BLOCK_BYTES", 64)
     lines = ['"user\n_id",item_id,note']
     expected = []
     line = 3
@@ -364,7 +364,7 @@ def test_a_quotation_mark_that_is_not_closed_is_named(tmp_path, take):
 
 
 def test_broken_rows_alone_at_the_end_have_their_lines(tmp_path, database, take, monkeypatch):
-    monkeypatch.setattr(reading, "_BLOCK_BYTES", 32)
+    monkeypatch.setattr(text, "_BLOCK_BYTES", 32)
     path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n" + "x,y,z\n" * 20)
     target = tmp_path / "report.csv"
     report = take(path, refused_report=target)
@@ -375,7 +375,7 @@ def test_broken_rows_alone_at_the_end_have_their_lines(tmp_path, database, take,
 
 
 def test_a_file_of_broken_rows_alone_is_not_collected_in_memory(tmp_path, take, monkeypatch):
-    monkeypatch.setattr(reading, "_MOST_BROKEN", 10)
+    monkeypatch.setattr(text, "_MOST_BROKEN", 10)
     path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n" + "x,y,z\n" * 20)
     with pytest.raises(DataError, match=r"cannot be read beyond line"):
         take(path)

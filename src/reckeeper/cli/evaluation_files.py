@@ -72,10 +72,11 @@ class Columns:
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             raise DataError(f"The delimiter {self.delimiter!r} is not one character, such as ; .")
 
-    def delimiter_of(self, path: Path) -> str:
-        """Return what separates the values of a line."""
+    def form_of(self, path: Path) -> tabular.Form:
+        """Return what is known of a file before it's opened."""
         is_tabbed = path.name.lower().endswith((".tsv", ".tsv.gz"))
-        return self.delimiter or ("\t" if is_tabbed else ",")
+        delimiter = self.delimiter or ("\t" if is_tabbed else ",")
+        return tabular.Form(delimiter=delimiter, encoding="utf-8")
 
     def find(self, source: tabular.Source, *, needs_times: bool = True) -> dict[str, str]:
         """Return the file's column for each part of an interaction: user, item and what else.
@@ -164,7 +165,7 @@ def read_interactions(
     listings: list[np.ndarray] = []
     times: list[np.ndarray] = []
     are_numbers = False
-    with tabular.open_source(path, delimiter=columns.delimiter_of(path)) as source:
+    with tabular.open_source(path, columns.form_of(path)) as source:
         found = columns.find(source, needs_times=needs_times)
         for at in _places(path, source, list(dict.fromkeys(found.values()))):
             users.append(_ids(at, found["user"]))
@@ -221,9 +222,7 @@ def read_table(path: Path, *, id_column: str, delimiter: str | None = None) -> d
         It has no rows.
     """
     parts: dict[str, list[pa.Array]] = {}
-    with tabular.open_source(
-        path, delimiter=Columns(delimiter=delimiter).delimiter_of(path)
-    ) as source:
+    with tabular.open_source(path, Columns(delimiter=delimiter).form_of(path)) as source:
         names = [id_column, *(name for name in source.columns if name != id_column)]
         if source.columns.count(id_column) != 1 or len(set(names)) < len(source.columns):
             raise DataError(

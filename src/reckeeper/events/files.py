@@ -156,12 +156,7 @@ def import_file(
 def _opened(
     path: Path, format: FileFormat | CatalogueFormat
 ) -> contextlib.AbstractContextManager[Source]:
-    return open_source(
-        path,
-        delimiter=format.delimiter,
-        has_quotes=format.has_quotes,
-        has_header=not isinstance(format, FileFormat) or format.has_header,
-    )
+    return open_source(path, format.form)
 
 
 def _chunks(source: Source, columns: Mapping[str, str]) -> Iterator[Chunk]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reckeeper.errors import Action, DataError
 from reckeeper.interactions import WITHOUT_WEIGHT
-from reckeeper.tabular import Source
+from reckeeper.tabular import MAX_RATIO, Form, Source
 
 NULL_WORDS = ("NULL", "null", "None", "nan", "NaN", "\\N", "<NA>")
 """What databases and data frames write where there is nothing."""
@@ -49,10 +49,8 @@ class FileFormat:
         Looked at only if `min_rating` is set; usually ``rating``.
     min_rating : float or None
         Rows with a lower rating are stored with weight 0: seen, and not liked.
-    delimiter : str
-        Of CSV: one character.
-    has_quotes : bool or None
-        Whether quotation marks in CSV hold values together; None: as of `open_source`.
+    encoding, delimiter, has_quotes, skip_lines, max_ratio
+        What a file is, as of `Form`; what is None is found out.
     has_header : bool
         Whether CSV begins with the names of its columns, which are numbers else: 1 is the first.
     """
@@ -70,9 +68,12 @@ class FileFormat:
     null_words: tuple[str, ...] = NULL_WORDS
     rating_column: str | None = None
     min_rating: float | None = None
-    delimiter: str = ","
+    encoding: str | None = None
+    delimiter: str | None = None
     has_quotes: bool | None = None
     has_header: bool = True
+    skip_lines: int | None = None
+    max_ratio: float = MAX_RATIO
 
     def __post_init__(self) -> None:
         _check_unit(self.time_unit)
@@ -83,7 +84,19 @@ class FileFormat:
             )
         if self.min_rating is not None and not math.isfinite(self.min_rating):
             raise DataError(f"The least rating {self.min_rating} is not a number.")
-        _check_delimiter(self.delimiter)
+        self.form  # noqa: B018 - it checks what it is made of
+
+    @property
+    def form(self) -> Form:
+        """What a file is, as far as it is given."""
+        return Form(
+            encoding=self.encoding,
+            delimiter=self.delimiter,
+            has_quotes=self.has_quotes,
+            has_header=self.has_header,
+            skip_lines=self.skip_lines,
+            max_ratio=self.max_ratio,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +119,7 @@ class CatalogueFormat:
         not it is the categories' too.
     empty_list : str
         What stands in a column of several values where there is none.
-    delimiter, has_quotes : str and bool or None
+    encoding, delimiter, has_quotes, skip_lines, max_ratio
         As in `FileFormat`.
     """
 
@@ -119,22 +132,31 @@ class CatalogueFormat:
     time_unit: str | None = None
     list_column: str | None = None
     empty_list: str = ""
-    delimiter: str = ","
+    encoding: str | None = None
+    delimiter: str | None = None
     has_quotes: bool | None = None
+    skip_lines: int | None = None
+    max_ratio: float = MAX_RATIO
 
     def __post_init__(self) -> None:
         _check_unit(self.time_unit)
-        _check_delimiter(self.delimiter)
+        self.form  # noqa: B018 - it checks what it is made of
+
+    @property
+    def form(self) -> Form:
+        """What a file is, as far as it is given."""
+        return Form(
+            encoding=self.encoding,
+            delimiter=self.delimiter,
+            has_quotes=self.has_quotes,
+            skip_lines=self.skip_lines,
+            max_ratio=self.max_ratio,
+        )
 
 
 def _check_unit(unit: str | None) -> None:
     if unit not in (None, "s", "ms", "us", "ns"):
         raise DataError(f"The time unit {unit!r} is not known: use s, ms, us or ns.")
-
-
-def _check_delimiter(delimiter: str) -> None:
-    if len(delimiter) != 1 or delimiter in '"\r\n':
-        raise DataError(f"The delimiter {delimiter!r} is not one character, such as ; .")
 
 
 @dataclass(frozen=True, kw_only=True)

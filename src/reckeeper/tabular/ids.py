@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from reckeeper.errors import DataError, alternatives
+from reckeeper.tabular.forms import Form
 from reckeeper.tabular.json_lines import is_json_lines, read_json_lines
 from reckeeper.tabular.reading import open_source
 
@@ -51,7 +52,7 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _of_table(path: Path, column: str, *, delimiter: str) -> Iterator[tuple[int, object]]:
-    with open_source(path, delimiter=delimiter) as source:
+    with open_source(path, Form(delimiter=delimiter)) as source:
         if column not in source.columns:
             raise DataError(
                 f"{path} has no column {column!r}{alternatives(column, source.columns)}."

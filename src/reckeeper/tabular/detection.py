@@ -1,0 +1,190 @@
+"""Finding out what a file is: kind, packing, encoding, delimiter, quotation marks."""
+
+import contextlib
+import csv
+import dataclasses
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from reckeeper.errors import DataError
+from reckeeper.tabular import streams, translation
+from reckeeper.tabular.forms import WHITE_SPACE, Form, Kind
+
+_STRONG = (",", ";", "\t", "|", "::")
+_SAMPLE_CHARACTERS = 64 * 1024
+_FITS = 0.9
+_COLUMNS_SHOWN = 6
+_SEPARATOR_LINE = re.compile(r'"?sep=(?P<delimiter>[^"\r\n]+)"?[ \t]*(?:\r\n|\r|\n|\Z)', re.I)
+
+
+def detect(path: Path, given: Form | None = None, *, known: Collection[str] = ()) -> Form:
+    """Find out what a file is, as far as nobody says it.
+
+    Parameters
+    ----------
+    path : Path
+    given : Form, optional
+        What is known of it, and stays as it is.
+    known : collection of str
+        Names that columns usually have: where two delimiters fit, the one that finds more of
+        them is taken.
+
+    Returns
+    -------
+    Form
+        With nothing left to be found out.
+
+    Raises
+    ------
+    DataError
+        It cannot be read or is empty, or two delimiters fit equally well.
+    """
+    given = given or Form()
+    _check(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as exc:
+        raise DataError(f"{path} cannot be read: {exc.strerror}.") from exc
+    if not start:
+        raise DataError(f"{path} is empty: it has no column names and no rows.")
+    compression = given.compression or streams.compression_of(start)
+    if compression != "none":
+        start = streams.start_of(path, compression)
+    if given.kind is Kind.PARQUET or start.startswith(b"PAR1"):
+        if compression != "none":
+            raise DataError(f"{path} has Parquet in it, which is packed already: unpack it.")
+        return dataclasses.replace(given, kind=Kind.PARQUET, compression="none")
+    if compression == "none":
+        start = streams.start_of(path, compression)
+    return _of_text(path, dataclasses.replace(given, compression=compression), start, known)
+
+
+def _check(path: Path) -> None:
+    shown = str(path).encode(errors="backslashreplace").decode()
+    if shown != str(path):
+        raise DataError(f"The name of {shown} is not UTF-8: rename the file, then import it.")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no regular file: an import reads one twice. Save it as one.")
+
+
+def _of_text(path: Path, given: Form, start: bytes, known: Collection[str]) -> Form:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path} is text in UTF-16: save it as UTF-8 and import it again.")
+    given = dataclasses.replace(given, kind=Kind.TEXT, encoding=given.encoding or "utf-8")
+    skip_lines, delimiter = given.skip_lines or 0, given.delimiter
+    text, _ = translation.without_lines(translation.text_of(start, given), skip_lines)
+    if line := _SEPARATOR_LINE.match(text):
+        skip_lines += 1
+        text = text[line.end() :]
+        delimiter = delimiter or line["delimiter"]
+    sample = _sample(text, is_whole=len(start) < streams.START_BYTES)
+    if delimiter is None:
+        delimiter = _delimiter(path, sample, given, known)
+    return dataclasses.replace(
+        given,
+        delimiter=delimiter,
+        has_quotes=_fit(text, delimiter, given.has_quotes).has_quotes,
+        skip_lines=skip_lines,
+    )
+
+
+def _sample(text: str, *, is_whole: bool) -> str:
+    """Return the first lines, whole ones."""
+    if len(text) <= _SAMPLE_CHARACTERS and is_whole:
+        return text
+    sample = text[:_SAMPLE_CHARACTERS]
+    end = max(sample.rfind("\n"), sample.rfind("\r"))
+    return sample[: end + 1] if end >= 0 else text
+
+
+class _Fit(NamedTuple):
+    """How a text looks with a delimiter: its columns, and the share of rows that have as many."""
+
+    columns: list[str]
+    n_rows: int
+    share: float
+    has_quotes: bool
+
+
+_NO_FIT = _Fit([], 0, 0.0, True)
+
+
+def _delimiter(path: Path, text: str, given: Form, known: Collection[str]) -> str:
+    fits = {sign: _fit(text, sign, given.has_quotes) for sign in (*_STRONG, WHITE_SPACE)}
+    fits = {sign: fit for sign, fit in fits.items() if len(fit.columns) > 1}
+    good = {sign: fit for sign, fit in fits.items() if fit.share >= _FITS}
+    if WHITE_SPACE in good and any(
+        len(fit.columns) >= len(good[WHITE_SPACE].columns)
+        for fit in good.values()
+        if fit is not good[WHITE_SPACE]
+    ):
+        del good[WHITE_SPACE]  # it stands in values, too
+    if not good:
+        fits.pop(WHITE_SPACE, None)
+        return "," if "," in fits or not fits else max(fits, key=lambda sign: fits[sign].share)
+    if given.has_header and len(good) > 1:
+        n_known = {sign: len(set(fit.columns).intersection(known)) for sign, fit in good.items()}
+        most = max(n_known.values())
+        good = {sign: fit for sign, fit in good.items() if n_known[sign] == most}
+    if len(good) > 1 and not any(fit.n_rows for fit in good.values()):
+        return next(iter(good))  # names of columns and nothing else
+    if len(good) > 1:
+        raise _ambiguous(path, good)
+    return next(iter(good))
+
+
+def _ambiguous(path: Path, good: dict[str, _Fit]) -> DataError:
+    told = []
+    for sign, fit in good.items():
+        names = ", ".join(repr(name) for name in fit.columns[:_COLUMNS_SHOWN])
+        more = ", …" if len(fit.columns) > _COLUMNS_SHOWN else ""
+        told.append(f"--delimiter {option(sign)} gives the columns {names}{more}")
+    return DataError(
+        f"{path} can be read in {len(good)} ways: {'; '.join(told)}. Say which is meant.",
+        details={"delimiters": list(good)},
+    )
+
+
+def option(delimiter: str) -> str:
+    """Return a delimiter as the command line takes it."""
+    return {"\t": "tab", WHITE_SPACE: WHITE_SPACE}.get(delimiter, f"'{delimiter}'")
+
+
+def _fit(text: str, delimiter: str, has_quotes: bool | None) -> _Fit:
+    """See how a text looks with a delimiter, and whether quotation marks mean something.
+
+    They do, unless more rows are whole where they mean nothing; between commas, semicolons and
+    bars they always do, and between two signs only where more rows are whole then.
+    """
+    if has_quotes is not None:
+        return _fit_as(text, delimiter, has_quotes)
+    quoted = _fit_as(text, delimiter, True)
+    if '"' not in text or (len(delimiter) == 1 and delimiter != "\t"):
+        return quoted
+    plain = _fit_as(text, delimiter, False)
+    if delimiter in ("\t", WHITE_SPACE):
+        return plain if _n_whole(plain) > _n_whole(quoted) else quoted
+    return quoted if _n_whole(quoted) > _n_whole(plain) else plain
+
+
+def _n_whole(fit: _Fit) -> int:
+    return round(fit.share * fit.n_rows) + bool(fit.columns)
+
+
+def _fit_as(text: str, delimiter: str, has_quotes: bool) -> _Fit:
+    header: list[str] = []
+    n_rows = n_whole = 0
+    with contextlib.suppress(csv.Error):
+        for row in translation.rows_of(text, delimiter, has_quotes=has_quotes):
+            if not any(row):
+                continue
+            if not header:
+                header = row
+            else:
+                n_rows += 1
+                n_whole += len(row) == len(header)
+        return _Fit(header, n_rows, n_whole / n_rows if n_rows else 1.0, has_quotes)
+    return _NO_FIT._replace(has_quotes=has_quotes)

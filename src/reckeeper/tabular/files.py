@@ -1,0 +1,75 @@
+"""What sources of files have in common."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from reckeeper.tabular import streams
+from reckeeper.tabular.forms import Form
+from reckeeper.tabular.source import CHUNK_ROWS, Chunk
+
+
+class FileSource:
+    """A file: its names, its form, its size."""
+
+    database_id: str | None = None
+    has_header = False
+
+    def __init__(self, path: Path, form: Form, name: str | None) -> None:
+        self.path = path
+        self.name = name or str(path)
+        self.short_name = name or path.name
+        self.form = form
+        self.bytes_total = path.stat().st_size
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the file's content, unpacked, in hexadecimal."""
+        return streams.fingerprint(self.path, max_ratio=self.form.max_ratio)
+
+
+def one_line(exc: BaseException) -> str:
+    """Return the first line of a message, to stand in a sentence."""
+    return str(exc).splitlines()[0].rstrip(".")
+
+
+def plain(values: pa.Array) -> pa.Array:
+    """Return values as they are, where they are numbered."""
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def regrouped(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Join small chunks and cut large ones, so that they have most of `CHUNK_ROWS`."""
+    held: list[Chunk] = []
+    for chunk in chunks:
+        held.append(chunk)
+        if sum(len(one.lines) + len(one.broken) for one in held) > 0.7 * CHUNK_ROWS:
+            yield from _slices(_joined(held))
+            held = []
+    if held:
+        yield from _slices(_joined(held))
+
+
+def _joined(chunks: list[Chunk]) -> Chunk:
+    return Chunk(
+        {
+            name: pa.concat_arrays([one.columns[name] for one in chunks])
+            for name in chunks[0].columns
+        },
+        np.concatenate([one.lines for one in chunks]),
+        [line for one in chunks for line in one.broken],
+    )
+
+
+def _slices(chunk: Chunk) -> Iterator[Chunk]:
+    """Cut rows into equal parts of at most `CHUNK_ROWS`; the broken ones go with the first."""
+    n_rows = len(chunk.lines)
+    n_parts = max(-(-n_rows // CHUNK_ROWS), 1 if chunk.broken else 0)
+    for number in range(n_parts):
+        start, stop = n_rows * number // n_parts, n_rows * (number + 1) // n_parts
+        yield Chunk(
+            {name: values.slice(start, stop - start) for name, values in chunk.columns.items()},
+            chunk.lines[start:stop],
+            chunk.broken if number == 0 else [],
+        )

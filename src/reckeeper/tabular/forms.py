@@ -1,0 +1,97 @@
+"""What a file is, before anybody asks what is in it: kind, packing, encoding, delimiter."""
+
+import codecs
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reckeeper.errors import DataError
+from reckeeper.tabular.streams import MAX_RATIO
+
+WHITE_SPACE = "space"
+"""As a delimiter: one or more spaces or tabs; those at the ends of a line mean nothing."""
+
+DELIMITERS = {
+    ",": "commas",
+    ";": "semicolons",
+    "\t": "tabs",
+    "|": "vertical bars",
+    "::": "double colons",
+    WHITE_SPACE: "white space",
+    " ": "single spaces",
+}
+"""What usually stands between values, with its name."""
+
+_PACKED = {"gzip": "gzip", "bz2": "bzip2", "xz": "xz", "zstd": "Zstandard", "zip": "ZIP"}
+
+
+class Kind(StrEnum):
+    """What a file is, once it is unpacked."""
+
+    TEXT = "text"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What a file is. None: not given, to be found out by `detect`, which leaves none.
+
+    Attributes
+    ----------
+    kind : Kind or None
+    compression : {"none", "gzip", "bz2", "xz", "zstd", "zip"} or None
+    encoding : str or None
+        Of text, as Python names it; what follows holds for text alone.
+    delimiter : str or None
+        What stands between values; `WHITE_SPACE` for any number of spaces and tabs.
+    has_quotes : bool or None
+        Whether quotation marks hold values together.
+    has_header : bool
+        Whether the first line has the names of the columns; else they are numbers, from 1 on.
+    skip_lines : int or None
+        Lines before the names of the columns, or before the first row, that are no part of the
+        table; `detect` adds a line ``sep=;`` to them.
+    max_ratio : float
+        How many times its packed size a file of more than a gibibyte may be.
+    """
+
+    kind: Kind | None = None
+    compression: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    has_quotes: bool | None = None
+    has_header: bool = True
+    skip_lines: int | None = None
+    max_ratio: float = MAX_RATIO
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None and (
+            not self.delimiter or any(sign in self.delimiter for sign in '"\r\n')
+        ):
+            raise DataError(
+                f"The delimiter {self.delimiter!r} cannot stand between values: give a sign such "
+                f"as ; or ::, or one of the words tab and {WHITE_SPACE}."
+            )
+        if self.skip_lines is not None and self.skip_lines < 0:
+            raise DataError(f"{self.skip_lines} lines cannot be left out: give 0 or more.")
+        if self.encoding is not None:
+            _check_encoding(self.encoding)
+
+    def __str__(self) -> str:
+        words = self.kind.value.upper() if self.kind is Kind.PARQUET else "text"
+        if self.kind is Kind.TEXT:
+            between = DELIMITERS.get(self.delimiter or "", repr(self.delimiter))
+            words += f" in {self.encoding}, {between} between values"
+        if self.compression not in (None, "none"):
+            words += f", unpacked from {_PACKED[self.compression or '']}"
+        return words
+
+
+def _check_encoding(name: str) -> None:
+    try:
+        b"".decode(name)
+        codecs.lookup(name)
+    except LookupError as exc:
+        raise DataError(
+            f"The encoding {name!r} is not known: use a name such as utf-8, utf-16, cp1252 or "
+            "latin-1."
+        ) from exc

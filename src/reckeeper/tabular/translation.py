@@ -1,0 +1,152 @@
+"""Text in any encoding and with any delimiter, as Arrow reads it: UTF-8, one sign of ASCII."""
+
+import codecs
+import csv
+import io
+import itertools
+import re
+from typing import TYPE_CHECKING
+
+from reckeeper.tabular.forms import WHITE_SPACE, Form
+from reckeeper.tabular.streams import Stream
+
+SEPARATOR = "\x1f"
+"""Takes the place of a delimiter that is not one sign of ASCII."""
+
+_PIECE_BYTES = 1024 * 1024
+_LONGEST_ROW = 2 * 1024 * 1024
+_UNREADABLE = "\udcff"
+"""What stands for bytes that are no text: no text in UTF-8 either, so that its row is refused."""
+
+_REFUSING = "reckeeper.refusing"
+_EDGE = r"(?<![^\r\n])[ \t]+|[ \t]+(?=[\r\n]|\Z)"
+_LINE_END = re.compile(r"\r\n|\r|\n")
+if TYPE_CHECKING:
+    import _csv  # where alone the type of what csv.reader returns has a name
+
+_PLAIN = ("utf-8", "ascii")
+
+
+def _refusing(exc: UnicodeError) -> tuple[str, int]:
+    if isinstance(exc, UnicodeDecodeError):
+        return _UNREADABLE, exc.end
+    raise exc
+
+
+codecs.register_error(_REFUSING, _refusing)
+
+
+def is_one_sign(delimiter: str) -> bool:
+    """Say whether Arrow and `csv` can read text with this delimiter as it is."""
+    return len(delimiter) == 1 and delimiter.isascii()
+
+
+def is_plain(form: Form) -> bool:
+    """Say whether Arrow can read text of this form as it is, once it is unpacked."""
+    return form.encoding in _PLAIN and is_one_sign(form.delimiter or "")
+
+
+def text_of(start: bytes, form: Form) -> str:
+    """Return the text that a file begins with; bytes that are none stand for themselves."""
+    if form.encoding in _PLAIN:
+        text = start.decode(form.encoding, "surrogateescape")
+    else:
+        text = codecs.getincrementaldecoder(form.encoding or "")(_REFUSING).decode(start)
+    return text.removeprefix("\ufeff")
+
+
+def rows_of(text: str, delimiter: str, *, has_quotes: bool) -> "_csv.Reader":
+    """Return the rows of a text, each with its values.
+
+    What is returned raises `csv.Error` where a value is too long.
+    """
+    if not is_one_sign(delimiter):
+        text, delimiter = separated(text, delimiter, has_quotes=has_quotes), SEPARATOR
+    lines = io.StringIO(text, newline="")
+    if has_quotes:
+        return csv.reader(lines, delimiter=delimiter)
+    return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+
+
+def separated(text: str, delimiter: str, *, has_quotes: bool) -> str:
+    """Return whole lines with `SEPARATOR` in the place of a delimiter of several signs.
+
+    In quotation marks, where they mean something, the delimiter stays.
+    """
+    text = text.replace(SEPARATOR, _UNREADABLE)
+    if delimiter == WHITE_SPACE:
+        sign, edge, before = r"[ \t]+", _EDGE, r"(?<![^ \t\r\n])"
+    else:
+        sign, edge = re.escape(delimiter), r"(?!)"
+        before = rf"(?:(?<![^\r\n])|(?<={sign}))"
+    if has_quotes and '"' in text:
+        return re.sub(
+            rf'(?P<quoted>{before}"(?:[^"]|"")*")|(?P<edge>{edge})|{sign}',
+            lambda found: found["quoted"] or (SEPARATOR if found["edge"] is None else ""),
+            text,
+        )
+    if delimiter == WHITE_SPACE:
+        return re.sub(sign, SEPARATOR, re.sub(edge, "", text))
+    return text.replace(delimiter, SEPARATOR)
+
+
+class Translated:
+    """Text as `separated` gives it, in UTF-8, from the line behind those to be left out.
+
+    Parameters
+    ----------
+    content : Stream
+    form : Form
+    """
+
+    def __init__(self, content: Stream, form: Form) -> None:
+        self._content = content
+        self._decoder = codecs.getincrementaldecoder(form.encoding or "")(_REFUSING)
+        self._delimiter = form.delimiter or ""
+        self._has_quotes = bool(form.has_quotes)
+        self._skip_lines = form.skip_lines or 0
+        self._held = ""
+        self._is_first = True
+        self._ready = memoryview(b"")
+        self._is_over = False
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most so many bytes; none at the end."""
+        while not self._ready and not self._is_over:
+            self._ready = memoryview(self._next().encode("utf-8", "surrogatepass"))
+        piece, self._ready = self._ready[:size], self._ready[size:]
+        return bytes(piece)
+
+    def _next(self) -> str:
+        piece = self._content.read(_PIECE_BYTES)
+        self._is_over = not piece
+        text = self._held + self._decoder.decode(piece, final=self._is_over)
+        if self._is_first:
+            text = text.removeprefix("\ufeff")
+            self._is_first = not text
+        end = len(text) if self._is_over else _end_of_lines(text)
+        lines, self._held = text[:end], text[end:]
+        if self._skip_lines:
+            lines, self._skip_lines = without_lines(lines, self._skip_lines)
+        if is_one_sign(self._delimiter):
+            return lines
+        is_within = self._has_quotes and lines.count('"') % 2
+        if is_within and not self._is_over and len(lines) < _LONGEST_ROW:
+            self._held = lines + self._held
+            return ""
+        return separated(lines, self._delimiter, has_quotes=self._has_quotes)
+
+
+def _end_of_lines(text: str) -> int:
+    """Return where the last whole line ends, if it is not too long to wait for."""
+    # A carriage return at the very end may be half of a line end.
+    end = 1 + max(text.rfind("\n"), text.rfind("\r", 0, -1))
+    return len(text) if not end and len(text) > _LONGEST_ROW else end
+
+
+def without_lines(text: str, n_lines: int) -> tuple[str, int]:
+    """Return a text from the line behind so many, and how many more it would have to have."""
+    end = 0
+    for found in itertools.islice(_LINE_END.finditer(text), n_lines):
+        end, n_lines = found.end(), n_lines - 1
+    return ("", n_lines) if n_lines else (text[end:], 0)
