@@ -169,7 +169,7 @@ def test_only_an_import_makes_a_database(made, arguments):
 
 def test_it_fails_in_words(made, write):
     assert "No such file" in fails(made, "import", "nope.csv")
-    told = fails(made, "import", write("a.csv", "user,item\nu,i\n"))
+    told = fails(made, "import", write("a.csv", "who,what\nu,i\n"))
     assert "no column 'user_id'" in told
     assert "--user-column" in told
     assert "Importing" not in told
@@ -202,7 +202,7 @@ def test_an_import_that_brought_nothing_is_undone_without_a_retrain(made, write)
 
 
 def test_only_an_import_that_brings_something_replaces_the_demo(made, write, database):
-    fails(made, "import", write("wrong.csv", "user,item\nu,i\n"))
+    fails(made, "import", write("wrong.csv", "who,what\nu,i\n"))
     fails(made, "import", write("bad.csv", "user_id,item_id\n,i\n"))
     assert demo.info(database).is_loaded
     done = made.run("import", write("a.csv", "user_id,item_id\nu,i\n"))

@@ -49,6 +49,13 @@ _Catalogue = Annotated[
         "With a preset, the one beside FILE."
     ),
 ]
+_UserColumn = Annotated[
+    str | None,
+    typer.Option(help="Default: user_id, or another name that people use, such as customer."),
+]
+_ItemColumn = Annotated[
+    str | None, typer.Option(help="Default: item_id, or another name that people use, such as sku.")
+]
 _CatalogueItemColumn = Annotated[
     str | None, typer.Option(help="Column of ids in the catalogue. Default: as --item-column.")
 ]
@@ -63,7 +70,8 @@ _CategoryColumn = Annotated[
     ),
 ]
 _TypeColumn = Annotated[
-    str | None, typer.Option(help="Default: interaction_type, where there is one.")
+    str | None,
+    typer.Option(help="Default: interaction_type, or such as event, where there is one."),
 ]
 _InteractionType = Annotated[
     str | None, typer.Option(help="Type of all rows without such a column. Default: click.")
@@ -72,7 +80,8 @@ _WeightColumn = Annotated[
     str | None, typer.Option(help="Default: weight, where there is one; else 1.")
 ]
 _TimeColumn = Annotated[
-    str | None, typer.Option(help="Default: occurred_at, where there is one; else now.")
+    str | None,
+    typer.Option(help="Default: occurred_at, or such as timestamp, where there is one; else now."),
 ]
 _TimeUnit = Annotated[
     str | None,
@@ -167,8 +176,8 @@ def import_command(
     query: _Query = None,
     preset: _Preset = None,
     catalogue: _Catalogue = None,
-    user_column: Annotated[str | None, typer.Option(help="Default: user_id.")] = None,
-    item_column: Annotated[str | None, typer.Option(help="Default: item_id.")] = None,
+    user_column: _UserColumn = None,
+    item_column: _ItemColumn = None,
     catalogue_item_column: _CatalogueItemColumn = None,
     title_column: _TitleColumn = None,
     category_column: _CategoryColumn = None,

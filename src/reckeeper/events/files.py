@@ -119,7 +119,7 @@ def import_file(
         )
         with database.read() as connection:
             types = policies.current(connection, settings).policy.weights
-        columns = find_columns(source, format, types=types)
+        columns = find_columns(source, format, types=types).columns
         catalogue_format = catalogue_format or CatalogueFormat()
         items_source = None
         if catalogue is not None:

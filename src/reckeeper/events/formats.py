@@ -1,10 +1,12 @@
 """What the columns of a table mean: of interactions, and of a catalogue."""
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reckeeper.errors import Action, DataError
+from reckeeper.events.columns import OPTIONS, REQUIRED, Choice, Found, find, looks_like_a_row
 from reckeeper.interactions import WITHOUT_WEIGHT
 from reckeeper.tabular import MAX_RATIO, Form, Source
 
@@ -16,12 +18,14 @@ NULL_WORDS = ("NULL", "null", "None", "nan", "NaN", "\\N", "<NA>")
 class FileFormat:
     """What the columns of a table of interactions mean, in a file or of a query.
 
-    A column whose name is None is looked for under its usual name, and the
-    default applies where there is none; a column that is named must be there.
+    A column whose name is None is looked for under its usual name, then under those
+    that people use (`columns.find`), and the default applies where there is none; empty
+    text says that there is none. A column that is named must be there.
 
     Attributes
     ----------
-    user_column, item_column : str
+    user_column, item_column : str or None
+        Usually ``user_id`` and ``item_id``.
     type_column : str or None
         Usually ``interaction_type``; default `interaction_type`.
     interaction_type : str
@@ -55,8 +59,8 @@ class FileFormat:
         Whether CSV begins with the names of its columns, which are numbers else: 1 is the first.
     """
 
-    user_column: str = "user_id"
-    item_column: str = "item_id"
+    user_column: str | None = None
+    item_column: str | None = None
     type_column: str | None = None
     interaction_type: str = "click"
     weight_column: str | None = None
@@ -187,43 +191,58 @@ MOVIELENS = Preset(
 """MovieLens: ``ratings.csv`` with ``movies.csv``; a rating below 4 is seen without taste."""
 
 
-def find_columns(
-    source: Source, format: FileFormat, *, types: Mapping[str, float]
-) -> dict[str, str]:
-    """Return the source's column for each part of an interaction: user, item and what else."""
-    columns = {"user_id": format.user_column, "item_id": format.item_column}
-    optional = {
+def look(source: Source, format: FileFormat) -> Found:
+    """Return what a source's columns are, as far as it can be told."""
+    given = {
+        "user_id": format.user_column or None,
+        "item_id": format.item_column or None,
         "interaction_type": format.type_column,
         "weight": format.weight_column,
         "occurred_at": format.time_column,
         "event_id": format.event_id_column,
+        "rating": format.rating_column or None,
     }
-    for part, name in optional.items():
-        if name is not None:
-            columns[part] = name
-        elif part in source.columns:
-            columns[part] = part
-    if format.min_rating is not None:
-        columns["rating"] = format.rating_column or "rating"
-    _see_that_there_are({_OPTIONS.get(part, ""): name for part, name in columns.items()}, source)
+    return find(source.columns, given, has_least_rating=format.min_rating is not None)
+
+
+def find_columns(source: Source, format: FileFormat, *, types: Mapping[str, float]) -> Found:
+    """Return the source's column for each part of an interaction: user, item and what else.
+
+    Raises
+    ------
+    DataError
+        A column is missing, is there twice, or it has to be said which it is.
+    """
+    found = look(source, format)
+    missing = {choice.option: choice.part for choice in found.choices if choice.is_missing}
+    _see_that_there_are(missing, source)
+    see_that_there_are(found, source)
+    if found.choices:
+        raise DataError(f"{source.name}: {'; '.join(map(_to_be_said, found.choices))}.")
     accepted = accepted_types(types)
-    if "interaction_type" not in columns and format.interaction_type not in accepted:
+    if "interaction_type" not in found.columns and format.interaction_type not in accepted:
         raise DataError(
             f"The interaction type {format.interaction_type!r} {no_weight(accepted)}.",
             action=Action("weigh_type"),
         )
-    return columns
+    return found
 
 
-_OPTIONS = {
-    "user_id": "--user-column",
-    "item_id": "--item-column",
-    "interaction_type": "--type-column",
-    "weight": "--weight-column",
-    "occurred_at": "--time-column",
-    "event_id": "--event-id-column",
-    "rating": "--rating-column",
-}
+def see_that_there_are(found: Found, source: Source) -> None:
+    """See that there is one column of each name that was said or found.
+
+    Raises
+    ------
+    DataError
+        There is none, or there are two.
+    """
+    _see_that_there_are({OPTIONS[part]: name for part, name in found.columns.items()}, source)
+
+
+def _to_be_said(choice: Choice) -> str:
+    given = " or ".join(f"{choice.option} {shlex.quote(name)}" for name in choice.columns)
+    none = "" if choice.part in REQUIRED else f" ({choice.option} '' for none)"
+    return f"{choice.sentence}. Say which: {given}{none}"
 
 
 def _see_that_there_are(names: Mapping[str, str], source: Source) -> None:
@@ -234,6 +253,8 @@ def _see_that_there_are(names: Mapping[str, str], source: Source) -> None:
             which = f"say which of them it is, with {option}" if option else "it is needed"
             if source.has_header:
                 which += ". Line 1 was taken for their names: --no-header reads it as a row"
+                if looks_like_a_row(source.columns):
+                    which += ", which it looks like"
             raise DataError(
                 f"{source.name} has no column {name!r}. Its columns are {there}: {which}."
             )

@@ -68,7 +68,7 @@ class Refusals:
         values = self._chunk.columns[column]
         for row in np.flatnonzero(bad & self.is_good).tolist():
             self._reasons[row] = RefusedLine(
-                self._file, int(self._chunk.lines[row]), column, _shown(values[row]), reason
+                self._file, int(self._chunk.lines[row]), column, shown(values[row]), reason
             )
         self.is_good &= ~bad
 
@@ -78,7 +78,8 @@ class Refusals:
         return sorted(found, key=lambda line: line.line)
 
 
-def _shown(value: pa.Scalar) -> str:
+def shown(value: pa.Scalar) -> str:
+    """Return a value as people see it."""
     # Python's own times cannot hold all that Arrow's can.
     plain = (value.cast(pa.string()) if pa.types.is_temporal(value.type) else value).as_py()
     if isinstance(plain, bytes):
@@ -123,6 +124,26 @@ class RowCheck:
 
     def check(self, chunk: Chunk, *, arrived_at: int) -> Checked:
         """Sort the rows of a chunk, which arrived at a moment in microseconds since 1970."""
+        judged = self.judge(chunk, arrived_at=arrived_at)
+        chosen = np.flatnonzero(judged.refusals.is_good)
+        # In the order of the index on user_id: fewer of its pages are touched.
+        chosen = chosen[pc.sort_indices(judged.users.take(pa.array(chosen))).to_numpy()]
+        values = judged.values(chosen)
+        if judged.event_ids is not None:
+            names: Iterable[str] = judged.event_ids.take(pa.array(chosen)).to_pylist()
+        elif self._source.database_id is not None and "occurred_at" in self._columns:
+            given = judged.times.astype(object)[chosen]
+            given[judged.is_timeless[chosen]] = None
+            database_id = itertools.repeat(self._source.database_id)
+            names = map(_name_of_values, database_id, *values[:-1], given)
+        else:
+            names = self._names_of_lines(chunk, chosen)
+        interactions = list(zip(names, *values, strict=True))
+        n_without_taste = int(np.count_nonzero(judged.weights[chosen] == 0))
+        return Checked(interactions, n_without_taste, judged.refusals.refused())
+
+    def judge(self, chunk: Chunk, *, arrived_at: int) -> "Judged":
+        """Return what the rows of a chunk say, as they stand, and which of them are refused."""
         refusals = Refusals(chunk, file=self._source.short_name)
         chunk = chunk._replace(
             columns={
@@ -151,31 +172,9 @@ class RowCheck:
         if self._format.min_rating is not None:
             is_low = _ratings(chunk, columns["rating"], refusals) < self._format.min_rating
             weights[is_low] = 0.0
-        chosen = np.flatnonzero(refusals.is_good)
-        # In the order of the index on user_id: fewer of its pages are touched.
-        chosen = chosen[pc.sort_indices(users.take(pa.array(chosen))).to_numpy()]
-        taken = pa.array(chosen)
-        values: list[list[Any]] = [
-            users.take(taken).to_pylist(),
-            items.take(taken).to_pylist(),
-            [self._format.interaction_type] * len(chosen)
-            if kinds is None
-            else kinds.take(taken).to_pylist(),
-            weights[chosen].tolist(),
-            times[chosen].tolist(),
-        ]
-        if event_ids is not None:
-            names: Iterable[str] = event_ids.take(taken).to_pylist()
-        elif self._source.database_id is not None and "occurred_at" in columns:
-            given = times.astype(object)[chosen]
-            given[is_timeless[chosen]] = None
-            database_id = itertools.repeat(self._source.database_id)
-            names = map(_name_of_values, database_id, *values[:-1], given)
-        else:
-            names = self._names_of_lines(chunk, chosen)
-        interactions = list(zip(names, *values, strict=True))
-        n_without_taste = int(np.count_nonzero(weights[chosen] == 0))
-        return Checked(interactions, n_without_taste, refusals.refused())
+        if kinds is None:
+            kinds = pa.repeat(self._format.interaction_type, n_rows)
+        return Judged(users, items, kinds, weights, times, is_timeless, event_ids, refusals)
 
     def _kinds(self, chunk: Chunk, refusals: "Refusals") -> pa.Array | None:
         if "interaction_type" not in self._columns:
@@ -192,6 +191,28 @@ class RowCheck:
         prefix = f"import-{self.fingerprint[:16]}-"
         names: list[str] = pc.binary_join_element_wise(prefix, lines, "").to_pylist()
         return names
+
+
+class Judged(NamedTuple):
+    """What the rows of a chunk say, one after the other; of refused ones too."""
+
+    users: pa.Array
+    items: pa.Array
+    kinds: pa.Array
+    weights: np.ndarray
+    times: np.ndarray
+    is_timeless: np.ndarray
+    event_ids: pa.Array | None
+    refusals: Refusals
+
+    def values(self, chosen: np.ndarray) -> list[list[Any]]:
+        """Return user, item, type, weight and time of some rows, each as a list."""
+        taken = pa.array(chosen)
+        return [
+            *(values.take(taken).to_pylist() for values in (self.users, self.items, self.kinds)),
+            self.weights[chosen].tolist(),
+            self.times[chosen].tolist(),
+        ]
 
 
 def _name_of_values(*values: Any) -> str:

@@ -154,6 +154,7 @@ class TextSource(FileSource):
                 raw.seek(self._offset)
                 self._done = raw.tell
                 yield raw
+                self._done = lambda: self.bytes_total  # whoever asks next finds it closed
         else:
             with streams.unpacked(
                 self.path, self.form.compression or "", max_ratio=self.form.max_ratio
@@ -166,7 +167,7 @@ class TextSource(FileSource):
                     stream = translation.Translated(content, self.form)
                 with pa.PythonFile(streams.Readable(stream), "r") as file:
                     yield file
-        self._done = lambda: self.bytes_total
+                self._done = lambda: self.bytes_total
 
     def _reader(self, stream: pa.NativeFile, names: list[str]) -> Iterator[pa.RecordBatch]:
         reader: Iterator[pa.RecordBatch] = pa.csv.open_csv(

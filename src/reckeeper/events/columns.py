@@ -1,0 +1,224 @@
+"""Which column is which part of an interaction: as was said, or by its name."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+OPTIONS = {
+    "user_id": "--user-column",
+    "item_id": "--item-column",
+    "interaction_type": "--type-column",
+    "weight": "--weight-column",
+    "occurred_at": "--time-column",
+    "event_id": "--event-id-column",
+    "rating": "--rating-column",
+}
+"""Each part, and the option of the command line that names its column."""
+
+REQUIRED = ("user_id", "item_id")
+
+# From the surest to the vaguest; without regard to case, spaces, _, - and dots.
+_NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "user_id": (
+        ("userid",),
+        (
+            *("uid", "customerid", "customernumber", "customerno", "custid", "clientid"),
+            *("visitorid", "reviewerid", "memberid", "accountid", "userkey", "useruuid", "msno"),
+            *("kundenid", "kundennr", "kundennummer", "benutzerid", "personid", "buyerid"),
+            *("profileid", "shopperid", "subscriberid", "userpseudoid"),
+        ),
+        (
+            *("user", "username", "customer", "client", "visitor", "reviewer", "member", "account"),
+            *("kunde", "benutzer", "buyer", "person"),
+        ),
+        ("sessionid", "session", "cookieid", "deviceid", "anonymousid"),
+    ),
+    "item_id": (
+        ("itemid",),
+        (
+            *("iid", "movieid", "productid", "sku", "asin", "isbn", "businessid", "articleid"),
+            *("trackid", "songid", "artistid", "stockcode", "bookid", "gameid", "animeid", "appid"),
+            *("videoid", "newsid", "contentid", "recipeid", "venueid", "locationid", "poiid"),
+            *(
+                "adid",
+                "goodid",
+                "goodsid",
+                "materialid",
+                "articlenumber",
+                "productcode",
+                "itemcode",
+            ),
+            *("artikelid", "artikelnr", "artikelnummer", "produktid", "ean", "gtin", "hotelid"),
+            *("courseid", "jobid", "postid", "storyid", "placeid", "showid", "filmid", "offerid"),
+        ),
+        (
+            *("item", "product", "article", "movie", "track", "song", "artist", "book", "game"),
+            *("video", "artikel", "produkt", "film", "content"),
+        ),
+    ),
+    "interaction_type": (
+        ("interactiontype",),
+        (
+            *("eventtype", "eventname", "actiontype", "feedbacktype", "behaviortype"),
+            *("behaviourtype", "interaction", "activitytype"),
+        ),
+        ("event", "action", "behavior", "behaviour", "activity"),
+        ("type",),
+    ),
+    "weight": (("weight",),),
+    "occurred_at": (
+        ("occurredat",),
+        (
+            *("timestamp", "eventtime", "eventtimestamp", "createdat", "datetime", "ts"),
+            *("unixtime", "unixreviewtime", "unixtimestamp", "eventdate", "invoicedate"),
+            *("orderdate", "purchasedate", "purchasedat", "orderedat", "boughtat", "viewedat"),
+            *("clickedat", "ratedat", "reviewdate", "reviewedat", "eventat", "happenedat"),
+            *("utctime", "timems", "timestampms", "epoch", "zeitstempel", "createdtime"),
+            *("creationdate", "creationtime", "datecreated", "createdate", "visitedat"),
+        ),
+        ("date", "time", "datum", "zeit", "day"),
+    ),
+    "event_id": (("eventid",),),
+    "rating": (
+        ("rating",),
+        ("ratings", "stars", "starrating", "score", "overall", "userrating", "reviewscore"),
+        ("bewertung", "sterne"),
+    ),
+}
+
+_BETWEEN = re.compile(r"[\s_.\-]+")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an interaction, its column, and why: it was ``given``, ``named`` so, or guessed."""
+
+    part: str
+    column: str
+    rule: str
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether the name is one that people use, and not the part's own."""
+        return self.rule == "guessed"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A part whose column has to be said: which it could be, and the option that says it."""
+
+    part: str
+    columns: list[str]
+    option: str
+    is_missing: bool
+
+    @property
+    def sentence(self) -> str:
+        """What is to be decided."""
+        words = WORDS[self.part]
+        names = ", ".join(repr(name) for name in self.columns)
+        if self.is_missing:
+            return f"no column is known to be the {words}; there are {names}"
+        return f"the {words} could be each of {names}"
+
+
+WORDS = {
+    "user_id": "user",
+    "item_id": "item",
+    "interaction_type": "type",
+    "weight": "weight",
+    "occurred_at": "time",
+    "event_id": "event id",
+    "rating": "rating",
+}
+"""Each part as people call it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the columns of a table were found to be.
+
+    Attributes
+    ----------
+    parts : list of Part
+    choices : list of Choice
+        What has to be said first.
+    notes : list of str
+        What should be known of the columns that are left out.
+    """
+
+    parts: list[Part]
+    choices: list[Choice]
+    notes: list[str]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The column of each part."""
+        return {part.part: part.column for part in self.parts}
+
+    @property
+    def guesses(self) -> list[Part]:
+        """The parts that were told from a name that people use."""
+        return [part for part in self.parts if part.is_guess]
+
+
+def find(
+    columns: Sequence[str], given: Mapping[str, str | None], *, has_least_rating: bool
+) -> Found:
+    """Find the column of each part of an interaction.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        The table's.
+    given : mapping of str to str or None
+        What was said of each part; empty: it has no column.
+    has_least_rating : bool
+        Whether ratings are asked for.
+    """
+    parts = [Part(part, column, "given") for part, column in given.items() if column]
+    choices: list[Choice] = []
+    notes: list[str] = []
+    for part in OPTIONS:
+        if given.get(part) is not None:
+            continue
+        taken = {one.column for one in parts}
+        likely = _likely(columns, part, taken=taken)
+        if part == "rating" and not has_least_rating:
+            if likely:
+                notes.append(
+                    f"The column {likely[0]!r} is not used: with --min-rating it says which rows "
+                    "are of taste, and which were only seen."
+                )
+        elif part in columns and part not in taken:
+            parts.append(Part(part, part, "named"))
+        elif len(likely) == 1:
+            parts.append(Part(part, likely[0], "guessed"))
+        elif likely:
+            choices.append(Choice(part, likely, OPTIONS[part], is_missing=False))
+        elif part in REQUIRED or part == "rating":
+            choices.append(Choice(part, list(columns), OPTIONS[part], is_missing=True))
+    return Found(parts, choices, notes)
+
+
+def _likely(columns: Sequence[str], part: str, *, taken: Collection[str]) -> list[str]:
+    """Return the columns that could be a part, all as likely as each other."""
+    plain = {name: _BETWEEN.sub("", name.casefold()) for name in columns}
+    others = {other for other in OPTIONS if other != part and other in columns}
+    for names in _NAMES[part]:
+        likely = [
+            name
+            for name in dict.fromkeys(columns)
+            if plain[name] in names and name not in taken and name not in others
+        ]
+        if likely:
+            return likely
+    return []
+
+
+def looks_like_a_row(names: Sequence[str]) -> bool:
+    """Say whether what was taken for names of columns looks like values: most hold a number."""
+    n_numbers = sum(
+        bool(re.fullmatch(r"\s*[+-]?[\d.,:/ TZ-]*\d[\d.,:/ TZ-]*", name)) for name in names
+    )
+    return n_numbers * 2 >= len(names)

@@ -1,0 +1,139 @@
+"""What a file of interactions was found to be, and its first rows: before it is imported."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from reckeeper import clock
+from reckeeper.errors import DataError
+from reckeeper.events.columns import Choice, Part
+from reckeeper.events.formats import FileFormat, look, see_that_there_are
+from reckeeper.events.rows import RowCheck, shown
+from reckeeper.tabular import Chunk, Form, RefusedLine, Source, detect, open_source
+
+
+@dataclass(frozen=True)
+class PreviewRow:
+    """A row as it would be stored; `occurred_at` in microseconds UTC, None: when it is imported."""
+
+    line: int
+    user_id: str
+    item_id: str
+    interaction_type: str
+    weight: float
+    occurred_at: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What a file was found to be.
+
+    Attributes
+    ----------
+    form : Form
+        What it is, with nothing left to be found out.
+    columns : list of str
+        The names of all columns.
+    parts : list of Part
+        Which column is which part of an interaction, and by which rule.
+    choices : list of Choice
+        What has to be said before it can be imported: parts that several columns
+        could be, and those that none is known to be.
+    notes : list of str
+        What should be known of how it is read.
+    rows : list of PreviewRow
+        The first rows; none where something has to be said first.
+    cells : list of list of str
+        The first rows as they stand in the file, a value for each column.
+    refused : list of RefusedLine
+        What of the first rows would be refused.
+    """
+
+    form: Form
+    columns: list[str]
+    parts: list[Part]
+    choices: list[Choice]
+    notes: list[str]
+    rows: list[PreviewRow]
+    cells: list[list[str]]
+    refused: list[RefusedLine]
+
+
+def preview(
+    path: Path, format: FileFormat | None = None, *, types: Mapping[str, float], n: int = 20
+) -> Preview:
+    """Look at a file's first rows as an import would.
+
+    Parameters
+    ----------
+    path : Path
+    format : FileFormat, optional
+        What is known of it already.
+    types : mapping of str to float
+        The accepted interaction types.
+    n : int
+        So many rows are looked at.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or a column that the format names is not there.
+    """
+    format = format or FileFormat()
+    form = detect(path, format.form)
+    with open_source(path, form) as source:
+        found = look(source, format)
+        see_that_there_are(found, source)
+        first = next(source.chunks(list(dict.fromkeys(source.columns))), None)
+        if first is None:
+            raise DataError(f"{source.name} has column names but no rows.")
+        head = _head(first, n)
+        rows: list[PreviewRow] = []
+        refused = head.broken
+        if not found.choices:
+            rows, refused = _judged(head, source, found.columns, format=format, types=types)
+    cells = [
+        [shown(head.columns[name][row]) for name in source.columns]
+        for row in range(len(head.lines))
+    ]
+    return Preview(
+        form=form,
+        columns=source.columns,
+        parts=found.parts,
+        choices=found.choices,
+        notes=found.notes,
+        rows=rows,
+        cells=cells,
+        refused=refused,
+    )
+
+
+def _judged(
+    head: Chunk,
+    source: Source,
+    columns: Mapping[str, str],
+    *,
+    format: FileFormat,
+    types: Mapping[str, float],
+) -> tuple[list[PreviewRow], list[RefusedLine]]:
+    check = RowCheck(source, columns=columns, format=format, types=types, fingerprint="")
+    judged = check.judge(head, arrived_at=clock.now())
+    chosen = np.flatnonzero(judged.refusals.is_good)
+    values = zip(head.lines[chosen].tolist(), *judged.values(chosen), strict=True)
+    rows = [PreviewRow(*row) for row in values]
+    if format.default_time is None:
+        rows = [
+            dataclasses.replace(row, occurred_at=None) if is_timeless else row
+            for row, is_timeless in zip(rows, judged.is_timeless[chosen], strict=True)
+        ]
+    return rows, judged.refusals.refused()
+
+
+def _head(chunk: Chunk, n: int) -> Chunk:
+    columns = {name: values.slice(0, n) for name, values in chunk.columns.items()}
+    last = chunk.lines[:n].max(initial=0)
+    broken = [line for line in chunk.broken if line.line <= last][:n]
+    return Chunk(columns, chunk.lines[:n], broken)
