@@ -50,7 +50,10 @@ class TextSource(FileSource):
     @property
     def bytes_done(self) -> int:
         """How much has been read, of `bytes_total`."""
-        return self._done()
+        try:
+            return self._done()
+        except pa.ArrowInvalid:  # closed by Arrow, which has read it to its end
+            return self.bytes_total
 
     def _header(self) -> tuple[list[str], int]:
         start = streams.start_of(self.path, self.form.compression or "")
@@ -154,7 +157,6 @@ class TextSource(FileSource):
                 raw.seek(self._offset)
                 self._done = raw.tell
                 yield raw
-                self._done = lambda: self.bytes_total  # whoever asks next finds it closed
         else:
             with streams.unpacked(
                 self.path, self.form.compression or "", max_ratio=self.form.max_ratio
@@ -167,7 +169,7 @@ class TextSource(FileSource):
                     stream = translation.Translated(content, self.form)
                 with pa.PythonFile(streams.Readable(stream), "r") as file:
                     yield file
-                self._done = lambda: self.bytes_total
+        self._done = lambda: self.bytes_total
 
     def _reader(self, stream: pa.NativeFile, names: list[str]) -> Iterator[pa.RecordBatch]:
         reader: Iterator[pa.RecordBatch] = pa.csv.open_csv(
