@@ -283,6 +283,14 @@ class Settings(BaseSettings):
         "A server from which this one fetches the versions that its own model folder lacks.",
         shown="none: the folder is shared",
     )  # fmt: skip
+    max_upload_bytes: Annotated[int, Field(ge=0)] = _setting(
+        "RECKEEPER_MAX_UPLOAD_BYTES", 50_000_000_000,
+        "Bytes of a file that is sent to the server to be imported; `0` takes any.",
+    )  # fmt: skip
+    page_max_upload_bytes: _Count = _setting(
+        "RECKEEPER_PAGE_MAX_UPLOAD_BYTES", 200_000_000,
+        "Bytes of a file that the page takes, which holds it in memory.",
+    )  # fmt: skip
     cors_origins: _Origins = _setting(
         "RECKEEPER_CORS_ORIGINS", "",
         "Origins whose pages may call the API from a browser, as "

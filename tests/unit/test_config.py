@@ -212,6 +212,8 @@ OTHER_VALUES = {
     "RECKEEPER_UI_PORT": "18501",
     "RECKEEPER_SERVER_URL": "http://example.org:1",
     "RECKEEPER_WORKER_URL": "http://example.org:2",
+    "RECKEEPER_MAX_UPLOAD_BYTES": "0",
+    "RECKEEPER_PAGE_MAX_UPLOAD_BYTES": "1000",
     "RECKEEPER_CORS_ORIGINS": "https://shop.example.org,http://localhost:3000",
     "RECKEEPER_MODEL_SOURCE_URL": "http://models.example.org:8000",
     "DATABASE_URL": "sqlite:////tmp/x.db",

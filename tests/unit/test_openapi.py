@@ -16,7 +16,7 @@ OPERATIONS = {
     for operation in path.values()
 }
 OTHERWISE = {"follow_job": "text/event-stream", "get_metrics": "text/plain"}
-OTHERWISE |= {"download_model": "application/zip"}
+OTHERWISE |= {"download_model": "application/zip", "get_refused": "text/csv"}
 
 
 def contents():
@@ -51,6 +51,7 @@ def test_names_of_operations_are_stable():
         *("patch_item", "delete_item", "merge_users", "get_recommendations"),
         *("recommend_from_history", "recommend_to_users"),
         *("find_similar_items", "find_similar_to_several"),
+        *("create_import", "list_imports", "get_import", "undo_import", "get_refused"),
         *("get_demo", "delete_demo", "get_liveness", "get_readiness", "get_metrics"),
     ]
 

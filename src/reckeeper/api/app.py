@@ -19,6 +19,7 @@ from reckeeper.api import (
     audit_trail,
     demo,
     handlers,
+    imports,
     interactions,
     items,
     jobs,
@@ -41,7 +42,8 @@ from reckeeper.wire.headers import INSTALLATION_HEADER
 
 _PARTS = (
     *(versions, jobs, policy, audit_trail),
-    *(interactions, watchlist, items, people, recommendations, similar_items, demo),
+    *(interactions, watchlist, items, people, recommendations, similar_items),
+    *(imports, demo),
 )
 
 REFUSED, NOT_STARTED = 2, 3

@@ -17,7 +17,7 @@ _LARGEST_BODY = 4 * 1024 * 1024
 
 _TOO_LARGE = (
     f"The body is larger than {_LARGEST_BODY // 1024**2} MiB, which only the routes for "
-    "interactions and bundles accept. /docs shows what the route takes."
+    "interactions, imports and bundles accept. /docs shows what the route takes."
 )
 _LONGEST_URL = 2**16 - 1
 """Bytes that the parser of URLs reads."""
@@ -26,7 +26,7 @@ _TOO_LONG = (
     f"The URL is longer than {_LONGEST_URL} bytes. Name fewer ids, or send them in a body: "
     "/docs shows the routes that take one."
 )
-_READ_IN_PARTS = ("/user_interactions", "/models/import")
+_READ_IN_PARTS = ("/user_interactions", "/models/import", "/imports", "/imports/preview")
 
 
 class Http(HttpToolsProtocol):

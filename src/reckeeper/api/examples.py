@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from reckeeper import wire
-from reckeeper.api import catalogue_examples, list_examples
+from reckeeper.api import catalogue_examples, import_examples, list_examples
 
 _BY_USER = [
     f"{name}@10"
@@ -497,6 +497,7 @@ ANSWERS: Mapping[str, Mapping[int, object]] = {
         }
     },
     **catalogue_examples.ANSWERS,
+    **import_examples.ANSWERS,
     **list_examples.ANSWERS,
     "merge_users": {200: {"status": "ok", "user_id": "u1", "interactions": 12}},
     "get_demo": {

@@ -1,5 +1,7 @@
 """The description of the API as OpenAPI, for people, generators and tests."""
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
@@ -29,7 +31,13 @@ def reference(name: str) -> dict[str, str]:
 
 def body(schema: wire.JsonObject, media_type: str = "application/json") -> wire.JsonObject:
     """Describe the body of a request that FastAPI does not parse, as ``openapi_extra``."""
-    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+    return bodies({media_type: schema})
+
+
+def bodies(schemas: Mapping[str, wire.JsonObject]) -> wire.JsonObject:
+    """Describe a body that may be of several media types, as `body` does."""
+    content = {media_type: {"schema": schema} for media_type, schema in schemas.items()}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def operation_id(route: APIRoute) -> str:
@@ -51,7 +59,8 @@ def describe(app: FastAPI) -> wire.JsonObject:
         for path in document["paths"].values():
             for operation in path.values():
                 operation["responses"] = dict(sorted(operation["responses"].items()))
-                operation["responses"]["200"]["description"] = "Done"
+                if "200" in operation["responses"]:
+                    operation["responses"]["200"]["description"] = "Done"
                 _leave_out_null(operation.get("requestBody", {}))
                 _add_examples(operation)
         app.openapi_schema = document

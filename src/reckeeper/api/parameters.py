@@ -47,6 +47,7 @@ ItemId = Annotated[
     str, Path(description="Percent-encode slashes, spaces and emoji.", examples=["i9"])
 ]
 JobId = Annotated[int, Path(ge=1, le=_MOST, description="Number of the job.", examples=[2])]
+ImportId = Annotated[int, Path(ge=1, le=_MOST, description="Number of the import.", examples=[3])]
 Version = Annotated[int, Path(ge=1, le=_MOST, description="Number of the version.", examples=[1])]
 Wait = Annotated[
     bool, Query(description="false: answer 202 with the job at once", examples=[False])
@@ -111,9 +112,11 @@ class _Declared:
         query, repeated, whole_numbers = [], set(), set()
         for each in get_flat_params(route.dependant):
             kinds = {each.field_info.annotation, *get_args(each.field_info.annotation)}
-            if int in kinds and isinstance(each.field_info, params.Query | params.Path):
+            if isinstance(each.field_info, params.Header | params.Cookie):
+                continue
+            if int in kinds:
                 whole_numbers.add(each.alias)
-            if isinstance(each.field_info, params.Query):
+            if not isinstance(each.field_info, params.Path):  # those of a model are no Query
                 query.append(each.alias)
                 if any(get_origin(kind) is list for kind in kinds):
                     repeated.add(each.alias)

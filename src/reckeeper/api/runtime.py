@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Self
 from fastapi import Depends, Request
 
 from reckeeper import events, storage, telemetry
-from reckeeper.api import bodies
+from reckeeper.api import bodies, uploads
+from reckeeper.api.importing import Imports
 from reckeeper.api.job_feed import JobFeed
 from reckeeper.api.siblings import Siblings
 from reckeeper.catalogue import Catalogue
@@ -52,6 +53,7 @@ class Runtime:
     feed: JobFeed
     comparisons: asyncio.Semaphore
     transfers: asyncio.Semaphore
+    imports: Imports
     siblings: Siblings | None
 
     @classmethod
@@ -108,6 +110,7 @@ class Runtime:
             feed=JobFeed(database, every_seconds=settings.poll_seconds),
             comparisons=asyncio.Semaphore(at_once),
             transfers=asyncio.Semaphore(at_once),
+            imports=Imports(database, settings, versions),
             siblings=siblings,
         )
 
@@ -117,6 +120,7 @@ class Runtime:
         self.registry.recovery.rebuild()
         self.registry.switch.repair_link()
         bodies.remove_leftovers(self.settings.model_dir)
+        uploads.remove_leftovers(self.settings.data_dir / "imports")
         self.policy.start()
         self.catalogue.start()
         self.popular.start()
@@ -127,6 +131,7 @@ class Runtime:
         async with self.feed.running():
             with self._telling():
                 yield
+        self.imports.close()
         self.serving.stop()
         self.newer.stop()
         self.popular.stop()

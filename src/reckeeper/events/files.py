@@ -58,6 +58,7 @@ def import_file(
     format: FileFormat,
     settings: Settings,
     actor: str,
+    called: str | None = None,
     catalogue: Path | None = None,
     catalogue_format: CatalogueFormat | None = None,
     refused_report: Path | None = None,
@@ -87,6 +88,8 @@ def import_file(
         The policy while none is stored, and where reports go.
     actor : str
         Name in the audit trail.
+    called : str, optional
+        What the list of imports calls it. Default: the path, or the masked URL with the query.
     catalogue : Path, optional
         A file of items, which are added or replaced.
     catalogue_format : CatalogueFormat, optional
@@ -132,7 +135,7 @@ def import_file(
         run = stack.enter_context(
             begun(
                 database,
-                source=source.name,
+                source=called or source.name,
                 fingerprint=rows.fingerprint,
                 settings=settings,
                 actor=actor,
@@ -150,7 +153,7 @@ def import_file(
         if items_source is not None:
             for rows_of_items, wrong, _ in _item_batches(items_source, catalogue_format):
                 run.write_items(rows_of_items, wrong, file=items_source.short_name)
-        return run.finish(source=source.name, actor=actor)
+        return run.finish(source=called or source.name, actor=actor)
 
 
 def _opened(

@@ -17,6 +17,15 @@ def all_imports(database: storage.Database) -> list[storage.Import]:
         return [_told(row) for row in storage.imports.all_imports(connection)]
 
 
+def page(
+    database: storage.Database, *, limit: int, before: int | None = None
+) -> list[storage.Import]:
+    """Return up to `limit` imports, the latest first, with numbers below `before`."""
+    with database.read() as connection:
+        rows = storage.imports.page(connection, limit=limit, before=before)
+    return [_told(row) for row in rows]
+
+
 def find_import(database: storage.Database, import_id: int) -> storage.Import:
     """Return an import.
 

@@ -106,6 +106,14 @@ def all_imports(connection: sa.Connection) -> list[Import]:
     )
 
 
+def page(connection: sa.Connection, *, limit: int, before: int | None) -> list[Import]:
+    """Return up to `limit` imports, the latest first, with numbers below `before`."""
+    query = sa.select(imports).order_by(imports.c.import_id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(imports.c.import_id < before)
+    return every(Import, connection.execute(query))
+
+
 def get(connection: sa.Connection, import_id: int) -> Import | None:
     """Return an import, or None."""
     query = sa.select(imports).where(imports.c.import_id == import_id)

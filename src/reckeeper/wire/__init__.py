@@ -19,6 +19,15 @@ from .events import (
 )
 from .failures import ACTIONS, RETRY_SECONDS, STATUSES, Error, error_body, error_from, status_of
 from .forms import Answer, Done, JsonObject, Percentage, PlainTime, Time
+from .imports import (
+    Import,
+    ImportAnswer,
+    ImportOptions,
+    ImportPage,
+    ImportUndone,
+    Refusal,
+    RefusalExample,
+)
 from .items import (
     Item,
     ItemAnswer,
@@ -162,6 +171,11 @@ __all__ = [
     "HistoryItem",
     "HistoryRecommendations",
     "HistoryRequest",
+    "Import",
+    "ImportAnswer",
+    "ImportOptions",
+    "ImportPage",
+    "ImportUndone",
     "Interaction",
     "InteractionList",
     "Item",
@@ -215,6 +229,8 @@ __all__ = [
     "RecommendationPolicy",
     "RecommendationPolicyChange",
     "RecommendedItem",
+    "Refusal",
+    "RefusalExample",
     "Refused",
     "RetrainAnswer",
     "RetrainDetails",

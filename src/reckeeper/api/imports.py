@@ -1,0 +1,155 @@
+"""Files to import: sent, watched, and undone."""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import IO, Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from reckeeper import clock, errors, storage, wire
+from reckeeper.api import bodies, importing, openapi, uploads
+from reckeeper.api.answers import BINARY, Json, content, failures, other
+from reckeeper.api.parameters import ActorName, Before, ImportId, Limit
+from reckeeper.api.runtime import Needs, Runtime
+from reckeeper.events import imports
+from reckeeper.security import actor_of
+
+router = APIRouter(tags=["imports"])
+
+_UNDO_SECONDS = 5.0
+
+Options = Annotated[wire.ImportOptions, Query()]
+
+_FILE = openapi.bodies(
+    {
+        "application/octet-stream": BINARY,
+        "multipart/form-data": {
+            "type": "object",
+            "properties": {uploads.FILE: BINARY, uploads.CATALOGUE: BINARY},
+            "required": [uploads.FILE],
+        },
+    }
+)
+
+
+@router.post(
+    "/imports",
+    status_code=202,
+    response_model=wire.ImportAnswer,
+    response_description="Stored; its import runs",
+    responses=failures(409, 413, 422),
+    openapi_extra=_FILE,
+)
+async def create_import(
+    runtime: Needs, request: Request, actor_name: ActorName, options: Options
+) -> Json:
+    """Import interactions from a file, which is the body, or the part `file` of a form.
+
+    The file is stored first, a part at a time, and read once it is here: the answer is 202 with
+    the import's number as soon as its form and columns are known. A form may have a second part
+    `catalogue`, a file of items. `GET /imports/{import_id}` tells how far it is. Sending the same
+    file again adds what is missing.
+    """
+    asked = importing.asked(options, actor=actor_of(actor_name))
+    upload = await run_in_threadpool(uploads.Upload, runtime.settings.data_dir / "imports")
+    try:
+        await uploads.receive(
+            request, upload, name=options.filename, limit=runtime.settings.max_upload_bytes
+        )
+    except BaseException:
+        upload.remove()
+        raise
+    import_id = await asyncio.wrap_future(runtime.imports.start(upload, asked))
+    response = Json(await run_in_threadpool(_answer, runtime, import_id), 202)
+    response.headers["Location"] = f"/imports/{import_id}"
+    return response
+
+
+@router.get("/imports", responses=failures(422))
+def list_imports(runtime: Needs, limit: Limit = 20, before: Before = None) -> wire.ImportPage:
+    """List imports, the latest first: what they brought, how far they are, why one failed."""
+    rows = imports.page(runtime.database, limit=limit, before=before)
+    return wire.ImportPage.model_validate({"imports": [_described(row) for row in rows]})
+
+
+@router.get("/imports/{import_id}", responses=failures(404, 422))
+def get_import(runtime: Needs, import_id: ImportId) -> wire.ImportAnswer:
+    """Describe one import: how far it is, at what rate, and why rows were refused."""
+    return _answer(runtime, import_id)
+
+
+@router.get(
+    "/imports/{import_id}/refused",
+    response_class=Response,
+    responses=content("text/csv", {"type": "string"}) | failures(404, 422),
+)
+async def get_refused(runtime: Needs, import_id: ImportId) -> Response:
+    """Give all rows that an import refused as CSV: file, line, column, value and reason."""
+    file = await run_in_threadpool(_report, runtime, import_id)
+    return bodies.Streamed(
+        bodies.content_of(file),
+        media_type="text/csv",
+        headers={"Content-Disposition": f'attachment; filename="import-{import_id}-refused.csv"'},
+    )
+
+
+@router.delete(
+    "/imports/{import_id}",
+    response_model=wire.ImportUndone,
+    responses=failures(404, 409, 422)
+    | other(202, wire.ImportUndone, "It takes longer: the import says when it is undone"),
+)
+async def undo_import(runtime: Needs, actor_name: ActorName, import_id: ImportId) -> Json:
+    """Take out what an import brought, interactions and items; one that runs ends first.
+
+    Models keep what they learned until the next retrain. Asked again after a crash, it takes out
+    the rest.
+    """
+    undone = asyncio.wrap_future(runtime.imports.undo(import_id, actor=actor_of(actor_name)))
+    done, _ = await asyncio.wait({undone}, timeout=_UNDO_SECONDS)
+    if not done:
+        return Json(wire.ImportUndone(import_id=import_id, interactions=None, items=None), 202)
+    found = undone.result()
+    return Json(
+        wire.ImportUndone(import_id=import_id, interactions=found.interactions, items=found.items)
+    )
+
+
+def _answer(runtime: Runtime, import_id: int) -> wire.ImportAnswer:
+    row = imports.find_import(runtime.database, import_id)
+    return wire.ImportAnswer.model_validate({"import": _described(row)})
+
+
+def _described(row: storage.Import) -> wire.JsonObject:
+    is_running = row.status == storage.imports.RUNNING
+    ended_at = row.finished_at or (clock.now() if is_running else row.updated_at)
+    seconds = (ended_at - row.started_at) / 1e6
+    n_rows = row.accepted + row.duplicates + row.refused + row.items
+    left = None
+    if is_running and row.bytes_done and row.bytes_total:
+        left = seconds * (row.bytes_total - row.bytes_done) / row.bytes_done
+    return {
+        **{each.name: getattr(row, each.name) for each in dataclasses.fields(row)},
+        "source": Path(row.source).name if row.source.startswith("/") else row.source,
+        "rows": n_rows,
+        "rows_per_second": n_rows / seconds if seconds > 0 and n_rows else None,
+        "seconds_left": left,
+        "has_report": row.report is not None,
+    }
+
+
+def _report(runtime: Runtime, import_id: int) -> IO[bytes]:
+    row = imports.find_import(runtime.database, import_id)
+    path = runtime.settings.data_dir / "imports" / f"{import_id}-refused.csv"
+    try:
+        return path.open("rb")
+    except OSError as exc:
+        said = (
+            "refused no row."
+            if row.report is None
+            else f"has its report elsewhere, in {row.report} of the machine that ran it."
+        )
+        raise errors.NotFoundError(f"Import {import_id} {said}") from exc

@@ -1,0 +1,145 @@
+"""Imports: what is asked of one, how far it is, and what became of its rows."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from .forms import Answer, Done, Sent, Time
+
+_Column = Annotated[str, Field(max_length=1024)]
+
+
+class ImportOptions(Sent):
+    """What the columns of a file mean: the options of the command, as parameters of a query."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    filename: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
+        default=None, description="Name of the file, for the list. Default: that of a form's part."
+    )
+    preset: Literal["movielens"] | None = Field(
+        default=None, description="Columns of a known data set."
+    )
+    user_column: _Column | None = Field(default=None, description="Default: user_id.")
+    item_column: _Column | None = Field(default=None, description="Default: item_id.")
+    type_column: _Column | None = Field(
+        default=None, description="Default: interaction_type, where there is one."
+    )
+    interaction_type: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, description="Type of all rows without such a column. Default: click."
+    )
+    weight_column: _Column | None = Field(
+        default=None, description="Default: weight, where there is one; else 1."
+    )
+    time_column: _Column | None = Field(
+        default=None, description="Default: occurred_at, where there is one; else now."
+    )
+    time_unit: Literal["s", "ms", "us", "ns"] | None = Field(
+        default=None, description="Unit of times that are numbers. Default: told from their size."
+    )
+    default_time: str | None = Field(
+        default=None,
+        description="What an empty time is taken for: now, or a time. Default: its row is refused.",
+    )
+    allow_old: bool | None = Field(default=None, description="Take times before 1990.")
+    event_id_column: _Column | None = Field(
+        default=None, description="Names each row. Default: event_id, where there is one."
+    )
+    null: list[str] | None = Field(
+        default=None, description="Words that stand for nothing. Default: NULL, nan and their like."
+    )
+    rating_column: _Column | None = Field(
+        default=None, description="Ratings, for min_rating. Default: rating."
+    )
+    min_rating: float | None = Field(
+        default=None, description="Rows with a lower rating are seen, not liked."
+    )
+    encoding: str | None = Field(
+        default=None, description="Of text, such as utf-8 or cp1252. Default: found out."
+    )
+    skip_lines: int | None = Field(
+        default=None, ge=0, description="Lines before the names of the columns. Default: found out."
+    )
+    delimiter: str | None = Field(
+        default=None, description="Of CSV: one character, or tab. Default: found out."
+    )
+    quote: Literal["double", "none"] | None = Field(
+        default=None, description="Whether quotation marks in CSV hold values together."
+    )
+    no_header: bool | None = Field(
+        default=None, description="There is no line of column names: they are numbers, from 1 on."
+    )
+    catalogue_item_column: _Column | None = Field(
+        default=None, description="Ids in the catalogue. Default: as item_column."
+    )
+    title_column: _Column | None = Field(
+        default=None, description="Titles in the catalogue. Default: title."
+    )
+    category_column: _Column | None = Field(
+        default=None, description="Categories in the catalogue. Default: categories."
+    )
+
+
+class RefusalExample(Answer):
+    """A row that was refused, and what it has in the column."""
+
+    line: int
+    value: str
+
+
+class Refusal(Answer):
+    """Why some rows were refused, with the first of them."""
+
+    file: str
+    column: str
+    reason: str
+    rows: int
+    examples: list[RefusalExample]
+
+
+class Import(Answer):
+    """A file, a query or the demo data that was taken in, and how far that is."""
+
+    import_id: int
+    source: str
+    is_demo: bool
+    status: Literal["running", "complete", "failed", "undoing", "undone"]
+    reason: str | None = Field(description="Why it failed.")
+    actor: str | None
+    rows: int = Field(description="So many have been looked at.")
+    accepted: int = Field(description="New interactions.")
+    duplicates: int = Field(description="Rows that were there already.")
+    without_taste: int = Field(description="Rows of weight 0: seen, not liked.")
+    refused: int
+    items: int = Field(description="Catalogue items that are new or changed.")
+    bytes_done: int
+    bytes_total: int = Field(description="0 where nobody knows.")
+    rows_per_second: float | None = Field(description="Over all of the time it took so far.")
+    seconds_left: float | None = Field(description="Of one that runs, at this rate.")
+    started_at: Time
+    updated_at: Time
+    finished_at: Time | None
+    refusals: list[Refusal] = Field(description="Why rows were refused, up to 100 reasons.")
+    has_report: bool = Field(description="Whether all refused rows can be had as CSV.")
+
+
+class ImportAnswer(Done):
+    """One import."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
+    import_: Import = Field(alias="import")
+
+
+class ImportPage(Done):
+    """Imports, the latest first."""
+
+    imports: list[Import]
+
+
+class ImportUndone(Done):
+    """What the undo of an import took out; while it is under way, both are null."""
+
+    import_id: int
+    interactions: int | None
+    items: int | None
