@@ -13,6 +13,7 @@ from reckeeper.errors import JobRunningError, StorageError
 from reckeeper.interactions import Interaction, schema
 from reckeeper.storage import (
     Item,
+    activity,
     imports,
     interactions,
     items,
@@ -321,6 +322,34 @@ def test_watchlist_shows_the_latest_addition_first(database):
     )
     assert watchlist(database, "u") == [("a", 7), ("b", 5), ("c", 3)]
     assert watchlist(database, "nobody") == []
+
+
+def test_the_latest_interactions_are_told_of_by_type_time_and_weight(database):
+    hour = 3_600_000_000
+    append(
+        database,
+        event("old", user_id="old"),
+        *(event(f"a{n}", user_id="a", occurred_at=n * hour) for n in range(1, 4)),
+        event("b", user_id="b", item_id="j", interaction_type="buy", occurred_at=2 * hour + 1),
+    )
+    with database.read() as connection:
+        found = activity.summary(connection, among=4, n_heaviest=1)
+        assert (found.n, found.first_at, found.last_at) == (4, hour, 3 * hour)
+        assert (found.types, found.bucket_seconds) == ({"buy": 1, "click": 3}, 300)
+        assert [(each.start // hour, each.interaction_type, each.n) for each in found.buckets] == [
+            (1, "click", 1), (2, "buy", 1), (2, "click", 1), (3, "click", 1),
+        ]  # fmt: skip
+        assert (found.users, found.items) == ([("a", 3)], [("i", 3)])
+        assert [row.event_id for row in activity.latest(connection, n=2)] == ["b", "a3"]
+        (buy,) = activity.latest(connection, n=2, interaction_type="buy")
+        assert (buy.user_id, buy.item_id) == ("b", "j")
+        assert activity.latest(connection, n=2, interaction_type="buy", among=0) == []
+
+
+def test_where_nothing_came_in_nothing_is_told(database):
+    with database.read() as connection:
+        found = activity.summary(connection, among=10, n_heaviest=3)
+    assert (found.n, found.first_at, found.buckets, found.users) == (0, None, [], [])
 
 
 # Imports

@@ -9,13 +9,16 @@ import shutil
 import threading
 import time
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from tests.conftest import settings_in
 
-from reckeeper import storage, wire
+from reckeeper import client, storage, wire
 from reckeeper.api import importing, uploads
 from reckeeper.api.app import create_app
+from reckeeper.client import Client
+from reckeeper.errors import DataError, NotFoundError
 from reckeeper.events import demo, files
 from reckeeper.events.files import FileFormat
 
@@ -239,3 +242,59 @@ def test_the_routes_take_what_the_command_takes():
     assert importing.asked(wire.ImportOptions(preset="movielens"), actor="api") == importing.Asked(
         files.MOVIELENS.interactions, files.MOVIELENS.catalogue, "api"
     )
+    of_clients = client.ImportOptions.__annotations__.keys()
+    assert of_clients == wire.ImportOptions.model_fields.keys() - {"filename"}
+
+
+def test_a_preview_says_what_a_file_is_and_stores_nothing(refusing):
+    settings, api = refusing
+    body = "Kunde;Artikel;Aktion\nu1;i1;click\nu2;i2;kauf\nu2;i3;kauf\n"
+    params = {"type_column": "Aktion"}
+    found = api.post("/imports/preview", params=params, content=body).json()
+    assert (found["form"]["delimiter"], found["form"]["has_header"]) == (";", True)
+    assert found["columns"] == ["Kunde", "Artikel", "Aktion"]
+    assert [(part["part"], part["rule"]) for part in found["parts"]][-1] == ("item_id", "guessed")
+    assert found["types"] == {"kauf": 2, "click": 1}
+    assert [(row["user_id"], row["interaction_type"]) for row in found["rows"]] == [("u1", "click")]
+    assert {line["value"] for line in found["refused"]} == {"kauf"}
+    assert found["cells"][1] == ["u2", "i2", "kauf"]
+    assert api.get("/imports").json()["imports"] == []
+    assert not left_over(settings)
+
+
+def test_the_clients_send_files(api, tmp_path):
+    server = Client("http://test", transport=_transport(api))
+    path = tmp_path / "shop.csv"
+    path.write_text("Kunde,Artikel,wert\nu1,i1,1\nu2,,1\n")
+    assert server.preview_import(path, weight_column="wert").rows[0].user_id == "u1"
+    catalogue = io.BytesIO(b"item_id,title\ni1,Film\n")
+    begun = server.as_actor("ann").import_file(
+        path, filename="mine.csv", catalogue=catalogue, weight_column="wert", null=["-", "?"]
+    )
+    while (told := server.import_status(begun.import_id)).status == "running":
+        time.sleep(0.01)
+    assert (told.source, told.actor, told.accepted, told.items) == ("mine.csv", "api:ann", 1, 1)
+    assert server.imports(limit=5) == [told]
+    assert server.refused_rows(1).startswith(b"file,line,column,value,reason")
+    (latest,) = server.latest_interactions(interaction_type="click")
+    assert (latest.user_id, latest.title) == ("u1", "Film")
+    summary = server.interaction_summary(among=10)
+    assert (summary.n, summary.types, summary.items[0].title) == (1, {"click": 1}, "Film")
+    assert server.dead_letters().uses_kafka is False
+    assert server.undo_import(1).interactions == 1
+    with pytest.raises(NotFoundError, match="There is no import 7"):
+        server.refused_rows(7)
+    with pytest.raises(DataError, match=r"none\.csv cannot be read"):
+        server.import_file(tmp_path / "none.csv")
+
+
+def _transport(api):
+    """Return what carries a client's requests to the API under test."""
+
+    def answer(request):
+        told = api.request(
+            request.method, str(request.url), content=request.read(), headers=request.headers
+        )
+        return httpx.Response(told.status_code, content=told.content)
+
+    return httpx.MockTransport(answer)

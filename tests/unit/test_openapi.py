@@ -51,7 +51,8 @@ def test_names_of_operations_are_stable():
         *("patch_item", "delete_item", "merge_users", "get_recommendations"),
         *("recommend_from_history", "recommend_to_users"),
         *("find_similar_items", "find_similar_to_several"),
-        *("create_import", "list_imports", "get_import", "undo_import", "get_refused"),
+        *("create_import", "list_imports", "preview_import", "get_import", "undo_import"),
+        *("get_refused", "list_latest", "summarize_interactions", "list_dead_letters"),
         *("get_demo", "delete_demo", "get_liveness", "get_readiness", "get_metrics"),
     ]
 

@@ -16,6 +16,7 @@ import reckeeper
 from reckeeper import errors, telemetry, wire
 from reckeeper import policy as policies
 from reckeeper.api import (
+    activity,
     audit_trail,
     demo,
     handlers,
@@ -43,7 +44,7 @@ from reckeeper.wire.headers import INSTALLATION_HEADER
 _PARTS = (
     *(versions, jobs, policy, audit_trail),
     *(interactions, watchlist, items, people, recommendations, similar_items),
-    *(imports, demo),
+    *(imports, activity, demo),
 )
 
 REFUSED, NOT_STARTED = 2, 3

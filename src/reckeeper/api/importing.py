@@ -78,6 +78,23 @@ def asked(options: wire.ImportOptions, *, actor: str) -> Asked:
     )
 
 
+def previewed(upload: Upload, asked: Asked, *, types: Mapping[str, float]) -> wire.ImportPreview:
+    """Return what a file is found to be, with the first rows."""
+    from reckeeper.events.previews import preview
+    from reckeeper.events.types import count_types
+
+    path = upload.files[FILE]
+    found = preview(path, asked.format, types=types)
+    column = {part.part: part.column for part in found.parts}.get("interaction_type")
+    return wire.ImportPreview.model_validate(
+        {
+            **vars(found),
+            "form": {**vars(found.form), "words": str(found.form)},
+            "types": {} if column is None else count_types(path, found.form, column),
+        }
+    )
+
+
 class Imports:
     """The imports and undos of this process, each in a thread of its own.
 

@@ -14,6 +14,7 @@ from reckeeper.api import bodies, importing, openapi, uploads
 from reckeeper.api.answers import BINARY, Json, content, failures, other
 from reckeeper.api.parameters import ActorName, Before, ImportId, Limit
 from reckeeper.api.runtime import Needs, Runtime
+from reckeeper.api.uploads import Upload
 from reckeeper.events import imports
 from reckeeper.security import actor_of
 
@@ -54,18 +55,23 @@ async def create_import(
     file again adds what is missing.
     """
     asked = importing.asked(options, actor=actor_of(actor_name))
-    upload = await run_in_threadpool(uploads.Upload, runtime.settings.data_dir / "imports")
-    try:
-        await uploads.receive(
-            request, upload, name=options.filename, limit=runtime.settings.max_upload_bytes
-        )
-    except BaseException:
-        upload.remove()
-        raise
+    upload = await _received(runtime, request, options)
     import_id = await asyncio.wrap_future(runtime.imports.start(upload, asked))
     response = Json(await run_in_threadpool(_answer, runtime, import_id), 202)
     response.headers["Location"] = f"/imports/{import_id}"
     return response
+
+
+@router.post("/imports/preview", responses=failures(413, 422), openapi_extra=_FILE)
+async def preview_import(runtime: Needs, request: Request, options: Options) -> wire.ImportPreview:
+    """Tell what a file is found to be, and show its first 20 rows; nothing is stored.
+
+    It is sent as to `POST /imports`, with the same options.
+    """
+    asked = importing.asked(options, actor="api")
+    types = runtime.policy.current().policy.weights
+    with await _received(runtime, request, options) as upload:
+        return await run_in_threadpool(importing.previewed, upload, asked, types=types)
 
 
 @router.get("/imports", responses=failures(422))
@@ -116,6 +122,19 @@ async def undo_import(runtime: Needs, actor_name: ActorName, import_id: ImportId
     return Json(
         wire.ImportUndone(import_id=import_id, interactions=found.interactions, items=found.items)
     )
+
+
+async def _received(runtime: Runtime, request: Request, options: wire.ImportOptions) -> Upload:
+    """Store what is sent; whoever gets it deletes it."""
+    upload = await run_in_threadpool(Upload, runtime.settings.data_dir / "imports")
+    try:
+        await uploads.receive(
+            request, upload, name=options.filename, limit=runtime.settings.max_upload_bytes
+        )
+    except BaseException:
+        upload.remove()
+        raise
+    return upload
 
 
 def _answer(runtime: Runtime, import_id: int) -> wire.ImportAnswer:

@@ -15,6 +15,6 @@
 # Imports are relative: reckeeper-client installs these files under a name of its own.
 from .async_client import AsyncClient
 from .client import Client
-from .parts import ACTOR_HEADER, ItemRules, ListRules
+from .parts import ACTOR_HEADER, ImportOptions, ItemRules, ListRules
 
-__all__ = ["ACTOR_HEADER", "AsyncClient", "Client", "ItemRules", "ListRules"]
+__all__ = ["ACTOR_HEADER", "AsyncClient", "Client", "ImportOptions", "ItemRules", "ListRules"]

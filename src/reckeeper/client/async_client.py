@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from .. import errors, wire
 from .async_catalogue import AsyncCatalogueCalls
+from .async_imports import AsyncImportCalls
 from .async_users import AsyncUserCalls
 from .parts import ACTOR_HEADER, error_of, given, retrain_request
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # half of what an import would take; the first `Client` bring
     import httpx
 
 
-class AsyncClient(AsyncCatalogueCalls, AsyncUserCalls):
+class AsyncClient(AsyncCatalogueCalls, AsyncImportCalls, AsyncUserCalls):
     """A connection to a Reckeeper server, for programs on asyncio.
 
     Answers are the models of `wire`. Calls that are safe to repeat are tried

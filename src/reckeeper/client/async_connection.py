@@ -13,7 +13,7 @@ from typing import BinaryIO, Self, TypeVar
 import httpx
 
 from .. import errors, wire
-from .parts import Params, error_of, foreign, masked, read, unavailable
+from .parts import Files, Params, error_of, foreign, masked, read, unavailable
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _CHUNK_BYTES = 1024 * 1024
@@ -93,6 +93,7 @@ class AsyncConnection:
         params: Params | None = None,
         json: object = None,
         bundle: BinaryIO | None = None,
+        files: Files | None = None,
         repeat: bool = False,
         waits: bool = False,
     ) -> _Answer:
@@ -109,6 +110,8 @@ class AsyncConnection:
             The body.
         bundle : file, optional
             The body, a zip file.
+        files : mapping, optional
+            The parts of a form, each a name and a file.
         repeat : bool
             Whether it is safe to try it again.
         waits : bool
@@ -122,7 +125,7 @@ class AsyncConnection:
 
         async def once() -> _Answer:
             response = await self.request(
-                method, path, params=params, json=json, bundle=bundle, waits=waits
+                method, path, params=params, json=json, bundle=bundle, files=files, waits=waits
             )
             if not response.is_success:
                 raise error_of(response)
@@ -138,6 +141,7 @@ class AsyncConnection:
         params: Params | None = None,
         json: object = None,
         bundle: BinaryIO | None = None,
+        files: Files | None = None,
         waits: bool = False,
     ) -> httpx.Response:
         """Make a request once, and return what came back, an error too."""
@@ -151,6 +155,7 @@ class AsyncConnection:
                 path,
                 params=params,
                 json=json,
+                files=files,
                 content=None if bundle is None else _chunks_of(bundle),
                 headers=headers,
                 timeout=None if waits else self._timeout,

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from .. import errors, wire
 from .catalogue import CatalogueCalls
+from .imports import ImportCalls
 from .parts import ACTOR_HEADER, error_of, given, retrain_request
 from .users import UserCalls
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # half of what an import would take; the first `Client` bring
     import httpx
 
 
-class Client(CatalogueCalls, UserCalls):
+class Client(CatalogueCalls, ImportCalls, UserCalls):
     """A connection to a Reckeeper server, safe to share between threads.
 
     Answers are the models of `wire`. Calls that are safe to repeat are tried

@@ -12,7 +12,7 @@ from typing import BinaryIO, Self, TypeVar
 import httpx
 
 from .. import errors, wire
-from .parts import Params, error_of, foreign, masked, read, unavailable
+from .parts import Files, Params, error_of, foreign, masked, read, unavailable
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _CHUNK_BYTES = 1024 * 1024
@@ -92,6 +92,7 @@ class Connection:
         params: Params | None = None,
         json: object = None,
         bundle: BinaryIO | None = None,
+        files: Files | None = None,
         repeat: bool = False,
         waits: bool = False,
     ) -> _Answer:
@@ -108,6 +109,8 @@ class Connection:
             The body.
         bundle : file, optional
             The body, a zip file.
+        files : mapping, optional
+            The parts of a form, each a name and a file.
         repeat : bool
             Whether it is safe to try it again.
         waits : bool
@@ -121,7 +124,7 @@ class Connection:
 
         def once() -> _Answer:
             response = self.request(
-                method, path, params=params, json=json, bundle=bundle, waits=waits
+                method, path, params=params, json=json, bundle=bundle, files=files, waits=waits
             )
             if not response.is_success:
                 raise error_of(response)
@@ -137,6 +140,7 @@ class Connection:
         params: Params | None = None,
         json: object = None,
         bundle: BinaryIO | None = None,
+        files: Files | None = None,
         waits: bool = False,
     ) -> httpx.Response:
         """Make a request once, and return what came back, an error too."""
@@ -150,6 +154,7 @@ class Connection:
                 path,
                 params=params,
                 json=json,
+                files=files,
                 content=None if bundle is None else _chunks_of(bundle),
                 headers=headers,
                 timeout=None if waits else self._timeout,

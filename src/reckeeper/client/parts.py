@@ -1,9 +1,11 @@
 """What requests are made of, and how their answers are read: both clients have this."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
@@ -18,6 +20,9 @@ ACTOR_HEADER = "X-Reckeeper-Actor"
 Params = Mapping[str, str | int | list[str]]
 """What a query says; of a list, each value under the same name."""
 
+Files = Mapping[str, tuple[str, BinaryIO]]
+"""The parts of a form, each a name and a file."""
+
 _LISTS = ("exclude", "allow", "category")
 
 _Given = TypeVar("_Given")
@@ -27,6 +32,92 @@ _Answer = TypeVar("_Answer", bound=wire.Answer)
 def given(**values: _Given | None) -> dict[str, _Given]:
     """Return the values that are not None."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+class ImportOptions(TypedDict, total=False):
+    """What the columns of a file mean, where that cannot be found out.
+
+    Attributes
+    ----------
+    preset : str
+        Columns of a known data set: ``movielens``.
+    user_column, item_column, type_column, weight_column, time_column : str
+    event_id_column, rating_column : str
+        Names of columns.
+    interaction_type : str
+        Type of all rows without a column of types.
+    time_unit : str
+        Of times that are numbers: ``s``, ``ms``, ``us`` or ``ns``.
+    default_time : str
+        What an empty time is taken for: ``now``, or a time.
+    allow_old : bool
+        Whether times before 1990 are taken.
+    null : list of str
+        Words that stand for nothing.
+    min_rating : float
+        Rows with a lower rating are seen, not liked.
+    encoding, delimiter, quote : str
+        What a text file is; `quote` is ``double`` or ``none``.
+    skip_lines : int
+        Lines before the names of the columns.
+    no_header : bool
+        Whether there are no names: columns are numbers then.
+    catalogue_item_column, title_column, category_column : str
+        Columns of the catalogue.
+    """
+
+    preset: Literal["movielens"]
+    user_column: str
+    item_column: str
+    type_column: str
+    interaction_type: str
+    weight_column: str
+    time_column: str
+    time_unit: str
+    default_time: str
+    allow_old: bool
+    event_id_column: str
+    null: list[str]
+    rating_column: str
+    min_rating: float
+    encoding: str
+    skip_lines: int
+    delimiter: str
+    quote: str
+    no_header: bool
+    catalogue_item_column: str
+    title_column: str
+    category_column: str
+
+
+def options_in_query(options: ImportOptions) -> Params:
+    """Return the parameters of a query that say what the columns of a file mean."""
+    params: dict[str, str | int | list[str]] = {}
+    for name, value in options.items():
+        if isinstance(value, list):
+            params[name] = [str(each) for each in value]
+        else:
+            params[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return params
+
+
+def opened(
+    stack: contextlib.ExitStack, file: Path | BinaryIO, name: str | None
+) -> tuple[str, BinaryIO]:
+    """Return the name and the content of a file to send, which `stack` closes if need be.
+
+    Raises
+    ------
+    DataError
+        It cannot be opened.
+    """
+    if not isinstance(file, Path):
+        file.seek(0)
+        return name or Path(str(getattr(file, "name", "upload"))).name, file
+    try:
+        return name or file.name, stack.enter_context(file.open("rb"))
+    except OSError as exc:
+        raise errors.DataError(f"{file} cannot be read: {exc.strerror or exc}.") from exc
 
 
 class ItemRules(TypedDict, total=False):

@@ -12,6 +12,7 @@ one transaction::
 from sqlalchemy import Connection
 
 from reckeeper.storage import (
+    activity,
     audit_log,
     imports,
     installation,
@@ -67,6 +68,7 @@ __all__ = [
     "TimelineEntry",
     "Version",
     "VersionSummary",
+    "activity",
     "after_commit",
     "audit_log",
     "imports",

@@ -143,3 +143,71 @@ class ImportUndone(Done):
     import_id: int
     interactions: int | None
     items: int | None
+
+
+class FileForm(Answer):
+    """What a file is."""
+
+    words: str = Field(description="The same in a few words.")
+    kind: str
+    compression: str | None
+    encoding: str | None
+    delimiter: str | None
+    has_quotes: bool | None
+    has_header: bool
+    skip_lines: int | None
+
+
+class ColumnPart(Answer):
+    """A part of an interaction and its column: it was given, named so, or guessed."""
+
+    part: str
+    column: str
+    rule: str
+
+
+class ColumnChoice(Answer):
+    """A part whose column has to be said: which it could be."""
+
+    part: str
+    columns: list[str]
+    is_missing: bool
+    sentence: str
+
+
+class PreviewRow(Answer):
+    """A row as it would be stored; without a time: as of the import."""
+
+    line: int
+    user_id: str
+    item_id: str
+    interaction_type: str
+    weight: float
+    occurred_at: Time | None
+
+
+class RefusedLine(Answer):
+    """A row that would be refused."""
+
+    file: str
+    line: int
+    column: str
+    value: str
+    reason: str
+
+
+class ImportPreview(Done):
+    """What a file was found to be, and its first rows; nothing is stored."""
+
+    form: FileForm
+    columns: list[str]
+    parts: list[ColumnPart]
+    choices: list[ColumnChoice] = Field(description="What has to be said first.")
+    notes: list[str]
+    rows: list[PreviewRow] = Field(description="None where something has to be said first.")
+    cells: list[list[str]] = Field(description="The first rows as they stand in the file.")
+    refused: list[RefusedLine]
+    types: dict[str, int] = Field(
+        description="Interaction types of the first million rows, and how many are of each; empty "
+        "where no column says it."
+    )

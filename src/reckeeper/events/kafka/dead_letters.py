@@ -132,6 +132,19 @@ def letters(database: storage.Database, settings: Settings) -> Iterator[DeadLett
         yield letter
 
 
+def latest(database: storage.Database, settings: Settings, *, n: int) -> list[DeadLetter]:
+    """Read the `n` letters that came last, the latest first, however many there are.
+
+    Raises
+    ------
+    NotFoundError, UnavailableError
+        As of `letters`.
+    """
+    replayed = _replayed(database, settings)[1]
+    found = [letter for letter, _ in _read(settings, replayed=replayed, at_most=n)]
+    return sorted(found, key=lambda letter: letter.timestamp, reverse=True)[:n]
+
+
 @dataclass(frozen=True)
 class Replayed:
     """What became of the letters of a replay.
@@ -257,11 +270,12 @@ def _read(
     *,
     replayed: Mapping[int, int],
     start: Mapping[int, int] | None = None,
+    at_most: int | None = None,
 ) -> Iterator[tuple[DeadLetter, tuple[int, int]]]:
     """Yield letters, each once, and where they stand on their own topic."""
     seen = set()
     topic = topics.dead_letter_topic(settings)
-    for scanned in topics.scan(settings, topic, start=start or {}):
+    for scanned in topics.scan(settings, topic, start=start or {}, at_most=at_most):
         for record in scanned.records:
             at = (record.partition() or 0, record.offset() or 0)
             letter = _letter(record, is_replayed=at[1] < replayed.get(at[0], 0))

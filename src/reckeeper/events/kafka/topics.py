@@ -221,7 +221,11 @@ class Scanned:
 
 
 def scan(
-    settings: Settings, topic: str, *, start: int | datetime | Mapping[int, int] = 0
+    settings: Settings,
+    topic: str,
+    *,
+    start: int | datetime | Mapping[int, int] = 0,
+    at_most: int | None = None,
 ) -> Iterator[Scanned]:
     """Read a topic up to its present end, without being in a group.
 
@@ -232,6 +236,8 @@ def scan(
     start : int, datetime or mapping
         Offset in all partitions; a time with a zone, of whose records on is read; or offsets
         by partition, 0 where none is named. What is not kept any more is passed over.
+    at_most : int, optional
+        Only so many records of each partition are read, the last ones.
 
     Raises
     ------
@@ -253,6 +259,8 @@ def scan(
     )
     try:
         bounds = _bounds(consumer, settings, topic, start)
+        if at_most is not None:
+            bounds = [(number, (max(first, end - at_most), end)) for number, (first, end) in bounds]
         consumer.assign([TopicPartition(topic, number, first) for number, (first, _) in bounds])
         reached = {number: first for number, (first, _) in bounds}
         ends = {number: end for number, (first, end) in bounds if first < end}
