@@ -24,14 +24,17 @@ from reckeeper.events.running import ImportReport, Progress, begun
 from reckeeper.events.undoing import Undone, undo
 from reckeeper.tabular import (
     Chunk,
+    Form,
+    Kind,
     Query,
     RefusedLine,
     Source,
+    detect,
     fingerprint,
-    is_json_lines,
     open_query,
     open_source,
-    read_json_lines,
+    read_objects,
+    spread,
 )
 
 __all__ = [
@@ -170,7 +173,10 @@ def _chunks(source: Source, columns: Mapping[str, str]) -> Iterator[Chunk]:
     DataError
         There is none.
     """
-    chunks = source.chunks(list(dict.fromkeys(columns.values())))
+    chunks = itertools.chain.from_iterable(
+        spread(chunk, file=source.short_name)
+        for chunk in source.chunks(list(dict.fromkeys(columns.values())))
+    )
     first = next(chunks, None)
     if first is None:
         raise DataError(f"{source.name} has column names but no rows: there is nothing to import.")
@@ -222,8 +228,9 @@ def import_items(
         The import was undone while it ran.
     """
     with contextlib.ExitStack() as stack:
-        if is_json_lines(path):
-            batches = _object_batches(path, format)
+        form = detect(path, format.form)
+        if form.kind in (Kind.JSON_LINES, Kind.JSON):
+            batches = _object_batches(path, format, form)
         else:
             source = stack.enter_context(_opened(path, format))
             check_catalogue(source, format, is_alone=True)
@@ -255,6 +262,6 @@ def _item_batches(source: Source, format: CatalogueFormat) -> _ItemBatches:
         yield (*check_items(chunk, format=format, file=source.short_name), source.bytes_done)
 
 
-def _object_batches(path: Path, format: CatalogueFormat) -> _ItemBatches:
-    for objects in read_json_lines(path):
+def _object_batches(path: Path, format: CatalogueFormat, form: Form) -> _ItemBatches:
+    for objects in read_objects(path, form):
         yield (*check_objects(objects, format=format, file=path.name), objects.bytes_done)

@@ -82,19 +82,19 @@ def check_objects(
     objects: Objects, *, format: CatalogueFormat, file: str
 ) -> tuple[list[ItemRow], list[RefusedLine]]:
     """Sort the objects of JSON lines into changes and refused ones."""
-    there = {name for _, told in objects.rows for name in told}
+    there = {name for told in objects.rows for name in told}
     columns = _Columns.of(format, there)
     moments = {
-        name: pa.array([_text(told.get(name)) for _, told in objects.rows], pa.string())
+        name: pa.array([_text(told.get(name)) for told in objects.rows], pa.string())
         for name in (columns.begin, columns.end)
         if name is not None
     }
-    lines = np.array([line for line, _ in objects.rows], dtype=np.int64)
+    lines = np.array(objects.lines, dtype=np.int64)
     refusals = Refusals(Chunk(moments, lines, objects.broken), file=file)
     times = _times(Chunk(moments, lines, []), columns, refusals, format)
     rows, refused = [], []
     for place in np.flatnonzero(refusals.is_good).tolist():
-        line, told = objects.rows[place]
+        line, told = objects.lines[place], objects.rows[place]
         made = _object_row(told, columns, format, times=times, place=place)
         if isinstance(made, Change):
             rows.append(ItemRow(line, made))

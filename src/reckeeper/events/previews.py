@@ -12,7 +12,7 @@ from reckeeper.errors import DataError
 from reckeeper.events.columns import Choice, Part
 from reckeeper.events.formats import FileFormat, look, see_that_there_are
 from reckeeper.events.rows import RowCheck, shown
-from reckeeper.tabular import Chunk, Form, RefusedLine, Source, detect, open_source
+from reckeeper.tabular import Chunk, Form, RefusedLine, Source, detect, open_source, spread
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,10 @@ def preview(
         rows: list[PreviewRow] = []
         refused = head.broken
         if not found.choices:
-            rows, refused = _judged(head, source, found.columns, format=format, types=types)
+            used = {name: first.columns[name] for name in found.columns.values()}
+            spread_out = next(spread(first._replace(columns=used), file=source.short_name))
+            head_of_rows = _head(spread_out, n)
+            rows, refused = _judged(head_of_rows, source, found.columns, format=format, types=types)
     cells = [
         [shown(head.columns[name][row]) for name in source.columns]
         for row in range(len(head.lines))
@@ -136,4 +139,5 @@ def _head(chunk: Chunk, n: int) -> Chunk:
     columns = {name: values.slice(0, n) for name, values in chunk.columns.items()}
     last = chunk.lines[:n].max(initial=0)
     broken = [line for line in chunk.broken if line.line <= last][:n]
-    return Chunk(columns, chunk.lines[:n], broken)
+    parts = None if chunk.parts is None else chunk.parts[:n]
+    return Chunk(columns, chunk.lines[:n], broken, parts)

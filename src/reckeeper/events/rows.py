@@ -130,7 +130,8 @@ class RowCheck:
         chosen = chosen[pc.sort_indices(judged.users.take(pa.array(chosen))).to_numpy()]
         values = judged.values(chosen)
         if judged.event_ids is not None:
-            names: Iterable[str] = judged.event_ids.take(pa.array(chosen)).to_pylist()
+            given_names = judged.event_ids.take(pa.array(chosen)).to_pylist()
+            names: Iterable[str] = _of_parts(given_names, chunk, chosen)
         elif self._source.database_id is not None and "occurred_at" in self._columns:
             given = judged.times.astype(object)[chosen]
             given[judged.is_timeless[chosen]] = None
@@ -190,7 +191,15 @@ class RowCheck:
         lines = pc.utf8_lpad(pa.array(chunk.lines[chosen]).cast(pa.string()), 12, "0")
         prefix = f"import-{self.fingerprint[:16]}-"
         names: list[str] = pc.binary_join_element_wise(prefix, lines, "").to_pylist()
+        return _of_parts(names, chunk, chosen)
+
+
+def _of_parts(names: list[str], chunk: Chunk, chosen: np.ndarray) -> list[str]:
+    """Return names of lines as names of rows, where a line holds several."""
+    if chunk.parts is None:
         return names
+    parts = chunk.parts[chosen].tolist()
+    return [f"{name}-{part}" if part else name for name, part in zip(names, parts, strict=True)]
 
 
 class Judged(NamedTuple):

@@ -1,9 +1,10 @@
-"""Tables in bounded memory: other people's CSV, JSON lines, Parquet, queries; Parquet for them."""
+"""Tables in bounded memory: other people's text, JSON, Parquet, queries; Parquet for them."""
 
+from reckeeper.tabular.columns import spread
 from reckeeper.tabular.detection import detect
 from reckeeper.tabular.forms import WHITE_SPACE, Form, Kind
 from reckeeper.tabular.ids import read_ids
-from reckeeper.tabular.json_lines import Objects, is_json_lines, read_json_lines
+from reckeeper.tabular.json_objects import Objects, read_objects
 from reckeeper.tabular.query import Query
 from reckeeper.tabular.reading import open_query, open_source
 from reckeeper.tabular.source import VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
@@ -24,11 +25,11 @@ __all__ = [
     "check_output",
     "detect",
     "fingerprint",
-    "is_json_lines",
     "open_query",
     "open_source",
     "read_ids",
-    "read_json_lines",
+    "read_objects",
     "rows_at",
+    "spread",
     "write_parquet",
 ]

@@ -11,8 +11,17 @@ from typing import NamedTuple
 from reckeeper.errors import DataError
 from reckeeper.tabular import streams, translation
 from reckeeper.tabular.forms import WHITE_SPACE, Form, Kind
+from reckeeper.tabular.json_objects import json_kind
+from reckeeper.tabular.workbook import is_workbook
 
 _STRONG = (",", ";", "\t", "|", "::")
+_MARKS = {
+    b"PAR1": Kind.PARQUET,
+    b"ARROW1": Kind.ARROW,
+    b"\xff\xff\xff\xff": Kind.ARROW,  # a stream of it
+}
+_OLD_OFFICE = b"\xd0\xcf\x11\xe0"
+_OLD_FEATHER = b"FEA1"
 _SAMPLE_CHARACTERS = 64 * 1024
 _FITS = 0.9
 _COLUMNS_SHOWN = 6
@@ -51,15 +60,28 @@ def detect(path: Path, given: Form | None = None, *, known: Collection[str] = ()
     if not start:
         raise DataError(f"{path} is empty: it has no column names and no rows.")
     compression = given.compression or streams.compression_of(start)
+    if compression == "zip" and is_workbook(path):
+        return dataclasses.replace(given, kind=Kind.WORKBOOK, compression="none")
     if compression != "none":
         start = streams.start_of(path, compression)
-    if given.kind is Kind.PARQUET or start.startswith(b"PAR1"):
+    if kind := _binary_kind(path, start):
         if compression != "none":
-            raise DataError(f"{path} has Parquet in it, which is packed already: unpack it.")
-        return dataclasses.replace(given, kind=Kind.PARQUET, compression="none")
+            raise DataError(f"{path} has a file in it that is packed already: unpack it.")
+        return dataclasses.replace(given, kind=kind, compression="none")
     if compression == "none":
         start = streams.start_of(path, compression)
     return _of_text(path, dataclasses.replace(given, compression=compression), start, known)
+
+
+def _binary_kind(path: Path, start: bytes) -> Kind | None:
+    if start.startswith(_OLD_OFFICE):
+        raise DataError(
+            f"{path} is a workbook of the old kind (.xls), or one with a password: save it as "
+            ".xlsx without one, or as CSV."
+        )
+    if start.startswith(_OLD_FEATHER):
+        raise DataError(f"{path} is Feather of version 1: write it again, as version 2 or Parquet.")
+    return next((kind for mark, kind in _MARKS.items() if start.startswith(mark)), None)
 
 
 def _check(path: Path) -> None:
@@ -73,9 +95,13 @@ def _check(path: Path) -> None:
 def _of_text(path: Path, given: Form, start: bytes, known: Collection[str]) -> Form:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path} is text in UTF-16: save it as UTF-8 and import it again.")
-    given = dataclasses.replace(given, kind=Kind.TEXT, encoding=given.encoding or "utf-8")
+    given = dataclasses.replace(given, encoding=given.encoding or "utf-8")
     skip_lines, delimiter = given.skip_lines or 0, given.delimiter
     text, _ = translation.without_lines(translation.text_of(start, given), skip_lines)
+    kind = given.kind or json_kind(text)
+    if kind in (Kind.JSON_LINES, Kind.JSON):
+        return dataclasses.replace(given, kind=kind, delimiter=",", skip_lines=skip_lines)
+    given = dataclasses.replace(given, kind=Kind.TEXT)
     if line := _SEPARATOR_LINE.match(text):
         skip_lines += 1
         text = text[line.end() :]

@@ -31,12 +31,7 @@ class FileSource:
 
 def one_line(exc: BaseException) -> str:
     """Return the first line of a message, to stand in a sentence."""
-    return str(exc).splitlines()[0].rstrip(".")
-
-
-def plain(values: pa.Array) -> pa.Array:
-    """Return values as they are, where they are numbered."""
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    return (str(exc).splitlines() or [type(exc).__name__])[0].rstrip(".")
 
 
 def regrouped(chunks: Iterator[Chunk]) -> Iterator[Chunk]:

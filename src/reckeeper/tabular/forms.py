@@ -28,7 +28,21 @@ class Kind(StrEnum):
     """What a file is, once it is unpacked."""
 
     TEXT = "text"
+    JSON_LINES = "json_lines"
+    JSON = "json"
     PARQUET = "parquet"
+    ARROW = "arrow"
+    WORKBOOK = "xlsx"
+
+
+_KINDS = {
+    Kind.TEXT: "text",
+    Kind.JSON_LINES: "JSON lines",
+    Kind.JSON: "JSON",
+    Kind.PARQUET: "Parquet",
+    Kind.ARROW: "Arrow (Feather)",
+    Kind.WORKBOOK: "an Excel workbook",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +53,8 @@ class Form:
     ----------
     kind : Kind or None
     compression : {"none", "gzip", "bz2", "xz", "zstd", "zip"} or None
+    sheet : str or None
+        Of a workbook; None: the first.
     encoding : str or None
         Of text, as Python names it; what follows holds for text alone.
     delimiter : str or None
@@ -56,6 +72,7 @@ class Form:
 
     kind: Kind | None = None
     compression: str | None = None
+    sheet: str | None = None
     encoding: str | None = None
     delimiter: str | None = None
     has_quotes: bool | None = None
@@ -77,7 +94,7 @@ class Form:
             _check_encoding(self.encoding)
 
     def __str__(self) -> str:
-        words = self.kind.value.upper() if self.kind is Kind.PARQUET else "text"
+        words = _KINDS[self.kind or Kind.TEXT]
         if self.kind is Kind.TEXT:
             between = DELIMITERS.get(self.delimiter or "", repr(self.delimiter))
             words += f" in {self.encoding}, {between} between values"

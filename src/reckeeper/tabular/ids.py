@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from reckeeper.errors import DataError, alternatives
-from reckeeper.tabular.forms import Form
-from reckeeper.tabular.json_lines import is_json_lines, read_json_lines
+from reckeeper.tabular.detection import detect
+from reckeeper.tabular.forms import Form, Kind
+from reckeeper.tabular.json_objects import read_objects
 from reckeeper.tabular.reading import open_source
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -18,7 +19,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 def read_ids(path: Path, *, column: str) -> Iterator[tuple[int, object]]:
     """Yield the ids in a file, each with its line, or its row where there are no lines.
 
-    Parquet, JSON lines and what is called .csv or .tsv are tables; any other
+    Parquet, Arrow, JSON and what is called .csv or .tsv are tables; any other
     file has an id a line, where empty lines and `column` as the first are
     passed over. Text may be packed with gzip.
 
@@ -35,24 +36,19 @@ def read_ids(path: Path, *, column: str) -> Iterator[tuple[int, object]]:
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else path.suffix.lower()
-    if suffix in _DELIMITERS or _is_parquet(path):
-        yield from _of_table(path, column, delimiter=_DELIMITERS.get(suffix, ","))
-    elif is_json_lines(path):
-        yield from _of_objects(path, column)
+    if path.is_file() and not path.stat().st_size and suffix not in _DELIMITERS:
+        return
+    form = detect(path, Form(delimiter=_DELIMITERS.get(suffix, ",")))
+    if suffix in _DELIMITERS or form.kind in (Kind.PARQUET, Kind.ARROW, Kind.WORKBOOK):
+        yield from _of_table(path, column, form)
+    elif form.kind in (Kind.JSON_LINES, Kind.JSON):
+        yield from _of_objects(path, column, form)
     else:
         yield from _of_lines(path, column)
 
 
-def _is_parquet(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"PAR1"
-    except OSError as exc:
-        raise DataError(f"{path} cannot be read: {exc.strerror}.") from exc
-
-
-def _of_table(path: Path, column: str, *, delimiter: str) -> Iterator[tuple[int, object]]:
-    with open_source(path, Form(delimiter=delimiter)) as source:
+def _of_table(path: Path, column: str, form: Form) -> Iterator[tuple[int, object]]:
+    with open_source(path, form) as source:
         if column not in source.columns:
             raise DataError(
                 f"{path} has no column {column!r}{alternatives(column, source.columns)}."
@@ -68,11 +64,11 @@ def _of_table(path: Path, column: str, *, delimiter: str) -> Iterator[tuple[int,
             yield from zip(chunk.lines.tolist(), values.to_pylist(), strict=True)
 
 
-def _of_objects(path: Path, column: str) -> Iterator[tuple[int, object]]:
-    for found in read_json_lines(path):
+def _of_objects(path: Path, column: str, form: Form) -> Iterator[tuple[int, object]]:
+    for found in read_objects(path, form):
         for refused in found.broken:
             raise DataError(f"{path}, line {refused.line}, {refused.reason}.")
-        for line, row in found.rows:
+        for line, row in zip(found.lines, found.rows, strict=True):
             if column not in row:
                 raise DataError(f"{path}, line {line}, has no {column!r}.")
             yield line, row[column]

@@ -4,17 +4,14 @@ import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet
-
-from reckeeper.errors import DataError
+from reckeeper.tabular.arrow_files import ArrowSource, ParquetSource
 from reckeeper.tabular.detection import detect
-from reckeeper.tabular.files import FileSource, one_line, plain
 from reckeeper.tabular.forms import Form, Kind
+from reckeeper.tabular.json_objects import ObjectSource
 from reckeeper.tabular.query import Query, Result
 from reckeeper.tabular.source import CHUNK_ROWS, Chunk, RefusedLine, Source
 from reckeeper.tabular.text import TextSource
+from reckeeper.tabular.workbook import SheetSource
 
 
 @contextlib.contextmanager
@@ -58,43 +55,20 @@ def open_source(
         It cannot be read, is empty, or does not begin with column names.
     """
     form = detect(path, form, known=known)
-    if form.kind is Kind.PARQUET:
-        with contextlib.closing(_ParquetSource(path, form, name)) as source:
-            yield source
-    else:
-        yield TextSource(path, form, name)
-
-
-class _ParquetSource(FileSource):
-    def __init__(self, path: Path, form: Form, name: str | None) -> None:
-        super().__init__(path, form, name)
-        self._rows_done = 0
-        try:
-            # A buffer: without one, whole column chunks are read at once.
-            self._file = pa.parquet.ParquetFile(path, buffer_size=1024 * 1024, pre_buffer=False)
-        except (pa.ArrowException, OSError) as exc:
-            raise DataError(f"{path} is not a sound Parquet file: {one_line(exc)}.") from exc
-        self.columns = list(self._file.schema_arrow.names)
-
-    @property
-    def bytes_done(self) -> int:
-        n_rows = int(self._file.metadata.num_rows)
-        return self.bytes_total * self._rows_done // max(1, n_rows)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        try:
-            for batch in self._file.iter_batches(batch_size=CHUNK_ROWS, columns=list(wanted)):
-                lines = np.arange(self._rows_done, self._rows_done + batch.num_rows) + 1
-                self._rows_done += batch.num_rows
-                if batch.num_rows:
-                    yield Chunk({name: plain(batch.column(name)) for name in wanted}, lines, [])
-        except (pa.ArrowException, OSError) as exc:
-            raise DataError(
-                f"{self.path} cannot be read beyond row {self._rows_done}: {one_line(exc)}."
-            ) from exc
+    with contextlib.ExitStack() as stack:
+        source: Source
+        match form.kind:
+            case Kind.PARQUET:
+                source = stack.enter_context(contextlib.closing(ParquetSource(path, form, name)))
+            case Kind.ARROW:
+                source = ArrowSource(path, form, name)
+            case Kind.WORKBOOK:
+                source = stack.enter_context(contextlib.closing(SheetSource(path, form, name)))
+            case Kind.JSON_LINES | Kind.JSON:
+                source = ObjectSource(path, form, name)
+            case _:
+                source = TextSource(path, form, name)
+        yield source
 
 
 class _QuerySource:

@@ -42,7 +42,7 @@ _UNREADABLE = (
 
 
 class UnpackingError(DataError):
-    """A packed file is not whole, or not packed as it says."""
+    """What is in a packed file cannot be told: it is not whole, or there are several files."""
 
 
 class Stream(Protocol):
@@ -228,10 +228,10 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     if len(files) == 1:
         return files[0]
     if not files:
-        raise DataError(f"{path} is a ZIP archive without a file in it.")
+        raise UnpackingError(f"{path} is a ZIP archive without a file in it.")
     names = ", ".join(repr(member.filename) for member in files[:_MEMBERS_SHOWN])
     more = len(files) - _MEMBERS_SHOWN
-    raise DataError(
+    raise UnpackingError(
         f"{path} is a ZIP archive of {len(files)} files ({names}"
         f"{f' and {more} more' if more > 0 else ''}): unpack it, and name the one that you mean."
     )

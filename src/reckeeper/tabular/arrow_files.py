@@ -1,0 +1,108 @@
+"""Files that keep columns as Arrow has them: Parquet, and Arrow's own (Feather)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from reckeeper.errors import DataError
+from reckeeper.tabular.columns import is_list, plain
+from reckeeper.tabular.files import FileSource, one_line
+from reckeeper.tabular.forms import Form
+from reckeeper.tabular.source import CHUNK_ROWS, Chunk
+
+_LISTS_AT_ONCE = CHUNK_ROWS // 20
+"""Rows with lists in them that are read at once: each may be long."""
+
+_FILE_MARK = b"ARROW1"
+
+
+class ParquetSource(FileSource):
+    """A Parquet file, to be closed."""
+
+    def __init__(self, path: Path, form: Form, name: str | None) -> None:
+        super().__init__(path, form, name)
+        self._rows_done = 0
+        try:
+            # A buffer: without one, whole column chunks are read at once.
+            self._file = pa.parquet.ParquetFile(path, buffer_size=1024 * 1024, pre_buffer=False)
+        except (pa.ArrowException, OSError) as exc:
+            raise DataError(f"{path} is not a sound Parquet file: {one_line(exc)}.") from exc
+        self.columns = list(self._file.schema_arrow.names)
+
+    @property
+    def bytes_done(self) -> int:
+        """How much of the file was read."""
+        n_rows = int(self._file.metadata.num_rows)
+        return self.bytes_total * self._rows_done // max(1, n_rows)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
+        """Give the rows, at most `CHUNK_ROWS` at a time."""
+        schema = self._file.schema_arrow
+        has_lists = any(is_list(schema.field(name).type) for name in wanted)
+        n_rows = _LISTS_AT_ONCE if has_lists else CHUNK_ROWS
+        try:
+            for batch in self._file.iter_batches(batch_size=n_rows, columns=list(wanted)):
+                lines = np.arange(self._rows_done, self._rows_done + batch.num_rows) + 1
+                self._rows_done += batch.num_rows
+                if batch.num_rows:
+                    yield Chunk({name: plain(batch.column(name)) for name in wanted}, lines, [])
+        except (pa.ArrowException, OSError) as exc:
+            raise DataError(
+                f"{self.path} cannot be read beyond row {self._rows_done}: {one_line(exc)}."
+            ) from exc
+
+
+class ArrowSource(FileSource):
+    """Arrow's own format, as a file (Feather) or as a stream."""
+
+    def __init__(self, path: Path, form: Form, name: str | None) -> None:
+        super().__init__(path, form, name)
+        self.bytes_done = 0
+        with path.open("rb") as file:
+            self._is_stream = file.read(len(_FILE_MARK)) != _FILE_MARK
+        try:
+            with pa.memory_map(str(path)) as file:
+                open_ = pa.ipc.open_stream if self._is_stream else pa.ipc.open_file
+                self.columns = list(open_(file).schema.names)
+        except (pa.ArrowException, OSError) as exc:
+            raise DataError(f"{path} is not a sound Arrow file: {one_line(exc)}.") from exc
+
+    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
+        """Give the rows, at most `CHUNK_ROWS` at a time."""
+        places = [self.columns.index(name) for name in wanted]
+        rows_done = 0
+        try:
+            for batch in self._batches(sorted(set(places))):
+                batch.validate(full=True)  # nothing else has checked what stands in the file
+                n_rows = CHUNK_ROWS
+                if any(is_list(field.type) for field in batch.schema):
+                    n_rows = _LISTS_AT_ONCE
+                for start in range(0, batch.num_rows, n_rows):
+                    part = batch.slice(start, n_rows)
+                    lines = np.arange(rows_done, rows_done + part.num_rows) + 1
+                    rows_done += part.num_rows
+                    yield Chunk({name: plain(part.column(name)) for name in wanted}, lines, [])
+        except (pa.ArrowException, OSError, MemoryError) as exc:
+            raise DataError(
+                f"{self.path} cannot be read beyond row {rows_done}: {one_line(exc)}."
+            ) from exc
+
+    def _batches(self, places: list[int]) -> Iterator[pa.RecordBatch]:
+        options = pa.ipc.IpcReadOptions(included_fields=places)
+        with pa.memory_map(str(self.path)) as file:
+            if self._is_stream:
+                for batch in pa.ipc.open_stream(file, options=options):
+                    yield batch
+                    self.bytes_done = file.tell()
+            else:
+                reader = pa.ipc.open_file(file, options=options)
+                for number in range(reader.num_record_batches):
+                    yield reader.get_batch(number)
+                    self.bytes_done = self.bytes_total * (number + 1) // reader.num_record_batches

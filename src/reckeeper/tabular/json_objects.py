@@ -1,0 +1,321 @@
+"""JSON objects, one a line or in an array, in bounded memory; and tables of them."""
+
+import codecs
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic_core import from_json
+
+from reckeeper.errors import DataError
+from reckeeper.tabular.columns import column_of, shown
+from reckeeper.tabular.files import FileSource
+from reckeeper.tabular.forms import Form, Kind
+from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine, rows_at
+from reckeeper.tabular.streams import Content, Stream, unpacked
+from reckeeper.tabular.translation import Translated
+
+_PIECE_BYTES = 1024 * 1024
+_MOST_BYTES = 16 * 1024 * 1024
+"""Bytes of one object: a longer one is refused."""
+
+_AT_ONCE = 250
+"""Objects of which a few values are taken: fewer than what has Python look for garbage."""
+
+_LOOKED_AT = 40
+"""So many times `_AT_ONCE` are looked at for names of columns."""
+
+_MOST_COLUMNS = 1_000
+_ITEMS_LOOKED_AT = 10
+_LINE_END = re.compile(rb"\r?\n|\r(?!\Z)")
+_SPACE = re.compile(r"[ \t\r\n]*")
+_BEGIN = re.compile(r"\s*(?:\{\s*(?:[\"}]|\Z)|\[\s*(?:[\[{\]]|\Z))")
+
+
+class Objects(NamedTuple):
+    """Some objects, each with its line or its place, what is none, and how much was read."""
+
+    rows: list[dict[str, Any]]
+    lines: list[int]
+    broken: list[RefusedLine]
+    bytes_done: int
+
+
+def read_objects(path: Path, form: Form, *, at_once: int = 5_000) -> Generator[Objects, None, None]:
+    """Give the objects of a file: of JSON lines, of an array, or of things behind each other.
+
+    Parameters
+    ----------
+    path : Path
+    form : Form
+        As `detect` returns it, of a kind that is JSON.
+    at_once : int
+        So many are given at most.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read or unpacked, or is no JSON from some place on.
+    """
+    with unpacked(path, form.compression or "none", max_ratio=form.max_ratio) as content:
+        read = _of_lines if form.kind is Kind.JSON_LINES else _of_values
+        yield from read(content, Translated(content, form), path.name, at_once)
+
+
+def json_kind(text: str) -> Kind | None:
+    """Return which kind of JSON a text is that begins so; None for none.
+
+    Names in brackets, as some databases write them, are none.
+    """
+    if not _BEGIN.match(text):
+        return None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines[0].lstrip().startswith("{"):
+        return Kind.JSON
+    try:
+        from_json(lines[0])
+    except ValueError:
+        is_broken_line = len(lines) < 2 or lines[1].lstrip().startswith("{")
+        return Kind.JSON_LINES if is_broken_line else Kind.JSON
+    return Kind.JSON_LINES
+
+
+def _of_lines(content: Content, text: Stream, file: str, at_once: int) -> Iterator[Objects]:
+    """Give the objects of JSON lines; a line that is none costs itself, an empty one nothing."""
+    number = 0
+    for lines in _lines(text):
+        for start in range(0, len(lines), at_once):
+            found = Objects([], [], [], content.bytes_done)
+            for line in lines[start : start + at_once]:
+                number += 1
+                if not line.strip():
+                    continue
+                reason = f"is longer than {_MOST_BYTES:,} bytes"
+                if len(line) <= _MOST_BYTES:
+                    try:
+                        row = from_json(line, cache_strings="keys")
+                    except ValueError as exc:
+                        reason = f"is no JSON: {exc}"
+                    else:
+                        if isinstance(row, dict):
+                            found.rows.append(row)
+                            found.lines.append(number)
+                            continue
+                        reason = "is no JSON object"
+                what = line[:VALUE_SHOWN].decode(errors="backslashreplace").strip()
+                found.broken.append(RefusedLine(file, number, "", what, reason))
+            yield found
+
+
+def _lines(stream: Stream) -> Iterator[list[bytes]]:
+    """Give whole lines, some at a time; of one that is too long, its beginning."""
+    rest, is_passing_over = b"", False
+    while piece := stream.read(_PIECE_BYTES):
+        text = rest + piece
+        if is_passing_over:
+            line_end = _LINE_END.search(text)
+            if line_end is None:
+                rest = text[-1:]  # perhaps half of a line end
+                continue
+            text, is_passing_over = text[line_end.end() :], False
+        end = text.rfind(b"\n") + 1 or text.rfind(b"\r", 0, len(text) - 1) + 1
+        rest = text[end:]
+        if end:
+            yield text[:end].splitlines()
+        if len(rest) > _MOST_BYTES:
+            yield [rest]
+            rest, is_passing_over = b"", True
+    if rest and not is_passing_over:
+        yield rest.splitlines()
+
+
+def _of_values(content: Content, text: Stream, file: str, at_once: int) -> Iterator[Objects]:
+    """Give the objects of an array, or of several things behind each other, by their places."""
+    values = _Values(text, file)
+    found, n_pieces = Objects([], [], [], 0), 0
+    for number, value in enumerate(values, 1):
+        if isinstance(value, dict):
+            found.rows.append(value)
+            found.lines.append(number)
+        else:
+            line = RefusedLine(file, number, "", shown(value), "is no JSON object")
+            found.broken.append(line)
+        if values.n_pieces > n_pieces or len(found.rows) >= at_once:
+            yield found._replace(bytes_done=content.bytes_done)
+            found, n_pieces = Objects([], [], [], 0), values.n_pieces
+    yield found._replace(bytes_done=content.bytes_done)
+
+
+class _Values:
+    """The values of an array, or of a text, read as they are asked for."""
+
+    def __init__(self, stream: Stream, file: str) -> None:
+        self._stream = stream
+        self._file = file
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")(errors="surrogateescape").decode
+        self._scan = json.JSONDecoder().raw_decode
+        self._text = ""
+        self._at = 0
+        self._is_over = False
+        self._n_given = 0
+        self.n_pieces = 0
+
+    def __iter__(self) -> Iterator[object]:
+        is_inside = is_due = False
+        while sign := self._next_sign():
+            if not is_inside and sign == "[":
+                self._at += 1
+                is_inside = True
+            elif is_inside and sign == "]" and not is_due:
+                self._at += 1
+                is_inside = False
+            else:
+                yield self._value()
+                self._n_given += 1
+                if is_inside:
+                    is_due = self._next_sign() == ","
+                    self._at += is_due
+                    if not is_due and self._next_sign() not in ("]", ""):
+                        raise self._error("a comma or ] is missing")
+        if is_inside:
+            raise self._error("the file ends within the array")
+
+    def _next_sign(self) -> str:
+        """Return the next character that is no space, without passing it; none at the end."""
+        while True:
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def _value(self) -> object:
+        while True:
+            try:
+                value, end = self._scan(self._text, self._at)
+                length = end - self._at
+                # What ends with the text may go on, as a number does.
+                if end < len(self._text) or not self._more():
+                    self._at += length
+                    return value
+            except RecursionError:
+                raise self._error("it is nested too deeply") from None
+            except ValueError as exc:
+                if not self._may_go_on(exc) or not self._more():
+                    what = exc.msg if isinstance(exc, json.JSONDecodeError) else exc
+                    raise self._error(str(what)) from exc
+
+    def _may_go_on(self, exc: ValueError) -> bool:
+        if not isinstance(exc, json.JSONDecodeError):
+            return False
+        return exc.msg.startswith("Unterminated") or exc.pos > len(self._text) - 16
+
+    def _more(self) -> bool:
+        """Read on; return whether there was more."""
+        if self._is_over:
+            return False
+        if len(self._text) - self._at > _MOST_BYTES:
+            raise self._error(f"it is longer than {_MOST_BYTES:,} characters")
+        piece = self._stream.read(_PIECE_BYTES)
+        self.n_pieces += 1
+        self._is_over = not piece
+        self._text = self._text[self._at :] + self._decode(piece, final=self._is_over)
+        self._at = 0
+        return not self._is_over
+
+    def _error(self, what: str) -> DataError:
+        return DataError(
+            f"{self._file} is no JSON from object {self._n_given + 1} on: {what}. Correct the file."
+        )
+
+
+class ObjectSource(FileSource):
+    """Objects as a table: a column for each part that has a value, named by its path.
+
+    The names are those of the first ten thousand objects. Below a list, a path gives a list.
+    """
+
+    def __init__(self, path: Path, form: Form, name: str | None) -> None:
+        super().__init__(path, form, name)
+        self.bytes_done = 0
+        self._paths: dict[str, tuple[str, ...]] = {}
+        with contextlib.closing(read_objects(path, form, at_once=_AT_ONCE)) as batches:
+            for row in itertools.chain.from_iterable(
+                found.rows for found in itertools.islice(batches, _LOOKED_AT)
+            ):
+                self._look_into(row, ())
+        self.columns = list(self._paths)
+
+    def _look_into(self, value: object, path: tuple[str, ...]) -> None:
+        """Take the names of an object's parts."""
+        if isinstance(value, dict):
+            for key, part in value.items():
+                self._look_into(part, (*path, key))
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            for item in value[:_ITEMS_LOOKED_AT]:
+                self._look_into(item, path)
+        elif path and len(self._paths) < _MOST_COLUMNS:
+            name = ".".join(path).encode(errors="backslashreplace").decode()
+            self._paths.setdefault(name, path)
+
+    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
+        """Give the rows, at most `CHUNK_ROWS` at a time."""
+        held = _Held(wanted, self.short_name)
+        for found in read_objects(self.path, self.form, at_once=_AT_ONCE):
+            self.bytes_done = found.bytes_done
+            held.add(found, [self._paths[name] for name in wanted])
+            if len(held.lines) + len(held.broken) >= CHUNK_ROWS // 2:
+                yield held.taken()
+        if held.lines or held.broken:
+            yield held.taken()
+
+
+class _Held:
+    """What was read of some rows, until it is a chunk."""
+
+    def __init__(self, wanted: Sequence[str], file: str) -> None:
+        self._file = file
+        self._values: dict[str, list[object]] = {name: [] for name in wanted}
+        self.lines: list[int] = []
+        self.broken: list[RefusedLine] = []
+
+    def add(self, found: Objects, paths: Sequence[tuple[str, ...]]) -> None:
+        for values, path in zip(self._values.values(), paths, strict=True):
+            if len(path) == 1:
+                (key,) = path
+                values += [row.get(key) for row in found.rows]
+            else:
+                values += [_part(row, path) for row in found.rows]
+        self.lines += found.lines
+        self.broken += found.broken
+
+    def taken(self) -> Chunk:
+        lines = np.array(self.lines, dtype=np.int64)
+        columns, broken = {}, [*self.broken]
+        is_sound = np.ones(len(lines), dtype=bool)
+        for name, values in self._values.items():
+            columns[name], wrong = column_of(values)
+            for at, reason in wrong.items():
+                if is_sound[at]:
+                    line = RefusedLine(self._file, self.lines[at], name, shown(values[at]), reason)
+                    broken.append(line)
+                    is_sound[at] = False
+            values.clear()
+        self.lines, self.broken = [], []
+        columns = {name: rows_at(column, is_sound) for name, column in columns.items()}
+        return Chunk(columns, lines[is_sound], broken)
+
+
+def _part(value: object, path: tuple[str, ...]) -> object:
+    """Return what is at a path in an object; of a list, what is there in each of its items."""
+    for place, key in enumerate(path):
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, list):
+            return [_part(item, path[place:]) for item in value]
+        else:
+            return None
+    return value

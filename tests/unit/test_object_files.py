@@ -1,0 +1,330 @@
+"""Files that are no table of text: JSON, Arrow's own, and what their ids are."""
+
+import contextlib
+import gzip
+import json
+import random
+import uuid
+from decimal import Decimal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reckeeper import tabular
+from reckeeper.errors import DataError
+from reckeeper.events import files
+from reckeeper.events.files import FileFormat
+from reckeeper.tabular import json_objects
+
+
+@pytest.fixture
+def take(database, settings):
+    def run(path, **format):
+        return files.import_file(
+            database, path, format=FileFormat(**format), settings=settings, actor="test"
+        )
+
+    return run
+
+
+@pytest.fixture
+def stored(database):
+    def read(*names):
+        with database.read() as connection:
+            rows = connection.exec_driver_sql(
+                f"SELECT {', '.join(names)} FROM user_interactions ORDER BY {', '.join(names)}"
+            )
+            return [tuple(row) for row in rows]
+
+    return read
+
+
+def rows_of(path, *names):
+    """Return rows, each with its line, and those that are broken, by their lines."""
+    with tabular.open_source(path) as source:
+        chunks = [
+            part for chunk in source.chunks(names) for part in tabular.spread(chunk, file=path.name)
+        ]
+    rows = [
+        row
+        for chunk in chunks
+        for row in zip(
+            chunk.lines.tolist(),
+            *(chunk.columns[name].to_pylist() for name in names),
+            strict=True,
+        )
+    ]
+    return rows, {line.line: line.reason for chunk in chunks for line in chunk.broken}
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+EVENTS = [
+    {"user_id": "u1", "event": {"item": {"id": 7}}, "at": "2024-01-03 15:28:18"},
+    {"user_id": 2, "event": {"item": {"id": 8.0}}, "at": 1_704_295_698, "x": [1, {"y": 2}]},
+    {"user_id": "u3", "event": {"item": {"id": "ü"}}, "at": 1_704_295_698.5},
+]
+READ = [(1, "u1", "7"), (2, "2", "8"), (3, "u3", "ü")]
+
+
+def lines(path):
+    path.write_text("".join(f"{json.dumps(event)}\n" for event in EVENTS))
+
+
+def packed_lines(path):
+    lines(path)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+def of_windows(path):
+    lines(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def array(path):
+    path.write_text(json.dumps(EVENTS, ensure_ascii=False), encoding="utf-8")
+
+
+def pretty_array(path):
+    path.write_text(json.dumps(EVENTS, indent=4))
+
+
+def pages(path):
+    path.write_text(f"{json.dumps(EVENTS[:1])}\n[]\n{json.dumps(EVENTS[1:])}")
+
+
+def pretty_objects(path):
+    path.write_text("\n".join(json.dumps(event, indent=1) for event in EVENTS))
+
+
+JSON = [lines, packed_lines, of_windows, array, pretty_array, pages, pretty_objects]
+
+
+@pytest.mark.parametrize("write", JSON)
+@pytest.mark.parametrize("piece_bytes", [1024 * 1024, 7])
+def test_json_is_read_in_any_form(tmp_path, monkeypatch, write, piece_bytes):
+    monkeypatch.setattr(json_objects, "_PIECE_BYTES", piece_bytes)
+    path = tmp_path / "events"
+    write(path)
+    assert rows_of(path, "user_id", "event.item.id") == (READ, {})
+    with tabular.open_source(path) as source:
+        assert source.columns[:3] == ["user_id", "event.item.id", "at"]
+
+
+def test_parts_of_json_are_imported_by_their_paths(tmp_path, take, stored):
+    path = tmp_path / "events.json"
+    array(path)
+    report = take(path, item_column="event.item.id", time_column="at")
+    assert (report.accepted, report.refused) == (3, 0)
+    assert stored("user_id", "item_id", "occurred_at") == [
+        ("2", "8", 1_704_295_698_000_000),
+        ("u1", "7", 1_704_295_698_000_000),
+        ("u3", "ü", 1_704_295_698_500_000),
+    ]
+
+
+def test_a_broken_line_costs_its_row_alone(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b'{"u": "a", "i": 1}\n{"u": "b", "i": 2\n\n[1]\n{"u": "c\xff", "i": 3}\n'
+        b'{"u": "d", "i": {"x": 1}}\n{"i": 5}\n{"u": "\\ud800", "i": 6}\n{"u": true, "i": 7}'
+    )
+    rows, broken = rows_of(path, "u", "i")
+    assert rows == [(1, "a", "1"), (7, None, "5")]
+    assert broken.keys() == {2, 4, 5, 6, 8, 9}
+    assert broken[4] == "is no JSON object"
+    assert broken[6] == "is an object: name a part of it, such as user.id"
+    assert broken[9] == "is a truth value, where others are none"
+
+
+def test_a_line_without_an_end_is_left_out_and_the_next_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_objects, "_PIECE_BYTES", 50)
+    monkeypatch.setattr(json_objects, "_MOST_BYTES", 100)
+    path = tmp_path / "a.jsonl"
+    for line_end in ("\n", "\r\n", "\r"):
+        long = json.dumps({"u": "x" * random.randrange(200, 300)})
+        path.write_text(line_end.join(['{"u": 1}', long, '{"u": 3}', "", long, '{"u": 6}']))
+        rows, broken = rows_of(path, "u")
+        assert rows == [(1, 1), (3, 3), (6, 6)]
+        assert broken == dict.fromkeys((2, 5), "is longer than 100 bytes")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ('[{"u": 1}, {"u": 2}', "from object 3 on: the file ends within the array"),
+        ('[{"u": 1} {"u": 2}]', "from object 2 on: a comma or ] is missing"),
+        ('[{"u": 1}, ]', "from object 2 on: Expecting value"),
+        ('[{"u": 1}, {"u": }]', "from object 2 on: Expecting value"),
+        ('[{"u": 1}, {"u": "x', "from object 2 on: Unterminated string"),
+        ('[{"u": 1}]}', "from object 2 on: Expecting value"),
+        ('[{"u": 1},' + "[" * 100_000, "from object 2 on: it is nested too deeply"),
+    ],
+)
+def test_an_array_that_breaks_off_says_where(tmp_path, content, what):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=what):
+        rows_of(path, "u")
+
+
+def test_what_stands_before_the_break_in_a_long_array_is_given(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[" + '{"u": 1},' * 50_000 + '{"u": ')
+    with tabular.open_source(path) as source:
+        chunks = source.chunks(["u"])
+        assert len(next(chunks).lines) >= 40_000
+        with pytest.raises(DataError, match="from object 50001 on"):
+            list(chunks)
+
+
+def test_names_in_brackets_are_no_json(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("[u],[i]\n1,2\n")
+    assert rows_of(path, "[u]", "[i]") == ([(2, b"1", b"2")], {})
+
+
+def test_a_row_with_lists_is_a_row_for_each_item(tmp_path, take, stored):
+    path = tmp_path / "orders.json"
+    orders = [
+        {"customer": "u1", "key": "o1", "lines": [{"sku": "a", "n": 2}, {"sku": "b", "n": 1}]},
+        {"customer": "u2", "key": "o2", "lines": [{"sku": "a"}]},
+        {"customer": "u3", "key": "o3", "lines": []},
+    ]
+    path.write_text(json.dumps(orders))
+    format = {"user_column": "customer", "item_column": "lines.sku", "weight_column": "lines.n"}
+    for named in (format, format | {"event_id_column": "key"}):
+        report = take(path, **named)
+        assert (report.accepted, report.refused, report.duplicates) == (3, 1, 0)
+        assert report.first_refused[0].line == 3
+        assert take(path, **named).duplicates == 3
+    assert stored("user_id", "item_id", "weight") == [
+        ("u1", "a", 2.0), ("u1", "a", 2.0), ("u1", "b", 1.0), ("u1", "b", 1.0),
+        ("u2", "a", 1.0), ("u2", "a", 1.0),
+    ]  # fmt: skip
+
+
+# Words that stand for nothing are the importer's concern, and are read as they are here.
+IDS = st.one_of(
+    st.text(st.characters(codec="utf-8"), max_size=8),
+    st.integers(),
+    st.integers(-(2**53), 2**53).map(float),
+)
+
+
+def _id(value):
+    return str(int(value)) if isinstance(value, float) else str(value)
+
+
+@given(st.lists(st.tuples(IDS, IDS), min_size=1, max_size=6), st.sampled_from(["lines", "array"]))
+def test_any_ids_in_json_are_read_back(tmp_path_factory, ids, form):
+    path = tmp_path_factory.mktemp("json") / "a"
+    rows = [{"u": user, "i": item} for user, item in ids]
+    content = json.dumps(rows) if form == "array" else "\n".join(map(json.dumps, rows))
+    path.write_text(content)
+    found, broken = rows_of(path, "u", "i")
+    assert broken == {}
+    assert [tuple(map(_id, row[1:])) for row in found] == [tuple(map(_id, row)) for row in ids]
+
+
+# --- Arrow and Parquet ----------------------------------------------------------------------------
+
+TABLE = pa.table({"u": ["a", None, "c"], "x": [1, 2, 3], "i": [[1, 2], [3], []]})
+SPREAD = [(1, "a", 1), (1, "a", 2), (2, None, 3), (3, "c", None)]
+
+
+def feather(table, path):
+    pyarrow.feather.write_feather(table, path, compression="zstd")
+
+
+def plain_feather(table, path):
+    pyarrow.feather.write_feather(table, path, compression="uncompressed", chunksize=1)
+
+
+def stream(table, path):
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+FORMS = [feather, plain_feather, stream, pq.write_table]
+
+
+@pytest.mark.parametrize("write", FORMS)
+def test_columns_of_arrow_are_read_with_a_row_for_each_item_of_a_list(tmp_path, write):
+    path = tmp_path / "a"
+    write(TABLE, path)
+    assert rows_of(path, "u", "i") == (SPREAD, {})
+
+
+def test_feather_of_pandas_is_imported(tmp_path, take, stored):
+    path = tmp_path / "a.feather"
+    when = pd.to_datetime(["2024-01-03 15:28:18", "2024-01-04 00:00:00"])
+    frame = pd.DataFrame({"user_id": ["u", "v"], "item_id": [1.0, 2.0], "occurred_at": when})
+    frame.assign(item_id=frame.item_id, kind=pd.Categorical(["a", "b"])).to_feather(path)
+    assert take(path).accepted == 2
+    assert stored("user_id", "item_id", "occurred_at") == [
+        ("u", "1", 1_704_295_698_000_000),
+        ("v", "2", 1_704_326_400_000_000),
+    ]
+
+
+@pytest.mark.parametrize("write", FORMS)
+def test_ids_of_any_type_are_what_they_say(tmp_path, take, stored, write):
+    keys = [uuid.UUID(int=number) for number in (1, 2**127 + 5)]
+    users = pa.array([Decimal(10**37), Decimal(7)], pa.decimal128(38, 0))
+    path = tmp_path / "a"
+    for number, column in enumerate(
+        [
+            pa.array(keys, pa.uuid()),
+            pa.array([key.bytes for key in keys], pa.binary(16)),
+            pa.array([str(key) for key in keys]).dictionary_encode(),
+        ]
+    ):
+        write(pa.table({"user_id": users, "item_id": column, "x": [number] * 2}), path)
+        assert take(path).accepted == 2
+    expected = sorted(zip(("1" + "0" * 37, "7"), map(str, keys), strict=True))
+    assert stored("user_id", "item_id") == sorted(expected * 3)
+
+
+def test_lists_that_do_not_go_together_are_refused(tmp_path):
+    table = pa.table({"u": [1, 2], "i": [[1, 2], [3, 4]], "r": [[1.0, 2.0], [1.0]]})
+    pq.write_table(table, tmp_path / "a")
+    rows, broken = rows_of(tmp_path / "a", "u", "i", "r")
+    assert rows == [(1, 1, 1, 1.0), (1, 1, 2, 2.0)]
+    assert broken == {2: "has 1 values, and another list of its row 2"}
+
+
+@pytest.mark.parametrize("write", FORMS)
+def test_a_file_of_arrow_that_is_cut_or_changed_is_refused_and_nothing_else(tmp_path, write):
+    path = tmp_path / "a"
+    write(TABLE, path)
+    content = path.read_bytes()
+    chance = random.Random(1)
+    for _ in range(60):
+        changed = bytearray(content[: chance.randrange(8, len(content) + 1)])
+        for _ in range(chance.randrange(4)):
+            changed[chance.randrange(8, len(changed) + 1) - 1] = chance.randrange(256)
+        path.write_bytes(changed)
+        with contextlib.suppress(DataError):
+            rows_of(path, "u", "i")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "old kind .*save it as .xlsx"),
+        (b"FEA1" + bytes(100), "Feather of version 1"),
+        (b"ARROW1" + bytes(100), "not a sound Arrow file"),
+        (gzip.compress(b"ARROW1" + bytes(100)), "packed already: unpack it"),
+    ],
+)
+def test_what_cannot_be_read_is_said(tmp_path, content, said):
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        rows_of(path, "u")
