@@ -65,6 +65,7 @@ EXCLUSIVE = {
     "adbc_driver_postgresql": {"storage"},
     "adbc_driver_sqlite": set(),
     "confluent_kafka": {"events"},
+    "charset_normalizer": {"tabular"},
     "cronsim": {"policy"},
     "apscheduler": set(),
     "sklearn": {"recipes"},

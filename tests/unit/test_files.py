@@ -400,7 +400,7 @@ def test_a_row_that_is_not_utf8_costs_itself_alone(tmp_path, database, take):
         (b"user_id,item_id", "no rows"),
         (b"user_id,item_id\n\n\n,\n", "no rows"),
         (b"\nuser_id,item_id\nu,i\n", "empty line"),
-        ("user_id,item_id\nu,i\n".encode("utf-16"), "UTF-16"),
+        ("user_id,item_id\n".encode("utf-16"), "no rows"),
         (b"PK\x03\x04abcdef", "ZIP"),
         (b"\x1f\x8babcdefghij", "cannot be unpacked"),
         (gzip.compress(b"user_id,item_id\n" + b"u,i\n" * 1000, mtime=0)[:30], "cannot be unpacked"),

@@ -13,6 +13,7 @@ from rich.table import Table
 from reckeeper.cli import installation
 from reckeeper.cli.data import NEXT, Json, clear_demo, print_json, progress_bar
 from reckeeper.cli.database import made_or_opened
+from reckeeper.cli.file_options import Delimiter, Encoding, MaxRatio, Quote, SkipLines
 from reckeeper.errors import DataError
 
 if TYPE_CHECKING:  # it brings Arrow's readers and SQL, which help does without
@@ -125,33 +126,6 @@ _RatingColumn = Annotated[
 _MinRating = Annotated[
     float | None, typer.Option(help="Store rows with a lower rating as seen, not liked.")
 ]
-_Delimiter = Annotated[
-    str | None,
-    typer.Option(
-        help="Delimiter of CSV, also in the catalogue: one character, or tab. Default: a comma."
-    ),
-]
-
-
-class Quoting(StrEnum):
-    """What quotation marks in CSV are."""
-
-    DOUBLE = "double"
-    NONE = "none"
-
-    @property
-    def has_quotes(self) -> bool:
-        """Whether they hold values together."""
-        return self is Quoting.DOUBLE
-
-
-Quote = Annotated[
-    Quoting | None,
-    typer.Option(
-        help="double: quotation marks in CSV hold values together; none: they are characters like "
-        "others. Default: double, but none between tabs where that reads more rows."
-    ),
-]
 _NoHeader = Annotated[
     bool,
     typer.Option(
@@ -192,8 +166,11 @@ def import_command(
     null: _Null = None,
     rating_column: _RatingColumn = None,
     min_rating: _MinRating = None,
-    delimiter: _Delimiter = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     quote: Quote = None,
+    skip_lines: SkipLines = None,
+    max_ratio: MaxRatio = None,
     no_header: _NoHeader = False,
     max_refused: _MaxRefused = 0.5,
     report: _Report = None,
@@ -206,7 +183,12 @@ def import_command(
     chosen = {PresetName.MOVIELENS: files.MOVIELENS}[preset] if preset else None
     if chosen and file and catalogue is None and file.with_name(chosen.catalogue_name).is_file():
         catalogue = file.with_name(chosen.catalogue_name)
-    csv = {"delimiter": delimiter, "has_quotes": quote and quote.has_quotes}
+    form = {
+        "delimiter": delimiter,
+        "encoding": encoding,
+        "has_quotes": quote and quote.has_quotes,
+        "max_ratio": max_ratio,
+    }
     interactions_format = with_given(
         chosen.interactions if chosen else files.FileFormat(),
         user_column=user_column,
@@ -223,14 +205,15 @@ def import_command(
         rating_column=rating_column,
         min_rating=min_rating,
         has_header=not no_header,
-        **csv,
+        skip_lines=skip_lines,
+        **form,
     )
     catalogue_format = with_given(
         chosen.catalogue if chosen else files.CatalogueFormat(),
         item_column=catalogue_item_column or item_column,
         title_column=title_column,
         category_column=category_column,
-        **csv,
+        **form,
     )
     given = _Given(interactions_format, catalogue, catalogue_format, max_refused, report)
     _import(origin, given, as_json=as_json)
@@ -312,8 +295,6 @@ def _origin(
 
 def with_given(format: Any, **given: Any) -> Any:
     """Return a format with what options give; None is not given."""
-    if given.get("delimiter") in ("tab", "\\t"):
-        given["delimiter"] = "\t"
     return dataclasses.replace(
         format, **{name: value for name, value in given.items() if value is not None}
     )
@@ -341,6 +322,8 @@ def _print_report(
     table.add_row("refused", f"{report.refused:,}")
     table.add_row("catalogue items new or changed", f"{report.items:,}")
     console.print(table)
+    for name, form in report.read_as.items():
+        console.print(f"{name} was read as {form}.", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Written to {database}", markup=False, highlight=False, soft_wrap=True)
     print_refused(console, report, source=source, unit=unit)
     if report.duplicates and not report.accepted:

@@ -11,7 +11,8 @@ from rich.console import Console
 from reckeeper.cli import installation
 from reckeeper.cli.data import progress_bar
 from reckeeper.cli.database import made_or_opened
-from reckeeper.cli.importing import Quote, print_refused, with_given
+from reckeeper.cli.file_options import Delimiter, Encoding, MaxRatio, Quote, SkipLines
+from reckeeper.cli.importing import print_refused, with_given
 from reckeeper.cli.terminal import (
     AsJson,
     Limit,
@@ -161,10 +162,11 @@ def import_items(
     from_column: _FromColumn = None,
     until_column: _UntilColumn = None,
     time_unit: _TimeUnit = None,
-    delimiter: Annotated[
-        str | None, typer.Option(help="Delimiter of CSV. Default: a comma.")
-    ] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     quote: Quote = None,
+    skip_lines: SkipLines = None,
+    max_ratio: MaxRatio = None,
     report: _Report = None,
     as_json: AsJson = False,
 ) -> None:
@@ -181,6 +183,9 @@ def import_items(
         until_column=until_column,
         time_unit=time_unit,
         delimiter=delimiter,
+        encoding=encoding,
+        skip_lines=skip_lines,
+        max_ratio=max_ratio,
         has_quotes=quote and quote.has_quotes,
     )
     settings = installation.settings()

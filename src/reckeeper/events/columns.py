@@ -86,6 +86,9 @@ _NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 
+USUAL = frozenset(name for names in _NAMES.values() for likely in names for name in likely)
+"""All names that people use for a part, in small letters with nothing between words."""
+
 _BETWEEN = re.compile(r"[\s_.\-]+")
 
 

@@ -1,6 +1,7 @@
 """The way in for tables of any size, in bounded memory: CSV, Parquet, and queries."""
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -156,13 +157,20 @@ def import_file(
         if items_source is not None:
             for rows_of_items, wrong, _ in _item_batches(items_source, catalogue_format):
                 run.write_items(rows_of_items, wrong, file=items_source.short_name)
-        return run.finish(source=called or source.name, actor=actor)
+        return dataclasses.replace(
+            run.finish(source=called or source.name, actor=actor),
+            read_as=_forms(source, items_source),
+        )
+
+
+def _forms(*sources: Source | None) -> dict[str, str]:
+    return {source.short_name: str(source.form) for source in sources if source and source.form}
 
 
 def _opened(
     path: Path, format: FileFormat | CatalogueFormat
 ) -> contextlib.AbstractContextManager[Source]:
-    return open_source(path, format.form)
+    return open_source(path, format.form, known=format.names)
 
 
 def _chunks(source: Source, columns: Mapping[str, str]) -> Iterator[Chunk]:

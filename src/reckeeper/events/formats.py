@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reckeeper.errors import Action, DataError
-from reckeeper.events.columns import OPTIONS, REQUIRED, Choice, Found, find, looks_like_a_row
+from reckeeper.events.columns import (
+    OPTIONS,
+    REQUIRED,
+    USUAL,
+    Choice,
+    Found,
+    find,
+    looks_like_a_row,
+)
 from reckeeper.interactions import WITHOUT_WEIGHT
 from reckeeper.tabular import MAX_RATIO, Form, Source
 
@@ -91,6 +99,14 @@ class FileFormat:
         self.form  # noqa: B018 - it checks what it is made of
 
     @property
+    def names(self) -> list[str]:
+        """Names that columns probably have: those that are given, and those that people use."""
+        return _given(
+            self.user_column, self.item_column, self.type_column, self.weight_column,
+            self.time_column, self.event_id_column, self.rating_column, *USUAL,
+        )  # fmt: skip
+
+    @property
     def form(self) -> Form:
         """What a file is, as far as it is given."""
         return Form(
@@ -147,6 +163,14 @@ class CatalogueFormat:
         self.form  # noqa: B018 - it checks what it is made of
 
     @property
+    def names(self) -> list[str]:
+        """Names that columns probably have."""
+        return _given(
+            self.item_column, self.title_column, self.category_column, self.available_column,
+            self.from_column, self.until_column, self.list_column, *USUAL,
+        )  # fmt: skip
+
+    @property
     def form(self) -> Form:
         """What a file is, as far as it is given."""
         return Form(
@@ -156,6 +180,10 @@ class CatalogueFormat:
             skip_lines=self.skip_lines,
             max_ratio=self.max_ratio,
         )
+
+
+def _given(*names: str | None) -> list[str]:
+    return [name for name in names if name]
 
 
 def _check_unit(unit: str | None) -> None:
@@ -255,6 +283,7 @@ def _see_that_there_are(names: Mapping[str, str], source: Source) -> None:
                 which += ". Line 1 was taken for their names: --no-header reads it as a row"
                 if looks_like_a_row(source.columns):
                     which += ", which it looks like"
+                which += ", and --skip-lines leaves out lines before them"
             raise DataError(
                 f"{source.name} has no column {name!r}. Its columns are {there}: {which}."
             )

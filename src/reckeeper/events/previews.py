@@ -83,7 +83,7 @@ def preview(
         The file cannot be read, or a column that the format names is not there.
     """
     format = format or FileFormat()
-    form = detect(path, format.form)
+    form = detect(path, format.form, known=format.names)
     with open_source(path, form) as source:
         found = look(source, format)
         see_that_there_are(found, source)

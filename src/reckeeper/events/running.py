@@ -54,6 +54,8 @@ class ImportReport:
         A few of them.
     refused_report : Path or None
         The CSV file that lists them all, where there are any.
+    read_as : dict of str to str
+        What each file was found to be, in words, by its name.
     """
 
     import_id: int
@@ -64,6 +66,7 @@ class ImportReport:
     items: int
     first_refused: list[RefusedLine]
     refused_report: Path | None
+    read_as: dict[str, str]
 
 
 @contextlib.contextmanager
@@ -217,6 +220,7 @@ class Running:
             **counts,
             first_refused=self._refused.first,
             refused_report=self._refused.path if self._refused.is_written else None,
+            read_as={},
         )
 
     def beat(self) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from reckeeper.errors import DataError
 from reckeeper.tabular import streams, translation
+from reckeeper.tabular.encodings import certain_encoding_of, encoding_of
 from reckeeper.tabular.forms import WHITE_SPACE, Form, Kind
 from reckeeper.tabular.json_objects import json_kind
 from reckeeper.tabular.workbook import is_workbook
@@ -25,6 +26,7 @@ _OLD_FEATHER = b"FEA1"
 _SAMPLE_CHARACTERS = 64 * 1024
 _FITS = 0.9
 _COLUMNS_SHOWN = 6
+_BETWEEN_WORDS = re.compile(r"[\s_.\-]+")
 _SEPARATOR_LINE = re.compile(r'"?sep=(?P<delimiter>[^"\r\n]+)"?[ \t]*(?:\r\n|\r|\n|\Z)', re.I)
 
 
@@ -37,8 +39,8 @@ def detect(path: Path, given: Form | None = None, *, known: Collection[str] = ()
     given : Form, optional
         What is known of it, and stays as it is.
     known : collection of str
-        Names that columns usually have: where two delimiters fit, the one that finds more of
-        them is taken.
+        Names that columns usually have, whatever their case and what is between words: where two
+        delimiters fit, the one that finds more of them is taken.
 
     Returns
     -------
@@ -93,15 +95,17 @@ def _check(path: Path) -> None:
 
 
 def _of_text(path: Path, given: Form, start: bytes, known: Collection[str]) -> Form:
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path} is text in UTF-16: save it as UTF-8 and import it again.")
-    given = dataclasses.replace(given, encoding=given.encoding or "utf-8")
     skip_lines, delimiter = given.skip_lines or 0, given.delimiter
+    encoding = given.encoding or certain_encoding_of(start)
+    if encoding is None and _kind_of_json(start, given, "utf-8") is None:
+        encoding = encoding_of(path, start, is_packed=given.compression != "none")
+    encoding = encoding or "utf-8"
+    if kind := _kind_of_json(start, given, encoding):
+        return dataclasses.replace(
+            given, kind=kind, encoding=encoding, delimiter=",", skip_lines=skip_lines
+        )
+    given = dataclasses.replace(given, kind=Kind.TEXT, encoding=encoding)
     text, _ = translation.without_lines(translation.text_of(start, given), skip_lines)
-    kind = given.kind or json_kind(text)
-    if kind in (Kind.JSON_LINES, Kind.JSON):
-        return dataclasses.replace(given, kind=kind, delimiter=",", skip_lines=skip_lines)
-    given = dataclasses.replace(given, kind=Kind.TEXT)
     if line := _SEPARATOR_LINE.match(text):
         skip_lines += 1
         text = text[line.end() :]
@@ -115,6 +119,13 @@ def _of_text(path: Path, given: Form, start: bytes, known: Collection[str]) -> F
         has_quotes=_fit(text, delimiter, given.has_quotes).has_quotes,
         skip_lines=skip_lines,
     )
+
+
+def _kind_of_json(start: bytes, given: Form, encoding: str) -> Kind | None:
+    if given.kind is not None:
+        return None if given.kind is Kind.TEXT else given.kind
+    text = translation.text_of(start, dataclasses.replace(given, encoding=encoding))
+    return json_kind(translation.without_lines(text, given.skip_lines or 0)[0])
 
 
 def _sample(text: str, *, is_whole: bool) -> str:
@@ -142,24 +153,32 @@ def _delimiter(path: Path, text: str, given: Form, known: Collection[str]) -> st
     fits = {sign: _fit(text, sign, given.has_quotes) for sign in (*_STRONG, WHITE_SPACE)}
     fits = {sign: fit for sign, fit in fits.items() if len(fit.columns) > 1}
     good = {sign: fit for sign, fit in fits.items() if fit.share >= _FITS}
-    if WHITE_SPACE in good and any(
-        len(fit.columns) >= len(good[WHITE_SPACE].columns)
-        for fit in good.values()
-        if fit is not good[WHITE_SPACE]
-    ):
-        del good[WHITE_SPACE]  # it stands in values, too
     if not good:
         fits.pop(WHITE_SPACE, None)
         return "," if "," in fits or not fits else max(fits, key=lambda sign: fits[sign].share)
-    if given.has_header and len(good) > 1:
-        n_known = {sign: len(set(fit.columns).intersection(known)) for sign, fit in good.items()}
+    if given.has_header:
+        usual = set(map(_plain, known))
+        n_known = {
+            sign: len(usual.intersection(map(_plain, fit.columns))) for sign, fit in good.items()
+        }
         most = max(n_known.values())
         good = {sign: fit for sign, fit in good.items() if n_known[sign] == most}
+    if WHITE_SPACE in good and len(good) > 1:
+        n_columns = {sign: len(fit.columns) for sign, fit in good.items()}
+        # It stands in names and values, too.
+        if given.has_header or n_columns[WHITE_SPACE] <= max(
+            n for sign, n in n_columns.items() if sign != WHITE_SPACE
+        ):
+            del good[WHITE_SPACE]
     if len(good) > 1 and not any(fit.n_rows for fit in good.values()):
         return next(iter(good))  # names of columns and nothing else
     if len(good) > 1:
         raise _ambiguous(path, good)
     return next(iter(good))
+
+
+def _plain(name: str) -> str:
+    return _BETWEEN_WORDS.sub("", name.casefold())
 
 
 def _ambiguous(path: Path, good: dict[str, _Fit]) -> DataError:

@@ -1,6 +1,7 @@
 """What a file is, before anybody asks what is in it: kind, packing, encoding, delimiter."""
 
 import codecs
+import io
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -81,6 +82,8 @@ class Form:
     max_ratio: float = MAX_RATIO
 
     def __post_init__(self) -> None:
+        if self.delimiter in ("tab", "\\t"):
+            object.__setattr__(self, "delimiter", "\t")
         if self.delimiter is not None and (
             not self.delimiter or any(sign in self.delimiter for sign in '"\r\n')
         ):
@@ -90,8 +93,10 @@ class Form:
             )
         if self.skip_lines is not None and self.skip_lines < 0:
             raise DataError(f"{self.skip_lines} lines cannot be left out: give 0 or more.")
+        if not self.max_ratio > 0:
+            raise DataError(f"The ratio {self.max_ratio} is not above 0.")
         if self.encoding is not None:
-            _check_encoding(self.encoding)
+            object.__setattr__(self, "encoding", _sound_encoding(self.encoding))
 
     def __str__(self) -> str:
         words = _KINDS[self.kind or Kind.TEXT]
@@ -103,12 +108,15 @@ class Form:
         return words
 
 
-def _check_encoding(name: str) -> None:
+def _sound_encoding(name: str) -> str:
+    """Return the name of an encoding without what a mark at the beginning makes of it."""
     try:
-        b"".decode(name)
-        codecs.lookup(name)
-    except LookupError as exc:
+        found = codecs.lookup(name).name
+        io.TextIOWrapper(io.BytesIO(), encoding=name)
+        codecs.getincrementaldecoder(name)
+    except (LookupError, ValueError) as exc:
         raise DataError(
             f"The encoding {name!r} is not known: use a name such as utf-8, utf-16, cp1252 or "
             "latin-1."
         ) from exc
+    return "utf-8" if found in ("utf-8-sig", "ascii") else found

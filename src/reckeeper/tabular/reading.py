@@ -73,6 +73,7 @@ def open_source(
 
 class _QuerySource:
     has_header = False
+    form: Form | None = None
     bytes_total = 0
     bytes_done = 0
 

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
+from reckeeper.tabular.forms import Form
+
 CHUNK_ROWS = 80_000
 """Most rows in a chunk, and so in one transaction: other writers wait about half a second."""
 
@@ -62,6 +64,11 @@ class Source(Protocol):
     columns: list[str]
     has_header: bool
     bytes_total: int
+
+    @property
+    def form(self) -> Form | None:
+        """What a file was found to be; None for a query."""
+        ...
 
     @property
     def bytes_done(self) -> int:

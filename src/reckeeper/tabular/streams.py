@@ -78,24 +78,20 @@ class Content:
 
     Attributes
     ----------
-    bytes_total : int
-        Size of the file as it lies there.
+    bytes_done, bytes_total : int
+        How much of the file was read, as it lies there, and its size.
     """
 
     def __init__(
         self, path: Path, raw: BinaryIO, stream: Stream, *, bytes_total: int, limit: float
     ) -> None:
+        self.bytes_done = 0
         self.bytes_total = bytes_total
         self._path = path
         self._raw = raw
         self._stream = stream
         self._limit = limit
         self._n_read = 0
-
-    @property
-    def bytes_done(self) -> int:
-        """How much of the file was read, as it lies there."""
-        return self._raw.tell()
 
     def skip(self, n_bytes: int) -> None:
         """Read so many bytes for nothing."""
@@ -114,6 +110,7 @@ class Content:
             piece = self._stream.read(size)
         except _UNREADABLE as exc:
             raise UnpackingError(f"{self._path} cannot be unpacked: {exc}.") from exc
+        self.bytes_done = self._raw.tell()
         self._n_read += len(piece)
         if self._n_read > self._limit:
             raise DataError(
@@ -170,7 +167,7 @@ def start_of(path: Path, compression: str) -> bytes:
         As of `unpacked`.
     """
     start = bytearray()
-    with unpacked(path, compression) as content:
+    with unpacked(path, compression, max_ratio=float("inf")) as content:
         while len(start) < START_BYTES and (piece := content.read(START_BYTES - len(start))):
             start += piece
     return bytes(start)

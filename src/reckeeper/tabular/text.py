@@ -45,15 +45,13 @@ class TextSource(FileSource):
         self.has_header = form.has_header
         self._broken: collections.deque[_Broken] = collections.deque()
         self._done: Callable[[], int] = int
+        self._stream: translation.Sound | translation.Translated | None = None
         self.columns, self._header_lines = self._header()
 
     @property
     def bytes_done(self) -> int:
         """How much has been read, of `bytes_total`."""
-        try:
-            return self._done()
-        except pa.ArrowInvalid:  # closed by Arrow, which has read it to its end
-            return self.bytes_total
+        return self._done()
 
     def _header(self) -> tuple[list[str], int]:
         start = streams.start_of(self.path, self.form.compression or "")
@@ -147,28 +145,34 @@ class TextSource(FileSource):
         # bytes, since a value that is not UTF-8 must cost its row alone.
         names = [str(place) for place in range(len(self.columns))]
         with self._opened() as stream:
-            yield from self._reader(stream, names)
+            for batch in self._reader(stream, names):
+                yield self._restored(batch)
+
+    def _restored(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if self._stream is None or not self._stream.is_restored_by_hand:
+            return batch
+        columns = [
+            pa.array(map(translation.restored, column.to_pylist()), pa.binary())
+            if translation.stands_in(column.buffers()[2])
+            else column
+            for column in batch.columns
+        ]
+        return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[pa.NativeFile]:
-        """Open what Arrow reads: the file as it lies there, if that will do."""
-        if self._is_plain and self.form.compression == "none":
-            with pa.OSFile(str(self.path)) as raw:
-                raw.seek(self._offset)
-                self._done = raw.tell
-                yield raw
-        else:
-            with streams.unpacked(
-                self.path, self.form.compression or "", max_ratio=self.form.max_ratio
-            ) as content:
-                self._done = lambda: content.bytes_done
-                stream: streams.Stream = content
-                if self._is_plain:
-                    content.skip(self._offset)
-                else:
-                    stream = translation.Translated(content, self.form)
-                with pa.PythonFile(streams.Readable(stream), "r") as file:
-                    yield file
+        """Open what Arrow reads."""
+        with streams.unpacked(
+            self.path, self.form.compression or "", max_ratio=self.form.max_ratio
+        ) as content:
+            self._done = lambda: content.bytes_done
+            if self._is_plain:
+                content.skip(self._offset)
+                self._stream = translation.Sound(content)
+            else:
+                self._stream = translation.Translated(content, self.form)
+            with pa.PythonFile(streams.Readable(self._stream), "r") as file:
+                yield file
         self._done = lambda: self.bytes_total
 
     def _reader(self, stream: pa.NativeFile, names: list[str]) -> Iterator[pa.RecordBatch]:
@@ -239,11 +243,15 @@ class TextSource(FileSource):
     def _on_broken(self, row: Any) -> str:
         if len(self._broken) >= _MOST_BROKEN:
             return "error"
-        n_lines = 1 + row.text.rstrip("\r\n").count("\n")
+        text = row.text.rstrip("\r\n")
+        n_lines = 1 + text.count("\n") + text.count("\r") - text.count("\r\n")
         reason = f"has {row.actual_columns} values, but there are {row.expected_columns} columns"
         if n_lines > 1:
             reason += f"; it reaches over {n_lines} lines: is a quotation mark not closed?"
-        self._broken.append(_Broken(row.number, n_lines, reason, row.text[:VALUE_SHOWN]))
+        shown = translation.restored(row.text[:VALUE_SHOWN].encode()).decode(
+            errors="backslashreplace"
+        )
+        self._broken.append(_Broken(row.number, n_lines, reason, shown))
         return "skip"
 
     def _refused(self, broken: _Broken, line: int) -> RefusedLine:
@@ -255,8 +263,14 @@ def _line_breaks(batch: pa.RecordBatch) -> np.ndarray:
     total = np.zeros(batch.num_rows, dtype=np.int64)
     for column in batch.columns:
         content = column.buffers()[2]
-        if content is not None and (np.frombuffer(content, np.uint8) == ord("\n")).any():
+        if content is None:
+            continue
+        signs = np.frombuffer(content, np.uint8)
+        if (signs == ord("\n")).any():
             total = total + pc.count_substring(column, "\n").to_numpy()
+        if (signs == ord("\r")).any():
+            n_returns = pc.count_substring(column, "\r").to_numpy()
+            total = total + n_returns - pc.count_substring(column, "\r\n").to_numpy()
     return total
 
 

@@ -7,7 +7,9 @@ import itertools
 import re
 from typing import TYPE_CHECKING
 
-from reckeeper.tabular.forms import WHITE_SPACE, Form
+import pyarrow as pa
+
+from reckeeper.tabular.forms import WHITE_SPACE, Form, Kind
 from reckeeper.tabular.streams import Stream
 
 SEPARATOR = "\x1f"
@@ -15,8 +17,13 @@ SEPARATOR = "\x1f"
 
 _PIECE_BYTES = 1024 * 1024
 _LONGEST_ROW = 2 * 1024 * 1024
-_UNREADABLE = "\udcff"
-"""What stands for bytes that are no text: no text in UTF-8 either, so that its row is refused."""
+_FIRST_BYTE = 0x10FF00
+"""Bytes that are no text are these characters for Arrow, which loses broken rows with others."""
+
+_NO_TEXT = "\udcff"
+_UNREADABLE = chr(_FIRST_BYTE + 0xFF)
+_STANDS_FOR_A_BYTE = re.compile(rb"\xf4\x8f[\xbe\xbf][\x80-\xbf]")
+_STRAY = re.compile("[\udc80-\udcff]")
 
 _REFUSING = "reckeeper.refusing"
 _EDGE = r"(?<![^\r\n])[ \t]+|[ \t]+(?=[\r\n]|\Z)"
@@ -24,7 +31,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 if TYPE_CHECKING:
     import _csv  # where alone the type of what csv.reader returns has a name
 
-_PLAIN = ("utf-8", "ascii")
+_PLAIN = "utf-8"
 
 
 def _refusing(exc: UnicodeError) -> tuple[str, int]:
@@ -36,6 +43,55 @@ def _refusing(exc: UnicodeError) -> tuple[str, int]:
 codecs.register_error(_REFUSING, _refusing)
 
 
+def restored(value: bytes) -> bytes:
+    """Return a value with the bytes that are no text, as they are in the file."""
+    return _STANDS_FOR_A_BYTE.sub(
+        lambda found: bytes([ord(found[0].decode()) - _FIRST_BYTE]), value
+    )
+
+
+def stands_in(content: pa.Buffer | None) -> bool:
+    """Say whether values have a byte to be `restored`."""
+    return content is not None and b"\xf4\x8f" in memoryview(content).tobytes()
+
+
+class Sound:
+    """Text in UTF-8 as it is; a byte that is no text is a character for as long as Arrow has it.
+
+    Attributes
+    ----------
+    is_restored_by_hand : bool
+        Whether there was such a byte, so that values must be `restored`.
+    """
+
+    def __init__(self, content: Stream) -> None:
+        self.is_restored_by_hand = False
+        self._content = content
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._ready = memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most so many bytes; none at the end."""
+        if not self._ready:
+            self._ready = memoryview(self._next(size))
+        piece, self._ready = self._ready[:size], self._ready[size:]
+        return bytes(piece)
+
+    def _next(self, size: int) -> bytes:
+        piece = b"x"
+        while piece:
+            piece = self._content.read(size)
+            if piece.isascii() and not self._decoder.getstate()[0]:
+                return piece
+            text = self._decoder.decode(piece, final=not piece)
+            if _STRAY.search(text):
+                self.is_restored_by_hand = True
+                text = _STRAY.sub(lambda found: chr(ord(found[0]) - 0xDC00 + _FIRST_BYTE), text)
+            if text:
+                return text.encode()
+        return b""
+
+
 def is_one_sign(delimiter: str) -> bool:
     """Say whether Arrow and `csv` can read text with this delimiter as it is."""
     return len(delimiter) == 1 and delimiter.isascii()
@@ -43,13 +99,13 @@ def is_one_sign(delimiter: str) -> bool:
 
 def is_plain(form: Form) -> bool:
     """Say whether Arrow can read text of this form as it is, once it is unpacked."""
-    return form.encoding in _PLAIN and is_one_sign(form.delimiter or "")
+    return form.encoding == _PLAIN and is_one_sign(form.delimiter or "")
 
 
 def text_of(start: bytes, form: Form) -> str:
     """Return the text that a file begins with; bytes that are none stand for themselves."""
-    if form.encoding in _PLAIN:
-        text = start.decode(form.encoding, "surrogateescape")
+    if form.encoding == _PLAIN:
+        text = start.decode("utf-8", "surrogateescape")
     else:
         text = codecs.getincrementaldecoder(form.encoding or "")(_REFUSING).decode(start)
     return text.removeprefix("\ufeff")
@@ -109,11 +165,15 @@ class Translated:
         self._is_first = True
         self._ready = memoryview(b"")
         self._is_over = False
+        self.is_restored_by_hand = form.kind is Kind.TEXT
 
     def read(self, size: int, /) -> bytes:
         """Return at most so many bytes; none at the end."""
         while not self._ready and not self._is_over:
-            self._ready = memoryview(self._next().encode("utf-8", "surrogatepass"))
+            text = self._next()
+            if not self.is_restored_by_hand:
+                text = text.replace(_UNREADABLE, _NO_TEXT)
+            self._ready = memoryview(text.encode("utf-8", "surrogatepass"))
         piece, self._ready = self._ready[:size], self._ready[size:]
         return bytes(piece)
 

@@ -1,0 +1,51 @@
+"""What options say of a file: how text in it is written, and how far it may unpack."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Quoting(StrEnum):
+    """What quotation marks in text are."""
+
+    DOUBLE = "double"
+    NONE = "none"
+
+    @property
+    def has_quotes(self) -> bool:
+        """Whether they hold values together."""
+        return self is Quoting.DOUBLE
+
+
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        help="What stands between values: a sign such as ; or ::, or the words tab and space (any "
+        "number of spaces and tabs). Default: told from the first lines."
+    ),
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        help="Encoding of text, such as utf-8, utf-16 or cp1252. Default: told from the content."
+    ),
+]
+Quote = Annotated[
+    Quoting | None,
+    typer.Option(
+        help="double: quotation marks in text hold values together; none: they are characters "
+        "like others. Default: double, but none between tabs, white space or several signs where "
+        "that reads more rows."
+    ),
+]
+SkipLines = Annotated[
+    int | None,
+    typer.Option(min=0, help="Lines to leave out before the names of the columns. Default: 0."),
+]
+MaxRatio = Annotated[
+    float | None,
+    typer.Option(
+        help="How many times its size a packed file of more than a gibibyte may be. Default: 200."
+    ),
+]
