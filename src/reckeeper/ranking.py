@@ -327,8 +327,12 @@ def rank_scores(
     DataError
         Scores are no numbers.
     """
-    _check_scores(scores)
     n = len(scores)
+    if n == 1 and popularity is not None:
+        told = _rank_told(scores[0], unlisted.indices, k=k)
+        if told is not None:
+            return told
+    _check_scores(scores)
     row_of = 0 if n == 1 else np.repeat(np.arange(n), np.diff(unlisted.indptr))
     seen_scores = scores[row_of, unlisted.indices]
     top = linalg.top_k_rows(scores, k, exclude=unlisted)
@@ -359,6 +363,32 @@ def rank_scores(
         top[rows] = linalg.top_k_shared(popularity, k, exclude=unlisted[rows])
         best[rows] = np.where(top[rows] >= 0, popularity[top[rows]], 0.0)
     return Lists(top, best, is_popular)
+
+
+def _rank_told(scores: np.ndarray, seen: np.ndarray, *, k: int) -> Lists | None:
+    """Make the list of one history where the k best scores say enough; None, as it was, if not.
+
+    Nearly every history's do: they are numbers, above zero, and more than noise.
+    """
+    if k > len(scores):
+        return None
+    seen_scores = scores[seen]
+    scores[seen] = -np.inf
+    top, largest = linalg.top_k_of_one(scores, k)
+    best = scores[top]
+    largest_seen = np.abs(seen_scores).max(initial=0)
+    if largest_seen == np.inf:  # some of them are out
+        largest_seen = np.abs(seen_scores[seen_scores > -np.inf]).max(initial=0)
+    # What is no number fails these.
+    if (
+        len(top) == k
+        and best[-1] > 0
+        and largest < np.inf
+        and _ROUNDING[scores.dtype] * largest_seen < best[0]
+    ):
+        return Lists(top[None, :], best[None, :].astype(np.float64), np.zeros(1, dtype=bool))
+    scores[seen] = seen_scores
+    return None
 
 
 def _rank_shared(scores: np.ndarray, unlisted: sparse.csr_array, *, k: int) -> Lists:

@@ -1064,8 +1064,8 @@ def test_a_list_is_written_as_its_shape_says(version, has_reasons):
     if has_reasons:
         reasons = [Reason("i9", None, -0.25), Reason("ü", "Ü", 1.0)]
         items[:2] = [
-            dataclasses.replace(items[0], reasons=reasons, rest=1 / 3),
-            dataclasses.replace(items[1], reasons=[], rest=0.0),
+            items[0]._replace(reasons=reasons, rest=1 / 3),
+            items[1]._replace(reasons=[], rest=0.0),
         ]
     answer = Recommendations("u 1", version, "model", items, "a-name", 1_700_000_000_000_000)
     shape = wire.RecommendationList.model_validate(answer)

@@ -1,7 +1,6 @@
 """Recommendations, from memory."""
 
 import contextlib
-import operator
 import re
 import uuid
 
@@ -17,7 +16,7 @@ from reckeeper.api.parameters import UserId, id_in
 from reckeeper.api.rules import AskedRules
 from reckeeper.api.runtime import Needs, Runtime
 from reckeeper.interactions import MAX_BODY_BYTES, checked_id
-from reckeeper.serving import FinishedList, ListState, Recommendations, Rules
+from reckeeper.serving import FinishedList, ListState, Recommendation, Recommendations, Rules
 
 _OF_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
 _PATH = re.compile(r"/recommendations/([^/]+)")
@@ -119,13 +118,13 @@ def _json(**told: object) -> bytes:
     return to_json({"status": "ok", **told})
 
 
-_ITEM = ("rank", "item_id", "score", "title", "attributes")
-_item = operator.attrgetter(*_ITEM)
+_ITEM = Recommendation._fields[:5]
+"""What each item of a list has; reasons, where they are asked for, come after it."""
 
 
 def _list(answer: Recommendations) -> dict[str, object]:
     """Return what all lists have: `wire.UserList`, but for the user."""
-    items = [dict(zip(_ITEM, _item(each), strict=True)) for each in answer.items]
+    items = [dict(zip(_ITEM, each, strict=False)) for each in answer.items]
     for item, each in zip(items, answer.items, strict=True):
         if each.reasons is not None:
             item |= {"reasons": each.reasons, "rest": each.rest}

@@ -3,7 +3,7 @@
 from reckeeper.linalg import collapse, parallel, products, ranking, svd
 from reckeeper.linalg.parallel import SparseOperator, row_blocks
 from reckeeper.linalg.products import dense_product, sparse_product
-from reckeeper.linalg.ranking import top_k, top_k_rows, top_k_shared, top_k_stored
+from reckeeper.linalg.ranking import top_k, top_k_of_one, top_k_rows, top_k_shared, top_k_stored
 from reckeeper.linalg.svd import TruncatedSvd, check_finite, truncated_svd
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "sparse_product",
     "svd",
     "top_k",
+    "top_k_of_one",
     "top_k_rows",
     "top_k_shared",
     "top_k_stored",

@@ -12,7 +12,7 @@ from reckeeper.linalg.parallel import n_cores, on_threads
 _CACHED_BYTES = 4 << 20
 """Of the rows that are added up at once, so that they stay in a cache."""
 
-_ROWS_AT_ONCE = 256
+_ROWS_AT_ONCE = 64
 """Rows of the matrix that are copied at once, to be added up."""
 
 _LEAST_ROWS = 8
@@ -96,7 +96,7 @@ class _Rows:
         index = index.astype(matrix.indptr.dtype, copy=False)
         begins = matrix.indptr[index]
         self.indptr = np.zeros(len(index) + 1, dtype=begins.dtype)
-        np.cumsum(matrix.indptr[index + 1] - begins, out=self.indptr[1:])
+        (matrix.indptr[index + 1] - begins).cumsum(out=self.indptr[1:])
         self.columns = np.empty(self.indptr[-1], dtype=matrix.indices.dtype)
         self._values = np.empty(self.indptr[-1], dtype=matrix.dtype)
         of_matrix = matrix.indptr, matrix.indices, matrix.data

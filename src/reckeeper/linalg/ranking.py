@@ -92,6 +92,32 @@ def top_k_shared(scores: np.ndarray, k: int, *, exclude: sparse.csr_array) -> np
     return top
 
 
+def top_k_of_one(scores: np.ndarray, k: int) -> tuple[np.ndarray, float]:
+    """Return the indices of the k largest scores, the largest first, and the largest of all.
+
+    Parameters
+    ----------
+    scores : ndarray of float, shape (n,)
+        -inf for what must not be returned.
+    k : int
+        From 1 to n.
+
+    Returns
+    -------
+    ndarray of int64, shape (at most k,)
+        Where scores are equal, the smaller index comes first.
+    float
+        NaN where a score is.
+    """
+    largest = _of_groups(scores[None, :], k)[0]
+    border = np.partition(largest, -k)[-k]
+    place = (scores >= border).nonzero()[0]
+    place = place[np.lexsort((place, -scores[place]))[:k]]
+    if border == -np.inf:
+        place = place[scores[place] > -np.inf]
+    return place, float(largest.max())
+
+
 def top_k_rows(
     scores: np.ndarray,
     k: int,
@@ -130,16 +156,14 @@ def top_k_rows(
     width = min(k, n_columns)
     top = np.full((n_rows, k), -1, dtype=np.int64)
     if n_rows == 1 and width:
-        place = np.flatnonzero(scores[0] >= _reached(scores, width)[0])
-        values = scores[0, place]
-        place = place[np.lexsort((place, -values))[:width]]
-        place = place[scores[0, place] > -np.inf]
+        place, _ = top_k_of_one(scores[0], width)
         top[0, : len(place)] = place
         return top
 
     def select(rows: slice) -> None:
         part = scores[rows]
-        place = np.flatnonzero(part >= _reached(part, width)[:, None])
+        border = np.partition(_of_groups(part, width), -width, axis=1)[:, -width]
+        place = np.flatnonzero(part >= border[:, None])
         row, column = np.divmod(place, n_columns)
         values = part.ravel()[place]
         order = np.lexsort((column, -values, row))
@@ -204,16 +228,19 @@ def top_k_stored(
     return top, best
 
 
-def _reached(scores: np.ndarray, n: int) -> np.ndarray:
-    """Return a value for each row that at least n of its scores reach, and few more, shape (rows,).
+def _of_groups(scores: np.ndarray, n: int) -> np.ndarray:
+    """Return the largest of each of many groups of columns, shape (rows, at least n groups).
 
-    The n-th largest of the largest of each of many groups of columns; of few
-    columns each is a group.
+    At least n scores reach the n-th largest of these, and few more do. Of few columns each is a
+    group.
     """
     n_columns = scores.shape[1]
     n_groups = min(n_columns, _GROUPS * n)
     height = n_columns // n_groups
-    grouped = scores[:, : height * n_groups].reshape(len(scores), height, n_groups)
-    largest = grouped.max(axis=1) if height > 1 else scores
-    border: np.ndarray = np.partition(largest, -n, axis=1)[:, -n]
-    return border
+    if height == 1:
+        return scores
+    in_groups = height * n_groups
+    largest: np.ndarray = scores[:, :in_groups].reshape(len(scores), height, n_groups).max(axis=1)
+    rest = largest[:, : n_columns - in_groups]
+    np.maximum(rest, scores[:, in_groups:], out=rest)
+    return largest

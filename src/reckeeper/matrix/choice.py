@@ -168,11 +168,11 @@ def sum_row(
     half_life_days, window_days, max_interactions_per_user : optional
         As of `choose`.
     """
-    order = np.argsort(keys, kind="stable")
+    order = keys.argsort(kind="stable")
     by_key = keys[order]
     starts = _starts(by_key)
     log: InteractionLog | None = None  # where some interactions change what others weigh
-    stays = np.ones(len(keys), dtype=bool)
+    stays: np.ndarray | slice = slice(None)
     if listing.any() or max_interactions_per_user is not None:
         item_index = np.empty(len(keys), dtype=np.int32)
         item_index[order] = np.repeat(
@@ -192,6 +192,7 @@ def sum_row(
             age = latest_at - occurred_at.astype(np.float64)
             weight[age > window_days * clock.DAY] = 0.0
         if log is not None and max_interactions_per_user is not None:
+            assert isinstance(stays, np.ndarray)
             weight[~_are_latest(log, stays, max_interactions_per_user)] = 0.0
         if half_life_days is not None:
             weight *= _decay(occurred_at, half_life_days=half_life_days, latest_at=latest_at)
@@ -207,7 +208,7 @@ def _starts(ascending: np.ndarray) -> np.ndarray:
     """Return where each distinct value begins."""
     is_first = np.ones(len(ascending), dtype=bool)
     np.not_equal(ascending[1:], ascending[:-1], out=is_first[1:])
-    return np.flatnonzero(is_first)
+    return is_first.nonzero()[0]
 
 
 def _decay(occurred_at: np.ndarray, *, half_life_days: float, latest_at: int) -> np.ndarray:

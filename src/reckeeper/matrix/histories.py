@@ -66,7 +66,7 @@ class Histories:
             In any unit.
         n_items : int
         """
-        n = int(np.searchsorted(item_index, n_items))
+        n = int(item_index.searchsorted(n_items))
         row = copy.copy(_empty_row(n_items))  # SciPy takes ten times as long to check a new one
         row.data, row.indices = weights[:n], item_index[:n].astype(np.int32)
         row.indptr = np.array([0, n], dtype=np.int32)
@@ -165,12 +165,13 @@ def _n_later_of_one(times: np.ndarray, has_taste: np.ndarray) -> np.ndarray:
     has_taste : ndarray of bool, shape (n,)
         Which entries weigh more than zero.
     """
-    steps = np.sort(times[has_taste])
+    steps = times[has_taste]
+    steps.sort()
     if len(steps):
         is_new = np.ones(len(steps), dtype=bool)
         np.not_equal(steps[1:], steps[:-1], out=is_new[1:])
         steps = steps[is_new]
-    n_later = len(steps) - np.searchsorted(steps, times, side="right")
+    n_later: np.ndarray = len(steps) - steps.searchsorted(times, side="right")
     return n_later.astype(np.int32)
 
 

@@ -26,8 +26,7 @@ _numbers = itertools.count()
 """Numbers of what is loaded: the same version may be loaded again."""
 
 
-@dataclass(frozen=True)
-class Recommendation:
+class Recommendation(NamedTuple):
     """One item of a list; `title` and `attributes` come from the catalogue.
 
     `reasons` and `rest`, as of `Reasons`, are there where they were asked for.

@@ -236,8 +236,8 @@ class UserHistories:
         # A model that knows no order is not told of any.
         times = summed.latest_at if self._model.artifact.model.is_ordered else None
         history = matrix.Histories.of_row(summed.keys, summed.weights, times, n_items=self._n_own)
-        is_other = summed.keys >= self._n_own
-        others, is_negative = summed.keys[is_other], summed.weights[is_other] <= 0
+        n = history.weights.nnz  # the keys ascend
+        others, is_negative = summed.keys[n:], summed.weights[n:] <= 0
         is_seen = entries.are_seen(others)
         return Past(
             history,
