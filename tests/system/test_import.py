@@ -1,10 +1,11 @@
 """`reckeeper import`, `imports` and `demo`: the command itself, before anything else runs."""
 
 import json
+import subprocess
 from datetime import datetime
 
 import pytest
-from tests.system.installation import ROOT, Installation
+from tests.system.installation import BIN, ROOT, Installation
 
 from reckeeper import policy, storage
 from reckeeper.client import Client
@@ -77,6 +78,25 @@ def test_it_reads_a_file_without_a_header(made, write):
     given = ("--no-header", "--user-column", "1", "--item-column", "2", "--time-column", "4")
     done = made.run("import", path, "--delimiter", "tab", *given, "--json")
     assert json.loads(done.stdout)["accepted"] == 2
+
+
+def test_it_reads_several_files_and_standard_input(made, write):
+    for number in range(3):
+        write(f"day-{number}.csv", f"user_id;item_id\nu;i{number}\n;x\n")
+    done = made.run("import", made.folder / "day-?.csv")
+    assert "Refused: day-1.csv, line 3: user_id '' is empty." in done.stdout
+    assert "day-2.csv was read as text in utf-8, semicolons between values." in done.stdout
+    done = subprocess.run(
+        [BIN / "reckeeper", "import", "-", "--delimiter", "::", "--encoding", "utf-16", "--json"],
+        input="user_id::item_id\nu::i\n".encode("utf-16"),
+        env=made.environ,
+        capture_output=True,
+        check=True,
+    )
+    report = json.loads(done.stdout)
+    assert report["accepted"] == 1
+    assert report["read_as"] == {"standard input": "text in utf-16, double colons between values"}
+    assert [*(made.data_dir / "imports").iterdir()] == [made.data_dir / "imports" / "1-refused.csv"]
 
 
 def test_a_file_that_is_mostly_refused_ends_with_status_1(made, write):

@@ -1,9 +1,14 @@
 """What options say of a file: how text in it is written, and how far it may unpack."""
 
+import glob
+from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from reckeeper.errors import DataError
 
 
 class Quoting(StrEnum):
@@ -49,3 +54,17 @@ MaxRatio = Annotated[
         help="How many times its size a packed file of more than a gibibyte may be. Default: 200."
     ),
 ]
+
+
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """Return the files that are named, and in the order of their names those of a pattern."""
+    found: list[Path] = []
+    for path in paths:
+        if path.exists() or not glob.has_magic(str(path)):
+            found.append(path)
+            continue
+        matching = sorted(map(Path, glob.glob(str(path), recursive=True)))
+        if not matching:
+            raise DataError(f"No file is named as {path} says.")
+        found += [match for match in matching if match.is_file()]
+    return list(dict.fromkeys(found))

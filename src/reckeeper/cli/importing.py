@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +14,13 @@ from rich.table import Table
 from reckeeper.cli import installation
 from reckeeper.cli.data import NEXT, Json, clear_demo, print_json, progress_bar
 from reckeeper.cli.database import made_or_opened
-from reckeeper.cli.file_options import Delimiter, Encoding, MaxRatio, Quote, SkipLines
+from reckeeper.cli.file_options import Delimiter, Encoding, MaxRatio, Quote, SkipLines, files_of
 from reckeeper.errors import DataError
 
 if TYPE_CHECKING:  # it brings Arrow's readers and SQL, which help does without
     from reckeeper.events import files
+
+    _Origin = Path | list[Path] | files.Query
 
 
 class PresetName(StrEnum):
@@ -139,13 +142,23 @@ _Report = Annotated[
 ]
 
 
+_Files = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="FILE...",
+        help="Files, patterns such as 'day-*.csv', or - for standard input.",
+    ),
+]
+_STANDARD_INPUT = Path("-")
+
+
 def register(app: typer.Typer) -> None:
     """Add the command `import`."""
     app.command("import")(import_command)
 
 
 def import_command(
-    file: Annotated[Path | None, typer.Argument(help="CSV, CSV with gzip, or Parquet.")] = None,
+    paths: _Files = None,
     from_database: _FromDatabase = None,
     query: _Query = None,
     preset: _Preset = None,
@@ -179,10 +192,11 @@ def import_command(
     """Import interactions from a file or a database; a repeat adds only what is missing."""
     from reckeeper.events import files
 
-    origin = _origin(file, from_database, query)
+    origin = _origin(paths, from_database, query)
     chosen = {PresetName.MOVIELENS: files.MOVIELENS}[preset] if preset else None
-    if chosen and file and catalogue is None and file.with_name(chosen.catalogue_name).is_file():
-        catalogue = file.with_name(chosen.catalogue_name)
+    if chosen and paths and catalogue is None:
+        beside = paths[0].with_name(chosen.catalogue_name)
+        catalogue = beside if beside.is_file() else None
     form = {
         "delimiter": delimiter,
         "encoding": encoding,
@@ -230,7 +244,7 @@ class _Given:
     report: Path | None
 
 
-def _import(origin: "Path | files.Query", given: _Given, *, as_json: bool) -> None:
+def _import(origin: "_Origin", given: _Given, *, as_json: bool) -> None:
     from reckeeper.events import files
 
     console = Console(stderr=True)
@@ -238,14 +252,22 @@ def _import(origin: "Path | files.Query", given: _Given, *, as_json: bool) -> No
     database = made_or_opened(settings)
     written_to = installation.database_of(settings)
     removed: list[int] = []
-    shown, unit = (origin.name, "line") if isinstance(origin, Path) else (origin.masked_url, "row")
-    with contextlib.closing(database), progress_bar(console, f"Importing {shown}") as advance:
+    shown, unit = _shown(origin)
+    whole = str(origin) if isinstance(origin, Path) else shown
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(database))
+        called = None
+        if origin == _STANDARD_INPUT:
+            shown = whole = called = files.STANDARD_INPUT
+            origin = stack.enter_context(files.spooled(sys.stdin.buffer, settings))
+        advance = stack.enter_context(progress_bar(console, f"Importing {shown}"))
         done = files.import_file(
             database,
             origin,
             format=given.format,
             settings=settings,
             actor="cli",
+            called=called,
             catalogue=given.catalogue,
             catalogue_format=given.catalogue_format,
             refused_report=given.report,
@@ -265,9 +287,10 @@ def _import(origin: "Path | files.Query", given: _Given, *, as_json: bool) -> No
         )
     if not done.accepted + done.duplicates:
         first = done.first_refused[0]
+        of = f"{first.file}, " if isinstance(origin, list) else ""
         raise DataError(
-            f"No row of {origin if isinstance(origin, Path) else shown} could be used. "
-            f"{unit.capitalize()} {first.line}: {first.column} {first.value!r} {first.reason}."
+            f"No row of {whole} could be used. {of}{unit if of else unit.capitalize()} "
+            f"{first.line}: {first.column} {first.value!r} {first.reason}."
         )
     n_rows = done.accepted + done.duplicates + done.refused + done.items
     if done.refused > given.max_refused * n_rows:
@@ -281,16 +304,26 @@ def _import(origin: "Path | files.Query", given: _Given, *, as_json: bool) -> No
         raise typer.Exit(1)
 
 
-def _origin(
-    file: Path | None, from_database: str | None, query: str | None
-) -> "Path | files.Query":
+def _origin(paths: list[Path] | None, from_database: str | None, query: str | None) -> "_Origin":
     from reckeeper.events import files
 
-    if file is not None and from_database is None and query is None:
-        return file
-    if file is None and from_database is not None and query is not None:
+    if paths and from_database is None and query is None:
+        found = files_of(paths)
+        if len(found) > 1 and _STANDARD_INPUT in found:
+            raise typer.BadParameter("Give either - or files.")
+        return found[0] if len(found) == 1 else found
+    if not paths and from_database is not None and query is not None:
         return files.Query(from_database, query)
     raise typer.BadParameter("Give either a FILE, or --database with --query.")
+
+
+def _shown(origin: "_Origin") -> tuple[str, str]:
+    """Return what is read, in few words, and what its rows are counted in."""
+    if isinstance(origin, Path):
+        return origin.name, "line"
+    if isinstance(origin, list):
+        return f"{len(origin)} files", "line"
+    return origin.masked_url, "row"
 
 
 def with_given(format: Any, **given: Any) -> Any:

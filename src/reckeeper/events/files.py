@@ -2,29 +2,27 @@
 
 import contextlib
 import dataclasses
-import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from reckeeper import policy as policies
 from reckeeper import storage
 from reckeeper.config import Settings
-from reckeeper.errors import DataError
+from reckeeper.events import origins
 from reckeeper.events.formats import (
     MOVIELENS,
     CatalogueFormat,
     FileFormat,
     Preset,
     check_catalogue,
-    find_columns,
 )
 from reckeeper.events.item_rows import ItemRow, check_items, check_objects
-from reckeeper.events.rows import Checked, RowCheck
+from reckeeper.events.origins import STANDARD_INPUT, spooled
+from reckeeper.events.rows import Checked
 from reckeeper.events.running import ImportReport, Progress, begun
 from reckeeper.events.undoing import Undone, undo
 from reckeeper.tabular import (
-    Chunk,
     Form,
     Kind,
     Query,
@@ -32,14 +30,13 @@ from reckeeper.tabular import (
     Source,
     detect,
     fingerprint,
-    open_query,
     open_source,
     read_objects,
-    spread,
 )
 
 __all__ = [
     "MOVIELENS",
+    "STANDARD_INPUT",
     "CatalogueFormat",
     "FileFormat",
     "ImportReport",
@@ -51,13 +48,14 @@ __all__ = [
     "fingerprint",
     "import_file",
     "import_items",
+    "spooled",
     "undo",
 ]
 
 
 def import_file(
     database: storage.Database,
-    origin: Path | Query,
+    origin: Path | Sequence[Path] | Query,
     *,
     format: FileFormat,
     settings: Settings,
@@ -70,7 +68,7 @@ def import_file(
     on_begun: Callable[[int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ImportReport:
-    """Read a CSV (plain or gzip) or Parquet file, or a query's result, into `user_interactions`.
+    """Read files, or a query's result, into `user_interactions`.
 
     Rows are checked one by one by the rules of the message; bad ones are left
     out and reported. A second import, or one after a crash, adds only what is
@@ -85,8 +83,10 @@ def import_file(
     ----------
     database : storage.Database
         Where the rows go; a query may ask this same one.
-    origin : Path or Query
-        A query runs once, in a transaction that is not to write.
+    origin : Path, sequence of Path, or Query
+        Several files are one import, of which nothing is written before all of them were found
+        sound as far as their first rows. A query runs once, in a transaction that is not to
+        write.
     format : FileFormat
     settings : Settings
         The policy while none is stored, and where reports go.
@@ -121,26 +121,20 @@ def import_file(
         The import was undone while it ran.
     """
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(
-            open_query(origin) if isinstance(origin, Query) else _opened(origin, format)
-        )
         with database.read() as connection:
             types = policies.current(connection, settings).policy.weights
-        columns = find_columns(source, format, types=types).columns
+        opened = origins.opened(origin, format=format, types=types, called=called)
+        read = stack.enter_context(opened)
         catalogue_format = catalogue_format or CatalogueFormat()
         items_source = None
         if catalogue is not None:
             items_source = stack.enter_context(_opened(catalogue, catalogue_format))
             check_catalogue(items_source, catalogue_format)
-        chunks = _chunks(source, columns)
-        rows = RowCheck(
-            source, columns=columns, format=format, types=types, fingerprint=source.fingerprint()
-        )
         run = stack.enter_context(
             begun(
                 database,
-                source=called or source.name,
-                fingerprint=rows.fingerprint,
+                source=called or read.name,
+                fingerprint=read.fingerprint,
                 settings=settings,
                 actor=actor,
                 refused_report=refused_report,
@@ -148,47 +142,24 @@ def import_file(
                 on_begun=on_begun,
             )
         )
-        checked = (rows.check(chunk, arrived_at=run.started_at) for chunk in chunks)
+        run.bytes_total = read.bytes_total
+        checked = read.checked(arrived_at=run.started_at)
         for batch in stack.enter_context(contextlib.closing(_ahead(checked))):
-            run.bytes_done, run.bytes_total = source.bytes_done, source.bytes_total
+            run.bytes_done = read.bytes_done
             run.write(batch)
             if on_progress is not None:
-                on_progress(Progress(run.rows, source.bytes_done, source.bytes_total))
+                on_progress(Progress(run.rows, run.bytes_done, read.bytes_total))
+        forms = dict(read.forms)
         if items_source is not None:
+            forms[items_source.short_name] = str(items_source.form)
             for rows_of_items, wrong, _ in _item_batches(items_source, catalogue_format):
                 run.write_items(rows_of_items, wrong, file=items_source.short_name)
-        return dataclasses.replace(
-            run.finish(source=called or source.name, actor=actor),
-            read_as=_forms(source, items_source),
-        )
+        report = run.finish(source=called or read.name, actor=actor)
+        return dataclasses.replace(report, read_as=forms)
 
 
-def _forms(*sources: Source | None) -> dict[str, str]:
-    return {source.short_name: str(source.form) for source in sources if source and source.form}
-
-
-def _opened(
-    path: Path, format: FileFormat | CatalogueFormat
-) -> contextlib.AbstractContextManager[Source]:
+def _opened(path: Path, format: CatalogueFormat) -> contextlib.AbstractContextManager[Source]:
     return open_source(path, format.form, known=format.names)
-
-
-def _chunks(source: Source, columns: Mapping[str, str]) -> Iterator[Chunk]:
-    """Return the chunks of a source.
-
-    Raises
-    ------
-    DataError
-        There is none.
-    """
-    chunks = itertools.chain.from_iterable(
-        spread(chunk, file=source.short_name)
-        for chunk in source.chunks(list(dict.fromkeys(columns.values())))
-    )
-    first = next(chunks, None)
-    if first is None:
-        raise DataError(f"{source.name} has column names but no rows: there is nothing to import.")
-    return itertools.chain([first], chunks)
 
 
 def _ahead(batches: Iterator[Checked]) -> Generator[Checked, None, None]:

@@ -109,7 +109,7 @@ class Content:
         try:
             piece = self._stream.read(size)
         except _UNREADABLE as exc:
-            raise UnpackingError(f"{self._path} cannot be unpacked: {exc}.") from exc
+            raise DataError(f"{self._path} cannot be unpacked: {exc}.") from exc
         self.bytes_done = self._raw.tell()
         self._n_read += len(piece)
         if self._n_read > self._limit:
@@ -146,7 +146,7 @@ def unpacked(path: Path, compression: str, *, max_ratio: float = MAX_RATIO) -> I
                 stream = _stream(path, raw, compression, stack)
             except _UNREADABLE as exc:
                 what = "ZIP archive" if compression == "zip" else f"{compression} file"
-                raise UnpackingError(f"{path} is no sound {what}: {exc}.") from exc
+                raise DataError(f"{path} is no sound {what}: {exc}.") from exc
             yield Content(
                 path,
                 raw,
@@ -193,7 +193,9 @@ def fingerprint(path: Path, *, max_ratio: float = MAX_RATIO) -> str:
         with unpacked(path, compression, max_ratio=max_ratio) as content:
             while piece := content.read():
                 digest.update(piece)
-    except UnpackingError:
+    except DataError as exc:
+        if not is_damage(exc):
+            raise
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return digest.hexdigest()
@@ -225,10 +227,10 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     if len(files) == 1:
         return files[0]
     if not files:
-        raise UnpackingError(f"{path} is a ZIP archive without a file in it.")
+        raise DataError(f"{path} is a ZIP archive without a file in it.")
     names = ", ".join(repr(member.filename) for member in files[:_MEMBERS_SHOWN])
     more = len(files) - _MEMBERS_SHOWN
-    raise UnpackingError(
+    raise DataError(
         f"{path} is a ZIP archive of {len(files)} files ({names}"
         f"{f' and {more} more' if more > 0 else ''}): unpack it, and name the one that you mean."
     )

@@ -121,8 +121,10 @@ class TextSource(FileSource):
                 ]
                 refused += swallowing.values()
                 yield Chunk(columns, lines[~is_broken][is_filled], refused)
-        except (pa.ArrowInvalid, OSError, streams.UnpackingError) as exc:
-            what = one_line(exc.__cause__ if exc.__cause__ and isinstance(exc, DataError) else exc)
+        except (pa.ArrowInvalid, OSError, DataError) as exc:
+            if isinstance(exc, DataError) and not streams.is_damage(exc):
+                raise
+            what = one_line(exc.__cause__ or exc)
             if "straddling" in what:
                 what = (
                     f"a row is longer than {_BLOCK_BYTES} bytes, or a quotation mark that begins "

@@ -1,0 +1,205 @@
+"""What an import reads: a query, a file, or several files one after another."""
+
+import collections
+import contextlib
+import hashlib
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+from reckeeper.config import Settings
+from reckeeper.errors import DataError
+from reckeeper.events.formats import FileFormat, find_columns
+from reckeeper.events.rows import Checked, RowCheck
+from reckeeper.tabular import Chunk, Form, Query, Source, open_query, open_source, spread
+
+STANDARD_INPUT = "standard input"
+
+_NAMES_SHOWN = 3
+
+
+class Origin(Protocol):
+    """What is read: its name, its fingerprint, what each file was found to be, and its rows."""
+
+    name: str
+    fingerprint: str
+    forms: dict[str, str]
+    bytes_total: int
+
+    @property
+    def bytes_done(self) -> int:
+        """How much has been read, of `bytes_total`."""
+        ...
+
+    def checked(self, *, arrived_at: int) -> Iterator[Checked]:
+        """Give the rows, sorted into interactions and refused ones; once."""
+        ...
+
+
+@contextlib.contextmanager
+def opened(
+    origin: Path | Sequence[Path] | Query,
+    *,
+    format: FileFormat,
+    types: Mapping[str, float],
+    called: str | None = None,
+) -> Iterator[Origin]:
+    """Open what an import reads, and see that it can be read.
+
+    Several files are all looked at before any row is given; of each, its columns are found.
+
+    Parameters
+    ----------
+    origin : Path, sequence of Path, or Query
+    format : FileFormat
+    types : mapping of str to float
+        The accepted interaction types.
+    called : str, optional
+        The name of a file whose path is of no use to anybody.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read, is empty, or lacks a column; or the query is not accepted.
+    StorageError
+        The query's database cannot be reached.
+    """
+    if isinstance(origin, Query):
+        with open_query(origin) as source:
+            yield _One(source, format, types)
+    elif isinstance(origin, Path):
+        with _renamed(origin, called), _file(origin, format, name=called) as source:
+            yield _One(source, format, types)
+    else:
+        yield _Several(origin, format, types)
+
+
+@contextlib.contextmanager
+def spooled(stream: BinaryIO, settings: Settings) -> Iterator[Path]:
+    """Store a stream in the data folder for as long as it is read: an import reads twice.
+
+    Raises
+    ------
+    DataError
+        It cannot be stored.
+    """
+    folder = settings.data_dir / "imports"
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix="stdin-"))
+            shutil.copyfileobj(stream, file, 1024 * 1024)
+            file.flush()
+        except OSError as exc:
+            raise DataError(
+                f"What comes in cannot be stored in {folder}: {exc.strerror or exc}. Name a file."
+            ) from exc
+        yield Path(file.name)
+
+
+@contextlib.contextmanager
+def _renamed(path: Path, called: str | None) -> Iterator[None]:
+    """Have errors speak of a file by its name."""
+    try:
+        yield
+    except DataError as exc:
+        if called is None or str(path) not in exc.message:
+            raise
+        raise type(exc)(
+            exc.message.replace(str(path), called), details=exc.details, action=exc.action
+        ) from exc
+
+
+def _file(
+    path: Path, format: FileFormat, *, name: str | None = None, form: Form | None = None
+) -> contextlib.AbstractContextManager[Source]:
+    return open_source(path, form or format.form, name=name, known=format.names)
+
+
+class _One:
+    def __init__(self, source: Source, format: FileFormat, types: Mapping[str, float]) -> None:
+        columns = find_columns(source, format, types=types).columns
+        self.name = source.name
+        self.forms = {source.short_name: str(source.form)} if source.form else {}
+        self.bytes_total = source.bytes_total
+        self._source = source
+        self._chunks = _chunks(source, columns)
+        self.fingerprint = source.fingerprint()
+        self._check = RowCheck(
+            source, columns=columns, format=format, types=types, fingerprint=self.fingerprint
+        )
+
+    @property
+    def bytes_done(self) -> int:
+        return self._source.bytes_done
+
+    def checked(self, *, arrived_at: int) -> Iterator[Checked]:
+        for chunk in self._chunks:
+            yield self._check.check(chunk, arrived_at=arrived_at)
+
+
+class _File(NamedTuple):
+    path: Path
+    name: str
+    form: Form | None
+    size: int
+
+
+class _Several:
+    """Files that are open one at a time."""
+
+    def __init__(
+        self, paths: Sequence[Path], format: FileFormat, types: Mapping[str, float]
+    ) -> None:
+        self._format = format
+        self._types = types
+        self._files: list[_File] = []
+        self._before = 0
+        self._reading: _One | None = None
+        self.forms: dict[str, str] = {}
+        digest = hashlib.sha256()
+        n_named = collections.Counter(path.name for path in paths)
+        for path in paths:
+            name = path.name if n_named[path.name] == 1 else str(path)
+            with _file(path, format, name=name) as source:
+                one = _One(source, format, types)
+                self._files.append(_File(path, name, source.form, source.bytes_total))
+            digest.update(one.fingerprint.encode())
+            self.forms |= one.forms
+        self.fingerprint = digest.hexdigest()
+        self.bytes_total = sum(file.size for file in self._files)
+        names = ", ".join(str(path) for path in paths[:_NAMES_SHOWN])
+        more = len(paths) - _NAMES_SHOWN
+        self.name = f"{names} and {more} more" if more > 0 else names
+
+    @property
+    def bytes_done(self) -> int:
+        return self._before + (self._reading.bytes_done if self._reading else 0)
+
+    def checked(self, *, arrived_at: int) -> Iterator[Checked]:
+        for file in self._files:
+            with _file(file.path, self._format, name=file.name, form=file.form) as source:
+                reading = self._reading = _One(source, self._format, self._types)
+                yield from reading.checked(arrived_at=arrived_at)
+            self._reading, self._before = None, self._before + file.size
+
+
+def _chunks(source: Source, columns: Mapping[str, str]) -> Iterator[Chunk]:
+    """Return the chunks of a source.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
+    chunks = itertools.chain.from_iterable(
+        spread(chunk, file=source.short_name)
+        for chunk in source.chunks(list(dict.fromkeys(columns.values())))
+    )
+    first = next(chunks, None)
+    if first is None:
+        raise DataError(f"{source.name} has column names but no rows: there is nothing to import.")
+    return itertools.chain([first], chunks)
