@@ -20,6 +20,7 @@ from reckeeper.errors import DataError
 from reckeeper.events import files
 from reckeeper.events.files import FileFormat
 from reckeeper.tabular import json_objects
+from reckeeper.tabular import lines as lines_module
 
 
 @pytest.fixture
@@ -109,6 +110,7 @@ JSON = [lines, packed_lines, of_windows, array, pretty_array, pages, pretty_obje
 @pytest.mark.parametrize("piece_bytes", [1024 * 1024, 7])
 def test_json_is_read_in_any_form(tmp_path, monkeypatch, write, piece_bytes):
     monkeypatch.setattr(json_objects, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(lines_module, "_PIECE_BYTES", piece_bytes)
     path = tmp_path / "events"
     write(path)
     assert rows_of(path, "user_id", "event.item.id") == (READ, {})
@@ -143,7 +145,7 @@ def test_a_broken_line_costs_its_row_alone(tmp_path):
 
 
 def test_a_line_without_an_end_is_left_out_and_the_next_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_objects, "_PIECE_BYTES", 50)
+    monkeypatch.setattr(lines_module, "_PIECE_BYTES", 50)
     monkeypatch.setattr(json_objects, "_MOST_BYTES", 100)
     path = tmp_path / "a.jsonl"
     for line_end in ("\n", "\r\n", "\r"):

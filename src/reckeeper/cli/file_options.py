@@ -54,6 +54,21 @@ MaxRatio = Annotated[
         help="How many times its size a packed file of more than a gibibyte may be. Default: 200."
     ),
 ]
+Sheet = Annotated[str | None, typer.Option(help="Sheet of a workbook. Default: the first.")]
+HasLists = Annotated[
+    bool,
+    typer.Option(
+        "--lists", help="In each line of the file stand the ids of a user and of items: u1 i1 i2."
+    ),
+]
+IsWide = Annotated[
+    bool,
+    typer.Option(
+        "--wide",
+        help="The file is a matrix: users down, items across, and in each cell a weight, or a "
+        "rating with --min-rating; empty or 0 is nothing.",
+    ),
+]
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:

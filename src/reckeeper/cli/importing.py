@@ -14,11 +14,22 @@ from rich.table import Table
 from reckeeper.cli import installation
 from reckeeper.cli.data import NEXT, Json, clear_demo, print_json, progress_bar
 from reckeeper.cli.database import made_or_opened
-from reckeeper.cli.file_options import Delimiter, Encoding, MaxRatio, Quote, SkipLines, files_of
+from reckeeper.cli.file_options import (
+    Delimiter,
+    Encoding,
+    HasLists,
+    IsWide,
+    MaxRatio,
+    Quote,
+    Sheet,
+    SkipLines,
+    files_of,
+)
 from reckeeper.errors import DataError
 
 if TYPE_CHECKING:  # it brings Arrow's readers and SQL, which help does without
     from reckeeper.events import files
+    from reckeeper.tabular import Layout
 
     _Origin = Path | list[Path] | files.Query
 
@@ -185,6 +196,9 @@ def import_command(
     skip_lines: SkipLines = None,
     max_ratio: MaxRatio = None,
     no_header: _NoHeader = False,
+    sheet: Sheet = None,
+    lists: HasLists = False,
+    wide: IsWide = False,
     max_refused: _MaxRefused = 0.5,
     report: _Report = None,
     as_json: Json = False,
@@ -220,6 +234,8 @@ def import_command(
         min_rating=min_rating,
         has_header=not no_header,
         skip_lines=skip_lines,
+        layout=_layout(has_lists=lists, is_wide=wide),
+        sheet=sheet,
         **form,
     )
     catalogue_format = with_given(
@@ -231,6 +247,14 @@ def import_command(
     )
     given = _Given(interactions_format, catalogue, catalogue_format, max_refused, report)
     _import(origin, given, as_json=as_json)
+
+
+def _layout(*, has_lists: bool, is_wide: bool) -> "Layout | None":
+    from reckeeper.tabular import Layout
+
+    if has_lists and is_wide:
+        raise typer.BadParameter("A file has either --lists or is --wide.")
+    return Layout.LISTS if has_lists else Layout.WIDE if is_wide else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 from reckeeper.cli import installation
 from reckeeper.cli.data import progress_bar
 from reckeeper.cli.database import made_or_opened
-from reckeeper.cli.file_options import Delimiter, Encoding, MaxRatio, Quote, SkipLines
+from reckeeper.cli.file_options import Delimiter, Encoding, MaxRatio, Quote, Sheet, SkipLines
 from reckeeper.cli.importing import print_refused, with_given
 from reckeeper.cli.terminal import (
     AsJson,
@@ -154,7 +154,7 @@ def restore(item: _Item, as_json: AsJson = False) -> None:
 
 
 def import_items(
-    file: Annotated[Path, typer.Argument(help="CSV or JSON lines, also with gzip; Parquet.")],
+    file: Annotated[Path, typer.Argument(help="CSV, JSON, Parquet, Feather or Excel.")],
     item_column: Annotated[str | None, typer.Option(help="Default: item_id.")] = None,
     title_column: _TitleColumn = None,
     category_column: _CategoryColumn = None,
@@ -167,6 +167,7 @@ def import_items(
     quote: Quote = None,
     skip_lines: SkipLines = None,
     max_ratio: MaxRatio = None,
+    sheet: Sheet = None,
     report: _Report = None,
     as_json: AsJson = False,
 ) -> None:
@@ -186,6 +187,7 @@ def import_items(
         encoding=encoding,
         skip_lines=skip_lines,
         max_ratio=max_ratio,
+        sheet=sheet,
         has_quotes=quote and quote.has_quotes,
     )
     settings = installation.settings()

@@ -16,7 +16,7 @@ from reckeeper.events.columns import (
     looks_like_a_row,
 )
 from reckeeper.interactions import WITHOUT_WEIGHT
-from reckeeper.tabular import MAX_RATIO, Form, Source
+from reckeeper.tabular import MAX_RATIO, Form, Layout, Source
 
 NULL_WORDS = ("NULL", "null", "None", "nan", "NaN", "\\N", "<NA>")
 """What databases and data frames write where there is nothing."""
@@ -61,8 +61,9 @@ class FileFormat:
         Looked at only if `min_rating` is set; usually ``rating``.
     min_rating : float or None
         Rows with a lower rating are stored with weight 0: seen, and not liked.
-    encoding, delimiter, has_quotes, skip_lines, max_ratio
-        What a file is, as of `Form`; what is None is found out.
+    layout, sheet, encoding, delimiter, has_quotes, skip_lines, max_ratio
+        What a file is, as of `Form`; what is None is found out. In a matrix, `user_column` is the
+        first unless it is named, and with `min_rating` the cells are ratings.
     has_header : bool
         Whether CSV begins with the names of its columns, which are numbers else: 1 is the first.
     """
@@ -80,6 +81,8 @@ class FileFormat:
     null_words: tuple[str, ...] = NULL_WORDS
     rating_column: str | None = None
     min_rating: float | None = None
+    layout: Layout = Layout.ROWS
+    sheet: str | None = None
     encoding: str | None = None
     delimiter: str | None = None
     has_quotes: bool | None = None
@@ -96,6 +99,9 @@ class FileFormat:
             )
         if self.min_rating is not None and not math.isfinite(self.min_rating):
             raise DataError(f"The least rating {self.min_rating} is not a number.")
+        if self.layout is Layout.WIDE and self.min_rating is not None:
+            object.__setattr__(self, "rating_column", "weight")
+            object.__setattr__(self, "weight_column", "")
         self.form  # noqa: B018 - it checks what it is made of
 
     @property
@@ -110,6 +116,10 @@ class FileFormat:
     def form(self) -> Form:
         """What a file is, as far as it is given."""
         return Form(
+            layout=self.layout,
+            users=self.user_column,
+            null_words=self.null_words,
+            sheet=self.sheet,
             encoding=self.encoding,
             delimiter=self.delimiter,
             has_quotes=self.has_quotes,
@@ -139,7 +149,7 @@ class CatalogueFormat:
         not it is the categories' too.
     empty_list : str
         What stands in a column of several values where there is none.
-    encoding, delimiter, has_quotes, skip_lines, max_ratio
+    sheet, encoding, delimiter, has_quotes, skip_lines, max_ratio
         As in `FileFormat`.
     """
 
@@ -152,6 +162,7 @@ class CatalogueFormat:
     time_unit: str | None = None
     list_column: str | None = None
     empty_list: str = ""
+    sheet: str | None = None
     encoding: str | None = None
     delimiter: str | None = None
     has_quotes: bool | None = None
@@ -174,6 +185,7 @@ class CatalogueFormat:
     def form(self) -> Form:
         """What a file is, as far as it is given."""
         return Form(
+            sheet=self.sheet,
             encoding=self.encoding,
             delimiter=self.delimiter,
             has_quotes=self.has_quotes,

@@ -2,7 +2,7 @@
 
 from reckeeper.tabular.columns import spread
 from reckeeper.tabular.detection import detect
-from reckeeper.tabular.forms import WHITE_SPACE, Form, Kind
+from reckeeper.tabular.forms import WHITE_SPACE, Form, Kind, Layout
 from reckeeper.tabular.ids import read_ids
 from reckeeper.tabular.json_objects import Objects, read_objects
 from reckeeper.tabular.query import Query
@@ -18,6 +18,7 @@ __all__ = [
     "Chunk",
     "Form",
     "Kind",
+    "Layout",
     "Objects",
     "Query",
     "RefusedLine",

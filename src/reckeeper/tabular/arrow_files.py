@@ -19,6 +19,12 @@ _LISTS_AT_ONCE = CHUNK_ROWS // 20
 _FILE_MARK = b"ARROW1"
 
 
+def _index_first(schema: pa.Schema) -> list[str]:
+    """Return the names of columns; what was the index of a data frame stands last in the file."""
+    index = (schema.pandas_metadata or {}).get("index_columns", [])
+    return sorted(schema.names, key=lambda name: name not in index)
+
+
 class ParquetSource(FileSource):
     """A Parquet file, to be closed."""
 
@@ -30,7 +36,7 @@ class ParquetSource(FileSource):
             self._file = pa.parquet.ParquetFile(path, buffer_size=1024 * 1024, pre_buffer=False)
         except (pa.ArrowException, OSError) as exc:
             raise DataError(f"{path} is not a sound Parquet file: {one_line(exc)}.") from exc
-        self.columns = list(self._file.schema_arrow.names)
+        self.columns = _index_first(self._file.schema_arrow)
 
     @property
     def bytes_done(self) -> int:
@@ -42,11 +48,11 @@ class ParquetSource(FileSource):
         """Close the file."""
         self._file.close()
 
-    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        """Give the rows, at most `CHUNK_ROWS` at a time."""
+    def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
+        """Give the rows, so many at a time."""
         schema = self._file.schema_arrow
         has_lists = any(is_list(schema.field(name).type) for name in wanted)
-        n_rows = _LISTS_AT_ONCE if has_lists else CHUNK_ROWS
+        n_rows = min(at_most, _LISTS_AT_ONCE if has_lists else CHUNK_ROWS)
         try:
             for batch in self._file.iter_batches(batch_size=n_rows, columns=list(wanted)):
                 lines = np.arange(self._rows_done, self._rows_done + batch.num_rows) + 1
@@ -74,16 +80,15 @@ class ArrowSource(FileSource):
         except (pa.ArrowException, OSError) as exc:
             raise DataError(f"{path} is not a sound Arrow file: {one_line(exc)}.") from exc
 
-    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        """Give the rows, at most `CHUNK_ROWS` at a time."""
+    def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
+        """Give the rows, so many at a time."""
         places = [self.columns.index(name) for name in wanted]
         rows_done = 0
         try:
             for batch in self._batches(sorted(set(places))):
                 batch.validate(full=True)  # nothing else has checked what stands in the file
-                n_rows = CHUNK_ROWS
-                if any(is_list(field.type) for field in batch.schema):
-                    n_rows = _LISTS_AT_ONCE
+                has_lists = any(is_list(field.type) for field in batch.schema)
+                n_rows = min(at_most, _LISTS_AT_ONCE if has_lists else CHUNK_ROWS)
                 for start in range(0, batch.num_rows, n_rows):
                     part = batch.slice(start, n_rows)
                     lines = np.arange(rows_done, rows_done + part.num_rows) + 1

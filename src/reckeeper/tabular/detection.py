@@ -11,7 +11,7 @@ from typing import NamedTuple
 from reckeeper.errors import DataError
 from reckeeper.tabular import streams, translation
 from reckeeper.tabular.encodings import certain_encoding_of, encoding_of
-from reckeeper.tabular.forms import WHITE_SPACE, Form, Kind
+from reckeeper.tabular.forms import WHITE_SPACE, Form, Kind, Layout
 from reckeeper.tabular.json_objects import json_kind
 from reckeeper.tabular.workbook import is_workbook
 
@@ -105,6 +105,8 @@ def _of_text(path: Path, given: Form, start: bytes, known: Collection[str]) -> F
             given, kind=kind, encoding=encoding, delimiter=",", skip_lines=skip_lines
         )
     given = dataclasses.replace(given, kind=Kind.TEXT, encoding=encoding)
+    if given.layout is Layout.LISTS:
+        return dataclasses.replace(given, skip_lines=skip_lines)
     text, _ = translation.without_lines(translation.text_of(start, given), skip_lines)
     if line := _SEPARATOR_LINE.match(text):
         skip_lines += 1
@@ -122,6 +124,8 @@ def _of_text(path: Path, given: Form, start: bytes, known: Collection[str]) -> F
 
 
 def _kind_of_json(start: bytes, given: Form, encoding: str) -> Kind | None:
+    if given.layout is Layout.LISTS:
+        return None
     if given.kind is not None:
         return None if given.kind is Kind.TEXT else given.kind
     text = translation.text_of(start, dataclasses.replace(given, encoding=encoding))

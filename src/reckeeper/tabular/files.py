@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from reckeeper.tabular import streams
 from reckeeper.tabular.forms import Form
-from reckeeper.tabular.source import CHUNK_ROWS, Chunk
+from reckeeper.tabular.source import Chunk
 
 
 class FileSource:
@@ -34,16 +34,16 @@ def one_line(exc: BaseException) -> str:
     return (str(exc).splitlines() or [type(exc).__name__])[0].rstrip(".")
 
 
-def regrouped(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """Join small chunks and cut large ones, so that they have most of `CHUNK_ROWS`."""
+def regrouped(chunks: Iterator[Chunk], at_most: int) -> Iterator[Chunk]:
+    """Join small chunks and cut large ones, so that they have most of so many rows."""
     held: list[Chunk] = []
     for chunk in chunks:
         held.append(chunk)
-        if sum(len(one.lines) + len(one.broken) for one in held) > 0.7 * CHUNK_ROWS:
-            yield from _slices(_joined(held))
+        if sum(len(one.lines) + len(one.broken) for one in held) > 0.7 * at_most:
+            yield from _slices(_joined(held), at_most)
             held = []
     if held:
-        yield from _slices(_joined(held))
+        yield from _slices(_joined(held), at_most)
 
 
 def _joined(chunks: list[Chunk]) -> Chunk:
@@ -57,10 +57,10 @@ def _joined(chunks: list[Chunk]) -> Chunk:
     )
 
 
-def _slices(chunk: Chunk) -> Iterator[Chunk]:
-    """Cut rows into equal parts of at most `CHUNK_ROWS`; the broken ones go with the first."""
+def _slices(chunk: Chunk, at_most: int) -> Iterator[Chunk]:
+    """Cut rows into equal parts of at most so many; the broken ones go with the first."""
     n_rows = len(chunk.lines)
-    n_parts = max(-(-n_rows // CHUNK_ROWS), 1 if chunk.broken else 0)
+    n_parts = max(-(-n_rows // at_most), 1 if chunk.broken else 0)
     for number in range(n_parts):
         start, stop = n_rows * number // n_parts, n_rows * (number + 1) // n_parts
         yield Chunk(

@@ -36,6 +36,14 @@ class Kind(StrEnum):
     WORKBOOK = "xlsx"
 
 
+class Layout(StrEnum):
+    """How a table is laid out."""
+
+    ROWS = "rows"
+    LISTS = "lists"
+    WIDE = "wide"
+
+
 _KINDS = {
     Kind.TEXT: "text",
     Kind.JSON_LINES: "JSON lines",
@@ -43,6 +51,12 @@ _KINDS = {
     Kind.PARQUET: "Parquet",
     Kind.ARROW: "Arrow (Feather)",
     Kind.WORKBOOK: "an Excel workbook",
+}
+
+_LAYOUTS = {
+    Layout.ROWS: "",
+    Layout.LISTS: ", a user and a list of items in each line",
+    Layout.WIDE: ", a matrix of users down and items across",
 }
 
 
@@ -54,6 +68,14 @@ class Form:
     ----------
     kind : Kind or None
     compression : {"none", "gzip", "bz2", "xz", "zstd", "zip"} or None
+    layout : Layout
+        ``rows``: a row for each interaction or item. ``lists``: text, in each line a user's id and
+        then those of items. ``wide``: a matrix, users down, items across, and in each cell a
+        weight or a rating.
+    users : str or None
+        In a matrix, the column of users. None: the first.
+    null_words : tuple of str
+        Text that is nothing in the cells of a matrix.
     sheet : str or None
         Of a workbook; None: the first.
     encoding : str or None
@@ -73,6 +95,9 @@ class Form:
 
     kind: Kind | None = None
     compression: str | None = None
+    layout: Layout = Layout.ROWS
+    users: str | None = None
+    null_words: tuple[str, ...] = ()
     sheet: str | None = None
     encoding: str | None = None
     delimiter: str | None = None
@@ -102,10 +127,12 @@ class Form:
         words = _KINDS[self.kind or Kind.TEXT]
         if self.kind is Kind.TEXT:
             between = DELIMITERS.get(self.delimiter or "", repr(self.delimiter))
-            words += f" in {self.encoding}, {between} between values"
+            words += f" in {self.encoding}"
+            if self.delimiter is not None:
+                words += f", {between} between values"
         if self.compression not in (None, "none"):
             words += f", unpacked from {_PACKED[self.compression or '']}"
-        return words
+        return words + _LAYOUTS[self.layout]
 
 
 def _sound_encoding(name: str) -> str:

@@ -16,6 +16,7 @@ from reckeeper.errors import DataError
 from reckeeper.tabular.columns import column_of, shown
 from reckeeper.tabular.files import FileSource
 from reckeeper.tabular.forms import Form, Kind
+from reckeeper.tabular.lines import lines_of
 from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine, rows_at
 from reckeeper.tabular.streams import Content, Stream, unpacked
 from reckeeper.tabular.translation import Translated
@@ -32,7 +33,6 @@ _LOOKED_AT = 40
 
 _MOST_COLUMNS = 1_000
 _ITEMS_LOOKED_AT = 10
-_LINE_END = re.compile(rb"\r?\n|\r(?!\Z)")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BEGIN = re.compile(r"\s*(?:\{\s*(?:[\"}]|\Z)|\[\s*(?:[\[{\]]|\Z))")
 
@@ -88,7 +88,7 @@ def json_kind(text: str) -> Kind | None:
 def _of_lines(content: Content, text: Stream, file: str, at_once: int) -> Iterator[Objects]:
     """Give the objects of JSON lines; a line that is none costs itself, an empty one nothing."""
     number = 0
-    for lines in _lines(text):
+    for lines in lines_of(text, at_most=_MOST_BYTES):
         for start in range(0, len(lines), at_once):
             found = Objects([], [], [], content.bytes_done)
             for line in lines[start : start + at_once]:
@@ -110,28 +110,6 @@ def _of_lines(content: Content, text: Stream, file: str, at_once: int) -> Iterat
                 what = line[:VALUE_SHOWN].decode(errors="backslashreplace").strip()
                 found.broken.append(RefusedLine(file, number, "", what, reason))
             yield found
-
-
-def _lines(stream: Stream) -> Iterator[list[bytes]]:
-    """Give whole lines, some at a time; of one that is too long, its beginning."""
-    rest, is_passing_over = b"", False
-    while piece := stream.read(_PIECE_BYTES):
-        text = rest + piece
-        if is_passing_over:
-            line_end = _LINE_END.search(text)
-            if line_end is None:
-                rest = text[-1:]  # perhaps half of a line end
-                continue
-            text, is_passing_over = text[line_end.end() :], False
-        end = text.rfind(b"\n") + 1 or text.rfind(b"\r", 0, len(text) - 1) + 1
-        rest = text[end:]
-        if end:
-            yield text[:end].splitlines()
-        if len(rest) > _MOST_BYTES:
-            yield [rest]
-            rest, is_passing_over = b"", True
-    if rest and not is_passing_over:
-        yield rest.splitlines()
 
 
 def _of_values(content: Content, text: Stream, file: str, at_once: int) -> Iterator[Objects]:
@@ -261,13 +239,13 @@ class ObjectSource(FileSource):
             name = ".".join(path).encode(errors="backslashreplace").decode()
             self._paths.setdefault(name, path)
 
-    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        """Give the rows, at most `CHUNK_ROWS` at a time."""
+    def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
+        """Give the rows, so many at a time."""
         held = _Held(wanted, self.short_name)
         for found in read_objects(self.path, self.form, at_once=_AT_ONCE):
             self.bytes_done = found.bytes_done
             held.add(found, [self._paths[name] for name in wanted])
-            if len(held.lines) + len(held.broken) >= CHUNK_ROWS // 2:
+            if len(held.lines) + len(held.broken) >= min(at_most, CHUNK_ROWS // 2):
                 yield held.taken()
         if held.lines or held.broken:
             yield held.taken()

@@ -4,10 +4,12 @@ import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from reckeeper.errors import DataError
 from reckeeper.tabular.arrow_files import ArrowSource, ParquetSource
 from reckeeper.tabular.detection import detect
-from reckeeper.tabular.forms import Form, Kind
+from reckeeper.tabular.forms import Form, Kind, Layout
 from reckeeper.tabular.json_objects import ObjectSource
+from reckeeper.tabular.layouts import ListSource, Matrix, Typed
 from reckeeper.tabular.query import Query, Result
 from reckeeper.tabular.source import CHUNK_ROWS, Chunk, RefusedLine, Source
 from reckeeper.tabular.text import TextSource
@@ -56,19 +58,29 @@ def open_source(
     """
     form = detect(path, form, known=known)
     with contextlib.ExitStack() as stack:
-        source: Source
-        match form.kind:
-            case Kind.PARQUET:
-                source = stack.enter_context(contextlib.closing(ParquetSource(path, form, name)))
-            case Kind.ARROW:
-                source = ArrowSource(path, form, name)
-            case Kind.WORKBOOK:
-                source = stack.enter_context(contextlib.closing(SheetSource(path, form, name)))
-            case Kind.JSON_LINES | Kind.JSON:
-                source = ObjectSource(path, form, name)
-            case _:
-                source = TextSource(path, form, name)
+        source = _opened(path, form, name, stack)
+        if form.layout is Layout.WIDE:
+            source = Matrix(source, form)
         yield source
+
+
+def _opened(path: Path, form: Form, name: str | None, stack: contextlib.ExitStack) -> Source:
+    if form.layout is Layout.LISTS:
+        if form.kind is not Kind.TEXT:
+            raise DataError(f"{path} is {form}: lists of ids are text, with a user in each line.")
+        return ListSource(path, form, name)
+    match form.kind:
+        case Kind.PARQUET:
+            return stack.enter_context(contextlib.closing(ParquetSource(path, form, name)))
+        case Kind.ARROW:
+            return ArrowSource(path, form, name)
+        case Kind.WORKBOOK:
+            return stack.enter_context(contextlib.closing(SheetSource(path, form, name)))
+        case Kind.JSON_LINES | Kind.JSON:
+            return ObjectSource(path, form, name)
+        case _:
+            source = TextSource(path, form, name)
+            return Typed(source) if Typed.fits(source) else source
 
 
 class _QuerySource:
@@ -88,8 +100,8 @@ class _QuerySource:
     def fingerprint(self) -> str:
         return self._query.fingerprint
 
-    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
+    def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
         # They come as Python objects, which weigh more than what is in a file.
-        for rows in self._result.read(wanted, at_most=CHUNK_ROWS // 2):
+        for rows in self._result.read(wanted, at_most=min(at_most, CHUNK_ROWS // 2)):
             broken = [RefusedLine(self.short_name, *unfit) for unfit in rows.unfit]
             yield Chunk(rows.columns, rows.numbers, broken)

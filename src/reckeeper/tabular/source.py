@@ -79,8 +79,8 @@ class Source(Protocol):
         """Return the SHA-256 of the file's content, or of database and query, in hexadecimal."""
         ...
 
-    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        """Give the rows, at most `CHUNK_ROWS` at a time; `wanted` columns must be there."""
+    def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
+        """Give the rows, so many at a time; `wanted` columns must be there."""
         ...
 
 

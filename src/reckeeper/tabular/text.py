@@ -86,10 +86,10 @@ class TextSource(FileSource):
             return [str(number) for number in range(1, len(names) + 1)], 0
         return names, n_lines
 
-    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
+    def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """Give the rows."""
         if not self._is_header_alone:
-            yield from regrouped(self._blocks(wanted))
+            yield from regrouped(self._blocks(wanted), at_most)
 
     def _blocks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
         places = {name: self.columns.index(name) for name in wanted}

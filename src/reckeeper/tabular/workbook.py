@@ -86,11 +86,16 @@ class SheetSource(FileSource):
 
         # It speaks of styles, charts and rules for input, which nobody asks for.
         warnings.filterwarnings("ignore", module="openpyxl")
+        self._file = path.open("rb")  # of a path, openpyxl asks that it ends in .xlsx
         try:
             _check_size(path)
-            self._book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+            self._book = openpyxl.load_workbook(self._file, read_only=True, data_only=True)
         except _UNSOUND as exc:
+            self._file.close()
             raise DataError(f"{path} is no sound workbook (.xlsx): {one_line(exc)}.") from exc
+        except DataError:
+            self._file.close()
+            raise
         try:
             self._sheet = self._chosen(form.sheet)
             self._n_rows = max(int(self._sheet.max_row or 0), 1)
@@ -104,6 +109,7 @@ class SheetSource(FileSource):
     def close(self) -> None:
         """Close the file."""
         self._book.close()
+        self._file.close()
 
     def _chosen(self, name: str | None) -> Any:
         sheets = {sheet.title: sheet for sheet in self._book.worksheets}
@@ -143,15 +149,15 @@ class SheetSource(FileSource):
                 f"{self._sheet.title!r}: {one_line(exc)}."
             ) from exc
 
-    def chunks(self, wanted: Sequence[str]) -> Iterator[Chunk]:
-        """Give the rows that are not empty, at most `CHUNK_ROWS` at a time."""
+    def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
+        """Give the rows that are not empty, so many at a time."""
         places = [self.columns.index(name) for name in wanted]
         rows = (
             (number, [row[place] for place in places])
             for number, row in self._rows(self._first_row, len(self.columns))
             if any(value not in (None, "") for value in row)
         )
-        at_once = max(1, min(CHUNK_ROWS // 4, _MOST_CELLS // max(1, len(places))))
+        at_once = max(1, min(at_most, CHUNK_ROWS // 4, _MOST_CELLS // max(1, len(places))))
         while part := list(itertools.islice(rows, at_once)):
             yield self._chunk(part, wanted)
 
