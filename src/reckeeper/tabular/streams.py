@@ -41,8 +41,9 @@ _UNREADABLE = (
 )
 
 
-class UnpackingError(DataError):
-    """What is in a packed file cannot be told: it is not whole, or there are several files."""
+def is_damage(error: DataError) -> bool:
+    """Say whether what is in a packed file cannot be told: it is not whole, or several files."""
+    return isinstance(error.__cause__, _UNREADABLE)
 
 
 class Stream(Protocol):
@@ -227,13 +228,13 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     if len(files) == 1:
         return files[0]
     if not files:
-        raise DataError(f"{path} is a ZIP archive without a file in it.")
+        raise DataError(f"{path} is a ZIP archive without a file in it.") from ValueError("none")
     names = ", ".join(repr(member.filename) for member in files[:_MEMBERS_SHOWN])
     more = len(files) - _MEMBERS_SHOWN
     raise DataError(
         f"{path} is a ZIP archive of {len(files)} files ({names}"
         f"{f' and {more} more' if more > 0 else ''}): unpack it, and name the one that you mean."
-    )
+    ) from ValueError("several")
 
 
 class _Xz:
