@@ -60,6 +60,8 @@ _PREVIEW: wire.JsonObject = {
     "form": {
         "words": "text in cp1252, semicolons between values",
         "kind": "text",
+        "layout": "rows",
+        "sheet": None,
         "compression": "none",
         "encoding": "cp1252",
         "delimiter": ";",

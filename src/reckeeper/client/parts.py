@@ -56,6 +56,11 @@ class ImportOptions(TypedDict, total=False):
         Words that stand for nothing.
     min_rating : float
         Rows with a lower rating are seen, not liked.
+    layout : {"rows", "lists", "wide"}
+        How a table is laid out: ``lists`` has the ids of a user and of items in each line,
+        ``wide`` users down and items across.
+    sheet : str
+        Of a workbook.
     encoding, delimiter, quote : str
         What a text file is; `quote` is ``double`` or ``none``.
     skip_lines : int
@@ -80,6 +85,8 @@ class ImportOptions(TypedDict, total=False):
     null: list[str]
     rating_column: str
     min_rating: float
+    layout: Literal["rows", "lists", "wide"]
+    sheet: str
     encoding: str
     skip_lines: int
     delimiter: str

@@ -99,6 +99,7 @@ class FileFormat:
             )
         if self.min_rating is not None and not math.isfinite(self.min_rating):
             raise DataError(f"The least rating {self.min_rating} is not a number.")
+        object.__setattr__(self, "layout", Layout(self.layout))
         if self.layout is Layout.WIDE and self.min_rating is not None:
             object.__setattr__(self, "rating_column", "weight")
             object.__setattr__(self, "weight_column", "")

@@ -54,6 +54,12 @@ class ImportOptions(Sent):
     min_rating: float | None = Field(
         default=None, description="Rows with a lower rating are seen, not liked."
     )
+    layout: Literal["rows", "lists", "wide"] | None = Field(
+        default=None,
+        description="rows; lists: in each line the ids of a user and of items; wide: a matrix of "
+        "users down and items across. Default: rows.",
+    )
+    sheet: str | None = Field(default=None, description="Sheet of a workbook. Default: the first.")
     encoding: str | None = Field(
         default=None, description="Of text, such as utf-8 or cp1252. Default: found out."
     )
@@ -150,6 +156,8 @@ class FileForm(Answer):
 
     words: str = Field(description="The same in a few words.")
     kind: str
+    layout: Literal["rows", "lists", "wide"]
+    sheet: str | None
     compression: str | None
     encoding: str | None
     delimiter: str | None
