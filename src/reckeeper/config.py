@@ -288,7 +288,7 @@ class Settings(BaseSettings):
         "Bytes of a file that is sent to the server to be imported; `0` takes any.",
     )  # fmt: skip
     page_max_upload_bytes: _Count = _setting(
-        "RECKEEPER_PAGE_MAX_UPLOAD_BYTES", 200_000_000,
+        "RECKEEPER_PAGE_MAX_UPLOAD_BYTES", 200 * 1024**2,
         "Bytes of a file that the page takes, which holds it in memory.",
     )  # fmt: skip
     cors_origins: _Origins = _setting(

@@ -1480,6 +1480,7 @@ def test_home_shows_the_installation_at_a_glance(api: Api) -> None:
     assert [link.label for link in at.page_link] == [
         "See recommendations for a user",
         "Manage and retrain models",
+        "See and import interactions",
     ]
     # The page knows the server by loopback; the reader's browser found the page elsewhere.
     assert f"curl http://reckeeper.example:{api.server_port}/user_interactions" in at.code[0].value

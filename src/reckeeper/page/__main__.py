@@ -22,6 +22,7 @@ def main() -> None:
         "--server.headless=true",
         f"--server.address={settings.host}",
         f"--server.port={settings.ui_port}",
+        f"--server.maxUploadSize={-(-settings.page_max_upload_bytes // 2**20)}",
         "--browser.gatherUsageStats=false",
     ]
     cli.main()

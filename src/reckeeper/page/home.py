@@ -24,8 +24,8 @@ FIRST_INTERACTIONS = [
 """So that there is an item for u1, even where there is nothing else yet."""
 
 
-def status(client: Client) -> None:
-    ready, models = client.ready(), client.models()
+def status(client: Client, models: list[wire.Model]) -> None:
+    ready = client.ready()
     page = client.jobs(limit=20)
     job = next((job for job in page.jobs if job.kind == "retrain"), None)
     active = next((model for model in models if model.status == "active"), None)
@@ -87,18 +87,33 @@ def first_steps(url: str) -> None:
     st.markdown(f"Every route, with examples to try: [API documentation]({url}/docs)")
 
 
-def home(client: Client, _demo: wire.Demo) -> None:
+def show_offer() -> None:
+    """Show what to begin with where there is nothing yet."""
+    with st.container(horizontal=True, vertical_alignment="center", border=True):
+        st.markdown(
+            "**Begin with a file of what your users did**: an export of your shop, in any common "
+            "form. You see what is found in it before anything is stored.",
+            width="stretch",
+        )
+        st.page_link("pages/3_Interactions.py", label="Import a file", icon="📥")
+
+
+def home(client: Client, demo: wire.Demo) -> None:
     st.markdown(
         "Reckeeper keeps the recommendation models of your product: it takes in what users do, "
         "retrains on it, and swaps in the new model without dropping a request."
     )
     shared.show_notice(client)
-    status(client)
+    models = client.models()
+    if not demo.loaded and not models:
+        show_offer()
+    status(client, models)
     with st.container(horizontal=True):
         st.page_link(
             "pages/1_Recommendations.py", label="See recommendations for a user", icon="✨"
         )
         st.page_link("pages/2_Model_Management.py", label="Manage and retrain models", icon="🚀")
+        st.page_link("pages/3_Interactions.py", label="See and import interactions", icon="📥")
     first_steps(shared.reachable_url(client.url))
 
 

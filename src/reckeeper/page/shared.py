@@ -124,6 +124,7 @@ def _demo_banner(client: Client, demo: wire.Demo) -> None:
         st.markdown(
             f"You are looking at {demo.interactions:,} generated interactions.", width="stretch"
         )
+        st.page_link("pages/3_Interactions.py", label="Import your own", icon="📥")
         with st.popover("Remove demo data"):
             st.markdown(
                 "The generated interactions and every model version that was trained on them "

@@ -1,0 +1,5 @@
+"""Interactions; the program is `reckeeper.page`."""
+
+from reckeeper.page import interactions
+
+interactions.show()

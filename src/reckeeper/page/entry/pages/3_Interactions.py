@@ -1,0 +1,5 @@
+"""Interactions."""
+
+from reckeeper.page import interactions
+
+interactions.show()

@@ -1,0 +1,294 @@
+"""A file to import: dropped, looked at, put right, and sent."""
+
+import shlex
+from collections.abc import Mapping
+from typing import BinaryIO, cast
+from urllib.parse import urlencode
+
+import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+from reckeeper import wire
+from reckeeper.client import Client, ImportOptions
+from reckeeper.config import Settings
+from reckeeper.errors import ReckeeperError, UnavailableError
+from reckeeper.page import shared
+
+BEGUN = "import begun"
+"""Where the session keeps the number of the import that it began last."""
+
+PARTS = {
+    "user_id": ("User", "user_column"),
+    "item_id": ("Item", "item_column"),
+    "interaction_type": ("Type", "type_column"),
+    "occurred_at": ("Time", "time_column"),
+    "weight": ("Weight", "weight_column"),
+    "event_id": ("Event id", "event_id_column"),
+}
+REQUIRED = {"user_id", "item_id"}
+NONE = "—"
+DELIMITERS = {"": "Find out", ",": "Comma", ";": "Semicolon", "tab": "Tab", "|": "Vertical bar"}
+ENCODINGS = {"": "Find out", "utf-8": "UTF-8", "cp1252": "Western (cp1252)", "utf-16": "UTF-16"}
+UNITS = {"": "Find out", "s": "Seconds", "ms": "Milliseconds", "us": "Microseconds"}
+_TYPES_SHOWN = 12
+_ROWS_HEIGHT = 330
+_MIB = 1024**2
+
+
+def show(client: Client) -> None:
+    """Show what a file can be dropped on, and what is found in it."""
+    st.subheader("Import a file", anchor=False)
+    limit = Settings.from_env().page_max_upload_bytes
+    begun = st.session_state.get(BEGUN)  # then there is room for the next file
+    file = st.file_uploader(
+        "What your users did: CSV and its like, JSON lines, Parquet or Excel, packed or not",
+        key=f"file {begun}",
+        max_upload_size=max(1, limit // _MIB),
+        help="Each row says which user did something with which item; everything else is found "
+        "out, and can be put right before anything is stored.",
+    )
+    if file is None:
+        show_larger(client, None, {}, limit)
+        return
+    options = read_form(file.file_id)
+    found = _previewed(client, file, options)
+    if isinstance(found, wire.ImportPreview):
+        show_found(found)
+        chosen = ask_columns(f"{file.file_id} {sorted(options.items())}", found)
+        if chosen:
+            options = cast("ImportOptions", {**options, **chosen})
+            found = _previewed(client, file, options)
+    if isinstance(found, ReckeeperError):
+        st.error(shared.in_words(found))
+        ask_form(file.file_id)
+        show_larger(client, file.name, options, limit)
+        return
+    ask_form(file.file_id)
+    if found.choices:
+        sentences = "; ".join(shared.escape(choice.sentence) for choice in found.choices)
+        st.warning(f"Say one thing first: {sentences}.", icon="👆")
+    show_rows(found)
+    catalogue = st.file_uploader(
+        "Titles and categories of the items, if you have them (optional)",
+        key=f"catalogue {begun}",
+        max_upload_size=max(1, limit // _MIB),
+    )
+    weights = ask_weights(client, file.file_id, found)
+    st.button(
+        f"Import {shared.escape(file.name)}",
+        type="primary",
+        disabled=bool(found.choices),
+        on_click=shared.attempt,
+        args=(lambda: begin(client, file, file.name, catalogue, options, weights),),
+        key="begin",
+    )
+    show_larger(client, file.name, options, limit)
+
+
+def begin(
+    client: Client,
+    file: BinaryIO,
+    name: str,
+    catalogue: BinaryIO | None,
+    options: ImportOptions,
+    weights: Mapping[str, float],
+) -> None:
+    """Give the types their weights, and begin the import."""
+    in_force = client.policy()
+    known = in_force.policy.weights
+    if any(known.get(name) != weight for name, weight in weights.items()):
+        client.set_policy(
+            {**in_force.policy.model_dump(mode="json"), "weights": {**known, **weights}},
+            if_revision=in_force.revision,
+            reason=f"types of {name}",
+        )
+    begun = client.import_file(file, filename=name, catalogue=catalogue, **options)
+    st.session_state[BEGUN] = begun.import_id
+
+
+def _previewed(
+    client: Client, file: UploadedFile, options: ImportOptions
+) -> wire.ImportPreview | ReckeeperError:
+    """Return what a file is found to be; each is asked for once."""
+    kept: dict[str, wire.ImportPreview | ReckeeperError]
+    file_id, kept = st.session_state.get("previews", (None, {}))
+    if file_id != file.file_id:
+        kept = {}
+    asked = repr(sorted(options.items()))
+    if asked not in kept:
+        try:
+            with st.spinner("Looking at the file"):
+                kept[asked] = client.preview_import(file, filename=file.name, **options)
+        except UnavailableError:
+            raise
+        except ReckeeperError as exc:
+            kept[asked] = exc
+        st.session_state["previews"] = (file.file_id, kept)
+    return kept[asked]
+
+
+def read_form(file_id: str) -> ImportOptions:
+    """Return what was said so far of how a file is read; what was not is found out."""
+    options: dict[str, object] = {}
+    for name in ("delimiter", "encoding", "time_unit", "skip_lines", "min_rating", "no_header"):
+        chosen = st.session_state.get(f"{name} {file_id}")
+        if chosen not in (None, "", False):
+            options[name] = chosen
+    return cast("ImportOptions", options)
+
+
+def show_found(found: wire.ImportPreview) -> None:
+    words = found.form.words
+    st.markdown(f":green-badge[Found] {shared.escape(words[:1].upper() + words[1:])}")
+    for note in found.notes:
+        st.caption(shared.sentence(note))
+
+
+def ask_columns(key: str, found: wire.ImportPreview) -> dict[str, str]:
+    """Show which column is what, and return the options that say what was chosen otherwise."""
+    of_part = {part.part: part.column for part in found.parts}
+    open_parts = {choice.part for choice in found.choices}
+    options = {}
+    for column, (part, (label, option)) in zip(st.columns(len(PARTS)), PARTS.items(), strict=True):
+        choices = found.columns if part in REQUIRED else [NONE, *found.columns]
+        usual = None if part in open_parts else of_part.get(part, NONE)
+        chosen = column.selectbox(
+            label,
+            choices,
+            index=None if usual is None else choices.index(usual),
+            key=f"{part} {key}",
+            placeholder="Choose",
+        )
+        if chosen is not None and chosen != usual:
+            options[option] = "" if chosen == NONE else chosen
+    return options
+
+
+def ask_form(file_id: str) -> None:
+    """Offer to say how the file is to be read, where what was found is wrong."""
+    with st.expander("How the file is read", icon="🔧", key="form"):
+        delimiter, encoding, unit = st.columns(3)
+        delimiter.selectbox(
+            "Between values",
+            list(DELIMITERS),
+            format_func=DELIMITERS.__getitem__,
+            key=f"delimiter {file_id}",
+        )
+        encoding.selectbox(
+            "Encoding",
+            list(ENCODINGS),
+            format_func=ENCODINGS.__getitem__,
+            key=f"encoding {file_id}",
+        )
+        unit.selectbox(
+            "Times that are numbers",
+            list(UNITS),
+            format_func=UNITS.__getitem__,
+            key=f"time_unit {file_id}",
+        )
+        skipped, least, header = st.columns(3, vertical_alignment="bottom")
+        skipped.number_input(
+            "Lines before the table", min_value=0, value=None, key=f"skip_lines {file_id}"
+        )
+        least.number_input(
+            "Least rating that means liked",
+            value=None,
+            key=f"min_rating {file_id}",
+            help="Rows of a column of ratings with less are stored as seen, not liked.",
+        )
+        header.checkbox("The file has no names of columns", key=f"no_header {file_id}")
+
+
+def show_rows(found: wire.ImportPreview) -> None:
+    """Show the first rows: as they would be stored, or as they stand in the file."""
+    with st.container(height=_ROWS_HEIGHT):
+        show_table(found)
+    of_types = [line for line in found.refused if line.column == type_column(found)]
+    others = [line for line in found.refused if line not in of_types]
+    if others:
+        first = others[0]
+        n = f"{len(others)} of the first rows" if len(others) > 1 else "One of the first rows"
+        st.warning(
+            f"{n} would be refused: line {first.line}, {shared.escape(first.column)} "
+            f"“{shared.escape(first.value)}” {shared.escape(first.reason)}."
+        )
+    if of_types:
+        st.caption("Rows of types that are new here are taken with the weights below.")
+
+
+def show_table(found: wire.ImportPreview) -> None:
+    if found.rows:
+        st.markdown("**The first rows, as they would be stored**")
+        shared.table(
+            [
+                {
+                    "line": row.line,
+                    "user": shared.escape(row.user_id),
+                    "item": shared.escape(row.item_id),
+                    "type": shared.escape(row.interaction_type),
+                    "weight": f"{row.weight:g}",
+                    "time (UTC)": "now" if row.occurred_at is None else row.occurred_at[:19],
+                }
+                for row in found.rows
+            ],
+            alt="The first rows, as they would be stored",
+        )
+    else:
+        st.markdown("**The first rows of the file**")
+        shared.table(
+            [
+                {
+                    shared.escape(name): shared.escape(value)
+                    for name, value in zip(found.columns, cells, strict=True)
+                }
+                for cells in found.cells
+            ],
+            alt="The first rows of the file",
+        )
+
+
+def type_column(found: wire.ImportPreview) -> str | None:
+    return {part.part: part.column for part in found.parts}.get("interaction_type")
+
+
+def ask_weights(client: Client, file_id: str, found: wire.ImportPreview) -> dict[str, float]:
+    """Ask how much each of the file's types counts in training."""
+    if not found.types:
+        return {}
+    known = client.policy().policy.weights
+    st.markdown("**How much each type counts in training**")
+    weights: dict[str, float] = {}
+    columns = st.columns(4)
+    for place, (name, n) in enumerate(list(found.types.items())[:_TYPES_SHOWN]):
+        is_new = name not in known
+        rows = "1 row" if n == 1 else f"{n:,} rows"
+        weights[name] = columns[place % len(columns)].number_input(
+            f"{shared.escape(name)} ({rows}{', new' if is_new else ''})",
+            min_value=0.0,
+            value=known.get(name, 1.0),
+            step=0.5,
+            key=f"weight of {name} {file_id}",
+        )
+    return weights
+
+
+def show_larger(client: Client, name: str | None, options: ImportOptions, limit: int) -> None:
+    """Say how a file of any size is imported: by a command, or by a request."""
+    with st.expander(f"A file of more than {limit // _MIB} MB, or a script", icon="⌨️"):
+        file = shlex.quote(name or "FILE")
+        st.markdown("On the machine of Reckeeper, a file of any size:")
+        st.code(f"reckeeper import {file}{in_command(options)}", language="bash")
+        st.markdown("From anywhere, a part of it in memory at a time:")
+        url = shared.reachable_url(client.url)
+        query = urlencode({"filename": name or "FILE", **options}, doseq=True)
+        st.code(f"curl -X POST -T {file} '{url}/imports?{query}'", language="bash")
+
+
+def in_command(options: ImportOptions) -> str:
+    """Return what was chosen as options of the command."""
+    words = []
+    for name, value in options.items():
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append(shlex.quote(str(value)))
+    return "".join(f" {word}" for word in words)

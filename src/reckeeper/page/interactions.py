@@ -1,0 +1,272 @@
+"""What came in: files to import, what became of them, and the interactions of late."""
+
+import itertools
+from collections.abc import Iterator
+
+import pandas as pd
+import streamlit as st
+
+from reckeeper import wire
+from reckeeper.client import Client
+from reckeeper.errors import ReckeeperError
+from reckeeper.page import importing, shared
+
+STATUS = {
+    "running": "🔵 Running",
+    "complete": "🟢 Complete",
+    "failed": "🔴 Failed",
+    "undoing": "🟠 Being undone",
+    "undone": "⚪ Undone",
+}
+LISTED = 10
+PROGRESS_SECONDS = 1.0
+LATEST_SECONDS = 5.0
+
+
+# Imports
+
+
+def show_imports(client: Client) -> None:
+    listed = client.imports(limit=LISTED)
+    if not listed:
+        return
+    st.subheader("Imports", anchor=False)
+    shared.show_notice(client, "imports")
+    for each in listed:
+        if each.status == "running":
+            show_running(client, each, itertools.count())
+        else:
+            show_import(client, each)
+    moving = [each for each in listed if is_open(each)]
+    if moving:
+        rerun_when_ended(client, moving, itertools.count())
+
+
+def is_open(each: wire.Import) -> bool:
+    return each.status in {"running", "undoing"}
+
+
+@st.fragment(run_every=PROGRESS_SECONDS)
+def show_running(client: Client, known: wire.Import, runs: Iterator[int]) -> None:
+    each = known if next(runs) == 0 else client.import_status(known.import_id)
+    if not is_open(each):
+        return  # the whole page runs again
+    share = min(each.bytes_done / each.bytes_total, 1.0) if each.bytes_total else 0.0
+    with st.container(border=True):
+        st.markdown(heading(each))
+        st.progress(share, text=progress_in_words(each))
+        undo_button(client, each, "Stop and undo")
+
+
+def progress_in_words(each: wire.Import) -> str:
+    words = [f"{each.rows:,} rows"]
+    if each.rows_per_second is not None:
+        words.append(f"{each.rows_per_second:,.0f} rows/s")
+    if each.seconds_left is not None:
+        words.append(f"{shared.duration(each.seconds_left)} left")
+    return " · ".join(words)
+
+
+@st.fragment(run_every=PROGRESS_SECONDS)
+def rerun_when_ended(client: Client, known: list[wire.Import], runs: Iterator[int]) -> None:
+    if next(runs) == 0:
+        return  # part of the run that has just asked
+    try:
+        now = [client.import_status(each.import_id).status for each in known]
+    except ReckeeperError:
+        return
+    if now != [each.status for each in known]:
+        st.rerun()
+
+
+def show_import(client: Client, each: wire.Import) -> None:
+    is_new = each.import_id == st.session_state.get(importing.BEGUN)
+    with st.expander(heading(each), expanded=is_new, key=f"import {each.import_id}"):
+        if each.reason is not None:
+            st.error(shared.sentence(each.reason))
+        show_report(client, each)
+        if each.status in {"complete", "failed"}:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                undo_button(client, each, "Undo")
+                if each.status == "complete" and each.accepted and is_new:
+                    st.page_link(
+                        "pages/2_Model_Management.py",
+                        label="Retrain on what is new",
+                        icon="🚀",
+                    )
+
+
+def heading(each: wire.Import) -> str:
+    source = shared.escape(each.source)
+    when = shared.local_time(each.started_at)
+    return f"{STATUS[each.status]} · **{source}** · {each.accepted:,} new interactions · {when}"
+
+
+def show_report(client: Client, each: wire.Import) -> None:
+    numbers = {
+        "New": each.accepted,
+        "There already": each.duplicates,
+        "Seen, not liked": each.without_taste,
+        "Refused": each.refused,
+        "Items": each.items,
+    }
+    for column, (name, number) in zip(st.columns(len(numbers)), numbers.items(), strict=True):
+        column.metric(name, f"{number:,}")
+    if each.refusals:
+        shared.table(
+            [
+                {
+                    "column": shared.escape(refusal.column),
+                    "why": shared.escape(refusal.reason),
+                    "rows": f"{refusal.rows:,}",
+                    "such as": "; ".join(
+                        f"line {example.line}: {shared.escape(example.value) or 'nothing'}"
+                        for example in refusal.examples
+                    ),
+                }
+                for refusal in each.refusals
+            ],
+            alt=f"Why rows of import {each.import_id} were refused",
+            wrapped={"why", "such as"},
+        )
+    if each.has_report:
+        import_id = each.import_id
+        st.download_button(
+            "All refused rows as CSV",
+            lambda: client.refused_rows(import_id),
+            file_name=f"import-{import_id}-refused.csv",
+            mime="text/csv",
+            key=f"refused {import_id}",
+        )
+
+
+def undo_button(client: Client, each: wire.Import, label: str) -> None:
+    import_id = each.import_id
+    with st.popover(label, key=f"undo {import_id}"):
+        st.markdown(
+            "What this import brought is taken out: interactions and items. Models keep what they "
+            "learned from it until the next retrain."
+        )
+        st.button(
+            "Yes, take it out",
+            type="primary",
+            key=f"undo {import_id} now",
+            on_click=shared.attempt,
+            args=(lambda: client.undo_import(import_id), f"Import {import_id} is undone."),
+            kwargs={"place": "imports"},
+        )
+
+
+# Of late
+
+
+@st.fragment(run_every=LATEST_SECONDS)
+def show_lately(client: Client) -> None:
+    try:
+        summary = client.interaction_summary()
+        latest = client.latest_interactions(n=15)
+    except ReckeeperError as exc:
+        st.warning(shared.in_words(exc))
+        return
+    st.subheader("Lately", anchor=False)
+    if not summary.n:
+        st.caption("No interactions so far.")
+        return
+    show_rates(summary)
+    newest, heaviest = st.columns([3, 2], gap="medium")
+    with newest:
+        st.markdown("**What came last**")
+        shared.table(
+            [
+                {
+                    "user": shared.escape(row.user_id),
+                    "item": shared.escape(row.title or row.item_id),
+                    "type": shared.escape(row.interaction_type),
+                    "time": shared.local_time(row.occurred_at),
+                }
+                for row in latest
+            ],
+            alt="The interactions that came last",
+            wrapped={"item"},
+        )
+    with heaviest:
+        st.markdown("**Heaviest users**")
+        shared.table(
+            [{"user": shared.escape(each.user_id), "n": f"{each.n:,}"} for each in summary.users],
+            alt="Users with the most of the latest interactions",
+        )
+        st.markdown("**Heaviest items**")
+        shared.table(
+            [
+                {"item": shared.escape(each.title or each.item_id), "n": f"{each.n:,}"}
+                for each in summary.items
+            ],
+            alt="Items with the most of the latest interactions",
+            wrapped={"item"},
+        )
+
+
+def show_rates(summary: wire.InteractionSummary) -> None:
+    types = ", ".join(f"{shared.escape(name)} {n:,}" for name, n in summary.types.items())
+    length = shared.duration(summary.bucket_seconds)
+    st.caption(f"The latest {summary.n:,} interactions: {types}. A bar is {length} long.")
+    rates = pd.DataFrame(
+        {
+            "time": pd.to_datetime([each.start for each in summary.rates])
+            .tz_convert(shared.timezone())
+            .tz_localize(None),
+            "type": [each.interaction_type for each in summary.rates],
+            "interactions": [each.n for each in summary.rates],
+        }
+    )
+    st.bar_chart(
+        rates,
+        x="time",
+        y="interactions",
+        color="type",
+        height=220,
+        alt="Interactions by type over time",
+    )
+
+
+def show_dead_letters(client: Client) -> None:
+    try:
+        answer = client.dead_letters()
+    except ReckeeperError as exc:
+        st.subheader("Dead letters", anchor=False)
+        st.warning(shared.in_words(exc))
+        return
+    if not answer.uses_kafka:
+        return
+    st.subheader("Dead letters", anchor=False)
+    if not answer.letters:
+        st.caption("No record from Kafka was refused.")
+        return
+    shared.table(
+        [
+            {
+                "place": letter.place,
+                "time": shared.local_time(letter.at),
+                "why": shared.escape(letter.reason),
+                "value": shared.escape(letter.value or ""),
+                "replayed": "yes" if letter.is_replayed else "",
+            }
+            for letter in answer.letters
+        ],
+        alt="Records from Kafka that were refused",
+        wrapped={"why", "value"},
+    )
+    st.markdown(":small[`reckeeper dlq replay` sends again those that have not been replayed yet.]")
+
+
+def interactions(client: Client, _demo: wire.Demo) -> None:
+    shared.show_notice(client)
+    importing.show(client)
+    show_imports(client)
+    show_lately(client)
+    show_dead_letters(client)
+
+
+def show() -> None:
+    """Show the page."""
+    shared.page("Interactions", "📥", interactions)

@@ -1,0 +1,116 @@
+"""The page Interactions, run by Streamlit's own test runner against a real server."""
+
+import threading
+import time
+
+import pytest
+import streamlit as st
+import uvicorn
+from tests.unit.test_frontend import opened, plain, press, read, run
+
+from reckeeper import policy as policies
+from reckeeper import storage
+from reckeeper.api.app import create_app
+from reckeeper.events import demo
+
+PAGE = "pages/3_Interactions.py"
+SHOP = (
+    "Kunde;Artikel;Was;Datum\n"
+    "K1;A1;kauf;2013-05-28T14:03:00Z\n"
+    "K2;A1;click;2013-05-28T14:04:00Z\n"
+    "K2;A2;kauf;gestern\n"
+).encode("latin-1")
+
+
+@pytest.fixture
+def server(settings, database, monkeypatch):
+    """Start a server, and let the page find it."""
+    config = uvicorn.Config(create_app(settings), port=0, log_config=None, lifespan="on")
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    port = running.servers[0].sockets[0].getsockname()[1]
+    monkeypatch.setenv("RECKEEPER_SERVER_URL", f"http://127.0.0.1:{port}")
+    st.cache_resource.clear()
+    yield settings
+    st.cache_resource.clear()
+    running.should_exit = True
+    thread.join()
+
+
+def box(at, label):
+    (found,) = [each for each in at.selectbox if each.label == label]
+    return found
+
+
+def tables(at):
+    return [each.value for each in at.table]
+
+
+def when_ended(at):
+    give_up_at = time.monotonic() + 20
+    while any("Running" in text for text in read(at.markdown)):
+        assert time.monotonic() < give_up_at
+        at = run(at)
+    return at
+
+
+def test_a_file_is_dropped_put_right_imported_and_undone(server, database):
+    at = opened(PAGE)
+    assert read(at.caption) == ["No interactions so far."]
+    assert "reckeeper import FILE" in [each.value for each in at.code]
+    at = run(at.file_uploader[0].set_value(("shop.csv", SHOP, "text/csv")))
+    assert "Text in utf-8, semicolons between values" in " ".join(read(at.markdown))
+    chosen = {each.label: each.value for each in at.selectbox}
+    assert (chosen["User"], chosen["Item"], chosen["Time"]) == ("Kunde", "Artikel", "Datum")
+    assert chosen["Type"] == "—"
+    assert any("Datum “gestern” is not a time" in text for text in read(at.warning))
+    at = run(box(at, "Type").set_value("Was"))
+    labels = [plain(each.label) for each in at.number_input][2:]
+    assert labels == ["kauf (2 rows, new)", "click (1 row)"]
+    assert list(tables(at)[0]["type"]) == ["click"]
+    assert "reckeeper import shop.csv --type-column Was" in [each.value for each in at.code]
+    at = run(at.number_input[2].set_value(3.0))
+    at = when_ended(press(at, "Import shop\\.csv"))
+    with database.read() as connection:
+        assert policies.current(connection, server).policy.weights["kauf"] == 3.0
+    metrics = {each.label: each.value for each in at.metric}
+    assert (metrics["New"], metrics["Refused"]) == ("2", "1")
+    refused, latest, users, items = tables(at)
+    assert list(refused["such as"]) == ["line 4: gestern"]
+    assert list(latest["user"]) == ["K2", "K1"]
+    assert (len(users), items["item"].tolist()) == (2, ["A1"])
+    at = press(at, "Yes, take it out")
+    assert read(at.toast) == ["Import 1 is undone."]
+    assert read(run(at).caption) == ["No interactions so far."]
+
+
+def test_what_has_to_be_said_is_asked(server):
+    at = run(opened(PAGE).file_uploader[0].set_value(("a.csv", b"a,b\nu,i\n", "text/csv")))
+    assert box(at, "User").value is None
+    assert any("no column is known to be the user" in text for text in read(at.warning))
+    (begin,) = [each for each in at.button if each.label == "Import a\\.csv"]
+    assert begin.disabled
+    at = run(box(at, "User").set_value("a"))
+    at = run(box(at, "Item").set_value("b"))
+    assert tables(at)[0]["user"].tolist() == ["u"]
+    at = run(at.file_uploader[0].set_value(("b.csv", b"", "text/csv")))
+    assert any("The file is empty" in text for text in read(at.error))
+
+
+def test_an_import_that_failed_says_why(server, database):
+    with database.write() as connection:
+        storage.imports.begin(connection, source="/x/a.csv", fingerprint="f")
+        storage.imports.fail(connection, 1, reason="It broke.")
+    at = opened(PAGE)
+    assert "It broke." in read(at.error)
+
+
+def test_importing_is_offered_where_there_is_nothing_and_beside_the_demo_data(server, database):
+    assert "Import a file" in [link.label for link in opened().page_link]
+    demo.load_if_empty(database, server.replaced(demo=True))
+    labels = [link.label for link in opened().page_link]
+    assert "Import your own" in labels
+    assert "Import a file" not in labels
