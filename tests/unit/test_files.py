@@ -871,6 +871,24 @@ def test_rows_of_other_files_are_no_duplicates(tmp_path, take):
     assert take(write(tmp_path / "b.csv", "user_id,item_id\nu,i\nv,i\n")).accepted == 2
 
 
+def has_all_lookups(database):
+    with database.read() as connection:
+        return storage.lookups.are_whole(connection)
+
+
+def test_indexes_are_set_aside_for_many_rows_and_made_again(tmp_path, database, take, monkeypatch):
+    monkeypatch.setattr(running, "_MANY_BYTES", 0)
+    seen = []
+
+    def look(_progress):
+        seen.append(has_all_lookups(database))
+
+    take(write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 1_000), on_progress=look)
+    assert (seen, has_all_lookups(database)) == ([False], True)
+    take(write(tmp_path / "b.csv", "user_id,item_id\nu,j\n"), on_progress=look)
+    assert seen == [False, True], "it brings little beside what is there"
+
+
 def test_a_crash_leaves_what_a_repeat_takes_up(tmp_path, database, settings):
     path = write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 120_000)
     script = (
@@ -878,7 +896,8 @@ def test_a_crash_leaves_what_a_repeat_takes_up(tmp_path, database, settings):
         "from pathlib import Path\n"
         "from reckeeper import storage\n"
         "from reckeeper.config import Settings\n"
-        "from reckeeper.events import files\n"
+        "from reckeeper.events import files, running\n"
+        "running._MANY_BYTES = 0\n"
         "settings = Settings.from_env()\n"
         "files.import_file(storage.open_database(settings), Path(sys.argv[1]),\n"
         "    format=files.FileFormat(), settings=settings, actor='test',\n"
@@ -892,6 +911,9 @@ def test_a_crash_leaves_what_a_repeat_takes_up(tmp_path, database, settings):
     assert killed.returncode == -9
     n_before = len(stored(database, "id"))
     assert 0 < n_before < 120_000
+    assert not has_all_lookups(database)
+    imports.restore_lookups(database)
+    assert has_all_lookups(database)
     assert one_import(database, 1).accepted == n_before
     told = imports.find_import(database, 1)
     assert told == imports.all_imports(database)[0]

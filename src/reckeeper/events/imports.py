@@ -41,6 +41,21 @@ def find_import(database: storage.Database, import_id: int) -> storage.Import:
     return _told(row)
 
 
+def restore_lookups(database: storage.Database) -> None:
+    """Make the indexes that an import set aside and did not come to make: it was killed, say.
+
+    Raises
+    ------
+    StorageError
+        As of `storage.lookups.restore`.
+    """
+    with database.read() as connection:
+        if storage.lookups.are_whole(connection):
+            return
+    if all(row.status != storage.imports.RUNNING for row in all_imports(database)):
+        storage.lookups.restore(database)
+
+
 def _told(row: storage.Import) -> storage.Import:
     reason = None
     if row.status == storage.imports.RUNNING:

@@ -22,6 +22,8 @@ _CATALOGUE_ROWS = 5_000
 _DATABASE_SECONDS = 60.0
 _BEAT_SECONDS = 10.0
 _TELLING_SECONDS = 5.0
+_MANY_BYTES = 64 * 1024**2
+_BYTES_A_ROW_THERE = 500
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ class Running:
         self._n_counted = 0
         self._n_without_taste = 0
         self._items = 0
+        self._has_begun = False
 
     def write(self, batch: Checked) -> None:
         """Store a batch of interactions, and list those that were refused."""
@@ -214,6 +217,10 @@ class Running:
             )
             return counts
 
+        with self._database.read() as connection:
+            are_whole = storage.lookups.are_whole(connection)
+        if not are_whole:
+            storage.lookups.restore(self._database)
         counts = self._database.retrying(complete, seconds=_DATABASE_SECONDS)
         return ImportReport(
             import_id=self._import_id,
@@ -242,9 +249,21 @@ class Running:
         }
 
     def _about_to_write(self) -> None:
+        if self._has_begun:
+            return
+        self._has_begun = True
         if self._before_first_row is not None:
             self._before_first_row()
-            self._before_first_row = None
+        self._set_lookups_aside()
+
+    def _set_lookups_aside(self) -> None:
+        """Do without some indexes until the end, where what comes is much beside what is there."""
+        if self.bytes_total < _MANY_BYTES:
+            return
+        few = self.bytes_total // _BYTES_A_ROW_THERE
+        with self._database.write() as connection:
+            if storage.interactions.count_after(connection, 0, at_most=few) < few:
+                storage.lookups.set_aside(connection)
 
     def _counts(self, row: storage.Import) -> dict[str, int]:
         return {

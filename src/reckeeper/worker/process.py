@@ -1,14 +1,18 @@
 """The worker process: what it holds, starts and stops."""
 
+import functools
 from typing import TYPE_CHECKING
 
 from reckeeper import notices, registry, serving, storage, telemetry, training, wire
 from reckeeper import policy as policies
 from reckeeper.config import Settings
-from reckeeper.events import demo
+from reckeeper.events import demo, imports
+from reckeeper.periodic import Periodic
 
 if TYPE_CHECKING:
     from reckeeper.events.kafka import KafkaReader
+
+_MENDING_SECONDS = 60.0
 
 _log = telemetry.get_logger("worker")
 
@@ -43,6 +47,11 @@ class Worker:
             self.database, settings, self._retrain_by_itself, tidy=self.jobs.tidy
         )
         self.courier = notices.Courier(self.database, settings)
+        self.mending = Periodic(
+            functools.partial(imports.restore_lookups, self.database),
+            name="lookups",
+            every_seconds=_MENDING_SECONDS,
+        )
         self.reader = _reader(self.database, settings)
 
     def start(self) -> None:
@@ -59,6 +68,7 @@ class Worker:
         self.serving.start()
         self.schedule.start()
         self.courier.start()
+        self.mending.start()
         if self.reader is not None:
             self.reader.start()
         if demo.load_if_empty(self.database, self.settings):
@@ -71,6 +81,7 @@ class Worker:
             self.reader.stop()
         self.schedule.stop()
         self.jobs.stop()
+        self.mending.stop()
         self.courier.stop()
         self.serving.stop()
         self.policy.stop()
@@ -80,7 +91,7 @@ class Worker:
         """Say whether the process can do its work, serving and reading."""
         readiness = self.serving.readiness()
         problems = [] if self.reader is None else self.reader.problems()
-        threads = (self.policy, self.schedule, self.courier)
+        threads = (self.policy, self.schedule, self.courier, self.mending)
         problems += [thread.problem for thread in threads if thread.problem is not None]
         return readiness.also(*problems)
 
