@@ -48,12 +48,16 @@ class ImportOptions(TypedDict, total=False):
         Type of all rows without a column of types.
     time_unit : str
         Of times that are numbers: ``s``, ``ms``, ``us`` or ``ns``.
+    time_format, timezone : str
+        How times are written, as for `strptime`, and where the clock hangs that showed them.
     default_time : str
         What an empty time is taken for: ``now``, or a time.
     allow_old : bool
         Whether times before 1990 are taken.
     null : list of str
         Words that stand for nothing.
+    decimal : {"comma", "point"}
+        What stands before the fraction of a number.
     min_rating : float
         Rows with a lower rating are seen, not liked.
     layout : {"rows", "lists", "wide"}
@@ -79,10 +83,13 @@ class ImportOptions(TypedDict, total=False):
     weight_column: str
     time_column: str
     time_unit: str
+    time_format: str
+    timezone: str
     default_time: str
     allow_old: bool
     event_id_column: str
     null: list[str]
+    decimal: Literal["comma", "point"]
     rating_column: str
     min_rating: float
     layout: Literal["rows", "lists", "wide"]

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from reckeeper.events.origins import STANDARD_INPUT, spooled
 from reckeeper.events.rows import Checked
 from reckeeper.events.running import ImportReport, Progress, begun
 from reckeeper.events.undoing import Undone, undo
+from reckeeper.events.weights import store_weights
 from reckeeper.tabular import (
     Form,
     Kind,
@@ -63,6 +64,7 @@ def import_file(
     called: str | None = None,
     catalogue: Path | None = None,
     catalogue_format: CatalogueFormat | None = None,
+    weights: Mapping[str, float] | None = None,
     refused_report: Path | None = None,
     before_first_row: Callable[[], None] | None = None,
     on_begun: Callable[[int], None] | None = None,
@@ -72,11 +74,11 @@ def import_file(
 
     Rows are checked one by one by the rules of the message; bad ones are left
     out and reported. A second import, or one after a crash, adds only what is
-    not there yet: a row is known by its column ``event_id``. Without one, a
-    row of a file is known by the file's content and its line; a query's,
-    where there is a time, by user, item, type, weight and time, so that rows
-    which are equal in all of these are one event; without either by its
-    number in the result of this very query, which must then order its rows.
+    not there yet: a row is known by its column ``event_id``; without one, where
+    there is a time, by user, item, type, weight and time. Rows of one file that
+    are equal in all of these are several, those of a query are one. Without
+    either, a row is known by the file's content and its line, or by its number
+    in the result of this very query, which must then order its rows.
     Memory is bounded by the batch, not by what is read.
 
     Parameters
@@ -97,6 +99,8 @@ def import_file(
     catalogue : Path, optional
         A file of items, which are added or replaced.
     catalogue_format : CatalogueFormat, optional
+    weights : mapping of str to float, optional
+        Weights of interaction types: stored in the policy, before any row.
     refused_report : Path, optional
         Where refused rows are listed; by default, and only if there are any,
         ``<data_dir>/imports/<import_id>-refused.csv``.
@@ -118,18 +122,21 @@ def import_file(
         A query's database cannot be reached, or was lost in the middle; or
         ours did not answer for a minute.
     ConflictError
-        The import was undone while it ran.
+        The import was undone while it ran; or the file was imported before, and is read
+        otherwise now.
     """
     with contextlib.ExitStack() as stack:
         with database.read() as connection:
-            types = policies.current(connection, settings).policy.weights
-        opened = origins.opened(origin, format=format, types=types, called=called)
-        read = stack.enter_context(opened)
+            types = {**policies.current(connection, settings).policy.weights, **(weights or {})}
+        asked = origins.Asked(format, types, database, settings)
+        read = stack.enter_context(origins.opened(origin, asked, called=called))
         catalogue_format = catalogue_format or CatalogueFormat()
         items_source = None
         if catalogue is not None:
             items_source = stack.enter_context(_opened(catalogue, catalogue_format))
             check_catalogue(items_source, catalogue_format)
+        if weights:
+            store_weights(database, settings, weights, actor=actor)
         run = stack.enter_context(
             begun(
                 database,
@@ -155,7 +162,9 @@ def import_file(
             for rows_of_items, wrong, _ in _item_batches(items_source, catalogue_format):
                 run.write_items(rows_of_items, wrong, file=items_source.short_name)
         report = run.finish(source=called or read.name, actor=actor)
-        return dataclasses.replace(report, read_as=forms)
+        return dataclasses.replace(
+            report, read_as=forms, columns=read.columns, notes=[*dict.fromkeys(read.notes)]
+        )
 
 
 def _opened(path: Path, format: CatalogueFormat) -> contextlib.AbstractContextManager[Source]:

@@ -41,12 +41,16 @@ class FileFormat:
     weight_column : str or None
         Usually ``weight``; default, also of an empty value, 1.
     time_column : str or None
-        Usually ``occurred_at``: a number in `time_unit` since 1970, or RFC 3339,
-        read as UTC where it has no offset. Default, where there is no such column,
-        the time of the import.
+        Usually ``occurred_at``: a number in `time_unit` since 1970, or a time in one of the
+        forms that people use, read as UTC where it has no offset. Default, where there is no
+        such column, the time of the import.
     time_unit : {"s", "ms", "us", "ns"} or None
         None: told from the size of each number; eight digits that are a date
         are that day.
+    time_format : str or None
+        How times are written, as for `strptime`. None: as in the forms that are known.
+    timezone : str or None
+        Where the clock hangs that showed times without a zone, such as Europe/Berlin; None: UTC.
     default_time : str or None
         What an empty time is taken for: ``now``, the time of the import, or a time as in the
         column. None: its row is refused.
@@ -54,9 +58,11 @@ class FileFormat:
         Whether a time before 1990 is taken; it is most often a number in another unit.
     event_id_column : str or None
         Usually ``event_id``: names each row, so that one that comes again is known. Without
-        one, a row is known by its place, or in a query by its values.
+        one, a row is known by its values where it has a time, else by its place.
     null_words : tuple of str
         Text that stands for nothing, besides none at all.
+    decimal : {"comma", "point"} or None
+        What stands before the fraction of a number; None: told from the column.
     rating_column : str or None
         Looked at only if `min_rating` is set; usually ``rating``.
     min_rating : float or None
@@ -75,10 +81,13 @@ class FileFormat:
     weight_column: str | None = None
     time_column: str | None = None
     time_unit: str | None = None
+    time_format: str | None = None
+    timezone: str | None = None
     default_time: str | None = None
     allow_old: bool = False
     event_id_column: str | None = None
     null_words: tuple[str, ...] = NULL_WORDS
+    decimal: str | None = None
     rating_column: str | None = None
     min_rating: float | None = None
     layout: Layout = Layout.ROWS
@@ -92,6 +101,10 @@ class FileFormat:
 
     def __post_init__(self) -> None:
         _check_unit(self.time_unit)
+        if self.decimal not in (None, "comma", "point"):
+            raise DataError(f"The decimal sign {self.decimal!r} is not known: use comma or point.")
+        if self.time_format is not None and self.time_unit is not None:
+            raise DataError("Times have a format or a unit: give one of them.")
         if self.min_rating is None and self.rating_column is not None:
             raise DataError(
                 f"The rating column {self.rating_column!r} is of use only with a least rating: "

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 
 from reckeeper.catalogue import Change, stored_forms
 from reckeeper.errors import DataError
+from reckeeper.events.cells import Refusals, ids_of, is_textual, texts_of
 from reckeeper.events.formats import CatalogueFormat
-from reckeeper.events.rows import Refusals, ids_of, is_textual, texts_of, times_of
+from reckeeper.events.times import TimeForm, times_of
 from reckeeper.interactions import valid_id
 from reckeeper.tabular import VALUE_SHOWN, Chunk, Objects, RefusedLine
 
@@ -185,7 +186,8 @@ def _times(
     found: dict[str, list[int | None]] = {}
     for field, column in (("available_from", columns.begin), ("available_until", columns.end)):
         if column is not None:
-            times, is_empty, _ = times_of(chunk, column, refusals, unit=format.time_unit)
+            form = TimeForm(unit=format.time_unit)
+            times, is_empty, _, _ = times_of(chunk, column, refusals, form=form)
             refusals.refuse((times < 0) & ~is_empty, column, "lies before 1970")
             is_late = times >= 253_402_300_800_000_000
             refusals.refuse(is_late & ~is_empty, column, "lies beyond the year 9999")

@@ -10,9 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
+from reckeeper import clock, storage
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
+from reckeeper.events import repeats
+from reckeeper.events.cells import head_of
 from reckeeper.events.formats import FileFormat, find_columns
+from reckeeper.events.readings import Again, Reading, decide, from_start
 from reckeeper.events.rows import Checked, RowCheck
 from reckeeper.tabular import Chunk, Form, Query, Source, open_query, open_source, spread
 
@@ -27,7 +31,13 @@ class Origin(Protocol):
     name: str
     fingerprint: str
     forms: dict[str, str]
+    columns: dict[str, str]
     bytes_total: int
+
+    @property
+    def notes(self) -> list[str]:
+        """What should be known of how it was read, by now."""
+        ...
 
     @property
     def bytes_done(self) -> int:
@@ -39,13 +49,18 @@ class Origin(Protocol):
         ...
 
 
+class Asked(NamedTuple):
+    """How rows are read, the weights of types that they may have, and where they will go."""
+
+    format: FileFormat
+    types: Mapping[str, float]
+    database: storage.Database
+    settings: Settings
+
+
 @contextlib.contextmanager
 def opened(
-    origin: Path | Sequence[Path] | Query,
-    *,
-    format: FileFormat,
-    types: Mapping[str, float],
-    called: str | None = None,
+    origin: Path | Sequence[Path] | Query, asked: Asked, *, called: str | None = None
 ) -> Iterator[Origin]:
     """Open what an import reads, and see that it can be read.
 
@@ -54,9 +69,7 @@ def opened(
     Parameters
     ----------
     origin : Path, sequence of Path, or Query
-    format : FileFormat
-    types : mapping of str to float
-        The accepted interaction types.
+    asked : Asked
     called : str, optional
         The name of a file whose path is of no use to anybody.
 
@@ -66,15 +79,17 @@ def opened(
         A file cannot be read, is empty, or lacks a column; or the query is not accepted.
     StorageError
         The query's database cannot be reached.
+    ConflictError
+        The file was imported before, and is read otherwise now.
     """
     if isinstance(origin, Query):
         with open_query(origin) as source:
-            yield _One(source, format, types)
+            yield _One(source, asked, again=None)
     elif isinstance(origin, Path):
-        with _renamed(origin, called), _file(origin, format, name=called) as source:
-            yield _One(source, format, types)
+        with _renamed(origin, called), _file(origin, asked.format, name=called) as source:
+            yield _One(source, asked, again=from_start(origin, source.form))
     else:
-        yield _Several(origin, format, types)
+        yield _Several(origin, asked)
 
 
 @contextlib.contextmanager
@@ -120,25 +135,65 @@ def _file(
 
 
 class _One:
-    def __init__(self, source: Source, format: FileFormat, types: Mapping[str, float]) -> None:
-        columns = find_columns(source, format, types=types).columns
+    def __init__(self, source: Source, asked: Asked, *, again: Again | None) -> None:
+        found = find_columns(source, asked.format, types=asked.types)
         self.name = source.name
         self.forms = {source.short_name: str(source.form)} if source.form else {}
+        self.columns = found.columns
         self.bytes_total = source.bytes_total
         self._source = source
-        self._chunks = _chunks(source, columns)
+        first, self._chunks = _chunks(source, found.columns)
         self.fingerprint = source.fingerprint()
-        self._check = RowCheck(
-            source, columns=columns, format=format, types=types, fingerprint=self.fingerprint
-        )
+        reading = decide(first, found.columns, asked.format, again=again)
+        self._notes = [*found.notes, *reading.notes]
+        self._check = self._row_check(first, asked, reading)
+
+    def _row_check(self, first: Chunk, asked: Asked, reading: Reading) -> RowCheck:
+        source, is_timed = self._source, "occurred_at" in self.columns
+        is_known_by_name = "event_id" in self.columns or source.database_id is not None
+        occurrences = None
+        with asked.database.read() as connection:
+            if not is_known_by_name:
+                occurrences = repeats.counter(
+                    connection,
+                    source,
+                    self.fingerprint,
+                    is_timed=is_timed,
+                    folder=asked.settings.data_dir / "imports",
+                )
+            check = RowCheck(
+                source,
+                columns=self.columns,
+                format=asked.format,
+                types=asked.types,
+                fingerprint=self.fingerprint,
+                reading=reading,
+                occurrences=occurrences,
+            )
+            if not is_known_by_name:
+                known = check.known(head_of(first, repeats.LOOKED_AT), arrived_at=clock.now())
+                warned = repeats.warning(
+                    connection,
+                    known,
+                    name=source.name,
+                    fingerprint=self.fingerprint,
+                    is_timed=is_timed,
+                )
+                self._notes += [warned] if warned else []
+        return check
+
+    @property
+    def notes(self) -> list[str]:
+        return [*self._notes, *self._check.notes]
 
     @property
     def bytes_done(self) -> int:
         return self._source.bytes_done
 
     def checked(self, *, arrived_at: int) -> Iterator[Checked]:
-        for chunk in self._chunks:
-            yield self._check.check(chunk, arrived_at=arrived_at)
+        with contextlib.closing(self._check):
+            for chunk in self._chunks:
+                yield self._check.check(chunk, arrived_at=arrived_at)
 
 
 class _File(NamedTuple):
@@ -151,11 +206,10 @@ class _File(NamedTuple):
 class _Several:
     """Files that are open one at a time."""
 
-    def __init__(
-        self, paths: Sequence[Path], format: FileFormat, types: Mapping[str, float]
-    ) -> None:
-        self._format = format
-        self._types = types
+    def __init__(self, paths: Sequence[Path], asked: Asked) -> None:
+        self._asked = asked
+        self.notes: list[str] = []
+        self.columns: dict[str, str] = {}
         self._files: list[_File] = []
         self._before = 0
         self._reading: _One | None = None
@@ -164,11 +218,12 @@ class _Several:
         n_named = collections.Counter(path.name for path in paths)
         for path in paths:
             name = path.name if n_named[path.name] == 1 else str(path)
-            with _file(path, format, name=name) as source:
-                one = _One(source, format, types)
+            with _file(path, asked.format, name=name) as source:
+                one = _One(source, asked, again=from_start(path, source.form))
                 self._files.append(_File(path, name, source.form, source.bytes_total))
             digest.update(one.fingerprint.encode())
             self.forms |= one.forms
+            self.columns = self.columns or one.columns
         self.fingerprint = digest.hexdigest()
         self.bytes_total = sum(file.size for file in self._files)
         names = ", ".join(str(path) for path in paths[:_NAMES_SHOWN])
@@ -181,14 +236,17 @@ class _Several:
 
     def checked(self, *, arrived_at: int) -> Iterator[Checked]:
         for file in self._files:
-            with _file(file.path, self._format, name=file.name, form=file.form) as source:
-                reading = self._reading = _One(source, self._format, self._types)
+            format = self._asked.format
+            with _file(file.path, format, name=file.name, form=file.form) as source:
+                again = from_start(file.path, source.form)
+                reading = self._reading = _One(source, self._asked, again=again)
                 yield from reading.checked(arrived_at=arrived_at)
+                self.notes += reading.notes
             self._reading, self._before = None, self._before + file.size
 
 
-def _chunks(source: Source, columns: Mapping[str, str]) -> Iterator[Chunk]:
-    """Return the chunks of a source.
+def _chunks(source: Source, columns: Mapping[str, str]) -> tuple[Chunk, Iterator[Chunk]]:
+    """Return the first chunk of a source, and all.
 
     Raises
     ------
@@ -202,4 +260,4 @@ def _chunks(source: Source, columns: Mapping[str, str]) -> Iterator[Chunk]:
     first = next(chunks, None)
     if first is None:
         raise DataError(f"{source.name} has column names but no rows: there is nothing to import.")
-    return itertools.chain([first], chunks)
+    return first, itertools.chain([first], chunks)

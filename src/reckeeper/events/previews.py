@@ -9,10 +9,12 @@ import numpy as np
 
 from reckeeper import clock
 from reckeeper.errors import DataError
+from reckeeper.events.cells import head_of, shown
 from reckeeper.events.columns import Choice, Part
 from reckeeper.events.formats import FileFormat, look, see_that_there_are
-from reckeeper.events.rows import RowCheck, shown
-from reckeeper.tabular import Chunk, Form, RefusedLine, Source, detect, open_source, spread
+from reckeeper.events.readings import decide, from_start
+from reckeeper.events.rows import RowCheck
+from reckeeper.tabular import Chunk, Form, RefusedLine, detect, open_source, spread
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,24 @@ def preview(
         first = next(source.chunks(list(dict.fromkeys(source.columns))), None)
         if first is None:
             raise DataError(f"{source.name} has column names but no rows.")
-        head = _head(first, n)
+        head = head_of(first, n)
+        notes = [*found.notes]
         rows: list[PreviewRow] = []
         refused = head.broken
         if not found.choices:
             used = {name: first.columns[name] for name in found.columns.values()}
-            spread_out = next(spread(first._replace(columns=used), file=source.short_name))
-            head_of_rows = _head(spread_out, n)
-            rows, refused = _judged(head_of_rows, source, found.columns, format=format, types=types)
+            first = next(spread(first._replace(columns=used), file=source.short_name))
+            reading = decide(first, found.columns, format, again=from_start(path, form))
+            check = RowCheck(
+                source,
+                columns=found.columns,
+                format=format,
+                types=types,
+                fingerprint="",
+                reading=reading,
+            )
+            rows, refused = _judged(check, head_of(first, n), format)
+            notes += reading.notes
     cells = [
         [shown(head.columns[name][row]) for name in source.columns]
         for row in range(len(head.lines))
@@ -107,7 +119,7 @@ def preview(
         columns=source.columns,
         parts=found.parts,
         choices=found.choices,
-        notes=found.notes,
+        notes=notes,
         rows=rows,
         cells=cells,
         refused=refused,
@@ -115,17 +127,11 @@ def preview(
 
 
 def _judged(
-    head: Chunk,
-    source: Source,
-    columns: Mapping[str, str],
-    *,
-    format: FileFormat,
-    types: Mapping[str, float],
+    check: RowCheck, head: Chunk, format: FileFormat
 ) -> tuple[list[PreviewRow], list[RefusedLine]]:
-    check = RowCheck(source, columns=columns, format=format, types=types, fingerprint="")
     judged = check.judge(head, arrived_at=clock.now())
     chosen = np.flatnonzero(judged.refusals.is_good)
-    values = zip(head.lines[chosen].tolist(), *judged.values(chosen), strict=True)
+    values = zip(head.lines[chosen].tolist(), *judged.at(chosen).values(), strict=True)
     rows = [PreviewRow(*row) for row in values]
     if format.default_time is None:
         rows = [
@@ -133,11 +139,3 @@ def _judged(
             for row, is_timeless in zip(rows, judged.is_timeless[chosen], strict=True)
         ]
     return rows, judged.refusals.refused()
-
-
-def _head(chunk: Chunk, n: int) -> Chunk:
-    columns = {name: values.slice(0, n) for name, values in chunk.columns.items()}
-    last = chunk.lines[:n].max(initial=0)
-    broken = [line for line in chunk.broken if line.line <= last][:n]
-    parts = None if chunk.parts is None else chunk.parts[:n]
-    return Chunk(columns, chunk.lines[:n], broken, parts)

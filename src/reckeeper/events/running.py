@@ -56,6 +56,13 @@ class ImportReport:
         A few of them.
     refused_report : Path or None
         The CSV file that lists them all, where there are any.
+    refusals : list of dict
+        Why rows were refused: those of one file, column and reason together, their number and
+        a few of them.
+    columns : dict of str to str
+        The column of each part of an interaction, in the first file.
+    notes : list of str
+        What should be known of how it was read.
     read_as : dict of str to str
         What each file was found to be, in words, by its name.
     """
@@ -68,6 +75,9 @@ class ImportReport:
     items: int
     first_refused: list[RefusedLine]
     refused_report: Path | None
+    refusals: list[dict[str, Any]]
+    columns: dict[str, str]
+    notes: list[str]
     read_as: dict[str, str]
 
 
@@ -227,6 +237,9 @@ class Running:
             **counts,
             first_refused=self._refused.first,
             refused_report=self._refused.path if self._refused.is_written else None,
+            refusals=self._refused.groups(),
+            columns={},
+            notes=[],
             read_as={},
         )
 

@@ -120,6 +120,18 @@ def get(connection: sa.Connection, import_id: int) -> Import | None:
     return one(Import, connection.execute(query))
 
 
+def of_file(connection: sa.Connection, fingerprint: str) -> int | None:
+    """Return the latest import that has brought rows of a file, or None."""
+    columns = imports.c
+    query = sa.select(sa.func.max(columns.import_id)).where(
+        columns.fingerprint == fingerprint,
+        columns.accepted > 0,
+        columns.status.not_in([UNDOING, UNDONE]),
+    )
+    found = connection.execute(query).scalar()
+    return None if found is None else int(found)
+
+
 def demo(connection: sa.Connection) -> Import | None:
     """Return the import of the demo data that is in the database, or None."""
     query = sa.select(imports).where(imports.c.is_demo, imports.c.status != UNDONE)

@@ -192,6 +192,39 @@ def is_empty(connection: sa.Connection) -> bool:
     return connection.execute(sa.select(user_interactions.c.id).limit(1)).first() is None
 
 
+def has_events_from(connection: sa.Connection, beginning: str) -> bool:
+    """Return whether there is an interaction whose event id begins with a text."""
+    name = user_interactions.c.event_id
+    beyond = beginning[:-1] + chr(ord(beginning[-1]) + 1)
+    query = sa.select(name).where(name >= beginning, name < beyond).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def count_events(connection: sa.Connection, event_ids: Sequence[str]) -> int:
+    """Return how many of some event ids there are."""
+    query = sa.select(sa.func.count()).where(user_interactions.c.event_id.in_(event_ids))
+    return int(connection.execute(query).scalar_one())
+
+
+def count_alike(connection: sa.Connection, rows: Sequence[tuple[str, str, str, int | None]]) -> int:
+    """Return for how many rows there is an interaction of the same user, item, type and time.
+
+    Where the time is None, of any time.
+    """
+    columns = user_interactions.c
+    n_alike = 0
+    for user_id, item_id, interaction_type, occurred_at in rows:
+        query = sa.select(columns.id).where(
+            columns.user_id == user_id,
+            columns.item_id == item_id,
+            columns.interaction_type == interaction_type,
+        )
+        if occurred_at is not None:
+            query = query.where(columns.occurred_at == occurred_at)
+        n_alike += connection.execute(query.limit(1)).first() is not None
+    return n_alike
+
+
 def knows_item(connection: sa.Connection, item_id: str) -> bool:
     """Return whether there is an interaction with an item."""
     query = sa.select(user_interactions.c.id).where(user_interactions.c.item_id == item_id)

@@ -37,6 +37,15 @@ class ImportOptions(Sent):
     time_unit: Literal["s", "ms", "us", "ns"] | None = Field(
         default=None, description="Unit of times that are numbers. Default: told from their size."
     )
+    time_format: str | None = Field(
+        default=None,
+        description="How times are written, as for strptime: %d.%m.%Y %H:%M. Default: found out.",
+    )
+    timezone: str | None = Field(
+        default=None,
+        description="Where the clock hangs that showed times without a zone, such as "
+        "Europe/Berlin. Default: UTC.",
+    )
     default_time: str | None = Field(
         default=None,
         description="What an empty time is taken for: now, or a time. Default: its row is refused.",
@@ -47,6 +56,10 @@ class ImportOptions(Sent):
     )
     null: list[str] | None = Field(
         default=None, description="Words that stand for nothing. Default: NULL, nan and their like."
+    )
+    decimal: Literal["comma", "point"] | None = Field(
+        default=None,
+        description="What stands before the fraction of a number. Default: found out.",
     )
     rating_column: _Column | None = Field(
         default=None, description="Ratings, for min_rating. Default: rating."

@@ -1,0 +1,150 @@
+"""The cells of a chunk: as text, as ids, and which of them are refused."""
+
+import contextlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from reckeeper.errors import DataError
+from reckeeper.interactions import CONTROL_CHARACTERS, MAX_ID_CHARACTERS
+from reckeeper.tabular import VALUE_SHOWN, Chunk, RefusedLine
+
+
+def head_of(chunk: Chunk, n: int) -> Chunk:
+    """Return the first rows of a chunk."""
+    columns = {name: values.slice(0, n) for name, values in chunk.columns.items()}
+    last = chunk.lines[:n].max(initial=0)
+    broken = [line for line in chunk.broken if line.line <= last][:n]
+    parts = None if chunk.parts is None else chunk.parts[:n]
+    return Chunk(columns, chunk.lines[:n], broken, parts)
+
+
+class Refusals:
+    """Which rows of a chunk are good, and the first thing wrong with each of the others."""
+
+    def __init__(self, chunk: Chunk, *, file: str) -> None:
+        self.is_good = np.ones(len(chunk.lines), dtype=bool)
+        self._chunk = chunk
+        self._file = file
+        self._reasons: dict[int, RefusedLine] = {}
+
+    def refuse(self, bad: np.ndarray | pa.Array, column: str, reason: str) -> None:
+        """Refuse the rows where `bad`, a mask, is true."""
+        bad = bad.to_numpy(zero_copy_only=False) if isinstance(bad, pa.Array) else bad
+        values = self._chunk.columns[column]
+        for row in np.flatnonzero(bad & self.is_good).tolist():
+            self._reasons[row] = RefusedLine(
+                self._file, int(self._chunk.lines[row]), column, shown(values[row]), reason
+            )
+        self.is_good &= ~bad
+
+    def refused(self) -> list[RefusedLine]:
+        """Return what was refused, in the order of the lines."""
+        found = [*self._chunk.broken, *self._reasons.values()]
+        return sorted(found, key=lambda line: line.line)
+
+
+def shown(value: pa.Scalar) -> str:
+    """Return a value as people see it."""
+    # Python's own times cannot hold all that Arrow's can.
+    plain = (value.cast(pa.string()) if pa.types.is_temporal(value.type) else value).as_py()
+    if isinstance(plain, bytes):
+        plain = plain.decode(errors="backslashreplace")
+    return "" if plain is None else str(plain)[:VALUE_SHOWN]
+
+
+def without_words(values: pa.Array, words: Sequence[str]) -> pa.Array:
+    """Return values with nothing in place of the words that stand for it."""
+    if not words or not is_textual(values.type) or pa.types.is_null(values.type):
+        return values
+    if pa.types.is_string_view(values.type) or pa.types.is_binary_view(values.type):
+        values = values.cast(pa.large_binary())
+    is_binary = pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)
+    written = [word.encode() if is_binary else word for word in words]
+    is_word = pc.is_in(values, value_set=pa.array(written, values.type))
+    if not pc.any(is_word).as_py():
+        return values
+    return pc.if_else(is_word, pa.scalar(None, values.type), values)
+
+
+def texts_of(values: pa.Array, column: str, refusals: Refusals) -> pa.Array:
+    """Return text as valid UTF-8; what is not is refused, and null."""
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = [_decoded(value) for value in values.to_pylist()]
+        decoded = pa.array(texts, pa.string())
+        broken = pc.and_(pc.is_null(decoded), pc.is_valid(values))
+        refusals.refuse(broken, column, "is not text in UTF-8")
+        return decoded
+    except pa.ArrowNotImplementedError as exc:
+        raise DataError(
+            f"The column {column!r} has the type {values.type}, which is not text: convert it."
+        ) from exc
+
+
+def _decoded(value: bytes | None) -> str | None:
+    with contextlib.suppress(UnicodeDecodeError):
+        return None if value is None else value.decode()
+    return None
+
+
+def is_textual(kind: pa.DataType) -> bool:
+    """Return whether a type is text, bytes or nothing."""
+    tests = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_null,
+    )
+    return any(test(kind) for test in tests)
+
+
+def ids_of(
+    chunk: Chunk, column: str, refusals: Refusals, *, are_fractions: bool = False
+) -> pa.Array:
+    """Return ids in their stored form: text as it is, whole numbers in decimal.
+
+    Where text `are_fractions`, 13085.0 is 13085.
+    """
+    values = chunk.columns[column]
+    if pa.types.is_floating(values.type):
+        numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        refusals.refuse(np.isnan(numbers), column, "is empty")
+        refusals.refuse(numbers != np.trunc(numbers), column, "is not a whole number")
+        refusals.refuse(np.abs(numbers) > 2**53, column, "is too large to be an exact number")
+        values = pa.array(np.where(refusals.is_good, numbers, 0).astype(np.int64))
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.decimal256(76, values.type.scale))
+        is_fraction = pc.not_equal(pc.floor(values), values)
+        refusals.refuse(pc.fill_null(is_fraction, False), column, "is not a whole number")
+        ids = values.cast(pa.decimal256(76, 0), safe=False).cast(pa.string())
+    elif pa.types.is_integer(values.type):
+        ids = values.cast(pa.string())
+    elif is_textual(values.type):
+        ids = texts_of(values, column, refusals)
+        if are_fractions:
+            ids = pc.replace_substring_regex(ids, r"\.0+$", "")
+    else:
+        raise DataError(
+            f"The column {column!r} has the type {values.type}: ids are text or whole numbers. "
+            "Convert it."
+        )
+    n_characters = pc.fill_null(pc.utf8_length(ids), 0)
+    refusals.refuse(pc.equal(n_characters, 0), column, "is empty")
+    too_long = pc.greater(n_characters, MAX_ID_CHARACTERS)
+    refusals.refuse(too_long, column, f"must have 1 to {MAX_ID_CHARACTERS} characters")
+    control = pc.fill_null(pc.match_substring_regex(ids, CONTROL_CHARACTERS), False)
+    refusals.refuse(control, column, "must have no control characters")
+    return ids
+
+
+def mask_of(values: pa.Array) -> np.ndarray:
+    """Return truth values as NumPy has them."""
+    mask: np.ndarray = values.to_numpy(zero_copy_only=False)
+    return mask

@@ -1,0 +1,111 @@
+"""Rows that are in the table already: known again, or about to be counted twice."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from reckeeper import storage
+from reckeeper.errors import Action, ConflictError
+from reckeeper.events.identities import Occurrences
+from reckeeper.tabular import Source
+
+LOOKED_AT = 100
+"""So many of the first rows are looked for in the table."""
+
+
+class Known(NamedTuple):
+    """A row as it would be stored, and its event id."""
+
+    event_id: str
+    user_id: str
+    item_id: str
+    interaction_type: str
+    weight: float
+    occurred_at: int
+
+
+def counter(
+    connection: storage.Connection,
+    source: Source,
+    fingerprint: str,
+    *,
+    is_timed: bool,
+    folder: Path,
+) -> Occurrences | None:
+    """Return what counts the equal rows of a file; None: its rows are known by their lines.
+
+    Those of a file without times are, and those of one whose rows are in the table by their
+    lines, as releases before this one took them.
+    """
+    if source.database_id is not None or not is_timed:
+        return None
+    if storage.interactions.has_events_from(connection, lines_of(fingerprint)):
+        return None
+    return Occurrences(source.bytes_total, folder=folder)
+
+
+def lines_of(fingerprint: str) -> str:
+    """Return how the event ids begin of rows that are known by their lines in a file."""
+    return f"import-{fingerprint[:16]}-"
+
+
+def warning(
+    connection: storage.Connection,
+    rows: Sequence[Known],
+    *,
+    name: str,
+    fingerprint: str,
+    is_timed: bool,
+) -> str | None:
+    """Say whether most of a file's first rows are in the table under other event ids.
+
+    Raises
+    ------
+    ConflictError
+        They are, and were read from this very file: it is read otherwise now.
+    """
+    if not rows or storage.interactions.is_empty(connection):
+        return None
+    names = [row.event_id for row in rows]
+    if storage.interactions.count_events(connection, names):
+        return None
+    alike = [
+        (row.user_id, row.item_id, row.interaction_type, row.occurred_at if is_timed else None)
+        for row in rows
+    ]
+    if is_timed:
+        _see_that_it_is_new(connection, alike, name=name, fingerprint=fingerprint)
+    n_alike = storage.interactions.count_alike(connection, alike)
+    if 2 * n_alike <= len(rows):
+        return None
+    seen = f"{n_alike} of the first {len(rows)} rows are in the table already"
+    undo = "undoing this import takes them out again"
+    if is_timed:
+        return (
+            f"{seen} with the same user, item, type and time, but came in another way, so that "
+            f"they count twice now; {undo}."
+        )
+    return (
+        f"{seen} with the same user, item and type, and count twice now if they are the same: "
+        "rows without a time are known by file and line alone. A column of times, or one that "
+        f"names each row (--event-id-column), says what is new; {undo}."
+    )
+
+
+def _see_that_it_is_new(
+    connection: storage.Connection,
+    alike: Sequence[tuple[str, str, str, int | None]],
+    *,
+    name: str,
+    fingerprint: str,
+) -> None:
+    before = storage.imports.of_file(connection, fingerprint)
+    if before is None:
+        return
+    pairs = [(user, item, kind, None) for user, item, kind, _ in alike]
+    if 2 * storage.interactions.count_alike(connection, pairs) > len(pairs):
+        raise ConflictError(
+            f"{name} was imported before (import {before}), and its times are read otherwise now: "
+            "each row would count twice. To read it in another way, undo that import first.",
+            action=Action("undo_import", {"import_id": before}),
+        )

@@ -1,0 +1,50 @@
+"""Weights of interaction types, which are the policy's, said together with interactions."""
+
+from collections.abc import Mapping
+
+from reckeeper import policy as policies
+from reckeeper import storage
+from reckeeper.config import Settings
+from reckeeper.errors import DataError
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """Return the weights of a text such as ``view=1,cart=3,purchase=5``.
+
+    Raises
+    ------
+    DataError
+        It is none.
+    """
+    weights: dict[str, float] = {}
+    for pair in text.split(","):
+        name, _, number = (part.strip() for part in pair.partition("="))
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = float("nan")
+        if not name or weight != weight or name in weights:
+            raise DataError(
+                f"The weights {text!r} cannot be used: {pair!r} is not a type that comes once, "
+                "with its weight. Write them as view=1,cart=3,purchase=5."
+            )
+        weights[name] = weight
+    return weights
+
+
+def store_weights(
+    database: storage.Database, settings: Settings, weights: Mapping[str, float], *, actor: str
+) -> None:
+    """Store weights of interaction types in the policy; other types keep theirs.
+
+    Raises
+    ------
+    DataError
+        The policy does not take one. Nothing was stored.
+    """
+    with database.read() as connection:
+        policy = policies.current(connection, settings).policy
+    changed = {**policy.weights, **weights}
+    if changed != policy.weights:
+        content = {**policy.model_dump(), "weights": changed}
+        policies.store(database, settings, content, actor=actor, reason="given with an import")
