@@ -514,8 +514,9 @@ def test_columns_are_named_as_an_import_names_them(csv):
     assert log.occurred_at.tolist()[:2] == [0, 1000]
     assert log.listing.tolist() == [0] * 6 + [1, -1, 2]
     tabbed = csv(text.replace(";", "\t"), "shop.tsv")
-    log = read_interactions(tabbed, columns=replace(columns, delimiter=None))[0]
-    assert log.weight.tolist() == expected
+    for path in (tabbed, csv(text), csv(text.encode("utf-16"), "unicode.txt")):
+        log = read_interactions(path, columns=replace(columns, delimiter=None))[0]
+        assert log.weight.tolist() == expected
     with pytest.raises(DataError, match="act 'magic' has no weight: use click, dismiss"):
         read_interactions(
             csv("who;what;act\nu;i;magic\n"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reckeeper.cli.comparison import print_comparison
+from reckeeper.cli.file_options import Delimiter, Encoding
 from reckeeper.cli.terminal import DriftName, parse_settings, print_json
 from reckeeper.errors import DataError
 
@@ -62,9 +63,6 @@ _RatingColumn = Annotated[
 ]
 _MinRating = Annotated[
     float | None, typer.Option(help="Rows with a lower rating are seen, and not liked.")
-]
-_Delimiter = Annotated[
-    str | None, typer.Option(help="Delimiter of CSV. Default: a comma; in .tsv a tab.")
 ]
 _UsersTable = Annotated[
     Path | None, typer.Option(help="Table of users: each column gives segments.")
@@ -156,7 +154,8 @@ def evaluate(
     type_column: _TypeColumn = None,
     rating_column: _RatingColumn = None,
     min_rating: _MinRating = None,
-    delimiter: _Delimiter = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     tunes: _Tunes = False,
     tune_seconds: _TuneSeconds = None,
     drift: _Drift = None,
@@ -208,6 +207,7 @@ def evaluate(
             rating=rating_column,
             min_rating=min_rating,
             delimiter=delimiter,
+            encoding=encoding,
         ),
         users_table=users_table,
         items_table=items_table,

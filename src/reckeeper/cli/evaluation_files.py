@@ -47,8 +47,9 @@ class Columns:
         Looked at with `min_rating` alone; usually ``rating``.
     min_rating : float or None
         Rows with a lower rating weigh 0: seen, and not liked.
-    delimiter : str or None
-        Of CSV; None is a tab in a file that ends in ``.tsv`` or ``.tsv.gz``, else a comma.
+    delimiter, encoding : str or None
+        Of text; None is told from the file, and a tab in one that ends in ``.tsv`` or
+        ``.tsv.gz``.
     """
 
     user: str = "user_id"
@@ -61,6 +62,7 @@ class Columns:
     rating: str | None = None
     min_rating: float | None = None
     delimiter: str | None = None
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
         if self.time_unit not in (None, *_PER_SECOND):
@@ -69,14 +71,19 @@ class Columns:
             raise DataError("--rating-column is of use only with --min-rating: give both.")
         if self.min_rating is not None and not math.isfinite(self.min_rating):
             raise DataError(f"--min-rating {self.min_rating} is not a number.")
-        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
-            raise DataError(f"The delimiter {self.delimiter!r} is not one character, such as ; .")
+        self.form_of(Path())
 
     def form_of(self, path: Path) -> tabular.Form:
         """Return what is known of a file before it's opened."""
         is_tabbed = path.name.lower().endswith((".tsv", ".tsv.gz"))
-        delimiter = self.delimiter or ("\t" if is_tabbed else ",")
-        return tabular.Form(delimiter=delimiter, encoding="utf-8")
+        delimiter = self.delimiter or ("\t" if is_tabbed else None)
+        return tabular.Form(delimiter=delimiter, encoding=self.encoding)
+
+    @property
+    def names(self) -> list[str]:
+        """Names that columns probably have."""
+        given = (self.user, self.item, self.weight, self.time, self.type, self.rating)
+        return [name for name in (*given, *_TIMES) if name]
 
     def find(self, source: tabular.Source, *, needs_times: bool = True) -> dict[str, str]:
         """Return the file's column for each part of an interaction: user, item and what else.
@@ -125,7 +132,7 @@ def read_interactions(
     Parameters
     ----------
     path : Path
-        Parquet, CSV, or CSV packed with gzip, with columns ``user_id``,
+        Any file that `reckeeper import` reads, with columns ``user_id``,
         ``item_id`` and perhaps ``weight`` (0 to 1e12, default 1) and
         ``timestamp``: a number since 1970, a timestamp, or RFC 3339, read as
         UTC where it has no offset. The largest number tells the unit of all:
@@ -165,7 +172,7 @@ def read_interactions(
     listings: list[np.ndarray] = []
     times: list[np.ndarray] = []
     are_numbers = False
-    with tabular.open_source(path, columns.form_of(path)) as source:
+    with tabular.open_source(path, columns.form_of(path), known=columns.names) as source:
         found = columns.find(source, needs_times=needs_times)
         for at in _places(path, source, list(dict.fromkeys(found.values()))):
             users.append(_ids(at, found["user"]))
@@ -198,16 +205,18 @@ def read_interactions(
     return log, ignored
 
 
-def read_table(path: Path, *, id_column: str, delimiter: str | None = None) -> dict[str, pa.Array]:
+def read_table(
+    path: Path, *, id_column: str, written: Columns | None = None
+) -> dict[str, pa.Array]:
     """Read a table of users or items whole.
 
     Parameters
     ----------
     path : Path
-        CSV, with gzip or not, or Parquet.
+        Any file that `reckeeper import` reads.
     id_column : str
-    delimiter : str, optional
-        As of `Columns`.
+    written : Columns, optional
+        Which say how text is written.
 
     Returns
     -------
@@ -222,7 +231,8 @@ def read_table(path: Path, *, id_column: str, delimiter: str | None = None) -> d
         It has no rows.
     """
     parts: dict[str, list[pa.Array]] = {}
-    with tabular.open_source(path, Columns(delimiter=delimiter).form_of(path)) as source:
+    form = (written or Columns()).form_of(path)
+    with tabular.open_source(path, form, known=[id_column]) as source:
         names = [id_column, *(name for name in source.columns if name != id_column)]
         if source.columns.count(id_column) != 1 or len(set(names)) < len(source.columns):
             raise DataError(

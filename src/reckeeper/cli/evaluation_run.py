@@ -408,7 +408,7 @@ def _tables(request: Request, data: _Data, stages: "_Stages") -> Groups:
         if path is None:
             continue
         with stages.stage(f"reading {path.name}"):
-            table = read_table(path, id_column=column, delimiter=columns.delimiter)
+            table = read_table(path, id_column=column, written=columns)
         names = pa.array(ids.ids, pa.string())
         row_of = pc.fill_null(pc.index_in(names, value_set=table.pop(column)), -1).to_numpy()
         if not (row_of >= 0).any():

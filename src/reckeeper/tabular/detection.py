@@ -27,7 +27,7 @@ _SAMPLE_CHARACTERS = 64 * 1024
 _FITS = 0.9
 _COLUMNS_SHOWN = 6
 _BETWEEN_WORDS = re.compile(r"[\s_.\-]+")
-_SEPARATOR_LINE = re.compile(r'"?sep=(?P<delimiter>[^"\r\n]+)"?[ \t]*(?:\r\n|\r|\n|\Z)', re.I)
+_SEPARATOR_LINE = re.compile(r'"?sep=(?P<delimiter>[^"\r\n]{1,8})"?(?:\r\n|\r|\n|\Z)', re.I)
 
 
 def detect(path: Path, given: Form | None = None, *, known: Collection[str] = ()) -> Form:

@@ -107,7 +107,7 @@ def _odd_lines(pieces: Iterable[bytes]) -> tuple[bytes, int, int]:
         n_sound += len(_SOUND.findall(text))
         for line in text.splitlines(keepends=True):
             if n_bytes < _ODD_BYTES and _STRAY.search(line):
-                lines.append(line.encode("utf-8", "surrogateescape"))
+                lines.append(line.encode("utf-8", "surrogateescape")[:_ODD_BYTES])
                 n_bytes += len(lines[-1])
     return b"".join(lines), n_stray, n_sound
 

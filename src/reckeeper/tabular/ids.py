@@ -38,8 +38,10 @@ def read_ids(path: Path, *, column: str) -> Iterator[tuple[int, object]]:
     suffix = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else path.suffix.lower()
     if path.is_file() and not path.stat().st_size and suffix not in _DELIMITERS:
         return
-    form = detect(path, Form(delimiter=_DELIMITERS.get(suffix, ",")))
-    if suffix in _DELIMITERS or form.kind in (Kind.PARQUET, Kind.ARROW, Kind.WORKBOOK):
+    is_table = suffix in _DELIMITERS
+    given = Form(delimiter=_DELIMITERS.get(suffix, ","), encoding=None if is_table else "utf-8")
+    form = detect(path, given)
+    if is_table or form.kind in (Kind.PARQUET, Kind.ARROW, Kind.WORKBOOK):
         yield from _of_table(path, column, form)
     elif form.kind in (Kind.JSON_LINES, Kind.JSON):
         yield from _of_objects(path, column, form)

@@ -26,7 +26,6 @@ _STANDS_FOR_A_BYTE = re.compile(rb"\xf4\x8f[\xbe\xbf][\x80-\xbf]")
 _STRAY = re.compile("[\udc80-\udcff]")
 
 _REFUSING = "reckeeper.refusing"
-_EDGE = r"(?<![^\r\n])[ \t]+|[ \t]+(?=[\r\n]|\Z)"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 if TYPE_CHECKING:
     import _csv  # where alone the type of what csv.reader returns has a name
@@ -131,19 +130,28 @@ def separated(text: str, delimiter: str, *, has_quotes: bool) -> str:
     """
     text = text.replace(SEPARATOR, _UNREADABLE)
     if delimiter == WHITE_SPACE:
-        sign, edge, before = r"[ \t]+", _EDGE, r"(?<![^ \t\r\n])"
+        sign, before = r"[ \t]+", r"(?<![^ \t\r\n])"
     else:
-        sign, edge = re.escape(delimiter), r"(?!)"
+        sign = re.escape(delimiter)
         before = rf"(?:(?<![^\r\n])|(?<={sign}))"
     if has_quotes and '"' in text:
-        return re.sub(
-            rf'(?P<quoted>{before}"(?:[^"]|"")*")|(?P<edge>{edge})|{sign}',
-            lambda found: found["quoted"] or (SEPARATOR if found["edge"] is None else ""),
+        text = re.sub(
+            rf'(?P<quoted>{before}"[^"]*(?:""[^"]*)*")|{sign}',
+            lambda found: found["quoted"] or SEPARATOR,
             text,
         )
-    if delimiter == WHITE_SPACE:
-        return re.sub(sign, SEPARATOR, re.sub(edge, "", text))
-    return text.replace(delimiter, SEPARATOR)
+    elif delimiter == WHITE_SPACE:
+        text = re.sub(sign, SEPARATOR, text)
+    else:
+        return text.replace(delimiter, SEPARATOR)
+    return _trimmed(text) if delimiter == WHITE_SPACE else text
+
+
+def _trimmed(text: str) -> str:
+    """Return lines without separators at their ends; within a value there are none."""
+    for end in "\r\n":
+        text = text.replace(end + SEPARATOR, end).replace(SEPARATOR + end, end)
+    return text.strip(SEPARATOR)
 
 
 class Translated:
