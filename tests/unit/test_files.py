@@ -730,7 +730,11 @@ def test_parquet_weights_of_every_type(tmp_path, database, take, weights):
     "column", ["user_id", "item_id", "interaction_type", "weight", "occurred_at"]
 )
 def test_parquet_columns_of_impossible_types_are_refused(tmp_path, take, column):
-    table = {"user_id": ["u"], "item_id": ["i"], column: pa.array([[("a", 1)]], pa.map_("string", "int8"))}
+    table = {
+        "user_id": ["u"],
+        "item_id": ["i"],
+        column: pa.array([[("a", 1)]], pa.map_("string", "int8")),
+    }
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(table), path)
     with pytest.raises(DataError, match=rf"{column!r} has the type map"):

@@ -4,6 +4,8 @@ import gzip
 import json
 from datetime import UTC, datetime
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -193,3 +195,73 @@ def test_a_file_that_is_none_is_refused_and_nothing_written(
         take(path)
     with database.read() as connection:
         assert storage.imports.all_imports(connection) == []
+
+
+GENRES = [("Action", "Sci-Fi"), ("Drama",), ("Action", "Drama", "R&B"), ("Sci-Fi", "Drama")]
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        ("|".join, "with | between"),
+        ("; ".join, "with ; between"),
+        (lambda names: ";".join(names).replace("&", "&amp;"), "with ; between"),
+        (", ".join, "with , between"),
+        (json.dumps, "in lists"),
+        (lambda names: str([*names]), "in lists"),
+        (lambda names: str(np.array(names)), "in lists"),
+        (lambda names: str([{"id": 1, "name": name} for name in names]), "in lists"),
+        (lambda names: json.dumps([{"id": 1, "name": name} for name in names]), "in lists"),
+        (lambda names: f"[{', '.join(names)}]", "in lists"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_what_stands_between_categories_is_told_from_the_column(
+    tmp_path, database, take, write, words, kind
+):
+    path = tmp_path / "items"
+    rows = [{"item_id": f"i{n}", "genre": write(names)} for n, names in enumerate(GENRES)]
+    rows.append({"item_id": "none", "genre": ""})
+    frame = pd.DataFrame(rows)
+    if kind == "csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    report = take(path, category_column="genre")
+    assert report.read_as["items"].endswith(f"; categories {words}")
+    found = {item_id: item.categories for item_id, item in stored(database).items()}
+    assert found.pop("none") == ()
+    ampersand = "R&amp;B" if "&amp;" in rows[2]["genre"] else "R&B"
+    expected = [tuple(name.replace("R&B", ampersand) for name in names) for names in GENRES]
+    assert found == {f"i{n}": names for n, names in enumerate(expected)}
+
+
+def test_a_comma_may_be_part_of_a_category_and_what_stands_between_can_be_said(
+    tmp_path, database, take
+):
+    path = tmp_path / "items"
+    path.write_text('item_id,categories\na,"Home, Garden"\nb,"Home, Garden"\nc,Food &amp; Wine\n')
+    assert "categories" not in take(path).read_as["items"]
+    assert stored(database)["a"].categories == ("Home, Garden",)
+    assert stored(database)["c"].categories == ("Food &amp; Wine",)
+    take(path, category_separator=",")
+    assert stored(database)["a"].categories == ("Home", "Garden")
+    path.write_text("item_id,categories\na,x|y\n")
+    take(path, category_separator="none")
+    assert stored(database)["a"].categories == ("x|y",)
+    with pytest.raises(DataError, match=r"'/' is not known .* use one of \|, ;"):
+        take(path, category_separator="/")
+
+
+def test_items_come_from_workbooks_and_from_recbole(tmp_path, database, take):
+    path = tmp_path / "items.xlsx"
+    frame = pd.DataFrame({"sku": [1, 2], "title": ["A", "B"], "price": [1.5, None]})
+    frame.to_excel(path, index=False)
+    assert take(path, item_column="sku").items == 2
+    assert stored(database)["1"] == Item("1", "A", {"price": 1.5})
+    path = tmp_path / "ml.item"
+    path.write_text(
+        "item_id:token\tmovie_title:token_seq\tclass:token_seq\n7\tToy Story\tAnimation Comedy\n"
+    )
+    take(path, title_column="movie_title", category_column="class")
+    assert stored(database)["7"] == Item("7", "Toy Story", {}, ("Animation", "Comedy"))

@@ -34,6 +34,7 @@ _OF_CATALOGUE = {
     "catalogue_item_column": "item_column",
     "title_column": "title_column",
     "category_column": "category_column",
+    "category_separator": "category_separator",
 }
 
 

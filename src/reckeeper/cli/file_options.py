@@ -55,6 +55,13 @@ MaxRatio = Annotated[
     ),
 ]
 Sheet = Annotated[str | None, typer.Option(help="Sheet of a workbook. Default: the first.")]
+CategorySeparator = Annotated[
+    str | None,
+    typer.Option(
+        help="What stands between the categories of an item: | or ; or a comma; json: lists in "
+        "brackets; none: a value is one category. Default: told from the first rows."
+    ),
+]
 HasLists = Annotated[
     bool,
     typer.Option(

@@ -15,6 +15,7 @@ from reckeeper.cli import installation
 from reckeeper.cli.data import NEXT, Json, clear_demo, print_json, progress_bar
 from reckeeper.cli.database import made_or_opened
 from reckeeper.cli.file_options import (
+    CategorySeparator,
     Delimiter,
     Encoding,
     HasLists,
@@ -80,8 +81,7 @@ _TitleColumn = Annotated[
 _CategoryColumn = Annotated[
     str | None,
     typer.Option(
-        help="Column of categories in the catalogue, with | between several. Default: categories, "
-        "where there is one."
+        help="Column of categories in the catalogue. Default: categories, where there is one."
     ),
 ]
 _TypeColumn = Annotated[
@@ -179,6 +179,7 @@ def import_command(
     catalogue_item_column: _CatalogueItemColumn = None,
     title_column: _TitleColumn = None,
     category_column: _CategoryColumn = None,
+    category_separator: CategorySeparator = None,
     type_column: _TypeColumn = None,
     interaction_type: _InteractionType = None,
     weight_column: _WeightColumn = None,
@@ -243,6 +244,7 @@ def import_command(
         item_column=catalogue_item_column or item_column,
         title_column=title_column,
         category_column=category_column,
+        category_separator=category_separator,
         **form,
     )
     given = _Given(interactions_format, catalogue, catalogue_format, max_refused, report)

@@ -11,7 +11,15 @@ from rich.console import Console
 from reckeeper.cli import installation
 from reckeeper.cli.data import progress_bar
 from reckeeper.cli.database import made_or_opened
-from reckeeper.cli.file_options import Delimiter, Encoding, MaxRatio, Quote, Sheet, SkipLines
+from reckeeper.cli.file_options import (
+    CategorySeparator,
+    Delimiter,
+    Encoding,
+    MaxRatio,
+    Quote,
+    Sheet,
+    SkipLines,
+)
 from reckeeper.cli.importing import print_refused, with_given
 from reckeeper.cli.terminal import (
     AsJson,
@@ -25,8 +33,9 @@ from reckeeper.cli.terminal import (
     say,
 )
 
-if TYPE_CHECKING:  # help does without it
+if TYPE_CHECKING:  # help does without them
     from reckeeper import wire
+    from reckeeper.events import files
 
 _Item = Annotated[str, typer.Argument(metavar="ITEM", help="Id of the item.")]
 
@@ -34,8 +43,8 @@ _TitleColumn = Annotated[str | None, typer.Option(help="Default: title, where th
 _CategoryColumn = Annotated[
     str | None,
     typer.Option(
-        help="Several categories, as a list or with | between them. Default: categories, where "
-        "there is one."
+        help="Several categories, as a list or in one text. Default: categories, where there is "
+        "one."
     ),
 ]
 _AvailableColumn = Annotated[
@@ -158,6 +167,7 @@ def import_items(
     item_column: Annotated[str | None, typer.Option(help="Default: item_id.")] = None,
     title_column: _TitleColumn = None,
     category_column: _CategoryColumn = None,
+    category_separator: CategorySeparator = None,
     available_column: _AvailableColumn = None,
     from_column: _FromColumn = None,
     until_column: _UntilColumn = None,
@@ -179,6 +189,7 @@ def import_items(
         item_column=item_column,
         title_column=title_column,
         category_column=category_column,
+        category_separator=category_separator,
         available_column=available_column,
         from_column=from_column,
         until_column=until_column,
@@ -203,13 +214,18 @@ def import_items(
             refused_report=report,
             on_progress=lambda at: advance(at.bytes_done, at.bytes_total, at.rows),
         )
-    written_to = installation.database_of(settings)
+    _print_import(done, installation.database_of(settings), as_json=as_json)
+
+
+def _print_import(done: "files.ImportReport", written_to: str, *, as_json: bool) -> None:
     if as_json:
         first = [dataclasses.asdict(line) for line in done.first_refused]
         path = None if done.refused_report is None else str(done.refused_report)
         told = {"import_id": done.import_id, "items": done.items, "refused": done.refused}
         print_json({**told, "first_refused": first, "refused_report": path, "database": written_to})
         return
+    for name, form in done.read_as.items():
+        say(f"{name} was read as {form}.")
     items = "1 item is" if done.items == 1 else f"{done.items:,} items are"
     say(f"Import {done.import_id}: {items} new or changed, in {written_to}.")
     print_refused(Console(), done)

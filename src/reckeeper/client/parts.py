@@ -73,6 +73,8 @@ class ImportOptions(TypedDict, total=False):
         Whether there are no names: columns are numbers then.
     catalogue_item_column, title_column, category_column : str
         Columns of the catalogue.
+    category_separator : {"|", ";", ",", "json", "none"}
+        What stands between an item's categories; ``json``: they are lists in brackets.
     """
 
     preset: Literal["movielens"]
@@ -102,6 +104,7 @@ class ImportOptions(TypedDict, total=False):
     catalogue_item_column: str
     title_column: str
     category_column: str
+    category_separator: Literal["|", ";", ",", "json", "none"]
 
 
 def options_in_query(options: ImportOptions) -> Params:

@@ -15,24 +15,17 @@ from reckeeper.events.formats import (
     CatalogueFormat,
     FileFormat,
     Preset,
-    check_catalogue,
 )
-from reckeeper.events.item_rows import ItemRow, check_items, check_objects
+from reckeeper.events.item_reader import open_items
 from reckeeper.events.origins import STANDARD_INPUT, spooled
 from reckeeper.events.rows import Checked
 from reckeeper.events.running import ImportReport, Progress, begun
 from reckeeper.events.undoing import Undone, undo
 from reckeeper.events.weights import store_weights
 from reckeeper.tabular import (
-    Form,
-    Kind,
     Query,
     RefusedLine,
-    Source,
-    detect,
     fingerprint,
-    open_source,
-    read_objects,
 )
 
 __all__ = [
@@ -131,10 +124,9 @@ def import_file(
         asked = origins.Asked(format, types, database, settings)
         read = stack.enter_context(origins.opened(origin, asked, called=called))
         catalogue_format = catalogue_format or CatalogueFormat()
-        items_source = None
+        items = None
         if catalogue is not None:
-            items_source = stack.enter_context(_opened(catalogue, catalogue_format))
-            check_catalogue(items_source, catalogue_format)
+            items = stack.enter_context(open_items(catalogue, catalogue_format))
         if weights:
             store_weights(database, settings, weights, actor=actor)
         run = stack.enter_context(
@@ -157,18 +149,14 @@ def import_file(
             if on_progress is not None:
                 on_progress(Progress(run.rows, run.bytes_done, read.bytes_total))
         forms = dict(read.forms)
-        if items_source is not None:
-            forms[items_source.short_name] = str(items_source.form)
-            for rows_of_items, wrong, _ in _item_batches(items_source, catalogue_format):
-                run.write_items(rows_of_items, wrong, file=items_source.short_name)
+        if items is not None:
+            for part in items.batches():
+                run.write_items(part.rows, part.refused, file=items.short_name)
+            forms[items.short_name] = items.read_as
         report = run.finish(source=called or read.name, actor=actor)
         return dataclasses.replace(
             report, read_as=forms, columns=read.columns, notes=[*dict.fromkeys(read.notes)]
         )
-
-
-def _opened(path: Path, format: CatalogueFormat) -> contextlib.AbstractContextManager[Source]:
-    return open_source(path, format.form, known=format.names)
 
 
 def _ahead(batches: Iterator[Checked]) -> Generator[Checked, None, None]:
@@ -191,7 +179,7 @@ def import_items(
     on_begun: Callable[[int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ImportReport:
-    """Read a file of items, CSV (plain or gzip), JSON lines or Parquet, into the catalogue.
+    """Read a file of items of any kind into the catalogue.
 
     A column that the file has takes the place of what is there, all that are
     attributes together; what it has no column for stays as it is. Rows are
@@ -216,13 +204,7 @@ def import_items(
         The import was undone while it ran.
     """
     with contextlib.ExitStack() as stack:
-        form = detect(path, format.form)
-        if form.kind in (Kind.JSON_LINES, Kind.JSON):
-            batches = _object_batches(path, format, form)
-        else:
-            source = stack.enter_context(_opened(path, format))
-            check_catalogue(source, format, is_alone=True)
-            batches = _item_batches(source, format)
+        items = stack.enter_context(open_items(path, format, is_alone=True))
         run = stack.enter_context(
             begun(
                 database,
@@ -235,21 +217,10 @@ def import_items(
             )
         )
         run.bytes_total = path.stat().st_size
-        for rows, wrong, run.bytes_done in batches:
-            run.write_items(rows, wrong, file=path.name)
+        for part in items.batches():
+            run.bytes_done = part.bytes_done
+            run.write_items(part.rows, part.refused, file=items.short_name)
             if on_progress is not None:
                 on_progress(Progress(run.rows, run.bytes_done, run.bytes_total))
-        return run.finish(source=str(path), actor=actor)
-
-
-_ItemBatches = Iterator[tuple[list[ItemRow], list[RefusedLine], int]]
-
-
-def _item_batches(source: Source, format: CatalogueFormat) -> _ItemBatches:
-    for chunk in source.chunks(source.columns):
-        yield (*check_items(chunk, format=format, file=source.short_name), source.bytes_done)
-
-
-def _object_batches(path: Path, format: CatalogueFormat, form: Form) -> _ItemBatches:
-    for objects in read_objects(path, form):
-        yield (*check_objects(objects, format=format, file=path.name), objects.bytes_done)
+        report = run.finish(source=str(path), actor=actor)
+        return dataclasses.replace(report, read_as={items.short_name: items.read_as})

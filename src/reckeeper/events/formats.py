@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reckeeper.errors import Action, DataError
+from reckeeper.events.categories import SEPARATORS
 from reckeeper.events.columns import (
     OPTIONS,
     REQUIRED,
@@ -151,7 +152,10 @@ class CatalogueFormat:
     ----------
     item_column, title_column : str
     category_column : str or None
-        Usually ``categories``: several, as a list or separated by ``|``.
+        Usually ``categories``: several, as a list or in one text.
+    category_separator : {"|", ";", ",", "json", "none"} or None
+        What stands between categories in one text; ``json``: they are a list in brackets; ``none``:
+        a text is one category. None: found out from the first rows.
     available_column : str or None
         Usually ``available``: true or false.
     from_column, until_column : str or None
@@ -170,6 +174,7 @@ class CatalogueFormat:
     item_column: str = "item_id"
     title_column: str = "title"
     category_column: str | None = None
+    category_separator: str | None = None
     available_column: str | None = None
     from_column: str | None = None
     until_column: str | None = None
@@ -184,6 +189,11 @@ class CatalogueFormat:
     max_ratio: float = MAX_RATIO
 
     def __post_init__(self) -> None:
+        if self.category_separator not in (None, *SEPARATORS):
+            raise DataError(
+                f"{self.category_separator!r} is not known to stand between categories: use one of "
+                f"{', '.join(SEPARATORS)}."
+            )
         _check_unit(self.time_unit)
         self.form  # noqa: B018 - it checks what it is made of
 
@@ -237,6 +247,7 @@ MOVIELENS = Preset(
     catalogue=CatalogueFormat(
         item_column="movieId",
         category_column="genres",
+        category_separator="|",
         list_column="genres",
         empty_list="(no genres listed)",
     ),

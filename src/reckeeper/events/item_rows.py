@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from reckeeper.catalogue import Change, stored_forms
 from reckeeper.errors import DataError
+from reckeeper.events import categories
 from reckeeper.events.cells import Refusals, ids_of, is_textual, texts_of
 from reckeeper.events.formats import CatalogueFormat
 from reckeeper.events.times import TimeForm, times_of
@@ -51,6 +52,12 @@ class _Columns(NamedTuple):
         )
 
 
+def category_column(format: CatalogueFormat, there: Collection[str]) -> str | None:
+    """Return the column of categories, or of other lists, if there is one."""
+    name = _Columns.of(format, there).category or format.list_column
+    return name if name in there else None
+
+
 def check_items(
     chunk: Chunk, *, format: CatalogueFormat, file: str
 ) -> tuple[list[ItemRow], list[RefusedLine]]:
@@ -66,7 +73,7 @@ def check_items(
                 column = texts_of(column, name, refusals)
                 has_nul = pc.fill_null(pc.match_substring(column, "\0"), False)
                 refusals.refuse(has_nul, name, "has a NUL character")
-            values[name] = column.to_pylist()
+            values[name] = _of_lists(column, name, refusals) or column.to_pylist()
     rows, refused = [], []
     for row in np.flatnonzero(refusals.is_good).tolist():
         told = {name: column[row] for name, column in values.items()}
@@ -77,6 +84,22 @@ def check_items(
         else:
             refused.append(RefusedLine(file, line, *made))
     return rows, sorted([*refusals.refused(), *refused], key=lambda line: line.line)
+
+
+def _of_lists(column: pa.Array, name: str, refusals: Refusals) -> list[list[str] | None]:
+    """Return lists of bytes as lists of text; nothing for any other type."""
+    if not (pa.types.is_list(column.type) and pa.types.is_binary(column.type.value_type)):
+        return []
+    told: list[list[str] | None] = []
+    is_broken = np.zeros(len(column), dtype=bool)
+    for row, items in enumerate(column.to_pylist()):
+        try:
+            told.append(None if items is None else [item.decode() for item in items])
+        except UnicodeDecodeError:
+            is_broken[row] = True
+            told.append(None)
+    refusals.refuse(is_broken, name, "is not text in UTF-8")
+    return told
 
 
 def check_objects(
@@ -144,7 +167,8 @@ def _row(
     attributes: dict[str, object] = {}
     for name, value in told.items():
         if name == columns.title:
-            content["title"] = None if value in ("", None) else str(value)
+            words = " ".join(map(str, value)) if isinstance(value, list) else value
+            content["title"] = None if words in ("", None) else str(words)
         elif name == columns.available:
             content["available"] = _truth(value)
         elif name == columns.category:
@@ -209,7 +233,9 @@ def _truth(value: object) -> object:
 def _listed(value: object, format: CatalogueFormat) -> list[object]:
     if isinstance(value, list):
         return [_json(one) for one in value]
-    return [] if value in ("", None, format.empty_list) else [*str(value).split("|")]
+    if value in ("", None, format.empty_list):
+        return []
+    return categories.split(str(value), format.category_separator or "|")
 
 
 def _json(value: object) -> object:

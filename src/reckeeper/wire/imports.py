@@ -97,6 +97,11 @@ class ImportOptions(Sent):
     category_column: _Column | None = Field(
         default=None, description="Categories in the catalogue. Default: categories."
     )
+    category_separator: Literal["|", ";", ",", "json", "none"] | None = Field(
+        default=None,
+        description="What stands between an item's categories; json: lists in brackets. Default: "
+        "found out.",
+    )
 
 
 class RefusalExample(Answer):
