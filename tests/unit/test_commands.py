@@ -106,6 +106,7 @@ def test_the_commands_of_every_module_are_listed():
         audit,
         data,
         evaluate,
+        exporting,
         importing,
         items,
         jobs,
@@ -119,8 +120,8 @@ def test_the_commands_of_every_module_are_listed():
 
     every = typer.Typer()
     for module in (
-        audit, data, evaluate, importing, items, jobs, models, policy, recommend, start, stream,
-        users,
+        audit, data, evaluate, exporting, importing, items, jobs, models, policy, recommend, start,
+        stream, users,
     ):  # fmt: skip
         module.register(every)
     assert set(typer.main.get_command(every).commands) == set(COMMANDS)

@@ -283,6 +283,7 @@ def test_migrate_says_that_it_makes_one(at_the_default):
         ["audit", "verify"],
         ["evaluate", "--recipe", "svd"],
         ["recommend", "--all", "--output", "lists.parquet"],
+        ["export", "--output", "all.csv"],
     ],
 )
 def test_no_other_command_makes_one(at_the_default, command):
@@ -305,7 +306,7 @@ def test_a_command_without_a_server_says_where_it_looked(at_the_default, server,
 
 def test_every_command_is_tried_here_or_asks_the_server():
     assert set(COMMANDS) == {
-        *("up", "migrate", "import", "imports", "demo", "models", "audit", "evaluate"),
+        *("up", "migrate", "import", "imports", "export", "demo", "models", "audit", "evaluate"),
         *("items", "recommend"),
         *("retrain", "jobs", "policy", "users"),
         *("dlq", "replay"),  # of a database that the worker has made: they need a broker

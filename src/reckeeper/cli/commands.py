@@ -15,6 +15,7 @@ COMMANDS = {
     "migrate": "Make the database, or bring it to the schema of this release.",
     "import": "Import interactions from a file or a database; a repeat adds only what is missing.",
     "imports": "What was imported.",
+    "export": "Write the interactions or the catalogue to a file that an import reads again.",
     "items": "What items are, and whether they may be in a list. Without a command: list.",
     "demo": "The demo data of a new installation.",
     "dlq": "Records from Kafka that were refused.",
@@ -46,6 +47,8 @@ def _register(name: str, app: typer.Typer) -> None:
         from reckeeper.cli.start import register
     elif name == "import":
         from reckeeper.cli.importing import register
+    elif name == "export":
+        from reckeeper.cli.exporting import register
     elif name in {"imports", "demo"}:
         from reckeeper.cli.data import register
     elif name == "items":

@@ -1,5 +1,6 @@
 """The rows of a catalogue, of a table or of JSON lines, as changes to items."""
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -173,8 +174,8 @@ def _row(
             content["available"] = _truth(value)
         elif name == columns.category:
             content["categories"] = _listed(value, format)
-        elif name == "attributes" and isinstance(value, Mapping):
-            attributes |= {each: _json(part) for each, part in value.items()}
+        elif name == "attributes" and (whole := _object(value)) is not None:
+            attributes |= {str(each): _json(part) for each, part in whole.items()}
         elif name != format.list_column:
             attributes[name] = _json(value)
         if name == format.list_column:
@@ -236,6 +237,20 @@ def _listed(value: object, format: CatalogueFormat) -> list[object]:
     if value in ("", None, format.empty_list):
         return []
     return categories.split(str(value), format.category_separator or "|")
+
+
+def _object(value: object) -> Mapping[object, object] | None:
+    """Return an object, or the one that a text says in JSON; None where it is neither."""
+    found = _parsed(value) if isinstance(value, str) else value
+    return found if isinstance(found, Mapping) else None
+
+
+def _parsed(text: str) -> object:
+    """Return the object that a text says in JSON, or None."""
+    try:
+        return json.loads(text) if text.startswith("{") else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _json(value: object) -> object:

@@ -1,6 +1,6 @@
-"""`user_interactions` of late: what came last, of which types, from whom and on what."""
+"""`user_interactions` for people: what came last, of which types, from whom, and all of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -11,6 +11,7 @@ from reckeeper.storage.tables import user_interactions
 _MINUTE = 60_000_000
 _WIDTHS = tuple(_MINUTE * n for n in (1, 5, 15, 60, 240, 1440, 10_080, 43_200, 525_600))
 _BUCKETS = 60
+_BATCH_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,40 @@ def latest(
         query = query.where(table.c.interaction_type == interaction_type)
     rows = connection.execute(query.order_by(table.c.id.desc()).limit(n))
     return [Interaction(*row) for row in rows]
+
+
+def rows(
+    connection: sa.Connection,
+    *,
+    since: int | None = None,
+    until: int | None = None,
+    users: Sequence[str] = (),
+    types: Sequence[str] = (),
+) -> Iterator[Sequence[Interaction]]:
+    """Read interactions in the order of their numbers, in bounded memory.
+
+    Parameters
+    ----------
+    connection : sqlalchemy.Connection
+        From `Database.read`.
+    since, until : int, optional
+        Those that occurred from a moment on, and before one.
+    users, types : sequence of str
+        Those of these alone; none: of all.
+    """
+    columns = user_interactions.c
+    query = sa.select(*(columns[name] for name in Interaction._fields)).order_by(columns.id)
+    if since is not None:
+        query = query.where(columns.occurred_at >= since)
+    if until is not None:
+        query = query.where(columns.occurred_at < until)
+    if users:
+        query = query.where(columns.user_id.in_(users))
+    if types:
+        query = query.where(columns.interaction_type.in_(types))
+    found = connection.execute(query, execution_options={"yield_per": _BATCH_ROWS})
+    for part in found.partitions():
+        yield [Interaction(*row) for row in part]
 
 
 def summary(connection: sa.Connection, *, among: int, n_heaviest: int) -> Activity:

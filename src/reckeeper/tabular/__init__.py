@@ -9,7 +9,7 @@ from reckeeper.tabular.query import Query
 from reckeeper.tabular.reading import open_query, open_source
 from reckeeper.tabular.source import VALUE_SHOWN, Chunk, RefusedLine, Source, rows_at
 from reckeeper.tabular.streams import MAX_RATIO, fingerprint
-from reckeeper.tabular.writing import check_output, write_parquet
+from reckeeper.tabular.writing import TableFile, check_output, write_parquet
 
 __all__ = [
     "MAX_RATIO",
@@ -23,6 +23,7 @@ __all__ = [
     "Query",
     "RefusedLine",
     "Source",
+    "TableFile",
     "check_output",
     "detect",
     "fingerprint",
