@@ -1,6 +1,9 @@
 """`reckeeper import`, `imports` and `demo`: the command itself, before anything else runs."""
 
+import contextlib
 import json
+import os
+import pty
 import subprocess
 from datetime import datetime
 
@@ -115,6 +118,7 @@ def test_it_takes_every_option(made, write):
     done = made.run(
         "import", path, "--user-column", "who", "--item-column", "what", "--type-column", "how",
         "--time-column", "when", "--time-unit", "ms", "--default-time", "now", "--allow-old",
+        "--timezone", "Asia/Tokyo", "--decimal", "point", "--weights", "click=2", "--yes",
         "--event-id-column", "stars", "--null", "none", "--max-refused", "1",
         "--weight-column", "much",
         "--rating-column", "stars", "--min-rating", "2", "--delimiter", ";",
@@ -128,6 +132,69 @@ def test_it_takes_every_option(made, write):
             "SELECT user_id, item_id, interaction_type, weight, occurred_at FROM user_interactions"
         ).fetchall()
     assert rows == [("u", "i", "click", 3.0, 1_000_000), ("u", "j", "click", 0.0, 1_000)]
+
+
+SHOP = (
+    "visitor_id;customer_id;sku;ts;Aktion\n"
+    "v1;c1;a;28.05.2013 14:03;view\nv2;c2;b;01.06.2013 9:00;cart\nv3;c3;b;01.06.2013;wish\n"
+)
+
+
+def on_a_terminal(made, *arguments, answers):
+    """Run a command on a terminal, and answer what it asks; return its status and what it shows."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [BIN / "reckeeper", *arguments], stdin=its, stdout=its, stderr=its, env=made.environ
+    )
+    os.close(its)
+    shown, told = "", 0
+    with contextlib.suppress(OSError):  # it has ended
+        while part := os.read(ours, 4096):
+            shown += part.decode(errors="replace")
+            if answers and answers[0][0] in shown[told:]:
+                told = len(shown)
+                os.write(ours, answers.pop(0)[1].encode())
+    os.close(ours)
+    return process.wait(), shown
+
+
+def test_on_a_terminal_it_shows_what_a_file_is_and_asks(made, write):
+    path = write("shop.csv", SHOP)
+    given = ("import", path, "--type-column", "Aktion", "--weights", "view=1,cart=3,wish=2")
+    status, shown = on_a_terminal(made, *given, answers=[("user?", "2\n"), ("[Y/n]", "n\n")])
+    assert status == 1
+    assert "semicolons between values" in shown
+    assert "2013-05-28 14:03:00" in shown
+    assert "'sku', by its name" in shown
+    assert "Nothing was imported" in shown
+    status, _ = on_a_terminal(made, *given, answers=[("user?", "2\n"), ("[Y/n]", "y\n")])
+    assert status == 0
+    with made.database() as connection:
+        users = connection.execute("SELECT user_id FROM user_interactions ORDER BY 1").fetchall()
+    assert users == [("c1",), ("c2",), ("c3",)]
+
+
+def test_without_a_terminal_what_is_doubtful_has_to_be_said(made, write):
+    path = write("shop.csv", SHOP)
+    told = fails(made, "import", path)
+    assert "'visitor_id' and 'customer_id' could each be the user" in told
+    assert "--user-column visitor_id or --user-column customer_id" in told
+    done = made.run(
+        "import", path, "--user-column", "customer_id", "--type-column", "Aktion",
+        "--weights", "view=1", check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Told by their names: 'sku' as the item, 'ts' as the time." in done.stderr
+    assert "types that have no weight: cart (1 rows), wish (1 rows)" in done.stdout
+    assert "--weights cart=1,wish=1" in done.stdout
+
+
+def test_refusals_of_one_reason_are_told_together(made, write):
+    path = write("a.csv", "user_id,item_id\n" + "u,i\n" * 9 + ",i\n" * 4)
+    assert (
+        "Refused: a.csv, 4 rows: user_id is empty: '' in line 11, '' in line 12, '' in line 13, …."
+        in made.run("import", path).stdout
+    )
 
 
 def test_a_film_that_was_rated_low_is_never_recommended(made, write):

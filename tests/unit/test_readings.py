@@ -238,6 +238,8 @@ def test_the_same_file_is_not_read_in_two_ways(take, database):
     first = take(EARLY)
     with pytest.raises(ConflictError, match=f"import {first.import_id}.*undo that import"):
         take(EARLY, timezone="Asia/Tokyo")
+    with pytest.raises(ConflictError, match="read otherwise now"):
+        take(EARLY, user_column="item", item_column="item")
     files.undo(database, first.import_id, actor="test")
     assert take(EARLY, timezone="Asia/Tokyo").accepted == 3
 
@@ -287,7 +289,7 @@ def test_weights_come_with_the_file(take, stored, database, settings):
     assert stored("interaction_type") == ["cart", "view"]
     assert refused.columns["interaction_type"] == "event"
     (group,) = refused.refusals
-    assert (group["rows"], [one["line"] for one in group["examples"]]) == (2, [4, 5])
+    assert (group.rows, [one.line for one in group.examples]) == (2, [4, 5])
     with database.read() as connection:
         policy = policies.current(connection, settings)
         trail = [entry.action for entry in storage.audit_log.latest(connection, limit=9)]

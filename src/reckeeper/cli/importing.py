@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from reckeeper.cli import installation
-from reckeeper.cli.data import NEXT, Json, clear_demo, print_json, progress_bar
+from reckeeper.cli.data import Json, clear_demo, print_json, progress_bar
 from reckeeper.cli.database import made_or_opened
 from reckeeper.cli.file_options import (
     CategorySeparator,
@@ -26,6 +25,30 @@ from reckeeper.cli.file_options import (
     SkipLines,
     files_of,
 )
+from reckeeper.cli.import_columns import (
+    AllowOld,
+    CatalogueItemColumn,
+    CategoryColumn,
+    Decimal,
+    DefaultTime,
+    EventIdColumn,
+    InteractionType,
+    ItemColumn,
+    MinRating,
+    Null,
+    RatingColumn,
+    TimeColumn,
+    TimeFormat,
+    TimeUnit,
+    Timezone,
+    TitleColumn,
+    TypeColumn,
+    UserColumn,
+    WeightColumn,
+    Weights,
+)  # fmt: skip
+from reckeeper.cli.import_question import is_terminal, settled
+from reckeeper.cli.import_report import print_report, tell_reading
 from reckeeper.errors import DataError
 
 if TYPE_CHECKING:  # it brings Arrow's readers and SQL, which help does without
@@ -65,80 +88,11 @@ _Catalogue = Annotated[
         "With a preset, the one beside FILE."
     ),
 ]
-_UserColumn = Annotated[
-    str | None,
-    typer.Option(help="Default: user_id, or another name that people use, such as customer."),
-]
-_ItemColumn = Annotated[
-    str | None, typer.Option(help="Default: item_id, or another name that people use, such as sku.")
-]
-_CatalogueItemColumn = Annotated[
-    str | None, typer.Option(help="Column of ids in the catalogue. Default: as --item-column.")
-]
-_TitleColumn = Annotated[
-    str | None, typer.Option(help="Column of titles in the catalogue. Default: title.")
-]
-_CategoryColumn = Annotated[
-    str | None,
-    typer.Option(
-        help="Column of categories in the catalogue. Default: categories, where there is one."
-    ),
-]
-_TypeColumn = Annotated[
-    str | None,
-    typer.Option(help="Default: interaction_type, or such as event, where there is one."),
-]
-_InteractionType = Annotated[
-    str | None, typer.Option(help="Type of all rows without such a column. Default: click.")
-]
-_WeightColumn = Annotated[
-    str | None, typer.Option(help="Default: weight, where there is one; else 1.")
-]
-_TimeColumn = Annotated[
-    str | None,
-    typer.Option(help="Default: occurred_at, or such as timestamp, where there is one; else now."),
-]
-_TimeUnit = Annotated[
-    str | None,
-    typer.Option(
-        help="Unit of times that are numbers: s, ms, us or ns. Default: told from their size."
-    ),
-]
-_DefaultTime = Annotated[
-    str | None,
-    typer.Option(
-        help="What an empty time is taken for: now, or a time such as 2025-12-04T23:42:15Z. "
-        "Default: its row is refused."
-    ),
-]
-_AllowOld = Annotated[
-    bool,
-    typer.Option("--allow-old", help="Take times before 1990, which are refused as a mistake."),
-]
-_EventIdColumn = Annotated[
-    str | None,
-    typer.Option(help="Column that names each row. Default: event_id, where there is one."),
-]
-_Null = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--null",
-        metavar="WORD",
-        help="A word that stands for nothing; may be repeated. Default: NULL, null, None, nan, "
-        "NaN, \\\\N and <NA>.",
-    ),
-]
 _MaxRefused = Annotated[
     float,
     typer.Option(
         min=0, max=1, help="End with status 1 where a larger share of the rows is refused."
     ),
-]
-_RatingColumn = Annotated[
-    str | None, typer.Option(help="Column of ratings, for --min-rating. Default: rating.")
-]
-_MinRating = Annotated[
-    float | None, typer.Option(help="Store rows with a lower rating as seen, not liked.")
 ]
 _NoHeader = Annotated[
     bool,
@@ -153,6 +107,10 @@ _Report = Annotated[
 ]
 
 
+_Yes = Annotated[
+    bool,
+    typer.Option("--yes", "-y", help="Do not ask, on a terminal, whether columns are right."),
+]
 _Files = Annotated[
     list[Path] | None,
     typer.Argument(
@@ -174,23 +132,27 @@ def import_command(
     query: _Query = None,
     preset: _Preset = None,
     catalogue: _Catalogue = None,
-    user_column: _UserColumn = None,
-    item_column: _ItemColumn = None,
-    catalogue_item_column: _CatalogueItemColumn = None,
-    title_column: _TitleColumn = None,
-    category_column: _CategoryColumn = None,
+    user_column: UserColumn = None,
+    item_column: ItemColumn = None,
+    catalogue_item_column: CatalogueItemColumn = None,
+    title_column: TitleColumn = None,
+    category_column: CategoryColumn = None,
     category_separator: CategorySeparator = None,
-    type_column: _TypeColumn = None,
-    interaction_type: _InteractionType = None,
-    weight_column: _WeightColumn = None,
-    time_column: _TimeColumn = None,
-    time_unit: _TimeUnit = None,
-    default_time: _DefaultTime = None,
-    allow_old: _AllowOld = False,
-    event_id_column: _EventIdColumn = None,
-    null: _Null = None,
-    rating_column: _RatingColumn = None,
-    min_rating: _MinRating = None,
+    type_column: TypeColumn = None,
+    interaction_type: InteractionType = None,
+    weight_column: WeightColumn = None,
+    time_column: TimeColumn = None,
+    time_unit: TimeUnit = None,
+    time_format: TimeFormat = None,
+    timezone: Timezone = None,
+    default_time: DefaultTime = None,
+    allow_old: AllowOld = False,
+    event_id_column: EventIdColumn = None,
+    null: Null = None,
+    decimal: Decimal = None,
+    weights: Weights = None,
+    rating_column: RatingColumn = None,
+    min_rating: MinRating = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     quote: Quote = None,
@@ -202,10 +164,12 @@ def import_command(
     wide: IsWide = False,
     max_refused: _MaxRefused = 0.5,
     report: _Report = None,
+    yes: _Yes = False,
     as_json: Json = False,
 ) -> None:
     """Import interactions from a file or a database; a repeat adds only what is missing."""
     from reckeeper.events import files
+    from reckeeper.events.weights import parse_weights
 
     origin = _origin(paths, from_database, query)
     chosen = {PresetName.MOVIELENS: files.MOVIELENS}[preset] if preset else None
@@ -227,10 +191,13 @@ def import_command(
         weight_column=weight_column,
         time_column=time_column,
         time_unit=time_unit,
+        time_format=time_format,
+        timezone=timezone,
         default_time=default_time,
         allow_old=allow_old or None,
         event_id_column=event_id_column,
         null_words=tuple(null) if null else None,
+        decimal=decimal and decimal.value,
         rating_column=rating_column,
         min_rating=min_rating,
         has_header=not no_header,
@@ -247,7 +214,15 @@ def import_command(
         category_separator=category_separator,
         **form,
     )
-    given = _Given(interactions_format, catalogue, catalogue_format, max_refused, report)
+    given = _Given(
+        format=interactions_format,
+        catalogue=catalogue,
+        catalogue_format=catalogue_format,
+        weights=parse_weights(weights) if weights else {},
+        max_refused=max_refused,
+        report=report,
+        is_asked=is_terminal() and not yes and not as_json,
+    )
     _import(origin, given, as_json=as_json)
 
 
@@ -259,15 +234,17 @@ def _layout(*, has_lists: bool, is_wide: bool) -> "Layout | None":
     return Layout.LISTS if has_lists else Layout.WIDE if is_wide else None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Given:
     """What the options of an import say."""
 
     format: "files.FileFormat"
     catalogue: Path | None
     catalogue_format: "files.CatalogueFormat"
+    weights: dict[str, float]
     max_refused: float
     report: Path | None
+    is_asked: bool
 
 
 def _import(origin: "_Origin", given: _Given, *, as_json: bool) -> None:
@@ -286,16 +263,21 @@ def _import(origin: "_Origin", given: _Given, *, as_json: bool) -> None:
         if origin == _STANDARD_INPUT:
             shown = whole = called = files.STANDARD_INPUT
             origin = stack.enter_context(files.spooled(sys.stdin.buffer, settings))
+        format = given.format
+        if given.is_asked and not isinstance(origin, files.Query):
+            path = origin if isinstance(origin, Path) else origin[0]
+            format = settled(database, settings, path, format, weights=given.weights)
         advance = stack.enter_context(progress_bar(console, f"Importing {shown}"))
         done = files.import_file(
             database,
             origin,
-            format=given.format,
+            format=format,
             settings=settings,
             actor="cli",
             called=called,
             catalogue=given.catalogue,
             catalogue_format=given.catalogue_format,
+            weights=given.weights,
             refused_report=given.report,
             before_first_row=lambda: removed.append(clear_demo(settings, database)[0]),
             on_progress=lambda progress: advance(
@@ -303,24 +285,31 @@ def _import(origin: "_Origin", given: _Given, *, as_json: bool) -> None:
             ),
         )
     demo_removed = sum(removed)
+    tell_reading(done, format, with_guesses=not given.is_asked)
     if as_json:
         print_json(
             {**dataclasses.asdict(done), "demo_removed": demo_removed, "database": written_to}
         )
     else:
-        _print_report(
+        print_report(
             Console(), done, source=shown, unit=unit, demo_removed=demo_removed, database=written_to
         )
+    _see_that_rows_were_used(done, given, whole, unit)
+
+
+def _see_that_rows_were_used(
+    done: "files.ImportReport", given: _Given, source: str, unit: str
+) -> None:
     if not done.accepted + done.duplicates:
         first = done.first_refused[0]
-        of = f"{first.file}, " if isinstance(origin, list) else ""
+        of = f"{first.file}, " if len(done.read_as) > 1 else ""
         raise DataError(
-            f"No row of {whole} could be used. {of}{unit if of else unit.capitalize()} "
+            f"No row of {source} could be used. {of}{unit if of else unit.capitalize()} "
             f"{first.line}: {first.column} {first.value!r} {first.reason}."
         )
     n_rows = done.accepted + done.duplicates + done.refused + done.items
     if done.refused > given.max_refused * n_rows:
-        console.print(
+        Console(stderr=True).print(
             f"{done.refused:,} of {n_rows:,} rows were refused, more than a share of "
             f"{given.max_refused:g} (--max-refused). `reckeeper imports undo {done.import_id}` "
             "takes out the others.",
@@ -357,58 +346,3 @@ def with_given(format: Any, **given: Any) -> Any:
     return dataclasses.replace(
         format, **{name: value for name, value in given.items() if value is not None}
     )
-
-
-def _print_report(
-    console: Console,
-    report: "files.ImportReport",
-    *,
-    source: str,
-    unit: str,
-    demo_removed: int,
-    database: str,
-) -> None:
-    if demo_removed:
-        console.print(
-            f"The demo data ({demo_removed:,} interactions) and its models were removed: "
-            "your own data replaces them.",
-            highlight=False,
-        )
-    table = Table(title=f"Import {report.import_id}", show_header=False)
-    table.add_row("accepted", f"{report.accepted:,}")
-    table.add_row("duplicates", f"{report.duplicates:,}")
-    table.add_row("seen without taste", f"{report.without_taste:,}")
-    table.add_row("refused", f"{report.refused:,}")
-    table.add_row("catalogue items new or changed", f"{report.items:,}")
-    console.print(table)
-    for name, form in report.read_as.items():
-        console.print(f"{name} was read as {form}.", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Written to {database}", markup=False, highlight=False, soft_wrap=True)
-    print_refused(console, report, source=source, unit=unit)
-    if report.duplicates and not report.accepted:
-        console.print(
-            f"{source} was imported before. To read it in another way, undo that import "
-            "first: `reckeeper imports list`.",
-            markup=False,
-            highlight=False,
-        )
-    elif report.accepted:
-        console.print(NEXT, highlight=False)
-
-
-def print_refused(
-    console: Console, report: "files.ImportReport", *, source: str = "", unit: str = "line"
-) -> None:
-    """Print the first rows that were refused, and where all of them are listed."""
-    for line in report.first_refused:
-        console.print(
-            f"Refused: {line.file}, {unit if line.file == source else 'line'} {line.line}: "
-            f"{line.column} {line.value!r} {line.reason}.",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-    if report.refused_report is not None:
-        console.print(
-            f"All refused rows are in {report.refused_report}", highlight=False, soft_wrap=True
-        )

@@ -20,7 +20,8 @@ from reckeeper.cli.file_options import (
     Sheet,
     SkipLines,
 )
-from reckeeper.cli.importing import print_refused, with_given
+from reckeeper.cli.import_report import print_refused
+from reckeeper.cli.importing import with_given
 from reckeeper.cli.terminal import (
     AsJson,
     Limit,

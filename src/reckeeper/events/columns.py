@@ -119,10 +119,10 @@ class Choice:
     def sentence(self) -> str:
         """What is to be decided."""
         words = WORDS[self.part]
-        names = ", ".join(repr(name) for name in self.columns)
+        names = [repr(name) for name in self.columns]
         if self.is_missing:
-            return f"no column is known to be the {words}; there are {names}"
-        return f"the {words} could be each of {names}"
+            return f"no column is known to be the {words}; there are {', '.join(names)}"
+        return f"{', '.join(names[:-1])} and {names[-1]} could each be the {words}"
 
 
 WORDS = {

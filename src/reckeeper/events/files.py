@@ -18,6 +18,7 @@ from reckeeper.events.formats import (
 )
 from reckeeper.events.item_reader import open_items
 from reckeeper.events.origins import STANDARD_INPUT, spooled
+from reckeeper.events.refused import RefusedGroup
 from reckeeper.events.rows import Checked
 from reckeeper.events.running import ImportReport, Progress, begun
 from reckeeper.events.undoing import Undone, undo
@@ -37,6 +38,7 @@ __all__ = [
     "Preset",
     "Progress",
     "Query",
+    "RefusedGroup",
     "RefusedLine",
     "Undone",
     "fingerprint",

@@ -16,6 +16,7 @@ from reckeeper.events.columns import (
     find,
     looks_like_a_row,
 )
+from reckeeper.events.refused import NO_WEIGHT
 from reckeeper.interactions import WITHOUT_WEIGHT
 from reckeeper.tabular import MAX_RATIO, Form, Layout, Source
 
@@ -338,7 +339,7 @@ def accepted_types(types: Iterable[str]) -> list[str]:
 
 def no_weight(accepted: Sequence[str]) -> str:
     """Return what is wrong with any other type, to follow its value."""
-    return f"has no weight: use one of {', '.join(accepted)}, or give it one in the policy"
+    return f"{NO_WEIGHT}: use one of {', '.join(accepted)}, or give it one in the policy"
 
 
 def check_catalogue(source: Source, format: CatalogueFormat, *, is_alone: bool = False) -> None:

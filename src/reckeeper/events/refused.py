@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,29 @@ _REASONS = 100
 """So many are told apart; those of others are in the report alone."""
 
 
+NO_WEIGHT = "has no weight"
+"""How the reason begins of a type that the policy does not weigh: each is told by itself."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row that was refused: its line, and the value that was why."""
+
+    line: int
+    value: str
+
+
+@dataclass
+class RefusedGroup:
+    """Rows of a file that were refused for one reason: how many, and a few of them."""
+
+    file: str
+    column: str
+    reason: str
+    rows: int
+    examples: list[Example]
+
+
 class RefusedRows:
     """The report of refused rows, written as they come."""
 
@@ -25,7 +49,7 @@ class RefusedRows:
         self.count = 0
         self.first: list[RefusedLine] = []
         self.is_written = False
-        self._groups: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._groups: dict[tuple[str, ...], RefusedGroup] = {}
         self._even_if_none = even_if_none
         self._stack = contextlib.ExitStack()
         self._writer: Any = None
@@ -55,21 +79,23 @@ class RefusedRows:
         for line in lines:
             self._group(line)
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self) -> list[RefusedGroup]:
         """Return why rows were refused, those of one reason together, in the order they came."""
         return list(self._groups.values())
 
     def _group(self, line: RefusedLine) -> None:
-        key = line.file, line.column, line.reason
+        key: tuple[str, ...] = (line.file, line.column, line.reason)
+        if line.reason.startswith(NO_WEIGHT):
+            key = (*key, line.value)
         group = self._groups.get(key)
         if group is None:
             if len(self._groups) == _REASONS:
                 return
-            named = {"file": line.file, "column": line.column, "reason": line.reason}
-            group = self._groups[key] = {**named, "rows": 0, "examples": []}
-        group["rows"] += 1
-        if len(group["examples"]) < _EXAMPLES:
-            group["examples"].append({"line": line.line, "value": line.value})
+            group = RefusedGroup(line.file, line.column, line.reason, 0, [])
+            self._groups[key] = group
+        group.rows += 1
+        if len(group.examples) < _EXAMPLES:
+            group.examples.append(Example(line.line, line.value))
 
     def _begin(self) -> None:
         try:

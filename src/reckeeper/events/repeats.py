@@ -69,12 +69,12 @@ def warning(
     names = [row.event_id for row in rows]
     if storage.interactions.count_events(connection, names):
         return None
+    if is_timed:
+        _see_that_it_is_new(connection, rows, name=name, fingerprint=fingerprint)
     alike = [
         (row.user_id, row.item_id, row.interaction_type, row.occurred_at if is_timed else None)
         for row in rows
     ]
-    if is_timed:
-        _see_that_it_is_new(connection, alike, name=name, fingerprint=fingerprint)
     n_alike = storage.interactions.count_alike(connection, alike)
     if 2 * n_alike <= len(rows):
         return None
@@ -93,19 +93,20 @@ def warning(
 
 
 def _see_that_it_is_new(
-    connection: storage.Connection,
-    alike: Sequence[tuple[str, str, str, int | None]],
-    *,
-    name: str,
-    fingerprint: str,
+    connection: storage.Connection, rows: Sequence[Known], *, name: str, fingerprint: str
 ) -> None:
     before = storage.imports.of_file(connection, fingerprint)
     if before is None:
         return
-    pairs = [(user, item, kind, None) for user, item, kind, _ in alike]
-    if 2 * storage.interactions.count_alike(connection, pairs) > len(pairs):
+    # Read with other times, or with another column of users; rows of types that were refused then
+    # are none of these.
+    otherwise: tuple[list[tuple[str | None, str, str, int | None]], ...] = (
+        [(row.user_id, row.item_id, row.interaction_type, None) for row in rows],
+        [(None, row.item_id, row.interaction_type, row.occurred_at) for row in rows],
+    )
+    if any(2 * storage.interactions.count_alike(connection, of) > len(rows) for of in otherwise):
         raise ConflictError(
-            f"{name} was imported before (import {before}), and its times are read otherwise now: "
-            "each row would count twice. To read it in another way, undo that import first.",
+            f"{name} was imported before (import {before}), and its rows are read otherwise now: "
+            "each would count twice. To read it in another way, undo that import first.",
             action=Action("undo_import", {"import_id": before}),
         )

@@ -1,6 +1,7 @@
 """An import while it runs: what it writes, counts and reports."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from reckeeper import catalogue as catalogues
 from reckeeper.config import Settings
 from reckeeper.errors import Action, ConflictError, DataError, ReckeeperError, StorageError
 from reckeeper.events.item_rows import ItemRow
-from reckeeper.events.refused import RefusedRows
+from reckeeper.events.refused import RefusedGroup, RefusedRows
 from reckeeper.events.rows import Checked
 from reckeeper.periodic import Periodic
 from reckeeper.tabular import RefusedLine
@@ -56,7 +57,7 @@ class ImportReport:
         A few of them.
     refused_report : Path or None
         The CSV file that lists them all, where there are any.
-    refusals : list of dict
+    refusals : list of RefusedGroup
         Why rows were refused: those of one file, column and reason together, their number and
         a few of them.
     columns : dict of str to str
@@ -75,7 +76,7 @@ class ImportReport:
     items: int
     first_refused: list[RefusedLine]
     refused_report: Path | None
-    refusals: list[dict[str, Any]]
+    refusals: list[RefusedGroup]
     columns: dict[str, str]
     notes: list[str]
     read_as: dict[str, str]
@@ -257,7 +258,7 @@ class Running:
             "items": self._items,
             "bytes_done": self.bytes_done,
             "bytes_total": self.bytes_total,
-            "refusals": self._refused.groups(),
+            "refusals": [dataclasses.asdict(group) for group in self._refused.groups()],
             "report": str(self._refused.path) if self._refused.is_written else None,
         }
 

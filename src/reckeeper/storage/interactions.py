@@ -206,19 +206,21 @@ def count_events(connection: sa.Connection, event_ids: Sequence[str]) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def count_alike(connection: sa.Connection, rows: Sequence[tuple[str, str, str, int | None]]) -> int:
+def count_alike(
+    connection: sa.Connection, rows: Sequence[tuple[str | None, str, str, int | None]]
+) -> int:
     """Return for how many rows there is an interaction of the same user, item, type and time.
 
-    Where the time is None, of any time.
+    Where the user is None, of any user, and where the time is, of any time.
     """
     columns = user_interactions.c
     n_alike = 0
     for user_id, item_id, interaction_type, occurred_at in rows:
         query = sa.select(columns.id).where(
-            columns.user_id == user_id,
-            columns.item_id == item_id,
-            columns.interaction_type == interaction_type,
+            columns.item_id == item_id, columns.interaction_type == interaction_type
         )
+        if user_id is not None:
+            query = query.where(columns.user_id == user_id)
         if occurred_at is not None:
             query = query.where(columns.occurred_at == occurred_at)
         n_alike += connection.execute(query.limit(1)).first() is not None
