@@ -229,7 +229,12 @@ def test_demo_data_goes_with_the_first_row_that_is_accepted(settings, database):
 
 
 def test_the_routes_take_what_the_command_takes():
-    as_the_command = {"null_words": "null", "has_quotes": "quote", "has_header": "no_header"}
+    as_the_command = {
+        "null_words": "null",
+        "has_quotes": "quote",
+        "has_escapes": "quote",
+        "has_header": "no_header",
+    }
     only_there = {"max_ratio"}
     fields = {as_the_command.get(each.name, each.name) for each in dataclasses.fields(FileFormat)}
     assert fields - only_there <= wire.ImportOptions.model_fields.keys()

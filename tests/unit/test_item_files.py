@@ -1,5 +1,6 @@
 """Files of items: CSV, JSON lines, Parquet, and what their columns say."""
 
+import csv as csv_module
 import gzip
 import json
 from datetime import UTC, datetime
@@ -265,3 +266,56 @@ def test_items_come_from_workbooks_and_from_recbole(tmp_path, database, take):
     )
     take(path, title_column="movie_title", category_column="class")
     assert stored(database)["7"] == Item("7", "Toy Story", {}, ("Animation", "Comedy"))
+
+
+TITLES = ["Plain", 'The "Best" of; all', 'Say "no"', "Two\nlines", "C:\\temp", "", 'x"y', "a;b"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("quoting", [csv_module.QUOTE_ALL, csv_module.QUOTE_NONNUMERIC])
+@pytest.mark.parametrize("is_escaped", [True, False])
+def test_marks_within_titles_are_read_however_they_are_escaped(
+    tmp_path, database, take, delimiter, quoting, is_escaped
+):
+    path = tmp_path / "items"
+    frame = pd.DataFrame({"item_id": range(len(TITLES)), "title": TITLES})
+    escapes = {"doublequote": False, "escapechar": "\\"} if is_escaped else {}
+    frame.to_csv(path, sep=delimiter, index=False, quoting=quoting, **escapes)
+    report = take(path)
+    assert report.refused == 0
+    assert [stored(database)[str(n)].title or "" for n in range(len(TITLES))] == TITLES
+
+
+def test_marks_that_belong_to_titles_stay(tmp_path, database, take):
+    path = tmp_path / "items"
+    for content in (
+        'item_id\ttitle\n1\t"Heroes"\n2\tLodger\n',
+        'item_id,title\n1,"Heroes"\n2,"Low" and more\n3,x\n',
+    ):
+        path.write_text(content)
+        take(path)
+        assert stored(database)["1"].title == '"Heroes"'
+    assert stored(database)["2"].title == '"Low" and more'
+    # All of a column, or all but what is missing: they stand around values.
+    for content in (
+        'item_id\ttitle\n1\t"Heroes"\n2\t"Lodger"\n3\tNA\n',
+        'item_id\ttitle\n1\t"Heroes"\n',
+        'item_id,title\n1,"Heroes"\n2,Lodger\n',
+        'item_id,title\n1,"Heroes" \n2,"Lodger"\n',
+    ):
+        path.write_text(content)
+        take(path)
+        assert stored(database)["1"].title.strip() == "Heroes"
+
+
+def test_how_marks_are_escaped_can_be_said(tmp_path, database, take):
+    path = tmp_path / "items"
+    path.write_text('item_id,title\n1,"12\\" single"\n2,"C:\\"\n')
+    take(path)
+    assert stored(database)["1"].title == '12" single'
+    path.write_text('item_id,title\n2,"C:\\"\n3,"D:\\"\n')
+    take(path)
+    assert stored(database)["2"].title == "C:\\"
+    path.write_text('item_id,title\n4,"a \\"b\\""\n5,\\N\n')
+    take(path, has_escapes=True)
+    assert stored(database)["4"].title == 'a "b"'

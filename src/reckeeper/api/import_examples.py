@@ -66,6 +66,7 @@ _PREVIEW: wire.JsonObject = {
         "encoding": "cp1252",
         "delimiter": ";",
         "has_quotes": True,
+        "has_escapes": False,
         "has_header": True,
         "skip_lines": 0,
     },

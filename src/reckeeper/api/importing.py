@@ -24,7 +24,6 @@ _log = telemetry.get_logger("server")
 
 _OTHERWISE: Mapping[str, tuple[str, Callable[[Any], object]]] = {
     "null": ("null_words", tuple),
-    "quote": ("has_quotes", lambda quote: quote == "double"),
     "no_header": ("has_header", lambda no_header: not no_header),
     "delimiter": ("delimiter", lambda delimiter: {"tab": "\t"}.get(delimiter, delimiter)),
 }
@@ -59,6 +58,10 @@ def asked(options: wire.ImportOptions, *, actor: str) -> Asked:
 
     chosen = files.MOVIELENS if options.preset else None
     given = options.model_dump(exclude_none=True, exclude={"filename", "preset"})
+    if quote := given.pop("quote", None):
+        given["has_quotes"] = quote != "none"
+        if quote != "none":
+            given["has_escapes"] = quote == "backslash"
     given |= {
         name: read(given.pop(option))
         for option, (name, read) in _OTHERWISE.items()
@@ -67,7 +70,8 @@ def asked(options: wire.ImportOptions, *, actor: str) -> Asked:
     catalogue = {
         name: given.pop(option) for option, name in _OF_CATALOGUE.items() if option in given
     }
-    catalogue |= {name: given[name] for name in ("delimiter", "has_quotes") if name in given}
+    shared = ("delimiter", "has_quotes", "has_escapes")
+    catalogue |= {name: given[name] for name in shared if name in given}
     if "item_column" in given:
         catalogue = {"item_column": given["item_column"], **catalogue}
     return Asked(

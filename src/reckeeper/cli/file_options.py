@@ -15,12 +15,18 @@ class Quoting(StrEnum):
     """What quotation marks in text are."""
 
     DOUBLE = "double"
+    BACKSLASH = "backslash"
     NONE = "none"
 
     @property
     def has_quotes(self) -> bool:
         """Whether they hold values together."""
-        return self is Quoting.DOUBLE
+        return self is not Quoting.NONE
+
+    @property
+    def has_escapes(self) -> bool:
+        """Whether a backslash makes one part of a value."""
+        return self is Quoting.BACKSLASH
 
 
 Delimiter = Annotated[
@@ -39,9 +45,9 @@ Encoding = Annotated[
 Quote = Annotated[
     Quoting | None,
     typer.Option(
-        help="double: quotation marks in text hold values together; none: they are characters "
-        "like others. Default: double, but none between tabs, white space or several signs where "
-        "that reads more rows."
+        help="double: quotation marks in text hold values together, and two of them are one; "
+        "backslash: the same, and one behind a backslash is part of its value; none: they are "
+        "characters like others. Default: told from the first rows."
     ),
 ]
 SkipLines = Annotated[

@@ -180,6 +180,7 @@ def import_command(
         "delimiter": delimiter,
         "encoding": encoding,
         "has_quotes": quote and quote.has_quotes,
+        "has_escapes": quote and quote.has_escapes,
         "max_ratio": max_ratio,
     }
     interactions_format = with_given(

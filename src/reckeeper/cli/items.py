@@ -201,6 +201,7 @@ def import_items(
         max_ratio=max_ratio,
         sheet=sheet,
         has_quotes=quote and quote.has_quotes,
+        has_escapes=quote and quote.has_escapes,
     )
     settings = installation.settings()
     database = made_or_opened(settings)

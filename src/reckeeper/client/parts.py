@@ -66,7 +66,8 @@ class ImportOptions(TypedDict, total=False):
     sheet : str
         Of a workbook.
     encoding, delimiter, quote : str
-        What a text file is; `quote` is ``double`` or ``none``.
+        What a text file is; `quote` is ``double``, ``backslash`` or
+        ``none``.
     skip_lines : int
         Lines before the names of the columns.
     no_header : bool

@@ -69,7 +69,8 @@ class FileFormat:
         Looked at only if `min_rating` is set; usually ``rating``.
     min_rating : float or None
         Rows with a lower rating are stored with weight 0: seen, and not liked.
-    layout, sheet, encoding, delimiter, has_quotes, skip_lines, max_ratio
+    layout, sheet, encoding, delimiter, has_quotes, has_escapes,
+    skip_lines, max_ratio
         What a file is, as of `Form`; what is None is found out. In a matrix, `user_column` is the
         first unless it is named, and with `min_rating` the cells are ratings.
     has_header : bool
@@ -97,6 +98,7 @@ class FileFormat:
     encoding: str | None = None
     delimiter: str | None = None
     has_quotes: bool | None = None
+    has_escapes: bool | None = None
     has_header: bool = True
     skip_lines: int | None = None
     max_ratio: float = MAX_RATIO
@@ -139,6 +141,7 @@ class FileFormat:
             encoding=self.encoding,
             delimiter=self.delimiter,
             has_quotes=self.has_quotes,
+            has_escapes=self.has_escapes,
             has_header=self.has_header,
             skip_lines=self.skip_lines,
             max_ratio=self.max_ratio,
@@ -168,7 +171,8 @@ class CatalogueFormat:
         not it is the categories' too.
     empty_list : str
         What stands in a column of several values where there is none.
-    sheet, encoding, delimiter, has_quotes, skip_lines, max_ratio
+    sheet, encoding, delimiter, has_quotes, has_escapes,
+    skip_lines, max_ratio
         As in `FileFormat`.
     """
 
@@ -186,6 +190,7 @@ class CatalogueFormat:
     encoding: str | None = None
     delimiter: str | None = None
     has_quotes: bool | None = None
+    has_escapes: bool | None = None
     skip_lines: int | None = None
     max_ratio: float = MAX_RATIO
 
@@ -214,6 +219,7 @@ class CatalogueFormat:
             encoding=self.encoding,
             delimiter=self.delimiter,
             has_quotes=self.has_quotes,
+            has_escapes=self.has_escapes,
             skip_lines=self.skip_lines,
             max_ratio=self.max_ratio,
         )

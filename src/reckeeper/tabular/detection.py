@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reckeeper.errors import DataError
-from reckeeper.tabular import streams, translation
+from reckeeper.tabular import quotes, streams, translation
 from reckeeper.tabular.encodings import certain_encoding_of, encoding_of
 from reckeeper.tabular.forms import WHITE_SPACE, Form, Kind, Layout
 from reckeeper.tabular.json_objects import json_kind
@@ -115,12 +115,23 @@ def _of_text(path: Path, given: Form, start: bytes, known: Collection[str]) -> F
     sample = _sample(text, is_whole=len(start) < streams.START_BYTES)
     if delimiter is None:
         delimiter = _delimiter(path, sample, given, known)
+    fit = _fit(text, delimiter, given.has_quotes)
+    has_escapes = given.has_escapes
+    if has_escapes is None:
+        has_escapes = fit.has_quotes and _has_escapes(text, delimiter, fit)
     return dataclasses.replace(
         given,
         delimiter=delimiter,
-        has_quotes=_fit(text, delimiter, given.has_quotes).has_quotes,
+        has_quotes=fit.has_quotes,
+        has_escapes=has_escapes,
         skip_lines=skip_lines,
     )
+
+
+def _has_escapes(text: str, delimiter: str, fit: "_Fit") -> bool:
+    if not quotes.has_escapes(text, delimiter):
+        return False
+    return _n_whole(_fit_as(text, delimiter, True, has_escapes=True)) >= _n_whole(fit)
 
 
 def _kind_of_json(start: bytes, given: Form, encoding: str) -> Kind | None:
@@ -205,15 +216,20 @@ def option(delimiter: str) -> str:
 def _fit(text: str, delimiter: str, has_quotes: bool | None) -> _Fit:
     """See how a text looks with a delimiter, and whether quotation marks mean something.
 
-    They do, unless more rows are whole where they mean nothing; between commas, semicolons and
-    bars they always do, and between two signs only where more rows are whole then.
+    They do, unless more rows are whole where they mean nothing, or they belong to values; between
+    commas, semicolons and bars more rows alone don't say so, and between two signs they do only
+    where more rows are whole then.
     """
     if has_quotes is not None:
         return _fit_as(text, delimiter, has_quotes)
     quoted = _fit_as(text, delimiter, True)
-    if '"' not in text or (len(delimiter) == 1 and delimiter != "\t"):
+    if '"' not in text:
         return quoted
     plain = _fit_as(text, delimiter, False)
+    if _n_whole(plain) >= _n_whole(quoted) and quotes.are_characters(text, delimiter):
+        return plain
+    if len(delimiter) == 1 and delimiter != "\t":
+        return quoted
     if delimiter in ("\t", WHITE_SPACE):
         return plain if _n_whole(plain) > _n_whole(quoted) else quoted
     return quoted if _n_whole(quoted) > _n_whole(plain) else plain
@@ -223,11 +239,13 @@ def _n_whole(fit: _Fit) -> int:
     return round(fit.share * fit.n_rows) + bool(fit.columns)
 
 
-def _fit_as(text: str, delimiter: str, has_quotes: bool) -> _Fit:
+def _fit_as(text: str, delimiter: str, has_quotes: bool, *, has_escapes: bool = False) -> _Fit:
     header: list[str] = []
     n_rows = n_whole = 0
     with contextlib.suppress(csv.Error):
-        for row in translation.rows_of(text, delimiter, has_quotes=has_quotes):
+        for row in translation.rows_of(
+            text, delimiter, has_quotes=has_quotes, has_escapes=has_escapes
+        ):
             if not any(row):
                 continue
             if not header:

@@ -84,6 +84,9 @@ class Form:
         What stands between values; `WHITE_SPACE` for any number of spaces and tabs.
     has_quotes : bool or None
         Whether quotation marks hold values together.
+    has_escapes : bool or None
+        Whether in quotation marks a backslash makes a mark part of the value; elsewhere two marks
+        are one.
     has_header : bool
         Whether the first line has the names of the columns; else they are numbers, from 1 on.
     skip_lines : int or None
@@ -102,6 +105,7 @@ class Form:
     encoding: str | None = None
     delimiter: str | None = None
     has_quotes: bool | None = None
+    has_escapes: bool | None = None
     has_header: bool = True
     skip_lines: int | None = None
     max_ratio: float = MAX_RATIO

@@ -28,7 +28,7 @@ _MOST_BYTES = 16 * 1024 * 1024
 _AT_ONCE = 250
 """Objects of which a few values are taken: fewer than what has Python look for garbage."""
 
-_LOOKED_AT = 40
+_LOOKED_AT = 16
 """So many times `_AT_ONCE` are looked at for names of columns."""
 
 _MOST_COLUMNS = 1_000
@@ -90,26 +90,48 @@ def _of_lines(content: Content, text: Stream, file: str, at_once: int) -> Iterat
     number = 0
     for lines in lines_of(text, at_most=_MOST_BYTES):
         for start in range(0, len(lines), at_once):
-            found = Objects([], [], [], content.bytes_done)
-            for line in lines[start : start + at_once]:
-                number += 1
-                if not line.strip():
+            part = lines[start : start + at_once]
+            rows = _all_of(part)
+            if rows is not None:
+                numbers = range(number + 1, number + len(rows) + 1)
+                yield Objects(rows, [*numbers], [], content.bytes_done)
+            else:
+                yield _some_of(part, number, file)._replace(bytes_done=content.bytes_done)
+            number += len(part)
+
+
+def _all_of(lines: list[bytes]) -> list[dict[str, Any]] | None:
+    """Return the objects of lines that are all sound; None if one is not."""
+    if max(map(len, lines)) > _MOST_BYTES:
+        return None
+    try:
+        rows = [from_json(line, cache_strings="keys") for line in lines]
+    except ValueError:
+        return None
+    return rows if set(map(type, rows)) == {dict} else None
+
+
+def _some_of(lines: list[bytes], before: int, file: str) -> Objects:
+    """Return the objects of lines behind so many, and those that are none."""
+    found = Objects([], [], [], 0)
+    for number, line in enumerate(lines, before + 1):
+        if not line.strip():
+            continue
+        reason = f"is longer than {_MOST_BYTES:,} bytes"
+        if len(line) <= _MOST_BYTES:
+            try:
+                row = from_json(line, cache_strings="keys")
+            except ValueError as exc:
+                reason = f"is no JSON: {exc}"
+            else:
+                if isinstance(row, dict):
+                    found.rows.append(row)
+                    found.lines.append(number)
                     continue
-                reason = f"is longer than {_MOST_BYTES:,} bytes"
-                if len(line) <= _MOST_BYTES:
-                    try:
-                        row = from_json(line, cache_strings="keys")
-                    except ValueError as exc:
-                        reason = f"is no JSON: {exc}"
-                    else:
-                        if isinstance(row, dict):
-                            found.rows.append(row)
-                            found.lines.append(number)
-                            continue
-                        reason = "is no JSON object"
-                what = line[:VALUE_SHOWN].decode(errors="backslashreplace").strip()
-                found.broken.append(RefusedLine(file, number, "", what, reason))
-            yield found
+                reason = "is no JSON object"
+        what = line[:VALUE_SHOWN].decode(errors="backslashreplace").strip()
+        found.broken.append(RefusedLine(file, number, "", what, reason))
+    return found
 
 
 def _of_values(content: Content, text: Stream, file: str, at_once: int) -> Iterator[Objects]:
@@ -213,7 +235,7 @@ class _Values:
 class ObjectSource(FileSource):
     """Objects as a table: a column for each part that has a value, named by its path.
 
-    The names are those of the first ten thousand objects. Below a list, a path gives a list.
+    The names are those of the first four thousand objects. Below a list, a path gives a list.
     """
 
     def __init__(self, path: Path, form: Form, name: str | None) -> None:

@@ -36,6 +36,7 @@ class TextSource(FileSource):
     def __init__(self, path: Path, form: Form, name: str | None) -> None:
         super().__init__(path, form, name)
         self._has_quotes = bool(form.has_quotes)
+        self._has_escapes = bool(form.has_escapes) and self._has_quotes
         self._is_plain = translation.is_plain(form)
         self._delimiter = form.delimiter or ""
         self._sign = self._delimiter if self._is_plain else translation.SEPARATOR
@@ -65,7 +66,9 @@ class TextSource(FileSource):
                     f"{self._skip_lines} lines to be left out."
                 )
             self._offset = len(start) - len(text.encode("utf-8", "surrogateescape"))
-        reader = translation.rows_of(text, self._delimiter, has_quotes=self._has_quotes)
+        reader = translation.rows_of(
+            text, self._delimiter, has_quotes=self._has_quotes, has_escapes=self._has_escapes
+        )
         try:
             names: list[str] = next(reader, [])
             n_lines = reader.line_num
@@ -190,6 +193,7 @@ class TextSource(FileSource):
             parse_options=pa.csv.ParseOptions(
                 delimiter=self._sign,
                 quote_char='"' if self._has_quotes else False,
+                escape_char="\\" if self._has_escapes else False,
                 newlines_in_values=self._has_quotes,
                 ignore_empty_lines=False,
                 invalid_row_handler=self._on_broken,

@@ -110,7 +110,9 @@ def text_of(start: bytes, form: Form) -> str:
     return text.removeprefix("\ufeff")
 
 
-def rows_of(text: str, delimiter: str, *, has_quotes: bool) -> "_csv.Reader":
+def rows_of(
+    text: str, delimiter: str, *, has_quotes: bool, has_escapes: bool = False
+) -> "_csv.Reader":
     """Return the rows of a text, each with its values.
 
     What is returned raises `csv.Error` where a value is too long.
@@ -119,7 +121,7 @@ def rows_of(text: str, delimiter: str, *, has_quotes: bool) -> "_csv.Reader":
         text, delimiter = separated(text, delimiter, has_quotes=has_quotes), SEPARATOR
     lines = io.StringIO(text, newline="")
     if has_quotes:
-        return csv.reader(lines, delimiter=delimiter)
+        return csv.reader(lines, delimiter=delimiter, escapechar="\\" if has_escapes else None)
     return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
 
 

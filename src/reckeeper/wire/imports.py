@@ -82,8 +82,10 @@ class ImportOptions(Sent):
     delimiter: str | None = Field(
         default=None, description="Of CSV: one character, or tab. Default: found out."
     )
-    quote: Literal["double", "none"] | None = Field(
-        default=None, description="Whether quotation marks in CSV hold values together."
+    quote: Literal["double", "backslash", "none"] | None = Field(
+        default=None,
+        description="Whether quotation marks in text hold values together, and a backslash makes "
+        "one part of a value. Default: found out.",
     )
     no_header: bool | None = Field(
         default=None, description="There is no line of column names: they are numbers, from 1 on."
@@ -180,6 +182,7 @@ class FileForm(Answer):
     encoding: str | None
     delimiter: str | None
     has_quotes: bool | None
+    has_escapes: bool | None
     has_header: bool
     skip_lines: int | None
 
