@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-_RUN_ROWS = 4_000_000
+_RUN_ROWS = 1_000_000
 _LEAST_BITS, _MOST_BITS = 20, 29
 _BYTES_OF_ROW = 16
 """A row of a file is seldom shorter: so the number of rows is guessed."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from reckeeper.tabular.forms import Form
 
-CHUNK_ROWS = 80_000
+CHUNK_ROWS = 50_000
 """Most rows in a chunk, and so in one transaction: other writers wait about half a second."""
 
 VALUE_SHOWN = 100
