@@ -78,9 +78,14 @@ def test_a_file_is_sent_as_the_body_watched_and_undone(api, settings):
     report = list(csv.DictReader(io.StringIO(api.get("/imports/1/refused").text)))
     assert [row["line"] for row in report] == ["4", "5"]
     until_gone(settings)
+    assert "kauf" not in api.get("/policy").json()["policy"]["weights"]
+    weighed = {"filename": "a.csv", "weights": "kauf=5"}
+    typed = "user_id,item_id,interaction_type\nu,i,kauf\n"
+    assert ended(api, api.post("/imports", params=weighed, content=typed))["accepted"] == 1
+    assert api.get("/policy").json()["policy"]["weights"]["kauf"] == 5
     again = ended(api, api.post("/imports", params=params, content=SHOP))
     assert (again["accepted"], again["duplicates"]) == (0, 2)
-    assert [each["import_id"] for each in api.get("/imports").json()["imports"]] == [2, 1]
+    assert [each["import_id"] for each in api.get("/imports").json()["imports"]] == [3, 2, 1]
     (older,) = api.get("/imports", params={"before": 2}).json()["imports"]
     assert older == told
     assert api.delete("/imports/1").json() == {
@@ -245,7 +250,7 @@ def test_the_routes_take_what_the_command_takes():
         null_words=("-",), has_quotes=False, has_header=False, delimiter="\t"
     )
     assert importing.asked(wire.ImportOptions(preset="movielens"), actor="api") == importing.Asked(
-        files.MOVIELENS.interactions, files.MOVIELENS.catalogue, "api"
+        files.MOVIELENS.interactions, files.MOVIELENS.catalogue, {}, "api"
     )
     of_clients = client.ImportOptions.__annotations__.keys()
     assert of_clients == wire.ImportOptions.model_fields.keys() - {"filename"}
@@ -263,6 +268,8 @@ def test_a_preview_says_what_a_file_is_and_stores_nothing(refusing):
     assert [(row["user_id"], row["interaction_type"]) for row in found["rows"]] == [("u1", "click")]
     assert {line["value"] for line in found["refused"]} == {"kauf"}
     assert found["cells"][1] == ["u2", "i2", "kauf"]
+    weighed = {"type_column": "Aktion", "weights": "kauf=5"}
+    assert len(api.post("/imports/preview", params=weighed, content=body).json()["rows"]) == 3
     assert api.get("/imports").json()["imports"] == []
     assert not left_over(settings)
 

@@ -1289,8 +1289,8 @@ def test_a_catalogue_without_its_columns_is_refused_before_anything_is_written(
     tmp_path, database, take
 ):
     path = write(tmp_path / "a.csv", "user_id,item_id\nu,i\n")
-    with pytest.raises(DataError, match=r"items.csv has no column 'title'.*'item_id', 'name'"):
-        take(path, catalogue=write(tmp_path / "items.csv", "item_id,name\ni,x\n"))
+    with pytest.raises(DataError, match=r"items.csv has no column 'title'.*'item_id', 'text'"):
+        take(path, catalogue=write(tmp_path / "items.csv", "item_id,text\ni,x\n"))
     with pytest.raises(DataError, match="2 columns named 'x'"):
         take(path, catalogue=write(tmp_path / "items.csv", "item_id,title,x,x\ni,a,b,c\n"))
     with database.read() as connection:

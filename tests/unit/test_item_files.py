@@ -183,7 +183,7 @@ def test_bad_rows_are_left_out_with_line_and_reason(tmp_path, database, take, ki
     ("content", "said"),
     [
         (b"", "is empty"),
-        (b"sku,title\n1,x\n", "has no column 'item_id'.*--item-column"),
+        (b"number,title\n1,x\n", "has no column 'item_id'.*--item-column"),
         (b"\x1f\x8bnothing", "cannot be unpacked"),
     ],
 )
@@ -319,3 +319,10 @@ def test_how_marks_are_escaped_can_be_said(tmp_path, database, take):
     path.write_text('item_id,title\n4,"a \\"b\\""\n5,\\N\n')
     take(path, has_escapes=True)
     assert stored(database)["4"].title == 'a "b"'
+
+
+def test_items_and_titles_are_known_by_the_names_that_people_use(tmp_path, database, take):
+    path = tmp_path / "artikel.csv"
+    path.write_bytes("Artikel-Nr;Bezeichnung;Preis\r\n7;Gläser;2,50\r\n".encode("latin-1"))
+    take(path)
+    assert stored(database)["7"][:3] == ("7", "Gläser", {"Preis": "2,50"})

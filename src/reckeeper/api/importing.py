@@ -43,6 +43,7 @@ class Asked:
 
     format: "files.FileFormat"
     catalogue_format: "files.CatalogueFormat"
+    weights: Mapping[str, float]
     actor: str
 
 
@@ -55,9 +56,10 @@ def asked(options: wire.ImportOptions, *, actor: str) -> Asked:
         One of them cannot be used.
     """
     from reckeeper.events import files
+    from reckeeper.events.weights import parse_weights
 
     chosen = files.MOVIELENS if options.preset else None
-    given = options.model_dump(exclude_none=True, exclude={"filename", "preset"})
+    given = options.model_dump(exclude_none=True, exclude={"filename", "preset", "weights"})
     if quote := given.pop("quote", None):
         given["has_quotes"] = quote != "none"
         if quote != "none":
@@ -79,6 +81,7 @@ def asked(options: wire.ImportOptions, *, actor: str) -> Asked:
         catalogue_format=dataclasses.replace(
             chosen.catalogue if chosen else files.CatalogueFormat(), **catalogue
         ),
+        weights=parse_weights(options.weights) if options.weights else {},
         actor=actor,
     )
 
@@ -89,7 +92,7 @@ def previewed(upload: Upload, asked: Asked, *, types: Mapping[str, float]) -> wi
     from reckeeper.events.types import count_types
 
     path = upload.files[FILE]
-    found = preview(path, asked.format, types=types)
+    found = preview(path, asked.format, types={**types, **asked.weights})
     column = {part.part: part.column for part in found.parts}.get("interaction_type")
     return wire.ImportPreview.model_validate(
         {
@@ -176,6 +179,7 @@ class Imports:
                     format=asked.format,
                     settings=self._settings,
                     actor=asked.actor,
+                    weights=asked.weights,
                     called=upload.files[FILE].name,
                     catalogue=upload.files.get(CATALOGUE),
                     catalogue_format=asked.catalogue_format,

@@ -46,6 +46,8 @@ class ImportOptions(TypedDict, total=False):
         Names of columns.
     interaction_type : str
         Type of all rows without a column of types.
+    weights : str
+        Of interaction types, as ``view=1,cart=3``; the policy has them from then on.
     time_unit : str
         Of times that are numbers: ``s``, ``ms``, ``us`` or ``ns``.
     time_format, timezone : str
@@ -84,6 +86,7 @@ class ImportOptions(TypedDict, total=False):
     type_column: str
     interaction_type: str
     weight_column: str
+    weights: str
     time_column: str
     time_unit: str
     time_format: str

@@ -62,7 +62,7 @@ _NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
             *("eventtype", "eventname", "actiontype", "feedbacktype", "behaviortype"),
             *("behaviourtype", "interaction", "activitytype"),
         ),
-        ("event", "action", "behavior", "behaviour", "activity"),
+        ("event", "action", "behavior", "behaviour", "activity", "aktion", "ereignis"),
         ("type",),
     ),
     "weight": (("weight",),),
@@ -88,6 +88,15 @@ _NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
 
 USUAL = frozenset(name for names in _NAMES.values() for likely in names for name in likely)
 """All names that people use for a part, in small letters with nothing between words."""
+
+_TITLES = (
+    ("title",),
+    (
+        *("titel", "itemtitle", "producttitle", "movietitle", "booktitle", "articletitle"),
+        *("itemname", "productname", "articlename", "artikelname", "produktname", "artikeltitel"),
+    ),
+    ("name", "bezeichnung", "artikelbezeichnung"),
+)
 
 _BETWEEN = re.compile(r"[\s_.\-]+")
 
@@ -204,17 +213,28 @@ def find(
     return Found(parts, choices, notes)
 
 
+def find_items(columns: Sequence[str]) -> list[str]:
+    """Return the columns of a catalogue that could be the item's id, all as likely."""
+    return _likely(columns, "item_id", taken=())
+
+
+def find_titles(columns: Sequence[str]) -> list[str]:
+    """Return the columns of a catalogue that could be the title, all as likely."""
+    return _first(columns, _TITLES)
+
+
 def _likely(columns: Sequence[str], part: str, *, taken: Collection[str]) -> list[str]:
     """Return the columns that could be a part, all as likely as each other."""
-    plain = {name: _BETWEEN.sub("", name.casefold()) for name in columns}
     others = {other for other in OPTIONS if other != part and other in columns}
-    for names in _NAMES[part]:
-        likely = [
-            name
-            for name in dict.fromkeys(columns)
-            if plain[name] in names and name not in taken and name not in others
-        ]
-        if likely:
+    free = [name for name in columns if name not in taken and name not in others]
+    return _first(free, _NAMES[part])
+
+
+def _first(columns: Sequence[str], sought: Sequence[Sequence[str]]) -> list[str]:
+    """Return the columns that have the surest of the sought names."""
+    plain = {name: _BETWEEN.sub("", name.casefold()) for name in columns}
+    for names in sought:
+        if likely := [name for name in plain if plain[name] in names]:
             return likely
     return []
 

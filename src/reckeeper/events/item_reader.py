@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from reckeeper.events import categories
+from reckeeper.events.columns import find_items, find_titles
 from reckeeper.events.formats import CatalogueFormat, check_catalogue
 from reckeeper.events.item_rows import ItemRow, category_column, check_items, check_objects
 from reckeeper.tabular import Form, Kind, RefusedLine, Source, detect, open_source, read_objects
@@ -45,8 +46,25 @@ def open_items(
         yield ItemReader(path, form, format, None)
         return
     with open_source(path, form, known=format.names) as source:
+        format = _as_found(format, source.columns)
         check_catalogue(source, format, is_alone=is_alone)
         yield ItemReader(path, form, format, source)
+
+
+def _as_found(format: CatalogueFormat, names: Sequence[str]) -> CatalogueFormat:
+    """Return a format whose item and title have the names that people use, where theirs miss."""
+    usual = CatalogueFormat()
+    item, title = format.item_column, format.title_column
+    if item == usual.item_column and item not in names and len(found := find_items(names)) == 1:
+        item = found[0]
+    others = [name for name in names if name != item]
+    if (
+        title == usual.title_column
+        and title not in names
+        and len(found := find_titles(others)) == 1
+    ):
+        title = found[0]
+    return dataclasses.replace(format, item_column=item, title_column=title)
 
 
 class ItemReader:

@@ -2,17 +2,18 @@
 
 import shlex
 from collections.abc import Mapping
-from typing import BinaryIO, cast
+from typing import cast
 from urllib.parse import urlencode
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from reckeeper import wire
 from reckeeper.client import Client, ImportOptions
 from reckeeper.config import Settings
 from reckeeper.errors import ReckeeperError, UnavailableError
-from reckeeper.page import shared
+from reckeeper.page import recommendations, shared
 
 BEGUN = "import begun"
 """Where the session keeps the number of the import that it began last."""
@@ -29,7 +30,13 @@ REQUIRED = {"user_id", "item_id"}
 NONE = "—"
 DELIMITERS = {"": "Find out", ",": "Comma", ";": "Semicolon", "tab": "Tab", "|": "Vertical bar"}
 ENCODINGS = {"": "Find out", "utf-8": "UTF-8", "cp1252": "Western (cp1252)", "utf-16": "UTF-16"}
+LAYOUTS = {"": "A row for each interaction", "lists": "Lists of ids", "wide": "A matrix"}
+DECIMALS = {"": "Find out", "point": "Point", "comma": "Comma"}
 UNITS = {"": "Find out", "s": "Seconds", "ms": "Milliseconds", "us": "Microseconds"}
+FORM = (
+    *("layout", "delimiter", "encoding", "sheet", "skip_lines", "no_header"),
+    *("time_format", "timezone", "time_unit", "decimal", "min_rating"),
+)
 _TYPES_SHOWN = 12
 _ROWS_HEIGHT = 330
 _MIB = 1024**2
@@ -67,42 +74,33 @@ def show(client: Client) -> None:
     if found.choices:
         sentences = "; ".join(shared.escape(choice.sentence) for choice in found.choices)
         st.warning(f"Say one thing first: {sentences}.", icon="👆")
+    weights = ask_weights(client, file.file_id, found)
+    if weights:
+        options = cast("ImportOptions", {**options, "weights": weights})
+        weighed = _previewed(client, file, options)
+        found = weighed if isinstance(weighed, wire.ImportPreview) else found
     show_rows(found)
     catalogue = st.file_uploader(
         "Titles and categories of the items, if you have them (optional)",
         key=f"catalogue {begun}",
         max_upload_size=max(1, limit // _MIB),
     )
-    weights = ask_weights(client, file.file_id, found)
     st.button(
         f"Import {shared.escape(file.name)}",
         type="primary",
         disabled=bool(found.choices),
         on_click=shared.attempt,
-        args=(lambda: begin(client, file, file.name, catalogue, options, weights),),
+        args=(lambda: begin(client, file, catalogue, options),),
         key="begin",
     )
     show_larger(client, file.name, options, limit)
 
 
 def begin(
-    client: Client,
-    file: BinaryIO,
-    name: str,
-    catalogue: BinaryIO | None,
-    options: ImportOptions,
-    weights: Mapping[str, float],
+    client: Client, file: UploadedFile, catalogue: UploadedFile | None, options: ImportOptions
 ) -> None:
-    """Give the types their weights, and begin the import."""
-    in_force = client.policy()
-    known = in_force.policy.weights
-    if any(known.get(name) != weight for name, weight in weights.items()):
-        client.set_policy(
-            {**in_force.policy.model_dump(mode="json"), "weights": {**known, **weights}},
-            if_revision=in_force.revision,
-            reason=f"types of {name}",
-        )
-    begun = client.import_file(file, filename=name, catalogue=catalogue, **options)
+    """Send a file, and remember its import."""
+    begun = client.import_file(file, filename=file.name, catalogue=catalogue, **options)
     st.session_state[BEGUN] = begun.import_id
 
 
@@ -130,7 +128,7 @@ def _previewed(
 def read_form(file_id: str) -> ImportOptions:
     """Return what was said so far of how a file is read; what was not is found out."""
     options: dict[str, object] = {}
-    for name in ("delimiter", "encoding", "time_unit", "skip_lines", "min_rating", "no_header"):
+    for name in FORM:
         chosen = st.session_state.get(f"{name} {file_id}")
         if chosen not in (None, "", False):
             options[name] = chosen
@@ -167,31 +165,32 @@ def ask_columns(key: str, found: wire.ImportPreview) -> dict[str, str]:
 def ask_form(file_id: str) -> None:
     """Offer to say how the file is to be read, where what was found is wrong."""
     with st.expander("How the file is read", icon="🔧", key="form"):
-        delimiter, encoding, unit = st.columns(3)
-        delimiter.selectbox(
-            "Between values",
-            list(DELIMITERS),
-            format_func=DELIMITERS.__getitem__,
-            key=f"delimiter {file_id}",
+        layout, delimiter, encoding, sheet = st.columns(4)
+        _ask_one_of(layout, "Layout", LAYOUTS, f"layout {file_id}")
+        _ask_one_of(delimiter, "Between values", DELIMITERS, f"delimiter {file_id}")
+        _ask_one_of(encoding, "Encoding", ENCODINGS, f"encoding {file_id}")
+        sheet.text_input("Sheet", key=f"sheet {file_id}", placeholder="The first")
+        form, zone, unit, decimal = st.columns(4)
+        form.text_input(
+            "Form of times",
+            key=f"time_format {file_id}",
+            placeholder="Find out",
+            help="As for strptime: %d.%m.%Y %H:%M reads 28.05.2013 14:03.",
         )
-        encoding.selectbox(
-            "Encoding",
-            list(ENCODINGS),
-            format_func=ENCODINGS.__getitem__,
-            key=f"encoding {file_id}",
+        zone.text_input(
+            "Time zone",
+            key=f"timezone {file_id}",
+            placeholder="UTC",
+            help="Of times that name none, such as Europe/Berlin.",
         )
-        unit.selectbox(
-            "Times that are numbers",
-            list(UNITS),
-            format_func=UNITS.__getitem__,
-            key=f"time_unit {file_id}",
-        )
-        skipped, least, header = st.columns(3, vertical_alignment="bottom")
+        _ask_one_of(unit, "Times that are numbers", UNITS, f"time_unit {file_id}")
+        _ask_one_of(decimal, "Decimal sign", DECIMALS, f"decimal {file_id}")
+        skipped, least, header = st.columns([1, 1, 2], vertical_alignment="bottom")
         skipped.number_input(
             "Lines before the table", min_value=0, value=None, key=f"skip_lines {file_id}"
         )
         least.number_input(
-            "Least rating that means liked",
+            "Least rating that is liked",
             value=None,
             key=f"min_rating {file_id}",
             help="Rows of a column of ratings with less are stored as seen, not liked.",
@@ -199,21 +198,21 @@ def ask_form(file_id: str) -> None:
         header.checkbox("The file has no names of columns", key=f"no_header {file_id}")
 
 
+def _ask_one_of(place: DeltaGenerator, label: str, choices: Mapping[str, str], key: str) -> None:
+    place.selectbox(label, list(choices), format_func=choices.__getitem__, key=key)
+
+
 def show_rows(found: wire.ImportPreview) -> None:
     """Show the first rows: as they would be stored, or as they stand in the file."""
     with st.container(height=_ROWS_HEIGHT):
         show_table(found)
-    of_types = [line for line in found.refused if line.column == type_column(found)]
-    others = [line for line in found.refused if line not in of_types]
-    if others:
-        first = others[0]
-        n = f"{len(others)} of the first rows" if len(others) > 1 else "One of the first rows"
+    if found.refused:
+        first, n_refused = found.refused[0], len(found.refused)
+        n = f"{n_refused} of the first rows" if n_refused > 1 else "One of the first rows"
         st.warning(
             f"{n} would be refused: line {first.line}, {shared.escape(first.column)} "
             f"“{shared.escape(first.value)}” {shared.escape(first.reason)}."
         )
-    if of_types:
-        st.caption("Rows of types that are new here are taken with the weights below.")
 
 
 def show_table(found: wire.ImportPreview) -> None:
@@ -247,19 +246,20 @@ def show_table(found: wire.ImportPreview) -> None:
         )
 
 
-def type_column(found: wire.ImportPreview) -> str | None:
-    return {part.part: part.column for part in found.parts}.get("interaction_type")
-
-
-def ask_weights(client: Client, file_id: str, found: wire.ImportPreview) -> dict[str, float]:
-    """Ask how much each of the file's types counts in training."""
-    if not found.types:
-        return {}
+def ask_weights(client: Client, file_id: str, found: wire.ImportPreview) -> str | None:
+    """Ask how much each of the file's types counts, and return the weights that are new."""
+    types = [
+        (name, n)
+        for name, n in found.types.items()
+        if name not in recommendations.TAKING_BACK and not set(",=") & set(name)
+    ]
+    if not types:
+        return None
     known = client.policy().policy.weights
     st.markdown("**How much each type counts in training**")
     weights: dict[str, float] = {}
     columns = st.columns(4)
-    for place, (name, n) in enumerate(list(found.types.items())[:_TYPES_SHOWN]):
+    for place, (name, n) in enumerate(types[:_TYPES_SHOWN]):
         is_new = name not in known
         rows = "1 row" if n == 1 else f"{n:,} rows"
         weights[name] = columns[place % len(columns)].number_input(
@@ -269,7 +269,8 @@ def ask_weights(client: Client, file_id: str, found: wire.ImportPreview) -> dict
             step=0.5,
             key=f"weight of {name} {file_id}",
         )
-    return weights
+    changed = {name: weight for name, weight in weights.items() if known.get(name) != weight}
+    return ",".join(f"{name}={weight:g}" for name, weight in changed.items()) or None
 
 
 def show_larger(client: Client, name: str | None, options: ImportOptions, limit: int) -> None:

@@ -34,6 +34,11 @@ class ImportOptions(Sent):
     time_column: _Column | None = Field(
         default=None, description="Default: occurred_at, where there is one; else now."
     )
+    weights: Annotated[str, Field(max_length=10_000)] | None = Field(
+        default=None,
+        description="Weights of interaction types, as view=1,cart=3,purchase=5; the policy has "
+        "them from then on, and the others as before.",
+    )
     time_unit: Literal["s", "ms", "us", "ns"] | None = Field(
         default=None, description="Unit of times that are numbers. Default: told from their size."
     )
