@@ -250,6 +250,14 @@ def test_a_row_is_known_by_its_own_line_behind_a_preamble(tmp_path):
         read(path, Form(skip_lines=9))
 
 
+def test_more_columns_than_memory_holds_are_refused(tmp_path):
+    (tmp_path / "a").write_text("a," * 40_000 + "\n1,2\n")
+    with pytest.raises(DataError, match="40,001 columns"):
+        read(tmp_path / "a")
+    with pytest.raises(DataError, match=r"is a folder .*: name the files"):
+        read(tmp_path)
+
+
 def test_lines_are_counted_where_a_value_has_old_line_ends(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'user_id,item_id\ru1,"a\rb\r\nc"\ru2\ru3,i3\r')

@@ -211,7 +211,7 @@ def import_items(
             begun(
                 database,
                 source=str(path),
-                fingerprint=fingerprint(path),
+                fingerprint=fingerprint(path, max_ratio=format.max_ratio),
                 settings=settings,
                 actor=actor,
                 refused_report=refused_report,

@@ -90,8 +90,13 @@ def _check(path: Path) -> None:
     shown = str(path).encode(errors="backslashreplace").decode()
     if shown != str(path):
         raise DataError(f"The name of {shown} is not UTF-8: rename the file, then import it.")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder and no regular file: name the files in it.")
     if path.exists() and not path.is_file():
-        raise DataError(f"{path} is no regular file: an import reads one twice. Save it as one.")
+        raise DataError(
+            f"{path} is no regular file, and it is read twice: save it as one. An import reads "
+            "standard input as -."
+        )
 
 
 def _of_text(path: Path, given: Form, start: bytes, known: Collection[str]) -> Form:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ _ALWAYS_FINE = 1024**3
 _PIECE_BYTES = 1024 * 1024
 _XZ_MEMORY_BYTES = 256 * 1024**2
 _MEMBERS_SHOWN = 5
+_STOP_SECONDS = 0.1
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -55,10 +57,13 @@ class Stream(Protocol):
 
 
 class Readable(io.RawIOBase):
-    """A stream in the manner of Python's files."""
+    """A stream in the manner of Python's files, for Arrow, which reads ahead in a thread."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._reading = threading.Lock()
+        self._is_stopped = False
+        self._is_over = threading.Event()
 
     def readable(self) -> bool:
         """Say that it can be read."""
@@ -66,7 +71,22 @@ class Readable(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """Return at most so many bytes; none at the end."""
-        return self._stream.read(size if size >= 0 else _PIECE_BYTES)
+        piece = b""
+        try:
+            with self._reading:
+                if not self._is_stopped:
+                    piece = self._stream.read(size if size >= 0 else _PIECE_BYTES)
+        finally:
+            if not piece:
+                self._is_over.set()
+        return piece
+
+    def stop(self) -> None:
+        """End the stream, and wait for the thread: it must not be here when Python ends."""
+        with self._reading:
+            self._is_stopped = True
+        # It does not come again if it has read as far ahead as it may.
+        self._is_over.wait(_STOP_SECONDS)
 
 
 def compression_of(start: bytes) -> str:

@@ -21,6 +21,8 @@ from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine
 # Arrow reads up to 32 of them ahead.
 _BLOCK_BYTES = 1024 * 1024
 _MOST_BROKEN = 100_000
+_MOST_COLUMNS = 30_000
+"""Arrow holds 8 kilobytes for each."""
 
 
 class _Broken(NamedTuple):
@@ -83,6 +85,11 @@ class TextSource(FileSource):
         if not any(names):
             raise DataError(
                 f"{self.name} begins with an empty line: column names must stand there."
+            )
+        if len(names) > _MOST_COLUMNS:
+            raise DataError(
+                f"{self.name} has {len(names):,} columns, and at most {_MOST_COLUMNS:,} can be "
+                "read: does that really stand between values? --delimiter says what does."
             )
         if not self.has_header:
             self._is_header_alone = False
@@ -176,8 +183,12 @@ class TextSource(FileSource):
                 self._stream = translation.Sound(content)
             else:
                 self._stream = translation.Translated(content, self.form)
-            with pa.PythonFile(streams.Readable(self._stream), "r") as file:
-                yield file
+            readable = streams.Readable(self._stream)
+            with pa.PythonFile(readable, "r") as file:
+                try:
+                    yield file
+                finally:
+                    readable.stop()
         self._done = lambda: self.bytes_total
 
     def _reader(self, stream: pa.NativeFile, names: list[str]) -> Iterator[pa.RecordBatch]:
