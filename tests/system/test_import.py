@@ -66,7 +66,7 @@ def test_it_imports_before_the_first_start(made, write):
     assert "Importing a.csv" in done.stderr
     again = json.loads(made.run("import", path, "--json").stdout)
     assert (again["accepted"], again["duplicates"], again["refused"]) == (0, 2, 1)
-    assert "was imported before" in made.run("import", path).stdout
+    assert "is there already" in made.run("import", path).stdout
 
 
 def test_tab_is_a_delimiter(made, write):

@@ -300,6 +300,18 @@ def test_weights_come_with_the_file(take, stored, database, settings):
         take(rows, weights={"Cart": 1})
 
 
+def test_weights_of_types_that_no_row_has_are_refused(take, database, settings):
+    rows = "user_id,item_id,Aktion\n1,a,view\n"
+    with pytest.raises(
+        DataError, match=r"no column of .* is known to be the type: .*--type-column"
+    ):
+        take(rows, weights={"view": 2})
+    with database.read() as connection:
+        assert "view" not in policies.current(connection, settings).policy.weights
+        assert storage.imports.all_imports(connection) == []
+    assert take(rows, weights={"view": 2}, interaction_type="view").accepted == 1
+
+
 def test_mostly_refused_and_low_ratings_are_said(take):
     report = take("mostly_refused.csv")
     assert report.accepted == 4

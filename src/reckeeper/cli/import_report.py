@@ -45,8 +45,8 @@ def print_report(
     print_refused(console, report, source=source, unit=unit)
     if report.duplicates and not report.accepted:
         console.print(
-            f"{source} was imported before. To read it in another way, undo that import "
-            "first: `reckeeper imports list`.",
+            f"All that could be read of {source} is there already. To read it in another way, undo "
+            "the import that brought it: `reckeeper imports list`.",
             markup=False,
             highlight=False,
         )

@@ -22,7 +22,7 @@ from reckeeper.events.refused import RefusedGroup
 from reckeeper.events.rows import Checked
 from reckeeper.events.running import ImportReport, Progress, begun
 from reckeeper.events.undoing import Undone, undo
-from reckeeper.events.weights import store_weights
+from reckeeper.events.weights import check_weights, store_weights
 from reckeeper.tabular import (
     Query,
     RefusedLine,
@@ -130,6 +130,9 @@ def import_file(
         if catalogue is not None:
             items = stack.enter_context(open_items(catalogue, catalogue_format))
         if weights:
+            check_weights(
+                weights, read.columns, interaction_type=format.interaction_type, name=read.name
+            )
             store_weights(database, settings, weights, actor=actor)
         run = stack.enter_context(
             begun(

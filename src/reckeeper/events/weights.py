@@ -6,6 +6,7 @@ from reckeeper import policy as policies
 from reckeeper import storage
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
+from reckeeper.events.columns import OPTIONS
 
 
 def parse_weights(text: str) -> dict[str, float]:
@@ -30,6 +31,24 @@ def parse_weights(text: str) -> dict[str, float]:
             )
         weights[name] = weight
     return weights
+
+
+def check_weights(
+    weights: Mapping[str, float], columns: Mapping[str, str], *, interaction_type: str, name: str
+) -> None:
+    """See that weights are of use: rows have types, or all have one of these.
+
+    Raises
+    ------
+    DataError
+        They do not.
+    """
+    if "interaction_type" not in columns and interaction_type not in weights:
+        raise DataError(
+            f"Weights of types were given, and no column of {name} is known to be the type: say "
+            f"which is, with {OPTIONS['interaction_type']}, or what type all rows are, with "
+            "--interaction-type."
+        )
 
 
 def store_weights(
