@@ -301,7 +301,7 @@ def test_weights_come_with_the_file(take, stored, database, settings):
 
 
 def test_weights_of_types_that_no_row_has_are_refused(take, database, settings):
-    rows = "user_id,item_id,Aktion\n1,a,view\n"
+    rows = "user_id,item_id,Vorgang\n1,a,view\n"
     with pytest.raises(
         DataError, match=r"no column of .* is known to be the type: .*--type-column"
     ):
