@@ -1,6 +1,7 @@
 """By what a row is known again: names of rows that are the same wherever they stand."""
 
 import math
+import mmap
 import tempfile
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -149,15 +150,16 @@ class Occurrences:
         """Return of each row of a chunk how often its key has come by then, this time too."""
         if not len(keys):
             return np.zeros(0, np.int64)
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
+        ordered = np.sort(keys)
         starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        lengths = np.diff(np.append(starts, len(ordered)))
         before = self._before(ordered[starts])
-        places = np.arange(len(ordered)) - np.repeat(starts - before, lengths)
-        counts = np.empty(len(keys), np.int64)
-        counts[order] = places + 1
         self._add(ordered)
+        if len(starts) == len(keys) and not before.any():
+            return np.ones(len(keys), np.int64)  # as most chunks are
+        lengths = np.diff(np.append(starts, len(ordered)))
+        counts = np.empty(len(keys), np.int64)
+        of_ordered = np.arange(len(ordered)) - np.repeat(starts - before, lengths) + 1
+        counts[np.argsort(keys, kind="stable")] = of_ordered
         return counts
 
     def _before(self, keys: np.ndarray) -> np.ndarray:
@@ -175,8 +177,8 @@ class Occurrences:
             asked = keys[may_be]
             for run in self._runs:
                 before[may_be] += _times_in(asked, run)
-            for place in range(len(self._on_disk)):
-                before[may_be] += _times_in(asked, self._on_disk_at(place))
+            if self._file is not None:
+                before[may_be] += self._times_on_disk(asked, self._file)
         return before
 
     def _add(self, run: np.ndarray) -> None:
@@ -189,14 +191,24 @@ class Occurrences:
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-        self._file.seek(8 * sum(self._on_disk))
+        self._file.seek(sum(_on_pages(8 * n_rows) for n_rows in self._on_disk))
         self._file.write(run.tobytes())
+        self._file.flush()
         self._on_disk.append(len(run))
 
-    def _on_disk_at(self, place: int) -> np.ndarray:
-        assert self._file is not None
-        self._file.seek(8 * sum(self._on_disk[:place]))
-        return np.frombuffer(self._file.read(8 * self._on_disk[place]), np.uint64)
+    def _times_on_disk(self, keys: np.ndarray, file: IO[bytes]) -> np.ndarray:
+        found, at = np.zeros(len(keys), np.int64), 0
+        for n_rows in self._on_disk:
+            # Only the pages that are looked at are read, and none stays in this process's memory.
+            with mmap.mmap(file.fileno(), 8 * n_rows, access=mmap.ACCESS_READ, offset=at) as run:
+                found += _times_in(keys, np.frombuffer(run, np.uint64))
+            at += _on_pages(8 * n_rows)
+        return found
+
+
+def _on_pages(n_bytes: int) -> int:
+    """Return what so many bytes take where each run begins on a page of its own."""
+    return -(-n_bytes // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
 
 def _times_in(keys: np.ndarray, run: np.ndarray) -> np.ndarray:
