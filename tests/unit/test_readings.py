@@ -201,6 +201,16 @@ def test_whole_numbers_that_are_written_as_fractions_are_whole(take, stored):
     assert set(stored("user_id")) == {"13085", "12682"}
 
 
+def test_ids_of_a_catalogue_are_those_of_the_interactions(tmp_path, database, settings):
+    path, catalogue = tmp_path / "a.csv", tmp_path / "items.csv"
+    path.write_text("user_id,item_id\nu,13085\n")
+    catalogue.write_text("item_id,title\n13085.0,Mug\n")
+    format = files.CatalogueFormat()
+    files.import_items(database, catalogue, format=format, settings=settings, actor="test")
+    with database.read() as connection:
+        assert [*storage.items.get_many(connection, ["13085"])] == ["13085"]
+
+
 # --- By what a row is known again ---------------------------------------------------------------
 
 EARLY = "user,item,ts\nu1,a,2026-01-01\nu2,b,2026-01-01\nu2,b,2026-01-01\n"
@@ -310,6 +320,32 @@ def test_weights_of_types_that_no_row_has_are_refused(take, database, settings):
         assert "view" not in policies.current(connection, settings).policy.weights
         assert storage.imports.all_imports(connection) == []
     assert take(rows, weights={"view": 2}, interaction_type="view").accepted == 1
+
+
+@pytest.mark.parametrize(
+    ("case", "given", "n_rows"),
+    [
+        ("bigquery_utc.csv", {}, 2),
+        ("postgres_timestamptz.csv", {}, 2),
+        (
+            "headerless.tsv",
+            {"user_column": "1", "item_column": "2", "time_column": "4", "has_header": False},
+            3,
+        ),
+        ("bool.csv", {"rating_column": "is_read", "min_rating": 1}, 2),
+        ("yyyymmdd.csv", {}, 2),
+    ],
+)
+def test_the_cases_are_read(take, case, given, n_rows):
+    report = take(case, **given)
+    assert (report.accepted, report.refused) == (n_rows, 0)
+
+
+def test_a_line_that_is_no_header_is_told(take):
+    with pytest.raises(DataError, match="which it looks like"):
+        take("headerless.tsv")
+    with pytest.raises(DataError, match="empty line: a row, which says how many columns"):
+        take("\n1,2\n", has_header=False, user_column="1", item_column="2")
 
 
 def test_mostly_refused_and_low_ratings_are_said(take):

@@ -12,6 +12,7 @@ from reckeeper.events import categories
 from reckeeper.events.columns import find_items, find_titles
 from reckeeper.events.formats import CatalogueFormat, check_catalogue
 from reckeeper.events.item_rows import ItemRow, category_column, check_items, check_objects
+from reckeeper.events.readings import are_whole, from_start
 from reckeeper.tabular import Form, Kind, RefusedLine, Source, detect, open_source, read_objects
 
 
@@ -95,9 +96,15 @@ class ItemReader:
         if self._source is None:
             yield from self._of_objects()
             return
+        are_fractions = None
         for chunk in self._source.chunks(self._source.columns):
             self._look_at(chunk.columns)
-            rows, refused = check_items(chunk, format=self._format, file=self.short_name)
+            if are_fractions is None:
+                again = from_start(self._path, self._form)
+                are_fractions = are_whole(chunk, self._format.item_column, again=again)
+            rows, refused = check_items(
+                chunk, format=self._format, file=self.short_name, are_fractions=are_fractions
+            )
             yield Batch(rows, refused, self._source.bytes_done)
 
     def _of_objects(self) -> Iterator[Batch]:

@@ -60,12 +60,15 @@ def category_column(format: CatalogueFormat, there: Collection[str]) -> str | No
 
 
 def check_items(
-    chunk: Chunk, *, format: CatalogueFormat, file: str
+    chunk: Chunk, *, format: CatalogueFormat, file: str, are_fractions: bool = False
 ) -> tuple[list[ItemRow], list[RefusedLine]]:
-    """Sort the rows of a table of items into changes and refused ones."""
+    """Sort the rows of a table of items into changes and refused ones.
+
+    Where ids `are_fractions`, 13085.0 is 13085.
+    """
     columns = _Columns.of(format, chunk.columns)
     refusals = Refusals(chunk, file=file)
-    item_ids = ids_of(chunk, columns.item, refusals).to_pylist()
+    item_ids = ids_of(chunk, columns.item, refusals, are_fractions=are_fractions).to_pylist()
     times = _times(chunk, columns, refusals, format)
     values: dict[str, list[Any]] = {}
     for name, column in chunk.columns.items():

@@ -85,7 +85,7 @@ def decide(
         Where the first rows leave it open, or all have to agree, the others are asked by it;
         None: they cannot be, and it stays open.
     """
-    asked = _Asked(first, format, again)
+    asked = _Asked(first, format.null_words, again)
     notes: list[str] = []
     times = _times(asked, columns, format, notes)
     decimals = {
@@ -94,18 +94,24 @@ def decide(
         if part in columns
         and (decimal := _decimal(asked, columns[part], format.decimal, notes)) is not None
     }
-    whole = frozenset(
-        part for part in _IDS if part in columns and _is_whole(asked, columns[part], notes)
-    )
+    whole = frozenset(part for part in _IDS if part in columns and _is_whole(asked, columns[part]))
+    notes += [
+        f"{columns[part]}: ids such as 13085.0 are read as whole numbers." for part in sorted(whole)
+    ]
     return Reading(times=times, decimals=decimals, whole=whole, notes=tuple(notes))
+
+
+def are_whole(first: Chunk, column: str, *, again: Again) -> bool:
+    """Say whether all ids in a column are whole numbers, written as fractions: 13085.0."""
+    return _is_whole(_Asked(first, (), again), column)
 
 
 class _Asked:
     """The texts of a column, of the first rows or of all; none where it is no text."""
 
-    def __init__(self, first: Chunk, format: FileFormat, again: Again | None) -> None:
+    def __init__(self, first: Chunk, words: Sequence[str], again: Again | None) -> None:
         self._first = first
-        self._words = format.null_words
+        self._words = words
         self._again = again
         self.is_whole = again is not None
 
@@ -163,7 +169,7 @@ def _decimal(asked: _Asked, column: str, given: str | None, notes: list[str]) ->
     return decimal
 
 
-def _is_whole(asked: _Asked, column: str, notes: list[str]) -> bool:
+def _is_whole(asked: _Asked, column: str) -> bool:
     """Say whether all ids of a column are whole numbers, written as fractions."""
 
     def agree(texts: pa.Array) -> bool:
@@ -173,7 +179,4 @@ def _is_whole(asked: _Asked, column: str, notes: list[str]) -> bool:
     few = asked.few(column)
     if not asked.is_whole or not pc.any(pc.not_equal(few, "")).as_py() or not agree(few):
         return False
-    if not all(map(agree, asked.all(column))):
-        return False
-    notes.append(f"{column}: ids such as {few[0]} are read as whole numbers.")
-    return True
+    return all(map(agree, asked.all(column)))

@@ -83,8 +83,10 @@ class TextSource(FileSource):
                 "as one of these."
             ) from exc
         if not any(names):
+            wanted = "column names" if self.has_header else "a row, which says how many columns"
             raise DataError(
-                f"{self.name} begins with an empty line: column names must stand there."
+                f"{self.name} begins with an empty line: {wanted} must stand there. Take it "
+                "out, or leave it out with --skip-lines."
             )
         if len(names) > _MOST_COLUMNS:
             raise DataError(
