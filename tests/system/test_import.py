@@ -235,12 +235,12 @@ def test_the_movielens_preset_finds_its_catalogue(made):
 
 def test_the_id_of_the_catalogue_may_have_a_name_of_its_own(made, write):
     path = write("a.csv", "user_id,item_id\nu,i\n")
-    catalogue = write("c.csv", "film,title\ni,Film\n")
+    catalogue = write("c.csv", "thing,title\ni,Film\n")
     told = fails(made, "import", path, "--catalogue", catalogue)
     assert "no column 'item_id'" in told
     assert "--catalogue-item-column" in told
     done = made.run(
-        "import", path, "--catalogue", catalogue, "--catalogue-item-column", "film", "--json"
+        "import", path, "--catalogue", catalogue, "--catalogue-item-column", "thing", "--json"
     )
     assert json.loads(done.stdout)["items"] == 1
 
