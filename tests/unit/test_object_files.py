@@ -324,6 +324,7 @@ def test_a_file_of_arrow_that_is_cut_or_changed_is_refused_and_nothing_else(tmp_
         (b"ARROW1" + bytes(100), "not a sound Arrow file"),
         (gzip.compress(b"ARROW1" + bytes(100)), "packed already: unpack it"),
     ],
+    ids=["old workbook", "old Feather", "no Arrow", "packed Arrow"],
 )
 def test_what_cannot_be_read_is_said(tmp_path, content, said):
     path = tmp_path / "a"
