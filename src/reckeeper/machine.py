@@ -39,12 +39,16 @@ def process_name(pid: int | None = None) -> str:
     return f"{_machine()}:{process.pid}:{started:.2f}"
 
 
+def is_of_here(name: str) -> bool:
+    """Return whether a name is that of a process of this machine, living or not."""
+    return _parts(name)[0] == _machine()
+
+
 def is_gone(name: str) -> bool:
     """Return whether a name is that of a process of this machine that has ended."""
-    machine, _, _ = name.rpartition(":")
-    machine, _, pid = machine.rpartition(":")
-    if machine != _machine():
+    if not is_of_here(name):
         return False
+    _, pid = _parts(name)
     try:
         is_dead = psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
         return is_dead or process_name(int(pid)) != name
@@ -52,6 +56,13 @@ def is_gone(name: str) -> bool:
         return True
     except psutil.Error:
         return False
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Return what names the machine, and the number of the process."""
+    machine, _, _ = name.rpartition(":")
+    machine, _, pid = machine.rpartition(":")
+    return machine, pid
 
 
 def _machine() -> str:

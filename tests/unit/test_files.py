@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reckeeper import clock, storage
+from reckeeper import clock, machine, storage
 from reckeeper.config import Settings
 from reckeeper.errors import Action, ConflictError, DataError, NotFoundError, StorageError
 from reckeeper.events import files, imports, parse, running, undoing
@@ -938,10 +938,16 @@ def test_an_import_of_another_machine_that_is_silent_has_failed(database, monkey
         storage.imports.begin(connection, source="f", fingerprint="f", holder="another:1:1.00")
     assert imports.find_import(database, 1).status == storage.imports.RUNNING
     began = clock.now()
-    monkeypatch.setattr(clock, "now", lambda: began + 420_000_000)
+    monkeypatch.setattr(clock, "now", lambda: began + 1_020_000_000)
     told = imports.find_import(database, 1)
     assert told.status == storage.imports.FAILED
-    assert told.reason.startswith("There has been no sign of life of it for 7 minutes. ")
+    assert told.reason.startswith("There has been no sign of life of it for 17 minutes. ")
+    with database.write() as connection:
+        own = storage.imports.begin(
+            connection, source="f", fingerprint="f", holder=machine.process_name()
+        )
+    monkeypatch.setattr(clock, "now", lambda: began + 9_000_000_000)
+    assert imports.find_import(database, own).status == storage.imports.RUNNING, "it lives"
     with database.write() as connection:  # its machine was asleep
         storage.imports.note(connection, 1)
         storage.imports.fail(connection, 1, reason="It stopped.")

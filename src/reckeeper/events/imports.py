@@ -5,8 +5,11 @@ import dataclasses
 from reckeeper import clock, machine, storage
 from reckeeper.errors import Action, NotFoundError
 
-SILENT_SECONDS = 180.0
-"""After which an import without a sign of life has failed: one waits a minute for the database."""
+SILENT_SECONDS = 900.0
+"""After which an import of another machine that gives no sign of life has failed.
+
+While it makes indexes, and nobody else can write, it gives none.
+"""
 
 _AGAIN = "Importing again adds what is missing."
 
@@ -59,8 +62,9 @@ def restore_lookups(database: storage.Database) -> None:
 def _told(row: storage.Import) -> storage.Import:
     reason = None
     if row.status == storage.imports.RUNNING:
-        if row.holder is not None and machine.is_gone(row.holder):
-            reason = f"The process that ran it ended before it was done. {_AGAIN}"
+        if row.holder is not None and machine.is_of_here(row.holder):
+            if machine.is_gone(row.holder):
+                reason = f"The process that ran it ended before it was done. {_AGAIN}"
         elif clock.now() - row.updated_at > SILENT_SECONDS * 1e6:
             reason = f"There has been no sign of life of it for {_minutes(row)}. {_AGAIN}"
     if reason is None:
