@@ -6,6 +6,7 @@ import json
 import random
 import uuid
 from decimal import Decimal
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -19,8 +20,11 @@ from reckeeper import tabular
 from reckeeper.errors import DataError
 from reckeeper.events import files
 from reckeeper.events.files import FileFormat
+from reckeeper.events.previews import preview
 from reckeeper.tabular import json_objects
 from reckeeper.tabular import lines as lines_module
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -180,7 +184,7 @@ def test_what_stands_before_the_break_in_a_long_array_is_given(tmp_path):
     path.write_text("[" + '{"u": 1},' * 50_000 + '{"u": ')
     with tabular.open_source(path) as source:
         chunks = source.chunks(["u"])
-        assert len(next(chunks).lines) >= 40_000
+        assert len(next(chunks).lines) >= 20_000
         with pytest.raises(DataError, match="from object 50001 on"):
             list(chunks)
 
@@ -209,6 +213,67 @@ def test_a_row_with_lists_is_a_row_for_each_item(tmp_path, take, stored):
         ("u1", "a", 2.0), ("u1", "a", 2.0), ("u1", "b", 1.0), ("u1", "b", 1.0),
         ("u2", "a", 1.0), ("u2", "a", 1.0),
     ]  # fmt: skip
+
+
+def test_a_preview_of_json_shows_rows_whatever_stands_in_other_columns(tmp_path):
+    path = tmp_path / "orders.json"
+    orders = [
+        {"customer": {"id": "u1"}, "note": {"x": 1}, "lines": [{"sku": "a"}, {"sku": "b"}], "n": 1},
+        {"customer": {"id": "u2"}, "note": "y", "lines": [], "n": True},
+        {"customer": {"id": "u3"}, "note": None, "lines": [{"sku": "c"}], "n": [[1]]},
+    ]
+    path.write_text("\n".join(map(json.dumps, orders)))
+    found = preview(path, types={"click": 1.0})
+    assert found.columns == ["customer.id", "note.x", "lines.sku", "n", "note"]
+    assert {part.part: part.column for part in found.parts} == {
+        "user_id": "customer.id",
+        "item_id": "lines.sku",
+    }
+    assert [(row.line, row.user_id, row.item_id) for row in found.rows] == [
+        (1, "u1", "a"), (1, "u1", "b"), (3, "u3", "c"),
+    ]  # fmt: skip
+    assert [(line.line, line.column) for line in found.refused] == [(2, "lines.sku")]
+    assert found.cells == [
+        ["u1", "1", "a, b", "1", "{'x': 1}"],
+        ["u2", "", "", "True", "y"],
+        ["u3", "", "c", "[[1]]", ""],
+    ]
+
+
+def test_what_mongodb_puts_around_values_is_no_part_of_a_name(tmp_path):
+    path = tmp_path / "events.json"
+    at = {"$date": {"$numberLong": "1704295698000"}}
+    events = [
+        {"user": {"$oid": "507f"}, "item": {"$numberInt": "7"}, "at": at},
+        {"user": {"$oid": "507e"}, "item": 8, "at": {"$date": "2024-01-03T15:28:18Z"}},
+    ]
+    path.write_text("\n".join(map(json.dumps, events)))
+    assert rows_of(path, "user", "item", "at") == (
+        [(1, "507f", "7", "1704295698000"), (2, "507e", "8", "2024-01-03T15:28:18Z")],
+        {},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "expected"),
+    [
+        ("yelp.jsonl", {}, [("u1", "b1", 1.0), ("u2", "b1", 1.0)]),
+        ("decimal_ids.parquet", {}, None),
+        ("bool.csv", {"rating_column": "is_read", "min_rating": 1}, [0.0, 1.0]),
+    ],
+)
+def test_cases_of_others(take, stored, name, format, expected):
+    path = ROOT.parent / "shared" / "cases" / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    report = take(path, **format)
+    assert (report.accepted, report.refused) == (2, 0)
+    if name == "bool.csv":
+        assert [weight for (weight,) in stored("weight")] == expected
+    elif expected is None:
+        assert all(user.isdecimal() for (user,) in stored("user_id"))
+    else:
+        assert stored("user_id", "item_id", "weight") == expected
 
 
 # Words that stand for nothing are the importer's concern, and are read as they are here.

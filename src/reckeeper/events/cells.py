@@ -50,9 +50,15 @@ def shown(value: pa.Scalar) -> str:
     """Return a value as people see it."""
     # Python's own times cannot hold all that Arrow's can.
     plain = (value.cast(pa.string()) if pa.types.is_temporal(value.type) else value).as_py()
-    if isinstance(plain, bytes):
-        plain = plain.decode(errors="backslashreplace")
-    return "" if plain is None else str(plain)[:VALUE_SHOWN]
+    if isinstance(plain, list):
+        return ", ".join(map(_text, plain))[:VALUE_SHOWN]
+    return _text(plain)[:VALUE_SHOWN]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return "" if value is None else str(value)
 
 
 def without_words(values: pa.Array, words: Sequence[str]) -> pa.Array:

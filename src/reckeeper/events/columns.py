@@ -99,6 +99,7 @@ _TITLES = (
 )
 
 _BETWEEN = re.compile(r"[\s_.\-]+")
+_MOST_DOTS = 2
 
 
 @dataclass(frozen=True)
@@ -231,11 +232,19 @@ def _likely(columns: Sequence[str], part: str, *, taken: Collection[str]) -> lis
 
 
 def _first(columns: Sequence[str], sought: Sequence[Sequence[str]]) -> list[str]:
-    """Return the columns that have the surest of the sought names."""
-    plain = {name: _BETWEEN.sub("", name.casefold()) for name in columns}
-    for names in sought:
-        if likely := [name for name in plain if plain[name] in names]:
-            return likely
+    """Return the columns that have the surest of the sought names.
+
+    Whole names come first, then what stands behind dots: lines.sku is the sku of lines.
+    """
+    for n_dots in range(_MOST_DOTS + 1):
+        plain = {
+            name: _BETWEEN.sub("", name.split(".", n_dots)[-1].casefold())
+            for name in columns
+            if name.count(".") >= n_dots
+        }
+        for names in sought:
+            if likely := [name for name in plain if plain[name] in names]:
+                return likely
     return []
 
 

@@ -14,7 +14,7 @@ from reckeeper.events.columns import Choice, Part
 from reckeeper.events.formats import FileFormat, look, see_that_there_are
 from reckeeper.events.readings import decide, from_start
 from reckeeper.events.rows import RowCheck
-from reckeeper.tabular import Chunk, Form, RefusedLine, detect, open_source, spread
+from reckeeper.tabular import Chunk, Form, RefusedLine, Source, detect, open_source, spread
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,16 @@ def preview(
         if first is None:
             raise DataError(f"{source.name} has column names but no rows.")
         head = head_of(first, n)
+        cells = _cells(source, first, n)
         notes = [*found.notes]
         rows: list[PreviewRow] = []
-        refused = head.broken
+        refused = [line for line in head.broken if not line.column]
         if not found.choices:
-            used = {name: first.columns[name] for name in found.columns.values()}
-            first = next(spread(first._replace(columns=used), file=source.short_name))
+            used = list(dict.fromkeys(found.columns.values()))
+            if _has_misfits(first):
+                first = next(source.chunks(used))
+            first = first._replace(columns={name: first.columns[name] for name in used})
+            first = next(spread(first, file=source.short_name))
             reading = decide(first, found.columns, format, again=from_start(path, form))
             check = RowCheck(
                 source,
@@ -110,10 +114,6 @@ def preview(
             )
             rows, refused = _judged(check, head_of(first, n), format)
             notes += reading.notes
-    cells = [
-        [shown(head.columns[name][row]) for name in source.columns]
-        for row in range(len(head.lines))
-    ]
     return Preview(
         form=form,
         columns=source.columns,
@@ -124,6 +124,31 @@ def preview(
         cells=cells,
         refused=refused,
     )
+
+
+def _cells(source: Source, first: Chunk, n: int) -> list[list[str]]:
+    """Return the first rows as they stand in the file."""
+    if not _has_misfits(first):
+        return [
+            [shown(first.columns[name][row]) for name in source.columns]
+            for row in range(min(n, len(first.lines)))
+        ]
+    found = {name: _alone(source, name, n) for name in source.columns}
+    lines = sorted({line for texts in found.values() for line in texts})[:n]
+    return [[found[name].get(line, "") for name in source.columns] for line in lines]
+
+
+def _has_misfits(chunk: Chunk) -> bool:
+    """Say whether values do not fit into their columns, as in JSON: whoever asks lacks the rows."""
+    return any(line.column for line in chunk.broken)
+
+
+def _alone(source: Source, column: str, n: int) -> dict[int, str]:
+    """Return the first values of a column by their lines."""
+    chunk = next(source.chunks([column]))
+    texts = {line.line: line.value for line in chunk.broken if line.column}
+    values = zip(chunk.lines[:n].tolist(), map(shown, chunk.columns[column][:n]), strict=True)
+    return texts | dict(values)
 
 
 def _judged(

@@ -32,6 +32,11 @@ _LOOKED_AT = 16
 """So many times `_AT_ONCE` are looked at for names of columns."""
 
 _MOST_COLUMNS = 1_000
+_TYPES = {
+    *("$oid", "$uuid", "$date", "$numberInt", "$numberLong", "$numberDouble", "$numberDecimal"),
+}
+"""What MongoDB's exports put around values; no part of a column's name."""
+
 _ITEMS_LOOKED_AT = 10
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BEGIN = re.compile(r"\s*(?:\{\s*(?:[\"}]|\Z)|\[\s*(?:[\[{\]]|\Z))")
@@ -242,11 +247,19 @@ class ObjectSource(FileSource):
         super().__init__(path, form, name)
         self.bytes_done = 0
         self._paths: dict[str, tuple[str, ...]] = {}
+        self._filled: set[tuple[str, ...]] = set()
         with contextlib.closing(read_objects(path, form, at_once=_AT_ONCE)) as batches:
             for row in itertools.chain.from_iterable(
                 found.rows for found in itertools.islice(batches, _LOOKED_AT)
             ):
                 self._look_into(row, ())
+        # What is empty wherever it has no parts is no column.
+        within = {path[:end] for path in self._paths.values() for end in range(1, len(path))}
+        self._paths = {
+            name: keys
+            for name, keys in self._paths.items()
+            if keys not in within or keys in self._filled
+        }
         self.columns = list(self._paths)
 
     def _look_into(self, value: object, path: tuple[str, ...]) -> None:
@@ -257,9 +270,12 @@ class ObjectSource(FileSource):
         elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
             for item in value[:_ITEMS_LOOKED_AT]:
                 self._look_into(item, path)
-        elif path and len(self._paths) < _MOST_COLUMNS:
-            name = ".".join(path).encode(errors="backslashreplace").decode()
+        elif any(key not in _TYPES for key in path) and len(self._paths) < _MOST_COLUMNS:
+            name = ".".join(key for key in path if key not in _TYPES)
+            name = name.encode(errors="backslashreplace").decode()
             self._paths.setdefault(name, path)
+            if value not in (None, []):
+                self._filled.add(path)
 
     def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """Give the rows, so many at a time."""
@@ -317,5 +333,5 @@ def _part(value: object, path: tuple[str, ...]) -> object:
         elif isinstance(value, list):
             return [_part(item, path[place:]) for item in value]
         else:
-            return None
+            return value if all(key in _TYPES for key in path[place:]) else None
     return value
