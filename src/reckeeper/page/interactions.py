@@ -192,13 +192,16 @@ def show_lately(client: Client) -> None:
     with heaviest:
         st.markdown("**Heaviest users**")
         shared.table(
-            [{"user": shared.escape(each.user_id), "n": f"{each.n:,}"} for each in summary.users],
+            [
+                {"user": shared.escape(each.user_id), "interactions": f"{each.n:,}"}
+                for each in summary.users
+            ],
             alt="Users with the most of the latest interactions",
         )
         st.markdown("**Heaviest items**")
         shared.table(
             [
-                {"item": shared.escape(each.title or each.item_id), "n": f"{each.n:,}"}
+                {"item": shared.escape(each.title or each.item_id), "interactions": f"{each.n:,}"}
                 for each in summary.items
             ],
             alt="Items with the most of the latest interactions",
@@ -208,7 +211,7 @@ def show_lately(client: Client) -> None:
 
 def show_rates(summary: wire.InteractionSummary) -> None:
     types = ", ".join(f"{shared.escape(name)} {n:,}" for name, n in summary.types.items())
-    length = shared.duration(summary.bucket_seconds)
+    length = _in_words(summary.bucket_seconds)
     st.caption(f"The latest {summary.n:,} interactions: {types}. A bar is {length} long.")
     rates = pd.DataFrame(
         {
@@ -227,6 +230,15 @@ def show_rates(summary: wire.InteractionSummary) -> None:
         height=220,
         alt="Interactions by type over time",
     )
+
+
+def _in_words(seconds: float) -> str:
+    """Return a length of time in its largest whole unit."""
+    for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds >= size and seconds % size == 0:
+            n = int(seconds // size)
+            return f"{n:,} {unit}" if n == 1 else f"{n:,} {unit}s"
+    return f"{seconds:g} s"
 
 
 def show_dead_letters(client: Client) -> None:
