@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from reckeeper import policy as policies
@@ -165,6 +166,17 @@ def test_times_without_a_zone_are_those_of_the_clock_that_is_named(take, stored)
         take("user_id,item_id,ts\nu,a,1\n", timezone="Europe/Berlln")
 
 
+def test_columns_of_times_without_a_zone_are_on_the_clock_too(tmp_path, database, settings, stored):
+    noon = datetime(2024, 7, 1, 12)
+    path = tmp_path / "a.parquet"
+    ids = pa.array(["a", "b"])
+    pq.write_table(pa.table({"user_id": ids, "item_id": ids, "ts": pa.array([noon, None])}), path)
+    format = FileFormat(timezone="Europe/Berlin")
+    done = files.import_file(database, path, format=format, settings=settings, actor="test")
+    assert (done.accepted, done.refused) == (1, 1)
+    assert stored("occurred_at") == [micros("2024-07-01T10:00:00")]
+
+
 # --- Numbers and ids ----------------------------------------------------------------------------
 
 
@@ -236,7 +248,7 @@ def test_a_rating_is_the_same_row_whatever_is_liked(take, stored):
 
 def test_a_file_of_an_earlier_release_is_known_by_its_lines(take, stored, monkeypatch):
     with monkeypatch.context() as earlier:
-        earlier.setattr(repeats, "counter", lambda *_, **__: None)
+        earlier.setattr(repeats, "are_known_by_lines", lambda *_, **__: True)
         assert take(EARLY).accepted == 3
     again = take(EARLY)
     assert (again.accepted, again.duplicates) == (0, 3)
@@ -252,6 +264,20 @@ def test_the_same_file_is_not_read_in_two_ways(take, database):
         take(EARLY, user_column="item", item_column="item")
     files.undo(database, first.import_id, actor="test")
     assert take(EARLY, timezone="Asia/Tokyo").accepted == 3
+
+
+def test_several_files_of_an_export_count_each_row_once(tmp_path, database, settings):
+    def take(**given):
+        paths = sorted(tmp_path.glob("day*.csv"))
+        return files.import_file(
+            database, paths, format=FileFormat(**given), settings=settings, actor="test"
+        )
+
+    (tmp_path / "day1.csv").write_text(EARLY)
+    (tmp_path / "day2.csv").write_text(EARLY + "u3,c,2026-01-02\n")
+    assert (take().accepted, take().accepted) == (4, 0)
+    with pytest.raises(ConflictError, match="read otherwise now"):
+        take(timezone="Asia/Tokyo")
 
 
 def test_rows_without_times_that_are_there_already_are_told(take):

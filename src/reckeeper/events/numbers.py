@@ -32,11 +32,12 @@ _REASONS: Mapping[Decimal | None, str] = {
     None: "is not a number",
     Decimal.COMMA: "is not a number with a decimal comma",
     Decimal.POINT: "is not a number with a decimal point",
-    Decimal.OPEN: (
-        "could have a decimal comma, or a comma between thousands: --decimal comma or --decimal "
-        "point says which"
-    ),
+    Decimal.OPEN: "is not a number",
 }
+_OPEN = (
+    "could have a decimal comma, or a comma between thousands: --decimal comma or --decimal point "
+    "says which"
+)
 _COMMA_LATE = (
     "has a comma, and the first rows have none: --decimal comma or --decimal point says what it is"
 )
@@ -71,8 +72,9 @@ def numbers_of(
         texts = _plain(texts, decimal)
         is_number = pc.match_substring_regex(texts, _NUMBER)
         if not pc.all(is_number).as_py():
-            if decimal is None:
-                refusals.refuse(pc.match_substring(texts, ","), column, _COMMA_LATE)
+            if decimal in (None, Decimal.OPEN):
+                has_comma = pc.match_substring_regex(texts, r"\d,\d")
+                refusals.refuse(has_comma, column, _COMMA_LATE if decimal is None else _OPEN)
             refusals.refuse(pc.invert(is_number), column, _REASONS[decimal])
         digits = pc.utf8_trim_whitespace(pc.if_else(is_number, texts, "0"))
         numbers = digits.cast(pa.float64()).to_numpy()

@@ -16,6 +16,7 @@ from reckeeper.errors import DataError
 from reckeeper.events import repeats
 from reckeeper.events.cells import head_of
 from reckeeper.events.formats import FileFormat, find_columns
+from reckeeper.events.identities import Occurrences
 from reckeeper.events.readings import Again, Reading, decide, from_start
 from reckeeper.events.rows import Checked, RowCheck
 from reckeeper.tabular import Chunk, Form, Query, Source, open_query, open_source, spread
@@ -144,40 +145,39 @@ class _One:
         self._source = source
         first, self._chunks = _chunks(source, found.columns)
         self.fingerprint = source.fingerprint()
+        self.known: list[repeats.Known] = []
         reading = decide(first, found.columns, asked.format, again=again)
         self._notes = [*found.notes, *reading.notes]
         self._check = self._row_check(first, asked, reading)
 
     def _row_check(self, first: Chunk, asked: Asked, reading: Reading) -> RowCheck:
-        source, is_timed = self._source, "occurred_at" in self.columns
-        is_known_by_name = "event_id" in self.columns or source.database_id is not None
-        occurrences = None
+        source, fingerprint = self._source, self.fingerprint
+        self.is_timed = "occurred_at" in self.columns and "event_id" not in self.columns
         with asked.database.read() as connection:
-            if not is_known_by_name:
-                occurrences = repeats.counter(
-                    connection,
-                    source,
-                    self.fingerprint,
-                    is_timed=is_timed,
-                    folder=asked.settings.data_dir / "imports",
-                )
+            by_lines = repeats.are_known_by_lines(connection, fingerprint, is_timed=self.is_timed)
+            occurrences = None
+            if not by_lines and source.database_id is None:
+                folder = asked.settings.data_dir / "imports"
+                occurrences = Occurrences(source.bytes_total, folder=folder)
             check = RowCheck(
                 source,
                 columns=self.columns,
                 format=asked.format,
                 types=asked.types,
-                fingerprint=self.fingerprint,
+                fingerprint=fingerprint,
                 reading=reading,
+                by_lines=by_lines,
                 occurrences=occurrences,
             )
-            if not is_known_by_name:
-                known = check.known(head_of(first, repeats.LOOKED_AT), arrived_at=clock.now())
+            if "event_id" not in self.columns and source.database_id is None:
+                head = head_of(first, repeats.LOOKED_AT)
+                self.known = check.known(head, arrived_at=clock.now())
                 warned = repeats.warning(
                     connection,
-                    known,
+                    self.known,
                     name=source.name,
-                    fingerprint=self.fingerprint,
-                    is_timed=is_timed,
+                    fingerprint=fingerprint,
+                    is_timed=self.is_timed,
                 )
                 self._notes += [warned] if warned else []
         return check
@@ -229,6 +229,11 @@ class _Several:
         names = ", ".join(str(path) for path in paths[:_NAMES_SHOWN])
         more = len(paths) - _NAMES_SHOWN
         self.name = f"{names} and {more} more" if more > 0 else names
+        if one.is_timed:
+            with asked.database.read() as connection:
+                repeats.see_that_it_is_new(
+                    connection, one.known, name=self.name, fingerprint=self.fingerprint
+                )
 
     @property
     def bytes_done(self) -> int:

@@ -1,13 +1,10 @@
 """Rows that are in the table already: known again, or about to be counted twice."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from reckeeper import storage
 from reckeeper.errors import Action, ConflictError
-from reckeeper.events.identities import Occurrences
-from reckeeper.tabular import Source
 
 LOOKED_AT = 100
 """So many of the first rows are looked for in the table."""
@@ -24,24 +21,13 @@ class Known(NamedTuple):
     occurred_at: int
 
 
-def counter(
-    connection: storage.Connection,
-    source: Source,
-    fingerprint: str,
-    *,
-    is_timed: bool,
-    folder: Path,
-) -> Occurrences | None:
-    """Return what counts the equal rows of a file; None: its rows are known by their lines.
+def are_known_by_lines(connection: storage.Connection, fingerprint: str, *, is_timed: bool) -> bool:
+    """Return whether the rows of a source are known by their lines in it.
 
-    Those of a file without times are, and those of one whose rows are in the table by their
+    Those of one without times are, and those of one whose rows are in the table by their
     lines, as releases before this one took them.
     """
-    if source.database_id is not None or not is_timed:
-        return None
-    if storage.interactions.has_events_from(connection, lines_of(fingerprint)):
-        return None
-    return Occurrences(source.bytes_total, folder=folder)
+    return not is_timed or storage.interactions.has_events_from(connection, lines_of(fingerprint))
 
 
 def lines_of(fingerprint: str) -> str:
@@ -64,13 +50,10 @@ def warning(
     ConflictError
         They are, and were read from this very file: it is read otherwise now.
     """
-    if not rows or storage.interactions.is_empty(connection):
-        return None
-    names = [row.event_id for row in rows]
-    if storage.interactions.count_events(connection, names):
+    if not _are_new(connection, rows):
         return None
     if is_timed:
-        _see_that_it_is_new(connection, rows, name=name, fingerprint=fingerprint)
+        see_that_it_is_new(connection, rows, name=name, fingerprint=fingerprint)
     alike = [
         (row.user_id, row.item_id, row.interaction_type, row.occurred_at if is_timed else None)
         for row in rows
@@ -92,11 +75,24 @@ def warning(
     )
 
 
-def _see_that_it_is_new(
+def _are_new(connection: storage.Connection, rows: Sequence[Known]) -> bool:
+    if not rows or storage.interactions.is_empty(connection):
+        return False
+    return not storage.interactions.count_events(connection, [row.event_id for row in rows])
+
+
+def see_that_it_is_new(
     connection: storage.Connection, rows: Sequence[Known], *, name: str, fingerprint: str
 ) -> None:
+    """See that what is read was not read before, in another way.
+
+    Raises
+    ------
+    ConflictError
+        It was: an import of this fingerprint has brought its first rows, under other event ids.
+    """
     before = storage.imports.of_file(connection, fingerprint)
-    if before is None:
+    if before is None or not _are_new(connection, rows):
         return
     # Read with other times, or with another column of users; rows of types that were refused then
     # are none of these.

@@ -52,6 +52,8 @@ class RowCheck:
         Fingerprint of the source.
     reading : Reading, optional
         How values are read where one alone does not say it.
+    by_lines : bool
+        Whether rows are known by their lines although they have times.
     occurrences : Occurrences, optional
         Counts the equal rows of a file; without it, its rows are known by their lines.
     """
@@ -65,6 +67,7 @@ class RowCheck:
         types: Mapping[str, float],
         fingerprint: str,
         reading: Reading | None = None,
+        by_lines: bool = False,
         occurrences: Occurrences | None = None,
     ) -> None:
         self.fingerprint = fingerprint
@@ -74,6 +77,7 @@ class RowCheck:
         self._reading = reading or Reading(times=time_form(format))
         self._default_time = _default_time(format)
         self._accepted = accepted_types(types)
+        self._by_lines = by_lines
         self._occurrences = occurrences
         self._n_twice = 0
 
@@ -219,7 +223,8 @@ class RowCheck:
         if self._occurrences is not None:
             keys = judged.keys()
             return names_of(keys, self._occurrences.count(keys.first))
-        if self._source.database_id is not None and "occurred_at" in self._columns:
+        is_query = self._source.database_id is not None
+        if is_query and "occurred_at" in self._columns and not self._by_lines:
             given = judged.times.astype(object)
             given[judged.is_timeless] = None
             database_id = itertools.repeat(self._source.database_id)
