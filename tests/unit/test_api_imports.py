@@ -194,14 +194,14 @@ def test_leftovers_of_a_process_that_was_killed_are_deleted(settings, database):
 def test_an_import_that_runs_is_ended_by_its_undo_and_by_the_servers_end(
     settings, database, monkeypatch
 ):
-    reached, may_go_on = threading.Event(), threading.Event()
+    reached, never = threading.Semaphore(0), threading.Event()
     import_file = files.import_file
 
     def import_slowly(*given, on_progress, **asked):
         def wait(progress: files.Progress) -> None:
-            reached.set()
-            assert may_go_on.wait(20)
-            on_progress(progress)
+            reached.release()
+            while not never.wait(0.01):  # what is to end it does so here
+                on_progress(progress)
 
         return import_file(*given, on_progress=wait, **asked)
 
@@ -209,14 +209,13 @@ def test_an_import_that_runs_is_ended_by_its_undo_and_by_the_servers_end(
     body = "user_id,item_id\n" + "u,i\n" * 100_000
     with TestClient(create_app(settings)) as api:
         first, second = (api.post("/imports", content=body).json()["import"] for _ in range(2))
-        assert reached.wait(20)
+        assert all(reached.acquire(timeout=20) for _ in range(2))
         third = api.post("/imports", content=body)
         assert third.status_code == 409
         told = api.get(f"/imports/{first['import_id']}").json()["import"]
         assert (told["status"], told["accepted"]) == ("running", told["rows"])
         undone = api.delete(f"/imports/{first['import_id']}").json()
         assert undone["interactions"] == told["accepted"] > 0
-        threading.Timer(0.2, may_go_on.set).start()  # once the server is about to stop
     with database.read() as connection:
         first, second = (storage.imports.get(connection, number) for number in (1, 2))
     assert first.status == "undone"

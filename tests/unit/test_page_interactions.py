@@ -1,11 +1,14 @@
 """The page Interactions, run by Streamlit's own test runner against a real server."""
 
+import os
+import socket
 import threading
 import time
 
 import pytest
 import streamlit as st
 import uvicorn
+from tests.system.installation import wait_until
 from tests.unit.test_frontend import opened, plain, press, read, run
 
 from reckeeper import policy as policies
@@ -107,6 +110,16 @@ def test_an_import_that_failed_says_why(server, database):
         storage.imports.fail(connection, 1, reason="It broke.")
     at = opened(PAGE)
     assert "It broke." in read(at.error)
+
+
+def test_a_sender_that_hangs_up_leaves_nothing(server):
+    host, port = os.environ["RECKEEPER_SERVER_URL"].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as sender:
+        head = "POST /imports HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+        sender.sendall(head.encode() + SHOP)
+        folder = server.data_dir / "imports"
+        wait_until(lambda: list(folder.glob("upload-*/file/*")), "the file comes in")
+    wait_until(lambda: not list(folder.glob("upload-*")), "it is deleted")
 
 
 def test_importing_is_offered_where_there_is_nothing_and_beside_the_demo_data(server, database):

@@ -4,7 +4,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from reckeeper import errors, storage, telemetry, wire
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # they bring Arrow's readers, which a server needs when it im
 
 _AT_ONCE = 2
 _STOP_SECONDS = 10.0
+_END_SECONDS = 60.0
 
 _log = telemetry.get_logger("server")
 
@@ -103,6 +104,14 @@ def previewed(upload: Upload, asked: Asked, *, types: Mapping[str, float]) -> wi
     )
 
 
+@dataclass
+class _Running:
+    """What the thread of an import and those who undo it say to each other."""
+
+    is_unwanted: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
 class Imports:
     """The imports and undos of this process, each in a thread of its own.
 
@@ -125,6 +134,7 @@ class Imports:
         self._stopping = threading.Event()
         self._slots = threading.Semaphore(_AT_ONCE)
         self._threads: set[threading.Thread] = set()
+        self._running: dict[int, _Running] = {}
 
     def start(self, upload: Upload, asked: Asked) -> "Future[int]":
         """Import what was sent, and delete it in the end; return the import's number to come.
@@ -171,6 +181,12 @@ class Imports:
     def _import(self, upload: Upload, asked: Asked, begun: "Future[int]") -> None:
         from reckeeper.events import files
 
+        run = _Running()
+
+        def note_begun(import_id: int) -> None:
+            self._running[import_id] = run
+            begun.set_result(import_id)
+
         try:
             with upload:
                 files.import_file(
@@ -184,18 +200,24 @@ class Imports:
                     catalogue=upload.files.get(CATALOGUE),
                     catalogue_format=asked.catalogue_format,
                     before_first_row=lambda: self._clear_demo(asked.actor),
-                    on_begun=begun.set_result,
-                    on_progress=lambda _: self._check_stop(),
+                    on_begun=note_begun,
+                    on_progress=lambda _: self._check_stop(run),
                 )
         except Exception as exc:  # noqa: BLE001
             self._tell(exc, begun)
         finally:
             self._slots.release()
+            if begun.exception() is None:
+                self._running.pop(begun.result(), None)
+            run.ended.set()
 
     def _undo(self, import_id: int, actor: str, undone: "Future[files.Undone]") -> None:
         from reckeeper.events import files
 
         try:
+            if (run := self._running.get(import_id)) is not None:
+                run.is_unwanted = True  # its batches leave hardly a gap for others who write
+                run.ended.wait(_END_SECONDS)
             with self._database.read() as connection:
                 row = storage.imports.get(connection, import_id)
             done = files.undo(self._database, import_id, actor=actor)
@@ -209,7 +231,9 @@ class Imports:
         demo.clear(self._database, actor=actor)
         self._registry.switch.delete_demo(actor=actor)
 
-    def _check_stop(self) -> None:
+    def _check_stop(self, run: "_Running") -> None:
+        if run.is_unwanted:
+            raise errors.ConflictError("Somebody undid it while it ran.")
         if self._stopping.is_set():
             raise errors.UnavailableError(
                 "The server stopped while it ran. Importing again adds what is missing."

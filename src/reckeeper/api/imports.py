@@ -148,7 +148,7 @@ def _described(row: storage.Import) -> wire.JsonObject:
     seconds = (ended_at - row.started_at) / 1e6
     n_rows = row.accepted + row.duplicates + row.refused + row.items
     left = None
-    if is_running and row.bytes_done and row.bytes_total:
+    if is_running and 0 < row.bytes_done < row.bytes_total:  # what is read is not yet written
         left = seconds * (row.bytes_total - row.bytes_done) / row.bytes_done
     return {
         **{each.name: getattr(row, each.name) for each in dataclasses.fields(row)},

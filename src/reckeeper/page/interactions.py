@@ -21,6 +21,8 @@ STATUS = {
 LISTED = 10
 PROGRESS_SECONDS = 1.0
 LATEST_SECONDS = 5.0
+_ALMOST = 0.97
+"""Shown of an import whose file is read, while the last of it is written."""
 
 
 # Imports
@@ -51,7 +53,7 @@ def show_running(client: Client, known: wire.Import, runs: Iterator[int]) -> Non
     each = known if next(runs) == 0 else client.import_status(known.import_id)
     if not is_open(each):
         return  # the whole page runs again
-    share = min(each.bytes_done / each.bytes_total, 1.0) if each.bytes_total else 0.0
+    share = min(each.bytes_done / each.bytes_total, _ALMOST) if each.bytes_total else 0.0
     with st.container(border=True):
         st.markdown(heading(each))
         st.progress(share, text=progress_in_words(each))
