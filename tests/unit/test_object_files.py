@@ -189,6 +189,16 @@ def test_what_stands_before_the_break_in_a_long_array_is_given(tmp_path):
             list(chunks)
 
 
+def test_the_first_line_of_json_may_be_broken(tmp_path):
+    path = tmp_path / "a.jsonl"
+    for first in (b'{"u": "\xff"}', b'{"u": 1', b'{"u": "a\xe2\x80\xa8b"} x'):
+        path.write_bytes(first + b'\n{"u": 2}\n')
+        rows, broken = rows_of(path, "u")
+        assert (rows, broken.keys()) == ([(2, 2)], {1})
+    path.write_text(json.dumps({"u": "a\u2028b"}, ensure_ascii=False), encoding="utf-8")
+    assert rows_of(path, "u") == ([(1, "a\u2028b")], {})
+
+
 def test_names_in_brackets_are_no_json(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("[u],[i]\n1,2\n")

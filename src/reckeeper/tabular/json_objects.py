@@ -79,13 +79,14 @@ def json_kind(text: str) -> Kind | None:
     """
     if not _BEGIN.match(text):
         return None
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines[0].lstrip().startswith("{"):
+    # Bytes, since text has line ends that are none in JSON.
+    lines = [line for line in text.encode(errors="surrogatepass").splitlines() if line.strip()]
+    if not lines[0].lstrip().startswith(b"{"):
         return Kind.JSON
     try:
         from_json(lines[0])
     except ValueError:
-        is_broken_line = len(lines) < 2 or lines[1].lstrip().startswith("{")
+        is_broken_line = len(lines) < 2 or lines[1].lstrip().startswith(b"{")
         return Kind.JSON_LINES if is_broken_line else Kind.JSON
     return Kind.JSON_LINES
 
