@@ -4,6 +4,7 @@ import importlib
 import io
 import pkgutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -22,12 +23,23 @@ from reckeeper_generated.api.catalogue import (
     store_items,
 )
 from reckeeper_generated.api.demo_data import delete_demo, get_demo
+from reckeeper_generated.api.imports import (
+    create_import,
+    get_import,
+    get_refused,
+    list_imports,
+    preview_import,
+    undo_import,
+)
 from reckeeper_generated.api.interactions import (
     add_to_watchlist,
     create_interactions,
     get_watchlist,
+    list_dead_letters,
     list_interactions,
+    list_latest,
     remove_from_watchlist,
+    summarize_interactions,
 )
 from reckeeper_generated.api.operation import get_liveness, get_metrics, get_readiness
 from reckeeper_generated.api.people import merge_users
@@ -144,6 +156,43 @@ def send(client: Client) -> None:
     for change in (add_to_watchlist, remove_from_watchlist):
         given(change.sync_detailed("u1", "3", client=client), models.SendAnswer)
         given(get_watchlist.sync_detailed("u1", client=client), models.Watchlist)
+
+
+def take_in(client: Client) -> None:
+    """Look at a file, import it as a body and in a form, watch and undo that, look at the latest."""
+    content = b"user_id,item_id\nf1,1\nf2,\n"
+    looked = preview_import.sync_detailed(client=client, body=File(io.BytesIO(content)))
+    found = given(looked, models.ImportPreview)
+    assert (found.form.delimiter, found.rows[0].user_id) == (",", "f1")
+    begun = create_import.sync_detailed(
+        client=client, body=File(io.BytesIO(content)), filename="shop.csv"
+    )
+    number = given(begun, models.ImportAnswer, 202).import_.import_id
+    told = ended(client, number)
+    assert (told.source, told.accepted, told.refusals[0].rows) == ("shop.csv", 1, 1)
+    assert b"item_id" in get_refused.sync_detailed(number, client=client).content
+    form = models.CreateImportFilesBody(file=File(io.BytesIO(content), file_name="shop.csv"))
+    again = given(create_import.sync_detailed(client=client, body=form), models.ImportAnswer, 202)
+    assert ended(client, again.import_.import_id).duplicates == 1
+    page = given(list_imports.sync_detailed(client=client, limit=1), models.ImportPage)
+    assert page.imports[0].import_id == again.import_.import_id
+    latest = given(list_latest.sync_detailed(client=client, n=1), models.LatestInteractions)
+    assert latest.interactions[0].user_id == "f1"
+    summary = summarize_interactions.sync_detailed(client=client, among=10, n=2)
+    assert len(given(summary, models.InteractionSummary).users) == 2
+    letters = given(list_dead_letters.sync_detailed(client=client), models.DeadLetterList)
+    assert not letters.uses_kafka
+    undone = given(undo_import.sync_detailed(number, client=client), models.ImportUndone)
+    assert undone.interactions == 1
+
+
+def ended(client: Client, import_id: int) -> models.Import:
+    """Wait for an import to end, and return what is told of it."""
+    while True:
+        told = given(get_import.sync_detailed(import_id, client=client), models.ImportAnswer)
+        if told.import_.status != models.ImportStatus.RUNNING:
+            return told.import_
+        time.sleep(0.05)
 
 
 def describe(client: Client) -> None:
@@ -273,7 +322,7 @@ def main() -> None:
     """Call everything, and say how much that was."""
     operations, called = recorded()
     with Client(base_url=sys.argv[1], timeout=httpx.Timeout(120)) as client:
-        for part in (send, describe, train, steer, look):
+        for part in (send, take_in, describe, train, steer, look):
             part(client)
     assert called == operations, operations - called
     print(f"{len(called)} of {len(operations)} operations called, their answers of their types")

@@ -29,6 +29,13 @@ const item = (item_id: string) => ({ params: { path: { item_id } } });
 const job = (job_id: number) => ({ params: { path: { job_id } } });
 const asText = { parseAs: "text" } as const;
 
+const sent = {
+  body: "user_id,item_id\nf1,1\nf2,\n",
+  bodySerializer: (body: unknown) => String(body),
+  headers: { "Content-Type": "application/octet-stream" },
+};
+
+let imported = 0;
 let bundle: Blob = new Blob();
 let taken = 0;
 
@@ -202,6 +209,45 @@ const calls: { [name in keyof operations]: () => Promise<unknown> } = {
   merge_users: async () => {
     const body: Schemas["MergeRequest"] = { from: "visitor" };
     return given(await client.POST("/users/{user_id}/merge", { ...of("ts"), body })).interactions;
+  },
+  preview_import: async () => {
+    const looked = given(await client.POST("/imports/preview", sent));
+    const at: string | null = looked.rows[0].occurred_at;
+    holds(looked.form.delimiter === "," && at === null, "a file is looked at");
+  },
+  create_import: async () => {
+    const params = { query: { filename: "shop.csv", user_column: "user_id" } };
+    const begun = given(await client.POST("/imports", { ...sent, params })).import;
+    imported = begun.import_id;
+  },
+  get_import: async () => {
+    const params = { path: { import_id: imported } };
+    for (;;) {
+      const told = given(await client.GET("/imports/{import_id}", { params })).import;
+      if (told.status !== "running") return told.refusals[0].examples[0].line;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  },
+  list_imports: async () => given(await client.GET("/imports")).imports[0].rows_per_second,
+  get_refused: async () => {
+    const params = { path: { import_id: imported } };
+    const rows: string = given(
+      await client.GET("/imports/{import_id}/refused", { params, ...asText }),
+    );
+    holds(rows.includes("shop.csv,3,item_id"), "what was refused is listed");
+  },
+  list_latest: async () => {
+    const [latest] = given(await client.GET("/interactions/latest")).interactions;
+    holds(latest.user_id === "f1", "the import came last");
+  },
+  summarize_interactions: async () =>
+    given(await client.GET("/interactions/summary", { params: { query: { among: 10 } } })).types,
+  list_dead_letters: async () =>
+    given(await client.GET("/interactions/dead_letters")).letters.map((each) => each.reason),
+  undo_import: async () => {
+    const params = { path: { import_id: imported } };
+    const undone = given(await client.DELETE("/imports/{import_id}", { params }));
+    holds(undone.interactions === 1, "it is undone");
   },
   get_demo: async () => given(await client.GET("/demo")).sample_users.length,
   delete_demo: async () => given(await client.DELETE("/demo")).versions,
