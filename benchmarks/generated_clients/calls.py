@@ -159,7 +159,7 @@ def send(client: Client) -> None:
 
 
 def take_in(client: Client) -> None:
-    """Look at a file, import it as a body and in a form, watch and undo that, look at the latest."""
+    """Look at a file, import it as a body and in a form, watch it, and undo it."""
     content = b"user_id,item_id\nf1,1\nf2,\n"
     looked = preview_import.sync_detailed(client=client, body=File(io.BytesIO(content)))
     found = given(looked, models.ImportPreview)

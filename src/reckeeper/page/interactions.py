@@ -1,6 +1,7 @@
 """What came in: files to import, what became of them, and the interactions of late."""
 
 import itertools
+import time
 from collections.abc import Iterator
 
 import pandas as pd
@@ -21,6 +22,8 @@ STATUS = {
 LISTED = 10
 PROGRESS_SECONDS = 1.0
 LATEST_SECONDS = 5.0
+SUMMARY_SECONDS = 15.0
+"""At least between two summaries: one reads 100,000 rows."""
 _ALMOST = 0.97
 """Shown of an import whose file is read, while the last of it is written."""
 
@@ -165,13 +168,13 @@ def undo_button(client: Client, each: wire.Import, label: str) -> None:
 @st.fragment(run_every=LATEST_SECONDS)
 def show_lately(client: Client) -> None:
     try:
-        summary = client.interaction_summary()
         latest = client.latest_interactions(n=15)
+        summary = _summary(client, latest)
     except ReckeeperError as exc:
         st.warning(shared.in_words(exc))
         return
     st.subheader("Lately", anchor=False)
-    if not summary.n:
+    if not latest:
         st.caption("No interactions so far.")
         return
     show_rates(summary)
@@ -209,6 +212,18 @@ def show_lately(client: Client) -> None:
             alt="Items with the most of the latest interactions",
             wrapped={"item"},
         )
+
+
+def _summary(client: Client, latest: list[wire.LatestInteraction]) -> wire.InteractionSummary:
+    """Ask for the summary, unless it was asked for a moment ago or nothing came in since."""
+    last = latest[0].event_id if latest else None
+    known, at, summary = st.session_state.get("summary", (None, 0.0, None))
+    is_fresh = known == last or time.monotonic() - at < SUMMARY_SECONDS
+    if isinstance(summary, wire.InteractionSummary) and summary.n and is_fresh:
+        return summary
+    summary = client.interaction_summary()
+    st.session_state["summary"] = (last, time.monotonic(), summary)
+    return summary
 
 
 def show_rates(summary: wire.InteractionSummary) -> None:
