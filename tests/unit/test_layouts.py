@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from reckeeper import tabular
+from reckeeper.cli.commands import app
 from reckeeper.errors import DataError
 from reckeeper.events import files
 from reckeeper.events.files import FileFormat
@@ -192,6 +194,28 @@ def test_any_lists_are_read_back(tmp_path_factory, lists):
     ]
     assert [[int(each) for each in row] for row in rows] == lists
     assert [line for chunk in chunks for line in chunk.lines] == [*range(1, len(lists) + 1)]
+
+
+def test_the_command_takes_layouts_and_sheets(tmp_path, monkeypatch, settings):
+    for name, value in settings.to_env().items():
+        monkeypatch.setenv(name, value)
+
+    def run(path, *options):
+        done = CliRunner().invoke(app, ["import", str(path), "--json", *options])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout.splitlines()[-1])["accepted"]
+
+    lists, matrix, book = tmp_path / "l", tmp_path / "m", tmp_path / "b.xlsx"
+    lists.write_text("u a b\nv a\n")
+    csv(matrix)
+    with pd.ExcelWriter(book) as writer:
+        pd.DataFrame({"x": [1]}).to_excel(writer, sheet_name="first")
+        pd.DataFrame({"user": [1], "sku": [2]}).to_excel(writer, sheet_name="second", index=False)
+    assert run(lists, "--lists") == 3
+    assert run(matrix, "--wide", "--null", "False") == 4
+    assert run(book, "--sheet", "second") == 1
+    refused = CliRunner().invoke(app, ["import", str(lists), "--lists", "--wide"])
+    assert refused.exit_code == 2
 
 
 # --- Forms of other programs ----------------------------------------------------------------------
