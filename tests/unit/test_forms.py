@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import io
 import lzma
+import shutil
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -194,6 +196,17 @@ def test_values_between_several_signs_are_read(tmp_path, name):
     assert read(tmp_path / "a") == (HEADER, PLAIN_ROWS)
 
 
+@pytest.mark.parametrize("mode", ["csv", "tabs", "list"])
+def test_what_the_shell_of_sqlite_writes_is_read(tmp_path, mode):
+    if shutil.which("sqlite3") is None:
+        pytest.skip("sqlite3 is not there")
+    values = ", ".join("('{}', '{}', '{}')".format(*row) for row in PLAIN_ROWS)
+    query = f"WITH t({', '.join(HEADER)}) AS (VALUES {values}) SELECT * FROM t"
+    command = ["sqlite3", "-header", f"-{mode}", ":memory:", query]
+    (tmp_path / "a").write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert read(tmp_path / "a") == (HEADER, PLAIN_ROWS)
+
+
 # --- What two readings would fit, and what none does ----------------------------------------------
 
 
@@ -248,6 +261,13 @@ def test_a_row_is_known_by_its_own_line_behind_a_preamble(tmp_path):
         assert [line.line for line in chunk.broken] == [5]
     with pytest.raises(DataError, match=r"nothing .* behind the 9 lines"):
         read(path, Form(skip_lines=9))
+
+
+def test_long_values_do_not_hide_the_delimiter(tmp_path):
+    review = '"Great; really.\nI liked it, all of it.\n' + "x " * 15_000 + '"'
+    text = "user,id;item;review\n" + "".join(f"u,{n};i{n};{review}\n" for n in range(40))
+    (tmp_path / "a").write_text(text)
+    assert tabular.detect(tmp_path / "a").delimiter == ";"
 
 
 def test_more_columns_than_memory_holds_are_refused(tmp_path):

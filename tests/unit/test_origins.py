@@ -94,12 +94,17 @@ def test_many_files_are_named_in_few_words(tmp_path, database, take):
 
 
 def test_what_comes_in_is_stored_while_it_is_read(settings, database, take):
+    (settings.data_dir / "imports").mkdir(parents=True)
+    (settings.data_dir / "imports" / "stdin-killed").touch()
     for content, n_rows in [(HEADER + "u,i\n,i\n", 1), (HEADER.replace(",", ";") + "v;i\n", 1)]:
         with files.spooled(io.BytesIO(content.encode()), settings) as path:
             assert path.parent == settings.data_dir / "imports"
+            with files.spooled(io.BytesIO(b"x"), settings):
+                assert path.exists()
             report = take(path, called=files.STANDARD_INPUT)
         assert not path.exists()
         assert report.accepted == n_rows
+    assert not [*(settings.data_dir / "imports").glob("stdin-*")]
     assert {line.source for line in imports(database)} == {"standard input"}
     with (
         pytest.raises(DataError, match=r"^standard input is empty"),

@@ -74,6 +74,7 @@ _NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
             *("orderdate", "purchasedate", "purchasedat", "orderedat", "boughtat", "viewedat"),
             *("clickedat", "ratedat", "reviewdate", "reviewedat", "eventat", "happenedat"),
             *("utctime", "timems", "timestampms", "epoch", "zeitstempel", "createdtime"),
+            *("bestelldatum", "kaufdatum", "rechnungsdatum", "bestellzeit", "zeitpunkt"),
             *("creationdate", "creationtime", "datecreated", "createdate", "visitedat"),
         ),
         ("date", "time", "datum", "zeit", "day"),

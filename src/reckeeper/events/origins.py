@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import shutil
@@ -24,6 +25,7 @@ from reckeeper.tabular import Chunk, Form, Query, Source, open_query, open_sourc
 STANDARD_INPUT = "standard input"
 
 _NAMES_SHOWN = 3
+_PREFIX = "stdin-"
 
 
 class Origin(Protocol):
@@ -106,7 +108,9 @@ def spooled(stream: BinaryIO, settings: Settings) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix="stdin-"))
+            _remove_leftovers(folder)
+            file = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix=_PREFIX))
+            fcntl.flock(file, fcntl.LOCK_EX)
             shutil.copyfileobj(stream, file, 1024 * 1024)
             file.flush()
         except OSError as exc:
@@ -114,6 +118,14 @@ def spooled(stream: BinaryIO, settings: Settings) -> Iterator[Path]:
                 f"What comes in cannot be stored in {folder}: {exc.strerror or exc}. Name a file."
             ) from exc
         yield Path(file.name)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete what imports that were killed have left: nobody holds it."""
+    for left in folder.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 @contextlib.contextmanager

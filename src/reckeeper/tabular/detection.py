@@ -117,9 +117,9 @@ def _of_text(path: Path, given: Form, start: bytes, known: Collection[str]) -> F
         skip_lines += 1
         text = text[line.end() :]
         delimiter = delimiter or line["delimiter"]
-    sample = _sample(text, is_whole=len(start) < streams.START_BYTES)
     if delimiter is None:
-        delimiter = _delimiter(path, sample, given, known)
+        is_whole = len(text) <= _SAMPLE_CHARACTERS and len(start) < streams.START_BYTES
+        delimiter = _delimiter(path, text[:_SAMPLE_CHARACTERS], given, known, is_whole=is_whole)
     fit = _fit(text, delimiter, given.has_quotes)
     has_escapes = given.has_escapes
     if has_escapes is None:
@@ -148,15 +148,6 @@ def _kind_of_json(start: bytes, given: Form, encoding: str) -> Kind | None:
     return json_kind(translation.without_lines(text, given.skip_lines or 0)[0])
 
 
-def _sample(text: str, *, is_whole: bool) -> str:
-    """Return the first lines, whole ones."""
-    if len(text) <= _SAMPLE_CHARACTERS and is_whole:
-        return text
-    sample = text[:_SAMPLE_CHARACTERS]
-    end = max(sample.rfind("\n"), sample.rfind("\r"))
-    return sample[: end + 1] if end >= 0 else text
-
-
 class _Fit(NamedTuple):
     """How a text looks with a delimiter: its columns, and the share of rows that have as many."""
 
@@ -169,8 +160,13 @@ class _Fit(NamedTuple):
 _NO_FIT = _Fit([], 0, 0.0, True)
 
 
-def _delimiter(path: Path, text: str, given: Form, known: Collection[str]) -> str:
-    fits = {sign: _fit(text, sign, given.has_quotes) for sign in (*_STRONG, WHITE_SPACE)}
+def _delimiter(
+    path: Path, text: str, given: Form, known: Collection[str], *, is_whole: bool
+) -> str:
+    fits = {
+        sign: _fit(text, sign, given.has_quotes, is_whole=is_whole)
+        for sign in (*_STRONG, WHITE_SPACE)
+    }
     fits = {sign: fit for sign, fit in fits.items() if len(fit.columns) > 1}
     good = {sign: fit for sign, fit in fits.items() if fit.share >= _FITS}
     if not good:
@@ -218,7 +214,7 @@ def option(delimiter: str) -> str:
     return {"\t": "tab", WHITE_SPACE: WHITE_SPACE}.get(delimiter, f"'{delimiter}'")
 
 
-def _fit(text: str, delimiter: str, has_quotes: bool | None) -> _Fit:
+def _fit(text: str, delimiter: str, has_quotes: bool | None, *, is_whole: bool = True) -> _Fit:
     """See how a text looks with a delimiter, and whether quotation marks mean something.
 
     They do, unless more rows are whole where they mean nothing, or they belong to values; between
@@ -226,11 +222,11 @@ def _fit(text: str, delimiter: str, has_quotes: bool | None) -> _Fit:
     where more rows are whole then.
     """
     if has_quotes is not None:
-        return _fit_as(text, delimiter, has_quotes)
-    quoted = _fit_as(text, delimiter, True)
+        return _fit_as(text, delimiter, has_quotes, is_whole=is_whole)
+    quoted = _fit_as(text, delimiter, True, is_whole=is_whole)
     if '"' not in text:
         return quoted
-    plain = _fit_as(text, delimiter, False)
+    plain = _fit_as(text, delimiter, False, is_whole=is_whole)
     if _n_whole(plain) >= _n_whole(quoted) and quotes.are_characters(text, delimiter):
         return plain
     if len(delimiter) == 1 and delimiter != "\t":
@@ -244,19 +240,26 @@ def _n_whole(fit: _Fit) -> int:
     return round(fit.share * fit.n_rows) + bool(fit.columns)
 
 
-def _fit_as(text: str, delimiter: str, has_quotes: bool, *, has_escapes: bool = False) -> _Fit:
+def _fit_as(
+    text: str,
+    delimiter: str,
+    has_quotes: bool,
+    *,
+    has_escapes: bool = False,
+    is_whole: bool = True,
+) -> _Fit:
+    """See how a text looks; where it is not whole, its last row does not count."""
+    rows = translation.rows_of(text, delimiter, has_quotes=has_quotes, has_escapes=has_escapes)
     header: list[str] = []
-    n_rows = n_whole = 0
+    lengths: list[int] = []
     with contextlib.suppress(csv.Error):
-        for row in translation.rows_of(
-            text, delimiter, has_quotes=has_quotes, has_escapes=has_escapes
-        ):
-            if not any(row):
-                continue
-            if not header:
-                header = row
-            else:
-                n_rows += 1
-                n_whole += len(row) == len(header)
-        return _Fit(header, n_rows, n_whole / n_rows if n_rows else 1.0, has_quotes)
+        for row in rows:
+            if header and any(row):
+                lengths.append(len(row))
+            elif not header:
+                header = row if any(row) else []
+        if not is_whole:
+            del lengths[-1:]
+        share = lengths.count(len(header)) / len(lengths) if lengths else 1.0
+        return _Fit(header, len(lengths), share, has_quotes)
     return _NO_FIT._replace(has_quotes=has_quotes)
