@@ -3,13 +3,13 @@
 import contextlib
 import datetime
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine
+from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine, rows_at
 
 _TYPES: dict[type, pa.DataType] = {
     str: pa.string(),
@@ -50,6 +50,30 @@ def column_of(values: Sequence[object]) -> tuple[pa.Array, dict[int, str]]:
             wrong[at] = str(exc)
         texts.append(text)
     return pa.array(texts, pa.string()), wrong
+
+
+def chunk_of(
+    values: Mapping[str, Sequence[object]],
+    lines: Sequence[int],
+    *,
+    file: str,
+    broken: Sequence[RefusedLine] = (),
+) -> Chunk:
+    """Return Python's values as a chunk; a row with one that does not fit is broken."""
+    columns: dict[str, pa.Array] = {}
+    misfits: dict[int, RefusedLine] = {}
+    for name, of_column in values.items():
+        columns[name], wrong = column_of(of_column)
+        for at, reason in wrong.items():
+            line = RefusedLine(file, lines[at], name, shown(of_column[at]), reason)
+            misfits.setdefault(at, line)
+    is_sound = np.ones(len(lines), dtype=bool)
+    is_sound[list(misfits)] = False
+    return Chunk(
+        {name: rows_at(column, is_sound) for name, column in columns.items()},
+        np.array(lines, dtype=np.int64)[is_sound],
+        [*broken, *misfits.values()],
+    )
 
 
 def _lists(values: Sequence[object]) -> tuple[pa.Array, dict[int, str]]:

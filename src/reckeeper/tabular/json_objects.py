@@ -9,15 +9,14 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from pydantic_core import from_json
 
 from reckeeper.errors import DataError
-from reckeeper.tabular.columns import column_of, shown
+from reckeeper.tabular.columns import chunk_of, shown
 from reckeeper.tabular.files import FileSource
 from reckeeper.tabular.forms import Form, Kind
 from reckeeper.tabular.lines import lines_of
-from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine, rows_at
+from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine
 from reckeeper.tabular.streams import Content, Stream, unpacked
 from reckeeper.tabular.translation import Translated
 
@@ -310,20 +309,11 @@ class _Held:
         self.broken += found.broken
 
     def taken(self) -> Chunk:
-        lines = np.array(self.lines, dtype=np.int64)
-        columns, broken = {}, [*self.broken]
-        is_sound = np.ones(len(lines), dtype=bool)
-        for name, values in self._values.items():
-            columns[name], wrong = column_of(values)
-            for at, reason in wrong.items():
-                if is_sound[at]:
-                    line = RefusedLine(self._file, self.lines[at], name, shown(values[at]), reason)
-                    broken.append(line)
-                    is_sound[at] = False
+        chunk = chunk_of(self._values, self.lines, file=self._file, broken=self.broken)
+        for values in self._values.values():
             values.clear()
         self.lines, self.broken = [], []
-        columns = {name: rows_at(column, is_sound) for name, column in columns.items()}
-        return Chunk(columns, lines[is_sound], broken)
+        return chunk
 
 
 def _part(value: object, path: tuple[str, ...]) -> object:

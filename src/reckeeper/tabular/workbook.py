@@ -10,13 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from reckeeper.errors import DataError, alternatives
-from reckeeper.tabular.columns import column_of, shown
+from reckeeper.tabular.columns import chunk_of
 from reckeeper.tabular.files import FileSource, one_line
 from reckeeper.tabular.forms import Form
-from reckeeper.tabular.source import CHUNK_ROWS, Chunk, RefusedLine, rows_at
+from reckeeper.tabular.source import CHUNK_ROWS, Chunk
 
 _MOST_ROWS = 1_048_576
 """As Excel has it."""
@@ -162,22 +160,12 @@ class SheetSource(FileSource):
             yield self._chunk(part, wanted)
 
     def _chunk(self, rows: list[tuple[int, list[object]]], wanted: Sequence[str]) -> Chunk:
-        lines = np.array([number for number, _ in rows], dtype=np.int64)
-        self.bytes_done = self.bytes_total * min(int(lines[-1]), self._n_rows) // self._n_rows
-        is_sound = np.ones(len(rows), dtype=bool)
-        columns, broken = {}, []
-        for place, name in enumerate(wanted):
-            values = [_value(row[place]) for _, row in rows]
-            columns[name], wrong = column_of(values)
-            for at, reason in wrong.items():
-                if is_sound[at]:
-                    line = RefusedLine(
-                        self.short_name, int(lines[at]), name, shown(values[at]), reason
-                    )
-                    broken.append(line)
-                    is_sound[at] = False
-        columns = {name: rows_at(column, is_sound) for name, column in columns.items()}
-        return Chunk(columns, lines[is_sound], broken)
+        lines = [number for number, _ in rows]
+        self.bytes_done = self.bytes_total * min(lines[-1], self._n_rows) // self._n_rows
+        values = {
+            name: [_value(row[place]) for _, row in rows] for place, name in enumerate(wanted)
+        }
+        return chunk_of(values, lines, file=self.short_name)
 
 
 def _value(value: object) -> object:
