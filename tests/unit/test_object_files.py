@@ -398,8 +398,10 @@ def test_a_file_of_arrow_that_is_cut_or_changed_is_refused_and_nothing_else(tmp_
         (b"FEA1" + bytes(100), "Feather of version 1"),
         (b"ARROW1" + bytes(100), "not a sound Arrow file"),
         (gzip.compress(b"ARROW1" + bytes(100)), "packed already: unpack it"),
+        (b"[]", "has no objects with something in them"),
+        (b'{"u"\n{"u"\n', "has no objects .*: object 1 is no JSON"),
     ],
-    ids=["old workbook", "old Feather", "no Arrow", "packed Arrow"],
+    ids=["old workbook", "old Feather", "no Arrow", "packed Arrow", "no objects", "broken lines"],
 )
 def test_what_cannot_be_read_is_said(tmp_path, content, said):
     path = tmp_path / "a"

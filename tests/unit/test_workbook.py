@@ -198,6 +198,19 @@ def test_a_workbook_that_would_not_fit_is_refused(tmp_path, monkeypatch, content
         rows_of(path)
 
 
+def test_sheets_of_other_programs_are_named_as_what_they_are(tmp_path):
+    path = tmp_path / "a.ods"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr("content.xml", "<x/>")
+    with pytest.raises(DataError, match=r"OpenDocument file: save it as \.xlsx"):
+        rows_of(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+    with pytest.raises(DataError, match="no sound workbook"):
+        rows_of(path)
+
+
 def test_a_broken_workbook_is_refused_and_nothing_else(tmp_path):
     path = written(tmp_path / "a.xlsx", ("s", ROWS))
     with zipfile.ZipFile(path) as archive:

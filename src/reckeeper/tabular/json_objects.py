@@ -249,10 +249,14 @@ class ObjectSource(FileSource):
         self._paths: dict[str, tuple[str, ...]] = {}
         self._filled: set[tuple[str, ...]] = set()
         with contextlib.closing(read_objects(path, form, at_once=_AT_ONCE)) as batches:
-            for row in itertools.chain.from_iterable(
-                found.rows for found in itertools.islice(batches, _LOOKED_AT)
-            ):
+            looked_at = list(itertools.islice(batches, _LOOKED_AT))
+        for found in looked_at:
+            for row in found.rows:
                 self._look_into(row, ())
+        if not self._paths:
+            first = next((line for found in looked_at for line in found.broken), None)
+            why = f": object {first.line} {first.reason}" if first else ""
+            raise DataError(f"{self.name} has no objects with something in them{why}.")
         # What is empty wherever it has no parts is no column.
         within = {path[:end] for path in self._paths.values() for end in range(1, len(path))}
         self._paths = {

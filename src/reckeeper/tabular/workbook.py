@@ -31,6 +31,7 @@ _MOST_CELLS = 1_000_000
 
 _PIECE_BYTES = 1024 * 1024
 _CONTENTS = "[Content_Types].xml"
+_OPEN_DOCUMENT = {"mimetype", "content.xml"}
 _STRINGS = re.compile(r"(?i)sharedstrings\.xml$")
 _CELL_ERRORS = {"#N/A", "#NULL!", "#NAME?", "#NUM!", "#REF!", "#VALUE!", "#DIV/0!"}
 
@@ -55,12 +56,21 @@ _UNSOUND = (
 
 
 def is_workbook(path: Path) -> bool:
-    """Say whether a ZIP archive is a workbook."""
+    """Say whether a ZIP archive is a workbook.
+
+    Raises
+    ------
+    DataError
+        It is one of another program.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _CONTENTS in archive.namelist()
+            names = archive.namelist()
     except _UNSOUND:
         return False
+    if _OPEN_DOCUMENT.issubset(names):
+        raise DataError(f"{path} is an OpenDocument file: save it as .xlsx, or as CSV.")
+    return _CONTENTS in names
 
 
 class SheetSource(FileSource):
