@@ -67,7 +67,7 @@ def list_command(as_json: Json = False) -> None:
         )
     console.print(table)
     for row in rows:
-        if row.reason is not None:
+        if row.status == "failed":
             console.print(
                 f"Import {row.import_id} failed: {row.reason}",
                 markup=False,

@@ -87,7 +87,7 @@ def rerun_when_ended(client: Client, known: list[wire.Import], runs: Iterator[in
 def show_import(client: Client, each: wire.Import) -> None:
     is_new = each.import_id == st.session_state.get(importing.BEGUN)
     with st.expander(heading(each), expanded=is_new, key=f"import {each.import_id}"):
-        if each.reason is not None:
+        if each.reason is not None and each.status == "failed":
             st.error(shared.sentence(each.reason))
         show_report(client, each)
         if each.status in {"complete", "failed"}:
