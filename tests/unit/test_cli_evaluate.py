@@ -207,7 +207,7 @@ def test_one_bad_row_refuses_a_file(csv, content, told):
         ({"user_id": [True, False]}, "'user_id' has the type bool"),
         ({"weight": [1.0, math.nan]}, "line 2: weight is missing"),
         ({"weight": [math.inf, 1.0]}, "line 1: weight 'inf' is not a finite number"),
-        ({"weight": [[1.0], [2.0]]}, "'weight' has the type list"),
+        ({"weight": [[1.0], [2.0]]}, "'weight' has the type large_list"),
         ({"timestamp": [SECONDS, None]}, "line 2: timestamp is missing"),
         ({"timestamp": [True, False]}, "'timestamp' has the type bool"),
     ],

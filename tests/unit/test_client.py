@@ -968,7 +968,7 @@ def test_a_dismissal_is_an_interaction(client, server, call, kind):
 
 
 def test_the_public_names():
-    names = ["ACTOR_HEADER", "AsyncClient", "Client", "ItemRules", "ListRules"]
+    names = ["ACTOR_HEADER", "AsyncClient", "Client", "ImportOptions", "ItemRules", "ListRules"]
     assert reckeeper.client.__all__ == names
     methods = {name for name in dir(Client) if not name.startswith("_")}
     assert methods == {
@@ -980,6 +980,9 @@ def test_the_public_names():
         *("policy", "set_policy", "policy_history", "audit", "verify_audit"),
         *("send", "interactions", "watchlist", "add_to_watchlist", "remove_from_watchlist"),
         *("dismiss", "undo_dismiss", "merge"),
+        *("latest_interactions", "interaction_summary", "dead_letters"),
+        *("preview_import", "import_file", "imports", "import_status", "refused_rows"),
+        "undo_import",
         *("items", "item", "similar", "similar_to"),
         *("put_item", "patch_item", "withdraw", "restore", "store_items"),
         "delete_item",
