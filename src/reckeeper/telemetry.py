@@ -1,6 +1,7 @@
 """Logs and metrics, the same in every process."""
 
 import contextlib
+import functools
 import logging
 import resource
 import sys
@@ -51,6 +52,29 @@ SERVED_VERSION = Gauge(
     "Model version in memory; 0 when there is none. Of several processes, the oldest.",
     multiprocess_mode="livemin",
 )
+
+
+def count_answer(method: str, route: str, status: int, *, seconds: float) -> None:
+    """Count and time an answer."""
+    n_requests, times = _of_answer(method, route, status)
+    n_requests.inc()
+    times.observe(seconds)
+
+
+def count_list(strategy: str) -> None:
+    """Count a list of recommendations."""
+    _of_list(strategy).inc()
+
+
+# To look a metric up by its labels takes longer than to change it.
+@functools.lru_cache(maxsize=1024)
+def _of_answer(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    return HTTP_REQUESTS.labels(method, route, status), HTTP_SECONDS.labels(method, route)
+
+
+@functools.lru_cache(maxsize=16)
+def _of_list(strategy: str) -> Counter:
+    return RECOMMENDATIONS.labels(strategy)
 
 
 class ServedQuality(Collector):

@@ -95,8 +95,7 @@ class Edge:
         finally:
             path = getattr(scope.get("route"), "path", "unknown")
             method = scope["method"]
-            telemetry.HTTP_REQUESTS.labels(method, path, status).inc()
-            telemetry.HTTP_SECONDS.labels(method, path).observe(time.perf_counter() - began)
+            telemetry.count_answer(method, path, status, seconds=time.perf_counter() - began)
 
 
 async def _whole(scope: Scope, receive: Receive) -> Receive | None:

@@ -89,7 +89,7 @@ def _at_hand(scope: Scope) -> FinishedList | None:
     # The key is all that was asked for: requests that ask for more than `n` are not kept.
     found = runtime.finished.get((user_id, n), state)
     if found is not None:
-        telemetry.RECOMMENDATIONS.labels(found.strategy).inc()
+        telemetry.count_list(found.strategy)
         return found
     answer = runtime.serving.recommend_at_once(checked_id("user_id", user_id), Rules(n=n))
     return None if answer is None else _finished(runtime, answer, state, n=n)

@@ -3,7 +3,7 @@
 import bisect
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -123,8 +123,7 @@ def choose(
     return chosen, np.flatnonzero(stays)
 
 
-@dataclass(frozen=True)
-class SummedRow:
+class SummedRow(NamedTuple):
     """One user's interactions, summed by item.
 
     Attributes

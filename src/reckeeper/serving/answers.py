@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from reckeeper import clock
+from reckeeper import clock, telemetry
 from reckeeper.catalogue import Catalogue, Shelf
 from reckeeper.matrix import IdIndex
 from reckeeper.ranking import Lists, Ranker
@@ -18,7 +18,6 @@ from reckeeper.serving.histories import Group, Past, UserHistories
 from reckeeper.serving.popular import Board, PopularItems
 from reckeeper.serving.reasons import Reason, Reasons, reasons_of, without_reasons
 from reckeeper.serving.rules import Rules
-from reckeeper.telemetry import RECOMMENDATIONS
 
 _NOTHING = np.empty(0, dtype=np.int64)
 
@@ -299,7 +298,7 @@ class Answers:
         reasons: Sequence[Reasons] | None,
     ) -> Recommendations:
         """Return the answer with ids and scores of some items, the best first."""
-        RECOMMENDATIONS.labels(strategy).inc()
+        telemetry.count_list(strategy)
         described = self._catalogue.describe(item_id for item_id, _ in named)
         whys: Sequence[Reasons | None] = [None] * len(named) if reasons is None else reasons
         return Recommendations(

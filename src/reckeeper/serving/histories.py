@@ -1,10 +1,10 @@
 """What a user has done, as a version takes it in: from the snapshot, the table, or a request."""
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +85,7 @@ class UserHistories:
         n_keys = self._n_own + self._n_others
         user_index = np.repeat(np.arange(len(user_ids)), np.diff(bounds))
         # Each pair of user and item is summed as one user's items are.
-        entries = dataclasses.replace(entries, keys=user_index * n_keys + entries.keys)
+        entries = entries._replace(keys=user_index * n_keys + entries.keys)
         summed = self._summed(entries)
         user_index, keys = np.divmod(summed.keys, n_keys)
         indptr = np.searchsorted(user_index, np.arange(len(user_ids) + 1))
@@ -358,8 +358,7 @@ class Group:
         return weights if self.out is None else self.out
 
 
-@dataclass(frozen=True)
-class Past:
+class Past(NamedTuple):
     """A history of one row, and when its latest interaction occurred, whatever it weighs.
 
     `others` are the numbers of its items that the version does not know and that are not listed,
@@ -379,8 +378,7 @@ class Past:
         return moment is None or self.latest_at > moment
 
 
-@dataclass(frozen=True)
-class _Entries:
+class _Entries(NamedTuple):
     """Interactions of a user in the order of the table: see `matrix.sum_row`."""
 
     keys: np.ndarray

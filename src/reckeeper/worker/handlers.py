@@ -30,8 +30,8 @@ def _count(response: Response) -> Response:
     route = request.url_rule.rule if request.url_rule is not None else "unknown"
     # A method may be any word; each would be a series of its own.
     method = request.method if request.method in _METHODS else "other"
-    telemetry.HTTP_REQUESTS.labels(method, route, response.status_code).inc()
-    telemetry.HTTP_SECONDS.labels(method, route).observe(time.perf_counter() - g.began)
+    seconds = time.perf_counter() - g.began
+    telemetry.count_answer(method, route, response.status_code, seconds=seconds)
     response.headers["Cache-Control"] = "no-store"
     response.headers[INSTALLATION_HEADER] = current_app.extensions["worker"].installation_id
     return response
