@@ -1,4 +1,4 @@
-"""What is exported is what an import reads back."""
+"""What is exported is what an import reads back; and the list of imports."""
 
 import contextlib
 import json
@@ -137,6 +137,23 @@ def test_what_is_written_can_be_chosen(tmp_path, database):
     for name, said in (("some.txt", "ends in .csv"), ("no/some.csv", "does not exist")):
         with pytest.raises(DataError, match=said):
             export_interactions(database, tmp_path / name)
+
+
+def test_the_list_says_why_an_import_failed(database, settings, monkeypatch):
+    for name, value in settings.to_env().items():
+        monkeypatch.setenv(name, value)
+    with database.write() as connection:
+        for name in ("broken.csv", "killed.csv"):
+            storage.imports.begin(connection, source=name, fingerprint=name, holder="x:1:1.00")
+        storage.imports.fail(connection, 1, reason="It is damaged.")
+        connection.exec_driver_sql("UPDATE imports SET updated_at = 5 WHERE import_id = 2")
+    run = CliRunner().invoke
+    said = " ".join(run(app, ["imports", "list"], env={"COLUMNS": "200"}).stdout.split())
+    assert said.count("failed") == 4
+    assert "Import 1 failed: It is damaged." in said
+    assert "Import 2 failed: There has been no sign of life of it for" in said
+    rows = json.loads(run(app, ["imports", "list", "--json"]).stdout)
+    assert [(row["status"], row["import_id"]) for row in rows] == [("failed", 2), ("failed", 1)]
 
 
 def test_the_command_writes_both(tmp_path, database, settings, monkeypatch):
