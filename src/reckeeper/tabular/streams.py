@@ -1,5 +1,6 @@
 """Bytes of a file as they were before it was packed, and no more of them than it says."""
 
+import atexit
 import bz2
 import contextlib
 import gzip
@@ -64,6 +65,7 @@ class Readable(io.RawIOBase):
         self._reading = threading.Lock()
         self._is_stopped = False
         self._is_over = threading.Event()
+        atexit.register(self.stop)
 
     def readable(self) -> bool:
         """Say that it can be read."""
@@ -83,6 +85,7 @@ class Readable(io.RawIOBase):
 
     def stop(self) -> None:
         """End the stream, and wait for the thread: it must not be here when Python ends."""
+        atexit.unregister(self.stop)
         with self._reading:
             self._is_stopped = True
         # It does not come again if it has read as far ahead as it may.
