@@ -368,6 +368,22 @@ def test_ids_of_any_type_are_what_they_say(tmp_path, take, stored, write):
     assert stored("user_id", "item_id") == sorted(expected * 3)
 
 
+def test_text_in_parquet_that_is_none_costs_its_row_alone(tmp_path, take, stored):
+    path = tmp_path / "a"
+    raw = pa.array([b"u1", b"u\xff", b"u3", None])
+    users = pa.StringArray.from_buffers(4, *raw.buffers()[1:], raw.buffers()[0], 1)
+    items = pa.LargeListArray.from_arrays(pa.array([0, 2, 3, 4, 4]), users)
+    pq.write_table(pa.table({"user_id": ["a", "b", "c", "d"], "item_id": items}), path)
+    report = take(path)
+    assert (report.accepted, report.refused) == (2, 3)
+    assert stored("user_id", "item_id") == [("a", "u1"), ("b", "u3")]
+    pq.write_table(pa.table({"user_id": users, "item_id": ["i"] * 4}), path)
+    report = take(path)
+    assert (report.accepted, report.refused) == (2, 2)
+    assert report.first_refused[0].reason == "is not text in UTF-8"
+    assert len(preview(path, types={"click": 1.0}).rows) == 2
+
+
 def test_lists_that_do_not_go_together_are_refused(tmp_path):
     table = pa.table({"u": [1, 2], "i": [[1, 2], [3, 4]], "r": [[1.0, 2.0], [1.0]]})
     pq.write_table(table, tmp_path / "a")

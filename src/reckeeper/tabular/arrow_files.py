@@ -17,12 +17,37 @@ _LISTS_AT_ONCE = CHUNK_ROWS // 20
 """Rows with lists in them that are read at once: each may be long."""
 
 _FILE_MARK = b"ARROW1"
+_BINARY = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+
+
+# Arrow decodes names and what pandas wrote beside them only when they are asked for.
+_UNSOUND = (pa.ArrowException, OSError, ValueError, MemoryError)
 
 
 def _index_first(schema: pa.Schema) -> list[str]:
     """Return the names of columns; what was the index of a data frame stands last in the file."""
-    index = (schema.pandas_metadata or {}).get("index_columns", [])
-    return sorted(schema.names, key=lambda name: name not in index)
+    told = schema.pandas_metadata
+    index = told.get("index_columns") if isinstance(told, dict) else None
+    return sorted(schema.names, key=lambda name: isinstance(index, list) and name not in index)
+
+
+def _told(values: pa.Array) -> pa.Array:
+    """Return values without what is only a way of keeping them; text that is none as bytes.
+
+    Nothing has checked text in Parquet, and a value that is none must cost its row alone.
+    """
+    values = plain(values)
+    if is_list(values.type):
+        items = _told(values.values)
+        mask = values.is_null() if values.null_count else None
+        return pa.LargeListArray.from_arrays(values.offsets, items, mask=mask)
+    binary = _BINARY.get(values.type)
+    if binary is not None:
+        try:
+            values.validate(full=True)
+        except pa.ArrowInvalid:
+            return values.cast(binary)
+    return values
 
 
 class ParquetSource(FileSource):
@@ -34,9 +59,9 @@ class ParquetSource(FileSource):
         try:
             # A buffer: without one, whole column chunks are read at once.
             self._file = pa.parquet.ParquetFile(path, buffer_size=1024 * 1024, pre_buffer=False)
-        except (pa.ArrowException, OSError) as exc:
+            self.columns = _index_first(self._file.schema_arrow)
+        except _UNSOUND as exc:
             raise DataError(f"{path} is not a sound Parquet file: {one_line(exc)}.") from exc
-        self.columns = _index_first(self._file.schema_arrow)
 
     @property
     def bytes_done(self) -> int:
@@ -58,8 +83,8 @@ class ParquetSource(FileSource):
                 lines = np.arange(self._rows_done, self._rows_done + batch.num_rows) + 1
                 self._rows_done += batch.num_rows
                 if batch.num_rows:
-                    yield Chunk({name: plain(batch.column(name)) for name in wanted}, lines, [])
-        except (pa.ArrowException, OSError) as exc:
+                    yield Chunk({name: _told(batch.column(name)) for name in wanted}, lines, [])
+        except _UNSOUND as exc:
             raise DataError(
                 f"{self.path} cannot be read beyond row {self._rows_done}: {one_line(exc)}."
             ) from exc
@@ -77,7 +102,7 @@ class ArrowSource(FileSource):
             with pa.memory_map(str(path)) as file:
                 open_ = pa.ipc.open_stream if self._is_stream else pa.ipc.open_file
                 self.columns = list(open_(file).schema.names)
-        except (pa.ArrowException, OSError) as exc:
+        except _UNSOUND as exc:
             raise DataError(f"{path} is not a sound Arrow file: {one_line(exc)}.") from exc
 
     def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
@@ -94,7 +119,7 @@ class ArrowSource(FileSource):
                     lines = np.arange(rows_done, rows_done + part.num_rows) + 1
                     rows_done += part.num_rows
                     yield Chunk({name: plain(part.column(name)) for name in wanted}, lines, [])
-        except (pa.ArrowException, OSError, MemoryError) as exc:
+        except _UNSOUND as exc:
             raise DataError(
                 f"{self.path} cannot be read beyond row {rows_done}: {one_line(exc)}."
             ) from exc
