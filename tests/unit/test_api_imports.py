@@ -114,6 +114,8 @@ def test_a_form_brings_a_catalogue(api, settings):
         ({}, b"a,b\n1,2\n", "user_id"),
         ({"user_colum": "u"}, SHOP.encode(), "user_column"),
         ({"time_unit": "weeks"}, SHOP.encode(), "time_unit"),
+        ({"encoding": "undefined"}, SHOP.encode(), "encoding 'undefined'"),
+        ({"encoding": "punycode"}, SHOP.encode(), "encoding 'punycode'"),
         ({"rating_column": "wert"}, SHOP.encode(), "least rating"),
     ],
 )
@@ -122,6 +124,7 @@ def test_what_cannot_be_imported_is_said_at_once(refusing, params, body, message
     answer = api.post("/imports", params=params, content=body)
     assert answer.status_code == 422
     assert message in answer.json()["message"]
+    assert str(settings.data_dir) not in answer.json()["message"]
     assert api.get("/imports").json()["imports"] == []
     until_gone(settings)
 
@@ -269,6 +272,8 @@ def test_a_preview_says_what_a_file_is_and_stores_nothing(refusing):
     assert found["cells"][1] == ["u2", "i2", "kauf"]
     weighed = {"type_column": "Aktion", "weights": "kauf=5"}
     assert len(api.post("/imports/preview", params=weighed, content=body).json()["rows"]) == 3
+    broken = api.post("/imports/preview", content=b"a,b\n", params={"filename": "my shop.csv"})
+    assert broken.json()["message"].startswith("my shop.csv has ")
     assert api.get("/imports").json()["imports"] == []
     assert not left_over(settings)
 

@@ -1,14 +1,15 @@
 """Imports of files that were sent: threads of the process that took them."""
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from reckeeper import errors, storage, telemetry, wire
-from reckeeper.api.uploads import CATALOGUE, FILE, Upload
+from reckeeper.api.uploads import CATALOGUE, FILE, Upload, by_name
 from reckeeper.config import Settings
 from reckeeper.events import demo
 from reckeeper.registry import Registry
@@ -87,13 +88,24 @@ def asked(options: wire.ImportOptions, *, actor: str) -> Asked:
     )
 
 
+@contextlib.contextmanager
+def speaking_of_names(upload: Upload) -> Iterator[None]:
+    """Let an error of the ``with`` block name a file as its sender does."""
+    try:
+        yield
+    except errors.ReckeeperError as exc:
+        exc.message = by_name(upload.folder.parent, exc.message)
+        raise
+
+
 def previewed(upload: Upload, asked: Asked, *, types: Mapping[str, float]) -> wire.ImportPreview:
     """Return what a file is found to be, with the first rows."""
     from reckeeper.events.previews import preview
     from reckeeper.events.types import count_types
 
     path = upload.files[FILE]
-    found = preview(path, asked.format, types={**types, **asked.weights})
+    with speaking_of_names(upload):
+        found = preview(path, asked.format, types={**types, **asked.weights})
     column = {part.part: part.column for part in found.parts}.get("interaction_type")
     return wire.ImportPreview.model_validate(
         {
@@ -188,7 +200,7 @@ class Imports:
             begun.set_result(import_id)
 
         try:
-            with upload:
+            with upload, speaking_of_names(upload):
                 files.import_file(
                     self._database,
                     upload.files[FILE],

@@ -78,7 +78,7 @@ async def preview_import(runtime: Needs, request: Request, options: Options) -> 
 def list_imports(runtime: Needs, limit: Limit = 20, before: Before = None) -> wire.ImportPage:
     """List imports, the latest first: what they brought, how far they are, why one failed."""
     rows = imports.page(runtime.database, limit=limit, before=before)
-    return wire.ImportPage.model_validate({"imports": [_described(row) for row in rows]})
+    return wire.ImportPage.model_validate({"imports": [_described(runtime, row) for row in rows]})
 
 
 @router.get("/imports/{import_id}", responses=failures(404, 422))
@@ -139,10 +139,10 @@ async def _received(runtime: Runtime, request: Request, options: wire.ImportOpti
 
 def _answer(runtime: Runtime, import_id: int) -> wire.ImportAnswer:
     row = imports.find_import(runtime.database, import_id)
-    return wire.ImportAnswer.model_validate({"import": _described(row)})
+    return wire.ImportAnswer.model_validate({"import": _described(runtime, row)})
 
 
-def _described(row: storage.Import) -> wire.JsonObject:
+def _described(runtime: Runtime, row: storage.Import) -> wire.JsonObject:
     is_running = row.status == storage.imports.RUNNING
     ended_at = row.finished_at or (clock.now() if is_running else row.updated_at)
     seconds = (ended_at - row.started_at) / 1e6
@@ -153,6 +153,7 @@ def _described(row: storage.Import) -> wire.JsonObject:
     return {
         **{each.name: getattr(row, each.name) for each in dataclasses.fields(row)},
         "source": Path(row.source).name if row.source.startswith("/") else row.source,
+        "reason": row.reason and uploads.by_name(runtime.settings.data_dir / "imports", row.reason),
         "rows": n_rows,
         "rows_per_second": n_rows / seconds if seconds > 0 and n_rows else None,
         "seconds_left": left,

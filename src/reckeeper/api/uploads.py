@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -81,6 +82,12 @@ class Upload:
         traceback: TracebackType | None,
     ) -> None:
         self.remove()
+
+
+def by_name(folder: Path, text: str) -> str:
+    """Return a text that speaks of files by their names, not by where they are kept meanwhile."""
+    place = re.escape(str(folder)) + rf"/{_PREFIX}\w+/(?:{FILE}|{CATALOGUE})/"
+    return re.sub(place, "", text)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -139,10 +139,16 @@ class Form:
         return words + _LAYOUTS[self.layout]
 
 
+_OF_NO_FILE = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"}
+"""Python's encodings of names and of its own texts."""
+
+
 def _sound_encoding(name: str) -> str:
     """Return the name of an encoding without what a mark at the beginning makes of it."""
     try:
         found = codecs.lookup(name).name
+        if found in _OF_NO_FILE:
+            raise LookupError(name)
         io.TextIOWrapper(io.BytesIO(), encoding=name)
         codecs.getincrementaldecoder(name)
     except (LookupError, ValueError) as exc:
