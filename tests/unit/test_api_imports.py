@@ -115,6 +115,7 @@ def test_a_form_brings_a_catalogue(api, settings):
         ({"user_colum": "u"}, SHOP.encode(), "user_column"),
         ({"time_unit": "weeks"}, SHOP.encode(), "time_unit"),
         ({"encoding": "undefined"}, SHOP.encode(), "encoding 'undefined'"),
+        ({"encoding": "utf-16"}, SHOP.encode(), "not text in utf-16"),
         ({"encoding": "punycode"}, SHOP.encode(), "encoding 'punycode'"),
         ({"rating_column": "wert"}, SHOP.encode(), "least rating"),
     ],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from reckeeper.errors import DataError
 from reckeeper.tabular.forms import WHITE_SPACE, Form, Kind
 from reckeeper.tabular.streams import Stream
 
@@ -102,11 +103,24 @@ def is_plain(form: Form) -> bool:
 
 
 def text_of(start: bytes, form: Form) -> str:
-    """Return the text that a file begins with; bytes that are none stand for themselves."""
+    """Return the text that a file begins with; bytes that are none stand for themselves.
+
+    Raises
+    ------
+    DataError
+        The encoding asks for a mark at the beginning, which is not there.
+    """
     if form.encoding == _PLAIN:
         text = start.decode("utf-8", "surrogateescape")
     else:
-        text = codecs.getincrementaldecoder(form.encoding or "")(_REFUSING).decode(start)
+        decoder = codecs.getincrementaldecoder(form.encoding or "")(_REFUSING)
+        try:
+            text = decoder.decode(start)
+        except UnicodeError as exc:
+            raise DataError(
+                f"The file is not text in {form.encoding} ({exc}): name another encoding, such as "
+                f"{form.encoding}-le, or let it be found out."
+            ) from exc
     return text.removeprefix("\ufeff")
 
 
