@@ -1,11 +1,13 @@
 """Which interaction types a file has, before it is imported."""
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reckeeper.errors import DataError
 from reckeeper.tabular import Form, open_source
 
 _MOST_TYPES = 1_000
@@ -28,7 +30,8 @@ def count_types(
     """
     found: Counter[str] = Counter()
     n_rows = 0
-    with open_source(path, form) as source:
+    # What cannot be read is for the import to refuse.
+    with contextlib.suppress(DataError, pa.ArrowException), open_source(path, form) as source:
         for chunk in source.chunks([column]):
             values = chunk.columns[column].cast(pa.string())
             for pair in pc.value_counts(values).to_pylist():
