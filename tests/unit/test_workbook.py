@@ -209,6 +209,9 @@ def test_sheets_of_other_programs_are_named_as_what_they_are(tmp_path):
         archive.writestr("[Content_Types].xml", "<Types/>")
     with pytest.raises(DataError, match="no sound workbook"):
         rows_of(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), "u,i\n1,2\n")
+    assert rows_of(path, "u") == ([(2, b"1")], {})
 
 
 def test_a_broken_workbook_is_refused_and_nothing_else(tmp_path):

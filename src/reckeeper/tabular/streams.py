@@ -246,7 +246,7 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     files = [
         member
         for member in archive.infolist()
-        if not member.is_dir() and not member.filename.startswith("__MACOSX/")
+        if not member.filename.startswith("__MACOSX/") and not member.filename.endswith("/")
     ]
     if len(files) == 1:
         return files[0]
