@@ -2,8 +2,8 @@
 
 Generates a file with long-tailed users and items and imports it with the real
 command in a child process. The limit beside it, in the same run: rows made
-beforehand, inserted into the same table with the same indexes by a bare
-`sqlite3.executemany`.
+beforehand, inserted into the same table by a bare `sqlite3.executemany`, which
+fills all indexes row by row.
 """
 
 import argparse
