@@ -25,6 +25,7 @@ _BEAT_SECONDS = 10.0
 _TELLING_SECONDS = 5.0
 _MANY_BYTES = 64 * 1024**2
 _BYTES_A_ROW_THERE = 500
+_MOST_THERE = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -274,9 +275,11 @@ class Running:
         """Do without some indexes until the end, where what comes is much beside what is there."""
         if self.bytes_total < _MANY_BYTES:
             return
-        few = self.bytes_total // _BYTES_A_ROW_THERE
-        with self._database.write() as connection:
-            if storage.interactions.count_after(connection, 0, at_most=few) < few:
+        few = min(self.bytes_total // _BYTES_A_ROW_THERE, _MOST_THERE)
+        with self._database.read() as connection:
+            n_there = storage.interactions.count_after(connection, 0, at_most=few)
+        if n_there < few:
+            with self._database.write() as connection:
                 storage.lookups.set_aside(connection)
 
     def _counts(self, row: storage.Import) -> dict[str, int]:
