@@ -12,31 +12,7 @@ from typer.testing import CliRunner
 from reckeeper import tabular
 from reckeeper.cli.commands import app
 from reckeeper.errors import DataError
-from reckeeper.events import files
-from reckeeper.events.files import FileFormat
 from reckeeper.tabular import Form, Layout, layouts
-
-
-@pytest.fixture
-def take(database, settings):
-    def run(path, **format):
-        return files.import_file(
-            database, path, format=FileFormat(**format), settings=settings, actor="test"
-        )
-
-    return run
-
-
-@pytest.fixture
-def stored(database):
-    def read(*names):
-        with database.read() as connection:
-            rows = connection.exec_driver_sql(
-                f"SELECT {', '.join(names)} FROM user_interactions ORDER BY {', '.join(names)}"
-            )
-            return [tuple(row) for row in rows]
-
-    return read
 
 
 def cells_of(path, **form):
@@ -199,6 +175,7 @@ def test_any_lists_are_read_back(tmp_path_factory, lists):
 def test_the_command_takes_layouts_and_sheets(tmp_path, monkeypatch, settings):
     for name, value in settings.to_env().items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RECKEEPER_SERVER_URL", "http://127.0.0.1:1")  # nobody listens there
 
     def run(path, *options):
         done = CliRunner().invoke(app, ["import", str(path), "--json", *options])

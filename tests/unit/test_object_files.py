@@ -18,35 +18,11 @@ from hypothesis import strategies as st
 
 from reckeeper import tabular
 from reckeeper.errors import DataError
-from reckeeper.events import files
-from reckeeper.events.files import FileFormat
 from reckeeper.events.previews import preview
 from reckeeper.tabular import json_objects
 from reckeeper.tabular import lines as lines_module
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def take(database, settings):
-    def run(path, **format):
-        return files.import_file(
-            database, path, format=FileFormat(**format), settings=settings, actor="test"
-        )
-
-    return run
-
-
-@pytest.fixture
-def stored(database):
-    def read(*names):
-        with database.read() as connection:
-            rows = connection.exec_driver_sql(
-                f"SELECT {', '.join(names)} FROM user_interactions ORDER BY {', '.join(names)}"
-            )
-            return [tuple(row) for row in rows]
-
-    return read
 
 
 def rows_of(path, *names):

@@ -161,7 +161,11 @@ def _judged(path: Path, odd: bytes, n_stray: int) -> str:
     )
     raise DataError(
         f"{path} is not in UTF-8, and which encoding it is in cannot be told for certain.{told} "
-        "Say which, or another; with --encoding utf-8, rows that are not in it are refused.",
+        "Say which it is, one of these or another; with --encoding utf-8, rows that are not in it "
+        "are refused."
+        if told
+        else f"{path} is not in UTF-8, nor in any other encoding that can be told: it may be no "
+        "text at all. If it is, say in which encoding, with --encoding.",
         details={"encodings": choices[:_CHOICES]},
     )
 
