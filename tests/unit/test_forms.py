@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import random
 import shutil
 import subprocess
 import zipfile
@@ -208,6 +209,14 @@ def test_what_the_shell_of_sqlite_writes_is_read(tmp_path, mode):
 
 
 # --- What two readings would fit, and what none does ----------------------------------------------
+
+
+def test_what_no_encoding_fits_is_said_to_be_perhaps_no_text(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(random.Random(0).randbytes(300))
+    with pytest.raises(DataError, match="it may be no text at all") as caught:
+        tabular.detect(path)
+    assert caught.value.details == {"encodings": []}
 
 
 def test_where_two_delimiters_fit_the_choice_is_listed(tmp_path):
