@@ -46,6 +46,31 @@ def shop(postgresql):
     postgresql.drop("shop")
 
 
+@pytest.mark.parametrize("form", ["csv, HEADER", "csv, HEADER, DELIMITER ';'", "text, HEADER"])
+def test_what_copy_writes_is_read(made, postgresql, tmp_path, form):
+    rows = """
+        SELECT n AS user_id, 'Käse "' || n || '", alt' AS item_id, nullif(n, 3) AS weight,
+            timestamptz '2024-05-28 14:03:00.5+02' + n * interval '1 day' AS occurred_at
+        FROM generate_series(1, 4) AS n ORDER BY n
+    """
+    path = tmp_path / "orders"
+    with (
+        postgresql.connect("postgres") as connection,
+        connection.cursor().copy(f"COPY ({rows}) TO STDOUT (FORMAT {form})") as copy,
+    ):
+        path.write_bytes(b"".join(copy))
+    made.run("import", path)
+    with made.database() as connection:
+        stored = connection.execute(
+            "SELECT user_id, item_id, weight, occurred_at FROM user_interactions ORDER BY id"
+        ).fetchall()
+    first = 1_716_897_780_500_000
+    assert stored == [
+        (str(n), f'Käse "{n}", alt', 1.0 if n == 3 else float(n), first + n * 86_400_000_000)
+        for n in range(1, 5)
+    ]
+
+
 @pytest.fixture
 def n_orders(postgresql, shop):
     """Return a function that counts the shop's orders."""
