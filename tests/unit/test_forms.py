@@ -526,3 +526,21 @@ BYTES = {
 @given(**BYTES)
 def test_any_bytes_are_read_or_refused(tmp_path_factory, **what):
     anything_is_read_or_refused(tmp_path_factory.getbasetemp(), **what)
+
+
+SIGNS = st.sampled_from([b"a", b'"', b",", b"\t", b"\xff", b" ", b"\x00"])
+
+
+@given(st.lists(st.lists(SIGNS), min_size=1), st.sampled_from([b"\n", b"\r\n"]))
+def test_every_line_that_says_anything_is_a_row_or_is_refused(tmp_path_factory, lines, end):
+    path = tmp_path_factory.getbasetemp() / "lines"
+    texts = dict(enumerate(map(b"".join, lines), 2))
+    path.write_bytes(end.join([b"u,i", *texts.values()]))
+    form = Form(encoding="utf-8", delimiter=",", has_quotes=False)
+    with tabular.open_source(path, form) as source:
+        chunks = list(source.chunks(["u", "i"]))
+    found = [line for chunk in chunks for line in chunk.lines.tolist()]
+    found += [each.line for chunk in chunks for each in chunk.broken]
+    assert len(set(found)) == len(found)
+    assert {line for line, text in texts.items() if text.strip(b",")} <= set(found)
+    assert set(found) <= {line for line, text in texts.items() if text}
