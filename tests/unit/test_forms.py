@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 import pytest
@@ -63,6 +64,11 @@ def frame(rows: list[list[str]]) -> pd.DataFrame:
 
 def packed_by_pandas(method: str) -> Callable[[Path], object]:
     return lambda path: frame(ROWS).to_csv(path, index=False, compression=method)
+
+
+def by_polars(**how: Any) -> Callable[[Path], object]:
+    frame = pl.DataFrame(ROWS, schema=HEADER, orient="row")
+    return lambda path: frame.write_csv(path, check_extension=False, **how)
 
 
 def zipped(path: Path) -> None:
@@ -129,6 +135,12 @@ FORMS: dict[str, tuple[Callable[[Path], object], dict[str, object]]] = {
     "pandas, bz2": (packed_by_pandas("bz2"), {"compression": "bz2"}),
     "pandas, xz": (packed_by_pandas("xz"), {"compression": "xz"}),
     "pandas, zip": (packed_by_pandas("zip"), {"compression": "zip"}),
+    "polars": (by_polars(), {"delimiter": ",", "encoding": "utf-8"}),
+    "polars, for Excel": (
+        by_polars(separator=";", quote_style="always", include_bom=True, line_terminator="\r\n"),
+        {"delimiter": ";", "encoding": "utf-8"},
+    ),
+    "polars, zstd": (by_polars(compression="zstd"), {"compression": "zstd"}),
     "Finder, zip": (zipped, {"compression": "zip"}),
     "Arrow, zstd": (by_arrow, {"compression": "zstd"}),
     "gzip of UTF-16": (

@@ -268,6 +268,20 @@ def test_items_come_from_workbooks_and_from_recbole(tmp_path, database, take):
     assert stored(database)["7"] == Item("7", "Toy Story", {}, ("Animation", "Comedy"))
 
 
+def test_text_in_a_list_that_is_none_costs_its_row_alone(tmp_path, database, take):
+    path = tmp_path / "items"
+    raw = pa.array([b"x", b"y\xff", b"z", None])
+    texts = pa.StringArray.from_buffers(4, *raw.buffers()[1:], raw.buffers()[0], 1)
+    categories = pa.LargeListArray.from_arrays(pa.array(range(5)), texts)
+    pq.write_table(pa.table({"item_id": range(4), "title": ["A"] * 4, "tags": categories}), path)
+    report = take(path, category_column="tags")
+    refused = {line.line: line.reason for line in report.first_refused}
+    assert refused.keys() == {2, 4}
+    assert refused[2] == "is not text in UTF-8"
+    told = {item_id: item.categories for item_id, item in stored(database).items()}
+    assert told == {"0": ("x",), "2": ("z",)}
+
+
 TITLES = ["Plain", 'The "Best" of; all', 'Say "no"', "Two\nlines", "C:\\temp", "", 'x"y', "a;b"]
 
 

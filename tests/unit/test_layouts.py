@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +86,14 @@ def test_a_matrix_of_any_kind(tmp_path, write):
         row[:2]: float(row[2] == "True" or row[2]) for row in cells_of(path, null_words=("False",))
     }
     assert found == {("u1", "i1"): 1, ("u3", "i1"): 3, ("u2", "i2"): 2, ("u1", "i3"): 1}
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "ipc", "ipc_stream"])
+def test_a_matrix_of_texts(tmp_path, form):
+    path = tmp_path / "m"
+    frame = pl.DataFrame({"u": ["a", "b"], "i": ["1", ""], "j": ["0.0", "2"], "k": ["NULL", None]})
+    getattr(frame, f"write_{form}")(path)
+    assert cells_of(path, null_words=("NULL",)) == [("a", "i", "1"), ("b", "j", "2")]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ import gzip
 import json
 import random
 import uuid
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
@@ -304,10 +306,23 @@ def stream(table, path):
         writer.write_table(table, max_chunksize=2)
 
 
+def polars_feather(table, path):
+    pl.from_arrow(table).write_ipc(path, compression="lz4")
+
+
+def polars_stream(table, path):
+    pl.from_arrow(table).write_ipc_stream(path)
+
+
+def polars_parquet(table, path):
+    pl.from_arrow(table).write_parquet(path)
+
+
 FORMS = [feather, plain_feather, stream, pq.write_table]
+POLARS = [polars_feather, polars_stream, polars_parquet]
 
 
-@pytest.mark.parametrize("write", FORMS)
+@pytest.mark.parametrize("write", [*FORMS, *POLARS])
 def test_columns_of_arrow_are_read_with_a_row_for_each_item_of_a_list(tmp_path, write):
     path = tmp_path / "a"
     write(TABLE, path)
@@ -323,6 +338,31 @@ def test_feather_of_pandas_is_imported(tmp_path, take, stored):
     assert stored("user_id", "item_id", "occurred_at") == [
         ("u", "1", 1_704_295_698_000_000),
         ("v", "2", 1_704_326_400_000_000),
+    ]
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson", "json", "parquet", "ipc", "ipc_stream"])
+def test_what_polars_writes_is_imported(tmp_path, take, stored, form):
+    path = tmp_path / "a"
+    at = [datetime(2024, 1, 3, 15, 28, 18), datetime(2024, 1, 4, 0, 0, 0, 500_000), None]
+    frame = pl.DataFrame(
+        {
+            "user_id": pl.Series(["u 1", 'ü "2"', "u 1"], dtype=pl.Categorical),
+            "item_id": pl.Series(["i", "j", None], dtype=pl.Enum(["j", "i"])),
+            "weight": pl.Series([Decimal("1.50"), None, Decimal(2)], dtype=pl.Decimal(20, 2)),
+            "occurred_at": pl.Series(at).dt.replace_time_zone("Europe/Berlin"),
+            "note": [None, "two\nlines", ""],
+            "sold": pl.Series([0.5, 1.0, None], dtype=pl.Float16),
+        }
+    )
+    getattr(frame, f"write_{form}")(path)
+    report = take(path)
+    assert (report.accepted, report.refused) == (2, 1)
+    (refused,) = report.first_refused
+    assert (refused.column, refused.reason) == ("item_id", "is empty")
+    assert stored("user_id", "item_id", "weight", "occurred_at") == [
+        ("u 1", "i", 1.5, 1_704_292_098_000_000),
+        ('ü "2"', "j", 1.0, 1_704_322_800_500_000),
     ]
 
 
@@ -368,7 +408,7 @@ def test_lists_that_do_not_go_together_are_refused(tmp_path):
     assert broken == {2: "has 1 values, and another list of its row 2"}
 
 
-@pytest.mark.parametrize("write", FORMS)
+@pytest.mark.parametrize("write", [*FORMS, *POLARS])
 def test_a_file_of_arrow_that_is_cut_or_changed_is_refused_and_nothing_else(tmp_path, write):
     path = tmp_path / "a"
     write(TABLE, path)
@@ -381,6 +421,14 @@ def test_a_file_of_arrow_that_is_cut_or_changed_is_refused_and_nothing_else(tmp_
         path.write_bytes(changed)
         with contextlib.suppress(DataError):
             rows_of(path, "u", "i")
+
+
+def test_a_type_that_cannot_be_read_is_named(tmp_path):
+    frame = pl.DataFrame({"u": ["a"], "n": pl.Series([2**100], dtype=pl.Int128)})
+    for form in ("parquet", "ipc", "ipc_stream"):
+        getattr(frame, f"write_{form}")(tmp_path / "a")
+        with pytest.raises(DataError, match=r"more than 64 bits .*: leave it out"):
+            rows_of(tmp_path / "a", "u")
 
 
 @pytest.mark.parametrize(

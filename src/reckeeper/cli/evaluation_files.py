@@ -276,15 +276,13 @@ class _Place:
     def values(self, column: str) -> pa.Array:
         """Return a column without missing values."""
         values = self._chunk.columns[column]
-        if pa.types.is_string_view(values.type) or pa.types.is_binary_view(values.type):
-            values = values.cast(pa.large_binary())
         self.refuse(column, _mask(values.is_null(nan_is_null=True)), _MISSING)
         return values
 
     def raw(self, column: str) -> pa.Array:
         """Return a column as it is; text that is not UTF-8 with what it has in its place."""
         values = self._chunk.columns[column]
-        if not _is_textual(values.type):
+        if not tabular.is_text(values.type):
             return values
         try:
             return values.cast(pa.string())
@@ -337,7 +335,7 @@ def _ids(at: _Place, column: str) -> pa.DictionaryArray:
         texts = pa.array(np.where(is_bad, 0, numbers).astype(np.int64)).cast(pa.string())
     elif pa.types.is_integer(names.type):
         texts = names.cast(pa.string())
-    elif _is_textual(names.type):
+    elif tabular.is_text(names.type):
         reason = "is not text in UTF-8"
         is_bad = pc.binary_length(names).to_numpy() == 0
         try:
@@ -396,7 +394,7 @@ def _times(at: _Place, column: str, *, are_numbers: bool) -> np.ndarray:
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
         zone = values.type.tz if pa.types.is_timestamp(values.type) else None
         return _integers(values.cast(pa.timestamp("us", zone), safe=False))
-    if are_numbers or not _is_textual(values.type):
+    if are_numbers or not tabular.is_text(values.type):
         return _numbers(at, column, reason="is not a number, as the times before it are")
     reason = "is not a time such as 2025-12-04T23:42:15Z"
     return _cast(at, column, _micros_of_text, reason=reason)
@@ -417,7 +415,7 @@ def _micros(times: list[np.ndarray], *, are_numbers: bool, unit: str | None) -> 
 def _numbers(at: _Place, column: str, *, reason: str) -> np.ndarray:
     kind = at.values(column).type
     is_numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    if not is_numeric and not pa.types.is_decimal(kind) and not _is_textual(kind):
+    if not is_numeric and not pa.types.is_decimal(kind) and not tabular.is_text(kind):
         raise at.type_error(column, "numbers")
     numbers = _cast(at, column, _floats, reason=reason)
     at.refuse(column, ~np.isfinite(numbers), "is not a finite number")
@@ -456,7 +454,7 @@ def _can_be_cast(values: pa.Array, cast: Callable[[pa.Array], Any]) -> np.ndarra
 
 
 def _floats(values: pa.Array) -> np.ndarray:
-    if _is_textual(values.type):
+    if tabular.is_text(values.type):
         values = pc.utf8_trim_whitespace(values.cast(pa.string()))
     floats: np.ndarray = values.cast(pa.float64(), safe=False).to_numpy()
     return floats
@@ -475,11 +473,6 @@ def _micros_of_text(values: pa.Array) -> np.ndarray:
 def _integers(moments: pa.Array) -> np.ndarray:
     integers: np.ndarray = moments.cast(pa.int64()).to_numpy()
     return integers
-
-
-def _is_textual(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
-    return any(test(kind) for test in (*tests, pa.types.is_large_binary))
 
 
 def _mask(values: pa.Array) -> np.ndarray:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from reckeeper.errors import DataError
 from reckeeper.interactions import CONTROL_CHARACTERS, MAX_ID_CHARACTERS
-from reckeeper.tabular import VALUE_SHOWN, Chunk, RefusedLine
+from reckeeper.tabular import VALUE_SHOWN, Chunk, RefusedLine, is_text
 
 
 def head_of(chunk: Chunk, n: int) -> Chunk:
@@ -65,8 +65,6 @@ def without_words(values: pa.Array, words: Sequence[str]) -> pa.Array:
     """Return values with nothing in place of the words that stand for it."""
     if not words or not is_textual(values.type) or pa.types.is_null(values.type):
         return values
-    if pa.types.is_string_view(values.type) or pa.types.is_binary_view(values.type):
-        values = values.cast(pa.large_binary())
     is_binary = pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)
     written = [word.encode() if is_binary else word for word in words]
     is_word = pc.is_in(values, value_set=pa.array(written, values.type))
@@ -99,16 +97,7 @@ def _decoded(value: bytes | None) -> str | None:
 
 def is_textual(kind: pa.DataType) -> bool:
     """Return whether a type is text, bytes or nothing."""
-    tests = (
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_string_view,
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-        pa.types.is_binary_view,
-        pa.types.is_null,
-    )
-    return any(test(kind) for test in tests)
+    return is_text(kind) or pa.types.is_null(kind)
 
 
 def ids_of(

@@ -90,15 +90,18 @@ def check_items(
     return rows, sorted([*refusals.refused(), *refused], key=lambda line: line.line)
 
 
-def _of_lists(column: pa.Array, name: str, refusals: Refusals) -> list[list[str] | None]:
+def _of_lists(column: pa.Array, name: str, refusals: Refusals) -> list[list[str | None] | None]:
     """Return lists of bytes as lists of text; nothing for any other type."""
-    if not (pa.types.is_list(column.type) and pa.types.is_binary(column.type.value_type)):
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return []
-    told: list[list[str] | None] = []
+    if not (pa.types.is_binary(kind.value_type) or pa.types.is_large_binary(kind.value_type)):
+        return []
+    told: list[list[str | None] | None] = []
     is_broken = np.zeros(len(column), dtype=bool)
     for row, items in enumerate(column.to_pylist()):
         try:
-            told.append(None if items is None else [item.decode() for item in items])
+            told.append(None if items is None else [_decoded(item) for item in items])
         except UnicodeDecodeError:
             is_broken[row] = True
             told.append(None)
@@ -264,6 +267,10 @@ def _json(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(name): _json(part) for name, part in value.items()}
     return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def _decoded(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
 
 
 def _text(value: object) -> str | None:

@@ -1,6 +1,6 @@
 """Tables in bounded memory: other people's text, JSON, Parquet, queries; Parquet for them."""
 
-from reckeeper.tabular.columns import spread
+from reckeeper.tabular.columns import is_text, spread
 from reckeeper.tabular.detection import detect
 from reckeeper.tabular.forms import WHITE_SPACE, Form, Kind, Layout
 from reckeeper.tabular.ids import read_ids
@@ -27,6 +27,7 @@ __all__ = [
     "check_output",
     "detect",
     "fingerprint",
+    "is_text",
     "open_query",
     "open_source",
     "read_ids",

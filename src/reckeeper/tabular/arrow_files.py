@@ -24,6 +24,15 @@ _BINARY = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
 _UNSOUND = (pa.ArrowException, OSError, ValueError, MemoryError)
 
 
+def _unreadable(path: Path, kind: str, exc: Exception) -> DataError:
+    if isinstance(exc, pa.ArrowNotImplementedError):
+        return DataError(
+            f"{path} has a column of a type that cannot be read ({one_line(exc)}): leave it out, "
+            "or write it as text."
+        )
+    return DataError(f"{path} is not a sound {kind} file: {one_line(exc)}.")
+
+
 def _index_first(schema: pa.Schema) -> list[str]:
     """Return the names of columns; what was the index of a data frame stands last in the file."""
     told = schema.pandas_metadata
@@ -61,7 +70,7 @@ class ParquetSource(FileSource):
             self._file = pa.parquet.ParquetFile(path, buffer_size=1024 * 1024, pre_buffer=False)
             self.columns = _index_first(self._file.schema_arrow)
         except _UNSOUND as exc:
-            raise DataError(f"{path} is not a sound Parquet file: {one_line(exc)}.") from exc
+            raise _unreadable(path, "Parquet", exc) from exc
 
     @property
     def bytes_done(self) -> int:
@@ -103,7 +112,7 @@ class ArrowSource(FileSource):
                 open_ = pa.ipc.open_stream if self._is_stream else pa.ipc.open_file
                 self.columns = list(open_(file).schema.names)
         except _UNSOUND as exc:
-            raise DataError(f"{path} is not a sound Arrow file: {one_line(exc)}.") from exc
+            raise _unreadable(path, "Arrow", exc) from exc
 
     def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """Give the rows, so many at a time."""

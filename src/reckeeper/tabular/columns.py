@@ -134,14 +134,29 @@ def plain(values: pa.Array) -> pa.Array:
     if isinstance(kind, pa.BaseExtensionType):
         return plain(values.storage)
     if pa.types.is_dictionary(kind):
-        return plain(values.dictionary_decode())
+        return plain(values.dictionary).take(values.indices)
     if pa.types.is_run_end_encoded(kind):
         return plain(pc.run_end_decode(values))
+    if pa.types.is_string_view(kind):
+        return values.cast(pa.large_string())
+    if pa.types.is_binary_view(kind):
+        return values.cast(pa.large_binary())
     if pa.types.is_fixed_size_binary(kind) and kind.byte_width == _UUID_BYTES:
         return _uuids(values)
     if is_list(kind):
         return _plain_lists(values)
     return values
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a type, without what is only a way of keeping it, is text or bytes."""
+    tests = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+    )
+    return any(test(kind) for test in tests)
 
 
 def is_list(kind: pa.DataType) -> bool:

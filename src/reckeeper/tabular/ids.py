@@ -5,8 +5,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-
 from reckeeper.errors import DataError, alternatives
 from reckeeper.tabular.detection import detect
 from reckeeper.tabular.forms import Form, Kind
@@ -58,12 +56,11 @@ def _of_table(path: Path, column: str, form: Form) -> Iterator[tuple[int, object
         for chunk in source.chunks([column]):
             for refused in chunk.broken:
                 raise DataError(f"{path}, line {refused.line}, {refused.reason}.")
-            values = chunk.columns[column]
-            if pa.types.is_binary(values.type):
-                values = pa.array(
-                    [value.as_py().decode(errors="surrogateescape") for value in values]
-                )
-            yield from zip(chunk.lines.tolist(), values.to_pylist(), strict=True)
+            values = [
+                value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+                for value in chunk.columns[column].to_pylist()
+            ]
+            yield from zip(chunk.lines.tolist(), values, strict=True)
 
 
 def _of_objects(path: Path, column: str, form: Form) -> Iterator[tuple[int, object]]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reckeeper.errors import DataError, alternatives
+from reckeeper.tabular.columns import is_text
 from reckeeper.tabular.files import FileSource
 from reckeeper.tabular.forms import WHITE_SPACE, Form
 from reckeeper.tabular.lines import lines_of
@@ -139,7 +140,7 @@ def _has_something(cells: pa.Array, null_words: Sequence[str]) -> np.ndarray:
         is_filled = pc.and_(pc.not_equal(cells, 0), pc.invert(pc.is_nan(cells)))
     elif pa.types.is_integer(kind) or pa.types.is_decimal(kind):
         is_filled = pc.not_equal(cells, 0)
-    elif pa.types.is_binary(kind) or pa.types.is_string(kind):
+    elif is_text(kind):
         words = pa.array([word.encode() for word in null_words], pa.binary()).cast(kind)
         is_nothing = pc.or_(
             pc.match_substring_regex(cells, _NOTHING), pc.is_in(cells, value_set=words)
