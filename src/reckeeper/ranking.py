@@ -374,9 +374,8 @@ def _rank_told(scores: np.ndarray, seen: np.ndarray, *, k: int) -> Lists | None:
         return None
     seen_scores = scores[seen]
     scores[seen] = -np.inf
-    top, largest = linalg.top_k_of_one(scores, k)
-    best = scores[top]
-    largest_seen = np.abs(seen_scores).max(initial=0)
+    top, best, largest = linalg.top_k_of_one(scores, k)
+    largest_seen = np.maximum.reduce(np.abs(seen_scores), initial=0)
     if largest_seen == np.inf:  # some of them are out
         largest_seen = np.abs(seen_scores[seen_scores > -np.inf]).max(initial=0)
     # What is no number fails these.

@@ -4,8 +4,10 @@ import concurrent.futures
 import dataclasses
 import gc
 import itertools
+import json
 import random
 import weakref
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -148,11 +150,8 @@ def test_items_are_ranked_and_cut(serving, taste):
 
 
 def test_an_answer_says_what_it_is(serving):
-    before = clock.now()
-    first, second = (serving.recommend("u03", Rules(n=1)) for _ in range(2))
-    assert (first.user_id, first.model_version) == ("u03", 1)
-    assert before <= first.generated_at <= clock.now()
-    assert first.request_id != second.request_id
+    found = serving.recommend("u03", Rules(n=1))
+    assert (found.user_id, found.model_version) == ("u03", 1)
 
 
 def test_titles_come_from_the_catalogue(serving, database, kept_catalogue):
@@ -1067,10 +1066,12 @@ def test_a_list_is_written_as_its_shape_says(version, has_reasons):
             items[0]._replace(reasons=reasons, rest=1 / 3),
             items[1]._replace(reasons=[], rest=0.0),
         ]
-    answer = Recommendations("u 1", version, "model", items, "a-name", 1_700_000_000_000_000)
-    shape = wire.RecommendationList.model_validate(answer)
-    expected = shape.model_dump_json(exclude={"request_id", "generated_at"})
-    assert recommendations._written(answer) + b"}" == expected.encode()
+    answer = Recommendations("u 1", version, "model", items)
+    whole = recommendations._whole(FinishedList(recommendations._written(answer), "model"))
+    own = json.loads(whole)
+    moment = int(datetime.fromisoformat(own["generated_at"]).timestamp() * 1e6)
+    told = {**vars(answer), "request_id": own["request_id"], "generated_at": moment}
+    assert whole == wire.RecommendationList.model_validate(told).model_dump_json().encode()
 
 
 def test_kept_lists_come_to_no_more_than_so_many_bytes():

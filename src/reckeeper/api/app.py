@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp
 
 import reckeeper
 from reckeeper import errors, telemetry, wire
@@ -87,16 +88,8 @@ def _routes(cors_origins: Sequence[str] = ()) -> FastAPI:
         generate_unique_id_function=openapi.operation_id,
         dependencies=[Depends(parameters.Known())],
     )
-    app.add_middleware(recommendations.AtHand)
-    if cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=cors_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["ETag", "Retry-After", INSTALLATION_HEADER],
-        )
-    app.add_middleware(Edge)
+    inside = app.build_middleware_stack
+    app.build_middleware_stack = lambda: _edge_of(inside(), cors_origins)  # type: ignore[method-assign]
     handlers.register(app)
     for part in _PARTS:
         app.include_router(part.router, responses=failures(422, 500, 503))
@@ -104,6 +97,20 @@ def _routes(cors_origins: Sequence[str] = ()) -> FastAPI:
     app.add_route("/", _to_docs, include_in_schema=False)
     app.openapi = functools.partial(openapi.describe, app)  # type: ignore[method-assign]
     return app
+
+
+def _edge_of(app: ASGIApp, cors_origins: Sequence[str]) -> ASGIApp:
+    """Put around an app what every request passes first: most lists come from no further in."""
+    app = recommendations.AtHand(app)
+    if cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["ETag", "Retry-After", INSTALLATION_HEADER],
+        )
+    return Edge(app)
 
 
 async def _to_docs(_request: Request) -> Response:

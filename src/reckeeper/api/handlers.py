@@ -10,7 +10,6 @@ from starlette.requests import ClientDisconnect
 
 from reckeeper import errors, telemetry, wire
 from reckeeper.api.answers import Json
-from reckeeper.wire.headers import INSTALLATION_HEADER
 
 _log = telemetry.get_logger("server")
 
@@ -105,8 +104,4 @@ async def _on_unexpected(request: Request, exc: Exception) -> Response:
         "The server failed on this request; its log has the details. Try again, and report it if "
         "it happens again."
     )
-    response = Json(wire.Error(code="internal", message=message), 500)
-    # This answer does not pass `Edge`, which has failed with the request.
-    response.headers["Cache-Control"] = "no-store"
-    response.headers[INSTALLATION_HEADER] = request.app.state.runtime.installation_id
-    return response
+    return Json(wire.Error(code="internal", message=message), 500)

@@ -118,23 +118,31 @@ def _json(**told: object) -> bytes:
     return to_json({"status": "ok", **told})
 
 
-_ITEM = Recommendation._fields[:5]
-"""What each item of a list has; reasons, where they are asked for, come after it."""
-
-
 def _list(answer: Recommendations) -> dict[str, object]:
     """Return what all lists have: `wire.UserList`, but for the user."""
-    items = [dict(zip(_ITEM, each, strict=False)) for each in answer.items]
-    for item, each in zip(items, answer.items, strict=True):
-        if each.reasons is not None:
-            item |= {"reasons": each.reasons, "rest": each.rest}
-    return {"strategy": answer.strategy, "items": items}
+    return {"strategy": answer.strategy, "items": [_item(each) for each in answer.items]}
+
+
+def _item(each: Recommendation) -> dict[str, object]:
+    """Return `wire.RecommendedItem`; reasons are there where they were asked for."""
+    item: dict[str, object] = {
+        "rank": each.rank,
+        "item_id": each.item_id,
+        "score": each.score,
+        "title": each.title,
+        "attributes": each.attributes,
+    }
+    return item if each.reasons is None else item | {"reasons": each.reasons, "rest": each.rest}
+
+
+def _own() -> dict[str, str]:
+    """Return what is of one answer alone: its name and its time."""
+    return {"request_id": str(uuid.uuid4()), "generated_at": clock.rfc3339(clock.now())}
 
 
 def _whole(finished: FinishedList) -> bytes:
     """Return the answer with a list, under a name and a time of its own."""
-    end = f',"request_id":"{uuid.uuid4()}","generated_at":"{clock.rfc3339(clock.now())}"}}'
-    return finished.body + end.encode()
+    return b"%b,%b" % (finished.body, to_json(_own())[1:])
 
 
 @router.post(
@@ -157,8 +165,7 @@ async def recommend_from_history(runtime: Needs, request: Request) -> Response:
         return _json(
             model_version=found.model_version,
             **_list(found),
-            request_id=found.request_id,
-            generated_at=clock.rfc3339(found.generated_at),
+            **_own(),
         )
 
     return Response(await run_in_threadpool(answer), media_type="application/json")
@@ -184,8 +191,7 @@ async def recommend_to_users(runtime: Needs, request: Request) -> Response:
         return _json(
             model_version=found[0].model_version,
             lists=[{"user_id": each.user_id, **_list(each)} for each in found],
-            request_id=str(uuid.uuid4()),
-            generated_at=clock.rfc3339(clock.now()),
+            **_own(),
         )
 
     return Response(await run_in_threadpool(answer), media_type="application/json")

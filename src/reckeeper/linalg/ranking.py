@@ -92,8 +92,8 @@ def top_k_shared(scores: np.ndarray, k: int, *, exclude: sparse.csr_array) -> np
     return top
 
 
-def top_k_of_one(scores: np.ndarray, k: int) -> tuple[np.ndarray, float]:
-    """Return the indices of the k largest scores, the largest first, and the largest of all.
+def top_k_of_one(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the k largest scores of one row, the largest first.
 
     Parameters
     ----------
@@ -105,17 +105,21 @@ def top_k_of_one(scores: np.ndarray, k: int) -> tuple[np.ndarray, float]:
     Returns
     -------
     ndarray of int64, shape (at most k,)
-        Where scores are equal, the smaller index comes first.
+        Indices. Where scores are equal, the smaller comes first.
+    ndarray of float, shape (at most k,)
+        The scores.
     float
-        NaN where a score is.
+        The largest of all: NaN where a score is.
     """
     largest = _of_groups(scores[None, :], k)[0]
-    border = np.partition(largest, -k)[-k]
-    place = (scores >= border).nonzero()[0]
-    place = place[np.lexsort((place, -scores[place]))[:k]]
-    if border == -np.inf:
-        place = place[scores[place] > -np.inf]
-    return place, float(largest.max())
+    largest = np.partition(largest, -k)[-k:]
+    place = (scores >= largest[0]).nonzero()[0]
+    best = scores[place]
+    order = (-best).argsort(kind="stable")[:k]
+    place, best = place[order], best[order]
+    if largest[0] == -np.inf:
+        place, best = place[best > -np.inf], best[best > -np.inf]
+    return place, best, float(np.maximum.reduce(largest))
 
 
 def top_k_rows(
@@ -156,7 +160,7 @@ def top_k_rows(
     width = min(k, n_columns)
     top = np.full((n_rows, k), -1, dtype=np.int64)
     if n_rows == 1 and width:
-        place, _ = top_k_of_one(scores[0], width)
+        place, *_ = top_k_of_one(scores[0], width)
         top[0, : len(place)] = place
         return top
 
@@ -240,7 +244,8 @@ def _of_groups(scores: np.ndarray, n: int) -> np.ndarray:
     if height == 1:
         return scores
     in_groups = height * n_groups
-    largest: np.ndarray = scores[:, :in_groups].reshape(len(scores), height, n_groups).max(axis=1)
+    groups = scores[:, :in_groups].reshape(len(scores), height, n_groups)
+    largest: np.ndarray = np.maximum.reduce(groups, axis=1)
     rest = largest[:, : n_columns - in_groups]
     np.maximum(rest, scores[:, in_groups:], out=rest)
     return largest

@@ -1,7 +1,6 @@
 """Lists as they are answered: ranked under the rules of a request, and described."""
 
 import itertools
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -57,18 +56,12 @@ class Recommendations:
         recipe gives everybody the same, or there is no version yet.
     items : list of Recommendation
         Best first; ranks go on where the page before ends.
-    request_id : str
-        Names this answer.
-    generated_at : int
-        Microseconds since 1970-01-01 UTC.
     """
 
     user_id: str | None
     model_version: int | None
     strategy: str
     items: list[Recommendation]
-    request_id: str
-    generated_at: int
 
 
 @dataclass(frozen=True)
@@ -300,26 +293,19 @@ class Answers:
         """Return the answer with ids and scores of some items, the best first."""
         telemetry.count_list(strategy)
         described = self._catalogue.describe(item_id for item_id, _ in named)
-        whys: Sequence[Reasons | None] = [None] * len(named) if reasons is None else reasons
+        items = [
+            Recommendation(rank, item_id, score, item.title, item.attributes)
+            for rank, ((item_id, score), item) in enumerate(
+                zip(named, described, strict=True), start=rules.offset + 1
+            )
+        ]
+        if reasons is not None:
+            items = [
+                item._replace(reasons=why.reasons, rest=why.rest)
+                for item, why in zip(items, reasons, strict=True)
+            ]
         return Recommendations(
-            user_id=user_id,
-            model_version=version,
-            strategy=strategy,
-            items=[
-                Recommendation(
-                    rank,
-                    item_id,
-                    score,
-                    item.title,
-                    item.attributes,
-                    *(() if why is None else (why.reasons, why.rest)),
-                )
-                for rank, ((item_id, score), item, why) in enumerate(
-                    zip(named, described, whys, strict=True), start=rules.offset + 1
-                )
-            ],
-            request_id=str(uuid.uuid4()),
-            generated_at=clock.now(),
+            user_id=user_id, model_version=version, strategy=strategy, items=items
         )
 
 

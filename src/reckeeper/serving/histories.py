@@ -41,6 +41,7 @@ class UserHistories:
         # Numbers of items: those of the version, then those of the snapshot, then of nobody.
         self._n_own = len(model.artifact.items)
         self._n_others = 0 if snapshot is None else len(snapshot.items)
+        self._by_type: tuple[int | None, np.ndarray, np.ndarray | None] | None = None
         self._keys = np.empty(0, dtype=np.int64)
         if snapshot is not None:
             own = pa.array(model.artifact.items.ids, pa.large_string())
@@ -143,16 +144,24 @@ class UserHistories:
         return np.array([name in (*seen_types, UNTYPED) for name in types], dtype=bool)
 
     def _of_rows(self, snapshot: Snapshot, rows: Rows) -> "_Entries":
-        weights, is_seen = self._type_weights, self._count_as_seen(snapshot.types)
-        of_type = np.array([weights.get(name, 0.0) for name in snapshot.types])
+        of_type, is_seen = self._weights_in(snapshot)
         return _Entries(
-            self._keys[rows.item_index],
-            of_type[rows.type_index] * rows.weight,
+            self._keys.take(rows.item_index),
+            of_type.take(rows.type_index) * rows.weight,
             rows.occurred_at,
-            self._listing[rows.type_index],
-            None if is_seen is None else is_seen[rows.type_index],
+            self._listing.take(rows.type_index),
+            None if is_seen is None else is_seen.take(rows.type_index),
             {},
         )
+
+    def _weights_in(self, snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what each type of the snapshot weighs, and whether it counts as seen."""
+        revision = self._policy.revision
+        if self._by_type is None or self._by_type[0] != revision:
+            weights, is_seen = self._type_weights, self._count_as_seen(snapshot.types)
+            of_type = np.array([weights.get(name, 0.0) for name in snapshot.types])
+            self._by_type = revision, of_type, is_seen
+        return self._by_type[1:]
 
     def _of_batch(self, batch: pa.RecordBatch) -> "_Entries":
         items, types = (
