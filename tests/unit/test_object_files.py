@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import io
 import json
 import random
 import uuid
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from reckeeper import tabular
 from reckeeper.errors import DataError
 from reckeeper.events.previews import preview
-from reckeeper.tabular import json_objects
+from reckeeper.tabular import json_elements, json_objects
 from reckeeper.tabular import lines as lines_module
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +92,7 @@ JSON = [lines, packed_lines, of_windows, array, pretty_array, pages, pretty_obje
 @pytest.mark.parametrize("write", JSON)
 @pytest.mark.parametrize("piece_bytes", [1024 * 1024, 7])
 def test_json_is_read_in_any_form(tmp_path, monkeypatch, write, piece_bytes):
-    monkeypatch.setattr(json_objects, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(json_elements, "_PIECE_BYTES", piece_bytes)
     monkeypatch.setattr(lines_module, "_PIECE_BYTES", piece_bytes)
     path = tmp_path / "events"
     write(path)
@@ -128,7 +129,7 @@ def test_a_broken_line_costs_its_row_alone(tmp_path):
 
 def test_a_line_without_an_end_is_left_out_and_the_next_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(lines_module, "_PIECE_BYTES", 50)
-    monkeypatch.setattr(json_objects, "_MOST_BYTES", 100)
+    monkeypatch.setattr(json_objects, "MOST_BYTES", 100)
     path = tmp_path / "a.jsonl"
     for line_end in ("\n", "\r\n", "\r"):
         long = json.dumps({"u": "x" * random.randrange(200, 300)})
@@ -138,33 +139,120 @@ def test_a_line_without_an_end_is_left_out_and_the_next_is_read(tmp_path, monkey
         assert broken == dict.fromkeys((2, 5), "is longer than 100 bytes")
 
 
+@pytest.mark.parametrize("piece_bytes", [1024 * 1024, 7])
 @pytest.mark.parametrize(
-    ("content", "what"),
+    ("elements", "reason"),
     [
-        ('[{"u": 1}, {"u": 2}', "from object 3 on: the file ends within the array"),
-        ('[{"u": 1} {"u": 2}]', "from object 2 on: a comma or ] is missing"),
-        ('[{"u": 1}, ]', "from object 2 on: Expecting value"),
-        ('[{"u": 1}, {"u": }]', "from object 2 on: Expecting value"),
-        ('[{"u": 1}, {"u": "x', "from object 2 on: Unterminated string"),
-        ('[{"u": 1}]}', "from object 2 on: Expecting value"),
-        ('[{"u": 1},' + "[" * 100_000, "from object 2 on: it is nested too deeply"),
+        ('{"u": }', "is no JSON: Expecting value at its character 7"),
+        ('{"u": tru, "t": "a } b"}', "is no JSON: Expecting value at its character 7"),
+        ("{'u': 2}", "is no JSON: Expecting property name enclosed in double quotes"),
+        ('{"u": "2, "t": "x"}', "is no JSON: Expecting ',' delimiter at its character 12"),
+        ('{"u": "a\nb"}', "is no JSON: Invalid control character at its character 9"),
+        ('{"u": 2', "is no JSON: Expecting property name"),
+        ('{"u": 2, "l": [{"s": 1}, {"s": }]}', "is no JSON: Expecting value at its character 32"),
+        ('{"u": 2, "l": [{"s": 1}, {"s": 2}', "is not whole: the file ends within it"),
+        ('{"u": 2, "l": [{"s": 1}, "s": 2}]}', "is no JSON: Expecting ',' delimiter"),
+        ("oops", "is no JSON: Expecting value at its character 1"),
+        ("[" * 20_000, "is nested too deeply"),
+        (f'{{"u": {"9" * 5_000}}}', "has too long a number in it"),
+        ("[1]", "is no JSON object"),
     ],
 )
-def test_an_array_that_breaks_off_says_where(tmp_path, content, what):
+def test_an_array_is_read_beyond_an_element_that_is_broken(
+    tmp_path, monkeypatch, elements, reason, piece_bytes
+):
+    monkeypatch.setattr(json_elements, "_PIECE_BYTES", max(piece_bytes, len(elements) // 10))
+    path = tmp_path / "a.json"
+    for between in (", ", ",\n  "):
+        whole = [json.dumps({"u": n, "l": [{"s": n}, {"s": -n}]}) for n in range(6)]
+        path.write_text(f"[{between.join([*whole[:2], elements, *whole[3:]])}]")
+        rows, broken = rows_of(path, "u")
+        assert rows == [(1, 0), (2, 1), (4, 3), (5, 4), (6, 5)]
+        assert broken.keys() == {3}
+        assert broken[3].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("content", "places", "refused"),
+    [
+        ('[{"u": 1}, {"u": 2}', [1, 2], {3: "is missing: the file ends within the array"}),
+        ('[{"u": 1}, {"u": "x', [1], {2: "is not whole: the file ends within it"}),
+        ('[{"u": 1} {"u": 2},, {"u": 3}, ]', [1, 2, 3], {}),
+        ('[{"u": 1}}, {"u": 3}]', [1, 3], {2: "is no JSON: Expecting value at its character 1"}),
+        (
+            '[{"u": 1}], {"u": 2}]',
+            [1, 2],
+            {3: "is no JSON: Expecting value at its character 1"},
+        ),
+        (
+            '{"u": 1,\n"i": 1}\n{"u": 2,\n"i": }\n{"u": 3,\n"i": 3}',
+            [1, 3],
+            {2: "is no JSON: Expecting value at its character 15"},
+        ),
+    ],
+)
+def test_an_array_with_a_sign_too_many_or_too_few_is_read(tmp_path, content, places, refused):
     path = tmp_path / "a.json"
     path.write_text(content)
-    with pytest.raises(DataError, match=what):
+    rows, broken = rows_of(path, "u")
+    assert [line for line, _ in rows] == places
+    assert broken == refused
+
+
+def test_whatever_sign_is_wrong_in_an_element_no_other_one_is_lost():
+    rows = [{"u": n, "lines": [{"sku": "a"}, {"sku": "b"}], "at": {"x": 1}} for n in range(4)]
+    texts = [json.dumps(row) for row in rows]
+    broken = texts[1]
+    for at in range(len(broken)):
+        for sign in ("", *'{}]",:x'):
+            for behind in (at, at + 1):
+                texts[1] = broken[:at] + sign + broken[behind:]
+                content = io.BytesIO(f"[{', '.join(texts)}]".encode())
+                found = json_elements.Elements(content, "a.json")
+                given = [row for some in found if isinstance(some, list) for row in some]
+                assert [row for row in given if row in rows[:1] + rows[2:]] == rows[:1] + rows[2:]
+
+
+def test_a_long_array_is_read_beyond_elements_that_are_broken(tmp_path):
+    path = tmp_path / "a.json"
+    n, odd = 50_000, range(7, 50_000, 997)
+    elements = [f'{{"u": {number}, "i": [{{"x": 1}}]}}' for number in range(1, n + 1)]
+    for number in odd:
+        elements[number - 1] = '{"u": "a, "i": [{"x": 1}]}'
+    path.write_text(f"[{', '.join(elements)}]")
+    rows, broken = rows_of(path, "u")
+    assert list(broken) == list(odd)
+    assert rows == [(number, number) for number in range(1, n + 1) if number not in broken]
+
+
+def test_an_element_without_an_end_is_passed_over_and_a_few_of_them_at_most(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_elements, "_PIECE_BYTES", 50)
+    monkeypatch.setattr(json_elements, "MOST_BYTES", 100)
+    path = tmp_path / "a.json"
+    sound, endless = [f'{{"u": {number}}}' for number in range(30)], '{"u": -1, "i": ["x"'
+    path.write_text(f"[{', '.join([*sound, endless, *sound])}]")
+    rows, broken = rows_of(path, "u")
+    assert len(rows) == 60
+    assert broken == {31: "is longer than 100 characters"}
+    path.write_text(f"[{', '.join([*sound, *[endless, *sound] * 11])}]")
+    with pytest.raises(DataError, match=r"beyond element 340: 10 elements before that are longer"):
         rows_of(path, "u")
 
 
-def test_what_stands_before_the_break_in_a_long_array_is_given(tmp_path):
+def test_refused_elements_are_listed_with_places_and_reasons(tmp_path, take, stored):
     path = tmp_path / "a.json"
-    path.write_text("[" + '{"u": 1},' * 50_000 + '{"u": ')
-    with tabular.open_source(path) as source:
-        chunks = source.chunks(["u"])
-        assert len(next(chunks).lines) >= 20_000
-        with pytest.raises(DataError, match="from object 50001 on"):
-            list(chunks)
+    path.write_bytes(
+        b'[{"user_id": "u1", "item_id": "i1"}, {"user_id": "\xff" "item_id": "i2"},'
+        b'{"user_id": "u3", "item_id": "i3"}, {"user_id": "\xff", "item_id": "i4"}]'
+    )
+    report = take(path)
+    assert (report.accepted, report.refused) == (2, 2)
+    assert [(line.line, line.reason) for line in report.first_refused] == [
+        (2, "is no JSON: Expecting ',' delimiter at its character 19"),
+        (4, "is not text in UTF-8"),
+    ]
+    assert len(report.refused_report.read_text().splitlines()) == 3
+    assert stored("user_id") == [("u1",), ("u3",)]
 
 
 def test_the_first_line_of_json_may_be_broken(tmp_path):

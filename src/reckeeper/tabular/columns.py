@@ -125,7 +125,8 @@ def _text(value: object) -> str | None:
 
 def shown(value: object) -> str:
     """Return a value as it is shown with what is wrong with it."""
-    return "" if value is None else str(value)[:VALUE_SHOWN]
+    text = "" if value is None else str(value)[:VALUE_SHOWN]
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def plain(values: pa.Array) -> pa.Array:

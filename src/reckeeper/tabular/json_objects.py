@@ -1,9 +1,7 @@
 """JSON objects, one a line or in an array, in bounded memory; and tables of them."""
 
-import codecs
 import contextlib
 import itertools
-import json
 import re
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -15,14 +13,11 @@ from reckeeper.errors import DataError
 from reckeeper.tabular.columns import chunk_of, shown
 from reckeeper.tabular.files import FileSource
 from reckeeper.tabular.forms import Form, Kind
+from reckeeper.tabular.json_elements import MOST_BYTES, Broken, Elements
 from reckeeper.tabular.lines import lines_of
 from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine
 from reckeeper.tabular.streams import Content, Stream, unpacked
 from reckeeper.tabular.translation import Translated
-
-_PIECE_BYTES = 1024 * 1024
-_MOST_BYTES = 16 * 1024 * 1024
-"""Bytes of one object: a longer one is refused."""
 
 _AT_ONCE = 250
 """Objects of which a few values are taken: fewer than what has Python look for garbage."""
@@ -37,7 +32,7 @@ _TYPES = {
 """What MongoDB's exports put around values; no part of a column's name."""
 
 _ITEMS_LOOKED_AT = 10
-_SPACE = re.compile(r"[ \t\r\n]*")
+_PLACE = re.compile(r" at line 1 column")
 _BEGIN = re.compile(r"\s*(?:\{\s*(?:[\"}]|\Z)|\[\s*(?:[\[{\]]|\Z))")
 
 
@@ -59,15 +54,15 @@ def read_objects(path: Path, form: Form, *, at_once: int = 5_000) -> Generator[O
     form : Form
         As `detect` returns it, of a kind that is JSON.
     at_once : int
-        So many are given at most.
+        So many are given at a time, or a few more.
 
     Raises
     ------
     DataError
-        The file cannot be read or unpacked, or is no JSON from some place on.
+        The file cannot be read or unpacked.
     """
     with unpacked(path, form.compression or "none", max_ratio=form.max_ratio) as content:
-        read = _of_lines if form.kind is Kind.JSON_LINES else _of_values
+        read = _of_lines if form.kind is Kind.JSON_LINES else _of_elements
         yield from read(content, Translated(content, form), path.name, at_once)
 
 
@@ -93,7 +88,7 @@ def json_kind(text: str) -> Kind | None:
 def _of_lines(content: Content, text: Stream, file: str, at_once: int) -> Iterator[Objects]:
     """Give the objects of JSON lines; a line that is none costs itself, an empty one nothing."""
     number = 0
-    for lines in lines_of(text, at_most=_MOST_BYTES):
+    for lines in lines_of(text, at_most=MOST_BYTES):
         for start in range(0, len(lines), at_once):
             part = lines[start : start + at_once]
             rows = _all_of(part)
@@ -107,7 +102,7 @@ def _of_lines(content: Content, text: Stream, file: str, at_once: int) -> Iterat
 
 def _all_of(lines: list[bytes]) -> list[dict[str, Any]] | None:
     """Return the objects of lines that are all sound; None if one is not."""
-    if max(map(len, lines)) > _MOST_BYTES:
+    if max(map(len, lines)) > MOST_BYTES:
         return None
     try:
         rows = [from_json(line, cache_strings="keys") for line in lines]
@@ -122,12 +117,12 @@ def _some_of(lines: list[bytes], before: int, file: str) -> Objects:
     for number, line in enumerate(lines, before + 1):
         if not line.strip():
             continue
-        reason = f"is longer than {_MOST_BYTES:,} bytes"
-        if len(line) <= _MOST_BYTES:
+        reason = f"is longer than {MOST_BYTES:,} bytes"
+        if len(line) <= MOST_BYTES:
             try:
                 row = from_json(line, cache_strings="keys")
             except ValueError as exc:
-                reason = f"is no JSON: {exc}"
+                reason = f"is no JSON: {_PLACE.sub(' at its character', str(exc))}"
             else:
                 if isinstance(row, dict):
                     found.rows.append(row)
@@ -139,102 +134,36 @@ def _some_of(lines: list[bytes], before: int, file: str) -> Objects:
     return found
 
 
-def _of_values(content: Content, text: Stream, file: str, at_once: int) -> Iterator[Objects]:
+def _of_elements(content: Content, text: Stream, file: str, at_once: int) -> Iterator[Objects]:
     """Give the objects of an array, or of several things behind each other, by their places."""
-    values = _Values(text, file)
-    found, n_pieces = Objects([], [], [], 0), 0
-    for number, value in enumerate(values, 1):
+    elements = Elements(text, file)
+    found, n_pieces, number = Objects([], [], [], 0), 0, 0
+    for some in elements:
+        if isinstance(some, Broken):
+            number += 1
+            found.broken.append(RefusedLine(file, number, "", *some))
+        else:
+            _sort(some, number, found, file)
+            number += len(some)
+        if elements.n_pieces > n_pieces or len(found.rows) + len(found.broken) >= at_once:
+            yield found._replace(bytes_done=content.bytes_done)
+            found, n_pieces = Objects([], [], [], 0), elements.n_pieces
+    yield found._replace(bytes_done=content.bytes_done)
+
+
+def _sort(values: list[Any], before: int, found: Objects, file: str) -> None:
+    """Add values behind so many to what was found: objects, and what is none."""
+    if set(map(type, values)) == {dict}:
+        found.rows.extend(values)
+        found.lines.extend(range(before + 1, before + len(values) + 1))
+        return
+    for number, value in enumerate(values, before + 1):
         if isinstance(value, dict):
             found.rows.append(value)
             found.lines.append(number)
         else:
             line = RefusedLine(file, number, "", shown(value), "is no JSON object")
             found.broken.append(line)
-        if values.n_pieces > n_pieces or len(found.rows) >= at_once:
-            yield found._replace(bytes_done=content.bytes_done)
-            found, n_pieces = Objects([], [], [], 0), values.n_pieces
-    yield found._replace(bytes_done=content.bytes_done)
-
-
-class _Values:
-    """The values of an array, or of a text, read as they are asked for."""
-
-    def __init__(self, stream: Stream, file: str) -> None:
-        self._stream = stream
-        self._file = file
-        self._decode = codecs.getincrementaldecoder("utf-8-sig")(errors="surrogateescape").decode
-        self._scan = json.JSONDecoder().raw_decode
-        self._text = ""
-        self._at = 0
-        self._is_over = False
-        self._n_given = 0
-        self.n_pieces = 0
-
-    def __iter__(self) -> Iterator[object]:
-        is_inside = is_due = False
-        while sign := self._next_sign():
-            if not is_inside and sign == "[":
-                self._at += 1
-                is_inside = True
-            elif is_inside and sign == "]" and not is_due:
-                self._at += 1
-                is_inside = False
-            else:
-                yield self._value()
-                self._n_given += 1
-                if is_inside:
-                    is_due = self._next_sign() == ","
-                    self._at += is_due
-                    if not is_due and self._next_sign() not in ("]", ""):
-                        raise self._error("a comma or ] is missing")
-        if is_inside:
-            raise self._error("the file ends within the array")
-
-    def _next_sign(self) -> str:
-        """Return the next character that is no space, without passing it; none at the end."""
-        while True:
-            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
-            if self._at < len(self._text) or not self._more():
-                return self._text[self._at : self._at + 1]
-
-    def _value(self) -> object:
-        while True:
-            try:
-                value, end = self._scan(self._text, self._at)
-                length = end - self._at
-                # What ends with the text may go on, as a number does.
-                if end < len(self._text) or not self._more():
-                    self._at += length
-                    return value
-            except RecursionError:
-                raise self._error("it is nested too deeply") from None
-            except ValueError as exc:
-                if not self._may_go_on(exc) or not self._more():
-                    what = exc.msg if isinstance(exc, json.JSONDecodeError) else exc
-                    raise self._error(str(what)) from exc
-
-    def _may_go_on(self, exc: ValueError) -> bool:
-        if not isinstance(exc, json.JSONDecodeError):
-            return False
-        return exc.msg.startswith("Unterminated") or exc.pos > len(self._text) - 16
-
-    def _more(self) -> bool:
-        """Read on; return whether there was more."""
-        if self._is_over:
-            return False
-        if len(self._text) - self._at > _MOST_BYTES:
-            raise self._error(f"it is longer than {_MOST_BYTES:,} characters")
-        piece = self._stream.read(_PIECE_BYTES)
-        self.n_pieces += 1
-        self._is_over = not piece
-        self._text = self._text[self._at :] + self._decode(piece, final=self._is_over)
-        self._at = 0
-        return not self._is_over
-
-    def _error(self, what: str) -> DataError:
-        return DataError(
-            f"{self._file} is no JSON from object {self._n_given + 1} on: {what}. Correct the file."
-        )
 
 
 class ObjectSource(FileSource):
