@@ -8,6 +8,7 @@ The file has, beside the ids of users and items, 21 bytes an interaction: its
 item, its type, its weight and its time.
 """
 
+import bisect
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ FILE = "interactions.snapshot"
 
 _FORMAT = "reckeeper-snapshot-1"
 _MOST_TYPES = 256
+
+_SIGNPOSTS = 4096
+"""Ids at most, of all in their order, that are held beside the map to look others up by."""
 
 _MANY = 0.01
 """From this share of all ids on it is quicker to go through all than to look for each."""
@@ -213,6 +217,8 @@ class Ids(Sequence[str]):
         self._content, self._bounds = content.data, bounds.data
         if self._bounds[-1] != len(content):
             raise DataError("its ids are not laid out as such")
+        self._step = 1 + len(self) // _SIGNPOSTS
+        self._signposts = [self._bytes_at(place) for place in range(0, len(self), self._step)]
 
     @classmethod
     def of(cls, content: Mapping[str, np.ndarray], name: str) -> Self:
@@ -229,7 +235,7 @@ class Ids(Sequence[str]):
     def __getitem__(self, place: int | slice) -> str | list[str]:
         if isinstance(place, slice):
             return [self[one] for one in range(*place.indices(len(self)))]
-        return str(self._content[self._bounds[place] : self._bounds[place + 1]], "utf-8")
+        return self._bytes_at(place).decode()
 
     def to_arrow(self) -> pa.LargeStringArray:
         """Return them as an array that shares their bytes."""
@@ -238,16 +244,23 @@ class Ids(Sequence[str]):
 
     def find(self, external_id: str) -> int | None:
         """Return the place of an id, or None; O(log n)."""
-        content, bounds, wanted = self._content, self._bounds, external_id.encode()
-        low, high = 0, len(bounds) - 1
+        wanted = external_id.encode()
+        passed = bisect.bisect_right(self._signposts, wanted)
+        low = max(0, passed - 1) * self._step
+        high = min(passed * self._step, len(self))
         while low < high:
             middle = (low + high) // 2
-            if content[bounds[middle] : bounds[middle + 1]].tobytes() < wanted:
+            found = self._bytes_at(middle)
+            if found == wanted:
+                return middle
+            if found < wanted:
                 low = middle + 1
             else:
                 high = middle
-        is_there = low < len(self) and content[bounds[low] : bounds[low + 1]] == wanted
-        return low if is_there else None
+        return None
+
+    def _bytes_at(self, place: int) -> bytes:
+        return self._content[self._bounds[place] : self._bounds[place + 1]].tobytes()
 
     def find_each(self, external_ids: Sequence[str]) -> np.ndarray:
         """Return what `find` gives for each id, -1 for None: int64, shape (n,)."""

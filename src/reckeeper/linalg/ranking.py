@@ -5,8 +5,11 @@ from scipy import sparse
 
 from reckeeper.linalg.parallel import on_threads, row_blocks
 
-_GROUPS = 16
-"""Groups of columns for each score that is wanted: with so many, few of those wanted share one."""
+_GROUPS, _LEAST_GROUPS = 16, 512
+"""Groups of columns for each score that is wanted: with so many, few of those wanted share one.
+
+And at least: the largest of few long rows are found more quickly than those of many short ones.
+"""
 
 
 def top_k(scores: np.ndarray, k: int, *, exclude: np.ndarray) -> np.ndarray:
@@ -111,8 +114,9 @@ def top_k_of_one(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, fl
     float
         The largest of all: NaN where a score is.
     """
-    largest = _of_groups(scores[None, :], k)[0]
-    largest = np.partition(largest, -k)[-k:]
+    largest = _of_groups(scores[None, :], k)[0].copy()
+    largest.partition(-k)
+    largest = largest[-k:]
     place = (scores >= largest[0]).nonzero()[0]
     best = scores[place]
     order = (-best).argsort(kind="stable")[:k]
@@ -239,7 +243,7 @@ def _of_groups(scores: np.ndarray, n: int) -> np.ndarray:
     group.
     """
     n_columns = scores.shape[1]
-    n_groups = min(n_columns, _GROUPS * n)
+    n_groups = min(n_columns, max(_GROUPS * n, _LEAST_GROUPS))
     height = n_columns // n_groups
     if height == 1:
         return scores

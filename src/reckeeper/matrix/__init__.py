@@ -1,7 +1,7 @@
 """The interaction matrix: external ids, dense indices, weights, order."""
 
 from reckeeper.matrix.choice import SummedRow, build, choose, left_in, sum_row
-from reckeeper.matrix.histories import Histories
+from reckeeper.matrix.histories import Histories, with_entries
 from reckeeper.matrix.log import (
     LISTINGS,
     IdIndex,
@@ -24,4 +24,5 @@ __all__ = [
     "left_in",
     "read_log",
     "sum_row",
+    "with_entries",
 ]

@@ -146,7 +146,7 @@ def sum_row(
     *,
     weight: np.ndarray,
     occurred_at: np.ndarray,
-    listing: np.ndarray,
+    listing: np.ndarray | None,
     latest_at: int | None = None,
     half_life_days: float | None = None,
     window_days: float | None = None,
@@ -159,7 +159,7 @@ def sum_row(
     keys : ndarray of int64, shape (n,)
         Any number for each item; the interactions are in the order of the table.
     weight, occurred_at, listing : ndarray, shape (n,)
-        As of `InteractionLog`.
+        As of `InteractionLog`; of a listing, None is none.
     latest_at : int, optional
         Microseconds UTC: the time to which ages count, that of the latest
         interaction that the model was trained on; the latest of these, if not
@@ -172,7 +172,9 @@ def sum_row(
     starts = _starts(by_key)
     log: InteractionLog | None = None  # where some interactions change what others weigh
     stays: np.ndarray | slice = slice(None)
-    if listing.any() or max_interactions_per_user is not None:
+    if listing is None and max_interactions_per_user is not None:
+        listing = np.zeros(len(keys), dtype=np.int8)
+    if listing is not None and (listing.any() or max_interactions_per_user is not None):
         item_index = np.empty(len(keys), dtype=np.int32)
         item_index[order] = np.repeat(
             np.arange(len(starts), dtype=np.int32), np.diff(starts, append=len(keys))

@@ -1,6 +1,5 @@
 """What users did, a row each, and how long ago in steps of their own."""
 
-import copy
 import functools
 import itertools
 from collections.abc import Sequence
@@ -67,9 +66,8 @@ class Histories:
         n_items : int
         """
         n = int(item_index.searchsorted(n_items))
-        row = copy.copy(_empty_row(n_items))  # SciPy takes ten times as long to check a new one
-        row.data, row.indices = weights[:n], item_index[:n].astype(np.int32)
-        row.indptr = np.array([0, n], dtype=np.int32)
+        indices, indptr = item_index[:n].astype(np.int32), np.array([0, n], dtype=np.int32)
+        row = with_entries(_empty_row(n_items), weights[:n], indices, indptr)
         if times is None or not len(times) or times.min() == times.max():
             return cls(row)
         return cls(row, _n_later_of_one(times, weights > 0)[:n])
@@ -149,6 +147,19 @@ def of_rows(values: np.ndarray, weights: sparse.csr_array, rows: slice | np.ndar
     lengths = weights.indptr[1:][rows] - begins
     shifts = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
     return np.asarray(values[shifts + np.arange(len(shifts))])
+
+
+def with_entries(
+    like: sparse.csr_array, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray
+) -> sparse.csr_array:
+    """Return a matrix of the same shape with other entries, which are not checked.
+
+    For one history, SciPy's checks of a new matrix take longer than all else.
+    """
+    made = sparse.csr_array.__new__(sparse.csr_array)
+    vars(made).update(vars(like))
+    made.data, made.indices, made.indptr = data, indices, indptr
+    return made
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,10 +1,11 @@
 """How the weight of a pair enters a model: as 1, by its logarithm, or in proportion."""
 
-import copy
 from typing import Literal
 
 import numpy as np
 from scipy import sparse
+
+from reckeeper.matrix import with_entries
 
 Weighting = Literal["binary", "log", "raw"]
 
@@ -44,8 +45,4 @@ def weigh(
         share = np.clip(rows.data, 0.0, 1e6 * scale) / scale
         share[share < 1e-6] = 0.0
         data = (np.log1p(share) if weighting == "log" else share).astype(dtype)
-    weighed = copy.copy(
-        rows
-    )  # of one history, checks of the same entries take longer than all else
-    weighed.data = data
-    return weighed
+    return with_entries(rows, data, rows.indices, rows.indptr)

@@ -48,9 +48,8 @@ class UserHistories:
             found = pc.fill_null(pc.index_in(snapshot.items.to_arrow(), value_set=own), -1)
             place = found.to_numpy().astype(np.int64)
             self._keys = np.where(place < 0, self._n_own + np.arange(len(place)), place)
-            self._listing = np.array(
-                [matrix.LISTINGS.get(name, 0) for name in snapshot.types], dtype=np.int8
-            )
+            listing = [matrix.LISTINGS.get(name, 0) for name in snapshot.types]
+            self._listing = np.array(listing, dtype=np.int8) if any(listing) else None
 
     @property
     def origin(self) -> Origin | None:
@@ -149,7 +148,7 @@ class UserHistories:
             self._keys.take(rows.item_index),
             of_type.take(rows.type_index) * rows.weight,
             rows.occurred_at,
-            self._listing.take(rows.type_index),
+            None if self._listing is None else self._listing.take(rows.type_index),
             None if is_seen is None else is_seen.take(rows.type_index),
             {},
         )
@@ -241,7 +240,6 @@ class UserHistories:
 
     def _past(self, entries: "_Entries", *, has_times: bool = True) -> "Past":
         summed = self._summed(entries, has_times=has_times)
-        latest_at = int(entries.occurred_at.max()) if len(entries.keys) else 0
         # A model that knows no order is not told of any.
         times = summed.latest_at if self._model.artifact.model.is_ordered else None
         history = matrix.Histories.of_row(summed.keys, summed.weights, times, n_items=self._n_own)
@@ -250,7 +248,7 @@ class UserHistories:
         is_seen = entries.are_seen(others)
         return Past(
             history,
-            latest_at,
+            entries.occurred_at,
             Group.of(history, entries.are_seen(history.weights.indices)),
             others if is_seen is None else others[is_seen | is_negative],
             others[is_negative],
@@ -368,7 +366,7 @@ class Group:
 
 
 class Past(NamedTuple):
-    """A history of one row, and when its latest interaction occurred, whatever it weighs.
+    """A history of one row, and when its interactions occurred, whatever they weigh.
 
     `others` are the numbers of its items that the version does not know and that are not listed,
     `negative_others` those of them that weigh nothing, and `names` has those that the snapshot
@@ -376,7 +374,7 @@ class Past(NamedTuple):
     """
 
     history: matrix.Histories
-    latest_at: int
+    occurred_at: np.ndarray
     group: Group
     others: np.ndarray
     negative_others: np.ndarray
@@ -384,7 +382,7 @@ class Past(NamedTuple):
 
     def is_later_than(self, moment: int | None) -> bool:
         """Say whether any of it occurred after a moment; None is before all."""
-        return moment is None or self.latest_at > moment
+        return moment is None or bool((self.occurred_at > moment).any())
 
 
 class _Entries(NamedTuple):
@@ -393,13 +391,17 @@ class _Entries(NamedTuple):
     keys: np.ndarray
     weight: np.ndarray
     occurred_at: np.ndarray
-    listing: np.ndarray
+    listing: np.ndarray | None
     is_seen: np.ndarray | None
     names: Mapping[int, str]
 
     def are_seen(self, keys: np.ndarray) -> np.ndarray | None:
         """Say which items count as seen; None: all do."""
         return None if self.is_seen is None else np.isin(keys, self.keys[self.is_seen])
+
+    @property
+    def _listings(self) -> np.ndarray:
+        return np.zeros(len(self.keys), dtype=np.int8) if self.listing is None else self.listing
 
     def and_then(self, newer: "_Entries") -> "_Entries":
         is_seen = None
@@ -409,7 +411,7 @@ class _Entries(NamedTuple):
             np.concatenate([self.keys, newer.keys]),
             np.concatenate([self.weight, newer.weight]),
             np.concatenate([self.occurred_at, newer.occurred_at]),
-            np.concatenate([self.listing, newer.listing]),
+            np.concatenate([self._listings, newer._listings]),
             is_seen,
             {**self.names, **newer.names},
         )
@@ -444,7 +446,7 @@ def history_of_items(
         np.array(keys, dtype=np.int64),
         weight=np.ones(len(keys)),
         occurred_at=np.array(occurred_at, dtype=np.int64),
-        listing=np.zeros(len(keys), dtype=np.int8),
+        listing=None,
     )
     return matrix.Histories.of_row(
         summed.keys, summed.weights, summed.latest_at, n_items=len(items)
