@@ -598,6 +598,20 @@ def test_after_a_login_the_visitors_history_is_the_accounts(site, client):
     assert "what comes later goes to the account" in told
 
 
+# Answers
+
+
+def test_the_head_and_the_body_of_an_answer_come_at_once(site):
+    with socket.create_connection(("127.0.0.1", site.server.base_url.port)) as connection:
+        for _ in range(5):
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            head, body = connection.recv(65_536).split(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert f"content-length: {len(body)}".encode() in head
+        connection.sendall(b"HEAD /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 405")
+
+
 # Recommendations
 
 

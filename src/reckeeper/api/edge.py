@@ -1,5 +1,6 @@
 """What every request passes: sizes, its path as it was sent, metrics, headers of every answer."""
 
+import asyncio
 import time
 from http import HTTPStatus
 
@@ -30,7 +31,15 @@ _READ_IN_PARTS = ("/user_interactions", "/models/import", "/imports", "/imports/
 
 
 class Http(HttpToolsProtocol):
-    """HTTP as uvicorn speaks it; a URL that is too long is refused as the routes refuse things."""
+    """HTTP as uvicorn speaks it; a URL that is too long is refused as the routes refuse things.
+
+    The head of an answer and its body are one packet where they come one after the other.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin a connection."""
+        super().connection_made(transport)
+        self.transport = _Joined(transport, self.loop)
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed, and end the connection."""
@@ -47,6 +56,42 @@ class Http(HttpToolsProtocol):
         )
         self.transport.write("\r\n".join((*head, "", "")).encode() + body)
         self.transport.close()
+
+
+class _Joined(asyncio.Transport):
+    """Holds what is written until the next piece, or until the event loop has run what is ready.
+
+    Each packet wakes whoever waits for the answer: a head alone is woken for in vain.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._held: bytes | None = None
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        if self._held is None:
+            self._held = data
+            self._loop.call_soon(self._send_held)
+        else:
+            head, self._held = self._held, None
+            self._transport.writelines((head, data))
+
+    def _send_held(self) -> None:
+        if self._held is not None and not self._transport.is_closing():
+            self._transport.write(self._held)
+        self._held = None
+
+    def close(self) -> None:
+        self._send_held()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._transport.set_protocol(protocol)
 
 
 class Edge:
