@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from reckeeper import tabular
 from reckeeper.errors import DataError
 from reckeeper.events.previews import preview
-from reckeeper.tabular import json_elements, json_objects
+from reckeeper.tabular import json_elements, json_names, json_objects
 from reckeeper.tabular import lines as lines_module
 
 ROOT = Path(__file__).parents[2]
@@ -314,6 +314,61 @@ def test_a_preview_of_json_shows_rows_whatever_stands_in_other_columns(tmp_path)
         ["u2", "", "", "True", "y"],
         ["u3", "", "c", "[[1]]", ""],
     ]
+
+
+def late_objects(path, *, is_array):
+    """Write objects of which the last thousand have more than the others."""
+    more = {"event": {"stars": 5}, "timestamp": 1_704_295_698}
+    rows = [
+        {"user_id": f"u{n}", "item_id": "i"} | (more if n >= 6_000 else {}) for n in range(7_000)
+    ]
+    path.write_text(json.dumps(rows) if is_array else "\n".join(map(json.dumps, rows)))
+
+
+@pytest.mark.parametrize("is_array", [False, True])
+def test_a_column_that_is_named_is_read_where_only_late_objects_have_it(
+    tmp_path, take, stored, is_array
+):
+    path = tmp_path / "a.json"
+    late_objects(path, is_array=is_array)
+    named = {
+        "time_column": "timestamp",
+        "default_time": "2024-01-01",
+        "weight_column": "event.stars",
+    }
+    assert take(path, **named).accepted == 7_000
+    rows = stored("weight", "occurred_at")
+    assert rows.count((5.0, 1_704_295_698_000_000)) == 1_000
+    assert rows.count((1.0, 1_704_067_200_000_000)) == 6_000
+    with pytest.raises(DataError, match=r"has no column 'event.star'.* 'timestamp': say"):
+        take(path, weight_column="event.star")
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_column_that_only_late_objects_have_is_told_and_not_used(
+    tmp_path, monkeypatch, take, is_whole
+):
+    if not is_whole:
+        monkeypatch.setattr(json_names, "_WHOLE_BYTES", 1_000)
+        monkeypatch.setattr(json_names, "_PLACES", 9)
+        monkeypatch.setattr(json_names, "_PLACE_BYTES", 1_000)
+    path = tmp_path / "a.jsonl"
+    late_objects(path, is_array=False)
+    told = [
+        "No object before object 6,001 has 'timestamp', which could be the time; it is not used. "
+        "--time-column timestamp takes it.",
+        "No object before object 6,001 has 'event.stars', which could be the rating; it is not "
+        "used. --rating-column event.stars takes it, with --min-rating.",
+    ]
+    found = preview(path, types={"click": 1.0})
+    assert found.notes == told
+    assert found.columns == ["user_id", "item_id", "event.stars", "timestamp"]
+    assert take(path).notes == told
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert preview(path, types={"click": 1.0}).notes == told
+    monkeypatch.setattr(json_objects, "_MOST_LOOKED_AT", 4_500)
+    far = told[0].replace("before object 6,001", "of the first million")
+    assert far in preview(path, types={"click": 1.0}).notes
 
 
 def test_what_mongodb_puts_around_values_is_no_part_of_a_name(tmp_path):

@@ -1,6 +1,7 @@
 """Which column is which part of an interaction: as was said, or by its name."""
 
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -213,6 +214,27 @@ def find(
         elif part in REQUIRED or part == "rating":
             choices.append(Choice(part, list(columns), OPTIONS[part], is_missing=True))
     return Found(parts, choices, notes)
+
+
+def notes_on_late(late: Mapping[str, int], parts: Sequence[str]) -> list[str]:
+    """Say which columns could be parts that have none, and are not used: the first rows lack them.
+
+    Parameters
+    ----------
+    late : mapping of str to int
+        Each such column with the first row that has it; 0: nobody knows.
+    parts : sequence of str
+    """
+    notes = []
+    for part in parts:
+        for name in _likely([*late], part, taken=()):
+            where = f"before object {late[name]:,}" if late[name] else "of the first million"
+            least = ", with --min-rating" if part == "rating" else ""
+            notes.append(
+                f"No object {where} has {name!r}, which could be the {WORDS[part]}; it is not "
+                f"used. {OPTIONS[part]} {shlex.quote(name)} takes it{least}."
+            )
+    return notes
 
 
 def find_items(columns: Sequence[str]) -> list[str]:

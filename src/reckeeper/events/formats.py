@@ -1,5 +1,6 @@
 """What the columns of a table mean: of interactions, and of a catalogue."""
 
+import dataclasses
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from reckeeper.events.columns import (
     Found,
     find,
     looks_like_a_row,
+    notes_on_late,
 )
 from reckeeper.events.refused import NO_WEIGHT
 from reckeeper.interactions import WITHOUT_WEIGHT
@@ -123,12 +125,17 @@ class FileFormat:
         self.form  # noqa: B018 - it checks what it is made of
 
     @property
-    def names(self) -> list[str]:
-        """Names that columns probably have: those that are given, and those that people use."""
+    def named(self) -> list[str]:
+        """Names of columns that are given."""
         return _given(
             self.user_column, self.item_column, self.type_column, self.weight_column,
-            self.time_column, self.event_id_column, self.rating_column, *USUAL,
+            self.time_column, self.event_id_column, self.rating_column,
         )  # fmt: skip
+
+    @property
+    def names(self) -> list[str]:
+        """Names that columns probably have: those that are given, and those that people use."""
+        return [*self.named, *USUAL]
 
     @property
     def form(self) -> Form:
@@ -274,7 +281,11 @@ def look(source: Source, format: FileFormat) -> Found:
         "event_id": format.event_id_column,
         "rating": format.rating_column or None,
     }
-    return find(source.columns, given, has_least_rating=format.min_rating is not None)
+    early = [name for name in source.columns if name not in source.late]
+    found = find(early, given, has_least_rating=format.min_rating is not None)
+    taken = {*found.columns, *(choice.part for choice in found.choices)}
+    open_parts = [part for part in OPTIONS if part not in taken and given[part] is None]
+    return dataclasses.replace(found, notes=[*found.notes, *notes_on_late(source.late, open_parts)])
 
 
 def find_columns(source: Source, format: FileFormat, *, types: Mapping[str, float]) -> Found:

@@ -144,7 +144,7 @@ def _renamed(path: Path, called: str | None) -> Iterator[None]:
 def _file(
     path: Path, format: FileFormat, *, name: str | None = None, form: Form | None = None
 ) -> contextlib.AbstractContextManager[Source]:
-    return open_source(path, form or format.form, name=name, known=format.names)
+    return open_source(path, form or format.form, name=name, known=format.names, named=format.named)
 
 
 class _One:

@@ -86,7 +86,7 @@ def preview(
     """
     format = format or FileFormat()
     form = detect(path, format.form, known=format.names)
-    with open_source(path, form) as source:
+    with open_source(path, form, known=format.names, named=format.named) as source:
         found = look(source, format)
         see_that_there_are(found, source)
         first = next(source.chunks(list(dict.fromkeys(source.columns))), None)

@@ -62,7 +62,7 @@ def from_start(path: Path, form: Form | None) -> Again:
     """Return what gives a file's rows from its beginning on."""
 
     def again(wanted: Sequence[str]) -> Iterator[Chunk]:
-        with open_source(path, form) as source:
+        with open_source(path, form, named=wanted) as source:
             for chunk in source.chunks(wanted):
                 yield from spread(chunk, file=source.short_name)
 

@@ -31,7 +31,10 @@ def count_types(
     found: Counter[str] = Counter()
     n_rows = 0
     # What cannot be read is for the import to refuse.
-    with contextlib.suppress(DataError, pa.ArrowException), open_source(path, form) as source:
+    with (
+        contextlib.suppress(DataError, pa.ArrowException),
+        open_source(path, form, named=[column]) as source,
+    ):
         for chunk in source.chunks([column]):
             values = chunk.columns[column].cast(pa.string())
             for pair in pc.value_counts(values).to_pylist():

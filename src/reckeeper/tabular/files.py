@@ -23,6 +23,7 @@ class FileSource:
         self.short_name = name or path.name
         self.form = form
         self.bytes_total = path.stat().st_size
+        self.late: dict[str, int] = {}
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file's content, unpacked, in hexadecimal."""

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from reckeeper.tabular.columns import chunk_of, shown
 from reckeeper.tabular.files import FileSource
 from reckeeper.tabular.forms import Form, Kind
 from reckeeper.tabular.json_elements import MOST_BYTES, Broken, Elements
+from reckeeper.tabular.json_names import TYPES, Names, names_within
 from reckeeper.tabular.lines import lines_of
 from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine
 from reckeeper.tabular.streams import Content, Stream, unpacked
@@ -22,16 +23,12 @@ from reckeeper.tabular.translation import Translated
 _AT_ONCE = 250
 """Objects of which a few values are taken: fewer than what has Python look for garbage."""
 
+_MOST_LOOKED_AT = 1_000_000
+"""Objects in which the first with a known name is sought."""
+
 _LOOKED_AT = 16
 """So many times `_AT_ONCE` are looked at for names of columns."""
 
-_MOST_COLUMNS = 1_000
-_TYPES = {
-    *("$oid", "$uuid", "$date", "$numberInt", "$numberLong", "$numberDouble", "$numberDecimal"),
-}
-"""What MongoDB's exports put around values; no part of a column's name."""
-
-_ITEMS_LOOKED_AT = 10
 _PLACE = re.compile(r" at line 1 column")
 _BEGIN = re.compile(r"\s*(?:\{\s*(?:[\"}]|\Z)|\[\s*(?:[\[{\]]|\Z))")
 
@@ -170,45 +167,73 @@ class ObjectSource(FileSource):
     """Objects as a table: a column for each part that has a value, named by its path.
 
     The names are those of the first four thousand objects. Below a list, a path gives a list.
+
+    Parameters
+    ----------
+    path, form, name
+        As of `FileSource`.
+    known : collection of str
+        Of these names those that only later objects have are columns, too: in `late`, with the
+        first object that has them.
+    named : collection of str
+        Columns that are there if any object has them.
     """
 
-    def __init__(self, path: Path, form: Form, name: str | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        form: Form,
+        name: str | None,
+        *,
+        known: Collection[str] = (),
+        named: Collection[str] = (),
+    ) -> None:
         super().__init__(path, form, name)
         self.bytes_done = 0
-        self._paths: dict[str, tuple[str, ...]] = {}
-        self._filled: set[tuple[str, ...]] = set()
+        names = Names(named)
         with contextlib.closing(read_objects(path, form, at_once=_AT_ONCE)) as batches:
             looked_at = list(itertools.islice(batches, _LOOKED_AT))
         for found in looked_at:
             for row in found.rows:
-                self._look_into(row, ())
+                names.look_into(row)
+        self._paths = names.paths()
         if not self._paths:
             first = next((line for found in looked_at for line in found.broken), None)
             why = f": object {first.line} {first.reason}" if first else ""
             raise DataError(f"{self.name} has no objects with something in them{why}.")
-        # What is empty wherever it has no parts is no column.
-        within = {path[:end] for path in self._paths.values() for end in range(1, len(path))}
-        self._paths = {
-            name: keys
-            for name, keys in self._paths.items()
-            if keys not in within or keys in self._filled
-        }
+        n_looked_at = max((line for found in looked_at for line in found.lines), default=0)
+        self._look_for_late(names, n_looked_at, known, named)
         self.columns = list(self._paths)
 
-    def _look_into(self, value: object, path: tuple[str, ...]) -> None:
-        """Take the names of an object's parts."""
-        if isinstance(value, dict):
-            for key, part in value.items():
-                self._look_into(part, (*path, key))
-        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            for item in value[:_ITEMS_LOOKED_AT]:
-                self._look_into(item, path)
-        elif any(key not in _TYPES for key in path) and len(self._paths) < _MOST_COLUMNS:
-            name = ".".join(key for key in path if key not in _TYPES)
-            name = name.encode(errors="backslashreplace").decode()
-            self._paths.setdefault(name, path)
-            if value not in (None, []):
-                self._filled.add(path)
+    def _look_for_late(
+        self, names: Names, n_looked_at: int, known: Collection[str], named: Collection[str]
+    ) -> None:
+        """Find the columns that only objects behind those looked at have."""
+        there = {key for path in self._paths.values() for key in path}
+        keys = names_within(self.path, self.form, known=known) - there if known else set()
+        missing = set(named) - self._paths.keys()
+        if not keys and not missing:
+            return
+        for found in read_objects(self.path, self.form):
+            for line, row in zip(found.lines, found.rows, strict=True):
+                n_names = len(names)
+                if line > n_looked_at:
+                    names.look_into(row)
+                if len(names) > n_names:
+                    self._take_late(names, line, keys, missing)
+            n_seen = max(found.lines, default=0)
+            if not missing and (not keys or n_seen > _MOST_LOOKED_AT):
+                break
+        self.late |= dict.fromkeys(sorted(keys), 0)
+
+    def _take_late(self, names: Names, line: int, keys: set[str], missing: set[str]) -> None:
+        """Take those of the new columns that are sought, and seek them no more."""
+        for name, path in names.paths().items():
+            if name not in self._paths and (name in missing or keys.intersection(path)):
+                self._paths[name] = path
+                self.late[name] = line
+                missing.discard(name)
+                keys.difference_update(path)
 
     def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """Give the rows, so many at a time."""
@@ -257,5 +282,5 @@ def _part(value: object, path: tuple[str, ...]) -> object:
         elif isinstance(value, list):
             return [_part(item, path[place:]) for item in value]
         else:
-            return value if all(key in _TYPES for key in path[place:]) else None
+            return value if all(key in TYPES for key in path[place:]) else None
     return value

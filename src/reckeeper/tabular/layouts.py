@@ -39,6 +39,7 @@ class _Derived:
         self.has_header = source.has_header
         self.bytes_total = source.bytes_total
         self.columns = source.columns
+        self.late = source.late
         self._source = source
 
     @property

@@ -38,6 +38,7 @@ def open_source(
     *,
     name: str | None = None,
     known: Collection[str] = (),
+    named: Collection[str] = (),
 ) -> Iterator[Source]:
     """Open a file.
 
@@ -49,7 +50,9 @@ def open_source(
     name : str, optional
         What the file is called, where its path says nothing.
     known : collection of str
-        As of `detect`.
+        As of `detect`; of objects, these names are columns too where only later ones have them.
+    named : collection of str
+        Columns that are there if any object has them.
 
     Raises
     ------
@@ -58,7 +61,10 @@ def open_source(
     """
     form = detect(path, form, known=known)
     with contextlib.ExitStack() as stack:
-        source = _opened(path, form, name, stack)
+        if form.kind in (Kind.JSON_LINES, Kind.JSON) and form.layout is not Layout.LISTS:
+            source: Source = ObjectSource(path, form, name, known=known, named=named)
+        else:
+            source = _opened(path, form, name, stack)
         if form.layout is Layout.WIDE:
             source = Matrix(source, form)
         yield source
@@ -76,8 +82,6 @@ def _opened(path: Path, form: Form, name: str | None, stack: contextlib.ExitStac
             return ArrowSource(path, form, name)
         case Kind.WORKBOOK:
             return stack.enter_context(contextlib.closing(SheetSource(path, form, name)))
-        case Kind.JSON_LINES | Kind.JSON:
-            return ObjectSource(path, form, name)
         case _:
             source = TextSource(path, form, name)
             return Typed(source) if Typed.fits(source) else source
@@ -94,6 +98,7 @@ class _QuerySource:
         self.short_name = query.masked_url
         self.database_id: str | None = query.database_id
         self.columns = result.columns
+        self.late: dict[str, int] = {}
         self._query = query
         self._result = result
 

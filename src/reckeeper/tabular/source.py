@@ -56,6 +56,9 @@ class Source(Protocol):
         Whether the first line was taken for the names of the columns.
     bytes_total : int
         Size of the file; 0 if nobody knows how much there will be.
+    late : dict of str to int
+        Columns that the first rows do not have, each with the first row that has it; 0: it lies
+        farther on than was sought, and the column cannot be read.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Source(Protocol):
     columns: list[str]
     has_header: bool
     bytes_total: int
+    late: dict[str, int]
 
     @property
     def form(self) -> Form | None:
