@@ -509,6 +509,39 @@ def test_what_polars_writes_is_imported(tmp_path, take, stored, form):
     ]
 
 
+def structs():
+    """Return a table of orders: a user within, and items in lists."""
+    kind = pa.struct([("id", pa.string()), ("name", pa.struct([("first", pa.string())]))])
+    lines = pa.list_(pa.struct([("sku", pa.string()), ("n", pa.int64())]))
+    rows = {
+        "user": [{"id": "u0"}, {"id": "u1", "name": {"first": "x"}}, None, {"id": "u3"}],
+        "user.name.first": ["a", "b", "c", "d"],
+        "lines": [[{"sku": "z"}], [{"sku": "a", "n": 2}, {"sku": "b"}], [{"sku": "c"}], None],
+    }
+    return pa.table(rows, pa.schema({"user": kind, "user.name.first": "string", "lines": lines}))
+
+
+@pytest.mark.parametrize("write", FORMS)
+def test_parts_of_structs_are_columns_by_their_paths(tmp_path, take, stored, write):
+    path = tmp_path / "a"
+    write(structs()[1:], path)
+    with tabular.open_source(path) as source:
+        assert source.columns == ["user.id", "user.name.first", "lines.sku", "lines.n"]
+    rows, broken = rows_of(path, "user.id", "user.name.first", "lines.sku", "lines.n")
+    assert broken == {}
+    assert rows == [
+        (1, "u1", "b", "a", 2), (1, "u1", "b", "b", None), (2, None, "c", "c", None),
+        (3, "u3", "d", None, None),
+    ]  # fmt: skip
+    found = preview(path, types={"click": 1.0})
+    assert {part.part: part.column for part in found.parts} == {
+        "user_id": "user.id",
+        "item_id": "lines.sku",
+    }
+    assert take(path, weight_column="lines.n").accepted == 2
+    assert stored("user_id", "item_id", "weight") == [("u1", "a", 2.0), ("u1", "b", 1.0)]
+
+
 @pytest.mark.parametrize("write", FORMS)
 def test_ids_of_any_type_are_what_they_say(tmp_path, take, stored, write):
     keys = [uuid.UUID(int=number) for number in (1, 2**127 + 5)]

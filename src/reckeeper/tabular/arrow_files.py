@@ -1,6 +1,6 @@
 """Files that keep columns as Arrow has them: Parquet, and Arrow's own (Feather)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from reckeeper.errors import DataError
+from reckeeper.tabular.arrow_names import places_of
 from reckeeper.tabular.columns import is_list, plain
 from reckeeper.tabular.files import FileSource, one_line
 from reckeeper.tabular.forms import Form
@@ -68,7 +69,8 @@ class ParquetSource(FileSource):
         try:
             # A buffer: without one, whole column chunks are read at once.
             self._file = pa.parquet.ParquetFile(path, buffer_size=1024 * 1024, pre_buffer=False)
-            self.columns = _index_first(self._file.schema_arrow)
+            schema = self._file.schema_arrow
+            self.columns, self._places = places_of(schema, _index_first(schema))
         except _UNSOUND as exc:
             raise _unreadable(path, "Parquet", exc) from exc
 
@@ -84,15 +86,20 @@ class ParquetSource(FileSource):
 
     def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """Give the rows, so many at a time."""
-        schema = self._file.schema_arrow
-        has_lists = any(is_list(schema.field(name).type) for name in wanted)
+        places = {name: self._places[name] for name in wanted}
+        has_lists = any(place.has_lists for place in places.values())
         n_rows = min(at_most, _LISTS_AT_ONCE if has_lists else CHUNK_ROWS)
+        names = [place.parquet_name for place in places.values()]
         try:
-            for batch in self._file.iter_batches(batch_size=n_rows, columns=list(wanted)):
+            for batch in self._file.iter_batches(batch_size=n_rows, columns=names):
                 lines = np.arange(self._rows_done, self._rows_done + batch.num_rows) + 1
                 self._rows_done += batch.num_rows
                 if batch.num_rows:
-                    yield Chunk({name: _told(batch.column(name)) for name in wanted}, lines, [])
+                    columns = {
+                        name: _told(place.of(batch.column(place.top)))
+                        for name, place in places.items()
+                    }
+                    yield Chunk(columns, lines, [])
         except _UNSOUND as exc:
             raise DataError(
                 f"{self.path} cannot be read beyond row {self._rows_done}: {one_line(exc)}."
@@ -110,30 +117,37 @@ class ArrowSource(FileSource):
         try:
             with pa.memory_map(str(path)) as file:
                 open_ = pa.ipc.open_stream if self._is_stream else pa.ipc.open_file
-                self.columns = list(open_(file).schema.names)
+                schema = open_(file).schema
+                self._tops = list(schema.names)
+                self.columns, self._places = places_of(schema, self._tops)
         except _UNSOUND as exc:
             raise _unreadable(path, "Arrow", exc) from exc
 
     def chunks(self, wanted: Sequence[str], *, at_most: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """Give the rows, so many at a time."""
-        places = [self.columns.index(name) for name in wanted]
+        places = {name: self._places[name] for name in wanted}
+        has_lists = any(place.has_lists for place in places.values())
+        n_rows = min(at_most, _LISTS_AT_ONCE if has_lists else CHUNK_ROWS)
         rows_done = 0
         try:
-            for batch in self._batches(sorted(set(places))):
+            for batch in self._batches({place.top for place in places.values()}):
                 batch.validate(full=True)  # nothing else has checked what stands in the file
-                has_lists = any(is_list(field.type) for field in batch.schema)
-                n_rows = min(at_most, _LISTS_AT_ONCE if has_lists else CHUNK_ROWS)
                 for start in range(0, batch.num_rows, n_rows):
                     part = batch.slice(start, n_rows)
                     lines = np.arange(rows_done, rows_done + part.num_rows) + 1
                     rows_done += part.num_rows
-                    yield Chunk({name: plain(part.column(name)) for name in wanted}, lines, [])
+                    columns = {
+                        name: plain(place.of(part.column(place.top)))
+                        for name, place in places.items()
+                    }
+                    yield Chunk(columns, lines, [])
         except _UNSOUND as exc:
             raise DataError(
                 f"{self.path} cannot be read beyond row {rows_done}: {one_line(exc)}."
             ) from exc
 
-    def _batches(self, places: list[int]) -> Iterator[pa.RecordBatch]:
+    def _batches(self, tops: Collection[str]) -> Iterator[pa.RecordBatch]:
+        places = [place for place, name in enumerate(self._tops) if name in tops]
         options = pa.ipc.IpcReadOptions(included_fields=places)
         with pa.memory_map(str(self.path)) as file:
             if self._is_stream:
