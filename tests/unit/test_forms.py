@@ -8,6 +8,7 @@ import hashlib
 import io
 import lzma
 import random
+import re
 import shutil
 import subprocess
 import zipfile
@@ -27,7 +28,7 @@ from hypothesis import strategies as st
 from reckeeper import storage, tabular
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
-from reckeeper.events import files
+from reckeeper.events import files, repeats
 from reckeeper.tabular import Form, streams
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
@@ -556,3 +557,131 @@ def test_every_line_that_says_anything_is_a_row_or_is_refused(tmp_path_factory, 
     assert len(set(found)) == len(found)
     assert {line for line, text in texts.items() if text.strip(b",")} <= set(found)
     assert set(found) <= {line for line, text in texts.items() if text}
+
+
+LINE_END = re.compile(r"\r\n|\r|\n")
+PRIVATE = 0xE000
+
+
+def records_of(text, delimiter, *, has_escapes):
+    """Give the line of each record, its values, and whether its quotation marks are closed.
+
+    By the rules alone: a mark at the beginning of a value opens it, and two within are one.
+    """
+    if has_escapes:
+        text = re.sub(r"\\([^\r\n]?)", lambda found: shifted(found[1], PRIVATE), text)
+    other = rf"[^{re.escape(delimiter)}\r\n]*"
+    one = re.compile(rf'"(?P<within>(?:[^"]|"")*)(?P<end>"?)(?P<behind>{other})|(?P<plain>{other})')
+    place, line, values = 0, 1, []
+    while True:
+        found = one.match(text, place)
+        place, value = found.end(), found["plain"]
+        if value is None:
+            value = found["within"].replace('""', '"') + found["behind"]
+        values.append(re.sub("[\ue000-\uf8ff]+", lambda found: shifted(found[0], -PRIVATE), value))
+        if text.startswith(delimiter, place):
+            place += 1
+            continue
+        yield line, values, found["end"] != ""
+        if place == len(text):
+            return
+        place = LINE_END.match(text, place).end()
+        line, values = 1 + len(LINE_END.findall(text, 0, place)), []
+
+
+def shifted(text, by):
+    return "".join(chr(ord(sign) + by) for sign in text)
+
+
+MARKED = {
+    "header": st.sampled_from(["u,i\n", '"u","i"\r\n', 'u,"one\n""i"""\n']),
+    "body": st.lists(
+        st.sampled_from(["a", "é", " ", ",", '"', '""', '\\"', "\\", "\n", "\r\n", "\r", "\0"])
+        | st.sampled_from(['"a\nb,c"', ',"', '",', '"\n', '\n"', "u,i\n", '","', "\\\n"]),
+        max_size=30,
+    ).map("".join),
+    "delimiter": st.sampled_from([",", ";", "\t"]),
+    "encoding": st.sampled_from(["utf-8", "utf-16", "cp1252"]),
+    "has_escapes": st.booleans(),
+}
+
+
+@given(**MARKED)
+def test_with_quotation_marks_anywhere_every_record_is_a_row_or_is_refused(
+    tmp_path_factory, header, body, delimiter, encoding, has_escapes
+):
+    path = tmp_path_factory.getbasetemp() / "marks"
+    text = (header + body).replace(",", delimiter)
+    path.write_bytes(text.encode(encoding))
+    form = Form(encoding=encoding, delimiter=delimiter, has_quotes=True, has_escapes=has_escapes)
+    with tabular.open_source(path, form) as source:
+        chunks = list(source.chunks(source.columns))
+    lines = [line for chunk in chunks for line in chunk.lines.tolist()]
+    rows = [
+        row
+        for chunk in chunks
+        for row in zip(*map(pa.Array.to_pylist, chunk.columns.values()), strict=True)
+    ]
+    rows = dict(zip(lines, rows, strict=True))
+    refused = [each.line for chunk in chunks for each in chunk.broken]
+    assert len({*lines, *refused}) == len(lines) + len(refused)
+    _, *records = records_of(text, delimiter, has_escapes=has_escapes)
+    for line, values, is_closed in records:
+        if line in rows:
+            assert is_closed
+            assert [value.decode() for value in rows.pop(line)] == values
+        elif line in refused or any(values) or not is_closed:
+            assert len(values) != 2 or not is_closed or LINE_END.search("".join(values))
+            refused.remove(line)
+    assert (rows, refused) == ({}, [])
+
+
+@given(**MARKED)
+def test_with_quotation_marks_anywhere_every_row_is_stored_or_is_refused(
+    tmp_path, database, settings, header, body, delimiter, encoding, has_escapes
+):
+    path, report = tmp_path / "marks", tmp_path / "refused.csv"
+    path.write_bytes(f"{header}{body}\nu,i\n".replace(",", delimiter).encode(encoding))
+    form = {"delimiter": delimiter, "encoding": encoding, "has_escapes": has_escapes}
+    with tabular.open_source(path, Form(**form, has_quotes=True)) as source:
+        columns = source.columns
+        chunks = list(source.chunks(columns))
+    format = files.FileFormat(
+        **form, has_quotes=True, user_column=columns[0], item_column=columns[1]
+    )
+    found = files.import_file(
+        database, path, format=format, settings=settings, actor="test", refused_report=report
+    )
+    with report.open(newline="", encoding="utf-8") as lines:
+        refused = [int(row["line"]) for row in csv.DictReader(lines)]
+    with database.read() as connection:
+        beginning = repeats.lines_of(tabular.fingerprint(path))
+        stored = connection.exec_driver_sql(
+            "SELECT event_id FROM user_interactions WHERE event_id LIKE ?", (f"{beginning}%",)
+        )
+        stored = [int(event_id.removeprefix(beginning)) for (event_id,) in stored]
+    assert found.accepted + found.duplicates == len(stored)
+    expected = [line for chunk in chunks for line in chunk.lines.tolist()]
+    expected += [each.line for chunk in chunks for each in chunk.broken]
+    assert sorted([*stored, *refused]) == sorted(expected)
+
+
+def test_a_mark_that_is_not_closed_holds_no_rows_back_unseen(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = ["u,i,title", "u1,i1,Low", 'u2,i2,"Heroes', "u3,i3,Lodger", "u4,i4,X"]
+    for end in ("", "\n", "\r\n", "\n\n"):
+        path.write_bytes(("\n".join(rows) + end).encode())
+        with tabular.open_source(path, Form(has_quotes=True)) as source:
+            (chunk,) = source.chunks(["u", "i"])
+        assert chunk.lines.tolist() == [2]
+        (refused,) = chunk.broken
+        assert (refused.line, refused.column) == (3, "title")
+        assert re.match(r"reaches over \d lines, up to the end of the file", refused.reason)
+
+
+def test_a_row_of_several_lines_is_read_from_an_archive_of_many_parts(tmp_path):
+    path = tmp_path / "a"
+    row = 'u,i,"' + "text\n" * 20 + '"\n'
+    lines = f"u,i,title\n{row * 9}".splitlines(keepends=True)
+    path.write_bytes(b"".join(lzma.compress(line.encode()) for line in lines))
+    assert len(read(path, Form(delimiter=","))[1]) == 9

@@ -21,8 +21,13 @@ from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine
 # Arrow reads up to 32 of them ahead.
 _BLOCK_BYTES = 1024 * 1024
 _MOST_BROKEN = 100_000
+_END = "\U0010fefe"
+"""In each column of a line behind the last; no text has the character."""
 _MOST_COLUMNS = 30_000
 """Arrow holds 8 kilobytes for each."""
+
+
+_AS_THEY_STAND = "--quote none reads them as they stand"
 
 
 class _Broken(NamedTuple):
@@ -45,11 +50,14 @@ class TextSource(FileSource):
         if translation.is_one_sign(self._delimiter):
             self._sign = self._delimiter
         self._skip_lines = form.skip_lines or 0
+        self._end = b""
         self.has_header = form.has_header
         self._broken: collections.deque[_Broken] = collections.deque()
         self._done: Callable[[], int] = int
         self._stream: translation.Sound | translation.Translated | None = None
         self.columns, self._header_lines = self._header()
+        if self._has_quotes:
+            self._end = f"\n{self._sign.join([_END] * len(self.columns))}".encode()
 
     @property
     def bytes_done(self) -> int:
@@ -160,7 +168,12 @@ class TextSource(FileSource):
         names = [str(place) for place in range(len(self.columns))]
         with self._opened() as stream:
             for batch in self._reader(stream, names):
-                yield self._restored(batch)
+                yield self._restored(self._without_end(batch))
+
+    def _without_end(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        last = batch.slice(max(0, batch.num_rows - 1))
+        is_end = self._end and all(column.to_pylist() == [_END.encode()] for column in last.columns)
+        return batch.slice(0, batch.num_rows - 1) if is_end else batch
 
     def _restored(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         if self._stream is None or not self._stream.is_restored_by_hand:
@@ -185,7 +198,9 @@ class TextSource(FileSource):
                 self._stream = translation.Sound(content)
             else:
                 self._stream = translation.Translated(content, self.form)
-            readable = streams.Readable(self._stream)
+            readable = streams.Readable(
+                translation.Ended(self._stream, self._end, has_escapes=self._has_escapes)
+            )
             with pa.PythonFile(readable, "r") as file:
                 try:
                     yield file
@@ -222,26 +237,36 @@ class TextSource(FileSource):
     ) -> dict[int, RefusedLine]:
         """Return the rows with a value in which whole rows seem to stand, by their places.
 
-        A quotation mark that is not meant as one holds all together up to the next.
+        A quotation mark that is not meant as one holds all together up to the next, or up to the
+        end.
         """
         found: dict[int, RefusedLine] = {}
-        if not self._has_quotes or len(self.columns) < 2:
+        if not self._has_quotes:
             return found
         for row in np.flatnonzero(n_breaks).tolist():
             for place, column in enumerate(batch.columns):
                 value = column[row].as_py() or b""
-                n_lines = self._swallowed(value, place)
-                if n_lines:
-                    reason = (
-                        f"reaches over {n_lines} lines that could be rows: is a quotation mark not "
-                        "closed? --quote none reads them as they stand"
-                    )
+                reason = self._unsound(value, place)
+                if reason:
+                    value = value.removesuffix(self._end)
                     shown = value[:VALUE_SHOWN].decode(errors="backslashreplace")
                     found[row] = RefusedLine(
                         self.short_name, int(lines[row]), self.columns[place], shown, reason
                     )
                     break
         return found
+
+    def _unsound(self, value: bytes, place: int) -> str:
+        """Return why a value of several lines is none; nothing if it is one."""
+        if value.endswith(self._end):
+            return _not_closed(len(value.removesuffix(self._end).splitlines()))
+        n_lines = self._swallowed(value, place)
+        if not n_lines:
+            return ""
+        return (
+            f"reaches over {n_lines} lines that could be rows: is a quotation mark not closed? "
+            f"{_AS_THEY_STAND}"
+        )
 
     def _swallowed(self, value: bytes, place: int) -> int:
         """Return over how many lines a value reaches, if it looks like several rows; else 0.
@@ -251,7 +276,7 @@ class TextSource(FileSource):
         """
         delimiter = self._sign.encode()
         _, *within = value.split(b"\n")
-        if not within or within[-1].count(delimiter) != place:
+        if len(self.columns) < 2 or not within or within[-1].count(delimiter) != place:
             return 0
         rows = within[:-1]
         if not rows and not (place > 1 or (place and delimiter == b"\t")):
@@ -262,19 +287,30 @@ class TextSource(FileSource):
     def _on_broken(self, row: Any) -> str:
         if len(self._broken) >= _MOST_BROKEN:
             return "error"
-        text = row.text.rstrip("\r\n")
+        end = self._end.decode()
+        is_open = bool(end) and row.text.endswith(end)
+        text = row.text.removesuffix(end)
         n_lines = 1 + text.count("\n") + text.count("\r") - text.count("\r\n")
         reason = f"has {row.actual_columns} values, but there are {row.expected_columns} columns"
-        if n_lines > 1:
+        if is_open:
+            reason = _not_closed(len(text.encode().splitlines()))
+        elif n_lines > 1:
             reason += f"; it reaches over {n_lines} lines: is a quotation mark not closed?"
-        shown = translation.restored(row.text[:VALUE_SHOWN].encode()).decode(
-            errors="backslashreplace"
-        )
+        shown = translation.restored(text[:VALUE_SHOWN].encode()).decode(errors="backslashreplace")
         self._broken.append(_Broken(row.number, n_lines, reason, shown))
         return "skip"
 
     def _refused(self, broken: _Broken, line: int) -> RefusedLine:
         return RefusedLine(self.short_name, line, "", broken.text, broken.reason)
+
+
+def _not_closed(n_lines: int) -> str:
+    if n_lines < 2:
+        return f"has a quotation mark that is not closed. {_AS_THEY_STAND}"
+    return (
+        f"reaches over {n_lines} lines, up to the end of the file: a quotation mark is not closed. "
+        f"{_AS_THEY_STAND}"
+    )
 
 
 def _line_breaks(batch: pa.RecordBatch) -> np.ndarray:

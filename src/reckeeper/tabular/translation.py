@@ -26,6 +26,9 @@ _UNREADABLE = chr(_FIRST_BYTE + 0xFF)
 _STANDS_FOR_A_BYTE = re.compile(rb"\xf4\x8f[\xbe\xbf][\x80-\xbf]")
 _STRAY = re.compile("[\udc80-\udcff]")
 
+_ESCAPED_LINE_END = re.compile(r"(?<!\\)((?:\\\\)*)\\(?=[\r\n])")
+_ESCAPED_LINE_END_BYTES = re.compile(_ESCAPED_LINE_END.pattern.encode())
+
 _REFUSING = "reckeeper.refusing"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 if TYPE_CHECKING:
@@ -92,6 +95,51 @@ class Sound:
         return b""
 
 
+class Ended:
+    """Text as Arrow reads it with one more line, in which no row may end but at its beginning.
+
+    Where that line is part of a value, a quotation mark is not closed. A backslash before the end
+    of a line is left out: it would hold rows together.
+
+    Parameters
+    ----------
+    content : Stream
+    end : bytes
+        The line, with the end of the one before it.
+    has_escapes : bool
+    """
+
+    def __init__(self, content: Stream, end: bytes, *, has_escapes: bool) -> None:
+        self._content = content
+        self._end = end
+        self._has_escapes = has_escapes
+        self._held = b""
+        self._ready = b""
+        self._is_over = False
+
+    def read(self, size: int, /) -> bytes:
+        """Return so many bytes, or fewer at the end.
+
+        Arrow takes what it gets at once for a block, and a row may reach over two of these.
+        """
+        while len(self._ready) < size and not self._is_over:
+            piece = self._content.read(size)
+            self._is_over = not piece
+            self._ready += self._unescaped(piece or self._end)
+        piece, self._ready = self._ready[:size], self._ready[size:]
+        return piece
+
+    def _unescaped(self, piece: bytes) -> bytes:
+        if not self._has_escapes:
+            return piece
+        text = self._held + piece
+        n_held = (len(text) - len(text.rstrip(b"\\"))) % 2
+        text, self._held = text[: len(text) - n_held], text[len(text) - n_held :]
+        if b"\\\n" in text or b"\\\r" in text:
+            return _ESCAPED_LINE_END_BYTES.sub(rb"\1", text)
+        return text
+
+
 def is_one_sign(delimiter: str) -> bool:
     """Say whether Arrow and `csv` can read text with this delimiter as it is."""
     return len(delimiter) == 1 and delimiter.isascii()
@@ -133,6 +181,8 @@ def rows_of(
     """
     if not is_one_sign(delimiter):
         text, delimiter = separated(text, delimiter, has_quotes=has_quotes), SEPARATOR
+    if has_escapes:
+        text = _ESCAPED_LINE_END.sub(r"\1", text)
     lines = io.StringIO(text, newline="")
     if has_quotes:
         return csv.reader(lines, delimiter=delimiter, escapechar="\\" if has_escapes else None)
