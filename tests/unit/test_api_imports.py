@@ -21,6 +21,7 @@ from reckeeper.client import Client
 from reckeeper.errors import DataError, NotFoundError
 from reckeeper.events import demo, files
 from reckeeper.events.files import FileFormat
+from reckeeper.wire.imports import as_fields
 
 SHOP = "Kunde,Artikel,wert\nu1,i1,1\nu1,i2,0\nu2,,1\nu3,,1\n"
 COLUMNS = {"user_column": "Kunde", "item_column": "Artikel", "weight_column": "wert"}
@@ -257,6 +258,27 @@ def test_the_routes_take_what_the_command_takes():
     )
     of_clients = client.ImportOptions.__annotations__.keys()
     assert of_clients == wire.ImportOptions.model_fields.keys() - {"filename"}
+
+
+def test_what_is_said_of_a_file_names_the_fields_of_the_request(api):
+    rows = 'user_id,item_id,occurred_at,stars\nu,i,,1\nu,i,12345,1\n"--time-unit",i,1,1\n'
+    empty = "is empty: `default_time` says when that is, such as now"
+    number = (
+        "is a number that lies before 1990, whatever its unit: `time_unit` names another unit, and "
+        "`allow_old` takes it"
+    )
+    found = api.post("/imports/preview", content=rows).json()
+    assert [line["reason"] for line in found["refused"]] == [empty, number, number]
+    assert "with `min_rating` it says" in found["notes"][0]
+    told = ended(api, api.post("/imports", content=rows))
+    assert [refusal["reason"] for refusal in told["refusals"]] == [empty, number]
+    report = api.get(f"/imports/{told['import_id']}/refused").text
+    assert [row[-1] for row in csv.reader(io.StringIO(report))][1:] == [empty, number, number]
+    answer = api.post("/imports", content="\n" + rows).json()
+    assert "leave it out with `skip_lines`" in answer["message"]
+    assert as_fields("raise --max-ratio, not -- or a--sheet") == (
+        "raise `reckeeper import --max-ratio`, not -- or a--sheet"
+    )
 
 
 def test_a_preview_says_what_a_file_is_and_stores_nothing(refusing):

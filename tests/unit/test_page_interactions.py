@@ -104,6 +104,18 @@ def test_what_has_to_be_said_is_asked(server):
     assert any("The file is empty" in text for text in read(at.error))
 
 
+def test_what_is_said_of_a_file_names_the_fields_of_the_page(server):
+    rows = b"user_id,item_id,occurred_at\nu,i,12345\nu,i,\nu,i,1700000000\n"
+    at = run(opened(PAGE).file_uploader[0].set_value(("a.csv", rows, "text/csv")))
+    (told,) = [text for text in read(at.warning) if "of the first rows" in text]
+    assert "“Times that are numbers” names another unit, and `reckeeper import --allow-old`" in told
+    at = when_ended(press(at, "Import a\\.csv"))
+    assert "“Times that are numbers”" in tables(at)[0]["why"][0]
+    assert "`reckeeper import --default-time` says when" in tables(at)[0]["why"][1]
+    at = run(at.file_uploader[0].set_value(("b.csv", b"\n" + rows, "text/csv")))
+    assert any("leave it out with “Lines before the table”" in text for text in read(at.error))
+
+
 def test_an_import_that_failed_says_why(server, database):
     with database.write() as connection:
         storage.imports.begin(connection, source="/x/a.csv", fingerprint="f")

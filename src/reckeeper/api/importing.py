@@ -13,6 +13,7 @@ from reckeeper.api.uploads import CATALOGUE, FILE, Upload, by_name
 from reckeeper.config import Settings
 from reckeeper.events import demo
 from reckeeper.registry import Registry
+from reckeeper.wire.imports import as_fields
 
 if TYPE_CHECKING:  # they bring Arrow's readers, which a server needs when it imports
     from reckeeper.events import files
@@ -89,12 +90,12 @@ def asked(options: wire.ImportOptions, *, actor: str) -> Asked:
 
 
 @contextlib.contextmanager
-def speaking_of_names(upload: Upload) -> Iterator[None]:
-    """Let an error of the ``with`` block name a file as its sender does."""
+def in_senders_words(upload: Upload) -> Iterator[None]:
+    """Let an error of the ``with`` block name a file, and the options, as its sender does."""
     try:
         yield
     except errors.ReckeeperError as exc:
-        exc.message = by_name(upload.folder.parent, exc.message)
+        exc.message = as_fields(by_name(upload.folder.parent, exc.message))
         raise
 
 
@@ -104,12 +105,14 @@ def previewed(upload: Upload, asked: Asked, *, types: Mapping[str, float]) -> wi
     from reckeeper.events.types import count_types
 
     path = upload.files[FILE]
-    with speaking_of_names(upload):
+    with in_senders_words(upload):
         found = preview(path, asked.format, types={**types, **asked.weights})
     column = {part.part: part.column for part in found.parts}.get("interaction_type")
     return wire.ImportPreview.model_validate(
         {
             **vars(found),
+            "notes": [as_fields(note) for note in found.notes],
+            "refused": [{**vars(line), "reason": as_fields(line.reason)} for line in found.refused],
             "form": {**vars(found.form), "words": str(found.form)},
             "types": {} if column is None else count_types(path, found.form, column),
         }
@@ -200,7 +203,7 @@ class Imports:
             begun.set_result(import_id)
 
         try:
-            with upload, speaking_of_names(upload):
+            with upload, in_senders_words(upload):
                 files.import_file(
                     self._database,
                     upload.files[FILE],

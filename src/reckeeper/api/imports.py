@@ -1,7 +1,11 @@
 """Files to import: sent, watched, and undone."""
 
 import asyncio
+import csv
 import dataclasses
+import io
+import itertools
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import IO, Annotated
 
@@ -17,10 +21,12 @@ from reckeeper.api.runtime import Needs, Runtime
 from reckeeper.api.uploads import Upload
 from reckeeper.events import imports
 from reckeeper.security import actor_of
+from reckeeper.wire.imports import as_fields
 
 router = APIRouter(tags=["imports"])
 
 _UNDO_SECONDS = 5.0
+_ROWS_AT_ONCE = 5_000
 
 Options = Annotated[wire.ImportOptions, Query()]
 
@@ -96,7 +102,7 @@ async def get_refused(runtime: Needs, import_id: ImportId) -> Response:
     """Give all rows that an import refused as CSV: file, line, column, value and reason."""
     file = await run_in_threadpool(_report, runtime, import_id)
     return bodies.Streamed(
-        bodies.content_of(file),
+        _in_fields(file),
         media_type="text/csv",
         headers={"Content-Disposition": f'attachment; filename="import-{import_id}-refused.csv"'},
     )
@@ -137,6 +143,16 @@ async def _received(runtime: Runtime, request: Request, options: wire.ImportOpti
     return upload
 
 
+async def _in_fields(report: IO[str]) -> AsyncGenerator[bytes, None]:
+    """Yield a report of refused rows with reasons that name the fields of `wire.ImportOptions`."""
+    with report:
+        rows = csv.reader(report)
+        while part := await run_in_threadpool(lambda: [*itertools.islice(rows, _ROWS_AT_ONCE)]):
+            text = io.StringIO()
+            csv.writer(text).writerows([*row[:-1], as_fields(row[-1])] for row in part)
+            yield text.getvalue().encode()
+
+
 def _answer(runtime: Runtime, import_id: int) -> wire.ImportAnswer:
     row = imports.find_import(runtime.database, import_id)
     return wire.ImportAnswer.model_validate({"import": _described(runtime, row)})
@@ -153,7 +169,11 @@ def _described(runtime: Runtime, row: storage.Import) -> wire.JsonObject:
     return {
         **{each.name: getattr(row, each.name) for each in dataclasses.fields(row)},
         "source": Path(row.source).name if row.source.startswith("/") else row.source,
-        "reason": row.reason and uploads.by_name(runtime.settings.data_dir / "imports", row.reason),
+        "reason": row.reason
+        and as_fields(uploads.by_name(runtime.settings.data_dir / "imports", row.reason)),
+        "refusals": [
+            {**refusal, "reason": as_fields(refusal["reason"])} for refusal in row.refusals or []
+        ],
         "rows": n_rows,
         "rows_per_second": n_rows / seconds if seconds > 0 and n_rows else None,
         "seconds_left": left,
@@ -161,11 +181,11 @@ def _described(runtime: Runtime, row: storage.Import) -> wire.JsonObject:
     }
 
 
-def _report(runtime: Runtime, import_id: int) -> IO[bytes]:
+def _report(runtime: Runtime, import_id: int) -> IO[str]:
     row = imports.find_import(runtime.database, import_id)
     path = runtime.settings.data_dir / "imports" / f"{import_id}-refused.csv"
     try:
-        return path.open("rb")
+        return path.open(newline="", encoding="utf-8")
     except OSError as exc:
         said = (
             "refused no row."

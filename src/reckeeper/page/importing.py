@@ -1,5 +1,6 @@
 """A file to import: dropped, looked at, put right, and sent."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import cast
@@ -33,10 +34,23 @@ ENCODINGS = {"": "Find out", "utf-8": "UTF-8", "cp1252": "Western (cp1252)", "ut
 LAYOUTS = {"": "A row for each interaction", "lists": "Lists of ids", "wide": "A matrix"}
 DECIMALS = {"": "Find out", "point": "Point", "comma": "Comma"}
 UNITS = {"": "Find out", "s": "Seconds", "ms": "Milliseconds", "us": "Microseconds"}
-FORM = (
-    *("layout", "delimiter", "encoding", "sheet", "skip_lines", "no_header"),
-    *("time_format", "timezone", "time_unit", "decimal", "min_rating"),
-)
+FORM = {
+    "layout": "Layout",
+    "delimiter": "Between values",
+    "encoding": "Encoding",
+    "sheet": "Sheet",
+    "skip_lines": "Lines before the table",
+    "no_header": "The file has no names of columns",
+    "time_format": "Form of times",
+    "timezone": "Time zone",
+    "time_unit": "Times that are numbers",
+    "decimal": "Decimal sign",
+    "min_rating": "Least rating that is liked",
+}
+"""What can be said of how a file is read, with its label."""
+
+_LABELS = {option: label for label, option in PARTS.values()} | FORM
+_FIELD = re.compile(r"`([a-z_]+)`")
 _TYPES_SHOWN = 12
 _ROWS_HEIGHT = 330
 _MIB = 1024**2
@@ -66,7 +80,7 @@ def show(client: Client) -> None:
             options = cast("ImportOptions", {**options, **chosen})
             found = _previewed(client, file, options)
     if isinstance(found, ReckeeperError):
-        st.error(shared.in_words(found))
+        st.error(in_labels(shared.in_words(found)))
         ask_form(file.file_id)
         show_larger(client, file.name, options, limit)
         return
@@ -135,11 +149,23 @@ def read_form(file_id: str) -> ImportOptions:
     return cast("ImportOptions", options)
 
 
+def in_labels(text: str) -> str:
+    """Return what the API says of a file with the labels of this page in place of its fields."""
+
+    def labelled(field: re.Match[str]) -> str:
+        if field[1] in _LABELS:
+            return f"“{_LABELS[field[1]]}”"
+        is_option = field[1] in wire.ImportOptions.model_fields
+        return f"`reckeeper import --{field[1].replace('_', '-')}`" if is_option else field[0]
+
+    return _FIELD.sub(labelled, text)
+
+
 def show_found(found: wire.ImportPreview) -> None:
     words = found.form.words
     st.markdown(f":green-badge[Found] {shared.escape(words[:1].upper() + words[1:])}")
     for note in found.notes:
-        st.caption(shared.sentence(note))
+        st.caption(shared.sentence(in_labels(note)))
 
 
 def ask_columns(key: str, found: wire.ImportPreview) -> dict[str, str]:
@@ -166,40 +192,43 @@ def ask_form(file_id: str) -> None:
     """Offer to say how the file is to be read, where what was found is wrong."""
     with st.expander("How the file is read", icon="🔧", key="form"):
         layout, delimiter, encoding, sheet = st.columns(4)
-        _ask_one_of(layout, "Layout", LAYOUTS, f"layout {file_id}")
-        _ask_one_of(delimiter, "Between values", DELIMITERS, f"delimiter {file_id}")
-        _ask_one_of(encoding, "Encoding", ENCODINGS, f"encoding {file_id}")
-        sheet.text_input("Sheet", key=f"sheet {file_id}", placeholder="The first")
+        _ask_one_of(layout, "layout", LAYOUTS, file_id)
+        _ask_one_of(delimiter, "delimiter", DELIMITERS, file_id)
+        _ask_one_of(encoding, "encoding", ENCODINGS, file_id)
+        sheet.text_input(FORM["sheet"], key=f"sheet {file_id}", placeholder="The first")
         form, zone, unit, decimal = st.columns(4)
         form.text_input(
-            "Form of times",
+            FORM["time_format"],
             key=f"time_format {file_id}",
             placeholder="Find out",
             help="As for strptime: %d.%m.%Y %H:%M reads 28.05.2013 14:03.",
         )
         zone.text_input(
-            "Time zone",
+            FORM["timezone"],
             key=f"timezone {file_id}",
             placeholder="UTC",
             help="Of times that name none, such as Europe/Berlin.",
         )
-        _ask_one_of(unit, "Times that are numbers", UNITS, f"time_unit {file_id}")
-        _ask_one_of(decimal, "Decimal sign", DECIMALS, f"decimal {file_id}")
+        _ask_one_of(unit, "time_unit", UNITS, file_id)
+        _ask_one_of(decimal, "decimal", DECIMALS, file_id)
         skipped, least, header = st.columns([1, 1, 2], vertical_alignment="bottom")
         skipped.number_input(
-            "Lines before the table", min_value=0, value=None, key=f"skip_lines {file_id}"
+            FORM["skip_lines"], min_value=0, value=None, key=f"skip_lines {file_id}"
         )
         least.number_input(
-            "Least rating that is liked",
+            FORM["min_rating"],
             value=None,
             key=f"min_rating {file_id}",
             help="Rows of a column of ratings with less are stored as seen, not liked.",
         )
-        header.checkbox("The file has no names of columns", key=f"no_header {file_id}")
+        header.checkbox(FORM["no_header"], key=f"no_header {file_id}")
 
 
-def _ask_one_of(place: DeltaGenerator, label: str, choices: Mapping[str, str], key: str) -> None:
-    place.selectbox(label, list(choices), format_func=choices.__getitem__, key=key)
+def _ask_one_of(
+    place: DeltaGenerator, option: str, choices: Mapping[str, str], file_id: str
+) -> None:
+    key = f"{option} {file_id}"
+    place.selectbox(FORM[option], list(choices), format_func=choices.__getitem__, key=key)
 
 
 def show_rows(found: wire.ImportPreview) -> None:
@@ -211,7 +240,7 @@ def show_rows(found: wire.ImportPreview) -> None:
         n = f"{n_refused} of the first rows" if n_refused > 1 else "One of the first rows"
         st.warning(
             f"{n} would be refused: line {first.line}, {shared.escape(first.column)} "
-            f"“{shared.escape(first.value)}” {shared.escape(first.reason)}."
+            f"“{shared.escape(first.value)}” {shared.sentence(in_labels(first.reason))}."
         )
 
 

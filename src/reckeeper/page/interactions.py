@@ -88,7 +88,7 @@ def show_import(client: Client, each: wire.Import) -> None:
     is_new = each.import_id == st.session_state.get(importing.BEGUN)
     with st.expander(heading(each), expanded=is_new, key=f"import {each.import_id}"):
         if each.reason is not None and each.status == "failed":
-            st.error(shared.sentence(each.reason))
+            st.error(shared.sentence(importing.in_labels(each.reason)))
         show_report(client, each)
         if each.status in {"complete", "failed"}:
             with st.container(horizontal=True, vertical_alignment="center"):
@@ -122,7 +122,7 @@ def show_report(client: Client, each: wire.Import) -> None:
             [
                 {
                     "column": shared.escape(refusal.column),
-                    "why": shared.escape(refusal.reason),
+                    "why": shared.sentence(importing.in_labels(refusal.reason)),
                     "rows": f"{refusal.rows:,}",
                     "such as": "; ".join(
                         f"line {example.line}: {shared.escape(example.value) or 'nothing'}"

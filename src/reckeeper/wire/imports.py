@@ -1,5 +1,6 @@
 """Imports: what is asked of one, how far it is, and what became of its rows."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -7,6 +8,7 @@ from pydantic import ConfigDict, Field
 from .forms import Answer, Done, Sent, Time
 
 _Column = Annotated[str, Field(max_length=1024)]
+_OPTION = re.compile(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*(?![\w-])")
 
 
 class ImportOptions(Sent):
@@ -109,6 +111,21 @@ class ImportOptions(Sent):
         description="What stands between an item's categories; json: lists in brackets. Default: "
         "found out.",
     )
+
+
+def as_fields(text: str) -> str:
+    """Return what the library says of a file with the fields of `ImportOptions` in backticks.
+
+    It names settings as the command line does: ``--time-unit`` is ```time_unit``` here, and what
+    has no field is left to the command.
+    """
+
+    def worded(option: re.Match[str]) -> str:
+        field = option[0][2:].replace("-", "_")
+        is_field = field in ImportOptions.model_fields
+        return f"`{field}`" if is_field else f"`reckeeper import {option[0]}`"
+
+    return _OPTION.sub(worded, text)
 
 
 class RefusalExample(Answer):
