@@ -28,7 +28,6 @@ _log = telemetry.get_logger("server")
 _OTHERWISE: Mapping[str, tuple[str, Callable[[Any], object]]] = {
     "null": ("null_words", tuple),
     "no_header": ("has_header", lambda no_header: not no_header),
-    "delimiter": ("delimiter", lambda delimiter: {"tab": "\t"}.get(delimiter, delimiter)),
 }
 """Options that the format has under another name, or in another form."""
 

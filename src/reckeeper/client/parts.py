@@ -113,13 +113,15 @@ class ImportOptions(TypedDict, total=False):
 
 def options_in_query(options: ImportOptions) -> Params:
     """Return the parameters of a query that say what the columns of a file mean."""
-    params: dict[str, str | int | list[str]] = {}
-    for name, value in options.items():
-        if isinstance(value, list):
-            params[name] = [str(each) for each in value]
-        else:
-            params[name] = str(value).lower() if isinstance(value, bool) else str(value)
-    return params
+    return {name: _parameter(value) for name, value in options.items()}
+
+
+def _parameter(value: object) -> str | list[str]:
+    if isinstance(value, list):
+        return [str(each) for each in value]
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def opened(
@@ -203,16 +205,11 @@ def in_body(n: int, rules: _Rules) -> dict[str, object]:
 
 def in_query(n: int, rules: _Rules) -> Params:
     """Return the parameters of a query that say what is asked of a list."""
-    told = in_body(n, rules)
-    params: dict[str, str | int | list[str]] = {}
-    for name, value in told.items():
-        if isinstance(value, list):
-            # That nothing is allowed cannot be said in a query; an empty id is refused.
-            params[name] = [str(each) for each in value] or ([""] if name == "allow" else [])
-        elif isinstance(value, Mapping):
-            params[name] = json.dumps(dict(value))
-        else:
-            params[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    params = {name: _parameter(value) for name, value in in_body(n, rules).items()}
+    if (
+        params.get("allow") == []
+    ):  # that nothing is cannot be said in a query; an empty id is refused
+        params["allow"] = [""]
     return params
 
 

@@ -20,14 +20,14 @@ from reckeeper.events.columns import (
 )
 from reckeeper.events.refused import NO_WEIGHT
 from reckeeper.interactions import WITHOUT_WEIGHT
-from reckeeper.tabular import MAX_RATIO, Form, Layout, Source
+from reckeeper.tabular import Form, Layout, Source, Written
 
 NULL_WORDS = ("NULL", "null", "None", "nan", "NaN", "\\N", "<NA>")
 """What databases and data frames write where there is nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileFormat:
+class FileFormat(Written):
     """What the columns of a table of interactions mean, in a file or of a query.
 
     A column whose name is None is looked for under its usual name, then under those
@@ -71,10 +71,9 @@ class FileFormat:
         Looked at only if `min_rating` is set; usually ``rating``.
     min_rating : float or None
         Rows with a lower rating are stored with weight 0: seen, and not liked.
-    layout, sheet, encoding, delimiter, has_quotes, has_escapes,
-    skip_lines, max_ratio
-        What a file is, as of `Form`; what is None is found out. In a matrix, `user_column` is the
-        first unless it is named, and with `min_rating` the cells are ratings.
+    layout : Layout
+        As of `Form`. In a matrix, `user_column` is the first unless it is named, and with
+        `min_rating` the cells are ratings.
     has_header : bool
         Whether CSV begins with the names of its columns, which are numbers else: 1 is the first.
     """
@@ -96,16 +95,10 @@ class FileFormat:
     rating_column: str | None = None
     min_rating: float | None = None
     layout: Layout = Layout.ROWS
-    sheet: str | None = None
-    encoding: str | None = None
-    delimiter: str | None = None
-    has_quotes: bool | None = None
-    has_escapes: bool | None = None
     has_header: bool = True
-    skip_lines: int | None = None
-    max_ratio: float = MAX_RATIO
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_unit(self.time_unit)
         if self.decimal not in (None, "comma", "point"):
             raise DataError(f"The decimal sign {self.decimal!r} is not known: use comma or point.")
@@ -122,7 +115,6 @@ class FileFormat:
         if self.layout is Layout.WIDE and self.min_rating is not None:
             object.__setattr__(self, "rating_column", "weight")
             object.__setattr__(self, "weight_column", "")
-        self.form  # noqa: B018 - it checks what it is made of
 
     @property
     def named(self) -> list[str]:
@@ -144,19 +136,13 @@ class FileFormat:
             layout=self.layout,
             users=self.user_column,
             null_words=self.null_words,
-            sheet=self.sheet,
-            encoding=self.encoding,
-            delimiter=self.delimiter,
-            has_quotes=self.has_quotes,
-            has_escapes=self.has_escapes,
             has_header=self.has_header,
-            skip_lines=self.skip_lines,
-            max_ratio=self.max_ratio,
+            **self.as_written(),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class CatalogueFormat:
+class CatalogueFormat(Written):
     """What the columns of a catalogue mean; every other column is an attribute.
 
     Attributes
@@ -178,9 +164,6 @@ class CatalogueFormat:
         not it is the categories' too.
     empty_list : str
         What stands in a column of several values where there is none.
-    sheet, encoding, delimiter, has_quotes, has_escapes,
-    skip_lines, max_ratio
-        As in `FileFormat`.
     """
 
     item_column: str = "item_id"
@@ -193,22 +176,15 @@ class CatalogueFormat:
     time_unit: str | None = None
     list_column: str | None = None
     empty_list: str = ""
-    sheet: str | None = None
-    encoding: str | None = None
-    delimiter: str | None = None
-    has_quotes: bool | None = None
-    has_escapes: bool | None = None
-    skip_lines: int | None = None
-    max_ratio: float = MAX_RATIO
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.category_separator not in (None, *SEPARATORS):
             raise DataError(
                 f"{self.category_separator!r} is not known to stand between categories: use one of "
                 f"{', '.join(SEPARATORS)}."
             )
         _check_unit(self.time_unit)
-        self.form  # noqa: B018 - it checks what it is made of
 
     @property
     def names(self) -> list[str]:
@@ -221,15 +197,7 @@ class CatalogueFormat:
     @property
     def form(self) -> Form:
         """What a file is, as far as it is given."""
-        return Form(
-            sheet=self.sheet,
-            encoding=self.encoding,
-            delimiter=self.delimiter,
-            has_quotes=self.has_quotes,
-            has_escapes=self.has_escapes,
-            skip_lines=self.skip_lines,
-            max_ratio=self.max_ratio,
-        )
+        return Form(**self.as_written())
 
 
 def _given(*names: str | None) -> list[str]:

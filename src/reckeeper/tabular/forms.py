@@ -2,8 +2,9 @@
 
 import codecs
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Any
 
 from reckeeper.errors import DataError
 from reckeeper.tabular.streams import MAX_RATIO
@@ -61,21 +62,11 @@ _LAYOUTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
-    """What a file is. None: not given, to be found out by `detect`, which leaves none.
+class Written:
+    """What people say of how a file is written, whatever is in it. None: to be found out.
 
     Attributes
     ----------
-    kind : Kind or None
-    compression : {"none", "gzip", "bz2", "xz", "zstd", "zip"} or None
-    layout : Layout
-        ``rows``: a row for each interaction or item. ``lists``: text, in each line a user's id and
-        then those of items. ``wide``: a matrix, users down, items across, and in each cell a
-        weight or a rating.
-    users : str or None
-        In a matrix, the column of users. None: the first.
-    null_words : tuple of str
-        Text that is nothing in the cells of a matrix.
     sheet : str or None
         Of a workbook; None: the first.
     encoding : str or None
@@ -87,8 +78,6 @@ class Form:
     has_escapes : bool or None
         Whether in quotation marks a backslash makes a mark part of the value; elsewhere two marks
         are one.
-    has_header : bool
-        Whether the first line has the names of the columns; else they are numbers, from 1 on.
     skip_lines : int or None
         Lines before the names of the columns, or before the first row, that are no part of the
         table; `detect` adds a line ``sep=;`` to them.
@@ -96,17 +85,11 @@ class Form:
         How many times its packed size a file of more than a gibibyte may be.
     """
 
-    kind: Kind | None = None
-    compression: str | None = None
-    layout: Layout = Layout.ROWS
-    users: str | None = None
-    null_words: tuple[str, ...] = ()
     sheet: str | None = None
     encoding: str | None = None
     delimiter: str | None = None
     has_quotes: bool | None = None
     has_escapes: bool | None = None
-    has_header: bool = True
     skip_lines: int | None = None
     max_ratio: float = MAX_RATIO
 
@@ -126,6 +109,39 @@ class Form:
             raise DataError(f"The ratio {self.max_ratio} is not above 0.")
         if self.encoding is not None:
             object.__setattr__(self, "encoding", _sound_encoding(self.encoding))
+
+    def as_written(self) -> dict[str, Any]:
+        """Return these attributes, for another of its kind."""
+        return {each.name: getattr(self, each.name) for each in fields(Written)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form(Written):
+    """What a file is. None: not given, to be found out by `detect`, which leaves none.
+
+    Attributes
+    ----------
+    kind : Kind or None
+    compression : {"none", "gzip", "bz2", "xz", "zstd", "zip"} or None
+    layout : Layout
+        ``rows``: a row for each interaction or item. ``lists``: text, in each line a user's id and
+        then those of items. ``wide``: a matrix, users down, items across, and in each cell a
+        weight or a rating.
+    users : str or None
+        In a matrix, the column of users. None: the first.
+    null_words : tuple of str
+        Text that is nothing in the cells of a matrix.
+    has_header : bool
+        Whether the first line of text has the names of the columns; else they are numbers, from 1
+        on.
+    """
+
+    kind: Kind | None = None
+    compression: str | None = None
+    layout: Layout = Layout.ROWS
+    users: str | None = None
+    null_words: tuple[str, ...] = ()
+    has_header: bool = True
 
     def __str__(self) -> str:
         words = _KINDS[self.kind or Kind.TEXT]
