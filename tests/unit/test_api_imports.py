@@ -276,9 +276,9 @@ def test_what_is_said_of_a_file_names_the_fields_of_the_request(api):
     assert [row[-1] for row in csv.reader(io.StringIO(report))][1:] == [empty, number, number]
     answer = api.post("/imports", content="\n" + rows).json()
     assert "leave it out with `skip_lines`" in answer["message"]
-    assert as_fields("raise --max-ratio, not -- or a--sheet") == (
-        "raise `reckeeper import --max-ratio`, not -- or a--sheet"
-    )
+    words = as_fields("raise --max-ratio, not -- or a--sheet")
+    assert words == "raise `reckeeper import --max-ratio`, not -- or a--sheet"
+    assert as_fields(words) == words
 
 
 def test_a_preview_says_what_a_file_is_and_stores_nothing(refusing):

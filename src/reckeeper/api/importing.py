@@ -110,8 +110,6 @@ def previewed(upload: Upload, asked: Asked, *, types: Mapping[str, float]) -> wi
     return wire.ImportPreview.model_validate(
         {
             **vars(found),
-            "notes": [as_fields(note) for note in found.notes],
-            "refused": [{**vars(line), "reason": as_fields(line.reason)} for line in found.refused],
             "form": {**vars(found.form), "words": str(found.form)},
             "types": {} if column is None else count_types(path, found.form, column),
         }

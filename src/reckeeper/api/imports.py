@@ -169,11 +169,7 @@ def _described(runtime: Runtime, row: storage.Import) -> wire.JsonObject:
     return {
         **{each.name: getattr(row, each.name) for each in dataclasses.fields(row)},
         "source": Path(row.source).name if row.source.startswith("/") else row.source,
-        "reason": row.reason
-        and as_fields(uploads.by_name(runtime.settings.data_dir / "imports", row.reason)),
-        "refusals": [
-            {**refusal, "reason": as_fields(refusal["reason"])} for refusal in row.refusals or []
-        ],
+        "reason": row.reason and uploads.by_name(runtime.settings.data_dir / "imports", row.reason),
         "rows": n_rows,
         "rows_per_second": n_rows / seconds if seconds > 0 and n_rows else None,
         "seconds_left": left,

@@ -3,12 +3,12 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from .forms import Answer, Done, Sent, Time
 
 _Column = Annotated[str, Field(max_length=1024)]
-_OPTION = re.compile(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*(?![\w-])")
+_OPTION = re.compile(r"(?<![\w-])(?<!`reckeeper import )--[a-z]+(?:-[a-z]+)*(?![\w-])")
 
 
 class ImportOptions(Sent):
@@ -128,6 +128,10 @@ def as_fields(text: str) -> str:
     return _OPTION.sub(worded, text)
 
 
+Worded = Annotated[str, AfterValidator(as_fields)]
+"""What the library says of a file, as the API says it."""
+
+
 class RefusalExample(Answer):
     """A row that was refused, and what it has in the column."""
 
@@ -140,7 +144,7 @@ class Refusal(Answer):
 
     file: str
     column: str
-    reason: str
+    reason: Worded
     rows: int
     examples: list[RefusalExample]
 
@@ -152,7 +156,7 @@ class Import(Answer):
     source: str
     is_demo: bool
     status: Literal["running", "complete", "failed", "undoing", "undone"]
-    reason: str | None = Field(description="Why it failed.")
+    reason: Worded | None = Field(description="Why it failed.")
     actor: str | None
     rows: int = Field(description="So many have been looked at.")
     accepted: int = Field(description="New interactions.")
@@ -244,7 +248,7 @@ class RefusedLine(Answer):
     line: int
     column: str
     value: str
-    reason: str
+    reason: Worded
 
 
 class ImportPreview(Done):
@@ -254,7 +258,7 @@ class ImportPreview(Done):
     columns: list[str]
     parts: list[ColumnPart]
     choices: list[ColumnChoice] = Field(description="What has to be said first.")
-    notes: list[str]
+    notes: list[Worded]
     rows: list[PreviewRow] = Field(description="None where something has to be said first.")
     cells: list[list[str]] = Field(description="The first rows as they stand in the file.")
     refused: list[RefusedLine]
