@@ -99,8 +99,9 @@ def show(client: Client) -> None:
         key=f"catalogue {begun}",
         max_upload_size=max(1, limit // _MIB),
     )
+    names = [file.name] if catalogue is None else [file.name, catalogue.name]
     st.button(
-        f"Import {shared.escape(file.name)}",
+        f"Import {' with '.join(map(shared.escape, names))}",
         type="primary",
         disabled=bool(found.choices),
         on_click=shared.attempt,

@@ -11,7 +11,7 @@ from reckeeper.client import Client
 from reckeeper.errors import ConflictError, JobRunningError, ReckeeperError
 from reckeeper.page import shared, verdicts
 
-PROGRESS_SECONDS = 0.5
+PROGRESS_SECONDS = 1.0
 CHART_PIXELS = 160
 
 COMPARISON = "comparison"
