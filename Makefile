@@ -32,7 +32,8 @@ setup-dev: $(VENV)/.setup-dev ## Add what tests, types and lint need
 
 # Two processes more than cores, since many tests wait for others.
 N_PROCESSES := $(shell python3 -c 'import os; print(2 + os.cpu_count())' 2>/dev/null || echo auto)
-IN_PARALLEL := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
+# What one test has compiled, the programs of the others need not.
+IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
 	--numprocesses=$(N_PROCESSES)
 SLOW := artifact bulk cli_evaluate client client_distribution collapse commands demo docs files \
 	frontend gate linalg packaging serving storage structure tabular_query tuning up

@@ -59,9 +59,10 @@ for name, n_examples in {"short": 30, "long": 600}.items():
     )
 hypothesis.settings.load_profile("short")
 
-# Their tests share what is started once: an installation, a browser.
+# Their tests share what is made once: an installation, a browser, the syntax trees of all code.
 TOGETHER = re.compile(
     r"tests/system/test_(api|browser|cli_life|compose|contract|crash|docs|shop|up)\.py"
+    r"|tests/unit/test_architecture\.py"
 )
 
 

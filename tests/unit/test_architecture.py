@@ -144,8 +144,13 @@ def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+@functools.cache
 def imports(path):
-    """Yield every imported name, with dots, local imports too."""
+    """Return every imported name, with dots, local imports too."""
+    return list(imported(path))
+
+
+def imported(path):
     package = ["reckeeper", *path.relative_to(SOURCE).parts[:-1]] if SOURCE in path.parents else []
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):

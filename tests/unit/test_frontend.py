@@ -1,5 +1,6 @@
 """The pages, run by Streamlit's own test runner against a server that speaks the API."""
 
+import functools
 import json
 import re
 import threading
@@ -12,12 +13,18 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import streamlit as st
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 from tests import samples
 
 from reckeeper import errors, wire
 from reckeeper.errors import Action, PinnedError, ReckeeperError
 from reckeeper.page import actions
+
+# Each AppTest would read what every installed package says of itself, for most of its time.
+manifest_scanner.scan_component_manifests = functools.cache(
+    manifest_scanner.scan_component_manifests
+)
 
 HOME = Path(__file__).parents[2] / "frontend" / "Home.py"
 RETRAIN = "🚀 Retrain Model"
