@@ -50,6 +50,25 @@ except SystemExit:
     }  # fmt: skip
 
 
+def test_an_import_loads_no_pandas(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("user_id,item_id,occurred_at\nu,i,2026-01-02T03:04:05Z\n")
+    _, loaded = loaded_by(
+        f"""
+import os, sys
+os.environ["RECKEEPER_DATA_DIR"] = os.environ["RECKEEPER_MODEL_DIR"] = {str(tmp_path)!r}
+sys.argv = ["reckeeper", "import", {str(file)!r}]
+from reckeeper.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+"""
+    )
+    assert "reckeeper.events.files" in loaded
+    assert not loaded & {"pandas", "scipy", "sklearn"}
+
+
 def test_no_help_loads_anything_heavy():
     said, loaded = loaded_by(
         """

@@ -29,7 +29,7 @@ from reckeeper import storage, tabular
 from reckeeper.config import Settings
 from reckeeper.errors import DataError
 from reckeeper.events import files, repeats
-from reckeeper.tabular import Form, streams
+from reckeeper.tabular import Form, streams, text
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 HEADER = ["user_id", "item_id", "title"]
@@ -685,3 +685,32 @@ def test_a_row_of_several_lines_is_read_from_an_archive_of_many_parts(tmp_path):
     lines = f"u,i,title\n{row * 9}".splitlines(keepends=True)
     path.write_bytes(b"".join(lzma.compress(line.encode()) for line in lines))
     assert len(read(path, Form(delimiter=","))[1]) == 9
+
+
+# --- How far ahead a file is read ---------------------------------------------------------------
+
+
+def test_a_file_is_read_a_few_pieces_ahead_of_its_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "_BLOCK_BYTES", 1_000)
+    monkeypatch.setattr(streams, "_PATIENCE_SECONDS", 60.0)
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"user_id,item_id\n" + b"u123,i123\n" * 20_000)
+    n_rows, ahead = 0, []
+    with tabular.open_source(path) as source:
+        for chunk in source.chunks(["user_id"], at_most=100):
+            n_rows += len(chunk.lines)
+            ahead.append(source.bytes_done - 10 * n_rows)
+    assert n_rows == 20_000
+    assert max(ahead) < 10_000
+
+
+def test_pieces_without_a_sound_row_do_not_stop_the_reading(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "_BLOCK_BYTES", 1_000)
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"user_id,item_id\nu,i\n" + b"of one value\n" * 2_000 + b"v,j\n")
+    with tabular.open_source(path, Form(delimiter=",")) as source:
+        chunks = [*source.chunks(["user_id"])]
+    assert [user for chunk in chunks for user in chunk.columns["user_id"].to_pylist()] == [
+        b"u", b"v",
+    ]  # fmt: skip
+    assert sum(len(chunk.broken) for chunk in chunks) == 2_000

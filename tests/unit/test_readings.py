@@ -288,18 +288,29 @@ def test_rows_without_times_that_are_there_already_are_told(take):
     assert note.startswith("2 of the first 3 rows are in the table already")
 
 
-def test_equal_rows_are_counted_exactly_in_bounded_memory(tmp_path, monkeypatch):
+@pytest.mark.parametrize("drift", [0, 400, -400], ids=["mixed", "by time", "latest first"])
+def test_equal_rows_are_counted_exactly_in_bounded_memory(tmp_path, monkeypatch, drift):
     monkeypatch.setattr(identities, "_RUN_ROWS", 2_000)
     draw = np.random.default_rng(1)
     seen: collections.Counter[int] = collections.Counter()
     with contextlib.closing(Occurrences(1, folder=tmp_path)) as occurrences:
-        for _ in range(40):
-            keys = draw.integers(0, 3_000, 500).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        for chunk in range(40):
+            numbers = draw.integers(0, 3_000, 500) + 20_000 + drift * chunk
             counts = []
-            for key in keys.tolist():
-                seen[key] += 1
-                counts.append(seen[key])
-            assert occurrences.count(keys).tolist() == counts
+            for number in numbers.tolist():
+                seen[number] += 1
+                counts.append(seen[number])
+            keys = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            rows = identities.RowKeys(numbers // 100, keys, keys)
+            assert occurrences.count(rows).tolist() == counts
+
+
+def test_equal_rows_at_the_end_of_a_chunk_and_the_beginning_of_the_next_are_two(tmp_path):
+    with contextlib.closing(Occurrences(1, folder=tmp_path)) as occurrences:
+        for times, counts in (([5, 7], [1, 1]), ([7, 9], [2, 1]), ([9, 9], [2, 3])):
+            keys = np.array(times, np.uint64) << np.uint64(50)
+            rows = identities.RowKeys(np.array(times), keys, keys)
+            assert occurrences.count(rows).tolist() == counts
 
 
 def test_keys_of_rows_do_not_depend_on_the_rows_beside_them():

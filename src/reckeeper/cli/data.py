@@ -154,10 +154,15 @@ def demo_clear_command(as_json: Json = False) -> None:
 
 def clear_demo(settings: Settings, database: "storage.Database") -> tuple[int, list[int]]:
     """Remove the demo data; return how many interactions, and the versions that went with it."""
+    from reckeeper import storage
     from reckeeper.events import demo
-    from reckeeper.registry import Registry
 
     interactions = demo.clear(database, actor="cli")
+    with database.read() as connection:
+        if not any(version.is_demo for version in storage.models.all_versions(connection)):
+            return interactions, []
+    from reckeeper.registry import Registry  # brings SciPy
+
     return interactions, Registry(database, settings.model_dir).switch.delete_demo(actor="cli")
 
 

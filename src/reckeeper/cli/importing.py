@@ -168,6 +168,8 @@ def import_command(
     as_json: Json = False,
 ) -> None:
     """Import interactions from a file or a database; a repeat adds only what is missing."""
+    if catalogue is None and preset is None:
+        _spare_memory()
     from reckeeper.events import files
     from reckeeper.events.weights import parse_weights
 
@@ -225,6 +227,31 @@ def import_command(
         is_asked=is_terminal() and not yes and not as_json,
     )
     _import(origin, given, as_json=as_json)
+
+
+class _NoPandas:
+    """Finds no pandas, wherever it is."""
+
+    def find_spec(self, name: str, _path: object, _target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def _spare_memory() -> None:
+    """Have Arrow take less, 35 MB without pandas and 30 MB without large pages of its own.
+
+    It imports pandas with the first array of Python values, to look whether they are pandas'. A
+    catalogue may have nanoseconds, which become Python's times with pandas alone.
+    """
+    import pyarrow as pa
+
+    finder = _NoPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        pa.array([])
+    finally:
+        sys.meta_path.remove(finder)
+    pa.set_memory_pool(pa.system_memory_pool())
 
 
 def _layout(*, has_lists: bool, is_wide: bool) -> "Layout | None":

@@ -9,8 +9,8 @@ from typing import IO, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-_RUN_ROWS = 1_000_000
-_LEAST_BITS, _MOST_BITS = 20, 29
+_RUN_ROWS = 500_000
+_LEAST_BITS, _MOST_BITS = 20, 28
 _BYTES_OF_ROW = 16
 """A row of a file is seldom shorter: so the number of rows is guessed."""
 
@@ -117,11 +117,42 @@ def _digits(numbers: np.ndarray, n_bytes: int) -> np.ndarray:
     return pairs.view(np.uint8)
 
 
+class _Span(NamedTuple):
+    """The first and the last of some times."""
+
+    first: int
+    last: int
+
+    def meets(self, other: "_Span") -> bool:
+        """Say whether a time may lie in both."""
+        return self.first <= other.last and other.first <= self.last
+
+    def joined(self, other: "_Span") -> "_Span":
+        """Return what holds both."""
+        return _Span(min(self.first, other.first), max(self.last, other.last))
+
+
+class _Run(NamedTuple):
+    """Keys, ascending, of rows whose times lie in a span."""
+
+    keys: np.ndarray
+    span: _Span
+
+
+class _RunOnDisk(NamedTuple):
+    """As `_Run`, in a file."""
+
+    offset: int
+    n_rows: int
+    span: _Span
+
+
 class Occurrences:
     """Which of several equal rows of a file each is, in bounded memory whatever its size.
 
     The keys of all rows lie in sorted runs, large ones on disk. Most rows are new, and for them
-    a bit says so: no other key has set it.
+    a bit says so: no other key has set it. In a file in the order of its times hardly any run
+    has the times of a chunk, and none of the others is looked into.
 
     Parameters
     ----------
@@ -137,23 +168,25 @@ class Occurrences:
         self._bits = np.zeros(2**n_bits // 8, np.uint8)
         self._shift = np.uint64(64 - n_bits)
         self._folder = folder
-        self._runs: list[np.ndarray] = []
+        self._runs: list[_Run] = []
         self._file: IO[bytes] | None = None
-        self._on_disk: list[int] = []
+        self._on_disk: list[_RunOnDisk] = []
 
     def close(self) -> None:
         """Take what lies on disk away."""
         if self._file is not None:
             self._file.close()
 
-    def count(self, keys: np.ndarray) -> np.ndarray:
+    def count(self, rows: RowKeys) -> np.ndarray:
         """Return of each row of a chunk how often its key has come by then, this time too."""
+        keys = rows.first
         if not len(keys):
             return np.zeros(0, np.int64)
+        span = _Span(int(rows.times.min()), int(rows.times.max()))
         ordered = np.sort(keys)
         starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        before = self._before(ordered[starts])
-        self._add(ordered)
+        before = self._before(ordered[starts], span)
+        self._add(_Run(ordered, span))
         if len(starts) == len(keys) and not before.any():
             return np.ones(len(keys), np.int64)  # as most chunks are
         lengths = np.diff(np.append(starts, len(ordered)))
@@ -162,7 +195,7 @@ class Occurrences:
         counts[np.argsort(keys, kind="stable")] = of_ordered
         return counts
 
-    def _before(self, keys: np.ndarray) -> np.ndarray:
+    def _before(self, keys: np.ndarray, span: _Span) -> np.ndarray:
         """Return how often each of some keys, which ascend, came in the chunks before."""
         slots = keys >> self._shift
         bytes_, bits = (
@@ -176,33 +209,42 @@ class Occurrences:
         if len(may_be):
             asked = keys[may_be]
             for run in self._runs:
-                before[may_be] += _times_in(asked, run)
+                if run.span.meets(span):
+                    before[may_be] += _times_in(asked, run.keys)
             if self._file is not None:
-                before[may_be] += self._times_on_disk(asked, self._file)
+                before[may_be] += self._times_on_disk(asked, span, self._file)
         return before
 
-    def _add(self, run: np.ndarray) -> None:
-        while self._runs and len(self._runs[-1]) <= 2 * len(run):
-            # Two sorted runs: a stable sort merges them.
-            run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")
-        if len(run) < _RUN_ROWS:
+    def _add(self, run: _Run) -> None:
+        while self._runs and len(self._runs[-1].keys) <= 2 * len(run.keys):
+            last = self._runs.pop()
+            keys = np.concatenate([last.keys, run.keys])
+            keys.sort(kind="stable")  # which merges two sorted runs
+            run = _Run(keys, run.span.joined(last.span))
+        if len(run.keys) < _RUN_ROWS:
             self._runs.append(run)
             return
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-        self._file.seek(sum(_on_pages(8 * n_rows) for n_rows in self._on_disk))
-        self._file.write(run.tobytes())
+        offset = 0
+        if self._on_disk:
+            offset = self._on_disk[-1].offset + _on_pages(8 * self._on_disk[-1].n_rows)
+        self._file.seek(offset)
+        self._file.write(run.keys.data)
         self._file.flush()
-        self._on_disk.append(len(run))
+        self._on_disk.append(_RunOnDisk(offset, len(run.keys), run.span))
 
-    def _times_on_disk(self, keys: np.ndarray, file: IO[bytes]) -> np.ndarray:
-        found, at = np.zeros(len(keys), np.int64), 0
-        for n_rows in self._on_disk:
+    def _times_on_disk(self, keys: np.ndarray, span: _Span, file: IO[bytes]) -> np.ndarray:
+        found = np.zeros(len(keys), np.int64)
+        for run in self._on_disk:
+            if not run.span.meets(span):
+                continue
             # Only the pages that are looked at are read, and none stays in this process's memory.
-            with mmap.mmap(file.fileno(), 8 * n_rows, access=mmap.ACCESS_READ, offset=at) as run:
-                found += _times_in(keys, np.frombuffer(run, np.uint64))
-            at += _on_pages(8 * n_rows)
+            with mmap.mmap(
+                file.fileno(), 8 * run.n_rows, access=mmap.ACCESS_READ, offset=run.offset
+            ) as content:
+                found += _times_in(keys, np.frombuffer(content, np.uint64))
         return found
 
 

@@ -222,7 +222,7 @@ class RowCheck:
             return _of_parts(judged.event_ids.to_pylist(), chunk, chosen)
         if self._occurrences is not None:
             keys = judged.keys()
-            return names_of(keys, self._occurrences.count(keys.first))
+            return names_of(keys, self._occurrences.count(keys))
         is_query = self._source.database_id is not None
         if is_query and "occurred_at" in self._columns and not self._by_lines:
             given = judged.times.astype(object)

@@ -185,6 +185,7 @@ class Running:
         self._n_without_taste = 0
         self._items = 0
         self._has_begun = False
+        self._has_set_aside = False
 
     def write(self, batch: Checked) -> None:
         """Store a batch of interactions, and list those that were refused."""
@@ -281,6 +282,12 @@ class Running:
         if n_there < few:
             with self._database.write() as connection:
                 storage.lookups.set_aside(connection)
+            self._has_set_aside = True
+
+    def _cache(self, connection: storage.Connection) -> contextlib.AbstractContextManager[None]:
+        if self._has_set_aside:
+            return storage.lookups.appending(connection)
+        return contextlib.nullcontext()
 
     def _counts(self, row: storage.Import) -> dict[str, int]:
         return {
@@ -296,9 +303,10 @@ class Running:
             row = self._running(connection)
             # Otherwise a try was committed, and the answer to it was lost.
             if row.accepted + row.duplicates + row.refused == self._n_counted:
-                storage.imports.append(
-                    connection, self._import_id, interactions, refused=len(refused)
-                )
+                with self._cache(connection):
+                    storage.imports.append(
+                        connection, self._import_id, interactions, refused=len(refused)
+                    )
                 storage.imports.note(connection, self._import_id, **self._found())
 
         self._refused.add(refused)

@@ -505,7 +505,11 @@ def _engine(settings: Settings, *, n_processes: int = 1) -> sa.Engine:
             "not exist: make the folder, or correct the path."
         )
     engine = sa.create_engine(
-        url, pool_size=20, max_overflow=40, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}
+        url,
+        pool_size=20,
+        max_overflow=40,
+        pool_use_lifo=True,  # each that is used has a cache of its own
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
     )
     sa.event.listen(engine, "connect", _on_connect)
     sa.event.listen(engine, "begin", _on_begin)

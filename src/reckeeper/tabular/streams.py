@@ -29,6 +29,8 @@ _PIECE_BYTES = 1024 * 1024
 _XZ_MEMORY_BYTES = 256 * 1024**2
 _MEMBERS_SHOWN = 5
 _STOP_SECONDS = 0.1
+_MOST_AHEAD = 4
+_PATIENCE_SECONDS = 0.01
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -58,11 +60,18 @@ class Stream(Protocol):
 
 
 class Readable(io.RawIOBase):
-    """A stream in the manner of Python's files, for Arrow, which reads ahead in a thread."""
+    """A stream in the manner of Python's files, for Arrow, which reads ahead in a thread.
+
+    Left to itself it reads 32 pieces ahead, whatever becomes of them. Here it reads a few, and
+    further ones where somebody waits for what it makes of them.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._reading = threading.Lock()
+        self._turn = threading.Condition()
+        self._n_ahead = 0
+        self._is_awaited = False
         self._is_stopped = False
         self._is_over = threading.Event()
         atexit.register(self.stop)
@@ -73,6 +82,7 @@ class Readable(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """Return at most so many bytes; none at the end."""
+        self._wait_for_turn()
         piece = b""
         try:
             with self._reading:
@@ -83,13 +93,40 @@ class Readable(io.RawIOBase):
                 self._is_over.set()
         return piece
 
+    @contextlib.contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Wait, within the block, for what is made of a piece."""
+        self._set_awaited(True)
+        try:
+            yield
+        finally:
+            self._set_awaited(False)
+
     def stop(self) -> None:
         """End the stream, and wait for the thread: it must not be here when Python ends."""
         atexit.unregister(self.stop)
         with self._reading:
             self._is_stopped = True
+        with self._turn:
+            self._turn.notify_all()
         # It does not come again if it has read as far ahead as it may.
         self._is_over.wait(_STOP_SECONDS)
+
+    def _set_awaited(self, is_awaited: bool) -> None:
+        with self._turn:
+            self._is_awaited = is_awaited
+            if not is_awaited:
+                self._n_ahead = max(self._n_ahead - 1, 0)
+            self._turn.notify_all()
+
+    def _wait_for_turn(self) -> None:
+        with self._turn:
+            while self._n_ahead >= _MOST_AHEAD and not self._is_stopped:
+                # Of some pieces nothing is made: then more is needed than was counted.
+                is_told = self._turn.wait(_PATIENCE_SECONDS if self._is_awaited else None)
+                if self._is_awaited and not is_told:
+                    break
+            self._n_ahead += 1
 
 
 def compression_of(start: bytes) -> str:

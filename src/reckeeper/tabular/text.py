@@ -18,7 +18,6 @@ from reckeeper.tabular.files import FileSource, one_line, regrouped
 from reckeeper.tabular.forms import Form
 from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine, rows_at
 
-# Arrow reads up to 32 of them ahead.
 _BLOCK_BYTES = 1024 * 1024
 _MOST_BROKEN = 100_000
 _END = "\U0010fefe"
@@ -166,9 +165,18 @@ class TextSource(FileSource):
         # Names are places, since two columns may have one name; everything is
         # bytes, since a value that is not UTF-8 must cost its row alone.
         names = [str(place) for place in range(len(self.columns))]
-        with self._opened() as stream:
-            for batch in self._reader(stream, names):
-                yield self._restored(self._without_end(batch))
+        with self._opened() as readable, pa.PythonFile(readable, "r") as stream:
+            try:
+                with readable.awaited():
+                    reader = self._reader(stream, names)
+                while True:
+                    with readable.awaited():
+                        batch = next(reader, None)
+                    if batch is None:
+                        return
+                    yield self._restored(self._without_end(batch))
+            finally:
+                readable.stop()
 
     def _without_end(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         last = batch.slice(max(0, batch.num_rows - 1))
@@ -187,7 +195,7 @@ class TextSource(FileSource):
         return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[pa.NativeFile]:
+    def _opened(self) -> Iterator[streams.Readable]:
         """Open what Arrow reads."""
         with streams.unpacked(
             self.path, self.form.compression or "", max_ratio=self.form.max_ratio
@@ -198,14 +206,9 @@ class TextSource(FileSource):
                 self._stream = translation.Sound(content)
             else:
                 self._stream = translation.Translated(content, self.form)
-            readable = streams.Readable(
+            yield streams.Readable(
                 translation.Ended(self._stream, self._end, has_escapes=self._has_escapes)
             )
-            with pa.PythonFile(readable, "r") as file:
-                try:
-                    yield file
-                finally:
-                    readable.stop()
         self._done = lambda: self.bytes_total
 
     def _reader(self, stream: pa.NativeFile, names: list[str]) -> Iterator[pa.RecordBatch]:
