@@ -36,7 +36,7 @@ N_PROCESSES := $(shell python3 -c 'import os; print(2 + os.cpu_count())' 2>/dev/
 IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
 	--numprocesses=$(N_PROCESSES)
 SLOW := artifact bulk cli_evaluate client client_distribution collapse commands demo docs files \
-	frontend gate linalg packaging serving storage structure tabular_query tuning up
+	frontend gate import_memory linalg packaging serving storage structure tabular_query tuning up
 
 test: setup-dev chromium postgresql java ## Run every test: real browser, database and broker
 	$(IN_PARALLEL) tests/system tests/contracts tests/unit

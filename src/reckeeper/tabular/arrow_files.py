@@ -1,6 +1,6 @@
 """Files that keep columns as Arrow has them: Parquet, and Arrow's own (Feather)."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from reckeeper.errors import DataError
-from reckeeper.tabular.arrow_names import places_of
+from reckeeper.tabular.arrow_names import Place, places_of
 from reckeeper.tabular.columns import is_list, plain
 from reckeeper.tabular.files import FileSource, one_line
 from reckeeper.tabular.forms import Form
@@ -16,6 +16,10 @@ from reckeeper.tabular.source import CHUNK_ROWS, Chunk
 
 _LISTS_AT_ONCE = CHUNK_ROWS // 20
 """Rows with lists in them that are read at once: each may be long."""
+
+_FEW = 100
+_MOST_BYTES = 64 * 1024 * 1024
+"""Of the rows that are read at once, if they are as long as the first."""
 
 _FILE_MARK = b"ARROW1"
 _BINARY = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
@@ -91,19 +95,28 @@ class ParquetSource(FileSource):
         n_rows = min(at_most, _LISTS_AT_ONCE if has_lists else CHUNK_ROWS)
         names = [place.parquet_name for place in places.values()]
         try:
+            for few in self._file.iter_batches(batch_size=_FEW, columns=names):
+                n_rows = _rows_at_once(self._told(few, places), n_rows)
+                break
             for batch in self._file.iter_batches(batch_size=n_rows, columns=names):
                 lines = np.arange(self._rows_done, self._rows_done + batch.num_rows) + 1
                 self._rows_done += batch.num_rows
                 if batch.num_rows:
-                    columns = {
-                        name: _told(place.of(batch.column(place.top)))
-                        for name, place in places.items()
-                    }
-                    yield Chunk(columns, lines, [])
+                    yield Chunk(self._told(batch, places), lines, [])
         except _UNSOUND as exc:
             raise DataError(
                 f"{self.path} cannot be read beyond row {self._rows_done}: {one_line(exc)}."
             ) from exc
+
+    def _told(self, batch: pa.RecordBatch, places: Mapping[str, Place]) -> dict[str, pa.Array]:
+        return {name: _told(place.of(batch.column(place.top))) for name, place in places.items()}
+
+
+def _rows_at_once(few: Mapping[str, pa.Array], at_most: int) -> int:
+    """Return how many rows are read at once: a value that stands there often may be long."""
+    n_bytes = sum(column.nbytes for column in few.values())
+    n_rows = max((len(column) for column in few.values()), default=0)
+    return max(1, min(at_most, n_rows * _MOST_BYTES // max(1, n_bytes)))
 
 
 class ArrowSource(FileSource):
