@@ -114,7 +114,7 @@ class ParquetSource(FileSource):
 
 def _rows_at_once(few: Mapping[str, pa.Array], at_most: int) -> int:
     """Return how many rows are read at once: a value that stands there often may be long."""
-    n_bytes = sum(column.nbytes for column in few.values())
+    n_bytes: int = sum(column.nbytes for column in few.values())
     n_rows = max((len(column) for column in few.values()), default=0)
     return max(1, min(at_most, n_rows * _MOST_BYTES // max(1, n_bytes)))
 
