@@ -887,8 +887,11 @@ def test_indexes_are_set_aside_for_many_rows_and_made_again(tmp_path, database, 
     def look(_progress):
         seen.append(has_all_lookups(database))
 
-    take(write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 1_000), on_progress=look)
+    told = []
+    many = write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 1_000)
+    take(many, on_progress=look, before_indexes=told.append)
     assert (seen, has_all_lookups(database)) == ([False], True)
+    assert told == [0.002]
     take(write(tmp_path / "b.csv", "user_id,item_id\nu,j\n"), on_progress=look)
     assert seen == [False, True], "it brings little beside what is there"
 

@@ -13,9 +13,10 @@ from alembic.script import ScriptDirectory
 from tests.unit.small_models import stored_version
 
 from reckeeper import storage
+from reckeeper.api import handlers
 from reckeeper.errors import ConfigError, SchemaError, StorageError
 from reckeeper.interactions import Interaction
-from reckeeper.storage import postgres
+from reckeeper.storage import engine, postgres
 from reckeeper.storage.tables import metadata
 
 
@@ -340,3 +341,17 @@ def test_processes_share_the_connections_of_postgresql(settings, n_processes, mo
     url = sa.make_url("postgresql+psycopg://nobody@127.0.0.1:1/none")
     pool = postgres.make_engine(url, settings, n_processes=n_processes).pool
     assert pool.size() + pool._max_overflow == most
+
+
+def test_who_has_waited_for_the_writers_lock_is_told_what_may_hold_it(settings, monkeypatch):
+    storage.migrate(settings)
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_SECONDS", 0)
+    with (
+        contextlib.closing(storage.open_database(settings)) as database,
+        contextlib.closing(storage.open_database(settings)) as other,
+        database.write(),
+        pytest.raises(StorageError, match="when it makes indexes") as raised,
+        other.write(),
+    ):
+        pass
+    assert handlers.answer(raised.value).headers["Retry-After"] == "30"

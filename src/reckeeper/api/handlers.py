@@ -19,7 +19,8 @@ def answer(error: errors.ReckeeperError) -> Response:
     status = wire.status_of(error)
     response = Json(wire.error_body(error), status)
     if status == 503:
-        response.headers["Retry-After"] = str(wire.RETRY_SECONDS)
+        seconds = (error.details or {}).get("retry_seconds", wire.RETRY_SECONDS)
+        response.headers["Retry-After"] = str(seconds)
     return response
 
 

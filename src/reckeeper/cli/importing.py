@@ -311,6 +311,11 @@ def _import(origin: "_Origin", given: _Given, *, as_json: bool) -> None:
             on_progress=lambda progress: advance(
                 progress.bytes_done, progress.bytes_total, progress.rows
             ),
+            before_indexes=lambda seconds: console.print(
+                "Making the indexes by user and by item: others who write to the database wait up "
+                f"to about {max(1, round(seconds)):,} s for each.",
+                highlight=False,
+            ),
         )
     demo_removed = sum(removed)
     tell_reading(done, format, with_guesses=not given.is_asked)

@@ -64,6 +64,7 @@ def import_file(
     before_first_row: Callable[[], None] | None = None,
     on_begun: Callable[[int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    before_indexes: Callable[[float], None] | None = None,
 ) -> ImportReport:
     """Read files, or a query's result, into `user_interactions`.
 
@@ -106,6 +107,9 @@ def import_file(
         Called with the import's number once there is one, before any row is read.
     on_progress : callable, optional
         Called after each batch; what it raises ends the import, which is then told as failed.
+    before_indexes : callable, optional
+        Called before indexes are made that were set aside, with about how many seconds others
+        who write may have to wait for each.
 
     Raises
     ------
@@ -144,6 +148,7 @@ def import_file(
                 refused_report=refused_report,
                 before_first_row=before_first_row,
                 on_begun=on_begun,
+                before_indexes=before_indexes,
             )
         )
         run.bytes_total = read.bytes_total

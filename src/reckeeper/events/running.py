@@ -94,12 +94,13 @@ def begun(
     refused_report: Path | None,
     before_first_row: Callable[[], None] | None = None,
     on_begun: Callable[[int], None] | None = None,
+    before_indexes: Callable[[float], None] | None = None,
 ) -> Iterator["Running"]:
     """Begin an import, and run it within the ``with`` block; one that fails there says why.
 
     Parameters
     ----------
-    database, settings, actor, refused_report, before_first_row, on_begun
+    database, settings, actor, refused_report, before_first_row, on_begun, before_indexes
         As of `files.import_file`.
     source, fingerprint : str
         Of what is read.
@@ -121,6 +122,7 @@ def begun(
             import_id=import_id,
             refused=refused,
             before_first_row=before_first_row,
+            before_indexes=before_indexes,
         )
         stack.enter_context(Periodic(run.beat, name="import", every_seconds=_BEAT_SECONDS))
         if on_begun is not None:
@@ -172,11 +174,13 @@ class Running:
         import_id: int,
         refused: RefusedRows,
         before_first_row: Callable[[], None] | None,
+        before_indexes: Callable[[float], None] | None,
     ) -> None:
         self._database = database
         self._import_id = import_id
         self._refused = refused
         self._before_first_row = before_first_row
+        self._before_indexes = before_indexes
         self._noted_at = time.monotonic()
         self.started_at = clock.now()
         self.bytes_done = self.bytes_total = 0
@@ -232,7 +236,10 @@ class Running:
 
         with self._database.read() as connection:
             are_whole = storage.lookups.are_whole(connection)
+            n_rows = storage.interactions.last_id(connection)
         if not are_whole:
+            if self._before_indexes is not None:
+                self._before_indexes(storage.lookups.SECONDS_A_MILLION * n_rows / 1e6)
             storage.lookups.restore(self._database)
         counts = self._database.retrying(complete, seconds=_DATABASE_SECONDS)
         return ImportReport(

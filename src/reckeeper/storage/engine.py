@@ -32,6 +32,7 @@ START_SECONDS = 30.0
 """How long a database that does not answer is waited for when it is opened."""
 
 _SLOW_SECONDS = 2.0
+_BUSY_RETRY_SECONDS = 30
 
 VERSION_TABLE = {"sqlite": "alembic_version", "postgresql": "reckeeper_alembic_version"}
 """Where Alembic keeps the revision; in PostgreSQL others may use the same schema."""
@@ -195,6 +196,14 @@ def _translated(engine: sa.Engine) -> Iterator[None]:
             "Try again in a moment."
         ) from exc
     except _errors_of(engine) as exc:
+        if not is_postgresql(engine) and is_unreachable(exc):
+            raise StorageError(
+                "Somebody else has been writing to the database for a minute, as an import of very "
+                "many rows does at its end, when it makes indexes: about two seconds a million "
+                "rows for each. Nothing was written: try again when it is done.",
+                details={"retry_seconds": _BUSY_RETRY_SECONDS},
+                action=Action("list_imports"),
+            ) from exc
         raise StorageError(_sentence(exc, engine)) from exc
 
 
