@@ -29,6 +29,16 @@ def shop(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Give an installation that is empty before each test, and after it."""
+    with Installation(tmp_path_factory.mktemp("browser")) as made:
+        made.migrate()
+        made.start_server()
+        made.start_page()
+        yield made
+
+
 def content_of(made):
     """Return what was stored, but for the numbers of rows and imports."""
     with sqlite3.connect(made.data_dir / "reckeeper.sqlite3") as database:
@@ -40,10 +50,9 @@ def content_of(made):
         return interactions, items.fetchall()
 
 
-def test_a_shops_files_go_in_by_the_page_and_by_one_command(shop, browser, tmp_path):
+def test_a_shops_files_go_in_by_the_page_and_by_one_command(shop, made, browser, tmp_path):
     orders, articles = shop / "bestellungen.csv", shop / "artikel.csv"
-    for name in ("terminal", "browser"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "terminal").mkdir()
     with Installation(tmp_path / "terminal") as terminal:
         terminal.run("import", str(orders), "--catalogue", str(articles))
         by_command = content_of(terminal)
@@ -51,29 +60,50 @@ def test_a_shops_files_go_in_by_the_page_and_by_one_command(shop, browser, tmp_p
     assert by_command[0][-1][-1] == 1_369_752_000_000_000  # 28.05.2013 14:40
     assert by_command[1][2][:2] == ("A2", "Gläser für 2 Gäste")
 
-    with Installation(tmp_path / "browser") as made:
-        made.migrate()
-        made.start_server()
-        made.start_page()
-        with opened(made, browser, tmp_path) as page:
-            page.get_by_role("link", name="Import a file").click()
-            page.locator("input[type=file]").first.set_input_files(orders)
-            rows = page.get_by_role("table", name="The first rows, as they would be stored")
-            expect(rows.get_by_role("row")).to_have_count(21)
-            expect(rows).to_contain_text("2013-05-28T14:00:00")
-            page.locator("input[type=file]").nth(1).set_input_files(articles)
-            begin = page.get_by_role("button", name="Import bestellungen.csv with artikel.csv")
-            expect(begin).to_be_visible()
-            page.screenshot(path=tmp_path / "before.png", full_page=True)
-            begin.click()
-            expect(page.get_by_text("Complete")).to_be_visible()
-            report = page.get_by_test_id("stMetric").filter(has_text="New")
-            expect(report.first).to_contain_text(str(N_ORDERS))
-            latest = page.get_by_role("table", name="The interactions that came last")
-            expect(latest).to_contain_text("Gläser für")
-            assert content_of(made) == by_command
-            page.get_by_role("button", name="Undo").click()
-            page.get_by_role("button", name="Yes, take it out").click()
-            expect(page.get_by_text("No interactions so far.")).to_be_visible()
-            # What is being taken out is not shown any more, a moment before it is gone.
-            wait_until(lambda: content_of(made) == ([], []), "all is taken out")
+    with opened(made, browser, tmp_path) as page:
+        page.get_by_role("link", name="Import a file").click()
+        page.locator("input[type=file]").first.set_input_files(orders)
+        rows = page.get_by_role("table", name="The first rows, as they would be stored")
+        expect(rows.get_by_role("row")).to_have_count(21)
+        expect(rows).to_contain_text("2013-05-28T14:00:00")
+        page.locator("input[type=file]").nth(1).set_input_files(articles)
+        begin = page.get_by_role("button", name="Import bestellungen.csv with artikel.csv")
+        expect(begin).to_be_visible()
+        page.screenshot(path=tmp_path / "before.png", full_page=True)
+        begin.click()
+        expect(page.get_by_text("Complete")).to_be_visible()
+        report = page.get_by_test_id("stMetric").filter(has_text="New")
+        expect(report.first).to_contain_text(str(N_ORDERS))
+        latest = page.get_by_role("table", name="The interactions that came last")
+        expect(latest).to_contain_text("Gläser für")
+        assert content_of(made) == by_command
+        page.get_by_role("button", name="Undo").click()
+        page.get_by_role("button", name="Yes, take it out").click()
+        expect(page.get_by_text("No interactions so far.")).to_be_visible()
+        # What is being taken out is not shown any more, a moment before it is gone.
+        wait_until(lambda: content_of(made) == ([], []), "all is taken out")
+
+
+def test_an_import_that_runs_is_stopped_and_undone(made, browser, tmp_path):
+    path, n_rows = tmp_path / "long.csv", 2_000_000
+    rows = "".join(f"u{n % 997},i{n % 101}\n" for n in range(n_rows // 100))
+    path.write_text("user_id,item_id\n" + rows * 100)
+    with opened(made, browser, tmp_path) as page:
+        page.get_by_role("link", name="Import a file").click()
+        page.locator("input[type=file]").first.set_input_files(path)
+        page.get_by_role("button", name="Import long.csv").click()
+        expect(page.get_by_text("Running · long.csv")).to_be_visible()
+        wait_until(lambda: latest_import(made)["accepted"], "rows are stored")
+        page.get_by_role("button", name="Stop and undo").click()
+        page.screenshot(path=tmp_path / "running.png", full_page=True)
+        page.get_by_role("button", name="Yes, take it out").click()
+        expect(page.get_by_text("Undone · long.csv")).to_be_visible()
+        expect(page.get_by_text("No interactions so far.")).to_have_count(1)
+    stopped = latest_import(made)
+    assert stopped["status"] == "undone"
+    assert stopped["rows"] < n_rows
+    assert content_of(made) == ([], [])
+
+
+def latest_import(made):
+    return made.server.get("/imports").json()["imports"][0]
