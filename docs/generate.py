@@ -4,6 +4,7 @@ A page marks such a part with ``<!-- generated: NAME -->`` and ``<!-- end -->``;
 (`tests/unit/test_docs.py`) fails where a part is not what this module would write.
 """
 
+import functools
 import inspect
 import re
 import sys
@@ -24,8 +25,13 @@ from reckeeper.config import Settings
 from reckeeper.wire import Policy
 
 DOCS = Path(__file__).parent
-API = document()
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@functools.cache
+def api() -> wire.JsonObject:
+    """Return the description of the API, made when it is first asked for."""
+    return document()
 
 
 def table(header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
@@ -213,7 +219,7 @@ def placeholder(argument: Any) -> str:
 def routes() -> str:
     """Return every route of the server, in the order of its sections."""
     sections: dict[str, list[str]] = {}
-    for path, methods in API["paths"].items():
+    for path, methods in api()["paths"].items():
         for method, operation in methods.items():
             section = sections.setdefault(operation["tags"][0], [])
             section.append(route(f"{method.upper()} {path}", operation))
@@ -295,7 +301,7 @@ def schemas() -> str:
         return f"## {name}\n\n" + (f"{said}\n\n" if said else "") + fields
 
     return "\n".join(
-        one(name, schema) for name, schema in sorted(API["components"]["schemas"].items())
+        one(name, schema) for name, schema in sorted(api()["components"]["schemas"].items())
     )
 
 

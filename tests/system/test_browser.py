@@ -56,16 +56,22 @@ def site(tmp_path_factory, browser):
         yield made
 
 
+@pytest.fixture(scope="module")
+def window(browser):
+    """Give a window that has run the page's scripts before: to compile them takes a second."""
+    with window_of(browser) as window:
+        yield window
+
+
 @pytest.fixture
-def page(site, browser, tmp_path):
+def page(site, window, tmp_path):
     """Give a browser's page, for a reader in Tokyo; a picture of its end is kept."""
-    with opened(site, browser, tmp_path) as page:
-        yield page
+    with shown(site, window, tmp_path):
+        yield window
 
 
 @contextlib.contextmanager
-def opened(made, browser, folder):
-    """Open the site in a window of its own, and see at the end that no page broke."""
+def window_of(browser):
     context = browser.new_context(
         timezone_id=TIMEZONE, locale="en-GB", viewport={"width": 1280, "height": 1100}
     )
@@ -73,12 +79,27 @@ def opened(made, browser, folder):
     page.set_default_timeout(20_000)
     expect.set_options(timeout=20_000)
     try:
-        page.goto(made.page_url)
         yield page
+    finally:
+        context.close()
+
+
+@contextlib.contextmanager
+def shown(made, page, folder):
+    """Open the site, and see at the end that no page broke."""
+    try:
+        page.goto(made.page_url)
+        yield
         expect(page.get_by_test_id("stException")).to_have_count(0)
     finally:
         page.screenshot(path=folder / "end.png", full_page=True)
-        context.close()
+
+
+@contextlib.contextmanager
+def opened(made, browser, folder):
+    """Open the site in a window of its own."""
+    with window_of(browser) as page, shown(made, page, folder):
+        yield page
 
 
 @pytest.fixture
