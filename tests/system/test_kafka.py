@@ -15,10 +15,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+import streamlit as st
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 from tests.services import Broker
 from tests.system.installation import Installation, wait_until
+from tests.unit import test_frontend
 
 from reckeeper import clock, policy, storage
 from reckeeper.client import Client
@@ -413,7 +415,28 @@ def test_a_letter_that_is_too_large_for_its_topic_is_cut(
     assert dead_letters.replay(database, settings, actor="test") == dead_letters.Replayed(1, 1)
 
 
-def test_letters_are_listed_and_sent_again_once_their_type_is_known(site, broker):
+@pytest.fixture
+def shown(site, monkeypatch):
+    """Return a function that gives the dead letters, as the page shows them and as a client does.
+
+    The server must run.
+    """
+    monkeypatch.setenv("RECKEEPER_SERVER_URL", f"http://127.0.0.1:{site.server_port}")
+    st.cache_resource.clear()
+
+    def read():
+        at = test_frontend.opened("pages/3_Interactions.py")
+        rows = test_frontend.rows(at, "Records from Kafka that were refused")
+        with Client(f"http://127.0.0.1:{site.server_port}") as client:
+            answer = client.dead_letters()
+        assert answer.uses_kafka
+        return rows, answer.letters
+
+    yield read
+    st.cache_resource.clear()
+
+
+def test_letters_are_listed_and_sent_again_once_their_type_is_known(site, broker, shown):
     site.start_worker()
     topic = site.environ["RECKEEPER_KAFKA_TOPIC"]
     send(broker.bootstrap, topic, b"x", {**GOOD, "interaction_type": "purchase"})
@@ -428,6 +451,15 @@ def test_letters_are_listed_and_sent_again_once_their_type_is_known(site, broker
     listed = site.run("dlq", "list").stdout
     assert "'purchase' has no weight" in listed
     site.start_server()
+    rows, told = shown()
+    places = {f"{letter['partition']}:{letter['offset']}": letter for letter in found}
+    assert {letter.place for letter in told} == {row["place"] for row in rows} == places.keys()
+    for letter, row in zip(told, rows, strict=True):
+        assert (letter.place, letter.value, letter.reason) == tuple(
+            row[name] for name in ("place", "value", "why")
+        )
+        assert letter.reason == places[letter.place]["reason"]
+        assert (letter.is_replayed, row["replayed"]) == (False, "")
     site.run("policy", "set", "weights.purchase=3")
     place = f"{purchase['partition']}:{purchase['offset']}"
     assert json.loads(site.run("dlq", "replay", place, "--json").stdout) == {"sent": 1, "cut": 0}
@@ -440,6 +472,9 @@ def test_letters_are_listed_and_sent_again_once_their_type_is_known(site, broker
     assert json.loads(site.run("dlq", "replay", "--json").stdout) == {"sent": 2, "cut": 0}
     wait_until(lambda: len(letters()) == 3, "the other one came back")
     assert [letter["replayed"] for letter in letters()] == [True, True, False]
+    rows, told = shown()
+    assert [letter.is_replayed for letter in told] == [False, True, True]
+    assert [row["replayed"] for row in rows] == ["", "yes", "yes"]
     assert json.loads(site.run("dlq", "replay", "--json").stdout) == {"sent": 1, "cut": 0}
     assert len(stored(site, "u")) == 1
     missing = site.run("dlq", "replay", "9:9", check=False)
