@@ -134,24 +134,6 @@ def test_a_file_and_its_gzip_are_the_same(tmp_path, take):
     assert files.fingerprint(cut) == hashlib.sha256(cut.read_bytes()).hexdigest()
 
 
-def test_a_growing_export_with_event_ids_counts_each_event_once(tmp_path, database, take):
-    header = "event_id,user_id,item_id,occurred_at\n"
-    rows = [
-        "e1,u1,a,2026-01-01T00:00:00Z\n",
-        "e2,u2,b,2026-01-01T01:00:00Z\n",
-        "e3,u1,b,2026-01-02T00:00:00Z\n",
-    ]
-    take(write(tmp_path / "day1.csv", header + "".join(rows[:2])))
-    report = take(
-        write(tmp_path / "day2.csv", header + "".join([*rows, ",u3,c,2026-01-02T00:00:00Z\n"]))
-    )
-    assert (report.accepted, report.duplicates, report.refused) == (1, 2, 1)
-    assert report.first_refused[0].column == "event_id"
-    assert stored(database, "event_id") == ["e1", "e2", "e3"]
-    named = write(tmp_path / "named.csv", "key,user_id,item_id\ne1,u9,z\nk2,u9,z\n")
-    assert take(named, FileFormat(event_id_column="key")).duplicates == 1
-
-
 @pytest.mark.parametrize("kind", ["csv", "string", "large_string", "string_view", "binary"])
 def test_words_for_nothing_are_nothing(tmp_path, database, take, kind):
     words = ["NULL", "null", "None", "nan", "NaN", "\\N", "<NA>", "", "u1"]
@@ -850,29 +832,6 @@ def test_a_message_takes_no_time_that_is_digits_alone():
 
 
 # --- Repeats, crashes, undo ----------------------------------------------------------------------
-
-
-def test_a_repeat_is_harmless(tmp_path, database, take):
-    path = write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 5)
-    first, second = take(path), take(path)
-    assert (first.accepted, first.duplicates) == (5, 0)
-    assert (second.accepted, second.duplicates) == (0, 5)
-    assert len(stored(database)) == 5
-    content = files.fingerprint(path)
-    assert stored(database, "event_id") == [
-        f"import-{content[:16]}-{line:012d}" for line in range(2, 7)
-    ]
-    assert one_import(database, 2).fingerprint == content
-    files.undo(database, 2, actor="test")
-    assert len(stored(database)) == 5
-    files.undo(database, 1, actor="test")
-    assert stored(database) == []
-    assert take(path).accepted == 5
-
-
-def test_rows_of_other_files_are_no_duplicates(tmp_path, take):
-    take(write(tmp_path / "a.csv", "user_id,item_id\nu,i\n"))
-    assert take(write(tmp_path / "b.csv", "user_id,item_id\nu,i\nv,i\n")).accepted == 2
 
 
 def has_all_lookups(database):

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import gzip
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import pytest
 
 from reckeeper import policy as policies
 from reckeeper import storage
-from reckeeper.errors import ConflictError, DataError
-from reckeeper.events import files, identities, repeats
+from reckeeper.errors import DataError
+from reckeeper.events import files, identities
 from reckeeper.events.files import MOVIELENS, FileFormat
 from reckeeper.events.identities import Occurrences
 from reckeeper.events.numbers import Decimal
@@ -224,68 +223,6 @@ def test_ids_of_a_catalogue_are_those_of_the_interactions(tmp_path, database, se
 
 
 # --- By what a row is known again ---------------------------------------------------------------
-
-EARLY = "user,item,ts\nu1,a,2026-01-01\nu2,b,2026-01-01\nu2,b,2026-01-01\n"
-
-
-def test_a_growing_export_counts_each_row_once(take, stored):
-    assert take("day1.csv").accepted == 2
-    assert take("day2.csv").accepted == 1
-    assert take(EARLY).accepted == 3  # equal rows of a file are several
-    grown = take(EARLY + "u3,c,2026-01-02\nu2,b,2026-01-01\n")
-    assert (grown.accepted, grown.duplicates, grown.notes) == (2, 3, [])
-    header, *rows = EARLY.splitlines(keepends=True)
-    assert take(header + "".join(rows[::-1])).accepted == 0
-    assert take(gzip.compress(EARLY.encode())).accepted == 0
-
-
-def test_a_rating_is_the_same_row_whatever_is_liked(take, stored):
-    ratings = "userId,movieId,rating,timestamp\n1,10,3.5,1000000000\n"
-    take(ratings, min_rating=4)
-    assert take(ratings + "1,11,5,1000000000\n", min_rating=3).accepted == 1
-    assert stored("item_id", "weight") == [("10", 0.0), ("11", 1.0)]
-
-
-def test_a_file_of_an_earlier_release_is_known_by_its_lines(take, stored, monkeypatch):
-    with monkeypatch.context() as earlier:
-        earlier.setattr(repeats, "are_known_by_lines", lambda *_, **__: True)
-        assert take(EARLY).accepted == 3
-    again = take(EARLY)
-    assert (again.accepted, again.duplicates) == (0, 3)
-    grown = take(EARLY + "u3,c,2026-01-02\n")
-    assert "3 of the first 4 rows are in the table already" in grown.notes[0]
-
-
-def test_the_same_file_is_not_read_in_two_ways(take, database):
-    first = take(EARLY)
-    with pytest.raises(ConflictError, match=f"import {first.import_id}.*undo that import"):
-        take(EARLY, timezone="Asia/Tokyo")
-    with pytest.raises(ConflictError, match="read otherwise now"):
-        take(EARLY, user_column="item", item_column="item")
-    files.undo(database, first.import_id, actor="test")
-    assert take(EARLY, timezone="Asia/Tokyo").accepted == 3
-
-
-def test_several_files_of_an_export_count_each_row_once(tmp_path, database, settings):
-    def take(**given):
-        paths = sorted(tmp_path.glob("day*.csv"))
-        return files.import_file(
-            database, paths, format=FileFormat(**given), settings=settings, actor="test"
-        )
-
-    (tmp_path / "day1.csv").write_text(EARLY)
-    (tmp_path / "day2.csv").write_text(EARLY + "u3,c,2026-01-02\n")
-    assert (take().accepted, take().accepted) == (4, 0)
-    with pytest.raises(ConflictError, match="read otherwise now"):
-        take(timezone="Asia/Tokyo")
-
-
-def test_rows_without_times_that_are_there_already_are_told(take):
-    rows = "user_id,item_id\nu1,a\nu2,b\n"
-    assert take(rows).notes == []
-    assert take(rows).notes == []  # the very file
-    (note,) = take(rows + "u3,c\n").notes
-    assert note.startswith("2 of the first 3 rows are in the table already")
 
 
 @pytest.mark.parametrize("drift", [0, 400, -400], ids=["mixed", "by time", "latest first"])
