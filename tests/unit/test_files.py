@@ -834,6 +834,61 @@ def test_a_message_takes_no_time_that_is_digits_alone():
 # --- Repeats, crashes, undo ----------------------------------------------------------------------
 
 
+def test_a_repeat_is_harmless(tmp_path, database, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 5)
+    first, second = take(path), take(path)
+    assert (first.accepted, first.duplicates) == (5, 0)
+    assert (second.accepted, second.duplicates) == (0, 5)
+    assert len(stored(database)) == 5
+    content = files.fingerprint(path)
+    assert stored(database, "event_id") == [
+        f"import-{content[:16]}-{line:012d}" for line in range(2, 7)
+    ]
+    assert one_import(database, 2).fingerprint == content
+    files.undo(database, 2, actor="test")
+    assert len(stored(database)) == 5
+    files.undo(database, 1, actor="test")
+    assert stored(database) == []
+    assert take(path).accepted == 5
+
+
+def test_rows_of_other_files_are_no_duplicates(tmp_path, take):
+    take(write(tmp_path / "a.csv", "user_id,item_id\nu,i\n"))
+    assert take(write(tmp_path / "b.csv", "user_id,item_id\nu,i\nv,i\n")).accepted == 2
+
+
+@pytest.mark.parametrize(("many_bytes", "expected"), [(0, "bca"), (10**9, "abc")])
+def test_rows_lie_by_time_where_their_users_are_sorted_in_the_end(
+    tmp_path, take, database, monkeypatch, many_bytes, expected
+):
+    monkeypatch.setattr(running, "_MANY_BYTES", many_bytes)
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "user_id,item_id,occurred_at\na,i,1700000003\nc,i,1700000002\nb,i,1700000001\n" + "\n" * 600
+    )
+    take(path)
+    with database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT user_id FROM user_interactions ORDER BY id")
+        assert "".join(rows.scalars()) == expected
+
+
+def test_many_rows_of_a_visitor_who_has_become_an_account_are_the_accounts(
+    tmp_path, take, database
+):
+    path = tmp_path / "a.csv"
+    path.write_text("user_id,item_id\n" + "visitor,i\n" * 300)
+    take(path)
+    with database.write() as connection:
+        storage.merges.insert(connection, "visitor", user_id="account")
+    path.write_text("user_id,item_id\n" + "visitor,j\n" * 300)
+    take(path)
+    with database.read() as connection:
+        rows = connection.exec_driver_sql(
+            "SELECT user_id, count(*) FROM user_interactions GROUP BY user_id ORDER BY user_id"
+        )
+        assert [tuple(row) for row in rows] == [("account", 300), ("visitor", 300)]
+
+
 def has_all_lookups(database):
     with database.read() as connection:
         return storage.lookups.are_whole(connection)

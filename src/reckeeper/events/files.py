@@ -152,7 +152,7 @@ def import_file(
             )
         )
         run.bytes_total = read.bytes_total
-        checked = read.checked(arrived_at=run.started_at)
+        checked = read.checked(arrived_at=run.started_at, by_users=not run.does_without_lookups())
         for batch in stack.enter_context(contextlib.closing(_ahead(checked))):
             run.bytes_done = read.bytes_done
             run.write(batch)

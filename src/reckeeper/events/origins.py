@@ -47,8 +47,11 @@ class Origin(Protocol):
         """How much has been read, of `bytes_total`."""
         ...
 
-    def checked(self, *, arrived_at: int) -> Iterator[Checked]:
-        """Give the rows, sorted into interactions and refused ones; once."""
+    def checked(self, *, arrived_at: int, by_users: bool) -> Iterator[Checked]:
+        """Give the rows, sorted into interactions and refused ones; once.
+
+        `by_users` is as of `RowCheck.check`.
+        """
         ...
 
 
@@ -202,10 +205,10 @@ class _One:
     def bytes_done(self) -> int:
         return self._source.bytes_done
 
-    def checked(self, *, arrived_at: int) -> Iterator[Checked]:
+    def checked(self, *, arrived_at: int, by_users: bool) -> Iterator[Checked]:
         with contextlib.closing(self._check):
             for chunk in self._chunks:
-                yield self._check.check(chunk, arrived_at=arrived_at)
+                yield self._check.check(chunk, arrived_at=arrived_at, by_users=by_users)
 
 
 class _File(NamedTuple):
@@ -251,13 +254,13 @@ class _Several:
     def bytes_done(self) -> int:
         return self._before + (self._reading.bytes_done if self._reading else 0)
 
-    def checked(self, *, arrived_at: int) -> Iterator[Checked]:
+    def checked(self, *, arrived_at: int, by_users: bool) -> Iterator[Checked]:
         for file in self._files:
             format = self._asked.format
             with _file(file.path, format, name=file.name, form=file.form) as source:
                 again = from_start(file.path, source.form)
                 reading = self._reading = _One(source, self._asked, again=again)
-                yield from reading.checked(arrived_at=arrived_at)
+                yield from reading.checked(arrived_at=arrived_at, by_users=by_users)
                 self.notes += reading.notes
             self._reading, self._before = None, self._before + file.size
 

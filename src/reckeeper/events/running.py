@@ -277,16 +277,7 @@ class Running:
         self._has_begun = True
         if self._before_first_row is not None:
             self._before_first_row()
-        self._set_lookups_aside()
-
-    def _set_lookups_aside(self) -> None:
-        """Do without some indexes until the end, where what comes is much beside what is there."""
-        if self.bytes_total < _MANY_BYTES:
-            return
-        few = min(self.bytes_total // _BYTES_A_ROW_THERE, _MOST_THERE)
-        with self._database.read() as connection:
-            n_there = storage.interactions.count_after(connection, 0, at_most=few)
-        if n_there < few:
+        if self.does_without_lookups():
             with self._database.write() as connection:
                 storage.lookups.set_aside(connection)
             self._has_set_aside = True
@@ -295,6 +286,14 @@ class Running:
         if self._has_set_aside:
             return storage.lookups.appending(connection)
         return contextlib.nullcontext()
+
+    def does_without_lookups(self) -> bool:
+        """Say whether some indexes are made at the end: what comes is much beside what is there."""
+        if self.bytes_total < _MANY_BYTES:
+            return False
+        few = min(self.bytes_total // _BYTES_A_ROW_THERE, _MOST_THERE)
+        with self._database.read() as connection:
+            return storage.interactions.count_after(connection, 0, at_most=few) < few
 
     def _counts(self, row: storage.Import) -> dict[str, int]:
         return {

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from reckeeper.interactions import WATCHLIST_ADD, WATCHLIST_REMOVE, Interaction, schema
+from reckeeper.storage import merges
 from reckeeper.storage.engine import is_postgresql
 from reckeeper.storage.installation import raise_generation
 from reckeeper.storage.tables import imports, user_interactions, watchlist
@@ -29,7 +30,8 @@ _ACCOUNT = """coalesce(
 )"""
 _TYPES = ("text", "text", "text", "text", "float8", "int8")
 
-# Few rows go to PostgreSQL in one round trip, many by COPY, which is faster for each of them.
+# Few rows go to PostgreSQL in one round trip, many by COPY, which is faster for each of them. For
+# as many it pays to ask first whether anybody is another's account.
 _COPY_ROWS = 200
 _INCOMING = """
     CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
@@ -87,9 +89,10 @@ def append(
     if is_postgresql(connection):
         accepted = _append_to_postgresql(connection, interactions, import_number)
     else:
-        statement = _APPEND.format(
-            rows=f"VALUES (?1, {_ACCOUNT.format(user_id='?2')}, ?3, ?4, ?5, ?6, {import_number})"
-        )
+        user_id = "?2"
+        if len(interactions) <= _COPY_ROWS or merges.are_there(connection):
+            user_id = _ACCOUNT.format(user_id=user_id)
+        statement = _APPEND.format(rows=f"VALUES (?1, {user_id}, ?3, ?4, ?5, ?6, {import_number})")
         accepted = connection.exec_driver_sql(statement, interactions).rowcount
     if accepted and any(row[3] in (WATCHLIST_ADD, WATCHLIST_REMOVE) for row in interactions):
         connection.execute(

@@ -19,6 +19,11 @@ def insert(connection: sa.Connection, visitor_id: str, *, user_id: str) -> None:
     )
 
 
+def are_there(connection: sa.Connection) -> bool:
+    """Say whether any visitor has become an account."""
+    return connection.execute(sa.select(user_merges.c.visitor_id).limit(1)).first() is not None
+
+
 def account_of(connection: sa.Connection, visitor_id: str) -> str | None:
     """Return the account that a visitor has become; None for anybody else."""
     columns = user_merges.c

@@ -14,11 +14,11 @@ TYPES = {
 """What MongoDB's exports put around values; no part of a column's name."""
 
 _ITEMS_LOOKED_AT = 10
-_WHOLE_BYTES = 16 * 1024 * 1024
+_WHOLE_BYTES = 4 * 1024 * 1024
 """A file of at most so many is looked at from end to end for names."""
 
 _PLACES = 256
-_PLACE_BYTES = 64 * 1024
+_PLACE_BYTES = 16 * 1024
 _PACKED_BYTES = 1024**3
 """So much of what is packed is looked at, since all before a place must be unpacked."""
 
@@ -108,5 +108,5 @@ def _pieces(path: Path, form: Form) -> Iterator[str]:
             yield piece.decode(encoding, "replace")
             n_read += len(piece)
             if n_read > _WHOLE_BYTES:
-                content.skip(15 * _PLACE_BYTES)
-                n_read += 15 * _PLACE_BYTES
+                content.skip(63 * _PLACE_BYTES)
+                n_read += 63 * _PLACE_BYTES
