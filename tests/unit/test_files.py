@@ -834,29 +834,6 @@ def test_a_message_takes_no_time_that_is_digits_alone():
 # --- Repeats, crashes, undo ----------------------------------------------------------------------
 
 
-def test_a_repeat_is_harmless(tmp_path, database, take):
-    path = write(tmp_path / "a.csv", "user_id,item_id\n" + "u,i\n" * 5)
-    first, second = take(path), take(path)
-    assert (first.accepted, first.duplicates) == (5, 0)
-    assert (second.accepted, second.duplicates) == (0, 5)
-    assert len(stored(database)) == 5
-    content = files.fingerprint(path)
-    assert stored(database, "event_id") == [
-        f"import-{content[:16]}-{line:012d}" for line in range(2, 7)
-    ]
-    assert one_import(database, 2).fingerprint == content
-    files.undo(database, 2, actor="test")
-    assert len(stored(database)) == 5
-    files.undo(database, 1, actor="test")
-    assert stored(database) == []
-    assert take(path).accepted == 5
-
-
-def test_rows_of_other_files_are_no_duplicates(tmp_path, take):
-    take(write(tmp_path / "a.csv", "user_id,item_id\nu,i\n"))
-    assert take(write(tmp_path / "b.csv", "user_id,item_id\nu,i\nv,i\n")).accepted == 2
-
-
 @pytest.mark.parametrize(("many_bytes", "expected"), [(0, "bca"), (10**9, "abc")])
 def test_rows_lie_by_time_where_their_users_are_sorted_in_the_end(
     tmp_path, take, database, monkeypatch, many_bytes, expected
