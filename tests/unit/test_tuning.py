@@ -1,12 +1,15 @@
 """Tuning: what it promises for any recipe, and that it prefers what holds."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from reckeeper import evaluation
 from reckeeper.errors import DataError, NotEnoughDataError
 from reckeeper.matrix import Histories, IdIndex, InteractionLog
+from reckeeper.ranking import Ranker
 from reckeeper.recipes import RECIPES, recipe_named
 from reckeeper.recipes.popularity import Popularity
 from reckeeper.training import folds, tuning
@@ -124,7 +127,7 @@ def test_splits_are_of_different_kinds():
     leaning = tune("popularity", tastes(with_times=False), drift="strong").best.by_split
     assert list(timed) == ["user_time 1", *(f"random {number}" for number in range(2, 7))]
     assert list(untimed) == [f"random {number}" for number in range(1, 7)]
-    assert list(leaning) == ["random 1", "popular 2", "popular 3"]
+    assert list(leaning) == ["as drawn", "leaning 0.3", "leaning 0.6"]
 
 
 def test_too_little_to_hold_anything_out_is_refused(recipe):
@@ -309,13 +312,65 @@ def test_drift_leans_the_folds():
         for drift in ("none", "mild", "strong")
     )
     assert min(mild) > max(none)
-    assert strong[0] < strong[1] < strong[2]
+    assert strong == none
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """Scores that are the same for everybody, and taken as they are."""
+
+    scores: np.ndarray
+    is_personal: ClassVar[bool] = False
+
+    def score(self, histories):
+        return np.tile(self.scores, (len(histories), 1))
+
+
+def test_strong_drift_is_judged_by_leaning(recipe):
+    found = tune(recipe, tastes(n_users=120, n_items=60), drift="strong", budget_seconds=2)
+    assert list(found.best.by_split) == ["as drawn", "leaning 0.3", "leaning 0.6"]
+    assert found.best.ndcg == pytest.approx(np.mean(list(found.best.by_split.values())))
+
+
+def test_what_leans_counts_as_often_as_it_would_be_asked_for():
+    # Everybody has the 20 items a, and 20 of b, each of which a tenth of the users have.
+    n_users = 400
+    of_b = 20 + (20 * np.arange(n_users)[:, None] + np.arange(20)) % 200
+    item = np.concatenate([np.tile(np.arange(20), (n_users, 1)), of_b], axis=1)
+    log = log_of(np.repeat(np.arange(n_users), 40), item.ravel())
+    is_popular = np.arange(220) < 20
+    for fold in folds.draw(log, drift="strong", seed=0):
+        judge = fold.judge()
+        popular, rare = (
+            judge.ndcg(Fixed(np.where(is_a, 1.0, -np.inf))).mean(axis=1)
+            for is_a in (is_popular, ~is_popular)
+        )
+        of_popular = np.array([10**power / (10**power + 1) for power in (0.0, 0.3, 0.6)])
+        np.testing.assert_allclose(popular / popular[0], 2 * of_popular)
+        np.testing.assert_allclose(rare / rare[0], 2 * (1 - of_popular))
+
+
+def test_a_fold_judges_as_evaluation_measures():
+    log = tastes()
+    model = recipe_named("svd").fit(log.matrix(), settings={})
+    for fold in (folds.newest(log), *folds.draw(log, drift="none", seed=0)):
+        measured = evaluation.measure_split(Ranker.of(model, fold.train), fold.split)
+        np.testing.assert_array_equal(fold.judge().ndcg(model), measured.by_user["ndcg@20"])
+
+
+def test_what_leans_is_the_same_of_scores_and_of_their_model():
+    log = tastes(with_times=False)
+    judge = folds.draw(log, drift="strong", seed=0)[0].judge()
+    model = recipe_named("svd").fit(log.matrix(), settings={})
+    of_scores = judge.ndcg_of_scores(lambda rows: model.score(judge.histories[rows]))
+    assert of_scores.shape == (3, len(judge.histories))
+    np.testing.assert_allclose(of_scores, judge.ndcg(model))
 
 
 def test_strong_drift_takes_what_loses_least_where_it_loses_most():
     run = tuning._Run(drift="strong")
     for number, (plain, leaning) in enumerate([(0.30, 0.10), (0.20, 0.20), (0.28, 0.18)]):
-        ndcg = {"random 1": np.array([plain]), "popular 3": np.array([leaning])}
+        ndcg = {"random 1": np.array([[plain], [plain], [leaning]])}
         run.weigh({"n": number}, ndcg, pull=0.0)
     assert run.best.settings == {"n": 2}
 
@@ -325,11 +380,7 @@ def test_strong_drift_prefers_what_is_better_wherever_the_worst_does_not_tell():
     for number, (plain, leaning) in enumerate(
         [(0.30, 0.10), (0.20, 0.20), (0.28, 0.176), (0.27, 0.178)]
     ):
-        ndcg = {
-            "random 1": np.array([plain]),
-            "popular 2": np.array([plain]),
-            "popular 3": np.array([leaning]),
-        }
+        ndcg = {"random 1": np.array([[plain], [plain], [leaning]])}
         run.weigh({"n": number}, ndcg, pull=0.0)
     assert run.best.settings == {"n": 2}
 

@@ -397,7 +397,9 @@ def _gini(counts: np.ndarray) -> float:
     return float((2 * np.arange(1, n + 1) - n - 1) @ np.sort(counts) / (n * total))
 
 
-def ndcg(lists: Lists, *, held_out: sparse.csr_array) -> np.ndarray:
+def ndcg(
+    lists: Lists, *, held_out: sparse.csr_array, item_worth: np.ndarray | None = None
+) -> np.ndarray:
     """Return the NDCG of lists that are there, as `Quality` has it.
 
     Parameters
@@ -406,19 +408,25 @@ def ndcg(lists: Lists, *, held_out: sparse.csr_array) -> np.ndarray:
         The lists of n users.
     held_out : scipy.sparse.csr_array, shape (n, n_items)
         Positive entries are relevant; each user has one at least.
+    item_worth : ndarray of float64, shape (n_items,), optional
+        How much it counts to find each item. The list that begins with all
+        relevant ones is taken with 1 for each, so that NDCG may be above 1.
 
     Returns
     -------
     ndarray of float64, shape (n,)
     """
     relevant = _positive(held_out)
-    return _ndcg(_are_in(lists.item_index, relevant), np.diff(relevant.indptr))
+    gains = _are_in(lists.item_index, relevant)
+    if item_worth is not None:
+        gains = gains * item_worth[lists.item_index]
+    return _ndcg(gains, np.diff(relevant.indptr))
 
 
-def _ndcg(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
-    k = hits.shape[1]
+def _ndcg(gains: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
+    k = gains.shape[1]
     discount = 1 / np.log2(np.arange(1, k + 1) + 1)
-    return np.asarray(hits @ discount / np.cumsum(discount)[np.minimum(n_relevant, k) - 1])
+    return np.asarray(gains @ discount / np.cumsum(discount)[np.minimum(n_relevant, k) - 1])
 
 
 def _popularity(

@@ -38,7 +38,11 @@ class Judge(Protocol):
     histories: Histories
 
     def ndcg(self, model: Scorer) -> np.ndarray:
-        """Return a model's NDCG@20 by user, shape (n_users,)."""
+        """Return a model's NDCG@20 by user, shape (n_users,).
+
+        With strong drift of shape (n_leanings, n_users): as often as what is
+        found would be asked for if what comes leaned to popular items so far.
+        """
         ...
 
     def ndcg_of_scores(self, scores: Callable[[slice], np.ndarray]) -> np.ndarray:
@@ -118,19 +122,23 @@ class TuningRun(Protocol):
 
     def weigh(
         self, settings: Mapping[str, Any], ndcg: Mapping[str, np.ndarray], *, pull: float
-    ) -> None:
-        """Take in a trial of a plan that pulls to its defaults.
+    ) -> Mapping[str, float]:
+        """Take in a trial of a plan that pulls to its defaults, and return its `means`.
 
         The best is that of the largest `worth` less its pull.
         """
         ...
 
+    def means(self, ndcg: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        """Return means over users by split, or with strong drift by leaning, least first."""
+        ...
+
     def worth(self, ndcg: Mapping[str, float]) -> float:
-        """Return how good NDCG by split is, about 1; what it is a share of may change."""
+        """Return how good such means are, about 1; what they are a share of may change."""
         ...
 
     def settle(self, settings: Mapping[str, Any], ndcg: Mapping[str, float]) -> None:
-        """Make settings, of so much NDCG by split, the best, whatever the others were worth."""
+        """Make settings, of such means, the best, whatever the others were worth."""
         ...
 
     def expect_fit(self, seconds: float) -> None:

@@ -37,7 +37,7 @@ class Trial:
     ndcg : float
         Mean of NDCG@20 over the folds.
     by_split : dict of str to float
-        NDCG@20 by fold.
+        NDCG@20 by fold; with strong drift by leaning, over all folds.
     """
 
     settings: JsonObject
@@ -132,8 +132,8 @@ def tune(
     drift : Drift
         How far what comes is expected to lean to what is popular: ``none``,
         no further than what was. ``mild``: what is held out leans. ``strong``:
-        each fold leans further, and the settings are taken that lose least,
-        on the whole and where they lose most.
+        popular items that are held out count more and more, and the settings
+        are taken that lose least, on the whole and where they lose most.
     seed : int
         For folds and samples. The same seed gives the same settings as long
         as the plan is not cut short by the budget or by hand.
@@ -244,6 +244,7 @@ class _Run:
         than a gain on another: the mean of the average and the smallest gain
         must be above one standard error of the average.
         """
+        ndcg = _by_leaning(ndcg)
         trial = _trial(settings, _means(ndcg))
         self.n_tried += 1
         if self._best is not None:
@@ -262,19 +263,25 @@ class _Run:
 
     def weigh(
         self, settings: Mapping[str, object], ndcg: Mapping[str, np.ndarray], *, pull: float
-    ) -> None:
+    ) -> Mapping[str, float]:
         """Take in a trial; the best is the one of the largest `worth` less its pull."""
         self.n_tried += 1
-        self._weighed.append((_trial(settings, _means(ndcg)), pull))
+        trial = _trial(settings, self.means(ndcg))
+        self._weighed.append((trial, pull))
         best, _ = max(self._weighed, key=lambda one: self.worth(one[0].by_split) - one[1])
         if best is not self._best:
             self._take(best)
+        return trial.by_split
+
+    def means(self, ndcg: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        """Return what NDCG by fold and user comes to by fold, or by leaning."""
+        return _means(_by_leaning(ndcg))
 
     def worth(self, ndcg: Mapping[str, float]) -> float:
         """Return how good NDCG by fold is: 1 for the first trial, or, with strong drift, the best.
 
         The mean over folds of the ratio to the first trial's. With strong drift
-        the ratios are to the best that was seen on each fold, and the least
+        the ratios are to the best that was seen by each leaning, and the least
         counts as much as the mean of all: by the least alone, settings would
         win that are worse wherever it does not tell.
         """
@@ -340,6 +347,14 @@ def _budget(n_interactions: int) -> float:
 
 def _means(ndcg: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {fold: float(values.mean()) for fold, values in ndcg.items()}
+
+
+def _by_leaning(ndcg: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Join what folds say by leaning, if they do: all users have the same."""
+    if next(iter(ndcg.values())).ndim == 1:
+        return ndcg
+    joined = np.concatenate(list(ndcg.values()), axis=1)
+    return dict(zip(folds.STRONG, joined, strict=True))
 
 
 def _trial(settings: Mapping[str, object], ndcg: Mapping[str, float]) -> Trial:

@@ -30,8 +30,9 @@ _USERS = (500, 10_000)
 """Users of each fold that candidates are judged on: as many as make so many cells of scores for
 each second of the budget, within limits. Few tell settings apart by chance more than by worth."""
 
-_STRONG = 2.5
-"""Times so many where drift is strong: no fold makes up for another that misleads."""
+_STRONG, _USUAL_FOLDS = 2.5, 3
+"""Times so many where drift is strong, on so many folds or as many in all on fewer: popular items
+that are held out are few, and decide much."""
 
 _KEPT = (2, 64 << 20)
 """Decompositions that are kept of each fold: that of the best and that of the candidate, or as
@@ -70,8 +71,9 @@ _RIDGE, _USER, _ITEM, _HISTORY, _POPULARITY = range(5)
 """The logarithm of the ridge to base 2, a, b, c - b and d - b."""
 
 _SWEEP = (_RIDGE, _POPULARITY, _USER, _ITEM, _RIDGE, _HISTORY)
-_LEANING_SWEEP = (_RIDGE, _POPULARITY, _RIDGE)
-"""What folds that lean differently disagree about; it takes no other decomposition."""
+_FIRST_SWEEP = (_ITEM, _RIDGE, _POPULARITY)
+_LAST_SWEEP = (_RIDGE, _POPULARITY, _RIDGE)
+"""What finds about as much as each leaning could have; the last takes no other decomposition."""
 
 _FEW = 128
 """Components that the coarse search takes."""
@@ -152,7 +154,8 @@ def search(splits: Sequence[TuningSplit], run: TuningRun, fit: Fit) -> None:
     fit : Fit
     """
     cells = min(_CELLS * run.budget_seconds, _MOST_CELLS)
-    cells *= _STRONG if run.drift == "strong" else 1.0
+    if run.drift == "strong":
+        cells *= _STRONG * max(1.0, _USUAL_FOLDS / len(splits))
     plain = _Search([_Side(split, cells=int(cells)) for split in splits], run)
     with contextlib.suppress(_Enough):
         plain.go()
@@ -268,10 +271,11 @@ class _Search:
         for start in _STARTS:
             self._line(dataclasses.replace(start, n_components=few), _RIDGE, 1.0)
         if self._run.drift == "strong":
-            # What each fold could have must be known before it can be said what is lost.
-            for side in (self._sides[0], self._sides[-1]):
-                self._value = functools.partial(self._on_one, fold=side.kind)
-                self._sweep(1.0, _LEANING_SWEEP)
+            # What each leaning could have must be known before it can be said what is lost.
+            first, *_, last = next(iter(self._judged.values()))
+            for leaning, axes in ((first, _FIRST_SWEEP), (last, _LAST_SWEEP)):
+                self._value = functools.partial(self._on_one, name=leaning)
+                self._sweep(1.0, axes, n_components=few)
             self._value = self._run.worth
         self._sweep(1.0)
         if self._weights_differ:
@@ -285,45 +289,51 @@ class _Search:
     def judge_again(self, fit: Fit) -> _Point:
         """Judge the best three by what a fit makes of them, and take the best of those.
 
-        On one fold after the other, as far as there is time; where drift is
-        strong, folds are no substitute for each other.
+        On one fold after the other, as far as there is time.
         """
         best = sorted(self._judged, key=self._of, reverse=True)[:3]
-        means: dict[_Point, dict[str, float]] = {point: {} for point in best}
+        ndcg: dict[_Point, dict[str, np.ndarray]] = {point: {} for point in best}
         began, seconds = self._run.used, 0.0
         sides = self._sides[:_JUDGED_FOLDS]
         for n_done, side in enumerate(sides):
             if self._run.used + seconds > _JUDGED_SHARE:
-                means = {point: {} for point in best} if self._run.drift == "strong" else means
                 break
             for point in best:
                 model = fit(side.train, settings=dataclasses.asdict(point.settings()))
-                means[point][side.kind] = float(side.judge.ndcg(model).mean())
+                ndcg[point][side.kind] = side.judge.ndcg(model)
                 self._run.step(min(0.95, self._run.n_tried / _PLANNED))
             seconds = (self._run.used - began) / (n_done + 1)
         found = best[0]
-        if means[found]:
+        if ndcg[found]:
+            means = {point: self._run.means(ndcg[point]) for point in best}
             found = max(best, key=lambda point: self._run.worth(means[point]) - point.pull())
         self._run.settle(dataclasses.asdict(found.settings()), self._judged[found])
         return found
 
     def ndcg(self, point: _Point) -> Mapping[str, float]:
-        """Return the NDCG by fold of what was judged."""
+        """Return the means of what was judged."""
         return self._judged[point]
 
-    def _best(self) -> _Point:
-        return max(self._judged, key=self._of)
+    def _best(self, *, n_components: int | None = None) -> _Point:
+        points = [one for one in self._judged if n_components in (None, one.n_components)]
+        return max(points, key=self._of)
 
     def _of(self, point: _Point) -> float:
         return self._value(self._judged[point]) - point.pull()
 
-    def _on_one(self, ndcg: Mapping[str, float], *, fold: str) -> float:
+    def _on_one(self, ndcg: Mapping[str, float], *, name: str) -> float:
         first = next(iter(self._judged.values()))
-        return ndcg[fold] / max(first[fold], 1e-9)
+        return ndcg[name] / max(first[name], 1e-9)
 
-    def _sweep(self, fineness: float, axes: Sequence[int] = _SWEEP) -> None:
+    def _sweep(
+        self,
+        fineness: float,
+        axes: Sequence[int] = _SWEEP,
+        *,
+        n_components: int | None = None,
+    ) -> None:
         for axis in axes:
-            self._line(self._best(), axis, fineness)
+            self._line(self._best(n_components=n_components), axis, fineness)
 
     def _line(self, start: _Point, axis: int, fineness: float) -> None:
         def value(place: float) -> float:
@@ -363,8 +373,7 @@ class _Search:
 
         linalg.parallel.on_own_cores(measure, self._sides, report=lambda _: self._run.step())
         ndcg = {side.kind: ndcg[side.kind] for side in self._sides}
-        self._run.weigh(dataclasses.asdict(settings), ndcg, pull=point.pull())
-        self._judged[point] = {fold: float(values.mean()) for fold, values in ndcg.items()}
+        self._judged[point] = self._run.weigh(dataclasses.asdict(settings), ndcg, pull=point.pull())
         self._run.step(min(0.95, self._run.n_tried / _PLANNED))
         if self._run.used > _PLAIN_SHARE:
             raise _Enough
