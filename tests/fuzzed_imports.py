@@ -11,7 +11,6 @@ import gzip
 import io
 import lzma
 import random
-import resource
 import sys
 import zipfile
 from pathlib import Path
@@ -26,6 +25,7 @@ from reckeeper.config import Settings
 from reckeeper.errors import ReckeeperError
 from reckeeper.events import files, previews
 from reckeeper.tabular import Layout
+from reckeeper.telemetry import peak_memory_bytes
 
 MOST_BYTES = 600_000_000
 BLOCK = 4 * 1024 * 1024
@@ -173,11 +173,6 @@ def take(database: storage.Database, settings: Settings, path: Path, layout: Lay
         tabular.fingerprint(path)
 
 
-def peak() -> int:
-    n = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return n if sys.platform == "darwin" else n * 1024
-
-
 def main(folder: str, first: str, n: str, n_bytes: str, *bombs: str) -> None:
     settings = Settings.from_env()
     path = Path(folder) / "file"
@@ -186,7 +181,7 @@ def main(folder: str, first: str, n: str, n_bytes: str, *bombs: str) -> None:
 
         def see(what: object, layout: Layout = Layout.ROWS) -> None:
             take(database, settings, path, layout)
-            assert peak() < MOST_BYTES, f"{what}: {peak():,} bytes"
+            assert peak_memory_bytes() < MOST_BYTES, f"{what}: {peak_memory_bytes():,} bytes"
 
         for seed in range(int(first), int(first) + int(n)):
             chance = random.Random(seed)
@@ -199,7 +194,7 @@ def main(folder: str, first: str, n: str, n_bytes: str, *bombs: str) -> None:
             else:
                 write_bomb(path, name, packer, int(n_bytes))
             see(bomb)
-    sys.stdout.write(f"{peak()}\n")
+    sys.stdout.write(f"{peak_memory_bytes()}\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import subprocess
 
 import pytest
@@ -105,19 +104,21 @@ def fails(made, *arguments, **environ):
 
 def run_measured(made, *arguments):
     """Run `reckeeper …`; return its output and its greatest memory in bytes."""
-    with subprocess.Popen(
-        [BIN / "reckeeper", *arguments],
+    code = (
+        "import sys; from reckeeper import cli, telemetry\n"
+        "try: cli.main()\n"
+        "finally: print(telemetry.peak_memory_bytes(), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [BIN / "python", "-c", code, *arguments],
         cwd=made.folder,
         env=made.environ,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
-    ) as process:
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return output, usage.ru_maxrss * 1024
+        check=True,
+    )
+    return done.stdout, int(done.stderr.split()[-1])
 
 
 def test_a_table_is_imported_in_bounded_memory(made, shop, n_orders):
