@@ -1,4 +1,4 @@
-"""Import of a large CSV file: ``python -m benchmarks.import_rows [--rows 5000000]``.
+"""Import of a large file: ``python -m benchmarks.import_rows [--rows 5000000] [--json-lines]``.
 
 Generates a file with long-tailed users and items and imports it with the real
 command in a child process. The limit beside it, in the same run: rows made
@@ -37,14 +37,14 @@ FIRST_TIME = 1_700_000_000
 FEW_ROWS = 5_000_000
 
 
-def run(n_rows: int = FEW_ROWS) -> dict[str, Any]:
+def run(n_rows: int = FEW_ROWS, *, as_json: bool = False) -> dict[str, Any]:
     """Measure rows per second of both, and the command's peak memory."""
     with tempfile.TemporaryDirectory(prefix="reckeeper-bench-") as name:
         folder = Path(name)
         measured: dict[str, Any] = {"benchmark": "import_rows", "rows": n_rows}
         if n_rows > FEW_ROWS:
-            measured["few"] = _import_rows(folder / "few", FEW_ROWS)
-        measured["command"] = _import_rows(folder / "imported", n_rows)
+            measured["few"] = _import_rows(folder / "few", FEW_ROWS, as_json=as_json)
+        measured["command"] = _import_rows(folder / "imported", n_rows, as_json=as_json)
         if n_rows <= FEW_ROWS:
             measured["bare_executemany"] = _insert_bare(folder / "bare", n_rows=n_rows)
         beside = measured.get("few") or measured["bare_executemany"]
@@ -53,11 +53,11 @@ def run(n_rows: int = FEW_ROWS) -> dict[str, Any]:
         return measured
 
 
-def _import_rows(folder: Path, n_rows: int) -> dict[str, Any]:
+def _import_rows(folder: Path, n_rows: int, *, as_json: bool) -> dict[str, Any]:
     """Import so many rows into a new database, and take it away again."""
     folder.mkdir()
-    file = folder / "interactions.csv"
-    _write_file(file, n_rows)
+    file = folder / ("interactions.jsonl" if as_json else "interactions.csv")
+    (_write_lines if as_json else _write_file)(file, n_rows)
     imported = _import_by_command(file, folder / "data", n_rows=n_rows)
     imported["file_bytes"] = file.stat().st_size
     shutil.rmtree(folder)
@@ -91,6 +91,12 @@ def _write_file(path: Path, n_rows: int) -> None:
         writer.write_batch(first)
         for batch in batches:
             writer.write_batch(batch)
+
+
+def _write_lines(path: Path, n_rows: int) -> None:
+    with path.open("w") as file:
+        for batch in _columns(n_rows):
+            file.writelines(json.dumps(row) + "\n" for row in batch.to_pylist())
 
 
 def _import_by_command(path: Path, folder: Path, *, n_rows: int) -> dict[str, Any]:
@@ -167,7 +173,9 @@ def _insert_bare(folder: Path, *, n_rows: int) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=FEW_ROWS)
-    measured = run(parser.parse_args().rows)
+    parser.add_argument("--json-lines", action="store_true", help="in place of CSV")
+    options = parser.parse_args()
+    measured = run(options.rows, as_json=options.json_lines)
     print(json.dumps(measured))
     command = measured["command"]
     print(
