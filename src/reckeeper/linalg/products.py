@@ -12,7 +12,7 @@ from reckeeper.linalg.parallel import n_cores, on_threads
 _CACHED_BYTES = 4 << 20
 """Of the rows that are added up at once, so that they stay in a cache."""
 
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE = 128
 """Rows of the matrix that are copied at once, to be added up."""
 
 _LEAST_ROWS = 8
