@@ -190,6 +190,7 @@ class Running:
         self._items = 0
         self._has_begun = False
         self._has_set_aside = False
+        self._is_making_indexes = False
 
     def write(self, batch: Checked) -> None:
         """Store a batch of interactions, and list those that were refused."""
@@ -240,6 +241,7 @@ class Running:
         if not are_whole:
             if self._before_indexes is not None:
                 self._before_indexes(storage.lookups.SECONDS_A_MILLION * n_rows / 1e6)
+            self._is_making_indexes = True
             storage.lookups.restore(self._database)
         counts = self._database.retrying(complete, seconds=_DATABASE_SECONDS)
         return ImportReport(
@@ -254,7 +256,12 @@ class Running:
         )
 
     def beat(self) -> None:
-        """Give a sign of life where no batch has for some time."""
+        """Give a sign of life where no batch has for some time.
+
+        Not while indexes are made, since whoever writes waits for them.
+        """
+        if self._is_making_indexes:
+            return
         if time.monotonic() - self._noted_at >= _BEAT_SECONDS:
             with self._database.write() as connection:
                 storage.imports.note(connection, self._import_id)
