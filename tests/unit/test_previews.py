@@ -82,3 +82,14 @@ def test_the_first_rows_are_shown_as_they_would_be_stored(tmp_path):
         (4, "interaction_type"),
     ]
     assert len(found.cells) == 5
+
+
+@pytest.mark.parametrize("rows", ["", "u0,i0,1700000000\n"])
+def test_what_is_broken_behind_the_last_sound_row_is_told(tmp_path, rows):
+    found = seen(
+        tmp_path, f'user_id,item_id,occurred_at\n{rows}u1,"i1,1700000000\nu2,i2,1700000000\n'
+    )
+    assert len(found.rows) == rows.count("\n")
+    (refused,) = found.refused
+    assert refused.line == 2 + rows.count("\n")
+    assert "a quotation mark is not closed" in refused.reason

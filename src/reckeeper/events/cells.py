@@ -13,10 +13,10 @@ from reckeeper.tabular import VALUE_SHOWN, Chunk, RefusedLine, is_text
 
 
 def head_of(chunk: Chunk, n: int) -> Chunk:
-    """Return the first rows of a chunk."""
+    """Return the first rows of a chunk, and what is broken among them."""
     columns = {name: values.slice(0, n) for name, values in chunk.columns.items()}
-    last = chunk.lines[:n].max(initial=0)
-    broken = [line for line in chunk.broken if line.line <= last][:n]
+    last, is_all = chunk.lines[:n].max(initial=0), len(chunk.lines) < n
+    broken = [line for line in chunk.broken if is_all or line.line <= last][:n]
     parts = None if chunk.parts is None else chunk.parts[:n]
     return Chunk(columns, chunk.lines[:n], broken, parts)
 
