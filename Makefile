@@ -32,9 +32,10 @@ setup-dev: $(VENV)/.setup-dev ## Add what tests, types and lint need
 
 # Two processes more than cores, since many tests wait for others.
 N_PROCESSES := $(shell python3 -c 'import os; print(2 + os.cpu_count())' 2>/dev/null || echo auto)
-# What one test has compiled, the programs of the others need not.
-IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest \
-	--numprocesses=$(N_PROCESSES)
+# What one test has compiled, the programs of the others need not. A training gives way to
+# everything else, and would wait for all other tests: at the lowest priority all are equal.
+IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 nice -n 19 \
+	$(BIN)/python -m pytest --numprocesses=$(N_PROCESSES)
 SLOW := artifact bulk cli_evaluate client client_distribution collapse commands demo docs files \
 	frontend gate import_memory linalg packaging serving storage structure tabular_query tuning up
 

@@ -235,7 +235,7 @@ class Installation:
         # a certificate, and to read those that could sign one takes longer than most tests.
         self.server, self.worker = (
             httpx.Client(
-                base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False, verify=False
+                base_url=f"http://127.0.0.1:{port}", timeout=240, trust_env=False, verify=False
             )
             for port in (self.server_port, self.worker_port)
         )
@@ -468,7 +468,7 @@ class Installation:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
-    def wait_for_job(self, job_id: int, *, seconds: float = 60.0) -> dict[str, Any]:
+    def wait_for_job(self, job_id: int, *, seconds: float = 240.0) -> dict[str, Any]:
         """Wait until a job has ended, and return it."""
 
         def ended() -> dict[str, Any] | None:
