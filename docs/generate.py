@@ -4,6 +4,7 @@ A page marks such a part with ``<!-- generated: NAME -->`` and ``<!-- end -->``;
 (`tests/unit/test_docs.py`) fails where a part is not what this module would write.
 """
 
+import ast
 import functools
 import inspect
 import re
@@ -305,9 +306,32 @@ def schemas() -> str:
     )
 
 
+def faults() -> str:
+    """Return the table of what breaks, from the marks of the tests that break it."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for file in sorted((DOCS.parent / "tests").rglob("test_*.py")):
+            source = file.read_text(encoding="utf-8")
+            if "mark.fault(" not in source:
+                continue
+            for test in ast.walk(ast.parse(source)):
+                for mark in getattr(test, "decorator_list", ()):
+                    if isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith("mark.fault"):
+                        (what,) = map(ast.literal_eval, mark.args)
+                        told = {one.arg: ast.literal_eval(one.value) for one in mark.keywords}
+                        assert isinstance(test, ast.FunctionDef)
+                        name = f"`{file.relative_to(DOCS.parent / 'tests')}`: `{test.name}`"
+                        yield what, told["seen"], told["kept"], told["heals"], name
+
+    return table(
+        ("what breaks", "what its users see", "what is kept", "how it heals", "test"), rows()
+    )
+
+
 PARTS = {
     "commands": commands,
     "errors": error_codes,
+    "faults": faults,
     "imports": imports,
     "metrics": metrics,
     "policy": policy,

@@ -115,6 +115,12 @@ def assert_as_before(installation, job_id, *, version, before, seconds=60):
     assert all(path["name"] for path in listed)
 
 
+@pytest.mark.fault(
+    "The training process is killed, at each of its stages",
+    seen="the job reads `interrupted` and names the signal; lists go on",
+    kept="versions and files, as they were",
+    heals="by itself: the next retrain works",
+)
 @pytest.mark.parametrize("stage", [*STAGES, "tuning"])
 def test_a_training_that_dies_changes_nothing_and_the_next_one_runs(dying, stage):
     installation, _, order = dying
@@ -135,6 +141,12 @@ def test_a_training_that_dies_changes_nothing_and_the_next_one_runs(dying, stage
     assert served(installation) == newer
 
 
+@pytest.mark.fault(
+    "The training process is killed after its version was registered",
+    seen="the job reads `interrupted`; the version is listed, inactive",
+    kept="the new version, whole",
+    heals="a person may activate it",
+)
 def test_a_training_that_dies_after_its_version_is_registered_leaves_it_inactive(dying):
     installation, _, order = dying
     version = installation.active()["version"]
@@ -173,6 +185,12 @@ def fresh(dying, tmp_path):
         yield installation, overlay / "die"
 
 
+@pytest.mark.fault(
+    "The worker is killed, and its training process still runs",
+    seen="the job reads `interrupted` within seconds",
+    kept="versions and files, as they were",
+    heals="the training ends with its worker; the next worker trains again",
+)
 def test_a_worker_that_dies_takes_its_training_with_it(fresh):
     installation, _ = fresh
     worker = installation.start_worker()
@@ -187,6 +205,12 @@ def test_a_worker_that_dies_takes_its_training_with_it(fresh):
     assert installation.retrain() > version
 
 
+@pytest.mark.fault(
+    "The worker is killed before, inside or after the promotion",
+    seen="one version serves all along: the old or the new one",
+    kept="both versions",
+    heals="the next start moves the link to what serves",
+)
 @pytest.mark.parametrize(
     ("place", "call", "is_active"),
     [
@@ -217,6 +241,12 @@ def test_a_worker_that_dies_while_it_promotes(fresh, place, call, is_active):
     assert served(installation) == newer
 
 
+@pytest.mark.fault(
+    "A worker is stopped (SIGSTOP) past its lease while another trains, and woken",
+    seen="its job reads `interrupted`; the other's version serves",
+    kept="what the other worker made",
+    heals="what the sleeper writes is refused, and its files are deleted",
+)
 def test_of_two_workers_one_trains_and_a_sleeper_changes_nothing(fresh):
     """One worker is stopped past its lease while the other trains, and then woken."""
     installation, _ = fresh
@@ -257,6 +287,12 @@ def test_of_two_workers_one_trains_and_a_sleeper_changes_nothing(fresh):
     }
 
 
+@pytest.mark.fault(
+    "Two workers are asked for a retrain at once",
+    seen="one answers 409, `job_running`",
+    kept="everything",
+    heals="nothing is broken",
+)
 def test_two_workers_that_race_run_one_job_at_a_time(fresh):
     installation, _ = fresh
     installation.start_worker(is_copy=CAN_COPY)

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import httpx
+import pytest
 from tests.system.installation import (
     BIN,
     ROOT,
@@ -39,6 +40,12 @@ with httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
 """
 
 
+@pytest.mark.fault(
+    "The server is killed (`kill -9`) while eight clients post",
+    seen="connections end; the next start answers",
+    kept="every row that was answered with 200; a row sent again is a duplicate",
+    heals="the next start, or `up`, which starts it again",
+)
 def test_what_was_acknowledged_survives_a_kill_of_the_server(installation):
     server = installation.start_server()
     acknowledged = []
@@ -94,6 +101,12 @@ def test_what_was_acknowledged_survives_a_kill_of_the_server(installation):
     assert again.json() == {"status": "ok", "accepted": 0, "duplicates": 1}
 
 
+@pytest.mark.fault(
+    "Two servers, an import and a worker write into one SQLite file while trainings run",
+    seen="nothing",
+    kept="every row, once",
+    heals="nothing is broken",
+)
 def test_several_processes_write_while_a_training_runs(trained):
     other_port = free_port()
     trained.start_worker()
@@ -153,6 +166,12 @@ def test_several_processes_write_while_a_training_runs(trained):
     assert trained.active()["training_samples"] == n_after
 
 
+@pytest.mark.fault(
+    "The worker is killed during a training",
+    seen="the job reads `interrupted`; lists go on",
+    kept="the versions, the active one among them",
+    heals="the next worker trains again",
+)
 def test_a_kill_of_the_worker_ends_the_training_and_the_next_one_works(trained):
     trained.start_server()
     worker = trained.start_worker()
@@ -177,6 +196,12 @@ def test_a_kill_of_the_worker_ends_the_training_and_the_next_one_works(trained):
     assert trained.active()["version"] == 3
 
 
+@pytest.mark.fault(
+    "The worker is stopped (SIGTERM) during a training",
+    seen="the job reads `interrupted` at once",
+    kept="the versions",
+    heals="the next worker trains again",
+)
 def test_a_stop_of_the_worker_ends_the_training_in_good_order(trained):
     trained.start_server()
     worker = trained.start_worker()

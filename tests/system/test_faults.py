@@ -52,6 +52,12 @@ def problems(site):
     return " ".join(site.worker.get("/health/ready").json()["problems"])
 
 
+@pytest.mark.fault(
+    "Two workers, the broker and PostgreSQL are killed at random under load",
+    seen="503 with `Retry-After` now and then",
+    kept="every message, once, each user's in order",
+    heals="by itself, as they start again",
+)
 @pytest.mark.parametrize(
     ("n_rows", "n_kills"), [(8_000, 3), pytest.param(50_000, 10, marks=pytest.mark.long)]
 )
@@ -80,6 +86,12 @@ def site(tmp_path):
         yield made
 
 
+@pytest.mark.fault(
+    "The broker hangs (SIGSTOP)",
+    seen="posts: 503 with `Retry-After`; readiness of the worker names the broker; lists go on",
+    kept="every row that was answered with 202",
+    heals="by itself, when the broker answers",
+)
 @pytest.mark.parametrize("seconds", HELD_STILL_SECONDS)
 def test_a_broker_that_is_held_still_is_told_and_nothing_of_it_is_lost(site, seconds):
     site.broker.suspend()
@@ -100,6 +112,12 @@ def test_a_broker_that_is_held_still_is_told_and_nothing_of_it_is_lost(site, sec
     wait_until(lambda: not problems(site).count("broker"), "the worker tells that it is well")
 
 
+@pytest.mark.fault(
+    "PostgreSQL hangs (SIGSTOP), with Kafka before it",
+    seen="posts are taken: 202",
+    kept="every row that was answered with 202",
+    heals="by itself, when the database answers",
+)
 @pytest.mark.parametrize("seconds", HELD_STILL_SECONDS)
 def test_a_database_that_is_held_still_loses_nothing_that_was_accepted(site, seconds):
     site.cluster.suspend()
@@ -111,6 +129,12 @@ def test_a_database_that_is_held_still_loses_nothing_that_was_accepted(site, sec
     assert site.retrain() == 1
 
 
+@pytest.mark.fault(
+    "The disk under PostgreSQL is full, with Kafka before it",
+    seen="posts are taken; readiness of the worker names the database",
+    kept="every row that was answered with 202",
+    heals="by itself, when there is room",
+)
 def test_a_full_disk_under_the_database_loses_nothing(tmp_path):
     require(os.geteuid() == 0, "only root can make a small disk")
     disk = tmp_path.parent / f"{tmp_path.name}-disk"

@@ -214,6 +214,12 @@ def test_the_documentation_names_202(site):
         assert responses["200"]["description"] == "Done"
 
 
+@pytest.mark.fault(
+    "The broker is killed, or hangs",
+    seen="posts: 503 with `Retry-After`; readiness of the worker says so",
+    kept="every row that was answered with 202",
+    heals="by itself, when it is back",
+)
 def test_a_broker_that_is_away_or_hangs_is_a_503_and_nothing_that_was_answered_is_lost(tmp_path):
     with (
         Broker() as broker,
@@ -262,6 +268,12 @@ def test_a_broker_that_is_away_or_hangs_is_a_503_and_nothing_that_was_answered_i
         )
 
 
+@pytest.mark.fault(
+    "Server and worker start without a broker",
+    seen="posts: 503; readiness `degraded`",
+    kept="everything",
+    heals="by itself, when it is there",
+)
 def test_a_server_starts_without_a_broker_and_takes_posts_once_it_is_there(tmp_path):
     broker = Broker()
     with Installation(tmp_path, **kafka_environ(broker.bootstrap)) as site:
@@ -297,6 +309,12 @@ def test_a_server_starts_without_a_broker_and_takes_posts_once_it_is_there(tmp_p
 # Poison
 
 
+@pytest.mark.fault(
+    "Messages that cannot be read are among good ones",
+    seen="dead letters with their reasons",
+    kept="every good message",
+    heals="`reckeeper dlq` lists them and sends them again",
+)
 def test_each_poison_is_a_dead_letter_with_its_reason_and_all_good_ones_are_stored(
     broker, settings, start_reader, event_ids, database
 ):
@@ -539,6 +557,12 @@ def test_the_command_replays(site):
 # What dies, and what is unavailable
 
 
+@pytest.mark.fault(
+    "The worker is killed again and again while it reads",
+    seen="rows arrive later",
+    kept="every message, once",
+    heals="by itself, from where the database says",
+)
 def test_a_worker_that_is_killed_again_and_again_loses_nothing_and_doubles_nothing(site, broker):
     topic = site.environ["RECKEEPER_KAFKA_TOPIC"]
     worker = site.start_worker()
@@ -612,6 +636,12 @@ reader.stop()
 """
 
 
+@pytest.mark.fault(
+    "One of three workers is killed",
+    seen="rows arrive later",
+    kept="every message, once",
+    heals="the others take over its partitions",
+)
 def test_of_three_workers_one_dies_and_the_others_take_over(
     start_python, settings, writer, event_ids
 ):
@@ -644,6 +674,12 @@ def test_of_three_workers_one_dies_and_the_others_take_over(
     wait_until(lambda: members() == [], "they have left in good order")
 
 
+@pytest.mark.fault(
+    "The database takes no rows while the worker reads",
+    seen="readiness of the worker says so, and how far it is behind",
+    kept="every message",
+    heals="by itself",
+)
 def test_a_database_that_fails_is_waited_for(
     settings, writer, start_reader, event_ids, past_reckeeper, database
 ):
@@ -738,6 +774,12 @@ def test_a_table_that_is_put_back_under_a_reader_loses_nothing(
     assert len(set(event_ids())) == 100
 
 
+@pytest.mark.fault(
+    "The topic is deleted and made anew",
+    seen="nothing",
+    kept="every message of both",
+    heals="by itself: it is read from its start",
+)
 def test_a_topic_that_is_made_anew_is_read_from_its_start(
     settings, broker, writer, start_reader, event_ids
 ):

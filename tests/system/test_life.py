@@ -98,6 +98,12 @@ def test_a_second_roll_back_leads_further_back_and_the_end_says_so(working):
     assert site.active()["version"] == 1
 
 
+@pytest.mark.fault(
+    "The file of the version to return to is damaged",
+    seen="409, `damaged_artifact`; what serves goes on",
+    kept="everything",
+    heals="activate another version, or retrain",
+)
 def test_a_damaged_target_is_refused_with_what_to_do(served):
     damage(served.model_dir / "model-000001.safetensors")
     before = served.server.get("/audit").json()
@@ -316,6 +322,12 @@ def test_a_bundle_that_is_too_large_is_refused_before_it_is_sent(served_once):
     assert "99999999999999" in answer
 
 
+@pytest.mark.fault(
+    "A client hangs up during an upload",
+    seen="nothing",
+    kept="everything; the part that came is removed",
+    heals="nothing is broken",
+)
 def test_a_sender_that_hangs_up_leaves_nothing(served_once):
     with socket.create_connection(("127.0.0.1", served_once.server_port), timeout=30) as caller:
         caller.sendall(
@@ -629,6 +641,12 @@ def test_a_cancelled_job_ends_and_who_waits_is_told(running, api):
         assert code in (None, refused.json()["code"])
 
 
+@pytest.mark.fault(
+    "Who waits for a retrain hangs up",
+    seen="the job goes on",
+    kept="everything",
+    heals="nothing is broken",
+)
 @pytest.mark.parametrize("api", ["server", "worker"])
 @pytest.mark.parametrize("wait", ["true", "false"])
 def test_a_retrain_goes_on_when_its_client_hangs_up(running, api, wait):

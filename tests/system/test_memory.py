@@ -306,6 +306,12 @@ def test_what_fits_passes(settings_of):
     memory.check(memory.Estimate("fitting", {}), settings_of(None))
 
 
+@pytest.mark.fault(
+    "A training needs more memory than there is",
+    seen="the job fails before it begins, with the numbers and remedies",
+    kept="everything",
+    heals="fewer components, a window, or more memory",
+)
 def test_what_does_not_fit_is_refused_with_the_numbers_and_what_to_do(settings_of):
     parts = {"ids": 40_000_000, "interactions": 1_300_000_000, "the recipe's fit": 11_000_000_000}
     estimated = memory.Estimate("judging", parts)

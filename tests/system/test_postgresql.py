@@ -338,6 +338,12 @@ with database.write() as connection:
 """
 
 
+@pytest.mark.fault(
+    "A process stops in the middle of a transaction on PostgreSQL",
+    seen="others wait, up to a minute",
+    kept="what was committed",
+    heals="the database ends the transaction; the sleeper's write fails",
+)
 def test_a_writer_that_is_stopped_in_the_middle_keeps_nobody_out_for_ever(database, start_python):
     writer = start_python(WRITER_THAT_STOPS)
     assert writer.stdout.readline() == "in the middle\n"
@@ -377,6 +383,12 @@ def test_a_write_is_tried_again_over_a_restart(tmp_path):
                 assert storage.interactions.count(connection) == 1
 
 
+@pytest.mark.fault(
+    "PostgreSQL restarts during an import",
+    seen="the import pauses",
+    kept="every row, once",
+    heals="by itself",
+)
 def test_an_import_goes_on_over_a_restart(tmp_path):
     n_rows = 400_000
     file = tmp_path / "events.csv"
@@ -406,6 +418,12 @@ def test_an_import_goes_on_over_a_restart(tmp_path):
         )
 
 
+@pytest.mark.fault(
+    "PostgreSQL is killed under all processes, in a training too",
+    seen="503 with `Retry-After`; lists of users who are in memory go on",
+    kept="everything that was committed; the audit trail is whole",
+    heals="by itself, when it is back",
+)
 def test_the_processes_outlive_the_database(tmp_path):
     with PostgreSQL() as cluster, Installation(tmp_path, DATABASE_URL=cluster.create("x")) as site:
         site.run("migrate")
@@ -461,6 +479,12 @@ def test_the_processes_outlive_the_database(tmp_path):
         assert site.run("audit", "verify").returncode == 0
 
 
+@pytest.mark.fault(
+    "PostgreSQL hangs (SIGSTOP)",
+    seen="liveness 200, readiness 503, posts 503",
+    kept="a row sent again is a duplicate",
+    heals="by itself, when it answers",
+)
 def test_a_database_that_is_held_still_holds_up_no_health_route(tmp_path):
     with PostgreSQL() as cluster, Installation(tmp_path, DATABASE_URL=cluster.create("x")) as site:
         site.migrate()

@@ -198,6 +198,12 @@ def test_metrics_are_of_all_processes(pair):
     assert "reckeeper_served_quality{" in one.get("/metrics").text
 
 
+@pytest.mark.fault(
+    "One of several server processes is killed",
+    seen="nothing but its own open connections",
+    kept="everything",
+    heals="another takes its place at once",
+)
 def test_a_process_that_dies_is_replaced(pair):
     killed, other = pair.pids()
     os.kill(killed, signal.SIGKILL)
@@ -231,6 +237,12 @@ def end_by_force(server: Process) -> None:
     server.kill()
 
 
+@pytest.mark.fault(
+    "The first of several server processes ends, or is killed",
+    seen="the server is gone",
+    kept="everything",
+    heals="its children end with it; start the server again",
+)
 @pytest.mark.parametrize("end", [end_by_signal, end_by_key, end_by_force])
 def test_they_end_together(installation, end):
     scratch = installation.folder / "scratch"

@@ -90,6 +90,12 @@ def test_two_installations_stand_side_by_side(demo, scheduled):
     assert scheduled.server.get("/demo").json()["loaded"] is False
 
 
+@pytest.mark.fault(
+    "`up` is started a second time on the same data",
+    seen="the second one ends with what to do",
+    kept="everything",
+    heals="nothing is broken",
+)
 def test_a_second_one_on_the_same_data_is_refused(demo):
     ports = (f"RECKEEPER_{name}_PORT" for name in ("SERVER", "WORKER", "UI"))
     refused = demo.run("up", check=False, **{name: str(free_port()) for name in ports})
@@ -104,6 +110,12 @@ def test_jobs_fit_a_terminal(demo):
     assert re.search(r" \d{4}-\d\d-\d\d \d\d:\d\d ", said), said
 
 
+@pytest.mark.fault(
+    "Server or worker is killed under `up`",
+    seen="no answer for some seconds",
+    kept="everything that was accepted",
+    heals="`up` starts it again",
+)
 def test_a_process_that_dies_is_started_again(demo):
     for program, caller in (("server", demo.server), ("worker", demo.worker)):
         killed = pid_of(demo, program)
@@ -186,6 +198,12 @@ def test_demo_data_that_was_cleared_does_not_come_back(demo):
         assert connection.execute("SELECT count(*) FROM user_interactions").fetchone() == (0,)
 
 
+@pytest.mark.fault(
+    "A port is taken",
+    seen="`up` ends, and names the port and its setting",
+    kept="everything",
+    heals="set another port",
+)
 @pytest.mark.parametrize(
     "name", ["RECKEEPER_SERVER_PORT", "RECKEEPER_WORKER_PORT", "RECKEEPER_UI_PORT"]
 )
@@ -216,6 +234,12 @@ def test_the_same_port_twice_is_named(tmp_path):
         assert "RECKEEPER_UI_PORT" in refused.stderr
 
 
+@pytest.mark.fault(
+    "The folder of the data or of the models is a file",
+    seen="`up` ends, and names the setting",
+    kept="everything",
+    heals="name another folder",
+)
 @pytest.mark.parametrize("name", ["RECKEEPER_DATA_DIR", "RECKEEPER_MODEL_DIR"])
 def test_a_folder_that_is_a_file_is_named_with_its_setting(tmp_path, name):
     file = tmp_path / "file"
