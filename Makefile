@@ -16,7 +16,7 @@ KAFKA_PORT ?= 9092
 LOCK := uv pip compile pyproject.toml --quiet --no-header --universal --python-version 3.11 \
 	--all-extras --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links
 
-.PHONY: help setup run setup-dev test test-long check lint docs bench lock wheel release clean \
+.PHONY: help setup run setup-dev test test-long check lint docs bench supply lock wheel release clean \
 	kafka kafka-stop \
 	chromium postgresql java
 
@@ -67,6 +67,9 @@ kafka-stop: ## Stop it; its data stay in .services/kafka
 
 bench: setup-dev ## Measure; see benchmarks/
 	$(BIN)/python -m benchmarks
+
+supply: setup-dev ## List what is installed, its licences and its known holes, in dist/
+	@$(BIN)/python .ci/supply
 
 wheel: setup-dev ## Build the wheels of reckeeper and reckeeper-client in dist/
 	@rm -rf dist && mkdir dist
