@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from reckeeper import clock, durable, storage
 from reckeeper.config import Settings
@@ -40,6 +40,25 @@ _BEGIN = ""
 _SEALED = ("entry_id", "at", "actor", "action", "subject", "previous_hash")
 
 _log = get_logger(__name__)
+
+
+class Actor(str):
+    """Who acts, and beside it what the caller says of itself, which proves nothing.
+
+    Parameters
+    ----------
+    name : str
+    said : str, optional
+        An entry of the trail has it among its details, where `name` isn't made of it.
+    """
+
+    said: str | None
+
+    def __new__(cls, name: str, *, said: str | None = None) -> Self:
+        """Make a text that knows more."""
+        actor = super().__new__(cls, name)
+        actor.said = said
+        return actor
 
 
 @dataclass(frozen=True)
@@ -122,7 +141,7 @@ def record(
     connection : sqlalchemy.Connection
         From `Database.write`.
     actor : str
-        Who: ``api``, ``worker``, ``cli``, ``schedule``, …
+        Who: ``key:NAME``, ``api``, ``worker``, ``cli``, ``schedule``, …; an `Actor` may say more.
     action : str
         What was done: ``retrain``, ``activate``, ``import``, …
     subject : str
@@ -135,6 +154,9 @@ def record(
     ConfigError
         The chain's key cannot be read or made.
     """
+    said = actor.said if isinstance(actor, Actor) else None
+    if said is not None:
+        details["said"] = said
     settings = storage.settings_of(connection)
     key = _key_of(settings) or _make_key(settings)
     last = storage.audit_log.last(connection)
@@ -143,7 +165,7 @@ def record(
     entry = storage.AuditEntry(
         entry_id=1 if last is None else last.entry_id + 1,
         at=clock.now(),
-        actor=actor,
+        actor=str(actor),
         action=action,
         subject=subject,
         details=json.dumps(details, allow_nan=False),

@@ -1,5 +1,6 @@
 """The only reader of the environment: one frozen `Settings`."""
 
+import ipaddress
 import json
 import math
 import os
@@ -262,6 +263,11 @@ class Settings(BaseSettings):
         shown="./models, in a clone ./kafka_worker/models",
     )  # fmt: skip
     host: str = _setting("RECKEEPER_HOST", "127.0.0.1", "Address on which the processes listen.")
+    is_open: bool = _setting(
+        "RECKEEPER_OPEN", False,
+        "`1` lets the processes listen where others reach them without an API key: something in "
+        "front of them guards every port. Keys that are there count all the same.", shown="0",
+    )  # fmt: skip
     server_port: _Port = _setting("RECKEEPER_SERVER_PORT", 8000, "Port of the public API.")
     server_processes: _Count = _setting(
         "RECKEEPER_SERVER_PROCESSES", _half_the_cores,
@@ -369,6 +375,18 @@ class Settings(BaseSettings):
         "Seconds between two looks of a process for a new active version and the progress of jobs, "
         "at most 0.4; the policy is read every second time, schedule and notices every fourth.",
     )  # fmt: skip
+    api_key: str | None = _setting(
+        "RECKEEPER_API_KEY", None,
+        "Key that the command line and the Python client send, and a server that fetches versions "
+        "from another.",
+        shown="none", is_secret=True,
+    )  # fmt: skip
+    worker_secret: _Key | None = _setting(
+        "RECKEEPER_WORKER_SECRET", None,
+        "What the server proves itself to the worker with, 16 characters or more; the same in "
+        "both, where they share no data folder.",
+        shown="`worker.secret` in the data folder, made at first", is_secret=True,
+    )  # fmt: skip
     audit_key: _Key | None = _setting(
         "RECKEEPER_AUDIT_KEY", None,
         "Key of the audit trail's chain, 16 characters or more; the same in all processes.",
@@ -389,6 +407,14 @@ class Settings(BaseSettings):
     def uses_kafka(self) -> bool:
         """Whether interactions come in through Kafka."""
         return self.kafka_bootstrap_servers is not None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the processes listen where nobody reaches them from another machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @property
     def is_embedded(self) -> bool:

@@ -7,6 +7,9 @@
     ├── DataError              invalid_data         input that is wrong as it stands
     │   ├── TooLargeError      too_large            input over a limit
     │   └── NotEnoughDataError not_enough_data      too little to train on
+    ├── UnauthenticatedError   unauthenticated      no key, or none that is valid
+    ├── ForbiddenError         forbidden            the key's role does not allow it
+    ├── RateLimitError         rate_limited         too much in too short a time
     ├── NotFoundError          not_found            no such thing
     ├── ConflictError          conflict             not now: something else stands in the way
     │   ├── JobRunningError    job_running          a training job runs already
@@ -34,12 +37,14 @@ from typing import Any, Literal, get_args
 ActionName = Literal[
     "activate",  # version
     "change_policy",
+    "create_admin_key",
     "give_history",
     "import_file",
     "import_query",
     "list_dead_letters",
     "list_imports",
     "list_jobs",
+    "list_keys",
     "list_recipes",
     "list_versions",
     "migrate",
@@ -143,6 +148,24 @@ class NotEnoughDataError(DataError):
     """There is too little to train on; the active model stays as it was."""
 
     code = "not_enough_data"
+
+
+class UnauthenticatedError(ReckeeperError):
+    """The request has no API key, or none that is valid; nothing was done."""
+
+    code = "unauthenticated"
+
+
+class ForbiddenError(ReckeeperError):
+    """The role of the API key does not allow this; nothing was done."""
+
+    code = "forbidden"
+
+
+class RateLimitError(ReckeeperError):
+    """Too much was asked in too short a time; `details` has ``retry_seconds``."""
+
+    code = "rate_limited"
 
 
 class NotFoundError(ReckeeperError):

@@ -47,7 +47,8 @@ MAY_IMPORT = {
     "events": {"clock", "config", "errors", "interactions", "periodic", "telemetry"}
     | {"storage", "audit", "policy", "catalogue", "tabular", "machine"},
     "people": {"errors", "storage", "audit"},
-    "security": {"errors"},
+    "security": {"clock", "config", "durable", "errors", "periodic", "telemetry"}
+    | {"storage", "audit"},
     "client": {"errors", "wire"},
 }  # fmt: skip
 LIBRARY = set(MAY_IMPORT) - {"__init__"}
@@ -268,6 +269,8 @@ def test_only_config_reads_the_environment(path):
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv"}:
+            if name_of(path) == "src/reckeeper/client/parts.py":
+                continue  # a client stands alone: its own key, by one name
             assert name_of(path) in {
                 "src/reckeeper/cli/up.py",
                 "src/reckeeper/training/runner.py",

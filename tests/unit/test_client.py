@@ -972,7 +972,8 @@ def test_the_public_names():
     assert reckeeper.client.__all__ == names
     methods = {name for name in dir(Client) if not name.startswith("_")}
     assert methods == {
-        *("url", "close", "as_actor"),
+        *("url", "close", "as_actor", "with_key"),
+        *("access", "api_keys", "create_key", "revoke_key"),
         *("models", "model", "activate", "roll_back", "set_note", "pin", "unpin", "delete_model"),
         *("compare", "download", "import_model", "timeline"),
         *("recipes", "retrain", "start_retrain", "start_evaluation"),

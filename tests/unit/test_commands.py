@@ -129,6 +129,7 @@ def test_the_commands_of_every_module_are_listed():
         importing,
         items,
         jobs,
+        keys,
         models,
         policy,
         recommend,
@@ -139,8 +140,8 @@ def test_the_commands_of_every_module_are_listed():
 
     every = typer.Typer()
     for module in (
-        audit, data, evaluate, exporting, importing, items, jobs, models, policy, recommend, start,
-        stream, users,
+        audit, data, evaluate, exporting, importing, items, jobs, keys, models, policy, recommend,
+        start, stream, users,
     ):  # fmt: skip
         module.register(every)
     assert set(typer.main.get_command(every).commands) == set(COMMANDS)

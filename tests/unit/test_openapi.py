@@ -46,6 +46,7 @@ def test_names_of_operations_are_stable():
         *("compare_models", "download_model", "retrain", "evaluate", "list_jobs", "get_job"),
         *("follow_job", "cancel_job", "finish_job", "list_recipes", "get_policy"),
         *("set_policy", "list_policies", "list_audit_entries", "verify_audit"),
+        *("get_access", "list_keys", "create_key", "revoke_key"),
         *("create_interactions", "list_interactions", "get_watchlist", "add_to_watchlist"),
         *("remove_from_watchlist", "list_items", "store_items", "get_item", "put_item"),
         *("patch_item", "delete_item", "merge_users", "get_recommendations"),

@@ -47,6 +47,7 @@ def assert_refused(answer, field, told):
 
 def address(path, **given):
     rest = {"version": "1", "other": "2", "job_id": "1", "user_id": "u1", "item_id": "i1"}
+    rest["key_id"] = "k1"
     return path.format(**{**rest, **given})
 
 

@@ -8,11 +8,13 @@ from reckeeper.errors import DataError
 
 @pytest.mark.parametrize("name", ["alice", "a.b_c@d-9", "X" * 64])
 def test_a_name_becomes_an_actor(name):
-    assert security.actor_of(name) == f"api:{name}"
+    said = security.checked_name(name)
+    assert security.actor_of(security.Caller(said=said)) == f"api:{name}"
 
 
 def test_nobody_is_the_api_itself():
-    assert security.actor_of(None) == "api"
+    assert security.checked_name(None) is None
+    assert security.actor_of(security.Caller()) == "api"
 
 
 @pytest.mark.parametrize(
@@ -20,7 +22,7 @@ def test_nobody_is_the_api_itself():
 )
 def test_what_is_no_name_is_refused_and_shown(name):
     with pytest.raises(DataError) as caught:
-        security.actor_of(name)
+        security.checked_name(name)
     assert caught.value.message.startswith(f"X-Reckeeper-Actor: {name[:80]!r} is no name")
 
 

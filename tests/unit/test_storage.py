@@ -74,6 +74,7 @@ def test_a_version_of_the_first_schema_has_decided_nothing(settings):
         connection.execute(sa.text("ALTER TABLE models DROP COLUMN decided"))
         for column in IMPORT_COLUMNS:
             connection.execute(sa.text(f"ALTER TABLE imports DROP COLUMN {column}"))
+        connection.execute(sa.text("DROP TABLE api_keys"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
     assert storage.migrate(settings) == "0001"
     opened = contextlib.closing(storage.open_database(settings))
@@ -91,6 +92,7 @@ def test_an_import_of_the_first_release_is_still_told(settings):
         finished_at = storage.imports.get(connection, 1).finished_at
         for column in IMPORT_COLUMNS:
             connection.execute(sa.text(f"ALTER TABLE imports DROP COLUMN {column}"))
+        connection.execute(sa.text("DROP TABLE api_keys"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
     assert storage.migrate(settings) == "0002"
     opened = contextlib.closing(storage.open_database(settings))

@@ -25,6 +25,7 @@ from reckeeper.api import (
     interactions,
     items,
     jobs,
+    keys,
     openapi,
     operation,
     parameters,
@@ -37,13 +38,14 @@ from reckeeper.api import (
 )
 from reckeeper.api.answers import failures
 from reckeeper.api.edge import Edge, Http
+from reckeeper.api.guard import Guard
 from reckeeper.api.runtime import Runtime
 from reckeeper.api.siblings import Siblings
 from reckeeper.config import Settings
 from reckeeper.wire.headers import INSTALLATION_HEADER
 
 _PARTS = (
-    *(versions, jobs, policy, audit_trail),
+    *(versions, jobs, policy, audit_trail, keys),
     *(interactions, watchlist, items, people, recommendations, similar_items),
     *(imports, activity, demo),
 )
@@ -101,7 +103,7 @@ def _routes(cors_origins: Sequence[str] = ()) -> FastAPI:
 
 def _edge_of(app: ASGIApp, cors_origins: Sequence[str]) -> ASGIApp:
     """Put around an app what every request passes first: most lists come from no further in."""
-    app = recommendations.AtHand(app)
+    app = Guard(recommendations.AtHand(app))
     if cors_origins:
         app = CORSMiddleware(
             app,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from reckeeper import wire
-from reckeeper.api import catalogue_examples, import_examples, list_examples
+from reckeeper.api import catalogue_examples, import_examples, key_examples, list_examples
 
 _BY_USER = [
     f"{name}@10"
@@ -499,6 +499,7 @@ ANSWERS: Mapping[str, Mapping[int, object]] = {
     **catalogue_examples.ANSWERS,
     **import_examples.ANSWERS,
     **list_examples.ANSWERS,
+    **key_examples.ANSWERS,
     "merge_users": {200: {"status": "ok", "user_id": "u1", "interactions": 12}},
     "get_demo": {
         200: {
@@ -530,6 +531,7 @@ REQUESTS: Mapping[str, object] = {
     ],
     **catalogue_examples.REQUESTS,
     **list_examples.REQUESTS,
+    **key_examples.REQUESTS,
     "merge_users": {"from": "visitor-8f3a"},
     "set_policy": _POLICY["policy"],
     "retrain": {"recipe": "svd", "settings": {"n_components": 20}},
@@ -547,11 +549,14 @@ def _error(code: str, message: str) -> dict[str, str]:
 
 
 FAILURES: Mapping[int, object] = {
+    401: _error("unauthenticated", "An API key is needed here: send one that is valid."),
+    403: _error("forbidden", "The key 'shop' has the role 'ingest', and this takes 'operator'."),
     404: _error("not_found", "There is no version 7. GET /models lists the versions."),
     409: _error("conflict", "Version 4 is active and cannot be deleted: activate another first."),
     413: _error("too_large", "The request has 12000 interactions; at most 10000 are accepted."),
     414: _error("too_large", "The URL is longer than 65535 bytes. Name fewer ids."),
     422: _error("invalid_data", "Row 0: user_id is missing. Nothing of this request was stored."),
+    429: _error("rate_limited", "The key 'shop' may ask 600 times a minute: try again in 1 s."),
     500: _error("training_failed", "Signal 9 ended the training process before it was done."),
     503: _error("unavailable", "The worker does not answer, so nothing was trained."),
 }

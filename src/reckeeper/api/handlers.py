@@ -18,9 +18,7 @@ def answer(error: errors.ReckeeperError) -> Response:
     """Return the answer to a request that ended with an error."""
     status = wire.status_of(error)
     response = Json(wire.error_body(error), status)
-    if status == 503:
-        seconds = (error.details or {}).get("retry_seconds", wire.RETRY_SECONDS)
-        response.headers["Retry-After"] = str(seconds)
+    response.headers.update(wire.headers_of(error))
     return response
 
 

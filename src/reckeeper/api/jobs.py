@@ -15,7 +15,7 @@ from reckeeper.api.answers import Json, content, failures, other
 from reckeeper.api.parameters import ActorName, Before, JobId, Limit, Wait
 from reckeeper.api.runtime import Needs, Runtime
 from reckeeper.client import Client
-from reckeeper.security import actor_of
+from reckeeper.security import Caller, actor_of
 from reckeeper.training.jobs import job_error
 
 router = APIRouter(tags=["training"])
@@ -87,9 +87,10 @@ def _check(runtime: Runtime, request: wire.JsonObject) -> None:
     training.checked_request(request, active=active)
 
 
-def _worker(runtime: Runtime, actor_name: str | None) -> Client:
+def _worker(runtime: Runtime, caller: Caller) -> Client:
     """Return the way to the worker, which learns who asks."""
-    return runtime.worker if actor_name is None else runtime.worker.as_actor(actor_name)
+    secret = runtime.access.worker_secret.text() if runtime.access.is_needed else None
+    return runtime.worker.for_caller(caller, secret=secret)
 
 
 async def _start(start: Callable[[], wire.Job]) -> wire.JobAnswer:

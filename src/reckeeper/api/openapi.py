@@ -1,16 +1,24 @@
 """The description of the API as OpenAPI, for people, generators and tests."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
-from reckeeper import wire
+from reckeeper import security, wire
 from reckeeper.api import examples
 from reckeeper.interactions import MAX_ROWS
 
+_SCHEME = "ApiKey"
+_KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "`rk_…`, where the server wants a key; `x-reckeeper-role` is the role it takes.",
+}
+_REFUSALS = (401, 403, 429)
 _REF = "#/components/schemas/{model}"
 _SENT = (
     wire.Interaction,
@@ -56,8 +64,10 @@ def describe(app: FastAPI) -> wire.JsonObject:
             title=app.title, version=app.version, summary=app.summary, routes=app.routes
         )
         document["components"]["schemas"] |= _sent_schemas()
-        for path in document["paths"].values():
-            for operation in path.values():
+        document["components"]["securitySchemes"] = {_SCHEME: _KEY}
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                _add_role(operation, security.roles.SERVER.get((method.upper(), path)))
                 operation["responses"] = dict(sorted(operation["responses"].items()))
                 if "200" in operation["responses"]:
                     operation["responses"]["200"]["description"] = "Done"
@@ -65,6 +75,19 @@ def describe(app: FastAPI) -> wire.JsonObject:
                 _add_examples(operation)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _add_role(operation: wire.JsonObject, role: str | None) -> None:
+    """Describe who may call an operation, and how everybody else is refused."""
+    if role == security.roles.ANYONE:
+        operation["security"] = [{}, {_SCHEME: []}]
+        return
+    operation["security"] = [{_SCHEME: []}]
+    operation["x-reckeeper-role"] = role
+    for status in _REFUSALS:
+        content = {"application/json": {"schema": reference("Error")}}
+        described = {"description": HTTPStatus(status).phrase, "content": content}
+        operation["responses"][str(status)] = described
 
 
 def _sent_schemas() -> wire.JsonObject:

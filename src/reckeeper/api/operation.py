@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 
 from reckeeper import telemetry, wire
 from reckeeper.api.answers import Json, content, other
+from reckeeper.api.parameters import Asker
 from reckeeper.api.runtime import Needs
 
 router = APIRouter(tags=["operation"])
@@ -20,11 +21,16 @@ async def get_liveness() -> wire.Liveness:
     response_model=wire.Readiness,
     responses=other(503, wire.Readiness, "Not ready"),
 )
-async def get_readiness(runtime: Needs) -> Json:
-    """Say whether the process can do its work; 503 while it cannot."""
+async def get_readiness(runtime: Needs, asker: Asker) -> Json:
+    """Say whether the process can do its work; 503 while it cannot.
+
+    A probe needs no key. What stands in the way is told to keys that may read everything, where
+    keys are needed.
+    """
     readiness = runtime.readiness()
     status = 503 if readiness.status == "unavailable" else 200
-    return Json(wire.Readiness.model_validate(readiness).in_words(), status)
+    told = wire.Readiness.model_validate(readiness).in_words()
+    return Json(told if "viewer" in asker.roles else told.withheld(), status)
 
 
 @router.get(

@@ -1,5 +1,6 @@
 """What paths, queries and headers give, and how the documentation shows it."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +83,16 @@ def given(asked: wire.Explanation | None) -> str | None:
     return None if asked is None else security.checked_reason(asked.reason)
 
 
-async def _actor_name(
+async def _asker(request: Request) -> security.Caller:
+    caller: security.Caller = request.scope["caller"]
+    return caller
+
+
+Asker = Annotated[security.Caller, Depends(_asker)]
+
+
+async def _caller(
+    asker: Asker,
     name: Annotated[
         str | None,
         Header(
@@ -91,12 +101,11 @@ async def _actor_name(
             examples=["alice"],
         ),
     ] = None,
-) -> str | None:
-    security.actor_of(name)
-    return name
+) -> security.Caller:
+    return dataclasses.replace(asker, said=security.checked_name(name))
 
 
-ActorName = Annotated[str | None, Depends(_actor_name)]
+ActorName = Annotated[security.Caller, Depends(_caller)]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from reckeeper import errors, storage, telemetry
+from reckeeper import errors, security, storage, telemetry
 from reckeeper import policy as policies
 from reckeeper.api import app
 from reckeeper.api.siblings import Siblings
@@ -62,7 +62,8 @@ def serve(settings: Settings, folder: Path) -> int:
     telemetry.forget_process(os.getpid())
     try:
         policies.first(settings)
-        storage.open_database(settings).close()
+        with contextlib.closing(storage.open_database(settings)) as database:
+            security.see_that_guarded(database, settings)
     except errors.ReckeeperError as exc:
         return app.refused(exc)
     try:

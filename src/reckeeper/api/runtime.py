@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from fastapi import Depends, Request
 
-from reckeeper import events, storage, telemetry
+from reckeeper import errors, events, security, storage, telemetry
 from reckeeper.api import bodies, uploads
 from reckeeper.api.importing import Imports
 from reckeeper.api.job_feed import JobFeed
 from reckeeper.api.siblings import Siblings
+from reckeeper.api.worker import Worker
 from reckeeper.catalogue import Catalogue
 from reckeeper.client import Client
 from reckeeper.config import Settings
@@ -41,6 +42,7 @@ class Runtime:
     settings: Settings
     database: storage.Database
     installation_id: str
+    access: security.Access
     registry: Registry
     catalogue: Catalogue
     newer: Newer
@@ -49,7 +51,7 @@ class Runtime:
     finished: FinishedLists
     policy: PolicyWatch
     writer: "events.DatabaseWriter | KafkaWriter"
-    worker: Client
+    worker: Worker
     feed: JobFeed
     comparisons: asyncio.Semaphore
     transfers: asyncio.Semaphore
@@ -72,6 +74,7 @@ class Runtime:
             The database cannot be used.
         """
         database = storage.open_database(settings, n_processes=settings.server_processes)
+        security.see_that_guarded(database, settings)
         with database.read() as connection:
             installation_id = storage.installation.id_of(connection)
         is_one_of_several = settings.server_processes > 1
@@ -90,6 +93,7 @@ class Runtime:
             settings=settings,
             database=database,
             installation_id=installation_id,
+            access=security.Access(database, settings),
             registry=versions,
             catalogue=catalogue,
             serving=Serving(
@@ -106,7 +110,7 @@ class Runtime:
             finished=FinishedLists(),
             policy=policy,
             writer=_writer(settings, database, newer),
-            worker=Client(settings.worker_url, retry_seconds=0),
+            worker=Worker(settings.worker_url, retry_seconds=0, key=""),
             feed=JobFeed(database, every_seconds=settings.poll_seconds),
             comparisons=asyncio.Semaphore(at_once),
             transfers=asyncio.Semaphore(at_once),
@@ -121,6 +125,7 @@ class Runtime:
         self.registry.switch.repair_link()
         bodies.remove_leftovers(self.settings.model_dir)
         uploads.remove_leftovers(self.settings.data_dir / "imports")
+        self.access.start()
         self.policy.start()
         self.catalogue.start()
         self.popular.start()
@@ -137,6 +142,7 @@ class Runtime:
         self.popular.stop()
         self.catalogue.stop()
         self.policy.stop()
+        self.access.stop()
         self.writer.close()
         self.worker.close()
         self.database.close()
@@ -147,15 +153,23 @@ class Runtime:
         if self.siblings is not None:
             self.siblings.note_change()
 
+    def note_keys_changed(self) -> None:
+        """Have keys that were made or revoked count from the next request on, in all processes."""
+        self.access.refresh()
+        if self.siblings is not None:
+            self.siblings.note_change()
+
     @property
     def is_behind(self) -> bool:
-        """Whether another process has changed the catalogue, and this one has not looked since."""
+        """Whether another process has changed keys or catalogue, and this one has not looked."""
         return self.siblings is not None and self.siblings.has_news
 
     def catch_up(self) -> None:
         """Take in what other processes have changed; a failure is left to the next look."""
         if self.siblings is not None:
             with self.siblings.taking_in():
+                with contextlib.suppress(errors.StorageError):  # `problem` says so
+                    self.access.refresh()
                 self.catalogue.follow_up()
 
     def readiness(self) -> Readiness:
@@ -168,7 +182,15 @@ class Runtime:
 
     def _own_readiness(self) -> Readiness:
         readiness = self.serving.readiness()
-        parts = (self.writer, self.newer, self.popular, self.policy, self.catalogue, self.feed)
+        parts = (
+            self.writer,
+            self.newer,
+            self.popular,
+            self.policy,
+            self.catalogue,
+            self.feed,
+            self.access,
+        )
         problems = [part.problem for part in parts]
         return readiness.also(*(problem for problem in problems if problem is not None))
 
@@ -190,7 +212,7 @@ class Runtime:
 def _fetch(settings: Settings) -> Fetch | None:
     """Return what downloads a version, where another server has the files."""
     url = settings.model_source_url
-    return None if url is None else Client(url).download
+    return None if url is None else Client(url, key=settings.api_key or "").download
 
 
 def _writer(

@@ -27,6 +27,7 @@ COMMANDS = {
     "recommend": "Recommend items to a user, or write the lists of many users to a file.",
     "policy": "When to retrain, and what a new version must prove. Without a command: show.",
     "users": "What is done with all that is known of a user.",
+    "keys": "API keys: who may do what.",
     "audit": "Who changed what, and is the trail whole? Without a command: list.",
 }
 """The first line of each command's help: it is listed without loading the command."""
@@ -65,6 +66,8 @@ def _register(name: str, app: typer.Typer) -> None:
         from reckeeper.cli.recommend import register
     elif name == "users":
         from reckeeper.cli.users import register
+    elif name == "keys":
+        from reckeeper.cli.keys import register
     elif name == "policy":
         from reckeeper.cli.policy import register
     else:

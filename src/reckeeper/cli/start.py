@@ -1,5 +1,7 @@
 """`reckeeper up` and `migrate`: an installation made, and started."""
 
+import contextlib
+
 import typer
 from rich.console import Console
 
@@ -17,6 +19,7 @@ def register(app: typer.Typer) -> None:
 def up_command() -> None:
     """Start worker, server and page, and keep them running until Ctrl-C."""
     from reckeeper import policy as policies
+    from reckeeper import security, storage
 
     settings = installation.settings()
     policies.first(settings)  # a bad one is said here, and not in a log
@@ -29,6 +32,8 @@ def up_command() -> None:
             soft_wrap=True,
             highlight=False,
         )
+    with contextlib.closing(storage.open_database(settings)) as database:
+        security.see_that_guarded(database, settings)
     # A worker that stands on its default port may move away from a taken one.
     explicit = settings.worker_port != 5000
     raise typer.Exit(up(settings, console=console, explicit_worker_port=explicit))

@@ -62,7 +62,7 @@ def client() -> "Client":
 
     settings = Settings.from_env()
     url = installation.server_url(settings)
-    asked = Client(url, actor="cli", retry_first=False)
+    asked = Client(url, actor="cli", retry_first=False, key=settings.api_key or "")
     if url != _DEFAULT_URL:
         warn(f"Using the server at {asked.url}.", style="dim")
     if "server_url" not in settings.model_fields_set:

@@ -16,14 +16,15 @@ from pydantic import ValidationError
 from .. import errors, wire
 from .async_catalogue import AsyncCatalogueCalls
 from .async_imports import AsyncImportCalls
+from .async_keys import AsyncKeyCalls
 from .async_users import AsyncUserCalls
-from .parts import ACTOR_HEADER, error_of, given, retrain_request
+from .parts import ACTOR_HEADER, error_of, given, key_header, own_key, retrain_request
 
 if TYPE_CHECKING:  # half of what an import would take; the first `Client` brings it
     import httpx
 
 
-class AsyncClient(AsyncCatalogueCalls, AsyncImportCalls, AsyncUserCalls):
+class AsyncClient(AsyncCatalogueCalls, AsyncImportCalls, AsyncKeyCalls, AsyncUserCalls):
     """A connection to a Reckeeper server, for programs on asyncio.
 
     Answers are the models of `wire`. Calls that are safe to repeat are tried
@@ -45,6 +46,9 @@ class AsyncClient(AsyncCatalogueCalls, AsyncImportCalls, AsyncUserCalls):
     actor : str, optional
         Name in the audit trail, which then says ``api:ACTOR``: up to 64 letters, digits
         and ``. _ @ -``.
+    key : str, optional
+        API key, sent with every request. Default: the environment's RECKEEPER_API_KEY; an empty
+        text sends none.
     transport : httpx.AsyncBaseTransport, optional
         What carries the requests, in place of connections to `url`. `httpx.MockTransport`
         answers them from a function, for tests; `httpx.AsyncHTTPTransport` takes certificates,
@@ -59,6 +63,7 @@ class AsyncClient(AsyncCatalogueCalls, AsyncImportCalls, AsyncUserCalls):
         retry_seconds: float = 5.0,
         retry_first: bool = True,
         actor: str | None = None,
+        key: str | None = None,
         transport: "httpx.AsyncBaseTransport | None" = None,
     ) -> None:
         from .async_connection import AsyncConnection
@@ -70,8 +75,8 @@ class AsyncClient(AsyncCatalogueCalls, AsyncImportCalls, AsyncUserCalls):
             retry_first=retry_first,
             transport=transport,
         )
-        if actor is not None:
-            self._server = self._server.with_headers({ACTOR_HEADER: actor})
+        headers = {} if actor is None else {ACTOR_HEADER: actor}
+        self._server = self._server.with_headers(headers | key_header(own_key(key)))
 
     @property
     def url(self) -> str:
@@ -95,9 +100,16 @@ class AsyncClient(AsyncCatalogueCalls, AsyncImportCalls, AsyncUserCalls):
 
     def as_actor(self, actor: str) -> "AsyncClient":
         """Return a client on the same connections whose calls name another actor."""
-        named = copy.copy(self)
-        named._server = self._server.with_headers({ACTOR_HEADER: actor})
-        return named
+        return self._with_headers({ACTOR_HEADER: actor})
+
+    def with_key(self, key: str) -> "AsyncClient":
+        """Return a client on the same connections that sends another key; an empty text: none."""
+        return self._with_headers(key_header(key))
+
+    def _with_headers(self, headers: Mapping[str, str]) -> "AsyncClient":
+        other = copy.copy(self)
+        other._server = self._server.with_headers(headers)
+        return other
 
     # Versions
 

@@ -69,9 +69,10 @@ class AsyncConnection:
         await self._http.aclose()
 
     def with_headers(self, headers: Mapping[str, str]) -> Self:
-        """Return the same connections with other headers."""
+        """Return the same connections with headers added or changed; an empty one is left out."""
         other = copy.copy(self)
-        other._headers = headers
+        merged = {**self._headers, **headers}
+        other._headers = {name: value for name, value in merged.items() if value}
         return other
 
     async def get(

@@ -15,14 +15,15 @@ from pydantic import ValidationError
 from .. import errors, wire
 from .catalogue import CatalogueCalls
 from .imports import ImportCalls
-from .parts import ACTOR_HEADER, error_of, given, retrain_request
+from .keys import KeyCalls
+from .parts import ACTOR_HEADER, error_of, given, key_header, own_key, retrain_request
 from .users import UserCalls
 
 if TYPE_CHECKING:  # half of what an import would take; the first `Client` brings it
     import httpx
 
 
-class Client(CatalogueCalls, ImportCalls, UserCalls):
+class Client(CatalogueCalls, ImportCalls, KeyCalls, UserCalls):
     """A connection to a Reckeeper server, safe to share between threads.
 
     Answers are the models of `wire`. Calls that are safe to repeat are tried
@@ -44,6 +45,9 @@ class Client(CatalogueCalls, ImportCalls, UserCalls):
     actor : str, optional
         Name in the audit trail, which then says ``api:ACTOR``: up to 64 letters, digits
         and ``. _ @ -``.
+    key : str, optional
+        API key, sent with every request. Default: the environment's RECKEEPER_API_KEY; an empty
+        text sends none.
     transport : httpx.BaseTransport, optional
         What carries the requests, in place of connections to `url`. `httpx.MockTransport`
         answers them from a function, for tests; `httpx.HTTPTransport` takes certificates,
@@ -58,6 +62,7 @@ class Client(CatalogueCalls, ImportCalls, UserCalls):
         retry_seconds: float = 5.0,
         retry_first: bool = True,
         actor: str | None = None,
+        key: str | None = None,
         transport: "httpx.BaseTransport | None" = None,
     ) -> None:
         from .connection import Connection
@@ -69,8 +74,8 @@ class Client(CatalogueCalls, ImportCalls, UserCalls):
             retry_first=retry_first,
             transport=transport,
         )
-        if actor is not None:
-            self._server = self._server.with_headers({ACTOR_HEADER: actor})
+        headers = {} if actor is None else {ACTOR_HEADER: actor}
+        self._server = self._server.with_headers(headers | key_header(own_key(key)))
 
     @property
     def url(self) -> str:
@@ -94,9 +99,16 @@ class Client(CatalogueCalls, ImportCalls, UserCalls):
 
     def as_actor(self, actor: str) -> "Client":
         """Return a client on the same connections whose calls name another actor."""
-        named = copy.copy(self)
-        named._server = self._server.with_headers({ACTOR_HEADER: actor})
-        return named
+        return self._with_headers({ACTOR_HEADER: actor})
+
+    def with_key(self, key: str) -> "Client":
+        """Return a client on the same connections that sends another key; an empty text: none."""
+        return self._with_headers(key_header(key))
+
+    def _with_headers(self, headers: Mapping[str, str]) -> "Client":
+        other = copy.copy(self)
+        other._server = self._server.with_headers(headers)
+        return other
 
     # Versions
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:  # half of what an import would take; the first client brings 
 
 ACTOR_HEADER = "X-Reckeeper-Actor"
 
+KEY_VARIABLE = "RECKEEPER_API_KEY"
+"""Names in the environment the key of a client that is given none."""
+
 Params = Mapping[str, str | int | list[str]]
 """What a query says; of a list, each value under the same name."""
 
@@ -27,6 +31,24 @@ _LISTS = ("exclude", "allow", "category")
 
 _Given = TypeVar("_Given")
 _Answer = TypeVar("_Answer", bound=wire.Answer)
+
+
+def own_key(given: str | None) -> str:
+    """Return the key that a client sends: the one it is given, or else the environment's."""
+    return os.environ.get(KEY_VARIABLE, "").strip() if given is None else given
+
+
+def key_header(key: str) -> dict[str, str]:
+    """Return the header with which a key is sent, an empty one without a key.
+
+    Raises
+    ------
+    DataError
+        It has characters that no key has.
+    """
+    if not key.isascii() or not key.isprintable():
+        raise errors.DataError("The API key has characters that no key has: copy it once more.")
+    return {"Authorization": f"Bearer {key}" if key else ""}
 
 
 def given(**values: _Given | None) -> dict[str, _Given]:

@@ -1,9 +1,12 @@
-"""The caller and its reason: what a caller of the API says about itself, for the audit trail."""
+"""The caller and its reason: who it is, and what it says of itself, for the audit trail."""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
+from reckeeper import audit
 from reckeeper.errors import DataError
+from reckeeper.security.roles import ROLES, Role
 
 ACTOR_PATTERN = "[A-Za-z0-9._@-]{1,64}"
 MAX_REASON_CHARACTERS = 1000
@@ -11,10 +14,43 @@ MAX_REASON_CHARACTERS = 1000
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # no database and no JSON file takes these
 
 
-def actor_of(name: str | None) -> str:
-    """Return the actor of a request to the API: ``api``, or ``api:NAME`` if it gives a name.
+@dataclass(frozen=True)
+class Caller:
+    """Who has sent a request.
 
-    The name is what the caller says of itself, and proves nothing.
+    Attributes
+    ----------
+    actor : str or None
+        ``key:NAME``: who it is proven to be. None where nobody needs a key, or it has none.
+    role : str or None
+        Of its key.
+    roles : frozenset of str
+        What it may do; all where nobody needs a key.
+    said : str or None
+        What it says of itself, which proves nothing.
+    is_server : bool
+        Whether it is the server, which asks the worker for somebody and says for whom.
+    """
+
+    actor: str | None = None
+    role: Role | None = None
+    roles: frozenset[Role] = frozenset(ROLES)
+    said: str | None = None
+    is_server: bool = False
+
+
+def actor_of(caller: Caller) -> audit.Actor:
+    """Return the actor of a request: its key's, and beside it what it says of itself.
+
+    Without a key that is ``api``, or ``api:NAME`` if it gives a name.
+    """
+    if caller.actor is not None:
+        return audit.Actor(caller.actor, said=caller.said)
+    return audit.Actor("api" if caller.said is None else f"api:{caller.said}")
+
+
+def checked_name(name: str | None) -> str | None:
+    """Return what a caller says of itself.
 
     Parameters
     ----------
@@ -26,14 +62,12 @@ def actor_of(name: str | None) -> str:
     DataError
         It is something else.
     """
-    if name is None:
-        return "api"
-    if not re.fullmatch(ACTOR_PATTERN, name):
+    if name is not None and not re.fullmatch(ACTOR_PATTERN, name):
         raise DataError(
             f"X-Reckeeper-Actor: {name[:80]!r} is no name. Send 1 to 64 letters, digits and "
             "`. _ @ -`, or leave the header out."
         )
-    return f"api:{name}"
+    return name
 
 
 def checked_reason(reason: Any) -> str | None:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from reckeeper.storage import (
     activity,
+    api_keys,
     audit_log,
     imports,
     installation,
@@ -39,6 +40,7 @@ from reckeeper.storage.engine import (
 )
 from reckeeper.storage.items import Item
 from reckeeper.storage.records import (
+    ApiKey,
     AuditEntry,
     Import,
     Job,
@@ -55,6 +57,7 @@ from reckeeper.storage.records import (
 
 __all__ = [
     "SCHEMA_REVISION",
+    "ApiKey",
     "AuditEntry",
     "Connection",
     "Database",
@@ -71,6 +74,7 @@ __all__ = [
     "VersionSummary",
     "activity",
     "after_commit",
+    "api_keys",
     "audit_log",
     "imports",
     "installation",

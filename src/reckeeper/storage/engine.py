@@ -22,7 +22,7 @@ from reckeeper.errors import Action, ConfigError, SchemaError, StorageError
 from reckeeper.storage.tables import metadata
 from reckeeper.telemetry import get_logger
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """The migration that this release needs; a test holds it against the scripts."""
 
 BUSY_TIMEOUT_SECONDS = 60

@@ -487,6 +487,39 @@ class Notice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ApiKey:
+    """What is kept of an API key: never the key itself.
+
+    Attributes
+    ----------
+    key_id : str
+    name : str
+        Of those that are not revoked, one has it.
+    role : str
+    hash : str
+        SHA-256 of its secret, hexadecimal.
+    rate_limit : int or None
+        Requests a minute that are answered.
+    created_at : int
+    created_by : str
+    expires_at, revoked_at, last_used_at : int or None
+    revoked_by : str or None
+    """
+
+    key_id: Annotated[str, String(16), _KEY]
+    name: _Label
+    role: _Word
+    hash: _Hash
+    rate_limit: Annotated[int, Integer()] | None
+    created_at: int
+    created_by: str
+    expires_at: int | None
+    revoked_at: int | None
+    revoked_by: str | None
+    last_used_at: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class AuditEntry:
     """An entry of the trail; one that somebody altered can hold anything.
 

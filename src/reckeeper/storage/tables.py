@@ -19,6 +19,7 @@ from reckeeper.storage.records import (
     BIG_SERIAL,
     ID,
     VERSION,
+    ApiKey,
     AuditEntry,
     Import,
     Job,
@@ -165,6 +166,16 @@ policies = Table("policies", metadata, *columns_of(PolicyRevision), sqlite_autoi
 notices = Table("notices", metadata, *columns_of(Notice), sqlite_autoincrement=True)
 
 audit_log = Table("audit_log", metadata, *columns_of(AuditEntry), sqlite_autoincrement=True)
+
+# They are revoked, never deleted: what they did stays in the trail under their names.
+api_keys = Table("api_keys", metadata, *columns_of(ApiKey))
+Index(
+    "uq_api_keys_one_of_a_name",
+    api_keys.c.name,
+    unique=True,
+    sqlite_where=text("revoked_at IS NULL"),
+    postgresql_where=text("revoked_at IS NULL"),
+)
 
 # One row, which the migration that makes the database writes. `generation` is that of the
 # interactions: who takes some of them away, or gives them to another user, raises it.

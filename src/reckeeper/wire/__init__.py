@@ -27,7 +27,16 @@ from .events import (
     Watchlist,
     WatchlistItem,
 )
-from .failures import ACTIONS, RETRY_SECONDS, STATUSES, Error, error_body, error_from, status_of
+from .failures import (
+    ACTIONS,
+    RETRY_SECONDS,
+    STATUSES,
+    Error,
+    error_body,
+    error_from,
+    headers_of,
+    status_of,
+)
 from .forms import Answer, Done, JsonObject, Percentage, PlainTime, Time
 from .imports import (
     ColumnChoice,
@@ -77,6 +86,7 @@ from .jobs import (
     RetrainTuning,
     TuningProgress,
 )
+from .keys import Access, Key, KeyAnswer, KeyList, KeyMade, KeyRequest, Role
 from .oversight import (
     AuditCheck,
     AuditEntry,
@@ -155,6 +165,7 @@ __all__ = [
     "MAX_REASON_CHARACTERS",
     "RETRY_SECONDS",
     "STATUSES",
+    "Access",
     "Advice",
     "Answer",
     "AppliedPromotion",
@@ -217,6 +228,11 @@ __all__ = [
     "JobPage",
     "JobRequest",
     "JsonObject",
+    "Key",
+    "KeyAnswer",
+    "KeyList",
+    "KeyMade",
+    "KeyRequest",
     "KnownUsers",
     "LatestInteraction",
     "LatestInteractions",
@@ -266,6 +282,7 @@ __all__ = [
     "RetrainDetails",
     "RetrainRequest",
     "RetrainTuning",
+    "Role",
     "SendAnswer",
     "SettingDifference",
     "SimilarItems",
@@ -287,5 +304,6 @@ __all__ = [
     "WatchlistItem",
     "error_body",
     "error_from",
+    "headers_of",
     "status_of",
 ]

@@ -12,12 +12,14 @@ from .forms import Answer, JsonObject, is_none
 ACTIONS: Mapping[ActionName, str] = {
     "activate": "POST /models/{version}/activate activates it.",
     "change_policy": "PUT /policy changes the policy.",
+    "create_admin_key": "`reckeeper keys create NAME --role admin` makes one.",
     "give_history": "`reckeeper evaluate --history FILE` gives it.",
     "import_file": "`reckeeper import` reads a file in.",
     "import_query": "`reckeeper import --database URL --query SQL` imports what is there.",
     "list_dead_letters": "`reckeeper dlq list` lists the dead letters.",
     "list_imports": "GET /imports lists the imports.",
     "list_jobs": "GET /jobs lists the jobs.",
+    "list_keys": "GET /keys lists the keys.",
     "list_recipes": "GET /recipes lists the recipes.",
     "list_versions": "GET /models lists the versions.",
     "migrate": "`reckeeper migrate` makes or updates the database.",
@@ -38,6 +40,9 @@ STATUSES: Mapping[type[ReckeeperError], int] = {
     errors.NotEnoughDataError: 409,
     errors.TooLargeError: 413,
     errors.DataError: 422,
+    errors.UnauthenticatedError: 401,
+    errors.ForbiddenError: 403,
+    errors.RateLimitError: 429,
     errors.NotFoundError: 404,
     errors.ConflictError: 409,
     errors.JobCancelledError: 409,
@@ -91,6 +96,17 @@ def without_words(sentence: str, action: Action) -> str:
 def status_of(error: ReckeeperError) -> int:
     """Return the HTTP status that goes with an error."""
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def headers_of(error: ReckeeperError) -> dict[str, str]:
+    """Return the headers that go with an error: when to try again, how to say who one is."""
+    status = status_of(error)
+    if status == 401:
+        return {"WWW-Authenticate": "Bearer"}
+    if status in {429, 503}:
+        seconds = (error.details or {}).get("retry_seconds", RETRY_SECONDS)
+        return {"Retry-After": str(seconds)}
+    return {}
 
 
 def error_from(body: Error) -> ReckeeperError:

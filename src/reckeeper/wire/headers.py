@@ -2,3 +2,6 @@
 
 INSTALLATION_HEADER = "X-Reckeeper-Installation"
 """In every answer: the id of the installation that the process belongs to."""
+
+CALLER_HEADER = "X-Reckeeper-Caller"
+"""From the server to the worker: who is proven to ask; of anybody else it says nothing."""

@@ -321,6 +321,14 @@ class Readiness(Answer):
         first, *others = self.problems
         return self.model_copy(update={"problems": [with_words(first, self._action), *others]})
 
+    def withheld(self) -> "Readiness":
+        """Return the same for those who may not read what stands in the way."""
+        if not self.problems:
+            return self
+        many = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
+        told = f"There {'are' if len(self.problems) > 1 else 'is'} {many}: ask with an API key."
+        return self.model_copy(update={"problems": [told], "offer_version": None})
+
     def bare(self) -> "Readiness":
         """Return what `in_words` was made from, for another surface to word."""
         if self._action is None:

@@ -173,7 +173,8 @@ class ModelChange(Request):
     )
 
 
-def _only_text(value: object) -> object:
+def only_text(value: object) -> object:
+    """Refuse what is no time as text."""
     # Pydantic would read a number as seconds or milliseconds, by its size.
     if not isinstance(value, datetime) and not (
         isinstance(value, str) and re.match(r"\d{4}-\d.*T", value)
@@ -182,7 +183,8 @@ def _only_text(value: object) -> object:
     return value
 
 
-def _to_come(moment: datetime) -> datetime:
+def to_come(moment: datetime) -> datetime:
+    """Refuse what is past."""
     if not datetime.now(UTC) < moment < datetime(9999, 1, 1, tzinfo=UTC):
         raise ValueError("must lie in the future, and before the year 9999")
     return moment
@@ -191,9 +193,9 @@ def _to_come(moment: datetime) -> datetime:
 class Pin(Explanation):
     """Until when a version is pinned, and why; both may be left out."""
 
-    until: (
-        Annotated[AwareDatetime, BeforeValidator(_only_text), AfterValidator(_to_come)] | None
-    ) = Field(default=None, examples=["2126-01-31T12:00:00Z"])
+    until: Annotated[AwareDatetime, BeforeValidator(only_text), AfterValidator(to_come)] | None = (
+        Field(default=None, examples=["2126-01-31T12:00:00Z"])
+    )
 
 
 class ComparedModel(Answer):

@@ -1,5 +1,6 @@
 """What every request of the worker passes: one form of errors, and the metrics."""
 
+import re
 import time
 
 from flask import Flask, Response, current_app, g, request
@@ -7,6 +8,7 @@ from werkzeug.exceptions import HTTPException
 
 from reckeeper import errors, telemetry, wire
 from reckeeper.wire.headers import INSTALLATION_HEADER
+from reckeeper.worker.process import Worker
 from reckeeper.worker.routes import json_answer
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -16,6 +18,7 @@ _log = telemetry.get_logger("worker")
 def register(app: Flask) -> None:
     """Let a program answer every error in the one form, and count and time its requests."""
     app.before_request(_begin)
+    app.before_request(_admit)
     app.after_request(_count)
     app.register_error_handler(errors.ReckeeperError, _on_reckeeper_error)
     app.register_error_handler(HTTPException, _on_http_exception)
@@ -24,6 +27,19 @@ def register(app: Flask) -> None:
 
 def _begin() -> None:
     g.began = time.perf_counter()
+
+
+def _admit() -> None:
+    """Let a request in, or raise why not."""
+    worker: Worker = current_app.extensions["worker"]
+    rule = request.url_rule
+    path = request.path if rule is None else re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+    g.caller = worker.access.admit(
+        request.method,
+        path,
+        request.headers.get("Authorization"),
+        address=request.remote_addr or "unknown",
+    )
 
 
 def _count(response: Response) -> Response:
@@ -39,8 +55,7 @@ def _count(response: Response) -> Response:
 
 def _on_reckeeper_error(exc: errors.ReckeeperError) -> Response:
     response = json_answer(wire.error_body(exc), wire.status_of(exc))
-    if response.status_code == 503:
-        response.headers["Retry-After"] = str(wire.RETRY_SECONDS)
+    response.headers.update(wire.headers_of(exc))
     return response
 
 

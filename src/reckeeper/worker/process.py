@@ -3,7 +3,7 @@
 import functools
 from typing import TYPE_CHECKING
 
-from reckeeper import notices, registry, serving, storage, telemetry, training, wire
+from reckeeper import notices, registry, security, serving, storage, telemetry, training, wire
 from reckeeper import policy as policies
 from reckeeper.config import Settings
 from reckeeper.events import demo, imports
@@ -38,6 +38,8 @@ class Worker:
         with self.database.read() as connection:
             self.installation_id = storage.installation.id_of(connection)
         self.registry = registry.Registry(self.database, settings.model_dir)
+        security.see_that_guarded(self.database, settings)
+        self.access = security.Access(self.database, settings, is_worker=True)
         self.policy = policies.PolicyWatch(self.database, settings)
         self.serving = serving.Serving(
             self.database, self.registry, self.policy, every_seconds=settings.poll_seconds
@@ -64,6 +66,7 @@ class Worker:
         training.expire_silent(self.database)
         self.registry.recovery.remove_unfinished()
         self.registry.recovery.set_aside_unknown()
+        self.access.start()
         self.policy.start()
         self.serving.start()
         self.schedule.start()
@@ -85,13 +88,14 @@ class Worker:
         self.courier.stop()
         self.serving.stop()
         self.policy.stop()
+        self.access.stop()
         self.database.close()
 
     def readiness(self) -> serving.Readiness:
         """Say whether the process can do its work, serving and reading."""
         readiness = self.serving.readiness()
         problems = [] if self.reader is None else self.reader.problems()
-        threads = (self.policy, self.schedule, self.courier, self.mending)
+        threads = (self.access, self.policy, self.schedule, self.courier, self.mending)
         problems += [thread.problem for thread in threads if thread.problem is not None]
         return readiness.also(*problems)
 

@@ -1,14 +1,16 @@
 """The routes of the worker: the contract's two, the jobs that need this process, operation."""
 
+import dataclasses
 import json
 from typing import Literal
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, current_app, g, request
 
 from reckeeper import errors, storage, telemetry, training, wire
 from reckeeper.client import ACTOR_HEADER
-from reckeeper.security import actor_of, checked_reason
+from reckeeper.security import Caller, actor_of, checked_name, checked_reason
 from reckeeper.training.jobs import job_error
+from reckeeper.wire.headers import CALLER_HEADER
 from reckeeper.worker.process import Worker
 
 routes = Blueprint("worker", __name__)
@@ -72,7 +74,8 @@ def get_readiness() -> Response:
     """Say whether the process can do its work; 503 while it cannot."""
     readiness = _worker().readiness()
     status = 503 if readiness.status == "unavailable" else 200
-    return json_answer(wire.Readiness.model_validate(readiness).in_words(), status)
+    told = wire.Readiness.model_validate(readiness).in_words()
+    return json_answer(told if "viewer" in g.caller.roles else told.withheld(), status)
 
 
 @routes.get("/metrics")
@@ -107,7 +110,12 @@ def _worker() -> Worker:
 
 
 def _actor() -> str:
-    return actor_of(request.headers.get(ACTOR_HEADER))
+    said = checked_name(request.headers.get(ACTOR_HEADER))
+    caller: Caller = g.caller
+    actor = caller.actor
+    if caller.is_server:
+        actor = request.headers.get(CALLER_HEADER)
+    return actor_of(dataclasses.replace(caller, actor=actor, said=said))
 
 
 def _job_answer(row: storage.Job) -> wire.JobAnswer:
