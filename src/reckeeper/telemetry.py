@@ -30,6 +30,16 @@ HTTP_REQUESTS = Counter(
 HTTP_SECONDS = Histogram(
     "reckeeper_http_request_seconds", "Time from a request to its answer.", ["method", "route"]
 )
+HTTP_CONNECTIONS = Gauge(
+    "reckeeper_http_connections", "Open connections, a second ago.", multiprocess_mode="livesum"
+)
+HTTP_CONNECTIONS_ENDED = Counter(
+    "reckeeper_http_connections_ended_total",
+    "Connections ended for what their clients did or did not do, by reason: full (there was no "
+    "room), made_room (idle, when another came), idle, slow_head, slow_body, slow_reader, "
+    "head_too_large, not_http.",
+    ["reason"],
+)
 INTERACTIONS = Counter(
     "reckeeper_interactions_total", "Interactions offered, by what became of them.", ["outcome"]
 )

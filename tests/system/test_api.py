@@ -180,7 +180,7 @@ def test_every_answer_says_which_installation_it_is_of(site):
 def test_a_body_that_makes_no_sense_is_refused_before_it_is_parsed(site):
     for path, method in (("/models/1", "PATCH"), ("/policy", "PUT"), ("/retrain", "POST")):
         answer = site.server.request(method, path, content=b" " * (5 * 1024 * 1024))
-        assert "larger than 4 MiB" in assert_error(answer, 413, "too_large")
+        assert "larger than the 262144 bytes" in assert_error(answer, 413, "too_large")
         parts = (b" " * 65_536 for _ in range(80))
         assert_error(site.server.request(method, path, content=parts), 413, "too_large")
     answer = site.server.post("/retrain", content=b'{"recipe":', headers=JSON)

@@ -37,7 +37,8 @@ from reckeeper.api import (
     watchlist,
 )
 from reckeeper.api.answers import failures
-from reckeeper.api.edge import Edge, Http
+from reckeeper.api.connections import Connections, Http, open_files
+from reckeeper.api.edge import Edge
 from reckeeper.api.guard import Guard
 from reckeeper.api.runtime import Runtime
 from reckeeper.api.siblings import Siblings
@@ -129,7 +130,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 class _Server(uvicorn.Server):
     """Ends open streams when it stops; it would wait for them, and cut them off in the end."""
 
+    server_state: Connections
+
     def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self._runtime: Runtime = app.state.runtime
+        connections = Connections(open_files(), self._runtime.installation_id)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -138,10 +143,17 @@ class _Server(uvicorn.Server):
                 port=settings.server_port,
                 log_config=None,
                 access_log=False,
+                backlog=connections.backlog,
                 timeout_graceful_shutdown=5,
             )
         )
-        self._runtime: Runtime = app.state.runtime
+        self.server_state = connections
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look at the connections once a second; return whether to stop."""
+        if counter % 10 == 0:
+            self.server_state.look()
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and have the garbage collector pass over what is there by then.

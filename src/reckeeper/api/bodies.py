@@ -14,8 +14,12 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from reckeeper import artifact, errors
+from reckeeper.interactions import MAX_BODY_BYTES
 
 _PART_BYTES = 1024 * 1024
+_MOST_VALUES = 400_000
+"""Objects, arrays and what is in them: over twice what the most rows of interactions have."""
+
 _LEFT_SECONDS = 86_400.0
 
 
@@ -39,6 +43,30 @@ async def parts(request: Request, *, limit: int) -> AsyncIterator[bytes]:
             break
     if n_bytes > limit:
         raise errors.TooLargeError(f"The body is larger than the {limit} bytes that are accepted.")
+
+
+async def whole(request: Request) -> bytes:
+    """Return a body of JSON that is to be parsed in a thread, and that this takes a moment.
+
+    To make Python's values of JSON takes as long as there are values, and all requests wait.
+
+    Raises
+    ------
+    TooLargeError
+        It is larger than `MAX_BODY_BYTES`, or has more than `_MOST_VALUES`.
+    """
+    body = bytearray()
+    async for part in parts(request, limit=MAX_BODY_BYTES):
+        body += part
+    if len(body) > _MOST_VALUES:
+        # At least so many as there are, since some of these stand in texts.
+        n_values = await run_in_threadpool(lambda: sum(map(body.count, (b",", b"[", b"{"))))
+        if n_values > _MOST_VALUES:
+            raise errors.TooLargeError(
+                f"The body has about {n_values:,} values; at most {_MOST_VALUES:,} are accepted. "
+                "Split it into several requests."
+            )
+    return bytes(body)
 
 
 async def save(request: Request, path: Path, *, limit: int) -> None:

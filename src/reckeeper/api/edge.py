@@ -1,97 +1,21 @@
 """What every request passes: sizes, its path as it was sent, metrics, headers of every answer."""
 
-import asyncio
 import time
-from http import HTTPStatus
 
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from reckeeper import errors, telemetry
 from reckeeper.api import handlers
 from reckeeper.api.runtime import Runtime
 from reckeeper.wire.headers import INSTALLATION_HEADER
 
-_LARGEST_BODY = 4 * 1024 * 1024
-"""Bytes, except for the routes that read theirs in parts: `_READ_IN_PARTS`."""
+_LARGE_BODY, _USUAL_BODY = 4 * 1024 * 1024, 256 * 1024
+"""Bytes that routes take which read what they are sent in a thread, and that all others take."""
 
-_TOO_LARGE = (
-    f"The body is larger than {_LARGEST_BODY // 1024**2} MiB, which only the routes for "
-    "interactions, imports and bundles accept. /docs shows what the route takes."
-)
-_LONGEST_URL = 2**16 - 1
-"""Bytes that the parser of URLs reads."""
-
-_TOO_LONG = (
-    f"The URL is longer than {_LONGEST_URL} bytes. Name fewer ids, or send them in a body: "
-    "/docs shows the routes that take one."
-)
+_TAKES_LARGE = ("/items", "/recommendations")
 _READ_IN_PARTS = ("/user_interactions", "/models/import", "/imports", "/imports/preview")
-
-
-class Http(HttpToolsProtocol):
-    """HTTP as uvicorn speaks it; a URL that is too long is refused as the routes refuse things.
-
-    The head of an answer and its body are one packet where they come one after the other.
-    """
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin a connection."""
-        super().connection_made(transport)
-        self.transport = _Joined(transport, self.loop)
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer a request that cannot be parsed, and end the connection."""
-        if len(getattr(self, "url", b"")) <= _LONGEST_URL:
-            super().send_400_response(msg)
-            return
-        status = HTTPStatus.REQUEST_URI_TOO_LONG
-        body = handlers.answer(errors.TooLargeError(_TOO_LONG)).body
-        head = (
-            f"HTTP/1.1 {status} {status.phrase}",
-            "content-type: application/json",
-            f"content-length: {len(body)}",
-            "connection: close",
-        )
-        self.transport.write("\r\n".join((*head, "", "")).encode() + body)
-        self.transport.close()
-
-
-class _Joined(asyncio.Transport):
-    """Holds what is written until the next piece, or until the event loop has run what is ready.
-
-    Each packet wakes whoever waits for the answer: a head alone is woken for in vain.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self._transport = transport
-        self._loop = loop
-        self._held: bytes | None = None
-
-    def write(self, data: bytes) -> None:  # type: ignore[override]
-        if self._held is None:
-            self._held = data
-            self._loop.call_soon(self._send_held)
-        else:
-            head, self._held = self._held, None
-            self._transport.writelines((head, data))
-
-    def _send_held(self) -> None:
-        if self._held is not None and not self._transport.is_closing():
-            self._transport.write(self._held)
-        self._held = None
-
-    def close(self) -> None:
-        self._send_held()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._transport.set_protocol(protocol)
+"""Routes that read their bodies in parts, and have limits of their own."""
 
 
 class Edge:
@@ -130,10 +54,15 @@ class Edge:
             runtime: Runtime = scope["app"].state.runtime
             if runtime.is_behind:
                 await run_in_threadpool(runtime.catch_up)
-            takes_any = scope["method"] in {"GET", "HEAD"} or scope["path"] in _READ_IN_PARTS
-            body = receive if takes_any else await _whole(scope, receive)
+            most = _largest_body(scope)
+            body = receive if most is None else await _whole(scope, receive, most)
             if body is None:
-                refused = handlers.answer(errors.TooLargeError(_TOO_LARGE))
+                refused = handlers.answer(
+                    errors.TooLargeError(
+                        f"The body is larger than the {most} bytes that this route takes. /docs "
+                        "shows what it takes."
+                    )
+                )
                 await refused(scope, receive, send_and_note)
             else:
                 await self._app(scope, body, send_and_note)
@@ -143,21 +72,28 @@ class Edge:
             telemetry.count_answer(method, path, status, seconds=time.perf_counter() - began)
 
 
-async def _whole(scope: Scope, receive: Receive) -> Receive | None:
+def _largest_body(scope: Scope) -> int | None:
+    """Return how many bytes of a body a route takes; None where the route sees to that."""
+    if scope["method"] in {"GET", "HEAD"} or scope["path"] in _READ_IN_PARTS:
+        return None
+    return _LARGE_BODY if scope["path"].startswith(_TAKES_LARGE) else _USUAL_BODY
+
+
+async def _whole(scope: Scope, receive: Receive, most: int) -> Receive | None:
     """Read a body, and return a function that gives it again; None if it is too large."""
-    parts: list[bytes] = []
+    body = bytearray()
     declared = dict(scope["headers"]).get(b"content-length", b"0")
     size = int(declared) if declared.isdigit() else 0
     message: Message = {"more_body": True}
-    while size <= _LARGEST_BODY and message.get("more_body", False):
+    while size <= most and message.get("more_body", False):
         message = await receive()
         if message["type"] != "http.request":
             return receive  # the client hung up
-        parts.append(message.get("body", b""))
-        size = max(size, sum(map(len, parts)))
-    if size > _LARGEST_BODY:
+        body += message.get("body", b"")
+        size = max(size, len(body))
+    if size > most:
         return None
-    given: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+    given: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
     async def again() -> Message:
         return given.pop() if given else await receive()

@@ -13,7 +13,7 @@ from reckeeper.api import bodies, openapi
 from reckeeper.api.answers import Json, failures, other
 from reckeeper.api.parameters import UserId
 from reckeeper.api.runtime import Needs, Runtime
-from reckeeper.interactions import MAX_BODY_BYTES, Interaction, checked_id
+from reckeeper.interactions import Interaction, checked_id
 
 router = APIRouter(tags=["interactions"])
 
@@ -47,8 +47,7 @@ async def create_interactions(
     Through Kafka the answer is 202: the broker has acknowledged all of them, and they are in
     the table shortly. Duplicates are found there, and so are not counted here.
     """
-    limit = MAX_BODY_BYTES
-    body = b"".join([part async for part in bodies.parts(request, limit=limit)])
+    body = await bodies.whole(request)
     parse = functools.partial(
         events.parse,
         body,

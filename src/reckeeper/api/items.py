@@ -11,7 +11,7 @@ from reckeeper.api import bodies, openapi
 from reckeeper.api.answers import UNCHANGED, IfNoneMatch, Json, failures, tagged
 from reckeeper.api.parameters import ActorName, ItemId, Limit
 from reckeeper.api.runtime import Needs, Runtime
-from reckeeper.interactions import MAX_BODY_BYTES, MAX_ID_CHARACTERS, checked_id
+from reckeeper.interactions import MAX_ID_CHARACTERS, checked_id
 from reckeeper.security import actor_of
 
 router = APIRouter(tags=["catalogue"])
@@ -69,7 +69,7 @@ async def store_items(runtime: Needs, actor_name: ActorName, request: Request) -
     A field that is given takes the place of what is there, `attributes` as a whole; one that is
     left out stays as it is, and has its default in an item that is new.
     """
-    body = await _body(request)
+    body = await bodies.whole(request)
 
     def store() -> wire.ItemsStored:
         changes = catalogue.parse_items(body)
@@ -107,7 +107,7 @@ async def put_item(
 
     With `"available": false` it is in no list from the next request on.
     """
-    body = await _body(request)
+    body = await bodies.whole(request)
 
     def put() -> wire.ItemAnswer:
         name, given = checked_id("item_id", item_id), catalogue.parse_content(body)
@@ -131,7 +131,7 @@ async def patch_item(
     What is left out stays; null takes away what is there. An item that interactions alone know
     comes into the catalogue.
     """
-    body = await _body(request)
+    body = await bodies.whole(request)
 
     def patch() -> wire.ItemAnswer:
         name, given = checked_id("item_id", item_id), catalogue.parse_content(body)
@@ -151,10 +151,6 @@ def delete_item(runtime: Needs, actor_name: ActorName, item_id: ItemId) -> wire.
     catalogue.delete(runtime.database, item_id, actor=actor_of(actor_name))
     runtime.note_items_changed()
     return wire.ItemDeleted(item_id=item_id)
-
-
-async def _body(request: Request) -> bytes:
-    return b"".join([part async for part in bodies.parts(request, limit=MAX_BODY_BYTES)])
 
 
 def _changed(runtime: Runtime, item: storage.Item) -> wire.ItemAnswer:

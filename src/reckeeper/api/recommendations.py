@@ -15,7 +15,7 @@ from reckeeper.api.answers import failures
 from reckeeper.api.parameters import UserId, id_in
 from reckeeper.api.rules import AskedRules
 from reckeeper.api.runtime import Needs, Runtime
-from reckeeper.interactions import MAX_BODY_BYTES, checked_id
+from reckeeper.interactions import checked_id
 from reckeeper.serving import FinishedList, ListState, Recommendation, Recommendations, Rules
 
 _OF_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
@@ -157,7 +157,7 @@ async def recommend_from_history(runtime: Needs, request: Request) -> Response:
     Where the model knows the order of things, what came last says most. ``fold_in``: from the
     history. ``popular``: the model knows nothing of these items, or no version is active yet.
     """
-    body = await _body(request)
+    body = await bodies.whole(request)
 
     def answer() -> bytes:
         told, rules = serving.parse_history(body, types=runtime.policy.weights())
@@ -183,7 +183,7 @@ async def recommend_to_users(runtime: Needs, request: Request) -> Response:
     The lists come in the order of the users. One bad id, or one that comes twice, refuses the
     whole request and is named with its index.
     """
-    body = await _body(request)
+    body = await bodies.whole(request)
 
     def answer() -> bytes:
         user_ids, rules = serving.parse_users(body)
@@ -195,7 +195,3 @@ async def recommend_to_users(runtime: Needs, request: Request) -> Response:
         )
 
     return Response(await run_in_threadpool(answer), media_type="application/json")
-
-
-async def _body(request: Request) -> bytes:
-    return b"".join([part async for part in bodies.parts(request, limit=MAX_BODY_BYTES)])

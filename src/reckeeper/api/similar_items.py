@@ -11,7 +11,7 @@ from reckeeper.api.answers import Json, failures
 from reckeeper.api.parameters import ItemId
 from reckeeper.api.rules import AskedItemRules
 from reckeeper.api.runtime import Needs
-from reckeeper.interactions import MAX_BODY_BYTES, checked_id
+from reckeeper.interactions import checked_id
 from reckeeper.serving import Kind
 
 router = APIRouter(tags=["recommendations"])
@@ -56,7 +56,7 @@ async def find_similar_to_several(runtime: Needs, request: Request) -> Json:
     What each of them says is added up, and they themselves are left out. Those that nobody knows
     are passed over; where nobody knows any, 404.
     """
-    body = b"".join([part async for part in bodies.parts(request, limit=MAX_BODY_BYTES)])
+    body = await bodies.whole(request)
 
     def answer() -> wire.SimilarToSeveral:
         item_ids, kind, rules = serving.parse_basket(body)
