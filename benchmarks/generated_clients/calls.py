@@ -41,6 +41,7 @@ from reckeeper_generated.api.interactions import (
     remove_from_watchlist,
     summarize_interactions,
 )
+from reckeeper_generated.api.keys import create_key, get_access, list_keys, revoke_key
 from reckeeper_generated.api.operation import get_liveness, get_metrics, get_readiness
 from reckeeper_generated.api.people import merge_users
 from reckeeper_generated.api.policy import get_policy, list_policies, set_policy
@@ -75,7 +76,7 @@ from reckeeper_generated.api.versions import (
     unpin_model,
     update_model,
 )
-from reckeeper_generated.client import Client
+from reckeeper_generated.client import AuthenticatedClient as Client
 from reckeeper_generated.types import File, Response
 
 T = TypeVar("T")
@@ -318,11 +319,35 @@ def look(client: Client) -> None:
     assert "reckeeper_served_version" in given(get_metrics.sync_detailed(client=client), str)
 
 
+def let_in(client: Client) -> str:
+    """Make the first key, which an administrator has, and return it."""
+    asked = models.KeyRequest(name="generated", role=models.KeyRequestRole.ADMIN)
+    return given(create_key.sync_detailed(client=client, body=asked), models.KeyMade).secret
+
+
+def keep_out(client: Client) -> None:
+    """Make a key, list and revoke it."""
+    until = datetime.now(UTC) + timedelta(days=1)
+    asked = models.KeyRequest(name="shop", role=models.KeyRequestRole.INGEST, expires_at=until)
+    made = given(create_key.sync_detailed(client=client, body=asked), models.KeyMade)
+    assert made.key.expires_at == until
+    listed = given(list_keys.sync_detailed(client=client), models.KeyList).keys
+    assert [key.name for key in listed] == ["shop", "generated"]
+    gone = given(revoke_key.sync_detailed("shop", client=client), models.KeyAnswer).key
+    assert gone.state == models.KeyState.REVOKED
+    assert given(get_access.sync_detailed(client=client), models.Access).name == "generated"
+    nobody = Client(base_url=sys.argv[1], token=made.secret)
+    refused = given(list_keys.sync_detailed(client=nobody), models.Error, 401)
+    assert refused.code == "unauthenticated"
+
+
 def main() -> None:
     """Call everything, and say how much that was."""
     operations, called = recorded()
-    with Client(base_url=sys.argv[1], timeout=httpx.Timeout(120)) as client:
-        for part in (send, take_in, describe, train, steer, look):
+    with Client(base_url=sys.argv[1], token="none is needed") as client:
+        key = let_in(client)
+    with Client(base_url=sys.argv[1], token=key, timeout=httpx.Timeout(120)) as client:
+        for part in (keep_out, send, take_in, describe, train, steer, look):
             part(client)
     assert called == operations, operations - called
     print(f"{len(called)} of {len(operations)} operations called, their answers of their types")

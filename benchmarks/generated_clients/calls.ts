@@ -249,6 +249,25 @@ const calls: { [name in keyof operations]: () => Promise<unknown> } = {
     const undone = given(await client.DELETE("/imports/{import_id}", { params }));
     holds(undone.interactions === 1, "it is undone");
   },
+  create_key: async () => {
+    const body: Schemas["KeyRequest"] = { name: "types", role: "admin" };
+    const secret: string = given(await client.POST("/keys", { body })).secret;
+    client.use({
+      onRequest: ({ request }) => {
+        request.headers.set("Authorization", `Bearer ${secret}`);
+      },
+    });
+  },
+  get_access: async () => {
+    const role: "viewer" | "ingest" | "recommend" | "operator" | "admin" | null = given(
+      await client.GET("/access"),
+    ).role;
+    holds(role === "admin", "the key is an administrator's");
+  },
+  list_keys: async () => given(await client.GET("/keys")).keys[0].last_used_at,
+  revoke_key: async () =>
+    given(await client.DELETE("/keys/{key_id}", { params: { path: { key_id: "types" } } })).key
+      .revoked_by,
   get_demo: async () => given(await client.GET("/demo")).sample_users.length,
   delete_demo: async () => given(await client.DELETE("/demo")).versions,
   get_liveness: async () => given(await client.GET("/health/live")).status,

@@ -91,6 +91,8 @@ class Api(ThreadingHTTPServer):
         self.item_ids = ["i1", "i2", "i3", ODD_ID]
         self.seen_by_model: set[str] = set()
         self.calls: list[str] = []
+        self.keys: dict[str, tuple[str, str]] = {}  # names and roles
+        self.sent = ""
 
     @property
     def url(self) -> str:
@@ -170,7 +172,14 @@ class Api(ThreadingHTTPServer):
         parts = urlsplit(target)
         path = [unquote(segment) for segment in parts.path.strip("/").split("/")]
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        name, role = self.keys.get(self.sent.removeprefix("Bearer "), (None, None))
         match method, *path:
+            case "GET", "access":
+                roles = ([role] if role else []) if self.keys else ["viewer", "operator"]
+                told = {"needs_key": bool(self.keys), "name": name, "role": role, "roles": roles}
+                return 200, {"status": "ok", **told}
+            case _ if self.keys and name is None:
+                return _error(401, "unauthenticated", "The API key is not valid.")
             case "GET", "demo":
                 return 200, {"status": "ok", **self.demo}
             case "DELETE", "demo":
@@ -471,6 +480,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.sent = self.headers.get("Authorization", "")
         status, body = self.server.answer(
             self.command, self.path, json.loads(text) if text else None
         )
@@ -1471,6 +1481,53 @@ def test_the_demo_badge_offers_to_remove_the_demo_data(api: Api, page: str) -> N
     assert read(at.toast) == ["The demo data is removed."]
 
 
+# Keys
+
+
+def signed_in(at: AppTest, key: str) -> AppTest:
+    at.text_input(key="api_key_typed").set_value(key)
+    return press(at, "Sign in")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_key_is_asked_for_where_the_server_wants_one(
+    api: Api, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECKEEPER_API_KEY", "rk_everybodys")  # of whoever started the page
+    api.keys = {"rk_alice": ("alice", "operator"), "rk_everybodys": ("admin", "admin")}
+    at = opened(page)
+    assert api.calls == ["GET /access"]
+    assert any("wants an API key" in text for text in read(at.markdown))
+    at = signed_in(at, "rk_wrong")
+    assert read(at.error) == ["That key is not valid: it is none, has expired, or was revoked."]
+    at = signed_in(at, " rk_alice ")
+    assert not at.error
+    assert not at.text_input or at.text_input[0].label != "API key"
+    assert any("alice" in text for text in read(at.sidebar.caption))
+    at = press(at, "Sign out")
+    assert any("wants an API key" in text for text in read(at.markdown))
+
+
+def test_each_reader_has_a_key_of_its_own(api: Api) -> None:
+    api.keys = {"rk_alice": ("alice", "operator"), "rk_bob": ("bob", "viewer")}
+    alice, bob = signed_in(opened(), "rk_alice"), signed_in(opened(), "rk_bob")
+    for at, name in ((alice, "alice"), (bob, "bob"), (alice, "alice")):
+        assert any(name in text for text in read(run(at).sidebar.caption))
+    del api.keys["rk_bob"]
+    assert any("wants an API key" in text for text in read(run(bob).markdown))
+    assert any("alice" in text for text in read(run(alice).sidebar.caption))
+
+
+def test_the_page_says_where_everything_is_open(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert any("No API key is needed here" in text for text in read(opened().sidebar.caption))
+    monkeypatch.setenv("RECKEEPER_HOST", "0.0.0.0")
+    at = opened()
+    assert any("Other machines reach this page" in text for text in read(at.error))
+    assert api.calls[-1] == "GET /access"
+    monkeypatch.setenv("RECKEEPER_OPEN", "1")
+    assert not opened().error
+
+
 # Home
 
 
@@ -1587,7 +1644,7 @@ def test_what_new_users_get_is_set_on_the_page(api: Api) -> None:
     at = recommendations("u1")
     assert at.multiselect(key="seen types 0").value == []
     assert at.number_input(key="half life 0").value == 30
-    assert "comes from the environment" in read(at.caption)[-1]
+    assert "comes from the environment" in read(at.main.caption)[-1]
     at.multiselect(key="seen types 0").set_value(["click"])
     at.number_input(key="half life 0").set_value(0.0)
     at.slider(key="new share 0").set_value(20)

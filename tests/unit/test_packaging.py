@@ -22,7 +22,7 @@ PASSWORD = "p@ss: 'w/rd'"
 
 # Settings that no compose file takes from the user: where things are is fixed in there.
 FIXED = {
-    *("RECKEEPER_DATA_DIR", "RECKEEPER_MODEL_DIR", "RECKEEPER_HOST"),
+    *("RECKEEPER_DATA_DIR", "RECKEEPER_MODEL_DIR", "RECKEEPER_HOST", "RECKEEPER_OPEN"),
     *("RECKEEPER_SERVER_URL", "RECKEEPER_WORKER_URL"),
     *("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS"),
 }
@@ -175,6 +175,7 @@ def test_services_get_only_known_settings_with_values_they_take(file, services):
         assert environment.keys() - {"PGPASSWORD"} <= known, name
         settings = Settings.from_env(environment)
         assert settings.host == "0.0.0.0"
+        assert settings.is_open  # the ports are published on this machine alone
         assert settings.data_dir == Path("/app/data")
         assert settings.model_dir == Path("/app/models")
         assert settings.server_url == "http://server:8000"

@@ -62,7 +62,7 @@ def when_ended(at):
 
 def test_a_file_is_dropped_put_right_imported_and_undone(server, database):
     at = opened(PAGE)
-    assert read(at.caption) == ["No interactions so far."]
+    assert read(at.main.caption) == ["No interactions so far."]
     assert "reckeeper import FILE" in [each.value for each in at.code]
     at = run(at.file_uploader[0].set_value(("shop.csv", SHOP, "text/csv")))
     assert "Text in utf-8, semicolons between values" in " ".join(read(at.markdown))
@@ -88,7 +88,7 @@ def test_a_file_is_dropped_put_right_imported_and_undone(server, database):
     assert (len(users), items["item"].tolist()) == (2, ["A1"])
     at = press(at, "Yes, take it out")
     assert read(at.toast) == ["Import 1 is undone."]
-    assert read(run(at).caption) == ["No interactions so far."]
+    assert read(run(at).main.caption) == ["No interactions so far."]
 
 
 def test_what_has_to_be_said_is_asked(server):

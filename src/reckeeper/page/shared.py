@@ -23,9 +23,10 @@ from reckeeper.errors import (
     NotEnoughDataError,
     ReckeeperError,
     StorageError,
+    UnauthenticatedError,
     UnavailableError,
 )
-from reckeeper.page import actions
+from reckeeper.page import access, actions
 
 RETRY_SECONDS = 3.0
 """How often a page looks whether a server that did not answer does again."""
@@ -63,25 +64,46 @@ def page(title: str, icon: str, body: Callable[[Client, wire.Demo], None]) -> No
         st.session_state.pop("notice", None)
     st.title(title, anchor=False)
     try:
-        client = _client()
+        client = _connections().with_key(access.key())
         try:
-            demo = client.demo()
-            _demo_banner(client, demo)
-            body(client, demo)
+            if _let_in(client):
+                demo = client.demo()
+                _demo_banner(client, demo)
+                body(client, demo)
         except (UnavailableError, StorageError) as exc:
             st.error(in_words(exc), icon="🔌")
             st.button("Try again", on_click=_forget_notice)
             st.caption("This page also tries again by itself every few seconds.")
             _rerun_when_back(client, itertools.count())
+    except UnauthenticatedError as exc:  # revoked meanwhile
+        access.ask(in_words(exc))
     except ReckeeperError as exc:
         st.error(in_words(exc))
 
 
+def _let_in(client: Client) -> bool:
+    """Say who is looking; ask for a key where that is needed, and return whether it is there."""
+    found = client.access()
+    if access.is_exposed(found, Settings.from_env()):
+        st.error(
+            "Other machines reach this page, and its server asks nobody for a key: make one with "
+            "`reckeeper keys create NAME --role admin`, or set RECKEEPER_OPEN=1 for the page too "
+            "if something in front guards it."
+        )
+        return False
+    if not found.roles:
+        access.ask()
+        return False
+    access.show(found)
+    return True
+
+
 @st.cache_resource(on_release=Client.close)
-def _client() -> Client:
+def _connections() -> Client:
+    # No key: one of the environment would be everybody's, and each reader has an own.
     # One retry mends a connection that the server closed meanwhile; a server that
     # is down should be said soon, and `_rerun_when_back` goes on trying.
-    return Client(Settings.from_env().server_url, retry_seconds=0.2, actor="page")
+    return Client(Settings.from_env().server_url, retry_seconds=0.2, actor="page", key="")
 
 
 @st.fragment(run_every=RETRY_SECONDS)
