@@ -16,7 +16,7 @@ from reckeeper.cli.actions import sentence
 from reckeeper.cli.commands import COMMANDS, app
 from reckeeper.cli.terminal import client
 from reckeeper.config import Settings
-from reckeeper.errors import ConfigError, SchemaError, UnavailableError
+from reckeeper.errors import ConfigError, DataError, SchemaError, UnavailableError
 
 OTHER = "11111111-2222-3333-4444-555555555555"
 
@@ -263,13 +263,38 @@ def test_an_import_with_an_address_of_its_own_makes_its_installation(
     assert "new installation" not in run("import", events(at_the_default)).stderr
 
 
-# No command makes a database, but for three
+# No command makes a database, but for four
 
 
 def test_migrate_says_that_it_makes_one(at_the_default):
     file = at_the_default / "data" / "reckeeper.sqlite3"
     assert f"A new installation was made: {file}." in run("migrate").stdout
     assert "new installation" not in run("migrate").stdout
+
+
+def test_a_first_key_can_be_made_before_anything_has_started(at_the_default, monkeypatch):
+    monkeypatch.setenv("RECKEEPER_SERVER_PORT", "1")
+    done = run("keys", "create", "alice", "--role", "admin", "--expires", "90d")
+    file = at_the_default / "data" / "reckeeper.sqlite3"
+    assert f"A new installation was made: {file}." in done.stderr
+    assert re.fullmatch(r"rk_[0-9a-f]{12}_[0-9a-f]{64}\n", done.stdout)
+    assert "shown this once" in done.stderr
+    listed = run("keys", "list").stdout
+    assert "alice" in listed
+    assert done.stdout.strip()[-64:] not in listed
+    for wrong in ("soon", "0d", "2020-01-01", "99999d99"):
+        with pytest.raises(DataError, match=f"--expires '{wrong}'"):
+            run("keys", "create", "bob", "--role", "viewer", "--expires", wrong)
+    with pytest.raises(DataError, match="there are viewer, ingest"):
+        run("keys", "create", "bob", "--role", "root")
+    run("keys", "create", "bob", "--role", "viewer", "--rate-limit", "60", "--expires", "52w")
+    assert "last one" not in run("keys", "revoke", "bob", "--reason", "left").stderr
+    revoked = run("keys", "revoke", "alice")
+    assert "'alice'" in revoked.stdout
+    assert "everybody may do everything there" in revoked.stderr
+    monkeypatch.setenv("RECKEEPER_HOST", "0.0.0.0")
+    again = run("keys", "create", "carol", "--role", "admin").stdout
+    assert "nobody may do anything there" in run("keys", "revoke", again[3:15]).stderr
 
 
 @pytest.mark.parametrize(
@@ -281,6 +306,8 @@ def test_migrate_says_that_it_makes_one(at_the_default):
         ["demo", "clear"],
         ["models", "rebuild"],
         ["audit", "verify"],
+        ["keys", "list"],
+        ["keys", "revoke", "alice"],
         ["evaluate", "--recipe", "svd"],
         ["recommend", "--all", "--output", "lists.parquet"],
         ["export", "--output", "all.csv"],
@@ -307,7 +334,7 @@ def test_a_command_without_a_server_says_where_it_looked(at_the_default, server,
 def test_every_command_is_tried_here_or_asks_the_server():
     assert set(COMMANDS) == {
         *("up", "migrate", "import", "imports", "export", "demo", "models", "audit", "evaluate"),
-        *("items", "recommend"),
+        *("items", "recommend", "keys"),
         *("retrain", "jobs", "policy", "users"),
         *("dlq", "replay"),  # of a database that the worker has made: they need a broker
     }

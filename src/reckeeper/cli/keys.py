@@ -71,7 +71,7 @@ def create(
     else:
         from reckeeper import security
 
-        with _database() as database:
+        with _database(may_make=True) as database:
             new = security.keys.create(
                 database,
                 name,
@@ -155,10 +155,11 @@ def _asks_server() -> bool:
 
 
 @contextlib.contextmanager
-def _database() -> "Iterator[storage.Database]":
-    from reckeeper.cli.database import made_or_opened
+def _database(*, may_make: bool = False) -> "Iterator[storage.Database]":
+    from reckeeper.cli import database as databases
 
-    with contextlib.closing(made_or_opened(installation.settings())) as database:
+    opened = databases.made_or_opened if may_make else databases.opened
+    with contextlib.closing(opened(installation.settings())) as database:
         yield database
 
 
