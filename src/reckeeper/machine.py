@@ -1,11 +1,14 @@
 """What the machine has left for this process, and which of its processes live."""
 
 import os
+import resource
 import socket
 import sys
 from pathlib import Path
 
 import psutil
+
+_MOST_FILES = 16_384
 
 
 def free_memory(*, root: Path = Path("/")) -> int:
@@ -28,6 +31,18 @@ def human_bytes(n_bytes: int) -> str:
     if n_bytes < 50_000_000:
         return f"{n_bytes / 1e6:.1f} MB"
     return f"{n_bytes / 1e9:.1f} GB"
+
+
+def open_files() -> int:
+    """Let this process have as many files open as the system lets it, within reason; say how many.
+
+    A soft limit is what programs get that use `select`, which no file above 1023 suits.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 def process_name(pid: int | None = None) -> str:

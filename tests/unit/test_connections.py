@@ -16,7 +16,7 @@ import structlog
 from tests.conftest import settings_in
 from tests.system.installation import free_port
 
-from reckeeper import training
+from reckeeper import machine, training
 from reckeeper.api import app, connections
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
@@ -313,7 +313,7 @@ def test_fewer_connections_than_files():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1_000), hard))
-        n_files = connections.open_files()
+        n_files = machine.open_files()
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == n_files == min(hard, 16_384)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp
 
 import reckeeper
-from reckeeper import errors, telemetry, wire
+from reckeeper import errors, machine, telemetry, wire
 from reckeeper import policy as policies
 from reckeeper.api import (
     activity,
@@ -37,7 +37,7 @@ from reckeeper.api import (
     watchlist,
 )
 from reckeeper.api.answers import failures
-from reckeeper.api.connections import Connections, Http, open_files
+from reckeeper.api.connections import Connections, Http
 from reckeeper.api.edge import Edge
 from reckeeper.api.guard import Guard
 from reckeeper.api.runtime import Runtime
@@ -134,7 +134,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self._runtime: Runtime = app.state.runtime
-        connections = Connections(open_files(), self._runtime.installation_id)
+        connections = Connections(machine.open_files(), self._runtime.installation_id)
         super().__init__(
             uvicorn.Config(
                 app,

@@ -7,7 +7,6 @@ itself counts for nothing: what is counted are looks, one a second, at which it 
 
 import asyncio
 import collections
-import resource
 import time
 from collections.abc import Collection
 from http import HTTPStatus
@@ -40,7 +39,6 @@ LEAST_BYTES_A_SECOND: Final = 500
 MOST_CONNECTIONS: Final = 10_000
 """Of one process, where the system lets it have as many files open."""
 
-_MOST_FILES: Final = 16_384
 _LINGER_BYTES: Final = 1024 * 1024
 _LINGER_SECONDS = 2
 """How much and for how long a client that was refused may go on sending, before it looks."""
@@ -48,19 +46,6 @@ _LINGER_SECONDS = 2
 _TELL_SECONDS = 10.0
 
 _log = telemetry.get_logger("server")
-
-
-def open_files() -> int:
-    """Let this process have as many files open as the system lets it, within reason; say how many.
-
-    A soft limit is what programs get that use `select`, which no file above 1023 suits.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-    if soft == resource.RLIM_INFINITY or soft >= most:
-        return min(soft, _MOST_FILES) if soft != resource.RLIM_INFINITY else _MOST_FILES
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return most
 
 
 class Connections(ServerState):

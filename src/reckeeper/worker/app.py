@@ -5,11 +5,10 @@ import sys
 from types import FrameType
 
 from flask import Flask
-from waitress.server import create_server
 
 from reckeeper import errors, telemetry, wire
 from reckeeper.config import Settings
-from reckeeper.worker import handlers
+from reckeeper.worker import connections, handlers
 from reckeeper.worker.process import Worker
 from reckeeper.worker.routes import routes
 
@@ -45,7 +44,7 @@ def main() -> None:
         _log.error("worker_not_started", error=wire.error_body(exc).message)
         sys.exit(2)
     worker: Worker = app.extensions["worker"]
-    server = create_server(app, host=settings.host, port=settings.worker_port, threads=16)
+    server = connections.listen(app, settings)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
