@@ -174,7 +174,7 @@ class PostgreSQL(Service):
     ROLE = "reckeeper"
 
     def __init__(self, folder: Path | None = None, *, safe: bool = True) -> None:
-        programs = _postgresql_programs()
+        programs = postgresql_programs()
         require(programs, "PostgreSQL (initdb, postgres) is not installed")
         assert programs is not None
         self.programs = programs
@@ -305,7 +305,7 @@ class PostgreSQL(Service):
         return True
 
 
-def _postgresql_programs() -> Path | None:
+def postgresql_programs() -> Path | None:
     """Return the folder of PostgreSQL's programs: the one in PATH, or else the newest."""
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent

@@ -202,6 +202,32 @@ def pseudonym(connection: storage.Connection, external_id: str) -> str:
     return hmac.new(key, b"person:" + external_id.encode(), "sha256").hexdigest()[:16]
 
 
+def head(connection: storage.Connection) -> Head | None:
+    """Return the last entry as the database has it, None before there is one."""
+    last = storage.audit_log.last(connection)
+    return None if last is None else Head(last.entry_id, last.hash, clock.rfc3339(last.at))
+
+
+def head_text(head: Head) -> str:
+    """Return what the file in the model folder says of a head."""
+    return json.dumps(asdict(head))
+
+
+def key_text(settings: Settings) -> str | None:
+    """Return what the key's file holds; None where a setting has the key, or there is none yet."""
+    if settings.audit_key is not None or _key_of(settings) is None:
+        return None
+    return (settings.data_dir / KEY_NAME).read_text(encoding="ascii")
+
+
+def key_mark(settings: Settings, installation_id: str) -> str | None:
+    """Return what is the same for the same key alone, and does not tell it; None without a key."""
+    key = _key_of(settings)
+    if key is None:
+        return None
+    return hmac.new(key, b"mark:" + installation_id.encode(), "sha256").hexdigest()
+
+
 def _shown(entry: storage.AuditEntry) -> Entry:
     """Describe an entry; one that somebody altered can hold anything, and is shown too."""
     try:
@@ -485,7 +511,7 @@ def _publish(head: Head, folder: Path | None) -> None:
             written = _read_head(folder)
             if written is None or written.entry_id < head.entry_id:
                 with durable.replaced_file(folder / HEAD_NAME, is_alone=True) as temporary:
-                    temporary.write_text(json.dumps(asdict(head)), encoding="ascii")
+                    temporary.write_text(head_text(head), encoding="ascii")
     except (OSError, StorageError) as exc:
         # The trail may be longer than its head says: the next entry catches up.
         _log.error("audit_head_not_written", entry_id=head.entry_id, error=str(exc))

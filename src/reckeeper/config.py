@@ -392,6 +392,11 @@ class Settings(BaseSettings):
         "Key of the audit trail's chain, 16 characters or more; the same in all processes.",
         shown="`audit.key` in the data folder, made at first", is_secret=True,
     )  # fmt: skip
+    backup_passphrase: _Key | None = _setting(
+        "RECKEEPER_BACKUP_PASSPHRASE", None,
+        "Encrypts the key of the audit trail in backups, 16 characters or more.",
+        shown="none: backups leave the key out", is_secret=True,
+    )  # fmt: skip
     versions_kept: Annotated[int, Field(ge=2)] = _setting(
         "RECKEEPER_VERSIONS_KEPT", 10,
         "Model versions kept; the oldest inactive ones beyond are deleted after a retrain.",

@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "events": {"clock", "config", "errors", "interactions", "periodic", "telemetry"}
     | {"storage", "audit", "policy", "catalogue", "tabular", "machine"},
     "people": {"errors", "storage", "audit"},
+    "backup": {"artifact", "audit", "clock", "config", "durable", "errors", "storage"},
     "security": {"clock", "config", "durable", "errors", "periodic", "telemetry"}
     | {"storage", "audit"},
     "client": {"errors", "wire"},
@@ -65,6 +66,7 @@ EXCLUSIVE = {
     "adbc_driver_manager": {"storage"},
     "adbc_driver_postgresql": {"storage"},
     "adbc_driver_sqlite": set(),
+    "cryptography": {"backup"},
     "confluent_kafka": {"events"},
     "charset_normalizer": {"tabular"},
     "cronsim": {"policy"},
@@ -273,6 +275,7 @@ def test_only_config_reads_the_environment(path):
                 continue  # a client stands alone: its own key, by one name
             assert name_of(path) in {
                 "src/reckeeper/cli/up.py",
+                "src/reckeeper/storage/copies.py",
                 "src/reckeeper/training/runner.py",
             }
             # Handed on whole to a child, never looked into.

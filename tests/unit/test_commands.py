@@ -123,6 +123,7 @@ def test_a_command_is_listed_with_the_first_line_of_its_help(name):
 def test_the_commands_of_every_module_are_listed():
     from reckeeper.cli import (
         audit,
+        backup,
         data,
         evaluate,
         exporting,
@@ -140,8 +141,8 @@ def test_the_commands_of_every_module_are_listed():
 
     every = typer.Typer()
     for module in (
-        audit, data, evaluate, exporting, importing, items, jobs, keys, models, policy, recommend,
-        start, stream, users,
+        audit, backup, data, evaluate, exporting, importing, items, jobs, keys, models, policy,
+        recommend, start, stream, users,
     ):  # fmt: skip
         module.register(every)
     assert set(typer.main.get_command(every).commands) == set(COMMANDS)

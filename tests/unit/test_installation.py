@@ -311,6 +311,7 @@ def test_a_first_key_can_be_made_before_anything_has_started(at_the_default, mon
         ["evaluate", "--recipe", "svd"],
         ["recommend", "--all", "--output", "lists.parquet"],
         ["export", "--output", "all.csv"],
+        ["backup", "all.tar", "--without-key"],
     ],
 )
 def test_no_other_command_makes_one(at_the_default, command):
@@ -334,7 +335,7 @@ def test_a_command_without_a_server_says_where_it_looked(at_the_default, server,
 def test_every_command_is_tried_here_or_asks_the_server():
     assert set(COMMANDS) == {
         *("up", "migrate", "import", "imports", "export", "demo", "models", "audit", "evaluate"),
-        *("items", "recommend", "keys"),
+        *("items", "recommend", "keys", "backup", "restore"),
         *("retrain", "jobs", "policy", "users"),
         *("dlq", "replay"),  # of a database that the worker has made: they need a broker
     }

@@ -28,6 +28,8 @@ COMMANDS = {
     "policy": "When to retrain, and what a new version must prove. Without a command: show.",
     "users": "What is done with all that is known of a user.",
     "keys": "API keys: who may do what.",
+    "backup": "Write database, models and keys of one moment to one file, while everything runs.",
+    "restore": "Put a backup where no installation is, whole; a damaged one is refused whole.",
     "audit": "Who changed what, and is the trail whole? Without a command: list.",
 }
 """The first line of each command's help: it is listed without loading the command."""
@@ -68,6 +70,8 @@ def _register(name: str, app: typer.Typer) -> None:
         from reckeeper.cli.users import register
     elif name == "keys":
         from reckeeper.cli.keys import register
+    elif name in {"backup", "restore"}:
+        from reckeeper.cli.backup import register
     elif name == "policy":
         from reckeeper.cli.policy import register
     else:

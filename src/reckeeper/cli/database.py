@@ -53,9 +53,16 @@ def migrate(settings: Settings) -> str | None:
     from reckeeper import storage
 
     before = storage.migrate(settings)
+    note_installation(settings)
+    return before
+
+
+def note_installation(settings: Settings) -> None:
+    """Write into the data folder which installation its database is of."""
+    from reckeeper import storage
+
     with contextlib.closing(storage.open_database(settings)) as database:
         installation.note_id(settings, _id_of(database))
-    return before
 
 
 def made_or_opened(settings: Settings) -> "storage.Database":

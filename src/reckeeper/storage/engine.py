@@ -293,7 +293,7 @@ def open_database(settings: Settings, *, n_processes: int = 1) -> Database:
     StorageError
         It cannot be reached.
     """
-    engine = _engine(settings, n_processes=n_processes)
+    engine = make_engine(settings, n_processes=n_processes)
     shown = settings.masked_database_url or str(_embedded_file(settings))
     if not is_postgresql(engine) and not Path(str(engine.url.database)).exists():
         # SQLite would make it.
@@ -344,7 +344,7 @@ def migrate(settings: Settings) -> str | None:
                 f"RECKEEPER_DATA_DIR={str(settings.data_dir)!r} cannot be made: {exc.strerror}. "
                 "Name a folder that this user may write to."
             ) from exc
-    engine = _engine(settings)
+    engine = make_engine(settings)
     shown = settings.masked_database_url or str(_embedded_file(settings))
     database = Database(engine, settings)
     try:
@@ -485,7 +485,8 @@ def _revision_on(connection: sa.Connection) -> str | None:
     return connection.execute(sa.select(versions.c.version_num)).scalar_one_or_none()
 
 
-def _engine(settings: Settings, *, n_processes: int = 1) -> sa.Engine:
+def make_engine(settings: Settings, *, n_processes: int = 1) -> sa.Engine:
+    """Make the engine of the database that settings name, whatever is in it."""
     if settings.database_url is None:
         url = sa.URL.create("sqlite", database=str(_embedded_file(settings)))
     else:
