@@ -109,6 +109,9 @@ class ReckeeperError(Exception):
         Machine-readable facts, made of JSON values.
     action : Action, optional
         What to do next where a surface has a route, a command or a button for it.
+    private : str, optional
+        What names users, hosts or databases: for the log, and for who is on the machine, but no
+        answer and no page.
     """
 
     code = "error"
@@ -119,11 +122,18 @@ class ReckeeperError(Exception):
         *,
         details: Mapping[str, Any] | None = None,
         action: Action | None = None,
+        private: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.private = private
         self.details = dict(details) if details else None
         self.action = action
+
+    @property
+    def in_full(self) -> str:
+        """The message, and behind it what is private."""
+        return self.message if self.private is None else f"{self.message} ({self.private})"
 
 
 class ConfigError(ReckeeperError):

@@ -77,7 +77,7 @@ class Periodic:
                 self._problem = None
             except ReckeeperError as exc:
                 if self._problem != exc.message:
-                    _log.warning("periodic_failed", name=self._name, error=exc.message)
+                    _log.warning("periodic_failed", name=self._name, error=exc.in_full)
                 self._problem = exc.message
             except Exception as exc:  # noqa: BLE001
                 # This thread must not die: nobody would do its work from then on.

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import random
+import re
 import signal
 import threading
 import time
@@ -149,12 +150,14 @@ def test_what_cannot_be_reached_is_told_at_once_and_without_the_password(setting
     missing = settings.database_url + "_missing"
     for url, said in ((wrong, "password authentication failed"), (missing, "does not exist")):
         began = time.monotonic()
-        with pytest.raises(StorageError, match=said) as caught:
+        with pytest.raises(StorageError, match=r"cannot be reached|did not do") as caught:
             storage.open_database(settings.replaced(database_url=url))
         assert time.monotonic() - began < 10
-        assert "guessed" not in caught.value.message
-        assert "s3cret" not in caught.value.message
-        assert f"reckeeper:***@127.0.0.1:{postgresql.port}" in caught.value.message
+        told, private = caught.value.message, caught.value.private
+        assert not re.search("reckeeper|127|postgresql|guessed|s3cret", told)
+        assert not re.search("guessed|s3cret", private)
+        assert said in private
+        assert f"reckeeper:***@127.0.0.1:{postgresql.port}" in private
 
 
 @pytest.mark.parametrize("url", ["mysql://anna@db/shop", "postgresql+asyncpg://anna@db/shop"])
@@ -450,6 +453,7 @@ def test_the_processes_outlive_the_database(tmp_path):
             assert answer.json()["code"] == "storage_failed"
             assert "cannot be reached" in answer.json()["message"]
             assert cluster.PASSWORD not in answer.text
+            assert not re.search("reckeeper[@:]|127.0.0.1|postgresql", answer.text), answer.text
         # Whose list can be made from memory gets it all the same.
         assert site.server.get("/recommendations/u1").json()["items"] == before["items"]
         assert site.server.get("/health/live").status_code == 200

@@ -99,9 +99,13 @@ def test_what_is_fetched_and_is_not_the_version_is_refused(
         return target
 
     other = Registry(database, tmp_path / "other", fetch=fetch)
-    reason = "another file than was registered" if other_version else "does not answer"
-    with pytest.raises(ArtifactError, match=f"of version 2 is not in .* be fetched: .*{reason}"):
+    reason = "another file than was registered" if other_version else "RECKEEPER_MODEL_SOURCE_URL"
+    with pytest.raises(
+        ArtifactError, match=f"of version 2 is not in .* be fetched: .*{reason}"
+    ) as caught:
         other.versions.load(2)
+    assert "elsewhere" not in caught.value.message  # but in what is private
+    assert other_version or "http://elsewhere does not answer" in caught.value.in_full
     assert other.store.versions() == set()
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from reckeeper import errors, wire
+from reckeeper.cli.actions import sentence
 from reckeeper.errors import ReckeeperError
 
 CODES = {
@@ -88,3 +89,13 @@ def test_body():
 def test_body_without_details():
     body = wire.error_body(errors.NotFoundError("No such thing.")).model_dump()
     assert set(body) == {"status", "code", "message"}
+
+
+def test_what_is_private_is_told_on_the_machine_and_in_no_answer():
+    error = errors.StorageError("Gone.", private="anna@db/shop", action=errors.Action("migrate"))
+    assert "anna" not in wire.error_body(error).model_dump_json() + str(error)
+    assert error.in_full == "Gone. (anna@db/shop)"
+    assert sentence(error).startswith("Gone. (anna@db/shop) `reckeeper migrate`")
+    assert wire.with_private(error).endswith("(anna@db/shop)")
+    plain = errors.StorageError("Gone.")
+    assert plain.in_full == wire.with_private(plain) == "Gone."

@@ -200,5 +200,5 @@ def serve(
 def refused(error: errors.ReckeeperError) -> int:
     """Say why there is no server, and return the exit status."""
     telemetry.configure_logging("server")
-    _log.error("server_not_started", error=wire.error_body(error).message)
+    _log.error("server_not_started", error=wire.with_private(error))
     return REFUSED

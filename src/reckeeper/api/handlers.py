@@ -34,7 +34,9 @@ def register(app: FastAPI) -> None:
 async def _on_reckeeper_error(_request: Request, exc: Exception) -> Response:
     assert isinstance(exc, errors.ReckeeperError)
     if isinstance(exc, errors.StorageError):
-        _log.error("storage_failed", error=exc.message)
+        _log.error("storage_failed", error=exc.in_full)
+    elif exc.private is not None:
+        _log.warning("request_not_done", code=exc.code, error=exc.in_full)
     return answer(exc)
 
 

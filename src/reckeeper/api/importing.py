@@ -258,4 +258,4 @@ class Imports:
         elif not isinstance(exc, errors.ReckeeperError):
             _log.error("import_failed", exc_info=exc)
         else:
-            _log.warning("import_failed", error=exc.message)
+            _log.warning("import_failed", error=exc.in_full)

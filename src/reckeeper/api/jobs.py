@@ -96,11 +96,18 @@ def _worker(runtime: Runtime, caller: Caller) -> Client:
 async def _start(start: Callable[[], wire.Job]) -> wire.JobAnswer:
     try:
         job = await run_in_threadpool(start)
+    except errors.UnauthenticatedError as exc:
+        raise errors.UnavailableError(
+            "The worker does not take this server's secret, so nothing was trained: give both the "
+            "same RECKEEPER_WORKER_SECRET, or the same data folder."
+        ) from exc
     except errors.UnavailableError as exc:
         raise errors.UnavailableError(
-            f"The worker could not be asked to train: {exc.message} RECKEEPER_WORKER_URL names "
-            "its address. A job may have started all the same.",
+            "The worker could not be asked to train: it does not answer. Check that it is running "
+            "where RECKEEPER_WORKER_URL names it, then try again. A job may have started all the "
+            "same.",
             action=exc.action or errors.Action("list_jobs"),
+            private=exc.message,
         ) from exc
     return wire.JobAnswer(job=job)
 

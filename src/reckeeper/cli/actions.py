@@ -36,5 +36,5 @@ ACTIONS: Mapping[ActionName, str] = {
 def sentence(error: ReckeeperError) -> str:
     """Return the message of an error, with what to do next."""
     if error.action is None:
-        return error.message
-    return f"{error.message} {error.action.in_words(ACTIONS)}"
+        return error.in_full
+    return f"{error.in_full} {error.action.in_words(ACTIONS)}"

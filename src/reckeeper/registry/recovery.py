@@ -77,7 +77,7 @@ class Recovery:
             try:
                 loaded = self._store.read(version)
             except ArtifactError as exc:
-                _log.warning("model_file_not_taken_in", version=version, error=exc.message)
+                _log.warning("model_file_not_taken_in", version=version, error=exc.in_full)
                 continue
             if loaded.metadata.version == version <= LARGEST_BROUGHT:
                 native, exported = self._store.describe(version)

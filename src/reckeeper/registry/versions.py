@@ -215,9 +215,11 @@ class Versions:
                     row.version, bundle, n_bytes=row.native_bytes, sha256=row.native_sha256
                 )
         except (ReckeeperError, OSError) as exc:
+            reason = "see that the server which RECKEEPER_MODEL_SOURCE_URL names answers this one."
             raise ArtifactError(
-                f"The file of version {row.version} is not in {self._store.folder}, and could not "
-                f"be fetched: {exc}"
+                f"The file of version {row.version} is not in the model folder, and could not be "
+                f"fetched: {exc if isinstance(exc, ArtifactError) else reason}",
+                private=str(exc),
             ) from exc
         _log.info("model_file_fetched", version=row.version)
         with self._database.read() as connection:

@@ -93,7 +93,7 @@ class Access:
             try:
                 self._note_used()
             except StorageError as exc:
-                _log.warning("key_use_not_noted", error=exc.message)
+                _log.warning("key_use_not_noted", error=exc.in_full)
 
     def refresh(self) -> None:
         """Read the keys, if some were made or revoked.

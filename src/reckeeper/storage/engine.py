@@ -204,7 +204,7 @@ def _translated(engine: sa.Engine) -> Iterator[None]:
                 details={"retry_seconds": _BUSY_RETRY_SECONDS},
                 action=Action("list_imports"),
             ) from exc
-        raise StorageError(_sentence(exc, engine)) from exc
+        raise _failed(exc, engine) from exc
 
 
 def _errors_of(engine: sa.Engine) -> tuple[type[Exception], ...]:
@@ -215,10 +215,10 @@ def _errors_of(engine: sa.Engine) -> tuple[type[Exception], ...]:
     return (sa.exc.DBAPIError, *postgres.ERRORS)
 
 
-def _sentence(exc: Exception, engine: sa.Engine) -> str:
+def _failed(exc: Exception, engine: sa.Engine) -> StorageError:
     reason = exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc
     if not is_postgresql(engine):
-        return (
+        return StorageError(
             f"The database did not answer as it should: {reason}. Nothing was written; see that "
             "its file (in RECKEEPER_DATA_DIR, or DATABASE_URL) is a database, and that file and "
             "folder are there, writable and on a disk that is not full; then try again."
@@ -228,21 +228,22 @@ def _sentence(exc: Exception, engine: sa.Engine) -> str:
     said = re.sub(r"\s+", " ", lines[0]).rstrip(".")
     if _has_state(reason, ("42501",)):
         schema = engine.get_execution_options()["reckeeper_settings"].database_schema
-        return (
-            f"The database {shown} does not allow this user what is needed: {said}. Have its owner "
-            f"GRANT CREATE, USAGE ON SCHEMA {schema}, or name another schema "
-            "(RECKEEPER_DATABASE_SCHEMA), which needs GRANT CREATE ON DATABASE; then migrate "
-            "again."
+        told = (
+            "The database does not allow its user what is needed. Have its owner GRANT CREATE, "
+            f"USAGE ON SCHEMA {schema}, or name another schema (RECKEEPER_DATABASE_SCHEMA), which "
+            "needs GRANT CREATE ON DATABASE; then migrate again."
         )
-    if _is_lost(reason):
-        return (
-            f"The database {shown} cannot be reached: {said}. Check that it is running, and that "
-            "DATABASE_URL names it; then try again."
+    elif _is_lost(reason):
+        told = (
+            "The database cannot be reached. Check that it is running, and that DATABASE_URL names "
+            "it; then try again."
         )
-    return (
-        f"The database {shown} did not do what was asked: {said}. Nothing was written; see what "
-        "it says in its own log, then try again."
-    )
+    else:
+        told = (
+            "The database did not do what was asked. Nothing was written; see what it says in its "
+            "own log, then try again."
+        )
+    return StorageError(told, private=f"{shown}: {said}")
 
 
 # SQLSTATE: connection exceptions, shutting down or starting, out of connections or disk,
@@ -435,7 +436,7 @@ def _when_reached(engine: sa.Engine, read: Callable[[], T]) -> T:
         outcome = state.outcome
         assert outcome is not None
         if state.attempt_number == 1:
-            _log.warning("waiting_for_the_database", error=str(outcome.exception()))
+            _log.warning("waiting_for_the_database", error=_in_full(outcome.exception()))
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_worth_waiting),
@@ -445,6 +446,10 @@ def _when_reached(engine: sa.Engine, read: Callable[[], T]) -> T:
         reraise=True,
     )
     return retrying(read) if is_postgresql(engine) else read()
+
+
+def _in_full(exc: BaseException | None) -> str:
+    return exc.in_full if isinstance(exc, StorageError) else str(exc)
 
 
 # SQLite does not wait for its lock here, as it does elsewhere.

@@ -76,7 +76,7 @@ def main(job_id: int, settings: Settings) -> int:
         _log.warning("job_ended_by_others", job_id=job_id)
         return 1
     except ReckeeperError as exc:
-        _log.warning("job_failed", job_id=job_id, error=exc.message)
+        _log.warning("job_failed", job_id=job_id, error=exc.in_full)
         progress.save(
             error_code=exc.code,
             error_message=exc.message,

@@ -530,7 +530,7 @@ def _loaded(registry: Registry, active: storage.Version | None) -> ActiveModel |
     try:
         return registry.versions.load(active.version)
     except (ArtifactError, MemoryLimitError, NotFoundError) as exc:
-        _log.warning("active_model_not_judged", version=active.version, error=exc.message)
+        _log.warning("active_model_not_judged", version=active.version, error=exc.in_full)
         return None
 
 

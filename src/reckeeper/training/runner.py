@@ -157,7 +157,7 @@ class JobRunner:
                 assert status is not None
                 self._finish_when_reached(job_id, status, ended)
         except JobInterruptedError as exc:
-            _log.warning("job_ended_by_others", job_id=job_id, error=exc.message)
+            _log.warning("job_ended_by_others", job_id=job_id, error=exc.in_full)
         except TrainingError as exc:
             with contextlib.suppress(ReckeeperError):
                 self._fail(job_id, exc)
@@ -245,7 +245,7 @@ class JobRunner:
                 storage.jobs.update(connection, job_id, memory_bytes=memory)
                 return storage.jobs.beat(connection, job_id) is not None
         except StorageError as exc:
-            _log.warning("heartbeat_not_written", job_id=job_id, error=exc.message)
+            _log.warning("heartbeat_not_written", job_id=job_id, error=exc.in_full)
             return True
 
     def _finish_when_reached(self, job_id: int, status: int, ended: ReckeeperError | None) -> None:
@@ -259,7 +259,7 @@ class JobRunner:
                 if not storage.is_unreachable(exc) or self._stopping.wait(_AGAIN_SECONDS):
                     raise
                 if not is_known:
-                    _log.warning("job_end_not_written", job_id=job_id, error=exc.message)
+                    _log.warning("job_end_not_written", job_id=job_id, error=exc.in_full)
                 is_known = True
 
     def _finish(self, job_id: int, status: int, ended: ReckeeperError | None) -> None:

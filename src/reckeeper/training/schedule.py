@@ -223,7 +223,7 @@ class Schedule:
             self._start(trigger, cause, not_since)
         except ReckeeperError as exc:
             told = cause.model_dump()
-            _log.warning("retrain_not_started", trigger=trigger, cause=told, error=exc.message)
+            _log.warning("retrain_not_started", trigger=trigger, cause=told, error=exc.in_full)
             return False
         return True
 

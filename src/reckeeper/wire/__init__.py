@@ -36,6 +36,7 @@ from .failures import (
     error_from,
     headers_of,
     status_of,
+    with_private,
 )
 from .forms import Answer, Done, JsonObject, Percentage, PlainTime, Time
 from .imports import (
@@ -306,4 +307,5 @@ __all__ = [
     "error_from",
     "headers_of",
     "status_of",
+    "with_private",
 ]

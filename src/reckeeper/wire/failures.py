@@ -98,6 +98,12 @@ def status_of(error: ReckeeperError) -> int:
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
+def with_private(error: ReckeeperError) -> str:
+    """Return the message as `error_body` has it, and what is private: for a log."""
+    message = error_body(error).message
+    return message if error.private is None else f"{message} ({error.private})"
+
+
 def headers_of(error: ReckeeperError) -> dict[str, str]:
     """Return the headers that go with an error: when to try again, how to say who one is."""
     status = status_of(error)

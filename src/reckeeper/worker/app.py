@@ -41,7 +41,7 @@ def main() -> None:
         settings = Settings.from_env()
         app = create_app(settings)
     except errors.ReckeeperError as exc:
-        _log.error("worker_not_started", error=wire.error_body(exc).message)
+        _log.error("worker_not_started", error=wire.with_private(exc))
         sys.exit(2)
     worker: Worker = app.extensions["worker"]
     server = connections.listen(app, settings)

@@ -236,7 +236,7 @@ class KafkaReader:
         except ReckeeperError as exc:
             if exc.message != self._problem:
                 _log.error(
-                    "kafka_topic_not_ready", error=exc.message, connection=self._connection_error
+                    "kafka_topic_not_ready", error=exc.in_full, connection=self._connection_error
                 )
             self._problem = exc.message
             self._ensure_due = time.monotonic() + _TRY_AGAIN_SECONDS

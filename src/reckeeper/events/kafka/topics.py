@@ -196,11 +196,11 @@ def is_unreachable(error: KafkaError) -> bool:
 
 def unavailable(settings: Settings, error: KafkaError | None) -> UnavailableError:
     """Return the error that says that no broker answers."""
-    reason = f" ({error.str()})" if error is not None else ""
+    reason = f": {error.str()}" if error is not None else ""
     return UnavailableError(
-        f"Kafka does not answer at {settings.kafka_bootstrap_servers}{reason}. See that the "
-        "broker runs there (KAFKA_BOOTSTRAP_SERVERS), and that the KAFKA_* settings are those "
-        "that it asks for."
+        "Kafka does not answer. See that the broker runs where KAFKA_BOOTSTRAP_SERVERS names it, "
+        "and that the KAFKA_* settings are those that it asks for.",
+        private=f"{settings.kafka_bootstrap_servers}{reason}",
     )
 
 
