@@ -662,3 +662,46 @@ def test_demo_data_is_marked_and_can_be_removed(browser, tmp_path):
                 "no interactions to train on"
             )
             expect(page.get_by_text("No model has been trained yet")).to_be_visible()
+
+
+def made_key(page, name, role=None):
+    """Make a key on the page Access, and return it."""
+    page.get_by_label("Name", exact=True).fill(name)
+    if role is not None:
+        page.get_by_test_id("stRadio").get_by_text(role, exact=True).click()
+    page.get_by_role("button", name="Make the key").click()
+    expect(page.get_by_text(f"The key of {name}")).to_be_visible()
+    key = page.get_by_test_id("stCode").inner_text().strip()
+    assert re.fullmatch(r"rk_\w+", key)
+    return key
+
+
+def test_people_use_the_page_with_keys_of_their_own(site, model, browser, page, tmp_path):
+    keys = []
+    try:
+        go_to(page, "Access")
+        keys.append(made_key(page, "alice"))
+        expect(page.get_by_text("Signed in as alice (admin)")).to_be_visible()
+        keys.append(made_key(page, "bob", "viewer"))
+        page.screenshot(path=tmp_path / "keys.png", full_page=True)
+        (tmp_path / "bob").mkdir()
+        with opened(site, browser, tmp_path / "bob") as other:
+            expect(other.get_by_text("This server wants an API key")).to_be_visible()
+            other.get_by_label("API key").fill(keys[1])
+            other.get_by_role("button", name="Sign in").click()
+            expect(other.get_by_text("Signed in as bob (viewer)")).to_be_visible()
+            go_to(other, "Model Management")
+            expect_statistics(other, model)
+            expect(other.get_by_role("button", name=RETRAIN)).to_have_count(0)
+            other.screenshot(path=tmp_path / "bob.png", full_page=True)
+            assert keys[1] not in other.url + other.content()
+
+            site.run("keys", "revoke", "bob")
+            go_to(other, "Recommendations")
+            expect(other.get_by_text("That key is not valid")).to_be_visible()
+        go_to(page, "Model Management")
+        expect(page.get_by_role("button", name=RETRAIN)).to_be_enabled()
+    finally:
+        for name in ("bob", "alice"):
+            site.run("keys", "revoke", name, check=False)
+        wait_until(lambda: site.server.get("/models").status_code == 200, "all is open again")

@@ -60,6 +60,7 @@ RECIPES: list[dict[str, Any]] = [
         ],
     },
 ]
+ROLES = ["viewer", "ingest", "recommend", "operator", "admin"]
 POLICY: dict[str, Any] = wire.Policy(weights={"click": 1.0}).model_dump(mode="json")
 TITLES = {"i1": "The *Quiet* Harbour", "i2": "Nine $5 Days", "i3": "Salt & Iron"}
 
@@ -175,11 +176,22 @@ class Api(ThreadingHTTPServer):
         name, role = self.keys.get(self.sent.removeprefix("Bearer "), (None, None))
         match method, *path:
             case "GET", "access":
-                roles = ([role] if role else []) if self.keys else ["viewer", "operator"]
+                roles = ([role] if role else []) if self.keys else ROLES
+                roles = {"admin": ROLES, "operator": ROLES[:4]}.get(role or "", roles)
                 told = {"needs_key": bool(self.keys), "name": name, "role": role, "roles": roles}
                 return 200, {"status": "ok", **told}
             case _ if self.keys and name is None:
                 return _error(401, "unauthenticated", "The API key is not valid.")
+            case "GET", "keys":
+                return 200, {"status": "ok", "keys": [_key(*each) for each in self.keys.values()]}
+            case "POST", "keys":
+                secret = f"rk_{body['name']}"
+                self.keys[secret] = (body["name"], body["role"])
+                made = _key(body["name"], body["role"], expires_at=body.get("expires_at"))
+                return 200, {"status": "ok", "key": made, "secret": secret}
+            case "DELETE", "keys", key_id:
+                role = self.keys.pop(f"rk_{key_id}")[1]
+                return 200, {"status": "ok", "key": _key(key_id, role, state="revoked")}
             case "GET", "demo":
                 return 200, {"status": "ok", **self.demo}
             case "DELETE", "demo":
@@ -469,6 +481,13 @@ def rejected(*, is_active: bool) -> dict[str, Any]:
         }
     )
     return judged("reject", gain=-0.058, reasons=[WORSE, "Coverage fell."], **became)
+
+
+def _key(name: str, role: str, **fields: Any) -> dict[str, Any]:
+    times = dict.fromkeys(("expires_at", "revoked_at", "revoked_by", "last_used_at"))
+    told = {"key_id": name, "name": name, "role": role, "state": "active", "rate_limit": None}
+    made = {"created_at": "2025-12-04T23:42:15Z", "created_by": "cli"}
+    return {**told, **made, **times, **fields}
 
 
 def _error(status: int, code: str, message: str, **more: Any) -> tuple[int, dict[str, Any]]:
@@ -1526,6 +1545,75 @@ def test_the_page_says_where_everything_is_open(api: Api, monkeypatch: pytest.Mo
     assert api.calls[-1] == "GET /access"
     monkeypatch.setenv("RECKEEPER_OPEN", "1")
     assert not opened().error
+
+
+ACCESS = "pages/6_Access.py"
+
+
+def test_the_first_key_is_an_admins_and_this_page_uses_it(api: Api) -> None:
+    at = opened(ACCESS)
+    assert any("No key is needed here so far" in text for text in read(at.markdown))
+    assert at.radio(key="key_role").options == ["admin"]
+    at.text_input(key="key_name").set_value("alice")
+    at.number_input(key="key_days").set_value(30)
+    at = press(at, "Make the key")
+    assert read(at.code) == ["rk_alice"]
+    assert any("Copy it now" in text for text in read(at.markdown))
+    assert any("Signed in as alice" in text.replace("*", "") for text in read(at.sidebar.caption))
+    assert at.radio(key="key_role").options == ROLES
+    at = press(at, "I have copied it")
+    assert not at.code
+    assert "rk_alice" not in "".join(read(at.markdown))
+
+
+def test_keys_are_listed_and_revoked(api: Api) -> None:
+    api.keys = {"rk_root": ("root", "admin"), "rk_shop": ("shop", "recommend")}
+    at = signed_in(opened(ACCESS), "rk_root")
+    shown = at.table[0].value
+    assert list(shown["Name"]) == ["root", "shop"]
+    assert list(shown["Role"]) == ["admin", "recommend"]
+    at.selectbox(key="revoked_key").set_value("shop")
+    at = press(at, "Yes, revoke it")
+    assert "DELETE /keys/shop" in api.calls
+    assert list(at.table[0].value["Name"]) == ["root"]
+
+
+@pytest.mark.parametrize(
+    ("role", "shown", "hidden"),
+    [
+        (
+            "viewer",
+            set(),
+            {"🚀 Retrain Model", "🔎 Compare recipes", "Activate", "Delete version 1"},
+        ),
+        ("operator", {"🚀 Retrain Model", "🔎 Compare recipes", "Activate"}, {"Delete version 1"}),
+        ("admin", {"🚀 Retrain Model", "Activate", "Delete version 1"}, set()),
+    ],
+)
+def test_only_what_a_role_may_do_is_shown(
+    api: Api, role: str, shown: set[str], hidden: set[str]
+) -> None:
+    for _ in range(2):
+        api.add_job()
+        api.finish_job()
+    api.keys = {"rk_me": ("me", role)}
+    at = signed_in(model_management(), "rk_me")
+    labels = {button.label for button in at.button}
+    assert shown <= labels
+    assert not hidden & labels
+
+
+def test_whoever_only_reads_sends_nothing(api: Api) -> None:
+    api.add_job()
+    api.finish_job()
+    api.keys = {"rk_me": ("me", "viewer")}
+    at = signed_in(opened("pages/1_Recommendations.py"), "rk_me")
+    at = run(at.text_input(key="user_id").set_value("u1"))
+    assert not {"👆 Click", "🔖 Watchlist", "Save"} & {button.label for button in at.button}
+    at = run(at.switch_page("pages/3_Interactions.py"))
+    assert not any("Import a file" in text for text in read(at.subheader))
+    at = run(at.switch_page(ACCESS))
+    assert any("does not make or revoke keys" in text for text in read(at.markdown))
 
 
 # Home

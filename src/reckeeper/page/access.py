@@ -5,7 +5,7 @@ import streamlit as st
 from reckeeper import wire
 from reckeeper.config import Settings
 
-_KEPT, _TYPED = "api_key", "api_key_typed"
+_KEPT, _TYPED, _ROLES = "api_key", "api_key_typed", "roles"
 
 
 def key() -> str:
@@ -14,9 +14,20 @@ def key() -> str:
     return kept
 
 
+def use(text: str) -> None:
+    """Use another key in this session."""
+    st.session_state[_KEPT] = text
+
+
 def is_exposed(access: wire.Access, settings: Settings) -> bool:
     """Say whether others reach a page through which they may do everything without a key."""
     return not (access.needs_key or settings.is_local or settings.is_open)
+
+
+def may(role: wire.Role) -> bool:
+    """Say whether whoever is looking may do what takes a role: a page shows nothing else."""
+    roles: list[wire.Role] = st.session_state.get(_ROLES, [])
+    return role in roles
 
 
 def ask(problem: str | None = None) -> None:
@@ -36,6 +47,7 @@ def ask(problem: str | None = None) -> None:
 
 def show(access: wire.Access) -> None:
     """Say in the sidebar who is looking, or that nobody needs to say so."""
+    st.session_state[_ROLES] = access.roles
     with st.sidebar:
         if access.needs_key:
             st.caption(f"Signed in as **{access.name}** ({access.role})")
@@ -43,12 +55,12 @@ def show(access: wire.Access) -> None:
         else:
             st.caption(
                 "No API key is needed here: whoever reaches this machine's ports may do "
-                "everything. `reckeeper keys create NAME --role admin` ends that."
+                "everything. The page Access makes a key, which ends that."
             )
 
 
 def _sign_in() -> None:
-    st.session_state[_KEPT] = st.session_state.pop(_TYPED, "").strip()
+    use(st.session_state.pop(_TYPED, "").strip())
 
 
 def _sign_out() -> None:

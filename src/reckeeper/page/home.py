@@ -6,7 +6,7 @@ import streamlit as st
 
 from reckeeper import wire
 from reckeeper.client import Client
-from reckeeper.page import shared
+from reckeeper.page import access, shared
 
 SERVER_STATUS = {"ok": "🟢 Ready", "degraded": "🟡 Degraded", "unavailable": "🔴 Not ready"}
 JOB_STATUS = {
@@ -105,7 +105,7 @@ def home(client: Client, demo: wire.Demo) -> None:
     )
     shared.show_notice(client)
     models = client.models()
-    if not demo.loaded and not models:
+    if not demo.loaded and not models and access.may("operator"):
         show_offer()
     status(client, models)
     with st.container(horizontal=True):

@@ -14,7 +14,7 @@ from reckeeper import wire
 from reckeeper.client import Client, ImportOptions
 from reckeeper.config import Settings
 from reckeeper.errors import ReckeeperError, UnavailableError
-from reckeeper.page import recommendations, shared
+from reckeeper.page import access, recommendations, shared
 
 BEGUN = "import begun"
 """Where the session keeps the number of the import that it began last."""
@@ -58,6 +58,8 @@ _MIB = 1024**2
 
 def show(client: Client) -> None:
     """Show what a file can be dropped on, and what is found in it."""
+    if not access.may("operator"):
+        return
     st.subheader("Import a file", anchor=False)
     limit = Settings.from_env().page_max_upload_bytes
     begun = st.session_state.get(BEGUN)  # then there is room for the next file

@@ -10,7 +10,7 @@ import streamlit as st
 from reckeeper import wire
 from reckeeper.client import Client
 from reckeeper.errors import ReckeeperError
-from reckeeper.page import importing, shared
+from reckeeper.page import access, importing, shared
 
 STATUS = {
     "running": "🔵 Running",
@@ -146,6 +146,8 @@ def show_report(client: Client, each: wire.Import) -> None:
 
 
 def undo_button(client: Client, each: wire.Import, label: str) -> None:
+    if not access.may("operator"):
+        return
     import_id = each.import_id
     with st.popover(label, key=f"undo {import_id}"):
         st.markdown(

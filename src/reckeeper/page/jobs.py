@@ -9,7 +9,7 @@ import streamlit as st
 from reckeeper import wire
 from reckeeper.client import Client
 from reckeeper.errors import ConflictError, JobRunningError, ReckeeperError
-from reckeeper.page import shared, verdicts
+from reckeeper.page import access, shared, verdicts
 
 PROGRESS_SECONDS = 1.0
 CHART_PIXELS = 160
@@ -241,6 +241,9 @@ def _show_buttons(client: Client, job: wire.Job) -> None:
         st.markdown(":small[The job is being cancelled.]")
         return
     job_id, place = job.job_id, place_of(job)
+    if not access.may("operator"):
+        st.markdown(f":small[{_background(job)}]")
+        return
     with st.container(horizontal=True, vertical_alignment="center"):
         if job.stage == "tuning" and not job.finish_requested:
             has_best = job.progress is not None and job.progress.settings is not None

@@ -4,13 +4,15 @@ import streamlit as st
 
 from reckeeper import wire
 from reckeeper.client import Client
-from reckeeper.page import shared
+from reckeeper.page import access, shared
 
 EVERYTHING = "All that they did"
 
 
 def show(client: Client) -> None:
     """Show the settings with a button that stores them."""
+    if not access.may("operator"):
+        return
     with st.expander("What lists leave out, and what new users get", icon="🌱", key="lists"):
         in_force = client.policy()
         _show_fields(in_force)

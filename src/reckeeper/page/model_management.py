@@ -7,7 +7,14 @@ import streamlit as st
 
 from reckeeper import wire
 from reckeeper.client import Client
-from reckeeper.page import jobs, recipe_comparison, shared, version_comparison, versions
+from reckeeper.page import (
+    access,
+    jobs,
+    recipe_comparison,
+    shared,
+    version_comparison,
+    versions,
+)
 
 JOBS_ASKED = 200  # among these is the last comparison looked for
 JOBS_SHOWN = 20
@@ -45,7 +52,7 @@ def show_problems(client: Client) -> None:
     for problem in ready.problems:
         st.warning(shared.sentence(problem), icon="⚠️")
     offer = ready.offer_version
-    if offer is not None:
+    if offer is not None and access.may("operator"):
         st.button(
             f"Activate version {offer}",
             on_click=shared.attempt,
@@ -58,8 +65,9 @@ def show_active(models: list[wire.Model], *, is_training: bool) -> None:
     active = versions.active_of(models)
     if active is None:
         missing = "No version is active." if models else "No model has been trained yet."
-        what_next = "One is being trained." if is_training else "Press the button to train one."
-        st.info(f"{missing} {what_next}", icon="💡")
+        what_next = "Press the button to train one." if access.may("operator") else ""
+        what_next = "One is being trained." if is_training else what_next
+        st.info(f"{missing} {what_next}".strip(), icon="💡")
         return
     users, items, variance, trained_on = st.columns([1, 1, 1.25, 1.75], border=True)
     users.metric("Users", f"{active.n_users:,}")
@@ -85,13 +93,14 @@ def show_retrain(client: Client, page: wire.JobPage, running: wire.ListedJob | N
     in_force = client.policy()
     st.subheader("Retrain", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", wrap=False):
-        st.button(
-            "🚀 Retrain Model",
-            type="primary",
-            disabled=running is not None,
-            on_click=shared.attempt,
-            args=(lambda: jobs.start_retrain(client, wire.RetrainRequest()),),
-        )
+        if access.may("operator"):
+            st.button(
+                "🚀 Retrain Model",
+                type="primary",
+                disabled=running is not None,
+                on_click=shared.attempt,
+                args=(lambda: jobs.start_retrain(client, wire.RetrainRequest()),),
+            )
         # A caption fades code until it is hard to read.
         st.markdown(f":small[{schedule(page, in_force)}]", width="stretch")
     st.markdown(f":small[{policy_in_words(in_force)}]")
@@ -281,7 +290,8 @@ def model_management(client: Client, _demo: wire.Demo) -> None:
     jobs.follow(client, models, page)
     show_retrain(client, page, running)
     versions.show_verdict(client, models, page.jobs, timeline.rollback_version)
-    show_panel(client, versions.active_of(models), running)
+    if access.may("operator"):
+        show_panel(client, versions.active_of(models), running)
     versions.show(client, models, timeline)
     versions.show_segments(page.jobs)
     version_comparison.show(client, models)

@@ -7,7 +7,7 @@ import streamlit as st
 
 from reckeeper import wire
 from reckeeper.client import Client
-from reckeeper.page import jobs, shared, verdicts
+from reckeeper.page import access, jobs, shared, verdicts
 
 GLOSSARY = """
 - **NDCG**: how much of what was held out is in the list, near its top; 1 is a perfect list
@@ -30,13 +30,14 @@ COLOURS = ["#0e9bb4", "#d08b2c"]  # seen on light and on dark
 def show(client: Client, listed: list[wire.ListedJob], running: wire.ListedJob | None) -> None:
     st.subheader("Which recipe suits my data?", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", wrap=False):
-        st.button(
-            "🔎 Compare recipes",
-            disabled=running is not None,
-            on_click=shared.attempt,
-            args=(lambda: jobs.start_comparison(client),),
-            kwargs={"place": jobs.COMPARISON},
-        )
+        if access.may("operator"):
+            st.button(
+                "🔎 Compare recipes",
+                disabled=running is not None,
+                on_click=shared.attempt,
+                args=(lambda: jobs.start_comparison(client),),
+                kwargs={"place": jobs.COMPARISON},
+            )
         st.markdown(
             ":small[Measures each recipe on your own data, one of them tuned, as the gate does. "
             "The active version stays as it is.]",
@@ -101,7 +102,7 @@ def _show_advice(client: Client, result: wire.Evaluation, *, is_disabled: bool) 
     if advice is None:
         return
     used = next((line for line in result.recipes if line.name == advice.use), None)
-    if used is None:
+    if used is None or not access.may("operator"):
         st.markdown(shared.sentence(advice.sentence))
         return
     request = wire.RetrainRequest(recipe=used.recipe, settings=used.settings)

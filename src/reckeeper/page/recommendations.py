@@ -7,7 +7,7 @@ import streamlit as st
 from reckeeper import wire
 from reckeeper.client import Client
 from reckeeper.errors import NoModelError
-from reckeeper.page import list_settings, shared
+from reckeeper.page import access, list_settings, shared
 
 TYPES = {
     "click": "👆 clicked",
@@ -94,7 +94,7 @@ def show_interaction(
             f"{title}  \n:small[:gray[{what} · {shared.local_time(row.occurred_at)}]]",
             width="stretch",
         )
-        if can_undo:
+        if can_undo and access.may("ingest"):
             st.button(
                 "Undo",
                 key=f"undo {row.item_id}",
@@ -118,6 +118,8 @@ def show_watchlist(client: Client, user_id: str) -> None:
             item_id, title = item.item_id, item.title or item.item_id
             with st.container(horizontal=True, vertical_alignment="center", wrap=False):
                 st.markdown(describe(title, item.attributes), width="stretch")
+                if not access.may("ingest"):
+                    continue
                 st.button(
                     "Remove",
                     key=f"remove {item_id}",
@@ -173,6 +175,8 @@ def show_item(client: Client, user_id: str, item: wire.RecommendedItem, *, strat
             width="stretch",
             help=reasons(item),
         )
+        if not access.may("ingest"):
+            return
         st.button(
             "👆 Click",
             key=f"click {item_id}",

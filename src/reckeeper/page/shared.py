@@ -146,7 +146,10 @@ def _demo_banner(client: Client, demo: wire.Demo) -> None:
         st.markdown(
             f"You are looking at {demo.interactions:,} generated interactions.", width="stretch"
         )
-        st.page_link("pages/3_Interactions.py", label="Import your own", icon="📥")
+        if access.may("operator"):
+            st.page_link("pages/3_Interactions.py", label="Import your own", icon="📥")
+        if not access.may("admin"):
+            return
         with st.popover("Remove demo data"):
             st.markdown(
                 "The generated interactions and every model version that was trained on them "
@@ -203,7 +206,7 @@ def show_notice(client: Client, place: str = MAIN) -> None:
         return
     say(notice.kind, notice.text)
     action = notice.action
-    if action is not None:
+    if action is not None and access.may("operator"):
         st.button(
             action.in_words(actions.ACTIONS),
             key=f"next {place}",

@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 from reckeeper import wire
 from reckeeper.client import Client
 from reckeeper.errors import Action
-from reckeeper.page import shared, verdicts
+from reckeeper.page import access, shared, verdicts
 from reckeeper.page.actions import ACTIONS
 
 VERSIONS = "versions"
@@ -125,7 +125,8 @@ def show(
         return
     _show_table(models)
     shared.show_notice(client, VERSIONS)
-    _show_switch(client, models, timeline.rollback_version)
+    if access.may("operator"):
+        _show_switch(client, models, timeline.rollback_version)
     _show_details(models)
     _show_timeline(timeline.timeline)
 
@@ -263,9 +264,10 @@ def _show_switch(client: Client, models: list[wire.Model], target: int | None) -
                 _button("Unpin", lambda why: _unpin(client, _chosen(), why))
             else:
                 _button("Pin", lambda why: _pin(client, _chosen(), why))
-            with st.popover("Delete …", disabled=is_active or model.pinned):
-                st.markdown(f"Version {version} and its files will be gone for good.")
-                _button(f"Delete version {version}", lambda why: _delete(client, version, why))
+            if access.may("admin"):
+                with st.popover("Delete …", disabled=is_active or model.pinned):
+                    st.markdown(f"Version {version} and its files will be gone for good.")
+                    _button(f"Delete version {version}", lambda why: _delete(client, version, why))
         st.markdown(f":small[{WHAT_THEY_DO}]")
 
 
@@ -294,6 +296,8 @@ def _button(
     help: str | None = None,
 ) -> None:
     """Show a button whose action takes a reason and returns what it has done."""
+    if not access.may("operator"):
+        return
     st.button(
         label,
         key=f"{label} {place}",

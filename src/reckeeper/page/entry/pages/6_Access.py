@@ -1,0 +1,5 @@
+"""Access."""
+
+from reckeeper.page import keys
+
+keys.show()
