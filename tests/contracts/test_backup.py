@@ -17,7 +17,7 @@ from tests.services import postgresql_programs
 from tests.system.installation import require
 from tests.unit.small_models import add_version
 
-from reckeeper import audit, backup, storage
+from reckeeper import audit, backup, clock, policy, storage
 from reckeeper.errors import ConfigError, ConflictError, DataError, StorageError
 from reckeeper.interactions import Interaction
 from reckeeper.registry import Registry
@@ -452,3 +452,80 @@ def test_what_is_no_file_is_refused(elsewhere, tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(DataError, match="cannot be read"):
             restore(elsewhere, path)
+
+
+# By itself
+
+MINUTE = 60_000_000
+
+
+@pytest.fixture
+def scheduled(database, settings, tmp_path):
+    """Store a policy with a backup every five minutes, of which two are kept; return its folder."""
+    folder = tmp_path / "backups"
+    policy.store(
+        database,
+        settings,
+        {"backup_schedule": "*/5 * * * *", "backup_folder": str(folder), "backup_keep": 2},
+        actor="test",
+    )
+    return folder
+
+
+def test_backups_are_made_when_they_are_due_and_the_oldest_go(database, settings, scheduled):
+    schedule = backup.BackupSchedule(database, settings)
+    now = clock.now()
+    assert schedule.look(now) is None
+    made = [schedule.look(now + 6 * number * MINUTE) for number in range(1, 4)]
+    assert all(made)
+    assert schedule.look(now + 18 * MINUTE + 1) is None
+    assert sorted(scheduled.iterdir()) == [taken.path for taken in made[1:]]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in scheduled.iterdir()} == {0o600}
+    assert stat.S_IMODE(scheduled.stat().st_mode) == 0o700
+    told = audit.entries(database, limit=2)
+    assert [entry.action for entry in told] == ["backup_removed", "backup"]
+    assert told[0].details["files"] == [made[0].path.name]
+    assert schedule.problem is None
+    # Another worker looks at what was made, and a clock that ran ahead puts nothing off.
+    other = backup.BackupSchedule(database, settings)
+    assert other.look(now) is None
+    assert other.look(now - 600 * MINUTE) is None
+    assert other.look(now + 6 * MINUTE)
+
+
+@SQLITE
+def test_what_was_due_while_no_worker_ran_is_made_at_its_start(database, settings, scheduled):
+    later = clock.now() + 60 * 24 * 30 * MINUTE
+    assert backup.BackupSchedule(database, settings).look(later)
+
+
+@SQLITE
+def test_a_backup_that_cannot_be_made_is_told_until_one_is(database, settings, scheduled):
+    schedule, now = backup.BackupSchedule(database, settings), clock.now()
+    scheduled.touch()  # a file is in the place of the folder
+    assert schedule.look(now + 6 * MINUTE) is None
+    assert "could not be made" in schedule.problem
+    scheduled.unlink()
+    assert schedule.look(now + 7 * MINUTE) is None  # it waits a while
+    assert schedule.problem
+    assert schedule.look(now + 30 * MINUTE)
+    assert schedule.problem is None
+
+
+@SQLITE
+def test_of_two_workers_one_makes_it(database, settings, scheduled):
+    with database.write() as connection:
+        storage.leases.take(connection, "backup", holder="another", seconds=60)
+    schedule, now = backup.BackupSchedule(database, settings), clock.now()
+    assert schedule.look(now + 6 * MINUTE) is None
+    assert schedule.problem is None
+
+
+@SQLITE
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("backup_schedule", "every day"), ("backup_folder", "backups"), ("backup_keep", 0)],
+)
+def test_a_policy_without_sense_is_refused(database, settings, field, value):
+    with pytest.raises(DataError, match=field):
+        policy.store(database, settings, {field: value}, actor="test")

@@ -47,7 +47,8 @@ MAY_IMPORT = {
     "events": {"clock", "config", "errors", "interactions", "periodic", "telemetry"}
     | {"storage", "audit", "policy", "catalogue", "tabular", "machine"},
     "people": {"errors", "storage", "audit"},
-    "backup": {"artifact", "audit", "clock", "config", "durable", "errors", "storage"},
+    "backup": {"artifact", "audit", "clock", "config", "durable", "errors", "periodic", "policy"}
+    | {"storage", "telemetry"},
     "security": {"clock", "config", "durable", "errors", "periodic", "telemetry"}
     | {"storage", "audit"},
     "client": {"errors", "wire"},

@@ -2,6 +2,17 @@
 
 from reckeeper.backup.archive import Manifest, check
 from reckeeper.backup.restoring import Restored, restore
+from reckeeper.backup.schedule import BackupSchedule, last_made
 from reckeeper.backup.taking import Progress, Taken, take
 
-__all__ = ["Manifest", "Progress", "Restored", "Taken", "check", "restore", "take"]
+__all__ = [
+    "BackupSchedule",
+    "Manifest",
+    "Progress",
+    "Restored",
+    "Taken",
+    "check",
+    "last_made",
+    "restore",
+    "take",
+]

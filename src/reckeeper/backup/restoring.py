@@ -14,7 +14,7 @@ from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, ConflictError, DataError
 
 _WORDS = {"sqlite": "an SQLite database", "postgresql": "PostgreSQL"}
-_ALLOWED = {audit.KEY_NAME, "logs", "lost+found", "up.lock", "installation.json"}
+_ALLOWED = {audit.KEY_NAME, "backups", "logs", "lost+found", "up.lock", "installation.json"}
 """What an installation may leave in its data folder that says nothing of its data."""
 
 

@@ -51,12 +51,19 @@ class Policy(wire.Policy):
     tuning: Tuning = Tuning()
     recommendations: RecommendationPolicy = RecommendationPolicy()
 
-    @field_validator("schedule")
+    @field_validator("schedule", "backup_schedule")
     @classmethod
     def _comes(cls, expression: str | None) -> str | None:
         if expression is not None:
             cron.check(expression)
         return expression
+
+    @field_validator("backup_folder")
+    @classmethod
+    def _is_whole_path(cls, folder: str | None) -> str | None:
+        if folder is not None and not re.fullmatch(r"/[^\x00-\x1f\x7f]*", folder):
+            raise ValueError("must be the whole path of a folder, such as /backups")
+        return folder
 
     @field_validator("timezone")
     @classmethod

@@ -46,6 +46,15 @@ def latest(connection: sa.Connection, *, limit: int, before: int | None = None) 
     return every(AuditEntry, connection.execute(query))
 
 
+def last_at(connection: sa.Connection, *, action: str, actor: str | None = None) -> int | None:
+    """Return the time of the last entry of an action, of one actor where one is named, or None."""
+    query = sa.select(audit_log.c.at).where(audit_log.c.action == action)
+    if actor is not None:
+        query = query.where(audit_log.c.actor == actor)
+    found = connection.execute(query.order_by(audit_log.c.entry_id.desc()).limit(1)).scalar()
+    return None if found is None else int(found)
+
+
 def in_order(connection: sa.Connection) -> Generator[AuditEntry, None, None]:
     """Yield all entries by number, in bounded memory.
 

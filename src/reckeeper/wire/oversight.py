@@ -198,6 +198,19 @@ class Policy(Answer):
         default=None,
         description="Delete inactive versions older than this many days; null: never.",
     )
+    backup_schedule: Annotated[str, Field(max_length=256)] | None = Field(
+        default=None,
+        description="Cron expression of the backups that the worker makes by itself; null: none.",
+    )
+    backup_folder: Annotated[str, Field(max_length=1024)] | None = Field(
+        default=None,
+        description="Folder on the worker's machine for them, as /backups; null: backups in the "
+        "data folder.",
+    )
+    backup_keep: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=7,
+        description="Keep this many of them; the oldest are removed once a new one was verified.",
+    )
     stale_after_hours: _Hours | None = Field(
         default=None,
         description="Notify the webhook when the active version is older than this.",

@@ -3,7 +3,17 @@
 import functools
 from typing import TYPE_CHECKING
 
-from reckeeper import notices, registry, security, serving, storage, telemetry, training, wire
+from reckeeper import (
+    backup,
+    notices,
+    registry,
+    security,
+    serving,
+    storage,
+    telemetry,
+    training,
+    wire,
+)
 from reckeeper import policy as policies
 from reckeeper.config import Settings
 from reckeeper.events import demo, imports
@@ -48,6 +58,7 @@ class Worker:
         self.schedule = training.Schedule(
             self.database, settings, self._retrain_by_itself, tidy=self.jobs.tidy
         )
+        self.backups = backup.BackupSchedule(self.database, settings)
         self.courier = notices.Courier(self.database, settings)
         self.mending = Periodic(
             functools.partial(imports.restore_lookups, self.database),
@@ -70,6 +81,7 @@ class Worker:
         self.policy.start()
         self.serving.start()
         self.schedule.start()
+        self.backups.start()
         self.courier.start()
         self.mending.start()
         if self.reader is not None:
@@ -86,6 +98,7 @@ class Worker:
         self.jobs.stop()
         self.mending.stop()
         self.courier.stop()
+        self.backups.stop()
         self.serving.stop()
         self.policy.stop()
         self.access.stop()
@@ -95,7 +108,9 @@ class Worker:
         """Say whether the process can do its work, serving and reading."""
         readiness = self.serving.readiness()
         problems = [] if self.reader is None else self.reader.problems()
-        threads = (self.access, self.policy, self.schedule, self.courier, self.mending)
+        threads = (
+            *(self.access, self.policy, self.schedule, self.backups, self.courier, self.mending),
+        )
         problems += [thread.problem for thread in threads if thread.problem is not None]
         return readiness.also(*problems)
 
