@@ -18,7 +18,7 @@ LOCK := uv pip compile pyproject.toml --quiet --no-header --universal --python-v
 
 .PHONY: help setup run setup-dev test test-long check lint docs bench supply lock wheel release clean \
 	kafka kafka-stop \
-	chromium postgresql java
+	chromium postgresql java nginx
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -39,10 +39,10 @@ IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 SLOW := artifact bulk cli_evaluate client client_distribution collapse commands demo docs files \
 	frontend gate import_memory linalg packaging serving storage structure tabular_query tuning up
 
-test: setup-dev chromium postgresql java ## Run every test: real browser, database and broker
+test: setup-dev chromium postgresql java nginx ## Run every test: real browser, database and broker
 	$(IN_PARALLEL) tests/system tests/contracts tests/unit
 
-test-long: setup-dev chromium postgresql java ## Long faults, and many more generated examples
+test-long: setup-dev chromium postgresql java nginx ## Long faults, and many more generated examples
 	$(IN_PARALLEL) -m "long or hypothesis" --hypothesis-profile=long --timeout=3000 tests
 
 check: setup-dev ## Lint, types and the quick unit tests, in under a minute
@@ -131,6 +131,10 @@ chromium:
 postgresql:
 	@for initdb in $(INITDB); do command -v "$$initdb" >/dev/null && exit 0; done; \
 	$(call install,PostgreSQL,postgresql,PostgreSQL)
+
+nginx:
+	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null && exit 0; \
+	$(call install,nginx,nginx-light,TLS)
 
 # A release has one or two of these; of Java the oldest that Kafka takes will do.
 java:

@@ -23,6 +23,7 @@ from reckeeper import errors, recipes, telemetry, wire
 from reckeeper.api.app import document
 from reckeeper.cli.commands import COMMANDS, load
 from reckeeper.config import Settings
+from reckeeper.security import roles
 from reckeeper.wire import Policy
 
 DOCS = Path(__file__).parent
@@ -328,7 +329,35 @@ def faults() -> str:
     )
 
 
+def role_meanings() -> str:
+    """Return the table of roles."""
+    rows = ((f"`{role}`", roles.MEANING[role]) for role in roles.ROLES)
+    return table(("role", "what its keys may do"), rows)
+
+
+def access() -> str:
+    """Return the table of the role that each route takes, and of those that include it."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for process, routes in (("server", roles.SERVER), ("worker", roles.WORKER)):
+            taken: dict[str, list[str]] = {}
+            for (method, path), role in routes.items():
+                taken.setdefault(role, []).append(f"`{method} {path}`")
+            for role in (*roles.ROLES, roles.ANYONE):
+                if role in taken:
+                    also = [each for each in roles.ROLES if role in roles.INCLUDED[each]]
+                    yield (
+                        process,
+                        ", ".join(f"`{each}`" for each in also) or "anyone",
+                        ", ".join(taken[role]),
+                    )
+
+    return table(("process", "roles", "routes"), rows())
+
+
 PARTS = {
+    "roles": role_meanings,
+    "access": access,
     "commands": commands,
     "errors": error_codes,
     "faults": faults,
