@@ -1,11 +1,14 @@
 """Training jobs, in real child processes."""
 
+import ctypes
 import dataclasses
 import json
 import os
 import pickle
 import re
+import shlex
 import signal
+import sys
 import time
 
 import psutil
@@ -444,6 +447,41 @@ def test_a_version_that_loads_for_longer_than_a_lease_serves(
     monkeypatch.setattr(registry.versions, "load", slowly)
     assert run(runner, job_of).promoted
     assert registry.switch.active_version() == 1
+
+
+# Shortens the lease, and waits for whoever renews it.
+RENEWED = """
+import time
+from reckeeper import clock, storage
+from reckeeper.config import Settings
+
+database = storage.open_database(Settings.from_env())
+with database.write() as connection:
+    connection.exec_driver_sql(f"UPDATE leases SET expires_at = {clock.now() + 3 * clock.SECOND}")
+ends = time.monotonic() + 20
+is_kept = False
+while not is_kept and time.monotonic() < ends:
+    with database.read() as connection:
+        is_kept = storage.leases.lapses_at(connection, "training") > clock.now() + 5 * clock.SECOND
+        assert not storage.jobs.has_lapsed(connection)
+assert is_kept
+"""
+
+
+def test_a_worker_that_is_too_busy_to_renew_its_lease_keeps_its_job(
+    runner, job_of, taste, settings, monkeypatch
+):
+    monkeypatch.setattr(runners, "HEARTBEAT_SECONDS", 60.0)  # it is in no write meanwhile
+    job_id, pid = start(runner)
+    hold_still(pid, settings.data_dir)
+    environ = {"PYTHONPATH": "src", "PATH": "/usr/bin:/bin", **settings.to_env()}
+    variables = [f"{name}={value}" for name, value in environ.items()]
+    command = shlex.join(["env", "-i", *variables, sys.executable, "-c", RENEWED])
+    # A call by `PyDLL` holds the interpreter: no other thread of this process runs.
+    assert ctypes.PyDLL(None).system(command.encode()) == 0
+    os.kill(pid, signal.SIGCONT)
+    runner.wait(job_id)
+    assert job_of(job_id).status == "succeeded"
 
 
 def test_a_version_that_was_judged_beside_another_waits(

@@ -77,6 +77,12 @@ def holder(connection: sa.Connection, name: str) -> str | None:
     return None if found is None else str(found)
 
 
+def lapses_at(connection: sa.Connection, name: str) -> int:
+    """Return when a lease lapses or has lapsed; 0 if nobody has ever held it."""
+    query = sa.select(leases.c.expires_at).where(leases.c.name == name)
+    return int(connection.execute(query).scalar() or 0)
+
+
 def revoke(connection: sa.Connection, name: str, *, holder: str) -> None:
     """Let a lease lapse whose holder is known to be gone; another's stays."""
     columns = leases.c

@@ -2,10 +2,11 @@
 
 import contextlib
 import multiprocessing
+import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import psutil
@@ -24,7 +25,7 @@ from reckeeper.periodic import Periodic
 from reckeeper.registry import Registry
 from reckeeper.serving import Serving
 from reckeeper.telemetry import get_logger
-from reckeeper.training import child, jobs
+from reckeeper.training import child, jobs, keeper
 from reckeeper.training.promotion import Promotion
 
 HEARTBEAT_SECONDS = 1.0
@@ -37,7 +38,9 @@ _AGAIN_SECONDS = 1.0
 # that has, started with the worker's first job. (macOS crashes in a copy whose BLAS was used.)
 if sys.platform == "linux":
     _PROCESSES = multiprocessing.get_context("forkserver")
-    _PROCESSES.set_forkserver_preload(["reckeeper.training.child", "sklearn.decomposition"])
+    _PROCESSES.set_forkserver_preload(
+        ["reckeeper.training.child", "reckeeper.training.keeper", "sklearn.decomposition"]
+    )
 else:
     _PROCESSES = multiprocessing.get_context("spawn")
 
@@ -146,10 +149,10 @@ class JobRunner:
         self._promotion.tidy()
 
     def _watch(self, job_id: int, kind: str, trigger: str) -> None:
-        process: _Child | None = None
+        started = contextlib.ExitStack()
         try:
             with self._kept_alive(job_id):  # a worker's first takes seconds
-                process = self._started(job_id)
+                process = self._started(job_id, started)
             _log.info("job_started", job_id=job_id, kind=kind, trigger=trigger, pid=process.pid)
             ended = self._await(job_id, process)
             with self._kept_alive(job_id):
@@ -174,14 +177,21 @@ class JobRunner:
                 )
         finally:
             self._watchers.pop(job_id, None)
-            if process is not None:
-                process.end()
+            started.close()
             with contextlib.suppress(ReckeeperError, OSError):
                 self._registry.recovery.remove_unfinished()
 
-    def _started(self, job_id: int) -> "_Child":
+    def _started(self, job_id: int, started: contextlib.ExitStack) -> "_Child":
+        """Start the process of a job, and the one that keeps its lease; `started` ends both."""
+
+        def start(name: str, target: Callable[..., None], *arguments: object) -> "_Child":
+            process = _Child(name, target, job_id, self._settings, *arguments)
+            started.callback(process.end)
+            return process
+
         try:
-            return _Child(job_id, self._settings)
+            start(f"job-{job_id}-lease", keeper.run, os.getpid())
+            return start(f"job-{job_id}", child.run)
         except OSError as exc:
             raise TrainingError(
                 f"The training process could not be started: {exc}. See what the machine is short "
@@ -297,13 +307,13 @@ class JobRunner:
 
 
 class _Child:
-    """The process of a job, which ends with this one, however this one ends."""
+    """A process that ends with this one, however this one ends: it gets the end of a pipe."""
 
-    def __init__(self, job_id: int, settings: Settings) -> None:
+    def __init__(self, name: str, target: Callable[..., None], *arguments: object) -> None:
         read_end, self._kept_open = _PROCESSES.Pipe(duplex=False)
         with read_end:
             self._process = _PROCESSES.Process(
-                target=child.run, args=(job_id, settings, read_end), name=f"job-{job_id}"
+                target=target, args=(*arguments, read_end), name=name
             )
             self._process.start()
 
