@@ -377,6 +377,38 @@ def test_a_worker_that_fails_on_a_job_says_so(runner, job_of, taste, monkeypatch
     assert "its log has the details" in job.error_message
 
 
+# Tickets
+
+
+def test_a_ticket_starts_one_job_and_none_once_it_is_withdrawn(runner, job_of, database, taste):
+    withdrawn = training.offer(database)
+    assert training.withdraw(database, withdrawn) is None
+    ticket = training.offer(database)
+    job_id = runner.start(trigger="manual", actor="test", ticket=ticket)
+    runner.wait(job_id)
+    assert job_of(job_id).status == "succeeded"
+    for name in (withdrawn, ticket, "ticket-" + 24 * "0", "training", ""):
+        with pytest.raises(ConflictError, match="has given up waiting, so it is not started"):
+            runner.start(trigger="manual", actor="test", ticket=name)
+    assert job_of(job_id + 1) is None
+    assert training.withdraw(database, ticket).job_id == job_id
+    assert training.withdraw(database, ticket) is None
+    again = runner.start(trigger="manual", actor="test")  # whoever asks the worker itself has none
+    runner.wait(again)
+    assert job_of(again).status == "succeeded"
+
+
+def test_a_ticket_lapses_and_goes(database, taste, monkeypatch):
+    monkeypatch.setattr(jobs, "_TICKET_SECONDS", -1.0)
+    ticket = training.offer(database)
+    with pytest.raises(ConflictError, match="has given up waiting"):
+        jobs.start(database, trigger="manual", actor="test", ticket=ticket)
+    training.offer(database)
+    with database.read() as connection:
+        names = connection.exec_driver_sql("SELECT name FROM leases").scalars()
+        assert sum(name.startswith("ticket-") for name in names) == 1
+
+
 # How a job ends
 
 

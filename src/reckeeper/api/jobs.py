@@ -14,7 +14,7 @@ from reckeeper.api import bodies, parameters
 from reckeeper.api.answers import Json, content, failures, other
 from reckeeper.api.parameters import ActorName, Before, JobId, Limit, Wait
 from reckeeper.api.runtime import Needs, Runtime
-from reckeeper.client import Client
+from reckeeper.api.worker import Worker
 from reckeeper.security import Caller, actor_of
 from reckeeper.training.jobs import job_error
 
@@ -43,9 +43,10 @@ async def retrain(
     request: wire.JsonObject = {} if asked is None else asked.model_dump()
     if request:
         await run_in_threadpool(_check, runtime, request)
-    worker = _worker(runtime, actor_name)
     tuning = request.pop("tuning", {})  # its fields are the client's own parameters
-    started = await _start(functools.partial(worker.start_retrain, **request, **tuning))
+    started = await _start(
+        runtime, actor_name, lambda worker: worker.start_retrain(**request, **tuning)
+    )
     if not wait:
         return Json(started, 202)
     row = await _success(runtime, started.job.job_id)
@@ -73,7 +74,7 @@ async def evaluate(runtime: Needs, actor_name: ActorName, wait: Wait = True) -> 
     the same users, by the policy's metric. The result grows while the job runs: `GET /jobs/{id}`
     shows it, and later whether it still holds.
     """
-    started = await _start(_worker(runtime, actor_name).start_evaluation)
+    started = await _start(runtime, actor_name, lambda worker: worker.start_evaluation())
     if not wait:
         return Json(started, 202)
     row = await _success(runtime, started.job.job_id)
@@ -87,29 +88,31 @@ def _check(runtime: Runtime, request: wire.JsonObject) -> None:
     training.checked_request(request, active=active)
 
 
-def _worker(runtime: Runtime, caller: Caller) -> Client:
-    """Return the way to the worker, which learns who asks."""
+async def _start(
+    runtime: Runtime, caller: Caller, start: Callable[[Worker], wire.Job]
+) -> wire.JobAnswer:
+    """Have the worker start a job; where it does not answer, see that it does not later either."""
     secret = runtime.access.worker_secret.text() if runtime.access.is_needed else None
-    return runtime.worker.for_caller(caller, secret=secret)
-
-
-async def _start(start: Callable[[], wire.Job]) -> wire.JobAnswer:
+    ticket = await run_in_threadpool(training.offer, runtime.database)
+    worker = runtime.worker.for_caller(caller, secret=secret).with_ticket(ticket)
     try:
-        job = await run_in_threadpool(start)
+        return wire.JobAnswer(job=await run_in_threadpool(start, worker))
     except errors.UnauthenticatedError as exc:
         raise errors.UnavailableError(
             "The worker does not take this server's secret, so nothing was trained: give both the "
             "same RECKEEPER_WORKER_SECRET, or the same data folder."
         ) from exc
     except errors.UnavailableError as exc:
+        row = await run_in_threadpool(training.withdraw, runtime.database, ticket)
+        if row is not None:  # its answer alone was lost
+            return wire.JobAnswer(job=training.describe_job(row))
         raise errors.UnavailableError(
-            "The worker could not be asked to train: it does not answer. Check that it is running "
-            "where RECKEEPER_WORKER_URL names it, then try again. A job may have started all the "
-            "same.",
-            action=exc.action or errors.Action("list_jobs"),
+            "The worker could not be asked to train: it does not answer. Nothing was started, and "
+            "nothing will be. Check that it is running where RECKEEPER_WORKER_URL names it, then "
+            "try again.",
+            action=exc.action,
             private=exc.message,
         ) from exc
-    return wire.JobAnswer(job=job)
 
 
 async def _success(runtime: Runtime, job_id: int) -> storage.Job:

@@ -1,11 +1,12 @@
 """The worker, as a server asks it for whoever has asked the server."""
 
 import copy
+from collections.abc import Mapping
 from typing import Self
 
 from reckeeper.client import ACTOR_HEADER, Client
 from reckeeper.security import Caller
-from reckeeper.wire.headers import CALLER_HEADER
+from reckeeper.wire.headers import CALLER_HEADER, TICKET_HEADER
 
 
 class Worker(Client):
@@ -25,8 +26,13 @@ class Worker(Client):
             CALLER_HEADER: caller.actor,
             "Authorization": secret and f"Bearer {secret}",
         }
+        return self._sending({name: value for name, value in headers.items() if value is not None})
+
+    def with_ticket(self, ticket: str) -> Self:
+        """Return a client whose next job starts only while a ticket is valid."""
+        return self._sending({TICKET_HEADER: ticket})
+
+    def _sending(self, headers: Mapping[str, str]) -> Self:
         asked = copy.copy(self)
-        asked._server = self._server.with_headers(
-            {name: value for name, value in headers.items() if value is not None}
-        )
+        asked._server = self._server.with_headers(headers)
         return asked

@@ -28,6 +28,7 @@ from reckeeper.storage import (
     notices,
     policies,
     stream_offsets,
+    tickets,
     timeline,
 )
 from reckeeper.storage.engine import (
@@ -95,5 +96,6 @@ __all__ = [
     "policies",
     "settings_of",
     "stream_offsets",
+    "tickets",
     "timeline",
 ]

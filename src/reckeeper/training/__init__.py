@@ -6,8 +6,10 @@ from reckeeper.training.jobs import (
     describe_listed,
     expire_silent,
     find_job,
+    offer,
     request_cancel,
     request_finish,
+    withdraw,
 )
 from reckeeper.training.recipe_comparison import today
 from reckeeper.training.request import check_taste, checked_request
@@ -24,7 +26,9 @@ __all__ = [
     "describe_listed",
     "expire_silent",
     "find_job",
+    "offer",
     "request_cancel",
     "request_finish",
     "today",
+    "withdraw",
 ]

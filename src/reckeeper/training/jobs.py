@@ -23,6 +23,9 @@ from reckeeper.training.verdict import Verdict
 _OUTAGE_GRACE_SECONDS = 5.0
 """How long after an outage of the database a silent worker is not yet taken for a dead one."""
 
+_TICKET_SECONDS = 60.0
+"""Longer than anybody waits for a job to start, and not for long if they die meanwhile."""
+
 _STATUS_OF_ERROR = {
     JobCancelledError.code: storage.jobs.CANCELLED,
     JobInterruptedError.code: storage.jobs.INTERRUPTED,
@@ -39,6 +42,7 @@ def start(
     request: Mapping[str, object] | None = None,
     cause: wire.Cause | None = None,
     not_since: int | None = None,
+    ticket: str | None = None,
 ) -> int:
     """Add a running job of this process, and return its number; see `JobRunner.start`."""
     expire_silent(database)
@@ -60,6 +64,10 @@ def start(
             cause=told,
             holder=machine.process_name(),
         )
+        if ticket is not None and not storage.tickets.use(connection, ticket, job_id=job_id):
+            raise ConflictError(
+                "Whoever asked for this job has given up waiting, so it is not started. Ask again."
+            )
         audit.record(
             connection,
             actor=actor,
@@ -70,6 +78,21 @@ def start(
             cause=told,
         )
     return job_id
+
+
+def offer(database: storage.Database) -> str:
+    """Return a ticket with which another process may start one job, until it is withdrawn."""
+    with database.write() as connection:
+        return storage.tickets.issue(
+            connection, holder=machine.process_name(), seconds=_TICKET_SECONDS
+        )
+
+
+def withdraw(database: storage.Database, ticket: str) -> storage.Job | None:
+    """Take back a ticket; return the job that it has started, or None: it starts none."""
+    with database.write() as connection:
+        job_id = storage.tickets.withdraw(connection, ticket)
+        return None if job_id is None else _found(connection, job_id)
 
 
 def cancelled(job_id: int) -> JobCancelledError:

@@ -84,6 +84,7 @@ class JobRunner:
         request: Mapping[str, object] | None = None,
         cause: wire.Cause | None = None,
         not_since: int | None = None,
+        ticket: str | None = None,
     ) -> int:
         """Start a job and return its number; `wait` for its end.
 
@@ -104,6 +105,8 @@ class JobRunner:
         not_since : int, optional
             Microseconds since 1970: a job of this trigger that has started at
             this moment or later is the one that was meant.
+        ticket : str, optional
+            What whoever asks can take back for as long as it was not used.
 
         Raises
         ------
@@ -112,7 +115,7 @@ class JobRunner:
         JobRunningError
             One runs already.
         ConflictError
-            One has started since `not_since`.
+            One has started since `not_since`, or the ticket is not valid.
         """
         job_id = jobs.start(
             self._database,
@@ -122,6 +125,7 @@ class JobRunner:
             request=request,
             cause=cause,
             not_since=not_since,
+            ticket=ticket,
         )
         with contextlib.suppress(ReckeeperError):  # what is left over can wait
             self._registry.recovery.remove_unfinished()
@@ -190,14 +194,15 @@ class JobRunner:
             return process
 
         try:
+            process = start(f"job-{job_id}", child.run)
             start(f"job-{job_id}-lease", keeper.run, os.getpid())
-            return start(f"job-{job_id}", child.run)
         except OSError as exc:
             raise TrainingError(
                 f"The training process could not be started: {exc}. See what the machine is short "
                 "of, then retrain.",
                 action=Action("retrain"),
             ) from exc
+        return process
 
     def _await(self, job_id: int, process: "_Child") -> ReckeeperError | None:
         """Wait for the child, or end it; return why it was ended."""

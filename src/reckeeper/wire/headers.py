@@ -5,3 +5,6 @@ INSTALLATION_HEADER = "X-Reckeeper-Installation"
 
 CALLER_HEADER = "X-Reckeeper-Caller"
 """From the server to the worker: who is proven to ask; of anybody else it says nothing."""
+
+TICKET_HEADER = "X-Reckeeper-Ticket"
+"""From the server to the worker: a job may start as long as the server has not given up."""

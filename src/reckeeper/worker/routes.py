@@ -10,7 +10,7 @@ from reckeeper import errors, storage, telemetry, training, wire
 from reckeeper.client import ACTOR_HEADER
 from reckeeper.security import Caller, actor_of, checked_name, checked_reason
 from reckeeper.training.jobs import job_error
-from reckeeper.wire.headers import CALLER_HEADER
+from reckeeper.wire.headers import CALLER_HEADER, TICKET_HEADER
 from reckeeper.worker.process import Worker
 
 routes = Blueprint("worker", __name__)
@@ -133,7 +133,13 @@ def _run_job(
     if kind == "retrain":
         with worker.database.read() as connection:
             training.check_taste(connection, worker.settings)
-    job_id = worker.jobs.start(trigger="manual", actor=_actor(), kind=kind, request=asked)
+    job_id = worker.jobs.start(
+        trigger="manual",
+        actor=_actor(),
+        kind=kind,
+        request=asked,
+        ticket=request.headers.get(TICKET_HEADER),
+    )
     if wait == "true":
         worker.jobs.wait(job_id)
     row = training.find_job(worker.database, job_id)
