@@ -124,6 +124,7 @@ def test_the_commands_of_every_module_are_listed():
     from reckeeper.cli import (
         audit,
         backup,
+        check,
         data,
         evaluate,
         exporting,
@@ -141,8 +142,8 @@ def test_the_commands_of_every_module_are_listed():
 
     every = typer.Typer()
     for module in (
-        audit, backup, data, evaluate, exporting, importing, items, jobs, keys, models, policy,
-        recommend, start, stream, users,
+        audit, backup, check, data, evaluate, exporting, importing, items, jobs, keys, models,
+        policy, recommend, start, stream, users,
     ):  # fmt: skip
         module.register(every)
     assert set(typer.main.get_command(every).commands) == set(COMMANDS)

@@ -157,7 +157,8 @@ def test_a_missing_database_is_refused_and_not_made(settings):
 
 def test_a_database_without_a_schema_is_refused(settings):
     settings.data_dir.mkdir()
-    file_of(settings).touch()
+    with contextlib.closing(sqlite3.connect(file_of(settings))) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
     with pytest.raises(SchemaError, match="has no schema yet: migrate it"):
         storage.open_database(settings)
 

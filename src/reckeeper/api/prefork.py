@@ -64,6 +64,7 @@ def serve(settings: Settings, folder: Path) -> int:
         policies.first(settings)
         with contextlib.closing(storage.open_database(settings)) as database:
             security.see_that_guarded(database, settings)
+            database.see_that_sound()
     except errors.ReckeeperError as exc:
         return app.refused(exc)
     try:

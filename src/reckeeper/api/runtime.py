@@ -75,6 +75,8 @@ class Runtime:
         """
         database = storage.open_database(settings, n_processes=settings.server_processes)
         security.see_that_guarded(database, settings)
+        if siblings is None:  # of several, who started them has looked
+            database.see_that_sound()
         with database.read() as connection:
             installation_id = storage.installation.id_of(connection)
         is_one_of_several = settings.server_processes > 1

@@ -30,6 +30,7 @@ COMMANDS = {
     "keys": "API keys: who may do what.",
     "backup": "Write database, models and keys of one moment to one file, while everything runs.",
     "restore": "Put a backup where no installation is, whole; a damaged one is refused whole.",
+    "check": "Do database, model files and audit trail hold together?",
     "audit": "Who changed what, and is the trail whole? Without a command: list.",
 }
 """The first line of each command's help: it is listed without loading the command."""
@@ -72,6 +73,8 @@ def _register(name: str, app: typer.Typer) -> None:
         from reckeeper.cli.keys import register
     elif name in {"backup", "restore"}:
         from reckeeper.cli.backup import register
+    elif name == "check":
+        from reckeeper.cli.check import register
     elif name == "policy":
         from reckeeper.cli.policy import register
     else:

@@ -161,12 +161,13 @@ class Serving:
                 f"The database has not answered for {silent:.0f} s: check that it is running."
             )
             return Readiness("unavailable", [sentence], self.version, None)
+        unwritten = [] if self._database.problem is None else [self._database.problem]
         if problem is None:
             unforeseen = self._following.problem
-            ready = Readiness("ok", [], self.version, None)
+            ready = Readiness("ok", [], self.version, None).also(*unwritten)
             return ready if unforeseen is None else ready.also(unforeseen)
         status = "unavailable" if self._loaded is None else "degraded"
-        return Readiness(status, [problem.sentence], self.version, problem.offer)
+        return Readiness(status, [problem.sentence, *unwritten], self.version, problem.offer)
 
     def start(self) -> None:
         """Load the active version and follow every later one, until `stop`."""
@@ -505,6 +506,7 @@ class Serving:
             raise
         self._database_problem = None
         self._answered_at = time.monotonic()
+        self._database.probe()
         return active
 
 

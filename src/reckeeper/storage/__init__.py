@@ -38,6 +38,7 @@ from reckeeper.storage.engine import (
     is_unreachable,
     migrate,
     open_database,
+    planned,
     settings_of,
 )
 from reckeeper.storage.items import Item
@@ -93,6 +94,7 @@ __all__ = [
     "models",
     "notices",
     "open_database",
+    "planned",
     "policies",
     "settings_of",
     "stream_offsets",

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, ConflictError, StorageError
 from reckeeper.storage import engine as engines
+from reckeeper.storage.schema import VERSION_TABLE
 from reckeeper.storage.tables import metadata
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
@@ -81,7 +82,7 @@ def see_that_nothing_is_there(settings: Settings) -> None:
         else:
             with engines.Database(engine, settings).read() as connection:
                 tables = sa.inspect(connection).get_table_names(schema=settings.database_schema)
-            found = sorted({*tables} & {*metadata.tables, engines.VERSION_TABLE[POSTGRESQL]})
+            found = sorted({*tables} & {*metadata.tables, VERSION_TABLE[POSTGRESQL]})
             where = (
                 f"the table {found[0]} in schema {settings.database_schema!r} of the database "
                 f"{settings.masked_database_url}"
@@ -177,7 +178,7 @@ def _dump(connection: sa.Connection, path: Path, on_progress: Progress) -> None:
     snapshot = connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar_one()
     schema = engines.settings_of(connection).database_schema
     target, environ = _target(connection)
-    tables = (*metadata.tables, engines.VERSION_TABLE[POSTGRESQL])
+    tables = (*metadata.tables, VERSION_TABLE[POSTGRESQL])
     command = [
         *(program, "--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}"),
         *(f'--table="{schema}"."{table}"' for table in tables),

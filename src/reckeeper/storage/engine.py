@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 import tenacity
@@ -19,7 +19,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from reckeeper.config import Settings
 from reckeeper.errors import Action, ConfigError, SchemaError, StorageError
-from reckeeper.storage.tables import metadata
+from reckeeper.storage import installation, schema, soundness, sqlite_file
+from reckeeper.storage.file_watch import FileWatch
+from reckeeper.storage.soundness import Soundness
 from reckeeper.telemetry import get_logger
 
 SCHEMA_REVISION = "0004"
@@ -28,14 +30,14 @@ SCHEMA_REVISION = "0004"
 BUSY_TIMEOUT_SECONDS = 60
 """How long a writer waits for the others, and how long one may keep them waiting."""
 
+PROBE_SECONDS = 2.0
+"""How often it is tried to write again after a write that failed for want of room."""
+
 START_SECONDS = 30.0
 """How long a database that does not answer is waited for when it is opened."""
 
 _SLOW_SECONDS = 2.0
 _BUSY_RETRY_SECONDS = 30
-
-VERSION_TABLE = {"sqlite": "alembic_version", "postgresql": "reckeeper_alembic_version"}
-"""Where Alembic keeps the revision; in PostgreSQL others may use the same schema."""
 
 T = TypeVar("T")
 
@@ -63,7 +65,13 @@ class Database:
         self._writer = self._engine.execution_options(reckeeper_writes=True)
         self._reader = self._engine
         self._unreached_at = -math.inf
-        if is_postgresql(engine):
+        self._watch: FileWatch | None = None
+        self._is_looked_through = False
+        self._unwritten: str | None = None
+        self._probe_at = -math.inf
+        if not is_postgresql(engine):
+            self._watch = FileWatch(Path(str(engine.url.database)), is_sound=self._is_sound)
+        else:
             # Whatever the defaults of the role are: a writer must see what came before its lock.
             self._writer = self._writer.execution_options(isolation_level="READ COMMITTED")
             self._reader = self._engine.execution_options(
@@ -74,6 +82,8 @@ class Database:
     def read(self) -> Iterator[sa.Connection]:
         """Give a connection on which all reads see one moment."""
         with self._translated(), self._reader.begin() as connection:
+            if self._watch is not None:
+                self._watch.look(connection)
             yield connection
 
     @contextlib.contextmanager
@@ -88,11 +98,18 @@ class Database:
         StorageError
             The database refused, cannot be reached, or stayed locked for a
             minute. If the connection broke during the commit, the writes may
-            be there all the same.
+            be there all the same. An SQLite file is malformed, or not any
+            longer the one that was opened.
         """
         callbacks: dict[str, Callable[[], None]] = {}
-        with self._translated(), self._writer.begin() as connection:
+        self._see_that_it_may_be_written()
+        with self._translated(writes=True), self._writer.begin() as connection:
+            if self._watch is not None:
+                self._watch.look(connection)
             yield connection.execution_options(reckeeper_after_commit=callbacks)
+        self._unwritten = None
+        if self._watch is not None:
+            self._watch.check()
         for callback in callbacks.values():
             callback()
 
@@ -138,9 +155,83 @@ class Database:
     def close(self) -> None:
         """Close all connections; a later use opens them again."""
         self._engine.dispose()
+        if self._watch is not None:
+            self._watch.end()
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be written, as far as was tried; None if it can."""
+        refused = None if self._watch is None else self._watch.problem
+        return refused or self._unwritten
+
+    def probe(self) -> None:
+        """Write and read something, at times, where the last write failed or the disk is full.
+
+        What comes of it is the `problem`. It waits for nobody who writes.
+        """
+        if time.monotonic() < self._probe_at:
+            return
+        self._probe_at = time.monotonic() + PROBE_SECONDS
+        path = None if self._watch is None else Path(str(self._engine.url.database))
+        if self._unwritten is None and (path is None or sqlite_file.has_room(path)):
+            return
+        with contextlib.suppress(StorageError):
+            if path is None:
+                with self.write() as connection:
+                    installation.touch(connection)
+                return
+            with self._translated(writes=True):
+                if sqlite_file.probe(self._engine):
+                    self._unwritten = None
+
+    def look_through(self, *, seconds: float | None = soundness.START_SECONDS) -> Soundness:
+        """Look for what does not hold together in an SQLite file; PostgreSQL sees to itself.
+
+        Where something is found, nothing is written from then on.
+
+        Parameters
+        ----------
+        seconds : float or None
+            After which the rest is left out; None: never.
+
+        Raises
+        ------
+        StorageError
+            It cannot be opened at all.
+        """
+        self._is_looked_through = True
+        if self._watch is None:
+            return Soundness((), is_whole=True)
+        with self._translated():
+            found = soundness.look_through(self._engine, seconds=seconds)
+        if found.findings:
+            self._watch.condemn(found.findings[0])
+        return found
+
+    def see_that_sound(self) -> None:
+        """Look through the file for a bounded time, at a start.
+
+        Raises
+        ------
+        StorageError
+            It is malformed.
+        """
+        if not self.look_through().is_whole:
+            _log.info("database_not_looked_through", seconds=soundness.START_SECONDS)
+        if self._watch is not None:
+            self._watch.see_that_it_may_be_written()
+
+    def _is_sound(self) -> bool:
+        return not self.look_through().findings
+
+    def _see_that_it_may_be_written(self) -> None:
+        if self._watch is not None:
+            if not self._is_looked_through:
+                self.look_through()
+            self._watch.see_that_it_may_be_written()
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, *, writes: bool = False) -> Iterator[None]:
         began = time.monotonic()
         was_reached = True
         try:
@@ -148,6 +239,12 @@ class Database:
                 yield
         except StorageError as exc:
             was_reached = not is_unreachable(exc)
+            if self._watch is not None and sqlite_file.is_malformed(_reason_of(exc)):
+                self._watch.condemn(str(_reason_of(exc)))
+                told = self._watch.problem or exc.message
+                raise StorageError(told, private=exc.private) from exc.__cause__
+            if writes and _is_full(exc):
+                self._unwritten = exc.message
             raise
         finally:
             # One that is held still raises nothing.
@@ -159,6 +256,14 @@ def settings_of(connection: sa.Connection) -> Settings:
     """Return the settings with which the database of a connection was opened."""
     settings: Settings = connection.get_execution_options()["reckeeper_settings"]
     return settings
+
+
+def planned(connection: sa.Connection, name: str) -> Callable[[], None] | None:
+    """Return what `after_commit` was given under a name in this transaction, if anything was."""
+    found: Callable[[], None] | None = connection.get_execution_options()[
+        "reckeeper_after_commit"
+    ].get(name)
+    return found
 
 
 def after_commit(connection: sa.Connection, name: str, callback: Callable[[], None]) -> None:
@@ -218,11 +323,7 @@ def _errors_of(engine: sa.Engine) -> tuple[type[Exception], ...]:
 def _failed(exc: Exception, engine: sa.Engine) -> StorageError:
     reason = exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc
     if not is_postgresql(engine):
-        return StorageError(
-            f"The database did not answer as it should: {reason}. Nothing was written; see that "
-            "its file (in RECKEEPER_DATA_DIR, or DATABASE_URL) is a database, and that file and "
-            "folder are there, writable and on a disk that is not full; then try again."
-        )
+        return sqlite_file.failure(reason, Path(str(engine.url.database)))
     shown = engine.get_execution_options()["reckeeper_settings"].masked_database_url
     lines = str(reason).strip().splitlines() or [type(reason).__name__]
     said = re.sub(r"\s+", " ", lines[0]).rstrip(".")
@@ -258,8 +359,17 @@ def is_unreachable(exc: BaseException) -> bool:
         return True
     reason = cause.orig if isinstance(cause, sa.exc.DBAPIError) else cause
     if isinstance(reason, sqlite3.Error):
-        return _is_locked(reason)
+        return sqlite_file.is_locked(reason)
     return _is_lost(reason) or _has_state(reason, _PASSING)
+
+
+def _is_full(exc: StorageError) -> bool:
+    reason = _reason_of(exc)
+    return sqlite_file.is_full(reason) or _has_state(reason, ("53100", "25006"))
+
+
+def _reason_of(exc: StorageError) -> BaseException | None:
+    return getattr(exc.__cause__, "orig", exc.__cause__)
 
 
 def _is_lost(reason: object) -> bool:
@@ -303,6 +413,8 @@ def open_database(settings: Settings, *, n_processes: int = 1) -> Database:
             "(RECKEEPER_DATA_DIR or DATABASE_URL names the place), then try again.",
             action=Action("migrate"),
         )
+    if not is_postgresql(engine):
+        sqlite_file.see_that_it_has_content(Path(str(engine.url.database)))
     database = Database(engine, settings)
     revision = _when_reached(engine, lambda: _revision(database))
     if revision != SCHEMA_REVISION:
@@ -316,7 +428,8 @@ def open_database(settings: Settings, *, n_processes: int = 1) -> Database:
             )
         raise _too_new(shown, revision)
     if not is_postgresql(engine):
-        _keep_log(engine)  # a copy that was restored may have lost it
+        with _translated(engine):
+            sqlite_file.keep_log(engine)  # a copy that was restored may have lost it
     return database
 
 
@@ -339,7 +452,7 @@ def migrate(settings: Settings) -> str | None:
     """
     if settings.is_embedded:
         try:
-            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            settings.data_dir.mkdir(sqlite_file.FOLDER_MODE, parents=True, exist_ok=True)
         except OSError as exc:
             raise ConfigError(
                 f"RECKEEPER_DATA_DIR={str(settings.data_dir)!r} cannot be made: {exc.strerror}. "
@@ -350,15 +463,15 @@ def migrate(settings: Settings) -> str | None:
     database = Database(engine, settings)
     try:
         if not is_postgresql(engine):
-            _keep_log(engine)
+            _make_file(engine)
         else:
             _when_reached(engine, lambda: _see_that_it_answers(database))
         with database.write() as connection:
-            before = _revision_on(connection)
+            before = schema.revision_on(connection, settings_of(connection))
             if before is not None and before > SCHEMA_REVISION:
                 raise _too_new(shown, before)
             if before is None:
-                _see_that_it_is_free(connection, settings, shown)
+                schema.see_that_it_is_free(connection, settings, shown)
             if before != SCHEMA_REVISION:
                 _upgrade(connection)
         return before
@@ -379,40 +492,6 @@ def _upgrade(connection: sa.Connection) -> None:
 def _see_that_it_answers(database: Database) -> None:
     with database.read() as connection:
         connection.exec_driver_sql("SELECT 1")
-
-
-def _see_that_it_is_free(connection: sa.Connection, settings: Settings, shown: str) -> None:
-    """Make the schema if it is not there; raise if it holds tables of others by our names."""
-    if is_postgresql(connection):
-        schema = settings.database_schema
-        if not sa.inspect(connection).has_schema(schema):
-            connection.execute(sa.schema.CreateSchema(schema))
-            return
-        # Tables and views of every kind; they share their names with indexes and types.
-        relations = sa.text(
-            "SELECT relname FROM pg_class JOIN pg_namespace AS space ON space.oid = relnamespace "
-            "WHERE space.nspname = :schema"
-        )
-        names = set(connection.execute(relations, {"schema": schema}).scalars())
-        where = f"schema {schema!r} of the database {shown}"
-        remedy, action = (
-            "Name another schema for Reckeeper (RECKEEPER_DATABASE_SCHEMA=reckeeper; it is made "
-            "if need be), then migrate again. What is there can be imported.",
-            Action("import_query"),
-        )
-    else:
-        inspector = sa.inspect(connection)
-        names = set(inspector.get_table_names())
-        where = f"database {shown}"
-        remedy = "Name another file in DATABASE_URL, then migrate again."
-        action = Action("migrate")
-    taken = sorted(names & set(metadata.tables))
-    if taken:
-        raise SchemaError(
-            f"The {where} has a table {taken[0]!r} already that Reckeeper did not make: it was "
-            f"left as it is. {remedy}",
-            action=action,
-        )
 
 
 def _too_new(shown: str, revision: str) -> SchemaError:
@@ -452,22 +531,18 @@ def _in_full(exc: BaseException | None) -> str:
     return exc.in_full if isinstance(exc, StorageError) else str(exc)
 
 
-# SQLite does not wait for its lock here, as it does elsewhere.
-@tenacity.retry(
-    retry=tenacity.retry_if_exception(lambda exc: _is_locked(exc.__cause__)),
-    wait=tenacity.wait_random(0.01, 0.1),
-    stop=tenacity.stop_after_delay(BUSY_TIMEOUT_SECONDS),
-    reraise=True,
-)
-def _keep_log(engine: sa.Engine) -> None:
-    """Let the database keep a write-ahead log from now on; it remembers that."""
-    with _translated(engine), contextlib.closing(engine.raw_connection()) as connection:
-        connection.cursor().execute("PRAGMA journal_mode=WAL")
-
-
-def _is_locked(exc: BaseException | None) -> bool:
-    locked = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    return isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode in locked
+def _make_file(engine: sa.Engine) -> None:
+    path = Path(str(engine.url.database))
+    sqlite_file.see_that_it_has_content(path)
+    with _translated(engine):
+        try:
+            sqlite_file.make(path)
+            sqlite_file.keep_log(engine)
+        except OSError as exc:
+            raise ConfigError(
+                f"The database {path} cannot be made: {exc.strerror}. Let this user write to its "
+                "folder, or name another one (RECKEEPER_DATA_DIR, or DATABASE_URL)."
+            ) from exc
 
 
 def _embedded_file(settings: Settings) -> Path:
@@ -476,18 +551,7 @@ def _embedded_file(settings: Settings) -> Path:
 
 def _revision(database: Database) -> str | None:
     with database.read() as connection:
-        return _revision_on(connection)
-
-
-def _revision_on(connection: sa.Connection) -> str | None:
-    """Read what Alembic has written, without it: importing it takes longer than a command."""
-    # In PostgreSQL not another schema's on the search path.
-    schema = settings_of(connection).database_schema if is_postgresql(connection) else None
-    name = VERSION_TABLE[connection.dialect.name]
-    if not sa.inspect(connection).has_table(name, schema=schema):
-        return None
-    versions = sa.table(name, sa.column("version_num", sa.String), schema=schema)
-    return connection.execute(sa.select(versions.c.version_num)).scalar_one_or_none()
+        return schema.revision_on(connection, settings_of(connection))
 
 
 def make_engine(settings: Settings, *, n_processes: int = 1) -> sa.Engine:
@@ -519,16 +583,7 @@ def make_engine(settings: Settings, *, n_processes: int = 1) -> sa.Engine:
             f"DATABASE_URL={settings.masked_database_url!r} names a file in a folder that does "
             "not exist: make the folder, or correct the path."
         )
-    engine = sa.create_engine(
-        url,
-        pool_size=20,
-        max_overflow=40,
-        pool_use_lifo=True,  # each that is used has a cache of its own
-        connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
-    )
-    sa.event.listen(engine, "connect", _on_connect)
-    sa.event.listen(engine, "begin", _on_begin)
-    return engine
+    return sqlite_file.make_engine(url, timeout_seconds=BUSY_TIMEOUT_SECONDS)
 
 
 def _postgresql_engine(url: sa.URL, settings: Settings, *, n_processes: int) -> sa.Engine:
@@ -540,20 +595,3 @@ def _postgresql_engine(url: sa.URL, settings: Settings, *, n_processes: int) -> 
             "pip install 'reckeeper[postgres]'."
         ) from exc
     return postgres.make_engine(url, settings, n_processes=n_processes)
-
-
-def _on_connect(dbapi_connection: Any, _record: Any) -> None:
-    dbapi_connection.isolation_level = None  # sqlite3 begins no transaction by itself
-    cursor = dbapi_connection.cursor()
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA fullfsync=ON")  # on macOS a sync alone stops at the drive's cache
-    cursor.execute("PRAGMA foreign_keys=ON")
-    # 64 MiB of log before it is worked in: index pages that many rows touch are written once.
-    cursor.execute("PRAGMA wal_autocheckpoint=16384")
-    cursor.execute("PRAGMA cache_size=-65536")
-    cursor.close()
-
-
-def _on_begin(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get("reckeeper_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

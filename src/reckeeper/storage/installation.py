@@ -23,3 +23,8 @@ def generation(connection: sa.Connection) -> int:
 def raise_generation(connection: sa.Connection) -> None:
     """Begin another generation, in the transaction that takes interactions away."""
     connection.execute(sa.update(installation).values(generation=installation.c.generation + 1))
+
+
+def touch(connection: sa.Connection) -> None:
+    """Write the row as it is: whether anything can be written."""
+    connection.execute(sa.update(installation).values(generation=installation.c.generation))

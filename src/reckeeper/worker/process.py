@@ -45,6 +45,7 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = storage.open_database(settings)
+        self.database.see_that_sound()
         with self.database.read() as connection:
             self.installation_id = storage.installation.id_of(connection)
         self.registry = registry.Registry(self.database, settings.model_dir)

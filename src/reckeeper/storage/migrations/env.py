@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from reckeeper.storage.engine import VERSION_TABLE
+from reckeeper.storage.schema import VERSION_TABLE
 from reckeeper.storage.tables import metadata
 
 connection = context.config.attributes["connection"]

@@ -1,0 +1,193 @@
+"""What stands under the processes breaks: a file, a disk. What was acknowledged is kept."""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+from tests.system.installation import Installation, require, wait_until
+
+
+def click(event_id):
+    return {"event_id": event_id, "user_id": "u", "item_id": "i", "interaction_type": "click"}
+
+
+@contextlib.contextmanager
+def posting(site):
+    """Post from several threads within the block; gives the ids that were answered with 200."""
+    acknowledged, refused, stop = [], [], threading.Event()
+
+    def post(name):
+        number = 0
+        with httpx.Client(base_url=site.server.base_url, trust_env=False, timeout=30) as client:
+            while not stop.is_set():
+                number += 1
+                answer = client.post("/user_interactions", json=click(f"{name}-{number}"))
+                if answer.status_code == 200:
+                    acknowledged.append(f"{name}-{number}")
+                else:
+                    refused.append((answer.status_code, answer.json()["message"]))
+                    stop.wait(0.05)
+
+    threads = [threading.Thread(target=post, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    try:
+        yield acknowledged, refused
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def stored(file):
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        return {row[0] for row in connection.execute("SELECT event_id FROM user_interactions")}
+
+
+def whole_copy(file, to):
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("VACUUM INTO ?", (str(to),))
+    return to
+
+
+def ready(process):
+    answer = process.get("/health/ready")
+    return answer.status_code, " ".join(answer.json()["problems"])
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", "copied over"])
+def test_a_database_that_goes_under_running_processes_loses_nothing_acknowledged(installation, how):
+    file = installation.data_dir / "reckeeper.sqlite3"
+    installation.start_server()
+    installation.start_worker()
+    copy = whole_copy(file, installation.folder / "copy")
+    kept = installation.folder / "kept"
+    with posting(installation) as (acknowledged, refused):
+        wait_until(lambda: len(acknowledged) > 50, "interactions are stored")
+        if how == "deleted":
+            file.rename(kept)
+        elif how == "replaced":
+            os.link(file, kept)
+            copy.rename(file)
+        else:
+            shutil.copyfile(copy, file)
+        wait_until(lambda: len(refused) > 8, "the others are refused", seconds=3)
+        told = wait_until(
+            lambda: (
+                [ready(each) for each in (installation.server, installation.worker)]
+                if all(ready(each)[0] == 503 for each in (installation.server, installation.worker))
+                else None
+            ),
+            "both processes say that they are not ready",
+            seconds=3,
+        )
+    for _, problem in told:
+        assert "of Reckeeper" in problem, problem
+    assert {status for status, _ in refused} == {503}
+    if how == "copied over":
+        return  # what stands there holds nothing together: a backup is needed
+    kept.replace(file)  # with its log beside it
+    wait_until(lambda: ready(installation.server)[0] == 200, "it is taken up again")
+    assert set(acknowledged) <= stored(file)
+    assert installation.server.post("/user_interactions", json=click("z")).status_code == 200
+
+
+def test_a_malformed_database_is_not_served_and_said_by_check(installation):
+    file = installation.data_dir / "reckeeper.sqlite3"
+    assert "database: whole." in installation.run("check").stdout
+    with installation.database() as connection:
+        connection.executemany(
+            "INSERT INTO items VALUES (?, ?, '[]', '{}', 1, NULL, NULL, ?, 0, NULL, 1)",
+            [(f"i{number}", "title" * 9, "title" * 9) for number in range(5000)],
+        )
+    n_pages = file.stat().st_size // 4096
+    with file.open("r+b") as stream:
+        stream.seek(n_pages * 3 // 4 * 4096)
+        stream.write(b"\xff" * 4096 * (n_pages // 4))
+    for command in ("check", "up", "migrate"):
+        done = installation.run(command, check=False)
+        assert done.returncode in {1, 2}
+        assert "malformed" in done.stderr, done
+        assert "Traceback" not in done.stderr
+    server = installation.start("server", [sys.executable, "server/server.py"])
+    assert server.wait() == 2
+    assert "malformed" in server.text()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Give a folder with 24 MB of room."""
+    require(os.geteuid() == 0, "only root can make a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=0755", "none", disk]
+    require(subprocess.run(command, check=False).returncode == 0, "no disk can be mounted")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def fill(disk):
+    ballast = disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        for size in (64 * 1024, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    return ballast
+
+
+def test_a_full_disk_is_told_while_writes_fail_and_no_longer_when_they_do_not(small_disk):
+    with Installation(small_disk) as site:
+        site.migrate()
+        server = site.start_server()
+        assert site.server.post("/user_interactions", json=click("a")).status_code == 200
+        ballast = fill(small_disk)
+
+        def refused():
+            rows = [click(f"e{os.urandom(4).hex()}") for _ in range(500)]
+            answer = site.server.post("/user_interactions", json=rows)
+            return answer if answer.status_code == 503 else None
+
+        answer = wait_until(refused, "the log has no room left")
+        assert "disk has room" in answer.json()["message"]
+        status, problem = wait_until(lambda: ready(site.server), "it says so")
+        assert "disk has room" in problem
+        assert status == 200, "lists are made from memory"
+        assert site.server.get("/recommendations/u").status_code == 200
+        ballast.unlink()
+        wait_until(lambda: ready(site.server) == (200, ""), "it finds out by itself")
+        assert site.server.post("/user_interactions", json=click("b")).status_code == 200
+        assert "Traceback" not in server.text()
+
+
+def test_the_log_takes_little_of_a_small_disk(small_disk):
+    with Installation(small_disk) as site:
+        site.migrate()
+        site.start_server()
+        log = site.data_dir / "reckeeper.sqlite3-wal"
+        largest = 0
+        for batch in range(20):
+            rows = [
+                {**click(f"{batch}-{number}"), "user_id": f"u{number}"} for number in range(500)
+            ]
+            assert site.server.post("/user_interactions", json=rows).status_code == 200
+            largest = max(largest, log.stat().st_size)
+        assert largest < 4 * 1024 * 1024, "with 64 MiB it would fill the disk"
+
+
+def test_up_on_a_full_disk_says_so_in_one_sentence(small_disk):
+    with Installation(small_disk) as site:
+        site.migrate()
+        fill(small_disk)
+        done = site.run("up", check=False)
+        assert done.returncode in {1, 2}
+        said = done.stdout + done.stderr
+        assert "No space left on device" in said or "full" in said, said
+        assert "Traceback" not in said
+        assert len(done.stderr.strip().splitlines()) == 1, said
