@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -37,7 +37,7 @@ _LOCK_SECONDS = 2.0
 _BEGIN = ""
 """What the first entry has for the hash of the entry before."""
 
-_SEALED = ("entry_id", "at", "actor", "action", "subject", "previous_hash")
+_OUTSIDE = ("entry_id", "at", "actor", "action", "subject", "previous_hash")
 
 _log = get_logger(__name__)
 
@@ -157,10 +157,58 @@ def record(
     said = actor.said if isinstance(actor, Actor) else None
     if said is not None:
         details["said"] = said
+    _record(connection, actor, action, subject, details)
+
+
+def accept(database: storage.Database, *, actor: str, reason: str) -> int:
+    """Have the trail go on from here, where its written head is missing or differs.
+
+    An entry says so, with the reason and what was found; the head that was there is kept beside
+    the one that is written. What is wrong in the entries themselves is found all the same.
+
+    Parameters
+    ----------
+    database : storage.Database
+    actor : str
+    reason : str
+        Why that is in order, such as a model folder that was lost.
+
+    Returns
+    -------
+    int
+        The number of the entry.
+    """
+    with database.write() as connection:
+        settings = storage.settings_of(connection)
+        path = settings.model_dir / HEAD_NAME
+        kept = _text_of(path)
+        details = {"reason": reason, "head_before": kept}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.replace(path.with_name(f"audit-head-before-{clock.now()}.json"))
+        return _record(connection, actor, "accept", "audit trail", details, is_begin=True)
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return path.read_text("ascii", errors="replace")[:1000]
+    except OSError:
+        return None
+
+
+def _record(
+    connection: storage.Connection,
+    actor: str,
+    action: str,
+    subject: str,
+    details: Mapping[str, object],
+    *,
+    is_begin: bool = False,
+) -> int:
+    """Add an entry and return its number; `is_begin`: a missing head is written again."""
     settings = storage.settings_of(connection)
     key = _key_of(settings) or _make_key(settings)
     last = storage.audit_log.last(connection)
-    if last is not None and _seal(key, last) != last.hash:
+    if last is not None and not _is_sealed(key, last):
         _log.error("audit_key_differs", entry_id=last.entry_id, advice=_VERIFY)
     entry = storage.AuditEntry(
         entry_id=1 if last is None else last.entry_id + 1,
@@ -168,7 +216,7 @@ def record(
         actor=str(actor),
         action=action,
         subject=subject,
-        details=json.dumps(details, allow_nan=False),
+        details=_stored(details),
         previous_hash=_BEGIN if last is None else last.hash,
         hash="",
     )
@@ -178,11 +226,15 @@ def record(
     storage.audit_log.insert(connection, entry)
     head = Head(entry.entry_id, entry.hash, clock.rfc3339(entry.at))
     stands = _head_stands(connection, settings.model_dir, last)
-    storage.after_commit(
-        connection,
-        "audit_head",
-        functools.partial(_publish, head, settings.model_dir if stands else None),
-    )
+    # A folder that is a cache of another's begins with no head.
+    is_begin = is_begin or last is None or settings.model_source_url is not None
+    earlier = storage.planned(connection, "audit_head")
+    if isinstance(earlier, functools.partial):  # of this transaction's entries the first may begin
+        is_begin = is_begin or earlier.keywords["may_begin"]
+    folder = settings.model_dir if stands else None
+    publish = functools.partial(_publish, head, folder, may_begin=is_begin)
+    storage.after_commit(connection, "audit_head", publish)
+    return entry.entry_id
 
 
 def entries(database: storage.Database, *, limit: int, before: int | None = None) -> list[Entry]:
@@ -294,8 +346,8 @@ def verify(database: storage.Database, settings: Settings) -> Verification:
 _VERIFY = "Verify the audit trail: that says what is wrong, and what to do."
 _COMPARE = "Compare with a backup of the database, and find out who could write to it."
 _RESTORED = (
-    "If the database was restored from a backup or started again, move {head} to where it "
-    "is kept as a record of what is missing: the next entry then writes another."
+    "If the database was restored from a backup or started again, accept the trail as it is, with "
+    "that reason: {head} is kept under another name, as a record of what is missing."
 )
 
 _Problem = tuple[str, int | None]
@@ -332,10 +384,8 @@ class _Walk:
                 "the processes that wrote the entries had it.",
                 None,
             )
-        if _seal(self._key, row) != row.hash:
-            if not self.n_entries and not any(
-                _seal(self._key, other) == other.hash for other in rest
-            ):
+        if not _is_sealed(self._key, row):
+            if not self.n_entries and not any(_is_sealed(self._key, other) for other in rest):
                 return (
                     f"No entry from {entry_id} on was sealed with the key in use: it is another "
                     "one, or somebody altered them all. Check that RECKEEPER_AUDIT_KEY, or "
@@ -372,7 +422,8 @@ class _Walk:
             return (
                 f"There is no {path}, so nobody can tell whether the last entries were cut off. "
                 f"Compare the last line `audit_head` of the processes' logs with entry "
-                f"{self.last_id} (hash {self._last_hash}); the next entry writes the file again.",
+                f"{self.last_id} (hash {self._last_hash}). No later entry writes the file again: "
+                "if you know why it is gone, accept the trail as it is, with that reason.",
                 None,
             )
         if self._head.entry_id <= self.last_id:
@@ -400,11 +451,35 @@ class _Walk:
         )
 
 
+def _stored(details: Mapping[str, object]) -> str:
+    """Return the bytes that are stored, and sealed: what they hold reads back as itself."""
+    return json.dumps(json.loads(json.dumps(details, allow_nan=False)))
+
+
+def _is_sealed(key: bytes, entry: storage.AuditEntry) -> bool:
+    """Return whether an entry is as it was written.
+
+    Release 0.1.0 sealed what the details mean. What it stored is how they are still written, so
+    other bytes of the same meaning (a key that comes twice) are none of its.
+    """
+    if _seal(key, entry) == entry.hash:
+        return True
+    try:
+        details = json.loads(entry.details)
+        is_as_stored = json.dumps(details) == entry.details
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return is_as_stored and _hash(key, entry, details) == entry.hash
+
+
 def _seal(key: bytes, entry: storage.AuditEntry) -> str | None:
     """Return the hash that an entry should have; None for what cannot have been written."""
+    return _hash(key, entry, entry.details)
+
+
+def _hash(key: bytes, entry: storage.AuditEntry, details: object) -> str | None:
     try:
-        sealed = {name: getattr(entry, name) for name in _SEALED}
-        sealed["details"] = json.loads(entry.details)
+        sealed = {name: getattr(entry, name) for name in _OUTSIDE} | {"details": details}
         text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         return None
@@ -494,14 +569,17 @@ def _read_head(folder: Path) -> Head | None:
     except (OSError, TypeError, ValueError, RecursionError) as exc:
         raise StorageError(
             f"{path}, which names the last entry of the audit trail, cannot be used: {exc}. "
-            "Restore it from a backup; without one, move it away and compare the lines "
-            "`audit_head` of the logs with the trail: the next entry writes it again."
+            "Restore it from a backup; without one, compare the lines `audit_head` of the logs "
+            "with the trail, and accept the trail as it is."
         ) from exc
     return head
 
 
-def _publish(head: Head, folder: Path | None) -> None:
-    """Log the head, and write it to a folder unless a later one stands there."""
+def _publish(head: Head, folder: Path | None, *, may_begin: bool) -> None:
+    """Log the head, and write it to a folder unless a later one stands there.
+
+    Where there should be one and is none, none is written: the trail would look whole.
+    """
     _log.info("audit_head", **asdict(head))
     if folder is None:
         return
@@ -509,7 +587,10 @@ def _publish(head: Head, folder: Path | None) -> None:
         durable.make_folder(folder)
         with _locked(folder / _LOCK_NAME):
             written = _read_head(folder)
-            if written is None or written.entry_id < head.entry_id:
+            if written is None and not may_begin:
+                path = str(folder / HEAD_NAME)
+                _log.error("audit_head_missing", path=path, advice=_VERIFY)
+            elif written is None or written.entry_id < head.entry_id:
                 with durable.replaced_file(folder / HEAD_NAME, is_alone=True) as temporary:
                     temporary.write_text(head_text(head), encoding="ascii")
     except (OSError, StorageError) as exc:

@@ -1,6 +1,8 @@
 """The audit trail: each way to tamper with it is found, and its head is kept."""
 
+import contextlib
 import fcntl
+import hmac
 import json
 import stat
 import threading
@@ -158,6 +160,8 @@ OF_ANOTHER_KIND = [
     ("details", '{"number": NaN}'),
     ("hash", b"\x00"),
 ]
+# Which mean what was written, and are other bytes.
+SAME_MEANING = ['{"number": 4, "number": %d}', '{"number": %d }', '{"\\u006eumber": %d}']
 ON_SQLITE = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 
 
@@ -180,6 +184,40 @@ def test_an_altered_entry_is_found(database, settings, trail, alter, entry_id, c
     shown = json.loads(json.dumps([vars(entry) for entry in entries]))  # and can be looked at
     assert all(isinstance(entry["details"], dict) for entry in shown)
     assert [entry["entry_id"] for entry in shown] == [5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("of_first_release", [False, True])
+@pytest.mark.parametrize("details", SAME_MEANING)
+def test_details_are_sealed_as_the_bytes_that_are_stored(
+    database, settings, trail, alter, details, of_first_release
+):
+    if of_first_release:
+        seal_as_the_first_release(database, settings, alter)
+        assert audit.verify(database, settings) == WHOLE
+    alter("UPDATE audit_log SET details = :to WHERE entry_id = 3", to=details % 3)
+    assert audit.entries(database, limit=9)[2].details == {"number": 3}
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id) == (False, 3)
+
+
+def seal_as_the_first_release(database, settings, alter):
+    """Seal the entries as release 0.1.0 did, and name the last in the head."""
+    key = bytes.fromhex((settings.data_dir / "audit.key").read_text())
+    last = ""
+    with database.read() as connection:
+        rows = list(storage.audit_log.in_order(connection))
+    for row in rows:
+        names = ("entry_id", "at", "actor", "action", "subject")
+        sealed = {name: getattr(row, name) for name in names}
+        sealed |= {"details": json.loads(row.details), "previous_hash": last}
+        text = json.dumps(sealed, sort_keys=True, separators=(",", ":"))
+        digest = hmac.new(key, text.encode(), "sha256").hexdigest()
+        alter(
+            "UPDATE audit_log SET hash = :hash, previous_hash = :last WHERE entry_id = :id",
+            hash=digest, last=last, id=row.entry_id,
+        )  # fmt: skip
+        last = digest
+    head_file(settings).write_text(json.dumps(head(settings) | {"hash": last}))
 
 
 @ON_SQLITE
@@ -253,11 +291,11 @@ def test_a_cut_tail_shows_when_the_trail_has_gone_on(database, settings, trail, 
     assert (found.ok, found.entry_id) == (False, 5)
     assert "went on with other entries" in found.problem
 
-    # As its message says: with the head kept elsewhere, a new one is written.
-    head_file(settings).rename(settings.data_dir / "audit-head-of-before.json")
-    record(database)
+    assert audit.accept(database, actor="test", reason="restored") == 8
     assert head(settings)["entry_id"] == 8
     assert audit.verify(database, settings).ok
+    (kept,) = settings.model_dir.glob("audit-head-before-*.json")
+    assert json.loads(kept.read_text()) == written
 
 
 def test_hashes_taken_off_all_entries_are_missed(database, settings, trail, alter):
@@ -309,13 +347,46 @@ def test_the_head_never_goes_back(database, settings, trail):
     assert head(settings) == later
 
 
-def test_a_missing_head_is_told_until_it_is_written_again(database, settings, trail):
+def test_a_missing_head_is_told_until_somebody_accepts_it(database, settings, trail, logged):
     head_file(settings).unlink()
-    found = audit.verify(database, settings)
-    assert (found.ok, found.n_entries, found.entry_id) == (False, 5, None)
-    assert "the next entry writes the file again" in found.problem
+    for n_entries in (5, 6):
+        found = audit.verify(database, settings)
+        assert (found.ok, found.n_entries, found.entry_id) == (False, n_entries, None)
+        assert "accept the trail as it is" in found.problem
+        record(database)
+        assert not head_file(settings).exists(), "the trail would look whole"
+    assert len(events(logged, "audit_head_missing")) == 2
+    assert audit.accept(database, actor="anna", reason="the disk was lost") == 8
+    assert audit.verify(database, settings) == audit.Verification(True, 8, None, None)
+    (entry,) = audit.entries(database, limit=1)
+    assert (entry.action, entry.actor) == ("accept", "anna")
+    assert entry.details == {"reason": "the disk was lost", "head_before": None}
     record(database)
-    assert audit.verify(database, settings).ok
+    assert head(settings)["entry_id"] == 9
+
+
+def test_a_forger_without_the_key_seals_nothing(database, settings, trail, alter, logged):
+    alter("UPDATE audit_log SET hash = '', previous_hash = ''")
+    alter("UPDATE audit_log SET actor = 'somebody else' WHERE entry_id = 2")
+    head_file(settings).unlink()
+    record(database)
+    with database.read() as connection:
+        rows = list(storage.audit_log.in_order(connection))
+    assert [row.hash for row in rows][:5] == [""] * 5, "no row is sealed after the fact"
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id, found.n_entries) == (False, 1, 0)
+    assert events(logged, "audit_key_differs")
+    assert not head_file(settings).exists()
+
+
+def test_a_folder_that_caches_another_begins_its_head(database, settings, trail):
+    cache = settings.replaced(
+        model_dir=settings.data_dir / "cache", model_source_url="http://127.0.0.1:1"
+    )
+    with contextlib.closing(storage.open_database(cache)) as own:
+        record(own)
+        assert audit.verify(own, cache).ok
+    assert head(cache)["entry_id"] == 6
 
 
 @pytest.mark.parametrize(

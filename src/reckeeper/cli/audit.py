@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+from typing import Annotated
 
 import typer
 
 from reckeeper.cli import installation
+from reckeeper.cli.database import opened
 from reckeeper.cli.terminal import (
     AsJson,
     Before,
@@ -25,6 +27,7 @@ def register(app: typer.Typer) -> None:
     audit = group(help="Who changed what, and is the trail whole?", default="list")
     audit.command("list")(list_entries)
     audit.command("verify")(verify)
+    audit.command("accept")(accept)
     app.add_typer(audit, name="audit")
 
 
@@ -66,4 +69,23 @@ def verify(as_json: AsJson = False) -> None:
         say(f"The audit trail is whole: {found.n_entries:,} entries.")
     else:
         typer.secho(f"The audit trail is not whole. {found.problem}", fg="red", err=True)
+        if found.problem is not None and trail.HEAD_NAME in found.problem:
+            typer.secho("To accept it: reckeeper audit accept --reason TEXT", fg="red", err=True)
     raise typer.Exit(0 if found.ok else 1)
+
+
+def accept(
+    reason: Annotated[str, typer.Option(help="Why the file is gone or differs; kept for good.")],
+) -> None:
+    """Have the trail go on where the file that names its last entry is missing or differs.
+
+    An entry says so, with the reason. The file is written again, and one that differs kept
+    under another name. Needs no server.
+    """
+    from reckeeper import audit as trail
+    from reckeeper.security import checked_reason
+
+    settings = installation.settings()
+    with contextlib.closing(opened(settings)) as database:
+        entry_id = trail.accept(database, actor="cli", reason=checked_reason(reason) or "")
+    say(f"Entry {entry_id} says so; verify the trail to see that it is whole.")
