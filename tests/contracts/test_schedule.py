@@ -12,7 +12,7 @@ from tests.unit.small_models import stored_version
 from reckeeper import clock, policy, storage
 from reckeeper.errors import ConfigError, JobRunningError, MemoryLimitError
 from reckeeper.policy import cron
-from reckeeper.training import Schedule
+from reckeeper.training import Schedule, describe_job
 
 # 1 January 2026 is a Thursday.
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -643,3 +643,51 @@ def test_a_schedule_follows_the_policy_in_its_thread(
 
 def test_a_schedule_that_was_not_started_can_be_stopped(schedule):
     schedule.stop()
+
+
+# A clock that ran ahead and was set right
+
+
+def test_the_schedule_goes_on_when_the_clock_is_set_back(schedule, starts, store):
+    store(schedule="*/20 * * * *")
+    with structlog.testing.capture_logs() as logged:
+        for moment in ("12:05:00", "23:05:00", "12:06:00", "12:20:01"):
+            schedule.look(at(moment))
+    assert [not_since for _, _, not_since in starts][-1] == at("12:20:00")
+    assert [line["event"] for line in logged].count("clock_set_back") == 1
+
+
+def test_a_start_that_lies_in_the_future_holds_up_no_rule(
+    database, schedule, starts, store, retrained, serve
+):
+    now = clock.now()
+    serve(trained_at=now + 9 * HOUR)
+    job = retrained()
+    with database.write() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE training_jobs SET started_at = {now + 8 * HOUR}, "
+            f"finished_at = {now + 9 * HOUR} WHERE job_id = {job.job_id}"
+        )
+    store(max_age_hours=24, min_minutes_between=60)
+    schedule.look(now)
+    assert starts.rules == ["max_age"]
+
+
+def test_a_job_of_the_future_is_not_the_one_that_was_meant(database, retrained):
+    job, now = retrained(), clock.now()
+    with database.write() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE training_jobs SET started_at = {now + HOUR} WHERE job_id = {job.job_id}"
+        )
+        assert not storage.jobs.has_started(connection, trigger="manual", since=now)
+
+
+def test_no_seconds_are_negative(database, retrained):
+    job = retrained()
+    with database.write() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE training_jobs SET started_at = {clock.now() + HOUR} "
+            f"WHERE job_id = {job.job_id}"
+        )
+        moved = storage.jobs.get(connection, job.job_id)
+    assert describe_job(moved).seconds_elapsed == 0

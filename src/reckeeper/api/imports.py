@@ -161,7 +161,7 @@ def _answer(runtime: Runtime, import_id: int) -> wire.ImportAnswer:
 def _described(runtime: Runtime, row: storage.Import) -> wire.JsonObject:
     is_running = row.status == storage.imports.RUNNING
     ended_at = row.finished_at or (clock.now() if is_running else row.updated_at)
-    seconds = (ended_at - row.started_at) / 1e6
+    seconds = max(0, ended_at - row.started_at) / 1e6
     n_rows = row.accepted + row.duplicates + row.refused + row.items
     left = None
     if is_running and 0 < row.bytes_done < row.bytes_total:  # what is read is not yet written

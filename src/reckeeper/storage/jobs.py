@@ -52,6 +52,10 @@ class Changes(TypedDict, total=False):
     traceback: str | None
 
 
+CLOCK_MICROSECONDS = 300_000_000
+"""How far the clocks of workers may lie apart, at most."""
+
+
 def insert(
     connection: sa.Connection,
     *,
@@ -155,12 +159,21 @@ def last_retrain(connection: sa.Connection) -> JobSummary | None:
     )
 
 
+def is_of_the_future(at: int, now: int) -> bool:
+    """Return whether a time was told by a clock that ran ahead, and was set right since."""
+    return at > now + CLOCK_MICROSECONDS
+
+
 def has_started(connection: sa.Connection, *, trigger: str, since: int) -> bool:
-    """Return whether a job of this trigger has started at `since` or later."""
+    """Return whether a job of this trigger has started at `since` or later, and not in future."""
     columns = training_jobs.c
     found = connection.execute(
         sa.select(columns.job_id)
-        .where(columns.trigger == trigger, columns.started_at >= since)
+        .where(
+            columns.trigger == trigger,
+            columns.started_at >= since,
+            columns.started_at <= now() + CLOCK_MICROSECONDS,
+        )
         .limit(1)
     )
     return found.first() is not None

@@ -299,7 +299,7 @@ def count(database: storage.Database, job_id: int) -> None:
     with database.read() as connection:
         job = _found(connection, job_id)
     assert job.finished_at is not None
-    seconds = (job.finished_at - job.started_at) / 1e6
+    seconds = max(0, job.finished_at - job.started_at) / 1e6
     TRAINING_JOBS.labels(job.status).inc()
     TRAINING_SECONDS.observe(seconds)
     _log.info(
@@ -349,7 +349,8 @@ def describe_listed(job: storage.JobSummary) -> wire.ListedJob:
 
 
 def _described(job: storage.JobSummary) -> Mapping[str, object]:
-    elapsed = ((job.finished_at or clock.now()) - job.started_at) / 1e6
+    # The clock may have been set back meanwhile.
+    elapsed = max(0, (job.finished_at or clock.now()) - job.started_at) / 1e6
     left = None
     if job.status == storage.jobs.RUNNING:
         if job.stage == TUNING:

@@ -421,7 +421,7 @@ def _metadata(
         explained_variance=model.explained_variance,
         watermark=plan.watermark,
         trained_at=clock.now(),
-        seconds=(clock.now() - job.started_at) / 1e6,
+        seconds=max(0, clock.now() - job.started_at) / 1e6,
         trigger=job.trigger,
         is_demo=plan.is_demo,
         fingerprint=fingerprint,

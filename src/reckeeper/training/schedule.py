@@ -1,5 +1,6 @@
 """When to retrain without being asked: the policy's schedule and its policy."""
 
+import dataclasses
 from collections.abc import Callable
 
 from reckeeper import clock, notices, storage
@@ -110,13 +111,18 @@ class Schedule:
         Parameters
         ----------
         now : int
-            Microseconds since 1970, no less than at the look before.
+            Microseconds since 1970. Where it is less than at the look before, the clock was set
+            back, and what was to come by it counts from now on.
 
         Raises
         ------
         StorageError
             The database did not answer.
         """
+        if now < self._looked_at:
+            back = round((self._looked_at - now) / 1e6, 1)
+            _log.warning("clock_set_back", seconds=back)
+            self._looked_at = self._rules_at = self._tidy_at = self._paused_until = now
         with self._database.read() as connection:
             stored = policies.current(connection, self._settings)
         if stored.revision != self._revision:
@@ -148,7 +154,7 @@ class Schedule:
             return
         due_at = clock.microseconds(due)
         with self._database.read() as connection:
-            last = storage.jobs.last_retrain(connection)
+            last = _last_retrain(connection, now)
         cause = Cause(
             rule="schedule",
             expression=policy.schedule,
@@ -173,7 +179,7 @@ class Schedule:
         with self._database.read() as connection:
             if storage.jobs.running(connection) is not None:
                 return
-            last = storage.jobs.last_retrain(connection)
+            last = _last_retrain(connection, now)
             if _is_too_soon(policy, last, now):
                 return
             counted, n_failed = last, 0
@@ -233,6 +239,14 @@ def _is_too_soon(policy: Policy, last: storage.JobSummary | None, now: int) -> b
     return last is not None and now < last.started_at + pause
 
 
+def _last_retrain(connection: storage.Connection, now: int) -> storage.JobSummary | None:
+    """Return the last retrain; one by a clock that ran ahead began and ended long ago."""
+    last = storage.jobs.last_retrain(connection)
+    if last is None or not storage.jobs.is_of_the_future(last.started_at, now):
+        return last
+    return dataclasses.replace(last, started_at=0, finished_at=0 if last.finished_at else None)
+
+
 def _last_not_failed(connection: storage.Connection) -> tuple[storage.JobSummary | None, int]:
     """Return the last retrain that did not fail, and how many have failed since."""
     n_failed = 0
@@ -267,8 +281,11 @@ def _cause(
             )
     if policy.max_age_hours is not None and active is not None:
         started_at = 0 if last is None else last.started_at
-        if _hours(now - max(active.trained_at, started_at)) > policy.max_age_hours:
-            age_hours = round(_hours(now - active.trained_at), 2)
+        trained_at = active.trained_at
+        if storage.jobs.is_of_the_future(trained_at, now):
+            trained_at = 0  # nobody knows how old it is
+        if _hours(now - max(trained_at, started_at)) > policy.max_age_hours:
+            age_hours = round(max(0.0, _hours(now - active.trained_at)), 2)
             return Cause(
                 rule="max_age",
                 age_hours=age_hours,
