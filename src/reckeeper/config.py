@@ -519,7 +519,9 @@ class Settings(BaseSettings):
         """The database's URL with its password hidden."""
         if self.database_url is None:
             return None
-        masked = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", self.database_url)
+        # What has no scheme is no URL, and is shown in the message that says so.
+        before = r"(://[^:/@]*)" if "://" in self.database_url else r"([^:/@]*)"
+        masked = re.sub(f"{before}:.*@", r"\1:***@", self.database_url)
         secrets = r"([?&][^=&]*(?:pass|pwd|secret|token|key)[^=&]*=)[^&]*"
         return re.sub(secrets, r"\1***", masked, flags=re.IGNORECASE)
 

@@ -8,16 +8,20 @@ import contextlib
 import fcntl
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+FOLDER_MODE = 0o700
+"""What people did, and what stands for them, is for the user of the process alone."""
 
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it; one that is there stays as it is."""
     if not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(FOLDER_MODE, exist_ok=True)
         sync_folder(folder.parent)
 
 
@@ -27,7 +31,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_file(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
+def new_file(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
     """Give a temporary path to write to; after the block the file has the name `path`.
 
     When the block raises, nothing is left.
@@ -62,7 +66,7 @@ def new_file(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replaced_file(path: Path, *, is_alone: bool = False) -> Iterator[Path]:
+def replaced_file(path: Path, *, is_alone: bool = False, mode: int = 0o600) -> Iterator[Path]:
     """Give a temporary path to write to; after the block the file takes the place of `path`.
 
     When the block raises, what is there stays.
@@ -74,6 +78,8 @@ def replaced_file(path: Path, *, is_alone: bool = False) -> Iterator[Path]:
     is_alone : bool
         Whether the caller keeps others out. Then all use one temporary name,
         and a process that is killed leaves nothing for good.
+    mode : int
+        Permissions of the file.
 
     Raises
     ------
@@ -84,11 +90,25 @@ def replaced_file(path: Path, *, is_alone: bool = False) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}{mark}.tmp")
     try:
         yield temporary
+        temporary.chmod(mode)
         _sync(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def keep_to_this_user() -> None:
+    """Have all files and folders that this process makes be its user's alone: 0600 and 0700."""
+    os.umask(0o077)
+
+
+def close_to_others(folder: Path) -> None:
+    """Take what others may do with a folder away, where it belongs to this user."""
+    with contextlib.suppress(OSError):
+        state = folder.stat()
+        if state.st_uid == os.geteuid() and stat.S_IMODE(state.st_mode) & 0o077:
+            folder.chmod(FOLDER_MODE)
 
 
 def _sync(path: Path) -> None:

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import shutil
+import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -11,6 +13,8 @@ import threading
 import httpx
 import pytest
 from tests.system.installation import Installation, require, wait_until
+
+from reckeeper import artifact
 
 
 def click(event_id):
@@ -191,3 +195,84 @@ def test_up_on_a_full_disk_says_so_in_one_sentence(small_disk):
         assert "No space left on device" in said or "full" in said, said
         assert "Traceback" not in said
         assert len(done.stderr.strip().splitlines()) == 1, said
+
+
+def begin_upload(site, path, n_bytes=1_000_000):
+    """Send the head of a request and half of its body, and return the connection."""
+    connection = socket.create_connection(("127.0.0.1", site.server_port), timeout=30)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.server_port}\r\n"
+        f"Content-Length: {n_bytes}\r\nContent-Type: application/zip\r\n\r\n"
+    )
+    connection.sendall(head.encode() + b"user_id,item_id\n" * (n_bytes // 32))
+    return connection
+
+
+def test_an_upload_that_a_kill_has_cut_is_gone_at_the_next_start(installation):
+    server = installation.start_server()
+    cut = [begin_upload(installation, path) for path in ("/models/import", "/imports")]
+    wait_until(lambda: len(scratch(installation)) == 2, "both are being stored")
+    server.kill()
+    for connection in cut:
+        connection.close()
+    assert len(scratch(installation)) == 2
+    installation.start_server()
+    assert scratch(installation) == []
+
+
+def scratch(site):
+    models = site.model_dir.glob(f"{artifact.SCRATCH}*")
+    return [*models, *(site.data_dir / "imports").glob("upload-*")]
+
+
+def test_uploads_at_once_are_bounded(installation):
+    installation.start_server()
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(begin_upload(installation, "/models/import"))
+        wait_until(lambda: len(scratch(installation)) == 8, "all are being stored")
+        answer = installation.server.post("/models/import", content=b"PK")
+        assert answer.status_code == 503
+        assert "being taken in" in answer.json()["message"]
+        assert int(answer.headers["Retry-After"]) > 0
+    wait_until(lambda: scratch(installation) == [], "they go with those who hung up")
+    assert installation.server.post("/models/import", content=b"PK").status_code == 422
+
+
+def test_who_hangs_up_in_the_middle_writes_no_traceback(trained):
+    server, worker = trained.start_server(), trained.start_worker()
+    for path in ("/user_interactions", "/imports", "/models/import", "/retrain", "/items"):
+        begin_upload(trained, path).close()
+    for path in ("/jobs/1/stream", "/models/1/download", "/recommendations/u1", "/audit"):
+        with socket.create_connection(("127.0.0.1", trained.server_port)) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            host = f"Host: 127.0.0.1:{trained.server_port}"
+            connection.sendall(f"GET {path} HTTP/1.1\r\n{host}\r\n\r\n".encode())
+    for path in ("/retrain", "/evaluations"):
+        with socket.create_connection(("127.0.0.1", trained.worker_port)) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            host = f"Host: 127.0.0.1:{trained.worker_port}\r\nContent-Length: 100"
+            connection.sendall(f"POST {path} HTTP/1.1\r\n{host}\r\n\r\n{{".encode())
+    assert trained.server.get("/recommendations/u1").status_code == 200
+    assert trained.worker.get("/health/ready").status_code == 200
+    assert server.stop() in {0, -15}
+    assert worker.stop() == 0
+    assert "Traceback" not in server.text() + worker.text()
+
+
+def test_what_holds_peoples_data_is_for_its_user_alone(installation):
+    installation.start_server()
+    installation.start_worker()
+    installation.send([{**click(f"e{n}"), "user_id": f"u{n % 9}", "item_id": f"i{n % 7}"}
+                       for n in range(60)])  # fmt: skip
+    installation.retrain()
+    found = [
+        path
+        for folder in (installation.data_dir, installation.model_dir)
+        for path in [folder, *folder.rglob("*")]
+        if not path.is_symlink()
+    ]
+    assert len(found) > 6
+    modes = {path: path.stat().st_mode & 0o777 for path in found}
+    wrong = {path: oct(mode) for path, mode in modes.items() if mode & 0o077}
+    assert wrong == {}

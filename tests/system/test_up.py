@@ -11,6 +11,7 @@ from tests.system.installation import (
     Installation,
     clicks,
     free_port,
+    is_alive,
     is_listening,
     wait_until,
 )
@@ -321,3 +322,23 @@ def test_an_import_of_real_data_replaces_the_demo_data_and_says_so(tmp_path):
         active = made.active()
         assert (active["version"], active["is_demo"]) == (version, False)
         assert (active["n_users"], active["n_items"], active["training_samples"]) == (5, 7, 70)
+
+
+@pytest.mark.fault(
+    "The supervisor of `up` is killed",
+    seen="`up` ends and says so; the three processes end with their supervisor",
+    kept="everything that was accepted",
+    heals="the next `reckeeper up` waits for those before, and starts",
+)
+def test_what_a_killed_supervisor_has_started_ends_with_it(installation):
+    first = installation.start_up()
+    log = (installation.data_dir / "logs" / "supervisor.log").read_text()
+    supervisor = int(re.findall(r"supervisord started with pid (\d+)", log)[-1])
+    programs = [pid_of(installation, name) for name in ("server", "worker", "ui")]
+    os.kill(supervisor, signal.SIGKILL)
+    assert first.wait(seconds=20) == 1
+    assert "supervisord ended by itself" in first.text()
+    again = installation.start_up()
+    assert "is in use" not in again.text()
+    assert not any(is_alive(pid) for pid in programs)
+    assert installation.server.get("/health/ready").status_code == 200

@@ -25,7 +25,7 @@ from scipy import sparse
 
 from reckeeper import arrays, artifact
 from reckeeper.artifact import Artifact, Metadata, ModelStore
-from reckeeper.errors import ArtifactError, DataError
+from reckeeper.errors import ArtifactError, DataError, StorageError
 from reckeeper.matrix import IdIndex, InteractionMatrix
 from reckeeper.recipes import RECIPES, recipe_named
 from reckeeper.recipes.checks import checked_csr
@@ -138,8 +138,8 @@ def test_both_files_are_described(made, tmp_path):
 
 
 def test_files_can_be_read_by_others(written):
-    assert written.stat().st_mode & 0o777 == 0o644
-    assert written.with_suffix(".pkl").stat().st_mode & 0o777 == 0o644
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert written.with_suffix(".pkl").stat().st_mode & 0o777 == 0o600
 
 
 def test_what_was_registered_is_what_is_read(made, written):
@@ -526,7 +526,7 @@ def test_a_disk_that_is_full_leaves_nothing(made, tmp_path):
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
-        with pytest.raises(ArtifactError, match=r"could not be written to .*RECKEEPER_MODEL_DIR"):
+        with pytest.raises(StorageError, match=r"could not be written to .*RECKEEPER_MODEL_DIR"):
             ModelStore(tmp_path / "models").write(made, TRAINED, cell_limit=10**6)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -553,7 +553,7 @@ def test_a_native_file_that_is_there_is_taken_byte_for_byte(made, written, tmp_p
 
 def test_a_folder_that_cannot_be_made_is_named(made, tmp_path):
     (tmp_path / "models").write_text("a file")
-    with pytest.raises(ArtifactError, match=f"could not be written to {tmp_path}/models"):
+    with pytest.raises(StorageError, match=f"could not be written to {tmp_path}/models"):
         ModelStore(tmp_path / "models").write(made, TRAINED, cell_limit=10**6)
 
 

@@ -322,6 +322,10 @@ def test_bad_settings_of_database_and_streams_are_refused(name, value, message):
         ("postgresql://db/x?password=secret&a=b", "postgresql://db/x?password=***&a=b"),
         ("postgresql://db/x?a=b&Password=secret", "postgresql://db/x?a=b&Password=***"),
         ("sqlite:////data/a:b@c.db", "sqlite:////data/a:b@c.db"),
+        ("anna:secret@db/shop", "anna:***@db/shop"),
+        ("//anna:secret@db/shop", "//anna:***@db/shop"),
+        ("postgresql:anna:secret@db/shop", "postgresql:***@db/shop"),
+        ("postgresql:/anna:sec@ret@db/shop", "postgresql:***@db/shop"),
     ],
 )
 def test_passwords_are_masked(url, masked):

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from reckeeper.cli import installation
+from reckeeper.cli.ports import with_free_ports
 from reckeeper.cli.up import (
     _addresses_known,
     _locked,
     _processes,
     _supervisord_conf,
-    _with_free_ports,
 )
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError
@@ -53,7 +53,7 @@ def settings(server, worker, ui, **more):
 def choose(chosen, *, explicit):
     said = io.StringIO()
     console = Console(file=said, width=200)
-    return _with_free_ports(chosen, console=console, explicit_worker_port=explicit), said.getvalue()
+    return with_free_ports(chosen, console=console, explicit_worker_port=explicit), said.getvalue()
 
 
 def test_free_ports_stay(free):

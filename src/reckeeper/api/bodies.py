@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from reckeeper import artifact, errors
+from reckeeper.api import held
 from reckeeper.interactions import MAX_BODY_BYTES
 
 _PART_BYTES = 1024 * 1024
@@ -92,11 +92,12 @@ def scratch(models: Path) -> Iterator[Path]:
     ------
     StorageError
         Nothing can be written there.
+    UnavailableError
+        There are too many already.
     """
     try:
-        models.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=models, prefix=artifact.SCRATCH) as folder:
-            yield Path(folder)
+        with held.folder(models, artifact.SCRATCH) as folder:
+            yield folder
     except OSError as exc:
         raise errors.StorageError(
             f"{models} cannot hold the file: {exc.strerror or exc}. Check that this "
@@ -105,7 +106,8 @@ def scratch(models: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(models: Path) -> None:
-    """Delete what processes that were killed have left of `scratch`, a day ago or more."""
+    """Delete what servers that were killed have left of `scratch`, and others a day ago or more."""
+    held.remove_leftovers(models, artifact.SCRATCH)
     for folder in models.glob(f"{artifact.SCRATCH}*"):
         with contextlib.suppress(OSError):  # another process may be quicker
             if time.time() - folder.stat().st_mtime > _LEFT_SECONDS:

@@ -5,11 +5,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from reckeeper import config, errors
+from reckeeper import config, durable, errors
 
 
 def main() -> None:
     """Serve until a signal ends the process; settings come from the environment."""
+    durable.keep_to_this_user()
     try:
         settings = config.Settings.from_env()
     except errors.ConfigError as exc:

@@ -1,10 +1,8 @@
 """Files that are sent to be imported: kept in a folder of their own until they are read."""
 
 import contextlib
-import fcntl
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,13 +14,13 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from reckeeper import errors
-from reckeeper.api import bodies
+from reckeeper.api import bodies, held
 from reckeeper.machine import human_bytes
 
 FILE, CATALOGUE = "file", "catalogue"
 """The parts of a form."""
 
-_PREFIX, _LOCK = "upload-", ".lock"
+_PREFIX = "upload-"
 _PART_BYTES = 1024 * 1024
 _NAME_BYTES = 200
 _NAMELESS = "upload"
@@ -49,16 +47,14 @@ class Upload:
     ------
     StorageError
         Nothing can be written there.
+    UnavailableError
+        There are too many already.
     """
 
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Path] = {}
         with _writing(folder), contextlib.ExitStack() as stack:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(dir=folder, prefix=_PREFIX))
-            stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-            lock = stack.enter_context((self.folder / _LOCK).open("wb"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.folder = stack.enter_context(held.folder(folder, _PREFIX))
             self._held = stack.pop_all()
 
     def new(self, part: str, name: str | None) -> IO[bytes]:
@@ -92,10 +88,7 @@ def by_name(folder: Path, text: str) -> str:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what processes that were killed have left: nobody holds it."""
-    for left in folder.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError), (left / _LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
+    held.remove_leftovers(folder, _PREFIX)
 
 
 async def receive(request: Request, upload: Upload, *, name: str | None, limit: int) -> None:

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from reckeeper import durable
 from reckeeper.artifact.format import Artifact, WrittenFile, plain_json, read, sha256_of
-from reckeeper.errors import ArtifactError, DataError, TooLargeError
+from reckeeper.errors import ArtifactError, DataError, StorageError, TooLargeError
 
 MAX_BUNDLE_BYTES = 16 * 2**30
 """Larger bundles are refused unread."""
@@ -80,7 +80,9 @@ def write_bundle(
     Raises
     ------
     ArtifactError
-        The native file is missing or changed, or the bundle cannot be written.
+        The native file is missing or changed.
+    StorageError
+        The bundle cannot be written.
     """
     manifest = {
         "format": _FORMAT,
@@ -89,8 +91,12 @@ def write_bundle(
         "timeline": timeline,
     }
     try:
-        with durable.replaced_file(target) as temporary:
-            with native.open("rb") as source, zipfile.ZipFile(temporary, "x") as bundle:
+        source = native.open("rb")
+    except OSError as exc:
+        raise ArtifactError(f"{native.name} could not be bundled: {exc}.") from exc
+    try:
+        with source, durable.replaced_file(target) as temporary:
+            with zipfile.ZipFile(temporary, "x") as bundle:
                 bundle.writestr(_member(_MANIFEST), json.dumps(manifest, indent=1))
                 member = _member(_MODEL)
                 member.file_size = os.fstat(source.fileno()).st_size
@@ -105,7 +111,10 @@ def write_bundle(
                 )
             return WrittenFile(target.name, temporary.stat().st_size, sha256_of(temporary))
     except OSError as exc:
-        raise ArtifactError(f"{native.name} could not be bundled: {exc}.") from exc
+        raise StorageError(
+            f"{target.parent} cannot hold the bundle: {exc.strerror or exc}. The model file is not "
+            "concerned: make room there, and see that it may be written to; then try again."
+        ) from exc
 
 
 def read_bundle(path: Path, *, scratch: Path) -> Bundle:

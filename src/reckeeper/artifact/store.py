@@ -11,7 +11,7 @@ from reckeeper import durable, machine
 from reckeeper.artifact.bundle import unpack_native
 from reckeeper.artifact.export import write_pickle
 from reckeeper.artifact.format import Artifact, WrittenFile, read, sha256_of, write_native
-from reckeeper.errors import Action, ArtifactError, MemoryLimitError
+from reckeeper.errors import Action, ArtifactError, MemoryLimitError, StorageError
 from reckeeper.matrix import InteractionMatrix
 
 ACTIVE_LINK = "retrained_svd_model.pkl"
@@ -105,7 +105,9 @@ class ModelStore:
         Raises
         ------
         ArtifactError
-            A file of that version is there already, or the folder cannot be written.
+            A file of that version is there already.
+        StorageError
+            The folder cannot be written.
         DataError
             The metadata hold what no file may tell, such as a number that is not finite.
         """
@@ -126,7 +128,7 @@ class ModelStore:
                 self.native(version).unlink(missing_ok=True)
                 raise
         except OSError as exc:
-            raise ArtifactError(
+            raise StorageError(
                 f"Version {version} could not be written to {self.folder}: {exc}. See that the "
                 "folder (RECKEEPER_MODEL_DIR) exists, is writable and not full, then retrain."
             ) from exc
@@ -145,7 +147,9 @@ class ModelStore:
         Raises
         ------
         ArtifactError, TooLargeError
-            The bundle is not sound or has another file, or the folder cannot be written.
+            The bundle is not sound or has another file.
+        StorageError
+            The folder cannot be written.
         """
         try:
             durable.make_folder(self.folder)
@@ -159,8 +163,9 @@ class ModelStore:
                         f"The bundle of version {version} has another file than was registered."
                     )
         except OSError as exc:
-            raise ArtifactError(
-                f"Version {version} could not be written to {self.folder}: {exc}."
+            raise StorageError(
+                f"Version {version} could not be written to {self.folder}: {exc}. See that it may "
+                "be written to and has room, then try again."
             ) from exc
 
     def read(

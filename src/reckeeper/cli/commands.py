@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import reckeeper
+from reckeeper import durable
 from reckeeper.cli.actions import sentence
 from reckeeper.errors import ReckeeperError
 
@@ -124,6 +125,7 @@ def _options(
 
 def run() -> None:
     """Run the command line; a deliberate error is one line on stderr and exit status 2."""
+    durable.keep_to_this_user()
     try:
         app()
     except ReckeeperError as exc:

@@ -6,15 +6,15 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -23,8 +23,10 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from reckeeper import durable
 from reckeeper.cli import installation
-from reckeeper.config import Settings, address, reachable
+from reckeeper.cli.ports import wait_for_those_before, with_free_ports
+from reckeeper.config import Settings, address
 from reckeeper.errors import ConfigError
 
 START_SECONDS = 120.0
@@ -39,6 +41,9 @@ DEATHS_AT_START = 3
 _PROBE_SECONDS = 2.0
 _POLL_SECONDS = 0.2
 _LOG_LINES = 20
+_ROOM_BYTES = 1024 * 1024
+_LOG_BYTES = 10 * 1024 * 1024
+_LOG_FILES = 4
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class _Process:
     """What Python runs."""
     stop_seconds: int = 10
     """How long it may take to stop before it is killed."""
+    end: str = "SIGTERM"
+    """The signal that it gets when its supervisor is gone."""
 
 
 @dataclass(frozen=True)
@@ -98,22 +105,27 @@ def up(settings: Settings, *, console: Console, explicit_worker_port: bool) -> i
 
 
 def _run(settings: Settings, *, console: Console, explicit_worker_port: bool) -> int:
-    settings = _with_free_ports(
-        settings, console=console, explicit_worker_port=explicit_worker_port
-    )
+    wait_for_those_before(settings, console=console)
+    settings = with_free_ports(settings, console=console, explicit_worker_port=explicit_worker_port)
     processes = _processes(settings)
     logs = settings.data_dir / "logs"
     supervisor_log = logs / "supervisor.log"
     config = settings.data_dir / "supervisord.conf"
     with _refusals("RECKEEPER_DATA_DIR", settings.data_dir):
         logs.mkdir(exist_ok=True)
-        config.write_text(_supervisord_conf(processes), encoding="utf-8")
+        log_bytes = _log_bytes(settings.data_dir)
+        config.write_text(_supervisord_conf(processes, log_bytes=log_bytes), encoding="utf-8")
     log_start = supervisor_log.stat().st_size if supervisor_log.exists() else 0
 
-    with _stop_requests() as requests, _supervisord(config, settings) as supervisord:
+    with (
+        tempfile.TemporaryFile() as said,
+        _stop_requests() as requests,
+        _supervisord(config, settings, errors=said) as supervisord,
+    ):
         failure = _wait_until_healthy(
             processes,
             supervisord=supervisord,
+            said=said,
             supervisor_log=supervisor_log,
             log_start=log_start,
             requests=requests,
@@ -127,13 +139,14 @@ def _run(settings: Settings, *, console: Console, explicit_worker_port: bool) ->
                 while not requests and supervisord.poll() is None:
                     time.sleep(_POLL_SECONDS)
         has_ended = supervisord.poll() is not None
+        words = _last_words(said)
         if not has_ended:
             console.print("Stopping page, server and worker …")
     if failure is not None:
         return 1
     if has_ended and not requests:
         console.print(
-            f"supervisord ended by itself (status {supervisord.returncode}). "
+            f"supervisord ended by itself (status {supervisord.returncode}){words}. "
             f"Its last words are in {supervisor_log}.",
             style="red",
             soft_wrap=True,
@@ -149,7 +162,9 @@ def _run(settings: Settings, *, console: Console, explicit_worker_port: bool) ->
 def _see_that_writable(env: str, folder: Path) -> None:
     with _refusals(env, folder):
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        durable.close_to_others(folder)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_ROOM_BYTES))  # on a full disk even this does not go
 
 
 @contextlib.contextmanager
@@ -160,7 +175,7 @@ def _refusals(env: str, folder: Path) -> Iterator[None]:
         reason = "it is not a folder" if isinstance(exc, FileExistsError) else exc.strerror
         raise ConfigError(
             f"{env}={str(folder)!r} cannot be written: {reason}. "
-            "Make the folder writable or name another one."
+            "Make the folder writable, and room on its disk, or name another one."
         ) from exc
 
 
@@ -178,106 +193,6 @@ def _locked(data_dir: Path) -> Iterator[None]:
                 "or set RECKEEPER_DATA_DIR to another folder."
             ) from exc
         yield
-
-
-# Ports
-
-
-def _with_free_ports(
-    settings: Settings, *, console: Console, explicit_worker_port: bool
-) -> Settings:
-    """Return `settings`, the worker's port changed where it was in the way and free to move."""
-    taken: dict[int, str] = {}
-    for env, port in (
-        ("RECKEEPER_SERVER_PORT", settings.server_port),
-        ("RECKEEPER_UI_PORT", settings.ui_port),
-        ("RECKEEPER_WORKER_PORT", settings.worker_port),
-    ):
-        if port in taken:
-            reason = f"{taken[port]} asks for it too"
-        elif _is_in_use(settings.host, port, env=env):
-            reason = f"another program listens there on {settings.host}"
-        else:
-            taken[port] = env
-            continue
-        if env == "RECKEEPER_WORKER_PORT" and not explicit_worker_port:
-            moved = _move_worker(settings, _free_port(settings.host, besides=taken))
-            console.print(
-                f"Port {port} is in use ({reason}): the worker takes {moved.worker_port} instead. "
-                "RECKEEPER_WORKER_PORT chooses one that stays.",
-                style="yellow",
-                soft_wrap=True,
-                highlight=False,
-            )
-            return moved
-        raise ConfigError(
-            f"Port {port} is in use: {reason}. Set {env} to a free port, or free this one."
-        )
-    return settings
-
-
-def _is_in_use(host: str, port: int, *, env: str) -> bool:
-    # Binding alone does not tell on macOS, where a listener on all addresses
-    # leaves the single ones free; connecting alone misses a backlog that is full.
-    try:
-        socket.create_connection((reachable(host), port), timeout=0.5).close()
-    except OSError:
-        pass
-    else:
-        return True
-    try:
-        _bind(host, port).close()
-    except PermissionError as exc:
-        raise ConfigError(
-            f"{env}={port} cannot be used: this user may not listen on it. "
-            "Choose a port of 1024 or above."
-        ) from exc
-    except OSError as exc:
-        if _is_bindable(host):
-            return True
-        raise ConfigError(
-            f"RECKEEPER_HOST={host!r} cannot be listened on: {exc.strerror}. "
-            "Use an address of this machine, such as 127.0.0.1."
-        ) from exc
-    return False
-
-
-def _is_bindable(host: str) -> bool:
-    try:
-        _bind(host, 0).close()
-    except OSError:
-        return False
-    return True
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _free_port(host: str, *, besides: Container[int]) -> int:
-    while True:
-        with _bind(host, 0) as listener:
-            port: int = listener.getsockname()[1]
-        if port not in besides:
-            return port
-
-
-def _move_worker(settings: Settings, port: int) -> Settings:
-    environ = settings.to_env()
-    del environ["RECKEEPER_WORKER_URL"]
-    if Settings.from_env(environ).worker_url != settings.worker_url:
-        return settings.replaced(worker_port=port)
-    return Settings.from_env(environ | {"RECKEEPER_WORKER_PORT": str(port)})
 
 
 # supervisord
@@ -304,11 +219,18 @@ def _processes(settings: Settings) -> tuple[_Process, ...]:
             "reckeeper.page",
             # It keeps nothing, and does not listen to SIGTERM while it starts.
             stop_seconds=2,
+            end="SIGKILL",
         ),
     )
 
 
-def _supervisord_conf(processes: tuple[_Process, ...]) -> str:
+def _log_bytes(folder: Path) -> int:
+    """Return how large a log may grow before the next file begins: all take an eighth of a disk."""
+    n_files = _LOG_FILES * 4  # of three programs and their supervisor
+    return max(64 * 1024, min(_LOG_BYTES, shutil.disk_usage(folder).total // 8 // n_files))
+
+
+def _supervisord_conf(processes: tuple[_Process, ...], *, log_bytes: int = _LOG_BYTES) -> str:
     # Paths come in through supervisord's current folder (the data folder) and through
     # the environment: neither is parsed, so no character in them can break this.
     lines = [
@@ -318,8 +240,8 @@ def _supervisord_conf(processes: tuple[_Process, ...]) -> str:
         "silent=true",
         "nocleanup=true",
         "logfile=logs/supervisor.log",
-        "logfile_maxbytes=10MB",
-        "logfile_backups=3",
+        f"logfile_maxbytes={log_bytes}",
+        f"logfile_backups={_LOG_FILES - 1}",
         "pidfile=supervisord.pid",
     ]
     if os.getuid() == 0:
@@ -329,7 +251,8 @@ def _supervisord_conf(processes: tuple[_Process, ...]) -> str:
             "",
             f"[program:{process.name}]",
             # -P: a file in the current folder is no module to them.
-            f"command=%(ENV_RECKEEPER_UP_PYTHON)s -P -m {process.module}",
+            f"command=%(ENV_RECKEEPER_UP_PYTHON)s -P -m reckeeper.cli.supervised {process.module} "
+            f"{process.end}",
             "directory=%(ENV_RECKEEPER_UP_FOLDER)s",
             "autorestart=true",
             # What dies within startsecs is tried again after 1, 2, 3, … seconds:
@@ -341,8 +264,8 @@ def _supervisord_conf(processes: tuple[_Process, ...]) -> str:
             "killasgroup=true",
             "redirect_stderr=true",
             f"stdout_logfile=logs/{process.name}.log",
-            "stdout_logfile_maxbytes=10MB",
-            "stdout_logfile_backups=3",
+            f"stdout_logfile_maxbytes={log_bytes}",
+            f"stdout_logfile_backups={_LOG_FILES - 1}",
         ]
     # One group is stopped all at once, three would be stopped one after the other.
     names = ",".join(process.name for process in processes)
@@ -351,7 +274,9 @@ def _supervisord_conf(processes: tuple[_Process, ...]) -> str:
 
 
 @contextlib.contextmanager
-def _supervisord(config: Path, settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+def _supervisord(
+    config: Path, settings: Settings, *, errors: IO[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run supervisord, and on leaving stop it and wait until all its children are gone."""
     # A session of its own: Ctrl-C reaches `up` alone, which stops it in order.
     supervisord = subprocess.Popen(
@@ -366,6 +291,7 @@ def _supervisord(config: Path, settings: Settings) -> Iterator[subprocess.Popen[
         },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        stderr=errors,
         start_new_session=True,
     )
     with supervisord:  # which on leaving waits for its end
@@ -417,6 +343,7 @@ def _wait_until_healthy(
     processes: tuple[_Process, ...],
     *,
     supervisord: subprocess.Popen[bytes],
+    said: IO[bytes],
     supervisor_log: Path,
     log_start: int,
     requests: list[int],
@@ -429,7 +356,8 @@ def _wait_until_healthy(
     with console.status(_waiting_for(waiting)) as status:
         while waiting and not requests:
             if supervisord.poll() is not None:
-                return "supervisor", f"supervisord ended (status {supervisord.returncode})"
+                words = f"supervisord ended (status {supervisord.returncode}){_last_words(said)}"
+                return "supervisor", words
             for process in list(waiting.values()):
                 health = _probe(process)
                 now = time.monotonic()
@@ -482,6 +410,13 @@ def _problems(answer: IO[bytes]) -> tuple[str, ...]:
         return tuple(str(problem) for problem in json.load(answer)["problems"])
     except (OSError, ValueError, KeyError, TypeError):
         return ()
+
+
+def _last_words(said: IO[bytes]) -> str:
+    """Return the end of a sentence with what supervisord has said last, such as of a full disk."""
+    said.seek(0)
+    lines = said.read().decode("utf-8", "replace").strip().splitlines()
+    return f": {lines[-1].strip()}" if lines else ""
 
 
 def _n_deaths(name: str, supervisor_log: Path, log_start: int) -> int:

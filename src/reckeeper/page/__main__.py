@@ -1,5 +1,6 @@
 """`python -m reckeeper.page`: the page, on the address and port of the settings."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ ENTRY = Path(__file__).parent / "entry" / "Home.py"
 
 def main() -> None:
     """Show the page until a signal ends the process."""
+    os.umask(0o077)  # what is uploaded is for this user alone
     try:
         settings = Settings.from_env()
     except ConfigError as exc:

@@ -6,7 +6,7 @@ from types import FrameType
 
 from flask import Flask
 
-from reckeeper import errors, telemetry, wire
+from reckeeper import durable, errors, telemetry, wire
 from reckeeper.config import Settings
 from reckeeper.worker import connections, handlers
 from reckeeper.worker.process import Worker
@@ -36,6 +36,7 @@ def create_app(settings: Settings) -> Flask:
 
 def main() -> None:
     """Work until a signal ends the process; settings come from the environment."""
+    durable.keep_to_this_user()
     telemetry.configure_logging("worker")
     try:
         settings = Settings.from_env()
