@@ -1,11 +1,15 @@
 """`reckeeper up`: everything at one command, on free ports."""
 
+import contextlib
 import os
 import re
 import signal
 import socket
+import threading
+import time
 
 import httpx
+import psutil
 import pytest
 from tests.system.installation import (
     Installation,
@@ -322,6 +326,61 @@ def test_an_import_of_real_data_replaces_the_demo_data_and_says_so(tmp_path):
         active = made.active()
         assert (active["version"], active["is_demo"]) == (version, False)
         assert (active["n_users"], active["n_items"], active["training_samples"]) == (5, 7, 70)
+
+
+@contextlib.contextmanager
+def asking(site):
+    """Ask whether the server lives, each time on a connection of its own, within the block."""
+    answered, failed, stop = [], [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            began = time.monotonic()
+            try:
+                httpx.get(f"{site.server.base_url}/health/live", trust_env=False, timeout=30)
+                answered.append(time.monotonic() - began)
+            except httpx.HTTPError as exc:
+                failed.append(exc)
+            stop.wait(0.02)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield answered, failed
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.fault(
+    "The process that answers is killed, or the one that has started it",
+    seen="requests that it had begun fail; others wait for less than two seconds, or not at all",
+    kept="everything that was accepted",
+    heals="another process takes its place",
+)
+@pytest.mark.parametrize("who", ["answers", "has started it"])
+def test_nobody_finds_the_server_gone(demo, who):
+    parent = pid_of(demo, "server")
+    child = wait_until(lambda: children(parent), "the server has a process")[0]
+    with asking(demo) as (answered, failed):
+        wait_until(lambda: len(answered) > 5, "it answers")
+        os.kill(child if who == "answers" else parent, signal.SIGKILL)
+        n_before = len(answered)
+
+        def is_replaced():
+            there = children(pid_of(demo, "server"))
+            return there and child not in there and not is_alive(child)
+
+        wait_until(is_replaced, "others are in their place", seconds=60)
+        wait_until(lambda: len(answered) > n_before + 20, "the new one answers")
+    assert not [exc for exc in failed if isinstance(exc, httpx.ConnectError)]
+    assert len(failed) <= 1, failed
+
+
+def children(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [each.pid for each in psutil.Process(pid).children()]
+    return []
 
 
 @pytest.mark.fault(

@@ -5,7 +5,6 @@ thread, so that they can be copies of it and share that memory.
 """
 
 import contextlib
-import functools
 import gc
 import multiprocessing
 import multiprocessing.connection
@@ -24,6 +23,7 @@ import pyarrow as pa
 from reckeeper import errors, security, storage, telemetry
 from reckeeper import policy as policies
 from reckeeper.api import app
+from reckeeper.api.family import Family
 from reckeeper.api.siblings import Siblings
 from reckeeper.config import Settings, address
 from reckeeper.periodic import Periodic
@@ -46,7 +46,7 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 _log = telemetry.get_logger("server")
 
 
-def serve(settings: Settings, folder: Path) -> int:
+def serve(settings: Settings, folder: Path, *, is_supervised: bool = False) -> int:
     """Serve with several processes until a signal comes, and return the exit status.
 
     It is the signal's number below 0 where the process is to end by that, as a server in one
@@ -57,6 +57,9 @@ def serve(settings: Settings, folder: Path) -> int:
     settings : Settings
     folder : Path
         For what the processes share; `config.share_metrics` has been told of it.
+    is_supervised : bool
+        Whether what has started this process replaces it when it dies: until then its children
+        go on answering.
     """
     telemetry.configure_logging("server")
     telemetry.forget_process(os.getpid())
@@ -68,14 +71,16 @@ def serve(settings: Settings, folder: Path) -> int:
     except errors.ReckeeperError as exc:
         return app.refused(exc)
     try:
-        sockets = _bound(settings.host, settings.server_port)
+        family = Family(settings.data_dir, os.getppid() if is_supervised else None)
+        sockets = _bound(settings.host, settings.server_port, shares=family.was_killed)
     except OSError as exc:
         _log.error("server_not_started", error=str(exc))
         return app.NOT_STARTED
     _prepare_arrow()
     gc.freeze()  # what nobody looks through stays shared
     with _stop_requests() as requests:
-        status = _Processes(settings, folder, sockets).run(requests)
+        status = _Processes(settings, folder, sockets, family).run(requests)
+    family.end()
     return -signal.SIGTERM if signal.SIGTERM in requests else status
 
 
@@ -85,21 +90,32 @@ def _prepare_arrow() -> None:
     pa.set_memory_pool(pa.system_memory_pool())
 
 
-def _bound(host: str, port: int) -> list[socket.socket]:
-    """Return sockets that are bound to all addresses of a host, and do not listen yet."""
+def _bound(host: str, port: int, *, shares: bool) -> list[socket.socket]:
+    """Return sockets that are bound to all addresses of a host, and do not listen yet.
+
+    Where they share, others of the same kind may be listening there still.
+    """
     bound = []
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, kind, protocol, _, place in dict.fromkeys(found):
         sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
-            sock.bind(place)
-        except OSError as exc:
-            raise OSError(f"{host}:{port} cannot be listened on: {exc.strerror}") from exc
+        if not shares:  # which is seen before others may share
+            with socket.socket(family, kind, protocol) as probe:
+                _bind(probe, family, place)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _bind(sock, family, place)
         bound.append(sock)
     return bound
+
+
+def _bind(sock: socket.socket, family: int, place: tuple[object, ...]) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    try:
+        sock.bind(place)
+    except OSError as exc:
+        raise OSError(f"{place[0]}:{place[1]} cannot be listened on: {exc.strerror}") from exc
 
 
 @contextlib.contextmanager
@@ -126,8 +142,11 @@ class _Started:
 class _Processes:
     """The processes by number, and when each that is missing is started again."""
 
-    def __init__(self, settings: Settings, folder: Path, sockets: Sequence[socket.socket]) -> None:
+    def __init__(
+        self, settings: Settings, folder: Path, sockets: Sequence[socket.socket], family: Family
+    ) -> None:
         self._settings = settings
+        self._family = family
         self._sockets = sockets
         self._siblings = Siblings.family(folder, settings.server_processes)
         self._running: dict[int, _Started] = {}
@@ -154,7 +173,7 @@ class _Processes:
                 continue
             process = _CONTEXT.Process(
                 target=_run,
-                args=(self._settings, self._sockets, siblings, os.getpid()),
+                args=(self._settings, self._sockets, siblings, self._family),
                 name=f"server-{number}",
             )
             # Until it has its own handlers it would only note a signal, as this process does.
@@ -185,6 +204,7 @@ class _Processes:
             url = address(self._settings.host, self._settings.server_port)
             _log.info("server_listening", url=url, processes=len(self._siblings))
             self._is_announced = True
+            self._family.note_up()
         return 0
 
     def _any_is_up(self) -> bool:
@@ -211,17 +231,11 @@ class _Processes:
 
 
 def _run(
-    settings: Settings, sockets: Sequence[socket.socket], siblings: Siblings, parent: int
+    settings: Settings, sockets: Sequence[socket.socket], siblings: Siblings, family: Family
 ) -> None:
     """Serve as one of the processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-    Periodic(functools.partial(_end_without, parent), name="parent", every_seconds=1.0).start()
+    Periodic(family.end_without_parent, name="parent", every_seconds=0.25).start()
     sys.exit(app.serve(settings, sockets=sockets, siblings=siblings))
-
-
-def _end_without(parent: int) -> None:
-    """End this process if the one that started it is gone: nobody else would."""
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)

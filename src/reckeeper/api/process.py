@@ -8,8 +8,12 @@ from pathlib import Path
 from reckeeper import config, durable, errors
 
 
-def main() -> None:
-    """Serve until a signal ends the process; settings come from the environment."""
+def main(*, is_supervised: bool = False) -> None:
+    """Serve until a signal ends the process; settings come from the environment.
+
+    Under a supervisor even one process is a copy of this one, which replaces it in less than a
+    second when it dies; where this one dies, those that answer go on until there are others.
+    """
     durable.keep_to_this_user()
     try:
         settings = config.Settings.from_env()
@@ -17,7 +21,7 @@ def main() -> None:
         from reckeeper.api import app
 
         sys.exit(app.refused(exc))
-    if settings.server_processes == 1:
+    if settings.server_processes == 1 and not is_supervised:
         from reckeeper.api import app
 
         sys.exit(app.serve(settings))
@@ -25,7 +29,7 @@ def main() -> None:
         config.share_metrics(Path(folder))
         from reckeeper.api import prefork
 
-        status = prefork.serve(settings, Path(folder))
+        status = prefork.serve(settings, Path(folder), is_supervised=is_supervised)
     if status < 0:
         signal.raise_signal(-status)
     sys.exit(status)
