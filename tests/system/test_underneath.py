@@ -65,6 +65,12 @@ def ready(process):
     return answer.status_code, " ".join(answer.json()["problems"])
 
 
+@pytest.mark.fault(
+    "The database's file is deleted, replaced or copied over under running processes",
+    seen="within a second 503 with what to do, `/health/ready` too",
+    kept="everything that was accepted, in the file that was there",
+    heals="by putting the file back, or a backup and a restart",
+)
 @pytest.mark.parametrize("how", ["deleted", "replaced", "copied over"])
 def test_a_database_that_goes_under_running_processes_loses_nothing_acknowledged(installation, how):
     file = installation.data_dir / "reckeeper.sqlite3"
@@ -102,6 +108,12 @@ def test_a_database_that_goes_under_running_processes_loses_nothing_acknowledged
     assert installation.server.post("/user_interactions", json=click("z")).status_code == 200
 
 
+@pytest.mark.fault(
+    "The database's file is damaged",
+    seen="no process starts, and `reckeeper check` says what is wrong",
+    kept="what the damage has left: nothing is written to it",
+    heals="by a backup",
+)
 def test_a_malformed_database_is_not_served_and_said_by_check(installation):
     file = installation.data_dir / "reckeeper.sqlite3"
     assert "database: whole." in installation.run("check").stdout
@@ -146,6 +158,12 @@ def fill(disk):
     return ballast
 
 
+@pytest.mark.fault(
+    "The disk of an embedded installation is full",
+    seen="503 for what writes; `/health/ready` says so; lists go on",
+    kept="everything that was accepted",
+    heals="by itself, once there is room",
+)
 def test_a_full_disk_is_told_while_writes_fail_and_no_longer_when_they_do_not(small_disk):
     with Installation(small_disk) as site:
         site.migrate()
@@ -185,6 +203,12 @@ def test_the_log_takes_little_of_a_small_disk(small_disk):
         assert largest < 4 * 1024 * 1024, "with 64 MiB it would fill the disk"
 
 
+@pytest.mark.fault(
+    "`up` is started on a full disk",
+    seen="one sentence that says so",
+    kept="everything",
+    heals="by room",
+)
 def test_up_on_a_full_disk_says_so_in_one_sentence(small_disk):
     with Installation(small_disk) as site:
         site.migrate()
@@ -208,6 +232,12 @@ def begin_upload(site, path, n_bytes=1_000_000):
     return connection
 
 
+@pytest.mark.fault(
+    "The server is killed during an upload",
+    seen="the sender's connection breaks",
+    kept="nothing of the upload",
+    heals="what was stored of it goes at the next start",
+)
 def test_an_upload_that_a_kill_has_cut_is_gone_at_the_next_start(installation):
     server = installation.start_server()
     cut = [begin_upload(installation, path) for path in ("/models/import", "/imports")]
@@ -239,6 +269,12 @@ def test_uploads_at_once_are_bounded(installation):
     assert installation.server.post("/models/import", content=b"PK").status_code == 422
 
 
+@pytest.mark.fault(
+    "Clients hang up in the middle",
+    seen="nothing, and no traceback in a log",
+    kept="everything that was accepted",
+    heals="nothing is broken",
+)
 def test_who_hangs_up_in_the_middle_writes_no_traceback(trained):
     server, worker = trained.start_server(), trained.start_worker()
     for path in ("/user_interactions", "/imports", "/models/import", "/retrain", "/items"):
