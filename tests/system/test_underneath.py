@@ -188,6 +188,18 @@ def test_a_full_disk_is_told_while_writes_fail_and_no_longer_when_they_do_not(sm
         assert "Traceback" not in server.text()
 
 
+def test_a_download_without_room_is_no_damaged_artifact(small_disk, trained_once):
+    with Installation(small_disk) as site:
+        site.take_over(trained_once)
+        site.start_server()
+        ballast = fill(small_disk)
+        answer = site.server.get("/models/2/download")
+        assert (answer.status_code, answer.json()["code"]) == (503, "storage_failed")
+        assert "No space left" in answer.json()["message"]
+        ballast.unlink()
+        assert site.server.get("/models/2/download").status_code == 200
+
+
 def test_the_log_takes_little_of_a_small_disk(small_disk):
     with Installation(small_disk) as site:
         site.migrate()

@@ -28,6 +28,7 @@ from reckeeper.errors import (
     ArtifactError,
     DataError,
     NotFoundError,
+    StorageError,
     TooLargeError,
     UnavailableError,
 )
@@ -247,6 +248,12 @@ def test_only_a_sound_version_is_exported(registry, settings, tmp_path):
     with pytest.raises(ArtifactError, match=r"model-000001.safetensors could not be bundled"):
         registry.transfer.export_bundle(1, tmp_path / "b.zip")
     assert [path.name for path in tmp_path.glob("*.*")] == []
+
+
+def test_a_bundle_that_cannot_be_written_is_no_damaged_artifact(registry, settings, tmp_path):
+    add_version(registry, settings)
+    with pytest.raises(StorageError, match="cannot hold the bundle: No such"):
+        registry.transfer.export_bundle(1, tmp_path / "no folder" / "b.zip")
 
 
 # Hostile bundles

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import itertools
 import json
+import os
 import random
 import weakref
 from datetime import datetime
@@ -758,7 +759,7 @@ def test_the_newest_sound_version_makes_way_for_the_active_one_once_that_is_whol
     wait_until(lambda: serving.version == 3 and serving.problem is None)
 
 
-@pytest.mark.parametrize("harm", ["gone", "cut", "changed"])
+@pytest.mark.parametrize("harm", ["gone", "cut", "changed", "times kept"])
 def test_a_file_that_is_lost_under_its_version_is_noticed_and_memory_answers_on(
     harm, taste, train, settings, make_serving, activate, monkeypatch, wait_until
 ):
@@ -774,7 +775,10 @@ def test_a_file_that_is_lost_under_its_version_is_noticed_and_memory_answers_on(
     elif harm == "cut":
         path.write_bytes(whole[:100])
     else:
+        times = path.stat()
         damage(settings, 2)
+        if harm == "times kept":
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     wait_until(lambda: serving.problem is not None)
     readiness = serving.readiness()
     assert (readiness.status, readiness.model_version, readiness.offer_version) == (

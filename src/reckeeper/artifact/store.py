@@ -210,13 +210,14 @@ class ModelStore:
     def state(self, version: int) -> tuple[int, int] | None:
         """Return size and time of a version's native file, which change with it; None without one.
 
-        Of the time nanoseconds count: where a disk decays in silence, both stay.
+        It is the time of the last change of anything, which nobody can set: a copy over the file
+        that keeps its times shows too. Where a disk decays in silence, both stay.
         """
         try:
             status = self.native(version).stat()
         except OSError:
             return None
-        return status.st_size, status.st_mtime_ns
+        return status.st_size, status.st_ctime_ns
 
     def versions(self) -> set[int]:
         """Return the versions of which a file is in the folder."""
