@@ -181,18 +181,11 @@ def accept(database: storage.Database, *, actor: str, reason: str) -> int:
     with database.write() as connection:
         settings = storage.settings_of(connection)
         path = settings.model_dir / HEAD_NAME
-        kept = _text_of(path)
-        details = {"reason": reason, "head_before": kept}
+        details: dict[str, object] = {"reason": reason, "head_before": None}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            details["head_before"] = path.read_text("ascii", errors="replace")[:1000]
             path.replace(path.with_name(f"audit-head-before-{clock.now()}.json"))
         return _record(connection, actor, "accept", "audit trail", details, is_begin=True)
-
-
-def _text_of(path: Path) -> str | None:
-    try:
-        return path.read_text("ascii", errors="replace")[:1000]
-    except OSError:
-        return None
 
 
 def _record(
@@ -216,11 +209,12 @@ def _record(
         actor=str(actor),
         action=action,
         subject=subject,
-        details=_stored(details),
+        # The bytes that are stored, and sealed: what they hold reads back as itself.
+        details=json.dumps(json.loads(json.dumps(details, allow_nan=False))),
         previous_hash=_BEGIN if last is None else last.hash,
         hash="",
     )
-    seal = _seal(key, entry)
+    seal = _seal(key, entry, entry.details)
     assert seal is not None
     entry = replace(entry, hash=seal)
     storage.audit_log.insert(connection, entry)
@@ -451,33 +445,24 @@ class _Walk:
         )
 
 
-def _stored(details: Mapping[str, object]) -> str:
-    """Return the bytes that are stored, and sealed: what they hold reads back as itself."""
-    return json.dumps(json.loads(json.dumps(details, allow_nan=False)))
-
-
 def _is_sealed(key: bytes, entry: storage.AuditEntry) -> bool:
     """Return whether an entry is as it was written.
 
-    Release 0.1.0 sealed what the details mean. What it stored is how they are still written, so
-    other bytes of the same meaning (a key that comes twice) are none of its.
+    Release 0.1.0 sealed what the details mean; it stored them as they are still written, so other
+    bytes of the same meaning (a key that comes twice) are none of its.
     """
-    if _seal(key, entry) == entry.hash:
+    if _seal(key, entry, entry.details) == entry.hash:
         return True
     try:
         details = json.loads(entry.details)
         is_as_stored = json.dumps(details) == entry.details
     except (TypeError, ValueError, RecursionError):
         return False
-    return is_as_stored and _hash(key, entry, details) == entry.hash
+    return is_as_stored and _seal(key, entry, details) == entry.hash
 
 
-def _seal(key: bytes, entry: storage.AuditEntry) -> str | None:
+def _seal(key: bytes, entry: storage.AuditEntry, details: object) -> str | None:
     """Return the hash that an entry should have; None for what cannot have been written."""
-    return _hash(key, entry, entry.details)
-
-
-def _hash(key: bytes, entry: storage.AuditEntry, details: object) -> str | None:
     try:
         sealed = {name: getattr(entry, name) for name in _OUTSIDE} | {"details": details}
         text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -529,7 +529,7 @@ def test_a_full_disk_leaves_nothing(registry, settings, there, tmp_path, monkeyp
 
     for place in (bundles.tempfile, "TemporaryFile"), (artifact.export.pickle, "dump"):
         monkeypatch.setattr(*place, refuse)
-        with pytest.raises(ArtifactError, match="No space left on device"):
+        with pytest.raises(StorageError, match="No space left on device"):
             there.transfer.import_bundle(tmp_path / "b.zip", actor="x", cell_limit=CELLS)
         monkeypatch.undo()
         assert files(there) == []

@@ -6,6 +6,7 @@ bundle is taken in.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -179,6 +180,11 @@ def _opened(
     except TooLargeError:
         raise
     except OSError as exc:
+        if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageError(
+                f"There is no room for what is in {path.name}: {exc.strerror}. Make room on the "
+                "disk of the models (RECKEEPER_MODEL_DIR), then try again."
+            ) from exc
         raise ArtifactError(f"{path.name} cannot be read: {exc}.") from exc
     except (
         DataError,

@@ -1,5 +1,6 @@
 """The commands: their names and what each does; a command's module is loaded when it runs."""
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -7,7 +8,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import reckeeper
-from reckeeper import durable
 from reckeeper.cli.actions import sentence
 from reckeeper.errors import ReckeeperError
 
@@ -125,7 +125,7 @@ def _options(
 
 def run() -> None:
     """Run the command line; a deliberate error is one line on stderr and exit status 2."""
-    durable.keep_to_this_user()
+    os.umask(0o077)  # what a command writes is for its user alone
     try:
         app()
     except ReckeeperError as exc:
