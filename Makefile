@@ -18,7 +18,7 @@ LOCK := uv pip compile pyproject.toml --quiet --no-header --universal --python-v
 
 .PHONY: help setup run setup-dev test test-long check lint docs bench supply lock wheel release clean \
 	kafka kafka-stop \
-	chromium postgresql java nginx
+	chromium postgresql java nginx promtool
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -39,10 +39,10 @@ IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 SLOW := artifact bulk cli_evaluate client client_distribution collapse commands demo docs files \
 	frontend gate import_memory linalg packaging serving storage structure tabular_query tuning up
 
-test: setup-dev chromium postgresql java nginx ## Run every test: real browser, database and broker
+test: setup-dev chromium postgresql java nginx promtool ## Run every test: real browser, database and broker
 	$(IN_PARALLEL) tests/system tests/contracts tests/unit
 
-test-long: setup-dev chromium postgresql java nginx ## Long faults, and many more generated examples
+test-long: setup-dev chromium postgresql java nginx promtool ## Long faults, and many more generated examples
 	$(IN_PARALLEL) -m "long or hypothesis" --hypothesis-profile=long --timeout=3000 tests
 
 check: setup-dev ## Lint, types and the quick unit tests, in under a minute
@@ -142,3 +142,11 @@ java:
 	test "$${version:-0}" -ge 17 && command -v mvn >/dev/null && exit 0; \
 	$(call install,Java 17 and Maven,maven $$(apt-cache pkgnames openjdk- \
 		| grep -E -x 'openjdk-(17|21|25)-jre-headless' | sort | head -n 1),Kafka)
+
+# Out of Prometheus' package, without what would start it.
+promtool:
+	@command -v promtool >/dev/null || test -x .services/promtool || { mkdir -p .services && cd .services \
+		&& apt-get download -qq prometheus 2>/dev/null \
+		&& dpkg-deb --fsys-tarfile prometheus_*.deb | tar x --strip-components=3 ./usr/bin/promtool \
+		&& rm prometheus_*.deb; } \
+	|| echo "No promtool found, and none could be had: the test of the alert rules will be skipped."

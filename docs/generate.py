@@ -19,7 +19,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from tests.unit import test_architecture as architecture
 
-from reckeeper import errors, recipes, telemetry, wire
+from reckeeper import dashboards, errors, recipes, telemetry, wire
 from reckeeper.api.app import document
 from reckeeper.cli.commands import COMMANDS, load
 from reckeeper.config import Settings
@@ -355,7 +355,13 @@ def access() -> str:
     return table(("process", "roles", "routes"), rows())
 
 
+def alerts() -> str:
+    """Return the alert rules."""
+    return f"```yaml\n{dashboards.text_of('alerts.yaml')}```\n"
+
+
 PARTS = {
+    "alerts": alerts,
     "roles": role_meanings,
     "access": access,
     "commands": commands,

@@ -5,7 +5,7 @@ import functools
 import logging
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,7 +28,11 @@ HTTP_REQUESTS = Counter(
     "reckeeper_http_requests_total", "Requests answered.", ["method", "route", "status"]
 )
 HTTP_SECONDS = Histogram(
-    "reckeeper_http_request_seconds", "Time from a request to its answer.", ["method", "route"]
+    "reckeeper_http_request_seconds",
+    "Time from a request to its answer.",
+    ["method", "route"],
+    # A list takes a millisecond or two.
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
 )
 HTTP_CONNECTIONS = Gauge(
     "reckeeper_http_connections", "Open connections, a second ago.", multiprocess_mode="livesum"
@@ -62,6 +66,40 @@ SERVED_VERSION = Gauge(
     "Model version in memory; 0 when there is none. Of several processes, the oldest.",
     multiprocess_mode="livemin",
 )
+
+ACTIVE_VERSION = Gauge(
+    "reckeeper_active_version",
+    "Number of the active version, by the worker; 0 when there is none.",
+    multiprocess_mode="max",
+)
+TRAINED_AT = Gauge(
+    "reckeeper_active_version_trained_timestamp_seconds",
+    "When the active version was trained, by the worker: seconds since 1970; 0 without one.",
+    multiprocess_mode="max",
+)
+BACKUP_AT = Gauge(
+    "reckeeper_last_backup_timestamp_seconds",
+    "When the last backup was made, by the worker: seconds since 1970; 0 without one.",
+    multiprocess_mode="max",
+)
+DISK_FREE = Gauge(
+    "reckeeper_disk_free_bytes",
+    "Free bytes on the disk of a folder (data, models, backups), by the worker.",
+    ["folder"],
+    multiprocess_mode="max",
+)
+DISK_SIZE = Gauge(
+    "reckeeper_disk_size_bytes",
+    "Bytes of the disk of a folder, by the worker.",
+    ["folder"],
+    multiprocess_mode="max",
+)
+
+
+def name_jobs(statuses: Iterable[str]) -> None:
+    """Show the numbers of ended jobs from the start: a first one is seen to raise one from 0."""
+    for status in statuses:
+        TRAINING_JOBS.labels(status)
 
 
 def count_answer(method: str, route: str, status: int, *, seconds: float) -> None:

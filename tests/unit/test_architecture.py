@@ -51,6 +51,7 @@ MAY_IMPORT = {
     | {"storage", "telemetry"},
     "security": {"clock", "config", "durable", "errors", "periodic", "telemetry"}
     | {"storage", "audit"},
+    "dashboards": {"errors"},
     "client": {"errors", "wire"},
 }  # fmt: skip
 LIBRARY = set(MAY_IMPORT) - {"__init__"}

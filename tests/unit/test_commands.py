@@ -125,6 +125,7 @@ def test_the_commands_of_every_module_are_listed():
         audit,
         backup,
         check,
+        dashboards,
         data,
         evaluate,
         exporting,
@@ -136,14 +137,15 @@ def test_the_commands_of_every_module_are_listed():
         policy,
         recommend,
         start,
+        status,
         stream,
         users,
     )
 
     every = typer.Typer()
     for module in (
-        audit, backup, check, data, evaluate, exporting, importing, items, jobs, keys, models,
-        policy, recommend, start, stream, users,
+        audit, backup, check, dashboards, data, evaluate, exporting, importing, items, jobs, keys,
+        models, policy, recommend, start, status, stream, users,
     ):  # fmt: skip
         module.register(every)
     assert set(typer.main.get_command(every).commands) == set(COMMANDS)

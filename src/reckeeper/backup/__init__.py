@@ -2,7 +2,7 @@
 
 from reckeeper.backup.archive import Manifest, check
 from reckeeper.backup.restoring import Restored, restore
-from reckeeper.backup.schedule import BackupSchedule, last_made
+from reckeeper.backup.schedule import BackupSchedule, folder_of, last_made
 from reckeeper.backup.taking import Progress, Taken, take
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Restored",
     "Taken",
     "check",
+    "folder_of",
     "last_made",
     "restore",
     "take",

@@ -30,6 +30,9 @@ COMMANDS = {
     "users": "What is done with all that is known of a user.",
     "keys": "API keys: who may do what.",
     "backup": "Write database, models and keys of one moment to one file, while everything runs.",
+    "status": "Show processes, model, quality, lag, disk and the last backup; exit 1 unless all is "
+    "well.",
+    "dashboards": "A dashboard for Grafana, and alert rules for Prometheus.",
     "restore": "Put a backup where no installation is, whole; a damaged one is refused whole.",
     "check": "Do database, model files and audit trail hold together?",
     "audit": "Who changed what, and is the trail whole? Without a command: list.",
@@ -76,6 +79,10 @@ def _register(name: str, app: typer.Typer) -> None:
         from reckeeper.cli.backup import register
     elif name == "check":
         from reckeeper.cli.check import register
+    elif name == "status":
+        from reckeeper.cli.status import register
+    elif name == "dashboards":
+        from reckeeper.cli.dashboards import register
     elif name == "policy":
         from reckeeper.cli.policy import register
     else:

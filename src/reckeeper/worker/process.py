@@ -18,6 +18,7 @@ from reckeeper import policy as policies
 from reckeeper.config import Settings
 from reckeeper.events import demo, imports
 from reckeeper.periodic import Periodic
+from reckeeper.worker.gauges import Gauges
 
 if TYPE_CHECKING:
     from reckeeper.events.kafka import KafkaReader
@@ -60,6 +61,7 @@ class Worker:
             self.database, settings, self._retrain_by_itself, tidy=self.jobs.tidy
         )
         self.backups = backup.BackupSchedule(self.database, settings)
+        self.gauges = Gauges(self.database, settings, self.policy)
         self.courier = notices.Courier(self.database, settings)
         self.mending = Periodic(
             functools.partial(imports.restore_lookups, self.database),
@@ -83,6 +85,7 @@ class Worker:
         self.serving.start()
         self.schedule.start()
         self.backups.start()
+        self.gauges.start()
         self.courier.start()
         self.mending.start()
         if self.reader is not None:
@@ -99,6 +102,7 @@ class Worker:
         self.jobs.stop()
         self.mending.stop()
         self.courier.stop()
+        self.gauges.stop()
         self.backups.stop()
         self.serving.stop()
         self.policy.stop()
@@ -110,7 +114,8 @@ class Worker:
         readiness = self.serving.readiness()
         problems = [] if self.reader is None else self.reader.problems()
         threads = (
-            *(self.access, self.policy, self.schedule, self.backups, self.courier, self.mending),
+            self.mending,
+            *(self.access, self.policy, self.schedule, self.backups, self.gauges, self.courier),
         )
         problems += [thread.problem for thread in threads if thread.problem is not None]
         return readiness.also(*problems)
