@@ -335,7 +335,7 @@ def test_a_command_without_a_server_says_where_it_looked(at_the_default, server,
 def test_every_command_is_tried_here_or_asks_the_server():
     assert set(COMMANDS) == {
         *("up", "migrate", "import", "imports", "export", "demo", "models", "audit", "evaluate"),
-        *("items", "recommend", "keys", "backup", "restore", "dashboards", "status"),
+        *("items", "recommend", "keys", "backup", "restore", "dashboards", "status", "check"),
         *("retrain", "jobs", "policy", "users"),
         *("dlq", "replay"),  # of a database that the worker has made: they need a broker
     }
