@@ -9,7 +9,7 @@ import pytest
 
 from reckeeper import wire
 from reckeeper.errors import DataError, TooLargeError
-from reckeeper.events import parse
+from reckeeper.events import message, parse
 from reckeeper.interactions import MAX_BODY_BYTES, MAX_ROWS, WITHOUT_WEIGHT, checked_id
 
 TYPES = {"click": 1.0, "watchlist_add": 2.0}
@@ -224,6 +224,23 @@ def test_a_row_that_is_no_object_is_refused(row):
     assert error.message.startswith(
         "Row 1: interaction must be an object with user_id, item_id and interaction_type."
     )
+
+
+def test_of_very_many_unknown_fields_one_is_named(monkeypatch):
+    looked_for = []
+
+    def alternatives(name, known):
+        looked_for.append(name)
+        return ""
+
+    monkeypatch.setattr(message, "alternatives", alternatives)
+    wide = {**GOOD, **{f"x{number}": number for number in range(1_000)}}
+    error = refused(body(GOOD, wide, wide))
+    assert error.details["refused"] == [
+        {"index": index, "field": "x0", "message": "is not a field of an interaction"}
+        for index in (1, 2)
+    ]
+    assert looked_for == ["x0", "x0"]  # to look among names for what was meant takes its time
 
 
 def test_a_long_unknown_field_is_not_sent_back_whole():
