@@ -34,7 +34,7 @@ def folder(parent: Path, prefix: str) -> Iterator[Path]:
         Nothing can be written there.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    if sum(1 for _ in parent.glob(f"{prefix}*")) >= MOST_FOLDERS:
+    if sum(1 for _ in parent.glob(f"{prefix}*/{_LOCK}")) >= MOST_FOLDERS:
         raise errors.UnavailableError(
             f"{MOST_FOLDERS} files are being taken in or given out already, and each takes room: "
             "try again when one of them is done."
