@@ -344,3 +344,20 @@ def test_a_body_that_is_parsed_at_once_is_small(served, method, path):
         assert "262144 bytes" in answer.json()["message"]
     answer = served.client.request(method, path, content=b"[" * 262_144)
     assert answer.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/user_interactions", "[%s]"),
+        ("/items", "[%s]"),
+        ("/recommendations", "%s"),
+        ("/recommendations", '{"history": [%s]}'),
+        ("/items/similar", "%s"),
+    ],
+)
+def test_of_very_many_unknown_fields_one_is_named(served, path, shape):
+    wide = json.dumps({f"x{number}": number for number in range(50_000)})
+    answer = served.client.post(path, content=shape % wide)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_data")
+    assert "x0" in answer.json()["message"]

@@ -10,7 +10,7 @@ import pytest
 from reckeeper import wire
 from reckeeper.errors import DataError, TooLargeError
 from reckeeper.events import message, parse
-from reckeeper.interactions import MAX_BODY_BYTES, MAX_ROWS, WITHOUT_WEIGHT, checked_id
+from reckeeper.interactions import MAX_BODY_BYTES, MAX_ROWS, WITHOUT_WEIGHT, checked_id, narrowed
 
 TYPES = {"click": 1.0, "watchlist_add": 2.0}
 GOOD = {"user_id": "u", "item_id": "i", "interaction_type": "click"}
@@ -241,6 +241,13 @@ def test_of_very_many_unknown_fields_one_is_named(monkeypatch):
         for index in (1, 2)
     ]
     assert looked_for == ["x0", "x0"]  # to look among names for what was meant takes its time
+
+
+def test_an_object_of_very_many_fields_is_reduced_to_an_unknown_one():
+    known = ("a", "b")
+    assert narrowed({"a": 1, "x": 2, "y": 3}, known) == {"x": None}
+    for told in ({"a": 1, "x": 2}, {}, [1, 2, 3], "text", None):
+        assert narrowed(told, known) is told
 
 
 def test_a_long_unknown_field_is_not_sent_back_whole():

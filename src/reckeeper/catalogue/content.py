@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError, from_json
 
 from reckeeper import clock
 from reckeeper.errors import DataError, TooLargeError, alternatives
-from reckeeper.interactions import MAX_BODY_BYTES, MAX_ROWS, valid_id
+from reckeeper.interactions import MAX_BODY_BYTES, MAX_ROWS, narrowed, valid_id
 from reckeeper.storage import Item
 
 MAX_TITLE_CHARACTERS = 1_000
@@ -204,7 +204,7 @@ def _read(kind: type[_Kind], told: object) -> _Kind:
             f"{'null' if told is None else type(told).__name__}."
         )
     try:
-        return kind.model_validate(told)
+        return kind.model_validate(narrowed(told, kind.model_fields))
     except ValidationError as exc:
         found = exc.errors(include_url=False, include_input=False)
         # An unknown field first: one that is missing may be spelt otherwise.

@@ -92,7 +92,9 @@ def _only_text(value: object) -> object:
 
 
 def _as_item(value: object) -> object:
-    return value if isinstance(value, dict) else {"item_id": value}
+    if isinstance(value, dict):
+        return interactions.narrowed(value, _HistoryItem.model_fields)
+    return {"item_id": value}
 
 
 _Id = Annotated[str, BeforeValidator(valid_id)]
@@ -344,7 +346,7 @@ def _decoded(body: bytes) -> object:
 
 def _checked(kind: type[_Kind], decoded: object) -> _Kind:
     try:
-        return kind.model_validate(decoded)
+        return kind.model_validate(interactions.narrowed(decoded, kind.model_fields))
     except ValidationError as exc:
         # An unknown field first: one that is missing may be spelt otherwise.
         found = exc.errors(include_url=False, include_context=False, include_input=False)
