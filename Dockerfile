@@ -4,6 +4,12 @@ FROM python:3.11-slim
 ENV HOME=/tmp \
     PYTHONUNBUFFERED=1
 
+# pg_dump and pg_restore, for backups.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends postgresql-client \
+    && rm -rf /var/lib/apt/lists/*
+
 WORKDIR /app
 
 COPY requirements.txt ./

@@ -121,7 +121,11 @@ def test_what_was_written_up_to_a_moment_is_there_again(
     assert taken.manifest.keys == "encrypted"
     assert not list(tmp_path.glob(".backup*"))
 
+    # Who was erased since is known outside of the database, and that stays there.
+    elsewhere.model_dir.mkdir(parents=True)
+    (elsewhere.model_dir / "erasures.jsonl").write_text("{}\n")
     restored = restore(elsewhere, taken.path)
+    assert (elsewhere.model_dir / "erasures.jsonl").read_text() == "{}\n"
     assert restored.verification == audit.Verification(
         True, restored.verification.n_entries, None, None
     )
@@ -278,6 +282,12 @@ def room_for(n_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
+@pytest.mark.fault(
+    "A disk is full while a backup is made or restored",
+    seen="an error that says so",
+    kept="what was there; nothing half done is left",
+    heals="by room on the disk",
+)
 @SQLITE
 def test_a_disk_without_room_leaves_nothing(database, settings, elsewhere, versions, tmp_path):
     taken = take(database, settings, tmp_path / "backup.tar")
@@ -437,6 +447,12 @@ DAMAGES = {
 }  # fmt: skip
 
 
+@pytest.mark.fault(
+    "A backup is damaged, cut off or made by somebody else",
+    seen="`reckeeper restore` says what is wrong with it",
+    kept="nothing was there, and nothing of it is written",
+    heals="by another backup",
+)
 @SQLITE
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_backup_is_refused_whole(elsewhere, tmp_path, whole, damage):
@@ -499,6 +515,12 @@ def test_what_was_due_while_no_worker_ran_is_made_at_its_start(database, setting
     assert backup.BackupSchedule(database, settings).look(later)
 
 
+@pytest.mark.fault(
+    "A scheduled backup fails",
+    seen="`/health/ready` of the worker says why, and the log",
+    kept="all backups before it: the oldest go once a new one was read again",
+    heals="by itself: it is tried again every ten minutes",
+)
 @SQLITE
 def test_a_backup_that_cannot_be_made_is_told_until_one_is(database, settings, scheduled):
     schedule, now = backup.BackupSchedule(database, settings), clock.now()

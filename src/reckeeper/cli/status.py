@@ -108,7 +108,10 @@ def status_command(as_json: AsJson = False) -> None:
         facts, error = None, exc.message
     lag = _lag(processes[1])
     disks = _disks(settings)
-    is_well = error is None and all(process.status == "ok" for process in processes)
+    known = installation.known(settings)
+    # Without `up` somebody may run server and worker alone.
+    needed = processes if known is not None and known.page_url else processes[:2]
+    is_well = error is None and all(process.status == "ok" for process in needed)
     if as_json:
         told = facts and {**asdict(facts), "age_seconds": _age(facts.trained_at)}
         print_json(
