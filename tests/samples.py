@@ -238,6 +238,31 @@ def audit_entry(**fields: Any) -> dict[str, Any]:
     return _json(wire.AuditEntry, base | fields)
 
 
+def erasure(**fields: Any) -> dict[str, Any]:
+    """Return the receipt of an erasure."""
+    base = {
+        "erasure_id": 3,
+        "subject": "5a0c1d2e3f405162",
+        "erased_at": AT,
+        "until": AT,
+        "actor": "api:page",
+        "reason": None,
+        "state": "complete",
+        "removed": {"user_interactions": 7},
+        "shaped_versions": [2],
+        "pickles_deleted": [2],
+        "pickles_left": [],
+        "log_is_empty": True,
+        "remains": [],
+        "job_id": 9,
+        "version": 3,
+        "completed_at": AT,
+        "signature": "0" * 64,
+        "is_genuine": True,
+    }
+    return _json(wire.Erasure, base | fields)
+
+
 def comparison(**fields: Any) -> dict[str, Any]:
     """Return two versions beside each other."""
     side = {name: _MODEL[name] for name in wire.ComparedModel.model_fields.keys() & _MODEL.keys()}

@@ -43,7 +43,13 @@ from reckeeper_generated.api.interactions import (
 )
 from reckeeper_generated.api.keys import create_key, get_access, list_keys, revoke_key
 from reckeeper_generated.api.operation import get_liveness, get_metrics, get_readiness
-from reckeeper_generated.api.people import merge_users
+from reckeeper_generated.api.people import (
+    erase_user,
+    export_user,
+    get_erasure,
+    list_erasures,
+    merge_users,
+)
 from reckeeper_generated.api.policy import get_policy, list_policies, set_policy
 from reckeeper_generated.api.recommendations import (
     find_similar_items,
@@ -67,6 +73,7 @@ from reckeeper_generated.api.versions import (
     compare_models,
     delete_model,
     download_model,
+    download_pickle,
     get_model,
     import_model,
     list_models,
@@ -261,6 +268,7 @@ def steer(client: Client) -> None:
     note = models.ModelChange(note="seen by a generated client")
     given(update_model.sync_detailed(other, client=client, body=note), models.ModelAnswer)
     given(compare_models.sync_detailed(1, 2, client=client, k=5), models.Comparison)
+    assert given(download_pickle.sync_detailed(other, client=client), File).payload.read()
     bundle = given(download_model.sync_detailed(other, client=client), File).payload.read()
     taken = given(
         import_model.sync_detailed(client=client, body=File(io.BytesIO(bundle))),
@@ -312,6 +320,12 @@ def look(client: Client) -> None:
     visitor = models.MergeRequest(from_="visitor")
     merged = merge_users.sync_detailed("u1", client=client, body=visitor)
     assert given(merged, models.Merge).interactions == 0
+    own = export_user.sync_detailed("u1", client=client)
+    assert given(own, models.PersonalData).merged_from == ["visitor"]
+    erased = given(erase_user.sync_detailed("u1", client=client), models.ErasureAnswer).erasure
+    told = get_erasure.sync_detailed(erased.erasure_id, client=client)
+    assert given(told, models.ErasureAnswer).erasure.is_genuine
+    assert given(list_erasures.sync_detailed(client=client), models.ErasurePage).erasures
     given(get_demo.sync_detailed(client=client), models.Demo)
     given(delete_demo.sync_detailed(client=client), models.DemoCleared)
     given(get_liveness.sync_detailed(client=client), models.Liveness)

@@ -36,6 +36,7 @@ const sent = {
 };
 
 let imported = 0;
+let erasure = 0;
 let bundle: Blob = new Blob();
 let taken = 0;
 
@@ -133,6 +134,10 @@ const calls: { [name in keyof operations]: () => Promise<unknown> } = {
     const answer = await client.GET("/models/{version}/download", { ...at(1), parseAs: "blob" });
     bundle = given(answer) as unknown as Blob;
   },
+  download_pickle: async () => {
+    const answer = await client.GET("/models/{version}/pickle", { ...at(1), parseAs: "blob" });
+    return (given(answer) as unknown as Blob).size;
+  },
   import_model: async () => {
     const answer = await client.POST("/models/import", {
       body: bundle as unknown as string,
@@ -210,6 +215,18 @@ const calls: { [name in keyof operations]: () => Promise<unknown> } = {
     const body: Schemas["MergeRequest"] = { from: "visitor" };
     return given(await client.POST("/users/{user_id}/merge", { ...of("ts"), body })).interactions;
   },
+  export_user: async () =>
+    given(await client.GET("/users/{user_id}/export", of("ts"))).interactions.length,
+  erase_user: async () => {
+    const erased = given(await client.DELETE("/users/{user_id}", of("ts"))).erasure;
+    holds(erased.is_genuine, "a receipt is signed");
+    erasure = erased.erasure_id;
+  },
+  get_erasure: async () => {
+    const params = { path: { erasure_id: erasure } };
+    return given(await client.GET("/erasures/{erasure_id}", { params })).erasure.subject;
+  },
+  list_erasures: async () => given(await client.GET("/erasures")).erasures.length,
   preview_import: async () => {
     const looked = given(await client.POST("/imports/preview", sent));
     const at: string | null = looked.rows[0].occurred_at;

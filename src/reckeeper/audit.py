@@ -238,14 +238,15 @@ def entries(database: storage.Database, *, limit: int, before: int | None = None
     return [_shown(entry) for entry in found]
 
 
-def pseudonym(connection: storage.Connection, external_id: str) -> str:
+def pseudonym(connection: storage.Connection, external_id: str, *, n_digits: int = 16) -> str:
     """Return what stands for a person's id in the trail, from which nothing is ever erased.
 
-    The same for the same id under the same key; without the key it tells nobody the id.
+    The same for the same text under the same key; without the key it tells nobody the id, and
+    nobody makes it: with 64 digits it is a seal.
     """
     settings = storage.settings_of(connection)
     key = _key_of(settings) or _make_key(settings)
-    return hmac.new(key, b"person:" + external_id.encode(), "sha256").hexdigest()[:16]
+    return hmac.new(key, b"person:" + external_id.encode(), "sha256").hexdigest()[:n_digits]
 
 
 def head(connection: storage.Connection) -> Head | None:

@@ -11,6 +11,7 @@
     ├── ForbiddenError         forbidden            the key's role does not allow it
     ├── RateLimitError         rate_limited         too much in too short a time
     ├── NotFoundError          not_found            no such thing
+    │   └── GoneError          gone                 it was there, and was taken away for good
     ├── ConflictError          conflict             not now: something else stands in the way
     │   ├── JobRunningError    job_running          a training job runs already
     │   ├── PinnedError        pinned               the active version is pinned
@@ -182,6 +183,12 @@ class NotFoundError(ReckeeperError):
     """There is no such thing."""
 
     code = "not_found"
+
+
+class GoneError(NotFoundError):
+    """It was there, and was taken away for good; the message says why."""
+
+    code = "gone"
 
 
 class ConflictError(ReckeeperError):

@@ -23,7 +23,7 @@ _STOP_LOOK_SECONDS = 0.1
 
 _log = get_logger(__name__)
 
-Event = Literal["job_failed", "rejected", "promoted", "stale"]
+Event = Literal["job_failed", "rejected", "promoted", "stale", "retention"]
 
 
 def notify(
@@ -39,7 +39,7 @@ def notify(
     connection : sqlalchemy.Connection
         From `Database.write`.
     event : str
-        ``job_failed``, ``rejected``, ``promoted`` or ``stale``.
+        ``job_failed``, ``rejected``, ``promoted``, ``stale`` or ``retention``.
     payload : mapping
         JSON values.
     key : str, optional

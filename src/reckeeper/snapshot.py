@@ -300,6 +300,13 @@ def discard(folder: Path) -> None:
         (folder / FILE).unlink()
 
 
+def discard_older(folder: Path, *, installation_id: str, generation: int) -> None:
+    """Delete the snapshot of a folder where it is of an earlier generation of the table."""
+    found = opened(folder, installation_id=installation_id)
+    if found is not None and found.origin.generation < generation:
+        discard(folder)
+
+
 def state(folder: Path) -> tuple[int, int] | None:
     """Return what changes with the snapshot of a folder; None while there is none."""
     try:

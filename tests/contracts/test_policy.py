@@ -35,6 +35,7 @@ WHOLE = {
     "weights": {"click": 1, "buy": 5.5, "dislike": -1},
     "half_life_days": 90,
     "window_days": 365,
+    "retention_days": 730,
     "left_out_users": ["test-*", "bot 7"],
     "max_interactions_per_user": 1000,
     "recommendations": {
@@ -404,6 +405,7 @@ def test_what_decides_on_the_data():
         "weights": {"click": 1.0, "buy": 5.5, "dislike": -1.0},
         "half_life_days": 90.0,
         "window_days": 365.0,
+        "retention_days": 730.0,
         "left_out_users": ["test-*", "bot 7"],
         "max_interactions_per_user": 1000,
     }

@@ -22,12 +22,13 @@ from tests.services import Broker
 from tests.system.installation import Installation, wait_until
 from tests.unit import test_frontend
 
-from reckeeper import clock, policy, storage
+from reckeeper import clock, people, policy, storage
 from reckeeper.client import Client
 from reckeeper.errors import ConfigError, NotFoundError, UnavailableError
 from reckeeper.events.kafka import KafkaReader, KafkaWriter, dead_letters, topics
 from reckeeper.events.kafka.replay import replay
 from reckeeper.interactions import Interaction
+from reckeeper.registry import Registry
 
 GOOD = {"user_id": "u", "item_id": "i", "interaction_type": "click"}
 
@@ -996,3 +997,27 @@ def test_a_cluster_with_tls_and_passwords_is_used_by_the_names_of_librdkafka(tmp
             server.stop()
             made.start_server(KAFKA_SSL_CA_LOCATION="")
             assert made.server.post("/user_interactions", json=GOOD).status_code == 503
+
+
+def test_what_kafka_delivers_again_of_somebody_who_was_erased_stays_away(
+    settings, database, start_reader, event_ids
+):
+    registry = Registry(database, settings.model_dir)
+    start_reader()
+    old = {**GOOD, "user_id": "erased-person", "event_id": "old"}  # its time is the record's
+    letter = {**old, "event_id": "letter", "interaction_type": "unknown"}
+    send(settings.kafka_bootstrap_servers, settings.kafka_topic, old, letter)
+    wait_until(lambda: event_ids() == ["old"], "it is stored")
+    wait_until(lambda: len(dead_letters.latest(database, settings, n=9)) == 1, "it is refused")
+    receipt = people.erase(database, registry, settings, "erased-person", actor="test")
+    assert receipt.removed["user_interactions"] == 1
+    assert "1 letters that name the person" in receipt.remains[0]
+    assert dead_letters.latest(database, settings, n=9) == []
+    replayed = replay(database, settings, start=0, actor="test")
+    assert (replayed.read, replayed.new) == (2, 0)
+    policy.store(database, settings, {"weights": {"click": 1, "unknown": 1}}, actor="test")
+    assert dead_letters.replay(database, settings, actor="test").sent == 0
+    late = {**old, "event_id": "late", "occurred_at": "2020-01-01T00:00:00Z"}
+    new = {**old, "event_id": "new"}
+    send(settings.kafka_bootstrap_servers, settings.kafka_topic, late, new)
+    wait_until(lambda: event_ids() == ["new"], "the new one is stored")

@@ -33,6 +33,7 @@ PLACES = {
     "version": "1",
     "other": "2",
     "job_id": "7",
+    "erasure_id": "7",
     "import_id": "7",
     "key_id": "nothing",
     "user_id": "u%2F1",

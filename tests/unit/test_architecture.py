@@ -46,7 +46,8 @@ MAY_IMPORT = {
     | {"machine", "ranking", "serving", "policy", "notices", "snapshot"},
     "events": {"clock", "config", "errors", "interactions", "periodic", "telemetry"}
     | {"storage", "audit", "policy", "catalogue", "tabular", "machine"},
-    "people": {"errors", "storage", "audit"},
+    "people": {"clock", "config", "durable", "errors", "periodic", "telemetry", "storage", "audit"}
+    | {"policy", "notices", "registry", "snapshot", "events"},
     "backup": {"artifact", "audit", "clock", "config", "durable", "errors", "periodic", "policy"}
     | {"storage", "telemetry"},
     "security": {"clock", "config", "durable", "errors", "periodic", "telemetry"}

@@ -53,6 +53,7 @@ RUNNING = {
 REVISION = samples.revision()
 POLICY = REVISION["policy"]
 AUDIT_ENTRY, COMPARISON = samples.audit_entry(), samples.comparison(k=5)
+ERASURE = samples.erasure()
 WHOLE_TIMELINE = {"timeline": [TIMELINE], "rollback_version": 2}
 
 
@@ -211,6 +212,14 @@ def flat(text):
             "users merge a/b v",
             *("POST /users/a%2Fb/merge", {}, {"from": "v"}, {"user_id": "a/b", "interactions": 3}),
             {"status": "ok", "user_id": "a/b", "interactions": 3},
+        ),
+        (
+            "users erase a/b --reason r",
+            *("DELETE /users/a%2Fb", {"reason": "r"}, b"", {"erasure": ERASURE}, ERASURE),
+        ),
+        (
+            "users erasures --limit 2",
+            *("GET /erasures", {"limit": "2"}, b"", {"erasures": [ERASURE]}, [ERASURE]),
         ),
         (
             "audit list --limit 2 --before 9",

@@ -19,6 +19,7 @@ CODES = {
     "ForbiddenError": "forbidden",
     "RateLimitError": "rate_limited",
     "NotFoundError": "not_found",
+    "GoneError": "gone",
     "ConflictError": "conflict",
     "JobRunningError": "job_running",
     "StorageError": "storage_failed",

@@ -17,6 +17,7 @@ OPERATIONS = {
 }
 OTHERWISE = {"follow_job": "text/event-stream", "get_metrics": "text/plain"}
 OTHERWISE |= {"download_model": "application/zip", "get_refused": "text/csv"}
+OTHERWISE |= {"download_pickle": "application/octet-stream"}
 
 
 def contents():
@@ -43,13 +44,22 @@ def test_names_of_operations_are_stable():
     assert list(OPERATIONS) == [
         *("list_models", "list_timeline", "roll_back", "import_model", "get_model"),
         *("update_model", "delete_model", "activate_model", "pin_model", "unpin_model"),
-        *("compare_models", "download_model", "retrain", "evaluate", "list_jobs", "get_job"),
+        *(
+            "compare_models",
+            "download_model",
+            "download_pickle",
+            "retrain",
+            "evaluate",
+            "list_jobs",
+            "get_job",
+        ),
         *("follow_job", "cancel_job", "finish_job", "list_recipes", "get_policy"),
         *("set_policy", "list_policies", "list_audit_entries", "verify_audit"),
         *("get_access", "list_keys", "create_key", "revoke_key"),
         *("create_interactions", "list_interactions", "get_watchlist", "add_to_watchlist"),
         *("remove_from_watchlist", "list_items", "store_items", "get_item", "put_item"),
-        *("patch_item", "delete_item", "merge_users", "get_recommendations"),
+        *("patch_item", "delete_item", "merge_users", "erase_user", "export_user"),
+        *("list_erasures", "get_erasure", "get_recommendations"),
         *("recommend_from_history", "recommend_to_users"),
         *("find_similar_items", "find_similar_to_several"),
         *("create_import", "list_imports", "preview_import", "get_import", "undo_import"),
@@ -93,7 +103,10 @@ def test_examples_are_as_the_schema_says(where):
 
 def test_every_answer_has_an_example():
     without = {where for where, (_, content) in CONTENTS.items() if "example" not in content}
-    assert {where for where in without if not where.endswith("-sent")} == {"download_model-200"}
+    assert {where for where in without if not where.endswith("-sent")} == {
+        "download_model-200",
+        "download_pickle-200",
+    }
     assert examples.ANSWERS.keys() | examples.REQUESTS.keys() <= OPERATIONS.keys()
 
 

@@ -66,16 +66,25 @@ IMPORT_COLUMNS = (
 )
 
 
+def go_back(connection, revision):
+    """Make of the schema what it was at a revision."""
+    for table in ("erasures", "tombstones", "api_keys"):
+        connection.execute(sa.text(f"DROP TABLE {table}"))
+    connection.execute(sa.text("ALTER TABLE installation DROP COLUMN erasure_key"))
+    connection.execute(sa.text("ALTER TABLE models DROP COLUMN pickle_erased_at"))
+    for column in IMPORT_COLUMNS:
+        connection.execute(sa.text(f"ALTER TABLE imports DROP COLUMN {column}"))
+    if revision == "0001":
+        connection.execute(sa.text("ALTER TABLE models DROP COLUMN decided"))
+    connection.execute(sa.text(f"UPDATE alembic_version SET version_num = '{revision}'"))
+
+
 def test_a_version_of_the_first_schema_has_decided_nothing(settings):
     storage.migrate(settings)
     opened = contextlib.closing(storage.open_database(settings))
     with opened as database, database.write() as connection:
         storage.models.insert(connection, stored_version(1))
-        connection.execute(sa.text("ALTER TABLE models DROP COLUMN decided"))
-        for column in IMPORT_COLUMNS:
-            connection.execute(sa.text(f"ALTER TABLE imports DROP COLUMN {column}"))
-        connection.execute(sa.text("DROP TABLE api_keys"))
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+        go_back(connection, "0001")
     assert storage.migrate(settings) == "0001"
     opened = contextlib.closing(storage.open_database(settings))
     with opened as database, database.read() as connection:
@@ -90,10 +99,7 @@ def test_an_import_of_the_first_release_is_still_told(settings):
             number = storage.imports.begin(connection, source=status, fingerprint="f")
             storage.imports.set_status(connection, number, status)
         finished_at = storage.imports.get(connection, 1).finished_at
-        for column in IMPORT_COLUMNS:
-            connection.execute(sa.text(f"ALTER TABLE imports DROP COLUMN {column}"))
-        connection.execute(sa.text("DROP TABLE api_keys"))
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
+        go_back(connection, "0002")
     assert storage.migrate(settings) == "0002"
     opened = contextlib.closing(storage.open_database(settings))
     with opened as database, database.read() as connection:

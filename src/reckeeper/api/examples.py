@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 
 from reckeeper import wire
-from reckeeper.api import catalogue_examples, import_examples, key_examples, list_examples
+from reckeeper.api import (
+    catalogue_examples,
+    import_examples,
+    key_examples,
+    list_examples,
+    people_examples,
+)
 
 _BY_USER = [
     f"{name}@10"
@@ -355,6 +361,7 @@ _POLICY = {
         "weights": {"click": 1.0, "watchlist_add": 2.0},
         "half_life_days": 90.0,
         "window_days": 365.0,
+        "retention_days": 730.0,
         "left_out_users": ["test-*"],
         "max_interactions_per_user": 1000,
         "recommendations": {
@@ -503,7 +510,7 @@ ANSWERS: Mapping[str, Mapping[int, object]] = {
     **import_examples.ANSWERS,
     **list_examples.ANSWERS,
     **key_examples.ANSWERS,
-    "merge_users": {200: {"status": "ok", "user_id": "u1", "interactions": 12}},
+    **people_examples.ANSWERS,
     "get_demo": {
         200: {
             "status": "ok",
@@ -556,6 +563,7 @@ FAILURES: Mapping[int, object] = {
     403: _error("forbidden", "The key 'shop' has the role 'ingest', and this takes 'operator'."),
     404: _error("not_found", "There is no version 7. GET /models lists the versions."),
     409: _error("conflict", "Version 4 is active and cannot be deleted: activate another first."),
+    410: _error("gone", "The pickle of version 4 had a person in it who was erased."),
     413: _error("too_large", "The request has 12000 interactions; at most 10000 are accepted."),
     414: _error("too_large", "The URL is longer than 65535 bytes. Name fewer ids."),
     422: _error("invalid_data", "Row 0: user_id is missing. Nothing of this request was stored."),

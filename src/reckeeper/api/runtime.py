@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from fastapi import Depends, Request
 
-from reckeeper import errors, events, security, storage, telemetry
+from reckeeper import errors, events, people, security, storage, telemetry
 from reckeeper.api import bodies, uploads
 from reckeeper.api.importing import Imports
 from reckeeper.api.job_feed import JobFeed
@@ -88,7 +88,9 @@ class Runtime:
         )
         policy = PolicyWatch(database, settings)
         catalogue = Catalogue(database, every_seconds=settings.poll_seconds)
-        newer = Newer(database, every_seconds=settings.poll_seconds)
+        finished = FinishedLists()
+        # Whose lists they are is in them: nobody stays who was erased.
+        newer = Newer(database, every_seconds=settings.poll_seconds, on_taken_away=finished.clear)
         popular = PopularItems(database, policy, catalogue, every_seconds=settings.poll_seconds)
         at_once = max(1, _AT_ONCE // settings.server_processes)
         return cls(
@@ -109,7 +111,7 @@ class Runtime:
             ),
             newer=newer,
             popular=popular,
-            finished=FinishedLists(),
+            finished=finished,
             policy=policy,
             writer=_writer(settings, database, newer),
             worker=Worker(settings.worker_url, retry_seconds=0, key=""),
@@ -125,6 +127,7 @@ class Runtime:
         """Put in order what a crash has left, and run the parts within the block; close them."""
         self.registry.recovery.rebuild()
         self.registry.switch.repair_link()
+        self._aftercare().erase_restored()
         bodies.remove_leftovers(self.settings.model_dir)
         uploads.remove_leftovers(self.settings.data_dir / "imports")
         self.access.start()
@@ -148,6 +151,9 @@ class Runtime:
         self.writer.close()
         self.worker.close()
         self.database.close()
+
+    def _aftercare(self) -> people.Aftercare:
+        return people.Aftercare(self.database, self.registry, self.settings, lambda: None)
 
     def note_items_changed(self) -> None:
         """Have a change of the catalogue count from the next request on, in all processes."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from typing import IO, Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -204,6 +205,25 @@ async def download_model(runtime: Needs, version: Version) -> Response:
         headers={
             "Content-Length": str(n_bytes),
             "Content-Disposition": f'attachment; filename="reckeeper-model-{version:06d}.zip"',
+        },
+    )
+
+
+@router.get(
+    "/models/{version}/pickle",
+    response_class=Response,
+    responses=content("application/octet-stream", BINARY) | failures(404, 410, 422),
+)
+async def download_pickle(runtime: Needs, version: Version) -> Response:
+    """Give a version's pickle, with its users; 410 once somebody in it was erased."""
+    path = await run_in_threadpool(runtime.registry.pickles.path, version)
+    file = path.open("rb")
+    return bodies.Streamed(
+        bodies.content_of(file),
+        media_type="application/octet-stream",
+        headers={
+            "Content-Length": str(os.fstat(file.fileno()).st_size),
+            "Content-Disposition": f'attachment; filename="{path.name}"',
         },
     )
 

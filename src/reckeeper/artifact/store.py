@@ -293,6 +293,16 @@ class ModelStore:
         """Return the native files in ``unknown/``, whatever their names, in the order of names."""
         return sorted((self.folder / _UNKNOWN).glob("*.safetensors"))
 
+    def aside_pickles(self) -> list[Path]:
+        """Return the pickles in ``unknown/``."""
+        return sorted((self.folder / _UNKNOWN).glob("*.pkl"))
+
+    def delete_pickle(self, version: int) -> None:
+        """Delete the pickle of a version; the version stays what it is."""
+        self.pickle(version).unlink(missing_ok=True)
+        if self.folder.is_dir():
+            durable.sync_folder(self.folder)
+
     def delete_aside(self, path: Path) -> None:
         """Delete a native file in ``unknown/``, and the pickle that was set aside with it."""
         path.unlink(missing_ok=True)

@@ -145,3 +145,26 @@ class AsyncUserCalls:
         path = f"/users/{segment(user_id)}/merge"
         body = {"from": visitor_id}
         return await self._server.call(wire.Merge, "POST", path, json=body, repeat=True)
+
+    async def erase(self, user_id: str, *, reason: str | None = None) -> wire.Erasure:
+        """Erase a person, known or not, for good; return the receipt.
+
+        What occurred before now is not taken again; what they do later is.
+        """
+        path = f"/users/{segment(user_id)}"
+        params = None if reason is None else {"reason": reason}
+        answer = await self._server.call(wire.ErasureAnswer, "DELETE", path, params=params)
+        return answer.erasure
+
+    async def export_user(self, user_id: str) -> wire.PersonalData:
+        """Return all that is kept of a person."""
+        return await self._server.get(wire.PersonalData, f"/users/{segment(user_id)}/export")
+
+    async def erasure(self, erasure_id: int) -> wire.Erasure:
+        """Return the receipt of an erasure, as far as it has come."""
+        return (await self._server.get(wire.ErasureAnswer, f"/erasures/{erasure_id}")).erasure
+
+    async def erasures(self, *, limit: int = 50, before: int | None = None) -> list[wire.Erasure]:
+        """List the receipts of erasures, the latest first, with numbers below `before`."""
+        params = {"limit": limit} | ({} if before is None else {"before": before})
+        return (await self._server.get(wire.ErasurePage, "/erasures", params=params)).erasures

@@ -145,3 +145,26 @@ class UserCalls:
         path = f"/users/{segment(user_id)}/merge"
         body = {"from": visitor_id}
         return self._server.call(wire.Merge, "POST", path, json=body, repeat=True)
+
+    def erase(self, user_id: str, *, reason: str | None = None) -> wire.Erasure:
+        """Erase a person, known or not, for good; return the receipt.
+
+        What occurred before now is not taken again; what they do later is.
+        """
+        path = f"/users/{segment(user_id)}"
+        params = None if reason is None else {"reason": reason}
+        answer = self._server.call(wire.ErasureAnswer, "DELETE", path, params=params)
+        return answer.erasure
+
+    def export_user(self, user_id: str) -> wire.PersonalData:
+        """Return all that is kept of a person."""
+        return self._server.get(wire.PersonalData, f"/users/{segment(user_id)}/export")
+
+    def erasure(self, erasure_id: int) -> wire.Erasure:
+        """Return the receipt of an erasure, as far as it has come."""
+        return self._server.get(wire.ErasureAnswer, f"/erasures/{erasure_id}").erasure
+
+    def erasures(self, *, limit: int = 50, before: int | None = None) -> list[wire.Erasure]:
+        """List the receipts of erasures, the latest first, with numbers below `before`."""
+        params = {"limit": limit} | ({} if before is None else {"before": before})
+        return self._server.get(wire.ErasurePage, "/erasures", params=params).erasures

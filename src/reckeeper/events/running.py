@@ -318,7 +318,11 @@ class Running:
             if row.accepted + row.duplicates + row.refused == self._n_counted:
                 with self._cache(connection):
                     storage.imports.append(
-                        connection, self._import_id, interactions, refused=len(refused)
+                        connection,
+                        self._import_id,
+                        interactions,
+                        refused=len(refused),
+                        timeless=self.started_at,
                     )
                 storage.imports.note(connection, self._import_id, **self._found())
 

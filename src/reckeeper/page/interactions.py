@@ -290,12 +290,97 @@ def show_dead_letters(client: Client) -> None:
     st.markdown(":small[`reckeeper dlq replay` sends again those that have not been replayed yet.]")
 
 
+def show_erasure(client: Client) -> None:
+    """Offer to erase a person, and show the receipt."""
+    st.subheader("Erase a person", anchor=False)
+    shared.show_notice(client, "people")
+    st.markdown("Everything that is kept of somebody goes for good, and cannot come back.")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        user_id = st.text_input("User id", key="erased user", max_chars=256)
+        with st.popover("Erase this person", disabled=not user_id):
+            st.markdown(
+                "Interactions, watchlist and merges are deleted, and pickles of versions that "
+                "have the person. Where the active version was trained on what they did, the "
+                "worker retrains."
+            )
+            st.button(
+                "Yes, erase this person",
+                type="primary",
+                on_click=erase,
+                args=(client, user_id),
+            )
+    receipt = st.session_state.get("receipt")
+    if isinstance(receipt, wire.Erasure):
+        show_receipt(receipt)
+
+
+def erase(client: Client, user_id: str) -> None:
+    """Erase a person, and keep the receipt for this window."""
+
+    def run() -> None:
+        st.session_state["receipt"] = client.erase(user_id)
+        st.session_state["erased user"] = ""
+
+    shared.attempt(run, "This person is erased.", place="people")
+
+
+def show_retention(client: Client) -> None:
+    """Offer to change for how long interactions are kept."""
+    in_force = client.policy()
+    known = in_force.policy.retention_days
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        days = st.number_input(
+            "Keep interactions for so many days (empty: for ever)",
+            min_value=0.5,
+            max_value=100_000.0,
+            value=known,
+            step=1.0,
+            key=f"retention {in_force.revision}",
+        )
+        st.button(
+            "Save",
+            key="save retention",
+            disabled=days == known,
+            on_click=shared.attempt,
+            args=(lambda: keep(client, in_force, days), "Saved."),
+            kwargs={"place": "people"},
+        )
+
+
+def keep(client: Client, in_force: wire.PolicyAnswer, days: float | None) -> None:
+    changed = in_force.policy.model_copy(update={"retention_days": days})
+    client.set_policy(changed, if_revision=in_force.revision, reason="changed on the page")
+
+
+def show_receipt(receipt: wire.Erasure) -> None:
+    removed = [f"{n:,} {name.replace('_', ' ')}" for name, n in receipt.removed.items()]
+    facts = {
+        "Receipt": f"{receipt.erasure_id}, {shared.local_time(receipt.erased_at)}",
+        "Person in the audit trail": receipt.subject,
+        "Removed": ", ".join(removed) or "there was nothing",
+        "Versions trained on what they did": ", ".join(map(str, receipt.shaped_versions)) or "none",
+        "State": {
+            "retraining": "The worker retrains, or something is still left",
+            "erasing": "It did not come to its end: erase again",
+        }.get(receipt.state, "Complete"),
+    }
+    if receipt.remains:
+        facts["What remains"] = " ".join(receipt.remains)
+    shared.table(
+        [{"": name, "receipt": shared.escape(text)} for name, text in facts.items()],
+        alt="The receipt of the erasure",
+        wrapped={"receipt"},
+    )
+
+
 def interactions(client: Client, _demo: wire.Demo) -> None:
     shared.show_notice(client)
     importing.show(client)
     show_imports(client)
     show_lately(client)
     show_dead_letters(client)
+    show_erasure(client)
+    show_retention(client)
 
 
 def show() -> None:

@@ -162,8 +162,8 @@ def store(
                 actor=actor,
                 action="policy",
                 subject=f"policy {revision}",
-                before={name: _masked(before).get(name) for name in changed},
-                after={name: _masked(after)[name] for name in changed},
+                before={name: _told(connection, before).get(name) for name in changed},
+                after={name: _told(connection, after)[name] for name in changed},
                 reason=reason,
             )
         return current(connection, settings)
@@ -202,6 +202,15 @@ def _described(
 
 def _masked(policy: Mapping[str, Any]) -> dict[str, Any]:
     return {**policy, "webhook_secret": None if _secret(policy) is None else MASK}
+
+
+def _told(connection: storage.Connection, policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a policy as the trail has it, from which nothing is ever erased: it names nobody."""
+    left_out = [
+        each if "*" in each else f"user {audit.pseudonym(connection, each)}"
+        for each in policy.get("left_out_users", [])
+    ]
+    return {**_masked(policy), "left_out_users": left_out}
 
 
 def _secret(policy: Mapping[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from reckeeper import storage
 from reckeeper.artifact import ModelStore
 from reckeeper.registry.described import DescribedModel, ListedModel, RetrainAnswer
+from reckeeper.registry.pickles import Pickles
 from reckeeper.registry.recovery import Recovery, TakenIn
 from reckeeper.registry.switch import Switch
 from reckeeper.registry.transfer import Transfer
@@ -16,6 +17,7 @@ __all__ = [
     "DescribedModel",
     "Fetch",
     "ListedModel",
+    "Pickles",
     "Recovery",
     "Registry",
     "RetrainAnswer",
@@ -48,6 +50,7 @@ class Registry:
     switch : Switch
     recovery : Recovery
     transfer : Transfer
+    pickles : Pickles
     """
 
     def __init__(
@@ -63,3 +66,4 @@ class Registry:
         self.switch = Switch(database, self.store)
         self.recovery = Recovery(database, self.store, self.versions, self.switch)
         self.transfer = Transfer(database, self.store, self.versions)
+        self.pickles = Pickles(database, self.store)

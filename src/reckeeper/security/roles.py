@@ -45,6 +45,7 @@ SERVER: Mapping[tuple[str, str], _Taken] = {
     ("DELETE", "/models/{version}/pin"): "operator",
     ("GET", "/models/{version}/compare/{other}"): "viewer",
     ("GET", "/models/{version}/download"): "viewer",
+    ("GET", "/models/{version}/pickle"): "operator",
     # Training
     ("POST", "/retrain"): "operator",
     ("POST", "/evaluations"): "operator",
@@ -77,6 +78,10 @@ SERVER: Mapping[tuple[str, str], _Taken] = {
     ("PATCH", "/items/{item_id}"): "ingest",
     ("DELETE", "/items/{item_id}"): "ingest",
     ("POST", "/users/{user_id}/merge"): "ingest",
+    ("DELETE", "/users/{user_id}"): "admin",
+    ("GET", "/users/{user_id}/export"): "admin",
+    ("GET", "/erasures"): "admin",
+    ("GET", "/erasures/{erasure_id}"): "admin",
     ("GET", "/interactions/latest"): "viewer",
     ("GET", "/interactions/summary"): "viewer",
     ("GET", "/interactions/dead_letters"): "viewer",

@@ -79,6 +79,12 @@ class FinishedLists:
             while self._n_bytes > self._most_bytes:
                 self._remove(next(iter(self._held)))
 
+    def clear(self) -> None:
+        """Forget all lists."""
+        with self._changing:
+            self._held.clear()
+            self._n_bytes = 0
+
     def _remove(self, asked: Hashable) -> None:
         _, finished = self._held.pop(asked)
         self._n_bytes -= len(finished.body) + _ENTRY_BYTES

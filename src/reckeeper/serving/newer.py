@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Callable
 
 from reckeeper import clock, storage
 from reckeeper.errors import ReckeeperError
@@ -32,10 +33,19 @@ class Newer:
     database : storage.Database
     every_seconds : float
         Pause between two looks.
+    on_taken_away : callable, optional
+        Called where interactions were taken away, or given to another user.
     """
 
-    def __init__(self, database: storage.Database, *, every_seconds: float) -> None:
+    def __init__(
+        self,
+        database: storage.Database,
+        *,
+        every_seconds: float,
+        on_taken_away: Callable[[], None] = lambda: None,
+    ) -> None:
         self._database = database
+        self._on_taken_away = on_taken_away
         self._reading = Periodic(self.refresh, name="newer", every_seconds=every_seconds)
         self._refreshing = threading.Lock()
         self._tail = _Tail(0, 0, 0)
@@ -119,6 +129,7 @@ class Newer:
             tail.read_on(connection)
         else:
             self._begin(connection, tail.since, merged_since=tail.merged_since)
+            self._on_taken_away()
 
     def _begin(self, connection: storage.Connection, watermark: int, *, merged_since: int) -> None:
         generation = storage.installation.generation(connection)

@@ -16,6 +16,7 @@ from reckeeper.storage import (
     api_keys,
     audit_log,
     copies,
+    erasures,
     imports,
     installation,
     interactions,
@@ -30,21 +31,22 @@ from reckeeper.storage import (
     stream_offsets,
     tickets,
     timeline,
+    tombstones,
+    wiping,
 )
+from reckeeper.storage.connections import after_commit, planned, settings_of
 from reckeeper.storage.engine import (
     SCHEMA_REVISION,
     Database,
-    after_commit,
     is_unreachable,
     migrate,
     open_database,
-    planned,
-    settings_of,
 )
 from reckeeper.storage.items import Item
 from reckeeper.storage.records import (
     ApiKey,
     AuditEntry,
+    Erasure,
     Import,
     Job,
     JobSummary,
@@ -64,6 +66,7 @@ __all__ = [
     "AuditEntry",
     "Connection",
     "Database",
+    "Erasure",
     "Import",
     "Item",
     "Job",
@@ -80,6 +83,7 @@ __all__ = [
     "api_keys",
     "audit_log",
     "copies",
+    "erasures",
     "imports",
     "installation",
     "interactions",
@@ -100,4 +104,6 @@ __all__ = [
     "stream_offsets",
     "tickets",
     "timeline",
+    "tombstones",
+    "wiping",
 ]

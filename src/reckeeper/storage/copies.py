@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from reckeeper.config import Settings
 from reckeeper.errors import ConfigError, ConflictError, StorageError
 from reckeeper.storage import engine as engines
+from reckeeper.storage.connections import settings_of
 from reckeeper.storage.schema import VERSION_TABLE
 from reckeeper.storage.tables import metadata
 
@@ -176,7 +177,7 @@ _QUIET: dict[str, Any] = {
 def _dump(connection: sa.Connection, path: Path, on_progress: Progress) -> None:
     program = program_of("pg_dump")
     snapshot = connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar_one()
-    schema = engines.settings_of(connection).database_schema
+    schema = settings_of(connection).database_schema
     target, environ = _target(connection)
     tables = (*metadata.tables, VERSION_TABLE[POSTGRESQL])
     command = [

@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import sqlalchemy as sa
 import tenacity
@@ -20,11 +20,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from reckeeper.config import Settings
 from reckeeper.errors import Action, ConfigError, SchemaError, StorageError
 from reckeeper.storage import installation, schema, soundness, sqlite_file
+from reckeeper.storage.connections import settings_of
 from reckeeper.storage.file_watch import FileWatch
 from reckeeper.storage.soundness import Soundness
+from reckeeper.storage.tombstones import Tombstones
 from reckeeper.telemetry import get_logger
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 """The migration that this release needs; a test holds it against the scripts."""
 
 BUSY_TIMEOUT_SECONDS = 60
@@ -61,7 +63,9 @@ class Database:
     """
 
     def __init__(self, engine: sa.Engine, settings: Settings) -> None:
-        self._engine = engine.execution_options(reckeeper_settings=settings)
+        self._engine = engine.execution_options(
+            reckeeper_settings=settings, reckeeper_tombstones=Tombstones()
+        )
         self._writer = self._engine.execution_options(reckeeper_writes=True)
         self._reader = self._engine
         self._unreached_at = -math.inf
@@ -151,6 +155,17 @@ class Database:
         not have reached it either.
         """
         return time.monotonic() - self._unreached_at
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The file of the database; None of PostgreSQL's."""
+        return None if is_postgresql(self._engine) else Path(str(self._engine.url.database))
+
+    @contextlib.contextmanager
+    def raw(self) -> Iterator[sqlite3.Connection]:
+        """Give SQLite's own connection, outside of any transaction."""
+        with self._translated(), contextlib.closing(self._engine.raw_connection()) as connection:
+            yield cast(sqlite3.Connection, connection.driver_connection)
 
     def close(self) -> None:
         """Close all connections; a later use opens them again."""
@@ -250,35 +265,6 @@ class Database:
             # One that is held still raises nothing.
             if not was_reached or time.monotonic() - began > _SLOW_SECONDS:
                 self._unreached_at = time.monotonic()
-
-
-def settings_of(connection: sa.Connection) -> Settings:
-    """Return the settings with which the database of a connection was opened."""
-    settings: Settings = connection.get_execution_options()["reckeeper_settings"]
-    return settings
-
-
-def planned(connection: sa.Connection, name: str) -> Callable[[], None] | None:
-    """Return what `after_commit` was given under a name in this transaction, if anything was."""
-    found: Callable[[], None] | None = connection.get_execution_options()[
-        "reckeeper_after_commit"
-    ].get(name)
-    return found
-
-
-def after_commit(connection: sa.Connection, name: str, callback: Callable[[], None]) -> None:
-    """Have something called once the writes of a transaction are on disk.
-
-    Parameters
-    ----------
-    connection : sqlalchemy.Connection
-        From `Database.write`. If its block fails, nothing is called.
-    name : str
-        Where several are given under one name, only the last is called.
-    callback : callable
-        Must handle its own errors: the change stands whatever becomes of it.
-    """
-    connection.get_execution_options()["reckeeper_after_commit"][name] = callback
 
 
 def is_postgresql(connection: sa.Connection | sa.Engine) -> bool:

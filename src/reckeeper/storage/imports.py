@@ -54,14 +54,15 @@ def append(
     rows: Sequence[tuple[str, str, str, str, float, int]],
     *,
     refused: int = 0,
+    timeless: int | None = None,
 ) -> int:
     """Append a batch of an import's interactions; return how many were new.
 
-    `rows` are as `interactions.append` takes them; `refused` counts those of
-    the batch that were not valid.
+    `rows` and `timeless` are as `interactions.append` takes them; `refused` counts
+    those of the batch that were not valid.
     """
     before = interactions.last_id(connection)
-    accepted = interactions.append(connection, rows, import_id=import_id)
+    accepted = interactions.append(connection, rows, import_id=import_id, timeless=timeless)
     columns = imports.c
     connection.execute(
         sa.update(imports)

@@ -14,6 +14,7 @@ from reckeeper.storage import merges
 from reckeeper.storage.engine import is_postgresql
 from reckeeper.storage.installation import raise_generation
 from reckeeper.storage.tables import imports, user_interactions, watchlist
+from reckeeper.storage.tombstones import Tombstones
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,8 +64,11 @@ def append(
     interactions: Sequence[tuple[str, str, str, str, float, int]],
     *,
     import_id: int | None = None,
+    timeless: int | None = None,
 ) -> int:
     """Append interactions and project the watchlist, in the caller's transaction.
+
+    What an erasure forbids is left out: of somebody who was erased what occurred before.
 
     Parameters
     ----------
@@ -76,6 +80,8 @@ def append(
         grow in the order given.
     import_id : int, optional
         The import that they belong to.
+    timeless : int, optional
+        The time of those that have none of their own: see `Tombstones.spared`.
 
     Returns
     -------
@@ -84,7 +90,12 @@ def append(
     """
     if not interactions:
         return 0
-    before = last_id(connection)
+    before, revision = connection.exec_driver_sql(_STATE[is_postgresql(connection)]).one()
+    before = before or 0
+    held: Tombstones = connection.get_execution_options()["reckeeper_tombstones"]
+    interactions = held.spared(connection, interactions, revision=revision or 0, timeless=timeless)
+    if not interactions:
+        return 0
     import_number = "NULL" if import_id is None else str(int(import_id))
     if is_postgresql(connection):
         accepted = _append_to_postgresql(connection, interactions, import_number)
@@ -125,16 +136,24 @@ def _append_to_postgresql(
         return int(cursor.rowcount)
 
 
+_LAST_ID = {
+    # The sequence has given numbers that are not committed. No number comes a second time.
+    True: "SELECT max(id) FROM user_interactions",
+    False: "SELECT seq FROM sqlite_sequence WHERE name = 'user_interactions'",
+}
+# Number of the last interaction, and of the last erasure; asked for together, in one round trip.
+_STATE = {
+    kind: f"SELECT ({query}), (SELECT max(erasure_id) FROM erasures)"
+    for kind, query in _LAST_ID.items()
+}
+
+
 def last_id(connection: sa.Connection) -> int:
     """Return a number that all interactions so far are at or below, 0 at first.
 
     None that comes later gets it or a lower one.
     """
-    if is_postgresql(connection):
-        # The sequence has given numbers that are not committed. No number comes a second time.
-        query = "SELECT max(id) FROM user_interactions"
-    else:
-        query = "SELECT seq FROM sqlite_sequence WHERE name = 'user_interactions'"
+    query = _LAST_ID[is_postgresql(connection)]
     return int(connection.exec_driver_sql(query).scalar() or 0)
 
 

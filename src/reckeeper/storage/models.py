@@ -194,6 +194,12 @@ def set_pin(
     _update(connection, version, {"pinned_at": pinned_at, "pinned_until": pinned_until})
 
 
+def set_pickle_erased(connection: sa.Connection, version: int) -> None:
+    """Note that the pickle of a version is deleted, since it had a person who was erased."""
+    gone = {"pickle_bytes": 0, "pickle_sha256": "", "pickle_erased_at": now()}
+    _update(connection, version, gone)
+
+
 def set_verdict(connection: sa.Connection, version: int, verdict: Mapping[str, object]) -> None:
     """Replace the verdict on a version; JSON values."""
     _update(connection, version, {"verdict": dict(verdict)})

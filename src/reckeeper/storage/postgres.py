@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from psycopg.conninfo import make_conninfo
 
 from reckeeper.config import Settings
-from reckeeper.storage.engine import BUSY_TIMEOUT_SECONDS, settings_of
+from reckeeper.storage.connections import settings_of
+from reckeeper.storage.engine import BUSY_TIMEOUT_SECONDS
 
 ERRORS = (psycopg.Error, adbc_driver_manager.Error)
 """What the drivers raise."""

@@ -330,6 +330,8 @@ class VersionSummary:
         What people wrote on it.
     pinned_at, pinned_until : int or None
         Since when it is pinned, and until when: for ever where that is None.
+    pickle_erased_at : int or None
+        When its pickle was deleted with a person who was erased.
     """
 
     version: _VersionKey
@@ -360,6 +362,7 @@ class VersionSummary:
     note: str | None = None
     pinned_at: int | None = None
     pinned_until: int | None = None
+    pickle_erased_at: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -542,3 +545,55 @@ class AuditEntry:
     details: Annotated[str, JSON()]
     previous_hash: _Hash
     hash: _Hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erasure:
+    """What was removed of a person.
+
+    Attributes
+    ----------
+    erasure_id : int
+    subject : str
+        The person's pseudonym in the trail.
+    erased_at : int
+    until : int
+        What occurred up to then is not taken again.
+    actor : str
+    reason : str or None
+    status : str
+        ``erasing``, ``retraining`` while the active version was shaped by the person, or
+        something is left, ``complete``.
+    interactions, removed : int, dict
+        How many were removed, and how many rows or files of what.
+    shaped_versions, pickles_deleted, pickles_left : list of int
+        Versions that were trained on them; whose pickle had them, and is to go when inactive.
+    is_wiped : bool
+        Whether the log of the database's file was emptied since.
+    remains : list of str
+        What is left, in sentences.
+    job_id, version : int or None
+        The retrain that ended their influence, and what it made.
+    completed_at : int or None
+    signature : str
+        Hexadecimal, over all of this.
+    """
+
+    erasure_id: _Serial
+    subject: _Hash
+    erased_at: int
+    until: int
+    actor: str
+    reason: str | None
+    status: _Word
+    interactions: int
+    removed: dict[str, int]
+    shaped_versions: list[int]
+    pickles_deleted: list[int]
+    pickles_left: list[int]
+    is_wiped: bool
+    remains: list[str]
+    job_id: int | None
+    version: _VersionNumber | None
+    completed_at: int | None
+    signature: _Hash

@@ -149,6 +149,7 @@ def _on_connect(dbapi_connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA fullfsync=ON")  # on macOS a sync alone stops at the drive's cache
     cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA secure_delete=ON")
     (_, _, file), *_ = cursor.execute("PRAGMA database_list").fetchall()
     n_pages = _pages_of_log(Path(file))
     cursor.execute(f"PRAGMA wal_autocheckpoint={n_pages}")

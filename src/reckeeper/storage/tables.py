@@ -21,6 +21,7 @@ from reckeeper.storage.records import (
     VERSION,
     ApiKey,
     AuditEntry,
+    Erasure,
     Import,
     Job,
     Lease,
@@ -178,11 +179,23 @@ Index(
 )
 
 # One row, which the migration that makes the database writes. `generation` is that of the
-# interactions: who takes some of them away, or gives them to another user, raises it.
+# interactions: who takes some of them away, or gives them to another user, raises it. `erasure_key`
+# is that of the hashes in `tombstones`.
 installation = Table(
     "installation",
     metadata,
     Column("installation_id", String(36), primary_key=True),
     Column("made_at", BigInteger, nullable=False),
     Column("generation", BigInteger, nullable=False),
+    Column("erasure_key", String(64)),
+)
+
+erasures = Table("erasures", metadata, *columns_of(Erasure), sqlite_autoincrement=True)
+
+# Whose interactions are not taken where they occurred up to a moment, by keyed hash.
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("user_hash", String(64), primary_key=True),
+    Column("until", BigInteger, nullable=False),
 )

@@ -16,6 +16,7 @@ from reckeeper.config import Settings
 from reckeeper.errors import (
     Action,
     ArtifactError,
+    ConflictError,
     JobInterruptedError,
     MemoryLimitError,
     NotEnoughDataError,
@@ -221,7 +222,7 @@ def run(
         latest_at=latest_at,
     )
     made = Artifact.of(metadata, interactions, model)
-    _write(made, interactions, settings, registry, job.job_id, report)
+    _write(made, interactions, settings, registry, plan, report)
     return version
 
 
@@ -258,6 +259,7 @@ class _Plan:
     previous: storage.Version | None
     accepted: storage.Version | None
     watermark: int
+    last_erasure: int
     is_demo: bool
 
     @property
@@ -291,6 +293,7 @@ def _planned(connection: storage.Connection, settings: Settings, job: storage.Jo
         previous=previous,
         accepted=accepted,
         watermark=storage.interactions.last_id(connection),
+        last_erasure=storage.erasures.last_that_took(connection),
         is_demo=is_demo,
     )
 
@@ -441,7 +444,7 @@ def _write(
     trained: matrix.InteractionMatrix,
     settings: Settings,
     registry: Registry,
-    job_id: int,
+    plan: _Plan,
     report: Report,
 ) -> None:
     """Write a version's files and register it, or leave nothing of it behind."""
@@ -452,16 +455,23 @@ def _write(
         registry.versions.register(
             dataclasses.replace(made.metadata, peak_memory_bytes=peak_memory_bytes() or 0),
             files,
-            job_id=job_id,
-            also=lambda connection: _take_note(connection, job_id, version),
+            job_id=plan.job.job_id,
+            also=lambda connection: _take_note(connection, plan, version),
         )
     except BaseException:
         registry.versions.discard(version)
         raise
 
 
-def _take_note(connection: storage.Connection, job_id: int, version: int) -> None:
+def _take_note(connection: storage.Connection, plan: _Plan, version: int) -> None:
     """Let the job's row name its version, in the transaction that registers it."""
+    job_id = plan.job.job_id
+    if storage.erasures.last_that_took(connection) != plan.last_erasure:
+        raise ConflictError(
+            f"Somebody was erased while training job {job_id} ran on their interactions: its "
+            f"version {version} is not kept. Retrain.",
+            action=Action("retrain"),
+        )
     if not storage.jobs.update(connection, job_id, version=version):
         raise JobInterruptedError(
             f"Training job {job_id} has lost its lease, and its version {version} is not kept: "

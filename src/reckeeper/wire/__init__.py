@@ -107,7 +107,16 @@ from .oversight import (
     Tuning,
     TuningChange,
 )
-from .people import Merge, MergeRequest
+from .people import (
+    Erasure,
+    ErasureAnswer,
+    ErasurePage,
+    Merge,
+    MergeRequest,
+    OwnInteraction,
+    OwnWatchlistItem,
+    PersonalData,
+)
 from .recommendations import (
     BatchRecommendations,
     BatchRequest,
@@ -195,6 +204,9 @@ __all__ = [
     "Difference",
     "Done",
     "Drift",
+    "Erasure",
+    "ErasureAnswer",
+    "ErasurePage",
     "Error",
     "Evaluation",
     "Explanation",
@@ -252,9 +264,12 @@ __all__ = [
     "ModelFile",
     "ModelList",
     "Origin",
+    "OwnInteraction",
+    "OwnWatchlistItem",
     "Pair",
     "PairedDifference",
     "Percentage",
+    "PersonalData",
     "Pin",
     "PlainTime",
     "Policy",

@@ -43,6 +43,7 @@ STATUSES: Mapping[type[ReckeeperError], int] = {
     errors.UnauthenticatedError: 401,
     errors.ForbiddenError: 403,
     errors.RateLimitError: 429,
+    errors.GoneError: 410,
     errors.NotFoundError: 404,
     errors.ConflictError: 409,
     errors.JobCancelledError: 409,

@@ -178,6 +178,11 @@ class Policy(Answer):
         default=None,
         description="Train on the interactions of this many days; null: on all.",
     )
+    retention_days: _Days | None = Field(
+        default=None,
+        description="Delete interactions that are older than this many days, once a day; null: "
+        "keep them.",
+    )
     left_out_users: Annotated[list[_UserPattern], Field(max_length=10_000)] = Field(
         default=[],
         description="Users whose interactions are left out of training; * matches anything.",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from reckeeper import (
     backup,
     notices,
+    people,
     registry,
     security,
     serving,
@@ -62,6 +63,9 @@ class Worker:
         )
         self.backups = backup.BackupSchedule(self.database, settings)
         self.gauges = Gauges(self.database, settings, self.policy)
+        self.people = people.Aftercare(
+            self.database, self.registry, settings, self._retrain_after_erasure
+        )
         self.courier = notices.Courier(self.database, settings)
         self.mending = Periodic(
             functools.partial(imports.restore_lookups, self.database),
@@ -86,6 +90,7 @@ class Worker:
         self.schedule.start()
         self.backups.start()
         self.gauges.start()
+        self.people.start()
         self.courier.start()
         self.mending.start()
         if self.reader is not None:
@@ -99,6 +104,7 @@ class Worker:
         if self.reader is not None:
             self.reader.stop()
         self.schedule.stop()
+        self.people.stop()
         self.jobs.stop()
         self.mending.stop()
         self.courier.stop()
@@ -114,11 +120,15 @@ class Worker:
         readiness = self.serving.readiness()
         problems = [] if self.reader is None else self.reader.problems()
         threads = (
-            self.mending,
+            *(self.mending, self.people),
             *(self.access, self.policy, self.schedule, self.backups, self.gauges, self.courier),
         )
         problems += [thread.problem for thread in threads if thread.problem is not None]
         return readiness.also(*problems)
+
+    def _retrain_after_erasure(self) -> None:
+        """Replace a version that somebody who was erased has shaped, even by a worse one."""
+        self.jobs.start(trigger="manual", actor="erasure", request={"promote": "always"})
 
     def _retrain_by_itself(self, trigger: str, cause: wire.Cause, not_since: int | None) -> None:
         self.jobs.start(trigger=trigger, actor=trigger, cause=cause, not_since=not_since)

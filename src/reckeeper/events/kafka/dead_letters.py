@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient
+from pydantic_core import from_json
 
 from reckeeper import audit, storage
 from reckeeper.config import Settings
@@ -24,6 +25,8 @@ _OURS = {_REASON, _CODE, _TOPIC, _PARTITION, _OFFSET, _TIMESTAMP, _TRUNCATED}
 # Tried one after the other where a topic does not take a letter as it is.
 _CUTS = (None, 512 * 1024, 1024)
 _SEND_SECONDS = 10.0
+_SURE_CHARACTERS = 4
+"""A shorter id is found in any text."""
 
 _log = get_logger(__name__)
 
@@ -128,8 +131,10 @@ def letters(database: storage.Database, settings: Settings) -> Iterator[DeadLett
     UnavailableError
         No broker answers.
     """
+    is_erased = _erased(database)
     for letter, _ in _read(settings, replayed=_replayed(database, settings)[1]):
-        yield letter
+        if not is_erased(letter):
+            yield letter
 
 
 def latest(database: storage.Database, settings: Settings, *, n: int) -> list[DeadLetter]:
@@ -141,7 +146,9 @@ def latest(database: storage.Database, settings: Settings, *, n: int) -> list[De
         As of `letters`.
     """
     replayed = _replayed(database, settings)[1]
+    is_erased = _erased(database)
     found = [letter for letter, _ in _read(settings, replayed=replayed, at_most=n)]
+    found = [letter for letter in found if not is_erased(letter)]
     return sorted(found, key=lambda letter: letter.timestamp, reverse=True)[:n]
 
 
@@ -197,6 +204,7 @@ def replay(
     chosen = _chosen(settings, places, replayed=replayed)
     producer = _producer(settings)
     sent = cut = 0
+    is_erased = _erased(database)
     reached: dict[int, int] = {}
     waiting: list[tuple[bytes | None, bytes | None, _Headers]] = []
 
@@ -211,6 +219,8 @@ def replay(
 
     for letter, (partition, offset) in chosen:
         reached[partition] = offset + 1
+        if is_erased(letter):
+            continue
         if letter.full_bytes is not None:
             cut += 1
             continue
@@ -232,6 +242,58 @@ def replay(
                 letters=sent,
             )
     return Replayed(sent, cut)
+
+
+def count_naming(settings: Settings, user_ids: Collection[str]) -> int:
+    """Return how many letters name a user, in their key or anywhere in their value.
+
+    A topic gives single records back to nobody: they stay on it as long as its retention says.
+
+    Raises
+    ------
+    UnavailableError
+        No broker answers.
+    """
+    needles = [user_id.encode() for user_id in user_ids if len(user_id) >= _SURE_CHARACTERS]
+    try:
+        return sum(
+            any(text in user_ids for text in _texts(letter))
+            or any(needle in (letter.value or b"") for needle in needles)
+            for letter, _ in _read(settings, replayed={})
+        )
+    except NotFoundError:
+        return 0
+
+
+def _erased(database: storage.Database) -> Callable[[DeadLetter], bool]:
+    """Return a function that says whether a letter names somebody who was erased since."""
+    with database.read() as connection:
+        until = storage.tombstones.everyone(connection)
+        key = storage.tombstones.key_of(connection)
+
+    def is_erased(letter: DeadLetter) -> bool:
+        named = storage.tombstones.among(_texts(letter), key=key, until=until) if until else ()
+        return any(letter.timestamp * 1000 <= moment for _, moment in named)
+
+    return is_erased
+
+
+def _texts(letter: DeadLetter) -> Iterator[str]:
+    """Yield what may be an id in a letter: its key, and all texts and whole numbers of its JSON."""
+    if letter.key is not None:
+        yield letter.key.decode("utf-8", "replace")
+    try:
+        waiting = [from_json(letter.value or b"null", allow_partial=True)]
+    except ValueError:
+        return
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) or type(value) is int:
+            yield str(value)
 
 
 def _chosen(

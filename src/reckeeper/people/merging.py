@@ -1,4 +1,4 @@
-"""What is done with all that is known of a user."""
+"""A visitor who becomes an account."""
 
 from reckeeper import audit, storage
 from reckeeper.errors import ConflictError, DataError
