@@ -146,7 +146,8 @@ java:
 # Out of Prometheus' package, without what would start it.
 promtool:
 	@command -v promtool >/dev/null || test -x .services/promtool || { mkdir -p .services && cd .services \
-		&& apt-get download -qq prometheus 2>/dev/null \
+		&& { apt-get download -qq prometheus 2>/dev/null || { test "$$(id -u)" = 0 \
+			&& apt-get update -qq && apt-get download -qq prometheus; }; } \
 		&& dpkg-deb --fsys-tarfile prometheus_*.deb | tar x --strip-components=3 ./usr/bin/promtool \
 		&& rm prometheus_*.deb; } \
 	|| echo "No promtool found, and none could be had: the test of the alert rules will be skipped."

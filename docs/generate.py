@@ -378,11 +378,15 @@ PARTS = {
 
 
 def pages() -> Iterator[tuple[Path, str, str]]:
-    """Yield each page that has generated parts: its file, its text, and what it should be."""
+    """Yield each page with generated parts, and each copy: file, text, and what it should be."""
     for file in sorted(DOCS.rglob("*.md")):
         text = file.read_text(encoding="utf-8")
         if PART.search(text):
             yield file, text, PART.sub(lambda m: f"{m[1]}\n{PARTS[m[2]]()}\n{m[3]}", text)
+    for name in dashboards.FILES:
+        copy = DOCS / "operate" / name
+        there = copy.read_text(encoding="utf-8") if copy.exists() else ""
+        yield copy, there, dashboards.text_of(name)
 
 
 def main() -> None:

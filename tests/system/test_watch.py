@@ -74,6 +74,16 @@ def test_promtool_takes_the_rules(exported):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "7 rules found" in done.stdout
+    # It reads the dashboard's expressions as rules too.
+    rules = [
+        {"record": f"asked:number{number}", "expr": asked}
+        for number, asked in enumerate(expressions(exported))
+    ]
+    asked = exported / "asked.yaml"
+    asked.write_text(json.dumps({"groups": [{"name": "asked", "rules": rules}]}))
+    done = subprocess.run([found, "check", "rules", asked], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(rules)} rules found" in done.stdout
 
 
 # Status and backup
