@@ -1,6 +1,7 @@
 """API keys on both kinds of database: made, told once, refused, noted."""
 
 import contextlib
+import mmap
 import re
 import stat
 
@@ -19,7 +20,7 @@ from reckeeper.errors import (
     UnauthenticatedError,
 )
 from reckeeper.security import keys
-from reckeeper.security.limits import Limits
+from reckeeper.security.limits import SHARED_BYTES, Limits, SharedLimits
 
 FAR = 4_000_000_000 * clock.SECOND
 
@@ -197,19 +198,25 @@ def test_a_key_may_ask_so_often_and_not_more(access, make):
         admit(access, other)
 
 
-def test_a_limit_is_for_a_minute():
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_limit_is_for_a_minute(is_shared):
     now = 0.0
-    limits = Limits(most_names=2, clock=lambda: now)
+    memory = mmap.mmap(-1, SHARED_BYTES)
+    limits = SharedLimits(memory, clock=lambda: now) if is_shared else Limits(clock=lambda: now)
     assert [limits.take("a", per_minute=2) for _ in range(3)] == [0, 0, 30]
     now = 29.0
     assert limits.take("a", per_minute=2) == 1
     now = 30.0
     assert [limits.take("a", per_minute=2) for _ in range(2)] == [0, 30]
+    assert [limits.take("b", per_minute=60) for _ in range(3)] == [0, 0, 0]
     now = 1000.0
     assert [limits.take("a", per_minute=2) for _ in range(3)] == [0, 0, 30]
-    limits.take("b", per_minute=2)
-    limits.take("c", per_minute=2)
-    assert limits.take("a", per_minute=2) == 0  # was forgotten
+    if is_shared:  # another process
+        others = SharedLimits(memory, clock=lambda: now)
+        assert others.take("a", per_minute=2) == 30
+    for number in range(20_000):
+        assert limits.take(f"other {number}", per_minute=2) == 0
+    assert limits.take("a", per_minute=2) in ({0, 30} if is_shared else {0})  # may be forgotten
 
 
 # Where others reach the processes

@@ -130,6 +130,20 @@ def test_a_key_that_is_revoked_is_refused_at_the_next_request_by_all_processes(s
     }
 
 
+def test_a_rate_limit_counts_for_all_processes_together(site):
+    made = site.run(
+        *("keys", "create", "slow", "--role", "viewer", "--rate-limit", "5"), **site.as_alice
+    )
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    url = f"{site.server.base_url}/models"
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(httpx.Client(trust_env=False)) for _ in range(8)]
+        answers = [each.get(url, headers=headers) for each in clients]
+    statuses = [answer.status_code for answer in answers]
+    assert (statuses[:5], statuses[-1]) == ([200] * 5, 429)  # one more comes every 12 seconds
+    assert 1 <= int(answers[-1].headers["Retry-After"]) <= 12
+
+
 def test_a_lost_key_of_an_administrator_is_replaced_on_the_machine(site):
     made = site.run("keys", "create", "second-admin", "--role", "admin").stdout.strip()
 

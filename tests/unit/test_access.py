@@ -275,3 +275,19 @@ def test_who_asks_is_told_what_it_may(server):
         assert client.get("/access", headers=headers).json() == nobody
     told = client.get("/access", headers=with_key(sent["viewer"])).json()
     assert told == nobody | {"name": "viewer", "role": "viewer", "roles": ["viewer", "recommend"]}
+
+
+def test_pages_of_origins_that_are_named_may_send_a_key(place):
+    settings, sent = place
+    shop = "https://shop.example.org"
+    app = create_app(settings.replaced(cors_origins=(shop,)))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        asked = {"Access-Control-Request-Method": "GET"}
+        asked |= {"Access-Control-Request-Headers": "authorization", "Origin": shop}
+        preflight = client.options("/models", headers=asked)  # a browser sends no key with it
+        assert preflight.status_code == 200
+        assert "authorization" in preflight.headers["Access-Control-Allow-Headers"].lower()
+        for headers, status in (({}, 401), (with_key(sent["viewer"]), 200)):
+            answer = client.get("/models", headers={"Origin": shop, **headers})
+            assert answer.status_code == status
+            assert answer.headers["Access-Control-Allow-Origin"] == shop

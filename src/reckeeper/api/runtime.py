@@ -97,7 +97,9 @@ class Runtime:
             settings=settings,
             database=database,
             installation_id=installation_id,
-            access=security.Access(database, settings),
+            access=security.Access(
+                database, settings, requests=None if siblings is None else siblings.requests
+            ),
             registry=versions,
             catalogue=catalogue,
             serving=Serving(

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from reckeeper.security.limits import SHARED_BYTES
 from reckeeper.serving import Readiness
 
 _CHANGES = "changes"
 _COUNT = struct.Struct("=Q")
+_REQUESTS = "requests"
 
 _SEVERITIES = ("ok", "degraded", "unavailable")
 
@@ -44,6 +46,7 @@ class Siblings:
     def family(cls, folder: Path, n_processes: int) -> list["Siblings"]:
         """Return all of them, in a folder that is empty."""
         (folder / _CHANGES).write_bytes(bytes(_COUNT.size * n_processes))
+        (folder / _REQUESTS).write_bytes(bytes(SHARED_BYTES))
         return [cls(folder, number) for number in range(n_processes)]
 
     @property
@@ -94,6 +97,12 @@ class Siblings:
     @functools.cached_property
     def _changes(self) -> mmap.mmap:
         with (self._folder / _CHANGES).open("r+b") as file:
+            return mmap.mmap(file.fileno(), 0)
+
+    @functools.cached_property
+    def requests(self) -> mmap.mmap:
+        """The memory in which all of them count the requests of each API key."""
+        with (self._folder / _REQUESTS).open("r+b") as file:
             return mmap.mmap(file.fileno(), 0)
 
     def _file(self, number: int) -> Path:

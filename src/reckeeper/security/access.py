@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from mmap import mmap
 
 from reckeeper import clock, storage
 from reckeeper.config import Settings
@@ -16,7 +17,7 @@ from reckeeper.errors import (
 from reckeeper.periodic import Periodic
 from reckeeper.security import keys
 from reckeeper.security.callers import Caller
-from reckeeper.security.limits import Limits
+from reckeeper.security.limits import Limits, SharedLimits
 from reckeeper.security.roles import ANYONE, INCLUDED, SERVER, WORKER, Role, Routes
 from reckeeper.security.worker_secret import WorkerSecret
 from reckeeper.telemetry import get_logger
@@ -47,6 +48,8 @@ class Access:
     settings : Settings
     is_worker : bool
         Whether the process is the worker.
+    requests : mmap.mmap, optional
+        Memory in which several processes count the requests of each key, as of `SharedLimits`.
 
     Raises
     ------
@@ -55,7 +58,12 @@ class Access:
     """
 
     def __init__(
-        self, database: storage.Database, settings: Settings, *, is_worker: bool = False
+        self,
+        database: storage.Database,
+        settings: Settings,
+        *,
+        is_worker: bool = False,
+        requests: mmap | None = None,
     ) -> None:
         self._database = database
         self._settings = settings
@@ -67,7 +75,8 @@ class Access:
         self._state: tuple[int, ...] | None = None
         self._used: dict[str, int] = {}
         self._noted_at = clock.now()
-        self._requests, self._failures = Limits(), Limits()
+        self._requests = Limits() if requests is None else SharedLimits(requests)
+        self._failures = Limits()
         self._watching = Periodic(self._watch, name="keys", every_seconds=2 * settings.poll_seconds)
         self.refresh()
 

@@ -1,9 +1,18 @@
 """How often something may happen in a minute, counted in memory."""
 
+import hashlib
 import math
+import struct
 import threading
 import time
 from collections.abc import Callable
+from mmap import mmap
+
+_ENTRY = struct.Struct("=Qdd")  # whose it is, how many were left, and when that was
+_N_ENTRIES, _N_TRIED = 4096, 8
+
+SHARED_BYTES = _N_ENTRIES * _ENTRY.size
+"""Size of the memory that `SharedLimits` takes; all zeros at first."""
 
 
 class Limits:
@@ -34,9 +43,58 @@ class Limits:
         now = self._clock()
         with self._lock:
             left, at = self._left.pop(name, (float(per_minute), now))
-            left = min(float(per_minute), left + (now - at) * per_minute / 60.0)
-            is_refused = left < 1.0
-            self._left[name] = (left if is_refused else left - 1.0, now)
+            left, seconds = _taken(left, now - at, per_minute)
+            self._left[name] = (left, now)
             if len(self._left) > self._most_names:
                 del self._left[next(iter(self._left))]
-        return math.ceil((1.0 - left) * 60.0 / per_minute) if is_refused else 0
+        return seconds
+
+
+class SharedLimits:
+    """The same for several processes, in memory that they share.
+
+    Two that count in the same microsecond may let one through too many. Of thousands of names, one
+    may be forgotten for another.
+
+    Parameters
+    ----------
+    memory : mmap.mmap
+        `SHARED_BYTES` of it.
+    clock : callable
+        Seconds that never go back, the same for all processes.
+    """
+
+    def __init__(self, memory: mmap, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._memory = memory
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def take(self, name: str, *, per_minute: int) -> int:
+        """Count one more, as `Limits.take` does."""
+        whose = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") | 1
+        now = self._clock()
+        with self._lock:
+            place = self._place(whose)
+            found, left, at = _ENTRY.unpack_from(self._memory, place)
+            if found != whose:
+                left, at = float(per_minute), now
+            left, seconds = _taken(left, now - at, per_minute)
+            _ENTRY.pack_into(self._memory, place, whose, left, now)
+        return seconds
+
+    def _place(self, whose: int) -> int:
+        """Return the place of an entry, or one for it: a free one if it can be."""
+        places = [(whose + number) % _N_ENTRIES * _ENTRY.size for number in range(_N_TRIED)]
+        for wanted in (whose, 0):
+            for place in places:
+                if _ENTRY.unpack_from(self._memory, place)[0] == wanted:
+                    return place
+        return places[0]
+
+
+def _taken(left: float, seconds: float, per_minute: int) -> tuple[float, int]:
+    """Return how many are left after one more, and after how many seconds that one may come."""
+    left = min(float(per_minute), left + max(0.0, seconds) * per_minute / 60.0)
+    if left < 1.0:
+        return left, math.ceil((1.0 - left) * 60.0 / per_minute)
+    return left - 1.0, 0
