@@ -140,3 +140,23 @@ def test_importing_is_offered_where_there_is_nothing_and_beside_the_demo_data(se
     labels = [link.label for link in opened().page_link]
     assert "Import your own" in labels
     assert "Import a file" not in labels
+
+
+def test_a_person_is_erased_and_the_receipt_shown(server, database):
+    with database.write() as connection:
+        row = ("e", "anna", "i", "click", 1.0, 1_700_000_000_000_000)
+        storage.interactions.append(connection, [row])
+    at = opened(PAGE)
+    at = run(at.text_input(key="erased user").set_value("anna"))
+    at = press(at, "Yes, erase this person")
+    assert read(at.toast) == ["This person is erased."]
+    receipt = tables(at)[-1]
+    facts = dict(zip(receipt[""], receipt["receipt"], strict=True))
+    assert (facts["Removed"], facts["State"]) == ("1 user interactions", "Complete")
+    with database.read() as connection:
+        assert storage.interactions.is_empty(connection)
+        assert policies.current(connection, server).policy.retention_days is None
+    at = run(next(each for each in at.number_input if "Keep" in each.label).set_value(90.0))
+    at = press(at, "Save")
+    with database.read() as connection:
+        assert policies.current(connection, server).policy.retention_days == 90.0

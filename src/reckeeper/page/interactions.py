@@ -379,8 +379,10 @@ def interactions(client: Client, _demo: wire.Demo) -> None:
     show_imports(client)
     show_lately(client)
     show_dead_letters(client)
-    show_erasure(client)
-    show_retention(client)
+    if access.may("admin"):
+        show_erasure(client)
+    if access.may("operator"):
+        show_retention(client)
 
 
 def show() -> None:
