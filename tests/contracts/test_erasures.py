@@ -339,3 +339,25 @@ def _play(database, settings, steps):
             for row in part
         ]
     assert sorted(stored) == sorted(rows.items())
+
+
+@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+def test_what_was_deleted_without_being_overwritten_is_found_and_written_over(
+    database, settings, add
+):
+    file = settings.data_dir / "reckeeper.sqlite3"
+    add(*[(f"remnant-{n:04}", f"i{n}") for n in range(600)], ("remnant-0001-other", "i"))
+    with database.raw() as connection:  # as a release before this one deleted
+        connection.execute("PRAGMA secure_delete=OFF")
+        connection.execute("DELETE FROM user_interactions WHERE user_id = 'remnant-0007'")
+        connection.execute("DELETE FROM user_interactions WHERE user_id > 'remnant-0100'")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA secure_delete=ON")
+    texts = ["remnant-0007", "remnant-0333"]
+    assert all(text.encode() in file.read_bytes() for text in texts)
+    assert storage.wiping.wipe(database, texts) == storage.wiping.Wiped(True, True)
+    assert not any(text.encode() in file.read_bytes() for text in texts)
+    written_at = file.stat().st_mtime_ns
+    # Whose id begins with that of another is no remnant of them.
+    assert storage.wiping.wipe(database, ["remnant-0001"]) == storage.wiping.Wiped(True, True)
+    assert file.stat().st_mtime_ns == written_at
