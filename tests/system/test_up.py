@@ -124,12 +124,14 @@ def test_jobs_fit_a_terminal(demo):
 def test_a_process_that_dies_is_started_again(demo):
     for program, caller in (("server", demo.server), ("worker", demo.worker)):
         killed = pid_of(demo, program)
+        left = children(killed)  # which go on answering until there are others
         os.kill(killed, signal.SIGKILL)
 
-        def is_back(program=program, caller=caller, killed=killed):
+        def is_back(program=program, caller=caller, killed=killed, left=left):
             try:
                 return (
                     pid_of(demo, program) != killed
+                    and not any(is_alive(pid) for pid in left)
                     and caller.get("/health/ready").json()["status"] == "ok"
                 )
             except httpx.HTTPError:
