@@ -107,6 +107,15 @@ def test_within_one_batch_too_the_first_stands(database):
     assert [row[1] for row in stored(database)] == ["a"]
 
 
+@pytest.mark.parametrize("n_rows", [49, 50, 201, 1_103])  # one statement takes several
+def test_of_many_rows_too_the_first_stands(database, n_rows):
+    append(database, event("e7", user_id="before"))
+    rows = [event(f"e{n % (n_rows - 9)}", user_id=f"u{n}", occurred_at=n) for n in range(n_rows)]
+    assert append(database, *rows) == n_rows - 10
+    new = [row[1:] for row in rows[: n_rows - 9] if row[0] != "e7"]
+    assert stored(database) == [event("", user_id="before")[1:], *new]
+
+
 def test_a_duplicate_does_not_change_the_watchlist(database):
     append(database, event("same", interaction_type=ADD, occurred_at=5))
     append(
