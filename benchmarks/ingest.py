@@ -94,12 +94,13 @@ async def _client(url: str, bodies: list[bytes], expected: bytes) -> None:
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     while bodies:
         body = bodies.pop()
-        head = f"POST /user_interactions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-        writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        head = b"POST /user_interactions HTTP/1.1\r\nHost: localhost\r\n"
+        length = b"Content-Length: %d\r\n" % len(body)
+        writer.write(head + length + b"Content-Type: application/json\r\n\r\n" + body)
         answer = await reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 " + expected), answer
-        length = int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        await reader.readexactly(length)
+        n_bytes = int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        await reader.readexactly(n_bytes)
     writer.close()
     await writer.wait_closed()
 

@@ -61,7 +61,8 @@ hypothesis.settings.load_profile("short")
 
 # Their tests share what is made once: an installation, a browser, the syntax trees of all code.
 TOGETHER = re.compile(
-    r"tests/system/test_(api|browser|cli_life|compose|contract|crash|docs|shop|up|watch)\.py"
+    r"tests/system/test_(api|browser|cli_life|compose|contract|crash|cross_site|docs|shop|up|watch)"
+    r"\.py"
     r"|tests/unit/test_architecture\.py"
 )
 
@@ -97,6 +98,7 @@ def settings_in(folder):
             "RECKEEPER_MODEL_DIR": str(folder / "models"),
             "RECKEEPER_DEMO": "0",
             "RECKEEPER_SERVER_PROCESSES": "1",
+            "RECKEEPER_ALLOWED_HOSTS": "testserver",  # as Starlette's test client calls it
         }
     )
 

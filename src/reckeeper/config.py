@@ -21,6 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from reckeeper import hosts
 from reckeeper.errors import ConfigError
 from reckeeper.interactions import WITHOUT_WEIGHT
 
@@ -212,6 +213,8 @@ _Brokers = Annotated[str, AfterValidator(_brokers)]
 _Key = Annotated[str, AfterValidator(_key)]
 _Fields = Annotated[Mapping[str, str], NoDecode, BeforeValidator(_message_fields)]
 _Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
+_Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(hosts.listed)]
+_Receivers = Annotated[tuple[str, ...], NoDecode, BeforeValidator(hosts.listed_with_networks)]
 _Weights = Annotated[Mapping[str, float], NoDecode, BeforeValidator(_weights)]
 
 
@@ -302,6 +305,18 @@ class Settings(BaseSettings):
         "Origins whose pages may call the API from a browser, as "
         "`https://shop.example.org,https://www.example.org`.",
         shown="none",
+    )  # fmt: skip
+    allowed_hosts: _Hosts = _setting(
+        "RECKEEPER_ALLOWED_HOSTS", "",
+        "Further names by which server, worker and page are called, such as a reverse proxy's: "
+        "`reckeeper.example.org,server`.",
+        shown="none: this machine's own names",
+    )  # fmt: skip
+    webhook_allow: _Receivers = _setting(
+        "RECKEEPER_WEBHOOK_ALLOW", "",
+        "Hosts and networks to which the webhook may lead although they are internal, as "
+        "`hooks.internal,10.1.0.0/16`.",
+        shown="none: public addresses alone",
     )  # fmt: skip
     database_url: str | None = _setting(
         "DATABASE_URL", None,

@@ -6,10 +6,13 @@
     ├── ConfigError            invalid_setting      a setting cannot be used
     ├── DataError              invalid_data         input that is wrong as it stands
     │   ├── TooLargeError      too_large            input over a limit
+    │   ├── MediaTypeError     unsupported_type     a body of a type that is not taken
     │   └── NotEnoughDataError not_enough_data      too little to train on
     ├── UnauthenticatedError   unauthenticated      no key, or none that is valid
     ├── ForbiddenError         forbidden            the key's role does not allow it
     ├── RateLimitError         rate_limited         too much in too short a time
+    ├── UnknownHostError       unknown_host         a request for a host that is not ours
+    ├── ForeignOriginError     foreign_origin       a page of another origin asks for a change
     ├── NotFoundError          not_found            no such thing
     │   └── GoneError          gone                 it was there, and was taken away for good
     ├── ConflictError          conflict             not now: something else stands in the way
@@ -155,6 +158,12 @@ class TooLargeError(DataError):
     code = "too_large"
 
 
+class MediaTypeError(DataError):
+    """A body is of a type that is not taken; `details` has those ``accepted``."""
+
+    code = "unsupported_type"
+
+
 class NotEnoughDataError(DataError):
     """There is too little to train on; the active model stays as it was."""
 
@@ -177,6 +186,18 @@ class RateLimitError(ReckeeperError):
     """Too much was asked in too short a time; `details` has ``retry_seconds``."""
 
     code = "rate_limited"
+
+
+class UnknownHostError(ReckeeperError):
+    """A request is for a host that is none of this installation's names."""
+
+    code = "unknown_host"
+
+
+class ForeignOriginError(ReckeeperError):
+    """A page of another origin asks for a change; nothing was done."""
+
+    code = "foreign_origin"
 
 
 class NotFoundError(ReckeeperError):

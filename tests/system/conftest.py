@@ -6,6 +6,8 @@ import shutil
 import pytest
 from tests.system.installation import Installation, clicks, require
 
+EVIL = "evil.example"
+"""The host of foreign pages: to the browser this machine, as after a rebinding."""
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -14,6 +16,7 @@ CHROMIUM_FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    f"--host-resolver-rules=MAP {EVIL} 127.0.0.1",
 ]
 CHROMIUM = (
     *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),

@@ -185,8 +185,57 @@ def test_a_body_that_makes_no_sense_is_refused_before_it_is_parsed(site):
         assert_error(site.server.request(method, path, content=parts), 413, "too_large")
     answer = site.server.post("/retrain", content=b'{"recipe":', headers=JSON)
     assert assert_error(answer, 422, "invalid_data").startswith("the body: not JSON at character")
-    answer = site.server.post("/retrain", content=b'{"recipe": "svd"}')
-    assert "Content-Type: application/json" in assert_error(answer, 422, "invalid_data")
+
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}  # as `curl -d` says of all it sends
+BODIES = [
+    *[("server", "POST", path) for path in ("/retrain", "/user_interactions", "/items")],
+    *[("server", "POST", path) for path in ("/recommendations", "/jobs/1/cancel", "/imports")],
+    *[("server", "PUT", path) for path in ("/policy", "/items/i1")],
+    *[("worker", "POST", path) for path in ("/retrain", "/jobs/1/cancel")],
+    ("server", "POST", "/models/import"),
+]
+
+
+@pytest.mark.parametrize(("api", "method", "path"), BODIES)
+@pytest.mark.parametrize("headers", [FORM, {"Content-Type": "text/plain"}, {}], ids=str)
+def test_a_body_of_another_type_is_refused_and_says_what_to_send(site, api, method, path, headers):
+    is_file = path in {"/imports", "/models/import"}
+    if is_file and not headers:
+        return  # whatever it is
+    before = site.server.get("/jobs").json()
+    answer = getattr(site, api).request(method, path, content=b'{"recipe": "svd"}', headers=headers)
+    message = assert_error(answer, 415, "unsupported_type")
+    wanted = {"/imports": "application/octet-stream", "/models/import": "application/zip"}
+    assert f"curl -H 'Content-Type: {wanted.get(path, 'application/json')}'" in message
+    assert site.server.get("/jobs").json() == before
+
+
+@pytest.mark.parametrize("api", ["server", "worker"])
+@pytest.mark.parametrize("path", ["/models", "/health/live", "/metrics", "/no/such"])
+def test_a_request_for_another_host_is_refused_and_says_which_setting(site, api, path):
+    answer = getattr(site, api).get(path, headers={"Host": "evil.example:8000"})
+    message = assert_error(answer, 421, "unknown_host")
+    assert "'evil.example:8000'" in message
+    assert "RECKEEPER_ALLOWED_HOSTS" in message
+
+
+@pytest.mark.parametrize("path", ["/recommendations/u1", "/recommendations/u1?n=5"])
+def test_lists_that_are_at_hand_are_for_our_hosts_alone(site, path):
+    assert site.server.get(path).status_code == 200
+    assert_error(site.server.get(path, headers={"Host": "evil.example"}), 421, "unknown_host")
+
+
+@pytest.mark.parametrize("api", ["server", "worker"])
+@pytest.mark.parametrize(
+    "told", [{"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}], ids=str
+)
+def test_a_change_that_a_foreign_page_asks_for_is_refused(site, api, told):
+    before = site.server.get("/jobs").json()
+    answer = getattr(site, api).post("/retrain", headers=told)
+    assert "RECKEEPER_CORS_ORIGINS" in assert_error(answer, 403, "foreign_origin")
+    assert site.server.get("/jobs").json() == before
+    assert getattr(site, api).get("/models", headers=told).status_code == 200
 
 
 def test_what_is_not_there_is_named(site):
@@ -359,7 +408,9 @@ def test_a_bad_row_refuses_the_whole_request_and_names_row_and_field(site, bad, 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"17", b'"text"', b"\xff\xfe"])
 def test_a_body_that_is_no_interaction_is_refused(site, body):
-    assert_error(site.server.post("/user_interactions", content=body), 422, "invalid_data")
+    assert_error(
+        site.server.post("/user_interactions", content=body, headers=JSON), 422, "invalid_data"
+    )
 
 
 def test_too_many_rows_are_refused(site):
@@ -383,7 +434,9 @@ def test_a_body_that_is_too_large_is_refused(site, way):
     body = b"[" + b",".join([row] * (16 * 2**20 // len(row) + 100)) + b"]"
     parts = (body[first : first + 2**16] for first in range(0, len(body), 2**16))
 
-    answer = site.server.post("/user_interactions", content=body if way == "whole" else parts)
+    answer = site.server.post(
+        "/user_interactions", content=body if way == "whole" else parts, headers=JSON
+    )
 
     assert str(16 * 2**20) in assert_error(answer, 413, "too_large")
     assert site.server.get("/user_interactions/too large").json()["interactions"] == []
@@ -604,11 +657,11 @@ def test_after_a_login_the_visitors_history_is_the_accounts(site, client):
 def test_the_head_and_the_body_of_an_answer_come_at_once(site):
     with socket.create_connection(("127.0.0.1", site.server.base_url.port)) as connection:
         for _ in range(5):
-            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
             head, body = connection.recv(65_536).split(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200")
             assert f"content-length: {len(body)}".encode() in head
-        connection.sendall(b"HEAD /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"HEAD /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 405")
 
 
@@ -645,7 +698,8 @@ def test_a_history_in_a_request_is_recommended_from_and_not_stored(site, client)
     mixed = ["i1", {"item_id": "i2", "occurred_at": "2025-12-04T23:42:15Z"}]
     refused = site.server.post("/recommendations", json={"history": mixed})
     assert "history.0.occurred_at" in assert_error(refused, 422, "invalid_data")
-    assert_error(site.server.post("/recommendations", content=b"["), 422, "invalid_data")
+    broken = site.server.post("/recommendations", content=b"[", headers=JSON)
+    assert_error(broken, 422, "invalid_data")
     assert site.server.get("/user_interactions/u3").json() == before
 
 

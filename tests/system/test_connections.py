@@ -11,9 +11,9 @@ from tests.system.installation import clicks, require, wait_until
 
 from reckeeper import machine
 
-HALF_A_HEAD = b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Slow: "
+HALF_A_HEAD = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 HALF_A_BODY = (
-    b"POST /user_interactions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"POST /user_interactions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     b"Content-Length: 1000\r\n\r\n["
 )
 
@@ -80,7 +80,7 @@ def test_ten_thousand_connections_are_answered(installation):
     n_connections = min(9_500, n_files * 3 // 4 - 500)
     require(n_connections >= 500, "this process may open too few files")
     installation.start_server()
-    request = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
     port = installation.server_port
     with connections(port, n_connections) as opened:
         installation.send(clicks(8, 12))

@@ -314,7 +314,8 @@ def test_what_is_no_bundle_is_refused_and_leaves_nothing(served, client, tmp_pat
 def test_a_bundle_that_is_too_large_is_refused_before_it_is_sent(served_once):
     with socket.create_connection(("127.0.0.1", served_once.server_port), timeout=30) as caller:
         caller.sendall(
-            b"POST /models/import HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999\r\n\r\n"
+            b"POST /models/import HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Length: 99999999999999\r\n\r\n"
         )
         with caller.makefile("r") as stream:
             answer = "".join(iter(lambda: stream.read(1), "}"))
@@ -331,7 +332,7 @@ def test_a_bundle_that_is_too_large_is_refused_before_it_is_sent(served_once):
 def test_a_sender_that_hangs_up_leaves_nothing(served_once):
     with socket.create_connection(("127.0.0.1", served_once.server_port), timeout=30) as caller:
         caller.sendall(
-            b"POST /models/import HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n"
+            b"POST /models/import HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n"
             + b"x" * 3_000_000
         )
         wait_until(
@@ -352,7 +353,7 @@ def test_a_reader_that_hangs_up_leaves_nothing(served_once):
         return [name for name in opened + content_of(served_once.model_dir) if ".transfer-" in name]
 
     with socket.create_connection(("127.0.0.1", served_once.server_port), timeout=30) as caller:
-        caller.sendall(b"GET /models/2/download HTTP/1.1\r\nHost: x\r\n\r\n")
+        caller.sendall(b"GET /models/2/download HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert caller.recv(10)
     wait_until(lambda: not left(), "the server has let go of the file")
 
@@ -659,7 +660,8 @@ def test_a_retrain_goes_on_when_its_client_hangs_up(running, api, wait):
     port = site.server_port if api == "server" else site.worker_port
     with socket.create_connection(("127.0.0.1", port), timeout=30) as caller:
         caller.sendall(
-            f"POST /retrain?wait={wait} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+            f"POST /retrain?wait={wait} HTTP/1.1\r\nHost: localhost\r\n".encode()
+            + b"Content-Length: 0\r\n\r\n"
         )
         wait_until(started, "the job has started")
         # Reset: the process finds out at once.

@@ -104,6 +104,10 @@ def test_settings_cannot_be_changed():
         ("RECKEEPER_CORS_ORIGINS", "shop.example.org"),
         ("RECKEEPER_CORS_ORIGINS", "https://shop.example.org/page"),
         ("RECKEEPER_CORS_ORIGINS", "https://shop.example.org,"),
+        ("RECKEEPER_ALLOWED_HOSTS", "*"),
+        ("RECKEEPER_ALLOWED_HOSTS", "https://reckeeper.example.org"),
+        ("RECKEEPER_WEBHOOK_ALLOW", "10.0.0.7/8"),
+        ("RECKEEPER_WEBHOOK_ALLOW", "hooks.internal/path"),
         ("RECKEEPER_DEMO", "maybe"),
         ("RECKEEPER_TIMEZONE", "Europe/Atlantis"),
         ("RECKEEPER_TIMEZONE", "../etc/passwd"),
@@ -178,6 +182,12 @@ def test_origins_are_a_list():
     assert settings.cors_origins == ("https://shop.example.org", "http://localhost:3000")
 
 
+def test_hosts_are_a_list_and_ports_are_left_out():
+    text = "Reckeeper.example.org:443, server,"
+    settings = Settings.from_env({"RECKEEPER_ALLOWED_HOSTS": text})
+    assert settings.allowed_hosts == ("reckeeper.example.org", "server")
+
+
 @pytest.mark.parametrize(
     ("host", "url"),
     [
@@ -218,6 +228,8 @@ OTHER_VALUES = {
     "RECKEEPER_MAX_UPLOAD_BYTES": "0",
     "RECKEEPER_PAGE_MAX_UPLOAD_BYTES": "1000",
     "RECKEEPER_CORS_ORIGINS": "https://shop.example.org,http://localhost:3000",
+    "RECKEEPER_ALLOWED_HOSTS": "reckeeper.example.org,server",
+    "RECKEEPER_WEBHOOK_ALLOW": "hooks.internal,10.0.0.0/8",
     "RECKEEPER_MODEL_SOURCE_URL": "http://models.example.org:8000",
     "DATABASE_URL": "sqlite:////tmp/x.db",
     "RECKEEPER_DATABASE_SCHEMA": "reckeeper",

@@ -19,8 +19,8 @@ from tests.system.installation import free_port
 from reckeeper import machine, training
 from reckeeper.api import app, connections
 
-GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
-POST = b"POST /user_interactions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /user_interactions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CLICK = b'{"user_id": "u1", "item_id": "i1", "interaction_type": "click"}'
 
 
@@ -34,7 +34,12 @@ class Served:
         self.loop = None
         self.callers = []
         self._thread = threading.Thread(target=self.server.run)
-        self.client = httpx.Client(base_url=settings.server_url, trust_env=False, verify=False)
+        self.client = httpx.Client(
+            base_url=settings.server_url,
+            headers={"Content-Type": "application/json"},
+            trust_env=False,
+            verify=False,
+        )
 
     def start(self, wait_until):
         """Start it; its own looks, once a second, do not come."""
@@ -239,7 +244,7 @@ def test_whose_turn_it_is_not_is_never_slow(served):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "expire_silent", hold)
         caller = served.connect()
-        caller.sendall(b"GET /jobs HTTP/1.1\r\nHost: x\r\n\r\n")
+        caller.sendall(b"GET /jobs HTTP/1.1\r\nHost: localhost\r\n\r\n")
         waiting.wait(30)
         served.pass_seconds(3 * connections.WINDOW_SECONDS)
         assert served.is_open(caller)
@@ -250,7 +255,7 @@ def test_whose_turn_it_is_not_is_never_slow(served):
 def test_an_answer_that_nobody_reads_is_given_up(served, wait_until):
     before = served.counted("slow_reader")
     caller = served.connect(receive_bytes=4_096)
-    caller.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+    caller.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50)
 
     def is_stuck():
         (found,) = (

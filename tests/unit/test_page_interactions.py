@@ -127,7 +127,7 @@ def test_an_import_that_failed_says_why(server, database):
 def test_a_sender_that_hangs_up_leaves_nothing(server):
     host, port = os.environ["RECKEEPER_SERVER_URL"].removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as sender:
-        head = "POST /imports HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+        head = "POST /imports HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
         sender.sendall(head.encode() + SHOP)
         folder = server.data_dir / "imports"
         wait_until(lambda: list(folder.glob("upload-*/file/*")), "the file comes in")

@@ -17,7 +17,7 @@ from waitress import wasyncore
 from reckeeper.worker import connections
 from reckeeper.worker.app import create_app
 
-GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
+GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,10 @@ def server(tmp_path_factory, migrated):
 @pytest.fixture
 def client(server):
     url = f"http://127.0.0.1:{server.effective_port}"
-    with httpx.Client(base_url=url, trust_env=False, verify=False, timeout=30) as client:
+    headers = {"Content-Type": "application/json"}
+    with httpx.Client(
+        base_url=url, headers=headers, trust_env=False, verify=False, timeout=30
+    ) as client:
         yield client
 
 

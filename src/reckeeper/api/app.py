@@ -43,6 +43,7 @@ from reckeeper.api.guard import Guard
 from reckeeper.api.runtime import Runtime
 from reckeeper.api.siblings import Siblings
 from reckeeper.config import Settings
+from reckeeper.origins import Origins
 from reckeeper.wire.headers import INSTALLATION_HEADER
 
 _PARTS = (
@@ -72,17 +73,17 @@ def create_app(settings: Settings, *, siblings: Siblings | None = None) -> FastA
         The settings make no policy, or the database cannot be used.
     """
     policies.first(settings)
-    app = _routes(settings.cors_origins)
+    app = _routes(settings)
     app.state.runtime = Runtime.open(settings, siblings=siblings)
     return app
 
 
 def document() -> wire.JsonObject:
     """Return the description of the API, OpenAPI, without a server or a database."""
-    return _routes().openapi()
+    return _routes(Settings()).openapi()
 
 
-def _routes(cors_origins: Sequence[str] = ()) -> FastAPI:
+def _routes(settings: Settings) -> FastAPI:
     app = FastAPIOffline(  # its /docs needs no other host
         title="Reckeeper",
         version=reckeeper.__version__,
@@ -92,7 +93,7 @@ def _routes(cors_origins: Sequence[str] = ()) -> FastAPI:
         dependencies=[Depends(parameters.Known())],
     )
     inside = app.build_middleware_stack
-    app.build_middleware_stack = lambda: _edge_of(inside(), cors_origins)  # type: ignore[method-assign]
+    app.build_middleware_stack = lambda: _edge_of(inside(), settings)  # type: ignore[method-assign]
     handlers.register(app)
     for part in _PARTS:
         app.include_router(part.router, responses=failures(422, 500, 503))
@@ -102,9 +103,10 @@ def _routes(cors_origins: Sequence[str] = ()) -> FastAPI:
     return app
 
 
-def _edge_of(app: ASGIApp, cors_origins: Sequence[str]) -> ASGIApp:
+def _edge_of(app: ASGIApp, settings: Settings) -> ASGIApp:
     """Put around an app what every request passes first: most lists come from no further in."""
     app = Guard(recommendations.AtHand(app))
+    cors_origins = settings.cors_origins
     if cors_origins:
         app = CORSMiddleware(
             app,
@@ -113,7 +115,7 @@ def _edge_of(app: ASGIApp, cors_origins: Sequence[str]) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=["ETag", "Retry-After", INSTALLATION_HEADER],
         )
-    return Edge(app)
+    return Edge(app, Origins(settings, pages=cors_origins))
 
 
 async def _to_docs(_request: Request) -> Response:

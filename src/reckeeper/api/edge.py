@@ -1,4 +1,4 @@
-"""What every request passes: sizes, its path as it was sent, metrics, headers of every answer."""
+"""What every request passes: where it comes from, sizes, its path as it was sent, metrics."""
 
 import time
 
@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from reckeeper import errors, telemetry
 from reckeeper.api import handlers
 from reckeeper.api.runtime import Runtime
+from reckeeper.origins import RAW_HEADERS, Origins
 from reckeeper.wire.headers import INSTALLATION_HEADER
 
 _LARGE_BODY, _USUAL_BODY = 4 * 1024 * 1024, 256 * 1024
@@ -21,11 +22,18 @@ _READ_IN_PARTS = ("/user_interactions", "/models/import", "/imports", "/imports/
 class Edge:
     """Keeps encoded slashes inside path segments, and counts and times requests.
 
-    A body that is larger than any that makes sense is refused before it is parsed.
+    What comes from a foreign page, or is for a host that is not ours, goes no further; a body that
+    is larger than any that makes sense is refused before it is parsed.
+
+    Parameters
+    ----------
+    app : ASGI application
+    origins : Origins
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, origins: Origins) -> None:
         self._app = app
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -42,7 +50,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 header = INSTALLATION_HEADER.lower().encode(), runtime.installation_id.encode()
-                headers = [*message.get("headers", ()), header]
+                headers = [*message.get("headers", ()), *RAW_HEADERS, header]
                 route = scope.get("route")
                 is_page = status < 400 and not getattr(route, "include_in_schema", False)
                 if not is_page and all(name != b"cache-control" for name, _ in headers):
@@ -52,20 +60,20 @@ class Edge:
 
         try:
             runtime: Runtime = scope["app"].state.runtime
-            if runtime.is_behind:
-                await run_in_threadpool(runtime.catch_up)
-            most = _largest_body(scope)
-            body = receive if most is None else await _whole(scope, receive, most)
-            if body is None:
-                refused = handlers.answer(
-                    errors.TooLargeError(
-                        f"The body is larger than the {most} bytes that this route takes. /docs "
-                        "shows what it takes."
-                    )
+            refusal = self._origins.refusal(scope["method"], scope["headers"])
+            if refusal is None:
+                if runtime.is_behind:
+                    await run_in_threadpool(runtime.catch_up)
+                most = _largest_body(scope)
+                body = receive if most is None else await _whole(scope, receive, most)
+                if body is not None:
+                    await self._app(scope, body, send_and_note)
+                    return
+                refusal = errors.TooLargeError(
+                    f"The body is larger than the {most} bytes that this route takes. /docs shows "
+                    "what it takes."
                 )
-                await refused(scope, receive, send_and_note)
-            else:
-                await self._app(scope, body, send_and_note)
+            await handlers.answer(refusal)(scope, receive, send_and_note)
         finally:
             path = getattr(scope.get("route"), "path", "unknown")
             method = scope["method"]

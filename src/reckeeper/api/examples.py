@@ -566,6 +566,8 @@ FAILURES: Mapping[int, object] = {
     410: _error("gone", "The pickle of version 4 had a person in it who was erased."),
     413: _error("too_large", "The request has 12000 interactions; at most 10000 are accepted."),
     414: _error("too_large", "The URL is longer than 65535 bytes. Name fewer ids."),
+    415: _error("unsupported_type", "The body is sent as 'text/plain', and application/json is …"),
+    421: _error("unknown_host", "The request is for the host 'evil.example', which is none of …"),
     422: _error("invalid_data", "Row 0: user_id is missing. Nothing of this request was stored."),
     429: _error("rate_limited", "The key 'shop' may ask 600 times a minute: try again in 1 s."),
     500: _error("training_failed", "Signal 9 ended the training process before it was done."),

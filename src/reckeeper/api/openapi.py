@@ -1,6 +1,6 @@
 """The description of the API as OpenAPI, for people, generators and tests."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -67,6 +67,7 @@ def describe(app: FastAPI) -> wire.JsonObject:
         document["components"]["securitySchemes"] = {_SCHEME: _KEY}
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
+                _add_refusals(method, operation)
                 _add_role(operation, security.roles.SERVER.get((method.upper(), path)))
                 operation["responses"] = dict(sorted(operation["responses"].items()))
                 if "200" in operation["responses"]:
@@ -84,7 +85,20 @@ def _add_role(operation: wire.JsonObject, role: str | None) -> None:
         return
     operation["security"] = [{_SCHEME: []}]
     operation["x-reckeeper-role"] = role
-    for status in _REFUSALS:
+    _add_failures(operation, _REFUSALS)
+
+
+def _add_refusals(method: str, operation: wire.JsonObject) -> None:
+    """Describe what is refused to anybody: foreign hosts, foreign pages, and bodies."""
+    _add_failures(operation, [421])
+    if method != "get":
+        _add_failures(operation, [403])
+    if "requestBody" in operation:
+        _add_failures(operation, [415])
+
+
+def _add_failures(operation: wire.JsonObject, statuses: Iterable[int]) -> None:
+    for status in statuses:
         content = {"application/json": {"schema": reference("Error")}}
         described = {"description": HTTPStatus(status).phrase, "content": content}
         operation["responses"][str(status)] = described

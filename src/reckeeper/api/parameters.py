@@ -13,10 +13,11 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator
 from starlette.convertors import Convertor, register_url_convertor
 
-from reckeeper import errors, security, wire
+from reckeeper import errors, origins, security, wire
 from reckeeper.client import ACTOR_HEADER
 
 _NOTHING = {b"", b"{}", b"null"}
+_OF_A_BODY = frozenset({"content-length", "transfer-encoding"})
 _MOST = 2**63 - 1  # the largest number that a database knows
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 
@@ -145,6 +146,14 @@ def _refused(name: str, problem: str) -> errors.DataError:
     return errors.DataError(message, details={"field": name[:64]})
 
 
+def _accepted(route: APIRoute) -> list[str]:
+    """Return the media types of bodies that a route takes; none if it takes no body."""
+    described = (route.openapi_extra or {}).get("requestBody", {}).get("content")
+    if described is not None:
+        return list(described)
+    return [] if route.body_field is None else ["application/json"]
+
+
 class Known:
     """Refuses a request that says something its route does not take; a dependency of a program.
 
@@ -163,6 +172,8 @@ class Known:
         DataError
             A query parameter is unknown, or given twice where it takes one value; a whole number
             is not written in plain digits; or there is a body where the route takes none.
+        MediaTypeError
+            There is a body of another type than the route takes.
         """
         route: APIRoute = request.scope["route"]
         if route.include_in_schema and (request.scope["query_string"] or request.path_params):
@@ -174,8 +185,13 @@ class Known:
                     known = errors.alternatives(name, declared.query)
                     raise _refused(name, f"there is no such parameter{known}")
                 declared.check(name, request.query_params.getlist(name))
-        takes_body = route.body_field is not None or "requestBody" in (route.openapi_extra or {})
-        if takes_body or request.method == "GET":
+        if request.method == "GET":
+            return
+        if accepted := _accepted(route):
+            headers = request.headers
+            is_sent = not _OF_A_BODY.isdisjoint(headers) and headers.get("content-length") != "0"
+            if is_sent:
+                origins.check_type(headers.get("content-type"), accepted)
             return
         if (await request.body()).strip() not in _NOTHING:
             raise errors.DataError("The route takes no body: leave it out.")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from reckeeper import artifact, clock, errors, serving, snapshot, wire
+from reckeeper import artifact, clock, errors, origins, serving, snapshot, wire
 from reckeeper.api import bodies, openapi, parameters
 from reckeeper.api.answers import (
     BINARY,
@@ -60,7 +60,7 @@ def roll_back(
 @router.post(
     "/models/import",
     responses=failures(413, 422, 503),
-    openapi_extra=openapi.body(BINARY, "application/zip"),
+    openapi_extra=openapi.bodies(dict.fromkeys(("application/zip", origins.UNTYPED), BINARY)),
 )
 async def import_model(runtime: Needs, actor_name: ActorName, request: Request) -> wire.ModelAnswer:
     """Take in a version of another installation; it gets a number of its own, and is inactive.

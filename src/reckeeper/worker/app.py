@@ -8,6 +8,7 @@ from flask import Flask
 
 from reckeeper import durable, errors, telemetry, wire
 from reckeeper.config import Settings
+from reckeeper.origins import Origins
 from reckeeper.worker import connections, handlers
 from reckeeper.worker.process import Worker
 from reckeeper.worker.routes import routes
@@ -30,7 +31,7 @@ def create_app(settings: Settings) -> Flask:
     app = Flask("kafka_worker")
     app.extensions["worker"] = Worker(settings)
     app.register_blueprint(routes)
-    handlers.register(app)
+    handlers.register(app, Origins(settings))
     return app
 
 

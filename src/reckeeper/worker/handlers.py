@@ -1,4 +1,4 @@
-"""What every request of the worker passes: one form of errors, and the metrics."""
+"""What every request of the worker passes: where it comes from, one form of errors, metrics."""
 
 import re
 import time
@@ -6,7 +6,7 @@ import time
 from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
-from reckeeper import errors, telemetry, wire
+from reckeeper import errors, origins, telemetry, wire
 from reckeeper.wire.headers import INSTALLATION_HEADER
 from reckeeper.worker.process import Worker
 from reckeeper.worker.routes import json_answer
@@ -15,10 +15,21 @@ _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _log = telemetry.get_logger("worker")
 
 
-def register(app: Flask) -> None:
-    """Let a program answer every error in the one form, and count and time its requests."""
-    app.before_request(_begin)
-    app.before_request(_admit)
+def register(app: Flask, ours: origins.Origins) -> None:
+    """Let a program answer every error in the one form, and count and time its requests.
+
+    What comes from a foreign page, or is for a host that is not ours, goes no further; nor does a
+    body of another type than JSON.
+    """
+
+    def check_origin() -> None:
+        told = [(name.lower().encode(), text.encode("latin-1")) for name, text in request.headers]
+        refusal = ours.refusal(request.method, told)
+        if refusal is not None:
+            raise refusal
+
+    for check in (_begin, check_origin, _admit, _check_type):
+        app.before_request(check)
     app.after_request(_count)
     app.register_error_handler(errors.ReckeeperError, _on_reckeeper_error)
     app.register_error_handler(HTTPException, _on_http_exception)
@@ -42,12 +53,19 @@ def _admit() -> None:
     )
 
 
+def _check_type() -> None:
+    """Refuse a body that is not JSON."""
+    if request.content_length or "Transfer-Encoding" in request.headers:
+        origins.check_type(request.headers.get("Content-Type"), ["application/json"])
+
+
 def _count(response: Response) -> Response:
     route = request.url_rule.rule if request.url_rule is not None else "unknown"
     # A method may be any word; each would be a series of its own.
     method = request.method if request.method in _METHODS else "other"
     seconds = time.perf_counter() - g.began
     telemetry.count_answer(method, route, response.status_code, seconds=seconds)
+    response.headers.extend(origins.HEADERS)
     response.headers["Cache-Control"] = "no-store"
     response.headers[INSTALLATION_HEADER] = current_app.extensions["worker"].installation_id
     return response

@@ -1,5 +1,10 @@
 """What Streamlit runs: the first page, and the others in `pages/` beside it."""
 
-from reckeeper.page import home
+from streamlit.starlette import App
 
-home.show()
+from reckeeper.page import guard, home
+
+if __name__ == "__main__":  # run for a visitor
+    home.show()
+else:  # imported, to be served
+    app = App(__file__, middleware=guard.middleware())
