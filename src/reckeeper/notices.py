@@ -5,14 +5,17 @@ import contextlib
 import hashlib
 import hmac
 import json
+import socket
 import threading
+import urllib.request
 from collections.abc import Coroutine, Mapping
 from typing import Any, Literal
 
 import httpx
 
-from reckeeper import __version__, clock, policy, storage
+from reckeeper import __version__, clock, errors, policy, security, storage
 from reckeeper.config import Settings
+from reckeeper.hosts import Address
 from reckeeper.periodic import Periodic
 from reckeeper.telemetry import get_logger
 
@@ -55,8 +58,15 @@ class Courier:
     ``notice_id`` and what else there is to tell. Its headers: the event as
     ``X-Reckeeper-Event``, the notice's number, by which a receiver knows a
     repetition, as ``X-Reckeeper-Delivery``, and where the policy has a
-    ``webhook_secret``, ``X-Reckeeper-Signature: sha256=`` with the HMAC-SHA256
-    of the body in hexadecimal.
+    ``webhook_secret``, three by which the receiver knows the sender. Of
+    ``X-Reckeeper-Timestamp``, when this attempt was made in seconds since 1970,
+    and the body, with a dot between them, ``X-Reckeeper-Timed-Signature:
+    sha256=`` has the HMAC-SHA256 in hexadecimal;
+    ``X-Reckeeper-Signature: sha256=`` has that of the body alone.
+
+    A receiver at an internal address is refused unless the settings name it
+    (`security.Receivers`). The host is looked up for each attempt, and the
+    address that was checked is the one that is connected to.
 
     Any answer of 200 to 299 is a receipt; its body is not read. After any
     other, a redirect too, or none, the notice is sent again, after pauses that
@@ -68,7 +78,8 @@ class Courier:
     ----------
     database : storage.Database
     settings : Settings
-        The policy while none is stored. The outbox is read every fourth `poll_seconds`.
+        The policy while none is stored, and the receivers that may be internal. The outbox is
+        read every fourth `poll_seconds`.
     timeout_seconds : float
         From the beginning of an attempt to the whole head of the answer.
     first_pause_seconds, longest_pause_seconds : float
@@ -89,6 +100,7 @@ class Courier:
     ) -> None:
         self._database = database
         self._settings = settings
+        self._receivers = security.Receivers(settings)
         self._timeout_seconds = timeout_seconds
         self._first_pause_seconds = first_pause_seconds
         self._longest_pause = longest_pause_seconds
@@ -171,21 +183,17 @@ class Courier:
             "User-Agent": f"reckeeper/{__version__}",
             "X-Reckeeper-Event": notice.event,
             "X-Reckeeper-Delivery": str(notice.notice_id),
+            **_signatures(secret, body),
         }
-        if secret is not None:
-            signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-            headers["X-Reckeeper-Signature"] = f"sha256={signature}"
         try:
-            # A proxy of the environment leads out of this machine, never back to it.
-            is_here = httpx.URL(url).host in {"127.0.0.1", "::1", "localhost"}
-            async with (
-                asyncio.timeout(self._timeout_seconds),
-                httpx.AsyncClient(trust_env=not is_here, timeout=None) as client,
-                client.stream("POST", url, content=body, headers=headers) as response,
-            ):
-                status = response.status_code
+            async with asyncio.timeout(self._timeout_seconds):
+                status = await self._sent(httpx.URL(url), body, headers)
         except TimeoutError:
             return f"no answer within {self._timeout_seconds:g} seconds"
+        except errors.DataError as exc:
+            return exc.message
+        except socket.gaierror as exc:
+            return f"its host has no address: {exc.strerror}"
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as exc:
             return f"{type(exc).__name__}: {exc}"[:500]
         if 200 <= status < 300:
@@ -193,6 +201,29 @@ class Courier:
         if 300 <= status < 400:
             return f"the answer was {status}: redirects are not followed"
         return f"the answer was {status}"
+
+    async def _sent(self, url: httpx.URL, body: bytes, headers: Mapping[str, str]) -> int:
+        """Send a body, and return the status of the answer.
+
+        What is connected to is what was checked: by now, a name could stand for another address.
+
+        Raises
+        ------
+        DataError
+            The receiver is at an internal address.
+        """
+        if _uses_proxy(url):
+            await asyncio.to_thread(self._receivers.check, str(url))
+            return await _status(url, body, headers)
+        addresses = await asyncio.to_thread(self._receivers.addresses, str(url))
+        failed: Exception = httpx.ConnectError(f"{url.host} has no address")
+        for address in addresses:
+            seconds = self._timeout_seconds / len(addresses)
+            try:
+                return await _status(url, body, headers, address=address, connect_seconds=seconds)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
+                failed = exc
+        raise failed
 
     def _note(self, notice: storage.Notice, error: str | None, pause: int) -> None:
         now, attempts = clock.now(), notice.attempts + 1
@@ -213,6 +244,59 @@ class Courier:
                 next_attempt_at=next_attempt_at,
                 last_error=error,
             )
+
+
+def _signatures(secret: str | None, body: bytes) -> dict[str, str]:
+    """Return the headers by which a receiver knows who has sent a body, and when."""
+    if secret is None:
+        return {}
+    at = str(clock.now() // 1_000_000)
+    timed, plain = (
+        hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
+        for signed in (f"{at}.".encode() + body, body)
+    )
+    return {
+        "X-Reckeeper-Timestamp": at,
+        "X-Reckeeper-Timed-Signature": f"sha256={timed}",
+        "X-Reckeeper-Signature": f"sha256={plain}",
+    }
+
+
+async def _status(
+    url: httpx.URL,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    address: Address | None = None,
+    connect_seconds: float | None = None,
+) -> int:
+    """Send a body, and return the status of the answer, which is not read any further.
+
+    Without an address the environment's proxy is sent to, which looks up the host itself.
+    """
+    name = url.raw_host.decode("ascii")
+    async with (
+        httpx.AsyncClient(
+            trust_env=address is None,
+            verify=httpx.create_ssl_context() if url.scheme == "https" else False,
+            timeout=httpx.Timeout(None, connect=connect_seconds),
+        ) as client,
+        client.stream(
+            "POST",
+            url if address is None else url.copy_with(host=str(address)),
+            content=body,
+            headers={"Host": url.netloc.decode("ascii"), **headers},
+            extensions={"sni_hostname": name},  # which the certificate is held against
+        ) as response,
+    ):
+        return response.status_code
+
+
+def _uses_proxy(url: httpx.URL) -> bool:
+    """Return whether the environment names a proxy for a URL; none leads back to this machine."""
+    if url.host in {"127.0.0.1", "::1", "localhost"} or urllib.request.proxy_bypass(url.host):
+        return False
+    return not urllib.request.getproxies().keys().isdisjoint({url.scheme, "all"})
 
 
 def _microseconds(seconds: float) -> int:

@@ -543,7 +543,7 @@ def test_a_retrain_that_lost_its_worker_has_failed(schedule, starts, store, add,
 
 
 def test_a_rule_that_waits_holds_up_no_stale_notice(schedule, starts, store, add, serve, notices):
-    store(every_interactions=1, stale_after_hours=1, webhook_url="http://localhost:1/")
+    store(every_interactions=1, stale_after_hours=1, webhook_url="http://hooks.invalid/")
     add(("u1", "i1"))
     now = clock.now()
     serve(trained_at=now - HOUR)
@@ -572,7 +572,7 @@ def test_a_rule_that_cannot_start_a_retrain_waits_longer_each_time(schedule, sta
 
 
 def test_a_stale_version_is_told_once(schedule, store, serve, notices, starts):
-    store(stale_after_hours=24, webhook_url="http://localhost:1/")
+    store(stale_after_hours=24, webhook_url="http://hooks.invalid/")
     now = clock.now()
     serve(3, trained_at=now - DAY)
     schedule.look(now)
@@ -601,7 +601,7 @@ def test_without_a_webhook_nobody_is_told_of_a_stale_version(schedule, store, se
     serve(3, trained_at=now - 2 * DAY)
     schedule.look(now)
     assert notices() == []
-    store(stale_after_hours=24, webhook_url="http://localhost:1/")
+    store(stale_after_hours=24, webhook_url="http://hooks.invalid/")
     schedule.look(now + SECOND)
     assert len(notices()) == 1
 

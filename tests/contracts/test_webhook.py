@@ -6,13 +6,17 @@ import hmac
 import http.server
 import itertools
 import json
+import re
 import socket
 import threading
+import time
 
 import pytest
 import structlog
+from tests.conftest import ROOT
 
 from reckeeper import __version__, clock, notices, policy, storage
+from reckeeper.errors import DataError
 from reckeeper.notices import Courier
 
 SECRET = "a secret of the receiver"
@@ -52,6 +56,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def handle(self):
         with contextlib.suppress(ConnectionError):  # the courier reads nothing after the head
             super().handle()
+
+
+def signature(signed):
+    return f"sha256={hmac.new(SECRET.encode(), signed, hashlib.sha256).hexdigest()}"
+
+
+@pytest.fixture
+def settings(settings):
+    """Return settings that let the webhook lead to this machine, where the receiver is."""
+    return settings.replaced(webhook_allow=("127.0.0.1",))
 
 
 @pytest.fixture
@@ -135,8 +149,11 @@ def test_a_notice_is_sent_until_it_is_received(receiver, store, tell, notice, co
     assert headers["X-Reckeeper-Delivery"] == str(notice_id)
     assert headers["Content-Type"] == "application/json"
     assert headers["User-Agent"] == f"reckeeper/{__version__}"
-    expected = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
-    assert headers["X-Reckeeper-Signature"] == f"sha256={expected}"
+    assert headers["X-Reckeeper-Signature"] == signature(body)
+    at = headers["X-Reckeeper-Timestamp"]
+    assert abs(int(at) - time.time()) < 60
+    assert headers["X-Reckeeper-Timed-Signature"] == signature(at.encode() + b"." + body)
+    assert headers["Host"] == f"127.0.0.1:{receiver.server_port}"
     done = notice(notice_id)
     assert (done.attempts, done.next_attempt_at, done.last_error) == (3, None, None)
     assert [(line["event"], line.get("error")) for line in lines] == [
@@ -153,7 +170,40 @@ def test_without_a_secret_there_is_no_signature(receiver, store, tell, courier, 
     tell()
     courier()
     wait_until(lambda: receiver.received)
-    assert "X-Reckeeper-Signature" not in receiver.received[0][1]
+    headers = receiver.received[0][1]
+    assert not [name for name in headers if "Signature" in name or "Timestamp" in name]
+
+
+def test_the_example_of_the_documentation_tells_what_is_genuine(
+    receiver, store, tell, courier, wait_until, monkeypatch
+):
+    page = (ROOT / "docs" / "use" / "policy.md").read_text(encoding="utf-8")
+    example = {}
+    exec(re.search(r"^```python\n(.*?)^```$", page, re.M | re.S)[1], example)
+    is_genuine = example["is_genuine"]
+    store(webhook_url=receiver.url, webhook_secret=SECRET)
+    tell()
+    courier()
+    wait_until(lambda: receiver.received)
+    _, headers, body = receiver.received[0]
+    assert is_genuine(headers, body, SECRET)
+    assert not is_genuine(headers, body + b" ", SECRET)
+    assert not is_genuine(headers, body, SECRET[::-1])
+    later = int(headers["X-Reckeeper-Timestamp"]) + 1
+    assert not is_genuine(headers | {"X-Reckeeper-Timestamp": str(later)}, body, SECRET)
+    monkeypatch.setattr(time, "time", lambda: later + 300)
+    assert not is_genuine(headers, body, SECRET)
+
+
+def test_each_attempt_has_its_own_time(receiver, store, tell, notice, courier, wait_until):
+    """One that was overheard long ago is told from one that comes now."""
+    store(webhook_url=receiver.url, webhook_secret=SECRET)
+    receiver.statuses = [500]
+    notice_id = tell()
+    courier(first_pause_seconds=1.1)
+    wait_until(lambda: notice(notice_id).delivered_at)
+    first, second = (headers["X-Reckeeper-Timestamp"] for _, headers, _ in receiver.received)
+    assert int(second) > int(first)
 
 
 def test_notices_are_sent_in_their_order(receiver, store, tell, notice, courier, wait_until):
@@ -199,6 +249,50 @@ def test_a_notice_is_given_up_in_the_end(receiver, store, tell, notice, courier,
     assert (found.delivered_at, found.last_error) == (None, "the answer was 500")
     assert found.attempts == len(receiver.received) > 1
     assert [line["event"] for line in lines][-2:] == ["notice_not_delivered", "notice_given_up"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "127.2", "[::ffff:127.0.0.2]"])
+def test_a_receiver_at_an_internal_address_is_refused(
+    database, settings, receiver, store, tell, notice, courier, wait_until, host
+):
+    """One that was stored before this was checked, or that stands for another address by now."""
+    url = receiver.url.replace("127.0.0.1", host)
+    with pytest.raises(DataError, match=r"^webhook_url: .* name it in RECKEEPER_WEBHOOK_ALLOW"):
+        store(webhook_url=url)
+    with database.write() as connection:
+        content = policy.first(settings).policy.model_copy(update={"webhook_url": url})
+        storage.policies.insert(
+            connection, policy=content.model_dump(), actor="before", reason=None
+        )
+    notice_id = tell()
+    courier(first_pause_seconds=600.0)
+    wait_until(lambda: notice(notice_id).last_error)
+    assert "is an internal address" in notice(notice_id).last_error
+    assert notice(notice_id).delivered_at is None
+    assert receiver.received == []
+
+
+def test_what_is_connected_to_is_what_was_checked(
+    receiver, store, tell, notice, courier, wait_until, monkeypatch
+):
+    """A name that stands for a public address when it is checked, and for this machine after."""
+    store(webhook_url=f"http://rebinds.invalid:{receiver.server_port}/")
+    asked = []
+
+    def look_up(host, *_arguments, **_options):
+        asked.append(host)
+        # The first leads nowhere from here.
+        address = "127.0.0.1" if len(asked) > 1 else "64:ff9b::5db8:d822"
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return [(family, socket.SOCK_STREAM, 6, "", (address, 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    notice_id = tell()
+    courier(first_pause_seconds=600.0, timeout_seconds=1.0)
+    wait_until(lambda: notice(notice_id).last_error)
+    assert notice(notice_id).delivered_at is None
+    assert receiver.received == []
+    assert asked.count("rebinds.invalid") == 1
 
 
 def test_redirects_are_not_followed(receiver, store, tell, notice, courier, wait_until):

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from reckeeper import audit, clock, storage, wire
+from reckeeper import audit, clock, security, storage, wire
 from reckeeper.config import Settings
 from reckeeper.errors import (
     Action,
@@ -135,13 +135,15 @@ def store(
     Raises
     ------
     DataError
-        A field is unknown, of the wrong type or out of range; the message
-        begins with the field, and ``details`` has it. Nothing was stored.
+        A field is unknown, of the wrong type or out of range, or the webhook
+        leads to an internal address; the message begins with the field, and
+        ``details`` has it. Nothing was stored.
     ConflictError
         Another revision than `if_revision` is in force; ``details`` has it.
     """
     if not isinstance(content, Mapping):
         raise _refused("policy", f"must be an object, not {type(content).__name__}")
+    _check_receiver(settings, content.get("webhook_url"))  # while nobody waits for the database
     with database.write() as connection:
         row = storage.policies.latest(connection)
         in_force = 0 if row is None else row.revision
@@ -233,6 +235,15 @@ def _checked(content: dict[str, Any], *, kept_secret: str | None) -> dict[str, A
         return Policy.model_validate(content).model_dump()
     except ValidationError as exc:
         raise _refused(*_first_error(exc)) from exc
+
+
+def _check_receiver(settings: Settings, url: object) -> None:
+    """Refuse a webhook that leads to an internal address; what is no URL is told elsewhere."""
+    if isinstance(url, str):
+        try:
+            security.Receivers(settings).check(url)
+        except DataError as exc:
+            raise _refused("webhook_url", exc.message.removesuffix(".")) from exc
 
 
 def _refused(field: str, reason: str) -> DataError:

@@ -1,4 +1,4 @@
-"""Who may do what: keys and their roles, callers and the reasons that they give."""
+"""Who may do what: keys and their roles, callers and their reasons, where notices may go."""
 
 from reckeeper.security import keys, roles
 from reckeeper.security.access import Access, see_that_guarded
@@ -10,12 +10,14 @@ from reckeeper.security.callers import (
     checked_name,
     checked_reason,
 )
+from reckeeper.security.receivers import Receivers
 
 __all__ = [
     "ACTOR_PATTERN",
     "MAX_REASON_CHARACTERS",
     "Access",
     "Caller",
+    "Receivers",
     "actor_of",
     "checked_name",
     "checked_reason",
