@@ -302,7 +302,7 @@ def test_a_preview_says_what_a_file_is_and_stores_nothing(refusing):
 
 
 def test_the_clients_send_files(api, tmp_path):
-    server = Client("http://test", transport=_transport(api))
+    server = Client("http://localhost", transport=_transport(api))
     path = tmp_path / "shop.csv"
     path.write_text("Kunde,Artikel,wert\nu1,i1,1\nu2,,1\n")
     assert server.preview_import(path, weight_column="wert").rows[0].user_id == "u1"

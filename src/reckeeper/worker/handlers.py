@@ -54,8 +54,10 @@ def _admit() -> None:
 
 
 def _check_type() -> None:
-    """Refuse a body that is not JSON."""
-    if request.content_length or "Transfer-Encoding" in request.headers:
+    """Refuse a body that is not JSON, where one is read."""
+    if request.method not in {"GET", "HEAD"} and (
+        request.content_length or "Transfer-Encoding" in request.headers
+    ):
         origins.check_type(request.headers.get("Content-Type"), ["application/json"])
 
 
