@@ -61,7 +61,7 @@ hypothesis.settings.load_profile("short")
 
 # Their tests share what is made once: an installation, a browser, the syntax trees of all code.
 TOGETHER = re.compile(
-    r"tests/system/test_(api|browser|cli_life|compose|contract|crash|cross_site|docs|shop|up|watch)"
+    r"tests/system/test_(api|browser|cli_life|compose|contract|crash|cross_site|docs|keys|shop|up|watch)"
     r"\.py"
     r"|tests/unit/test_architecture\.py"
 )

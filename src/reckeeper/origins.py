@@ -29,6 +29,9 @@ RAW_HEADERS = tuple((name.lower().encode(), value.encode()) for name, value in H
 UNTYPED = "application/octet-stream"
 """What a body without a type is taken for."""
 
+_OF_FORMS = {"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"}
+"""What a browser sends for any page without asking first."""
+
 _CHANGE_NOTHING = frozenset({"GET", "HEAD", "OPTIONS"})
 _ALL_ADDRESSES = frozenset({"0.0.0.0", "::"})
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -135,6 +138,8 @@ def check_type(given: str | None, accepted: Collection[str]) -> None:
         It is another, or missing where `UNTYPED` is not accepted.
     """
     sent = (given or UNTYPED).partition(";")[0].strip().lower()
+    if UNTYPED in accepted and sent not in _OF_FORMS:  # a file, whatever it is
+        return
     is_json = sent.startswith("application/") and sent.endswith("+json")
     if sent in accepted or (is_json and "application/json" in accepted):
         return

@@ -405,7 +405,6 @@ def test_what_decides_on_the_data():
         "weights": {"click": 1.0, "buy": 5.5, "dislike": -1.0},
         "half_life_days": 90.0,
         "window_days": 365.0,
-        "retention_days": 730.0,
         "left_out_users": ["test-*", "bot 7"],
         "max_interactions_per_user": 1000,
     }

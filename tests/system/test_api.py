@@ -46,6 +46,14 @@ ROUTES = {
     "/policy/history": {"get"},
     "/audit": {"get"},
     "/audit/verify": {"get"},
+    "/access": {"get"},
+    "/keys": {"get", "post"},
+    "/keys/{key_id}": {"delete"},
+    "/models/{version}/pickle": {"get"},
+    "/users/{user_id}": {"delete"},
+    "/users/{user_id}/export": {"get"},
+    "/erasures": {"get"},
+    "/erasures/{erasure_id}": {"get"},
     "/user_interactions": {"post"},
     "/user_interactions/{user_id}": {"get"},
     "/watchlist/{user_id}": {"get"},
@@ -285,7 +293,7 @@ def test_what_a_request_says_beyond_what_its_route_takes_is_refused(site):
     before = site.server.get("/audit?limit=1").json()
     for path, operations in document["paths"].items():
         numbers = {"version": 1, "other": 2, "job_id": 1, "import_id": 1}
-        address = path.format(**numbers, user_id="u1", item_id="i1", key_id="k1")
+        address = path.format(**numbers, user_id="u1", item_id="i1", key_id="k1", erasure_id=1)
         for method, operation in operations.items():
             known = [
                 each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"

@@ -697,6 +697,11 @@ def test_people_use_the_page_with_keys_of_their_own(site, model, browser, page, 
             assert keys[1] not in other.url + other.content()
 
             site.run("keys", "revoke", "bob")
+            sent = {"Authorization": f"Bearer {keys[1]}"}
+            wait_until(
+                lambda: site.server.get("/models", headers=sent).status_code == 401,
+                "the server knows that it is revoked",
+            )
             go_to(other, "Recommendations")
             expect(other.get_by_text("That key is not valid")).to_be_visible()
         go_to(page, "Model Management")

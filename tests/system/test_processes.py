@@ -165,7 +165,7 @@ def list_of(answered: dict[str, object]) -> tuple[object, ...]:
 
 
 def lists_made_anew(made: Installation, users: list[str]) -> dict[str, tuple[object, ...]]:
-    with TestClient(create_app(Settings.from_env(made.environ))) as client:
+    with TestClient(create_app(Settings.from_env(made.environ)), "http://localhost") as client:
         return {user: list_of(answer(client, user)) for user in users}
 
 
@@ -303,7 +303,7 @@ def test_a_server_without_the_model_folder_fetches_the_version_from_one_that_has
         found = answer.json()
         return found["model_version"], [item["item_id"] for item in found["items"]]
 
-    with TestClient(create_app(settings)) as here:
+    with TestClient(create_app(settings), "http://localhost") as here:
         for version in (2, 1):
             path = "/recommendations/u1"
             assert items(here.get(path)) == items(there.get(path))

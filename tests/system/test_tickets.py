@@ -25,7 +25,7 @@ def asked(trained):
     )
     runtime.worker.close()
     app.state.runtime = dataclasses.replace(runtime, worker=impatient)
-    with TestClient(app) as client:
+    with TestClient(app, "http://localhost") as client:
         yield client, running, trained
 
 
