@@ -1,4 +1,7 @@
-"""What tests of imports share."""
+"""What tests of imports, and of the page on a real server, share."""
+
+import threading
+import time
 
 import pytest
 
@@ -26,3 +29,26 @@ def stored(database):
             return [tuple(row) for row in rows]
 
     return read
+
+
+@pytest.fixture
+def server(settings, database, monkeypatch):
+    """Start a server, and let the page find it."""
+    import streamlit as st
+    import uvicorn
+
+    from reckeeper.api.app import create_app
+
+    config = uvicorn.Config(create_app(settings), port=0, log_config=None, lifespan="on")
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    port = running.servers[0].sockets[0].getsockname()[1]
+    monkeypatch.setenv("RECKEEPER_SERVER_URL", f"http://127.0.0.1:{port}")
+    st.cache_resource.clear()
+    yield settings
+    st.cache_resource.clear()
+    running.should_exit = True
+    thread.join()

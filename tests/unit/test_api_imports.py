@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import gzip
 import io
+import json
 import shutil
 import threading
 import time
@@ -271,6 +272,7 @@ def test_what_is_said_of_a_file_names_the_fields_of_the_request(api):
     assert [line["reason"] for line in found["refused"]] == [empty, number, number]
     assert "with `min_rating` it says" in found["notes"][0]
     told = ended(api, api.post("/imports", content=rows))
+    assert told["notes"] == found["notes"]
     assert [refusal["reason"] for refusal in told["refusals"]] == [empty, number]
     report = api.get(f"/imports/{told['import_id']}/refused").text
     assert [row[-1] for row in csv.reader(io.StringIO(report))][1:] == [empty, number, number]
@@ -337,3 +339,25 @@ def _transport(api):
         return httpx.Response(told.status_code, content=told.content)
 
     return httpx.MockTransport(answer)
+
+
+def test_what_late_objects_have_is_told_with_the_import_and_elements_as_such(api, database):
+    objects = [{"user_id": f"u{n}", "item_id": "i"} for n in range(5_000)]
+    late = {"user_id": "v", "item_id": "i", "time": 1}
+    rows = "\n".join(map(json.dumps, [*objects, late, {}]))
+    note = (
+        "No object before object 5,001 has 'time', which could be the time; it is not used. "
+        "`time_column` time takes it."
+    )
+    found = api.post("/imports/preview", content=rows).json()
+    assert (found["notes"], found["form"]["unit"]) == ([note], "line")
+    told = ended(api, api.post("/imports", content=rows))
+    assert told["notes"] == [note]
+    assert api.get("/imports").json()["imports"] == [told]
+    with database.read() as connection:
+        assert "--time-column time" in storage.imports.get(connection, 1).notes[0]
+    rows = json.dumps([{"user_id": "v", "item_id": "i"}, {}, 7])
+    assert api.post("/imports/preview", content=rows).json()["form"]["unit"] == "element"
+    told = ended(api, api.post("/imports", content=rows))
+    assert {each["unit"] for each in told["refusals"]} == {"element"}
+    assert {each["examples"][0]["line"] for each in told["refusals"]} == {2, 3}

@@ -200,15 +200,15 @@ def test_one_bad_row_refuses_a_file(csv, content, told):
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"user_id": [1, None]}, "line 2: user_id is missing"),
-        ({"user_id": [1.0, math.nan]}, "line 2: user_id is missing"),
-        ({"item_id": [1.5, 2.0]}, "line 1: item_id '1.5' is not a whole number"),
-        ({"item_id": ["a", ""]}, "line 2: item_id is missing"),
+        ({"user_id": [1, None]}, "row 2: user_id is missing"),
+        ({"user_id": [1.0, math.nan]}, "row 2: user_id is missing"),
+        ({"item_id": [1.5, 2.0]}, "row 1: item_id '1.5' is not a whole number"),
+        ({"item_id": ["a", ""]}, "row 2: item_id is missing"),
         ({"user_id": [True, False]}, "'user_id' has the type bool"),
-        ({"weight": [1.0, math.nan]}, "line 2: weight is missing"),
-        ({"weight": [math.inf, 1.0]}, "line 1: weight 'inf' is not a finite number"),
+        ({"weight": [1.0, math.nan]}, "row 2: weight is missing"),
+        ({"weight": [math.inf, 1.0]}, "row 1: weight 'inf' is not a finite number"),
         ({"weight": [[1.0], [2.0]]}, "'weight' has the type large_list"),
-        ({"timestamp": [SECONDS, None]}, "line 2: timestamp is missing"),
+        ({"timestamp": [SECONDS, None]}, "row 2: timestamp is missing"),
         ({"timestamp": [True, False]}, "'timestamp' has the type bool"),
     ],
 )
@@ -778,3 +778,26 @@ def test_the_first_ctrl_c_ends_tuning_and_the_second_all():
                 signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_column_that_only_late_objects_have_is_taken_if_named_and_told_if_not(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"user_id": f"u{n}", "item_id": "i", "weight": 1} for n in range(5_000)]
+    rows += [row | {"when": 1_700_000_000, "timestamp": 1, "stars": 5} for row in rows[:1_000]]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    log, ignored = read_interactions(path)
+    assert (len(log.weight), log.occurred_at) == (6_000, None)
+    assert ignored == [
+        "timestamp (none before object 5,001 has it; --time-column timestamp takes it)"
+    ]
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1: when is missing"):
+        read_interactions(path, columns=Columns(time="when"))
+    with pytest.raises(DataError, match=r"line 1: stars is missing"):
+        read_interactions(path, columns=Columns(rating="stars", min_rating=4))
+    array = tmp_path / "a.json"
+    array.write_text(json.dumps([*rows, {"user_id": "", "item_id": "i", "weight": 1}]))
+    with pytest.raises(DataError, match=r"a\.json, element 6001: user_id is missing"):
+        read_interactions(array)
+    array.write_text('[{"user_id": 1, "item_id": 2}, {"user_id": 1, "item_id" 3}]')
+    with pytest.raises(DataError, match=r"a\.json, element 2: is no JSON"):
+        read_interactions(array)

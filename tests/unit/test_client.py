@@ -5,6 +5,7 @@ import copy
 import http.server
 import inspect
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -888,6 +889,11 @@ def test_a_file_that_cannot_be_is_named(client, server, tmp_path):
         client.download(3, tmp_path / "no-folder" / "bundle.zip")
     with pytest.raises(DataError, match=r"bundle\.zip cannot be read"):
         client.import_model(tmp_path / "bundle.zip")
+    os.mkfifo(tmp_path / "pipe")  # to which nobody will ever write
+    with pytest.raises(DataError, match="pipe is no file"):
+        client.import_model(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe is no file"):
+        client.import_file(tmp_path / "pipe")
 
 
 def test_an_import_sends_the_file_once(patient_client, server, tmp_path):

@@ -971,6 +971,60 @@ def test_an_import_says_how_far_it_is_and_why_rows_were_refused(tmp_path, databa
     assert Path(done.report).read_text().count("\n") == 6
 
 
+@pytest.mark.parametrize("name", ["a.csv", "notes.txt"])
+def test_a_report_takes_the_place_of_no_other_file(tmp_path, take, name):
+    rows = "user_id,item_id\nu,\nu,i\n"
+    path = write(tmp_path / "a.csv", rows)
+    other = path if name == "a.csv" else write(tmp_path / name, "mine")
+    was = other.read_text()
+    with pytest.raises(DataError, match=r"is there already, and is no report of refused rows"):
+        take(path, refused_report=other)
+    assert other.read_text() == was
+    for report in (tmp_path / "new.csv", tmp_path / "new.csv", write(tmp_path / "empty", "")):
+        take(path, refused_report=report)
+        assert report.read_text().count("\n") == 2
+    take(path, refused_report=Path(os.devnull))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is full")
+def test_a_report_that_cannot_be_written_ends_an_import_with_a_word(tmp_path, database, take):
+    path = write(tmp_path / "a.csv", "user_id,item_id\n" + "u,\n" * 20_000)
+    with pytest.raises(DataError, match=r"to /dev/full: No space left on device\."):
+        take(path, refused_report=Path("/dev/full"))
+    assert imports.find_import(database, 1).status == storage.imports.FAILED
+    report = tmp_path / "pipe"
+    os.mkfifo(report)
+    reader = os.open(report, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(DataError, match=r"written to .*pipe: Broken pipe\."):
+        take(path, refused_report=report, on_begun=lambda _: os.close(reader))
+    assert "Broken pipe" in imports.find_import(database, 2).reason
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_taken_for_what_it_was(
+    tmp_path, database, take
+):
+    rows = "".join(f"u{n},i\n" for n in range(120_000))
+    path = write(tmp_path / "a.csv", f"user_id,item_id\n{rows}")
+
+    def grow() -> None:
+        with path.open("a") as file:
+            file.write("v,i\n")
+
+    changed = (
+        r"a\.csv changed while it was read.* undo this one, and import a copy .* is import 1\."
+    )
+    with pytest.raises(DataError, match=changed) as raised:
+        take(path, before_first_row=grow)
+    assert raised.value.action == Action("undo_import", {"import_id": 1})
+    assert imports.find_import(database, 1).status == storage.imports.FAILED
+    files.undo(database, 1, actor="test")
+    other = write(tmp_path / "b.csv", "user_id,item_id\nw,i\n")
+    with pytest.raises(DataError, match=changed.replace("import 1", "import 2")):
+        take([other, path], before_first_row=grow)
+    files.undo(database, 2, actor="test")
+    assert take(path).accepted == 120_002
+
+
 def test_what_progress_raises_ends_an_import(tmp_path, database, take):
     def stop(_progress: files.Progress) -> None:
         raise KeyboardInterrupt
@@ -1138,7 +1192,7 @@ def test_the_report_of_refused_rows_has_its_place(tmp_path, settings, take):
 
 
 def test_a_report_that_was_asked_for_is_written_anew(tmp_path, take):
-    target = write(tmp_path / "report.csv", "of yesterday")
+    target = write(tmp_path / "report.csv", "file,line,column,value,reason\nof yesterday")
     report = take(write(tmp_path / "a.csv", "user_id,item_id\nu,i\n"), refused_report=target)
     assert report.refused_report == target
     assert target.read_text() == "file,line,column,value,reason\n"

@@ -348,6 +348,8 @@ def test_an_encoding_is_told_from_places_all_over_a_long_file(tmp_path):
         ({"encoding": "hex"}, "'hex' is not known"),
         ({"delimiter": '"'}, "cannot stand between values"),
         ({"delimiter": ""}, "cannot stand between values"),
+        ({"delimiter": "\0"}, "cannot stand between values"),
+        ({"delimiter": "\ud800"}, "cannot stand between values"),
         ({"skip_lines": -1}, "-1 lines"),
         ({"max_ratio": 0.0}, "not above 0"),
     ],

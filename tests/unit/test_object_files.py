@@ -615,7 +615,7 @@ def test_a_type_that_cannot_be_read_is_named(tmp_path):
         (b"ARROW1" + bytes(100), "not a sound Arrow file"),
         (gzip.compress(b"ARROW1" + bytes(100)), "packed already: unpack it"),
         (b"[]", "has no objects with something in them"),
-        (b'{"u"\n{"u"\n', "has no objects .*: object 1 is no JSON"),
+        (b'{"u"\n{"u"\n', "has no objects .*: line 1 is no JSON"),
     ],
     ids=["old workbook", "old Feather", "no Arrow", "packed Arrow", "no objects", "broken lines"],
 )

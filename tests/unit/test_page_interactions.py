@@ -2,18 +2,13 @@
 
 import os
 import socket
-import threading
 import time
 
-import pytest
-import streamlit as st
-import uvicorn
 from tests.system.installation import wait_until
 from tests.unit.test_frontend import opened, plain, press, read, run
 
 from reckeeper import policy as policies
 from reckeeper import storage
-from reckeeper.api.app import create_app
 from reckeeper.events import demo
 
 PAGE = "pages/3_Interactions.py"
@@ -23,24 +18,6 @@ SHOP = (
     "K2;A1;click;2013-05-28T14:04:00Z\n"
     "K2;A2;kauf;gestern\n"
 ).encode("latin-1")
-
-
-@pytest.fixture
-def server(settings, database, monkeypatch):
-    """Start a server, and let the page find it."""
-    config = uvicorn.Config(create_app(settings), port=0, log_config=None, lifespan="on")
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    port = running.servers[0].sockets[0].getsockname()[1]
-    monkeypatch.setenv("RECKEEPER_SERVER_URL", f"http://127.0.0.1:{port}")
-    st.cache_resource.clear()
-    yield settings
-    st.cache_resource.clear()
-    running.should_exit = True
-    thread.join()
 
 
 def box(at, label):
@@ -160,3 +137,16 @@ def test_a_person_is_erased_and_the_receipt_shown(server, database):
     at = press(at, "Save")
     with database.read() as connection:
         assert policies.current(connection, server).policy.retention_days == 90.0
+
+
+def test_notes_and_places_of_an_import_are_told_as_they_are_counted(server):
+    rows = b'[{"user_id": "u", "item_id": "i", "stars": 5}, {"user_id": 1, "item_id" 2}, {}]'
+    at = run(opened(PAGE).file_uploader[0].set_value(("a.json", rows, "application/json")))
+    note = "The column 'stars' is not used: with “Least rating that is liked” it says which rows"
+    assert any(text.startswith(note) for text in read(at.caption))
+    assert tables(at)[0].columns[0] == "element"
+    assert any("would be refused: element 2" in text for text in read(at.warning))
+    at = when_ended(press(at, "Import a\\.json"))
+    assert any(text.startswith(note) for text in read(at.caption))
+    refused = tables(at)[0]
+    assert [text.split(":")[0] for text in refused["such as"]] == ["element 2", "element 3"]

@@ -328,3 +328,12 @@ def test_mostly_refused_and_low_ratings_are_said(take):
     assert "'rating' is not used" in report.notes[0]
     low = take("low_rating.csv", user_column=MOVIELENS.interactions.user_column, min_rating=4.0)
     assert low.columns["rating"] == "rating"
+
+
+def test_a_sign_before_a_whole_number_is_no_trap(take, stored):
+    times = ["+5", "-5", "+", "+1700000000", " +1700000001 ", "+1700000002.5", "+1e400"]
+    rows = "".join(f"u{n},i,{time}\n" for n, time in enumerate(times))
+    assert take(f"user_id,item_id,occurred_at\n{rows}".encode()).refused == 4
+    assert stored("occurred_at") == [
+        1_700_000_000_000_000, 1_700_000_001_000_000, 1_700_000_002_500_000
+    ]  # fmt: skip

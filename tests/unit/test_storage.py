@@ -62,7 +62,7 @@ def test_the_schema_of_this_release_is_the_last_migration():
 
 IMPORT_COLUMNS = (
     *("without_taste", "items", "bytes_done", "bytes_total", "updated_at"),
-    *("refusals", "reason", "actor", "holder", "report"),
+    *("refusals", "reason", "actor", "holder", "report", "notes"),
 )
 
 
@@ -106,7 +106,7 @@ def test_an_import_of_the_first_release_is_still_told(settings):
         running, complete = storage.imports.all_imports(connection)
     assert (complete.status, complete.updated_at, complete.items) == ("complete", finished_at, 0)
     assert (running.updated_at, running.refusals) == (running.started_at, [])
-    assert (running.reason, running.holder) == (None, None)
+    assert (running.reason, running.holder, running.notes) == (None, None, [])
 
 
 def test_migrating_again_changes_nothing(settings):

@@ -9,6 +9,7 @@ _REFUSAL: wire.JsonObject = {
     "column": "Datum",
     "reason": "is not a time",
     "rows": 4,
+    "unit": "line",
     "examples": [{"line": 18, "value": "gestern"}, {"line": 902, "value": "31.02.2013"}],
 }
 _COMPLETE: wire.JsonObject = {
@@ -33,6 +34,7 @@ _COMPLETE: wire.JsonObject = {
     "finished_at": "2025-12-04T23:42:15.789474Z",
     "refusals": [_REFUSAL],
     "has_report": True,
+    "notes": [],
 }
 _RUNNING: wire.JsonObject = _COMPLETE | {
     "status": "running",
@@ -60,6 +62,7 @@ _PREVIEW: wire.JsonObject = {
     "form": {
         "words": "text in cp1252, semicolons between values",
         "kind": "text",
+        "unit": "line",
         "layout": "rows",
         "sheet": None,
         "compression": "none",

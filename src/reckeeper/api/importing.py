@@ -110,7 +110,7 @@ def previewed(upload: Upload, asked: Asked, *, types: Mapping[str, float]) -> wi
     return wire.ImportPreview.model_validate(
         {
             **vars(found),
-            "form": {**vars(found.form), "words": str(found.form)},
+            "form": {**vars(found.form), "words": str(found.form), "unit": found.form.unit},
             "types": {} if column is None else count_types(path, found.form, column),
         }
     )

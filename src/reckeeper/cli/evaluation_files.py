@@ -1,7 +1,7 @@
 """The files of `reckeeper evaluate`: interactions as an encoded log, and tables of ids."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from reckeeper import tabular
 from reckeeper.errors import DataError, NotEnoughDataError
+from reckeeper.events.cells import shown
 from reckeeper.interactions import WITHOUT_WEIGHT
 from reckeeper.matrix import IdIndex, InteractionLog
 from reckeeper.matrix.log import LISTINGS
@@ -80,10 +81,19 @@ class Columns:
         return tabular.Form(delimiter=delimiter, encoding=self.encoding)
 
     @property
+    def named(self) -> list[str]:
+        """Names of columns that must be there."""
+        given = (self.user, self.item, self.weight, self.time, self.type, self._ratings)
+        return [name for name in given if name]
+
+    @property
     def names(self) -> list[str]:
         """Names that columns probably have."""
-        given = (self.user, self.item, self.weight, self.time, self.type, self.rating)
-        return [name for name in (*given, *_TIMES) if name]
+        return [*self.named, *_USUAL, *_TIMES]
+
+    @property
+    def _ratings(self) -> str | None:
+        return None if self.min_rating is None else self.rating or "rating"
 
     def find(self, source: tabular.Source, *, needs_times: bool = True) -> dict[str, str]:
         """Return the file's column for each part of an interaction: user, item and what else.
@@ -92,18 +102,23 @@ class Columns:
         ------
         DataError
             One is missing, or there are several of its name.
+
+        Notes
+        -----
+        A column that only late objects of JSON have is taken where it was named.
         """
         there = source.columns
+        early = [name for name in there if name not in source.late]
         found = {"user": self.user, "item": self.item}
-        times = [self.time] if self.time else [name for name in _TIMES if name in there][:1]
+        times = [self.time] if self.time else [name for name in _TIMES if name in early][:1]
         if times and (needs_times or times[0] in there):
             found["time"] = times[0]
-        usual = {"weight": (self.weight, "weight"), "type": (self.type, "interaction_type")}
-        for part, (named, name) in usual.items():
-            if named or name in there:
+        named_parts = {"weight": self.weight, "type": self.type}
+        for name, part in _USUAL.items():
+            if (named := named_parts[part]) or name in early:
                 found[part] = named or name
-        if self.min_rating is not None:
-            found["rating"] = self.rating or "rating"
+        if self._ratings:
+            found["rating"] = self._ratings
         for part, name in found.items():
             if name not in there:
                 raise DataError(
@@ -118,6 +133,8 @@ class Columns:
 
 
 _TIMES = ("timestamp", "occurred_at")
+_USUAL = {"weight": "weight", "interaction_type": "type"}
+"""Names that have a meaning where a file has them, and what part of an interaction they are."""
 
 
 def read_interactions(
@@ -151,7 +168,8 @@ def read_interactions(
     log : InteractionLog
         Ids in ascending order of code points.
     ignored : list of str
-        Names of the columns that mean nothing here.
+        Names of the columns that mean nothing here; those that would, and only late objects of
+        JSON have, with the option that takes them.
 
     Raises
     ------
@@ -172,7 +190,9 @@ def read_interactions(
     listings: list[np.ndarray] = []
     times: list[np.ndarray] = []
     are_numbers = False
-    with tabular.open_source(path, columns.form_of(path), known=columns.names) as source:
+    with tabular.open_source(
+        path, columns.form_of(path), known=columns.names, named=columns.named
+    ) as source:
         found = columns.find(source, needs_times=needs_times)
         for at in _places(path, source, list(dict.fromkeys(found.values()))):
             users.append(_ids(at, found["user"]))
@@ -186,7 +206,7 @@ def read_interactions(
                 times.append(_times(at, name, are_numbers=are_numbers))
             if on_progress is not None:
                 on_progress(source.bytes_done / source.bytes_total)
-        ignored = [name for name in source.columns if name not in {*found.values(), *_TIMES}]
+        ignored = _ignored(source, found.values())
     if not users:
         raise NotEnoughDataError(f"{path} has column names and no rows. {_NOTHING_DONE}")
     user_ids, user_index = _encoded(users)
@@ -203,6 +223,17 @@ def read_interactions(
         listing=np.concatenate(listings),
     )
     return log, ignored
+
+
+def _ignored(source: tabular.Source, used: Collection[str]) -> list[str]:
+    """Return what columns mean nothing, and those that only late objects have and would."""
+    names = [name for name in source.columns if name not in {*used, *_TIMES, *source.late}]
+    for name, first in source.late.items():
+        part = "time" if name in _TIMES else _USUAL.get(name)
+        if part is not None and name not in used:
+            where = f"before object {first:,}" if first else "among the first million"
+            names.append(f"{name} (none {where} has it; --{part}-column {name} takes it)")
+    return names
 
 
 def read_table(
@@ -232,7 +263,7 @@ def read_table(
     """
     parts: dict[str, list[pa.Array]] = {}
     form = (written or Columns()).form_of(path)
-    with tabular.open_source(path, form, known=[id_column]) as source:
+    with tabular.open_source(path, form, known=[id_column], named=[id_column]) as source:
         names = [id_column, *(name for name in source.columns if name != id_column)]
         if source.columns.count(id_column) != 1 or len(set(names)) < len(source.columns):
             raise DataError(
@@ -258,8 +289,8 @@ def _places(path: Path, source: tabular.Source, wanted: list[str]) -> Iterator["
     for chunk in source.chunks(wanted):
         if chunk.broken:
             first = chunk.broken[0]
-            raise DataError(f"{path}, line {first.line}: {first.reason}. {_NOTHING_DONE}")
-        yield _Place(path, chunk)
+            raise DataError(f"{path}, {source.unit} {first.line}: {first.reason}. {_NOTHING_DONE}")
+        yield _Place(path, chunk, source.unit)
 
 
 _NOTHING_DONE = "Correct the file; nothing was computed."
@@ -269,9 +300,10 @@ _MISSING = "is missing"
 class _Place:
     """A chunk of a file, and the errors that speak of a row in it."""
 
-    def __init__(self, path: Path, chunk: tabular.Chunk) -> None:
+    def __init__(self, path: Path, chunk: tabular.Chunk, unit: str) -> None:
         self._path = path
         self._chunk = chunk
+        self._unit = unit
 
     def values(self, column: str) -> pa.Array:
         """Return a column without missing values."""
@@ -299,21 +331,16 @@ class _Place:
         if not is_bad.any():
             return
         row = int(np.argmax(is_bad))
-        value = self._chunk.columns[column][row].as_py()
-        if isinstance(value, bytes):
-            value = value.decode(errors="backslashreplace")
-        if reason == _MISSING or value in (None, ""):
-            what = _MISSING
-        else:
-            what = f"{str(value)[: tabular.VALUE_SHOWN]!r} {reason}"
+        value = shown(self._chunk.columns[column][row])
+        what = _MISSING if reason == _MISSING or value == "" else f"{value!r} {reason}"
         line = int(self._chunk.lines[row])
-        raise DataError(f"{self._path}, line {line}: {column} {what}. {_NOTHING_DONE}")
+        raise DataError(f"{self._path}, {self._unit} {line}: {column} {what}. {_NOTHING_DONE}")
 
     def begins_with_a_number(self, column: str) -> bool:
         """Return whether the first value is a number, or text that is one."""
         values = self.values(column)
-        is_time = pa.types.is_temporal(values.type)
-        return not is_time and bool(_can_be_cast(values[:1], _floats).all())
+        can_be = _is_numeric(values.type) or tabular.is_text(values.type)
+        return can_be and bool(_can_be_cast(values[:1], _floats).all())
 
     def type_error(self, column: str, wanted: str) -> DataError:
         kind = self._chunk.columns[column].type
@@ -325,12 +352,15 @@ class _Place:
 
 def _ids(at: _Place, column: str) -> pa.DictionaryArray:
     """Return ids as text, encoded by a dictionary that may have one text twice."""
-    encoded = at.values(column).dictionary_encode()
+    values = at.values(column)
+    if pa.types.is_nested(values.type):
+        raise at.type_error(column, "ids: text or whole numbers")
+    encoded = values.dictionary_encode()
     names = encoded.dictionary
     reason = "is not a whole number, and so not an id"
     is_bad = np.zeros(len(names), dtype=bool)
     if pa.types.is_floating(names.type):
-        numbers = names.to_numpy()
+        numbers = names.cast(pa.float64()).to_numpy()
         is_bad = (np.trunc(numbers) != numbers) | (np.abs(numbers) > 2.0**53)
         texts = pa.array(np.where(is_bad, 0, numbers).astype(np.int64)).cast(pa.string())
     elif pa.types.is_integer(names.type):
@@ -374,8 +404,8 @@ def _weights(
         ratings = _numbers(at, found["rating"], reason="is not a number")
         weights = np.where(ratings < columns.min_rating, 0.0, weights)
     if "type" in found:
-        kinds = at.values(found["type"]).dictionary_encode()
-        names = kinds.dictionary.cast(pa.string()).to_pylist()
+        kinds = _texts(at, found["type"]).dictionary_encode()
+        names = kinds.dictionary.to_pylist()
         codes = kinds.indices.to_numpy()
         accepted = {*columns.type_weights, *WITHOUT_WEIGHT}
         is_unknown = np.array([name not in accepted for name in names], dtype=bool)
@@ -392,12 +422,15 @@ def _times(at: _Place, column: str, *, are_numbers: bool) -> np.ndarray:
     """Return times as they are, if they are numbers, and else in microseconds."""
     values = at.values(column)
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
-        zone = values.type.tz if pa.types.is_timestamp(values.type) else None
-        return _integers(values.cast(pa.timestamp("us", zone), safe=False))
+        return _cast(at, column, _micros_of_moments, reason="lies beyond all years that are read")
     if are_numbers or not tabular.is_text(values.type):
         return _numbers(at, column, reason="is not a number, as the times before it are")
     reason = "is not a time such as 2025-12-04T23:42:15Z"
     return _cast(at, column, _micros_of_text, reason=reason)
+
+
+_LATEST = 2.0**62
+"""Microseconds, beyond all years."""
 
 
 def _micros(times: list[np.ndarray], *, are_numbers: bool, unit: str | None) -> np.ndarray:
@@ -409,13 +442,17 @@ def _micros(times: list[np.ndarray], *, are_numbers: bool, unit: str | None) -> 
     scales = ((1e11, 1e6), (1e14, 1e3), (1e17, 1.0))
     told = next((scale for bound, scale in scales if largest < bound), 1e-3)
     scale = _PER_SECOND[unit] if unit else told
-    return np.rint(joined * scale).astype(np.int64)
+    return np.rint(np.clip(joined * scale, -_LATEST, _LATEST)).astype(np.int64)
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return any(test(kind) for test in tests)
 
 
 def _numbers(at: _Place, column: str, *, reason: str) -> np.ndarray:
     kind = at.values(column).type
-    is_numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    if not is_numeric and not pa.types.is_decimal(kind) and not tabular.is_text(kind):
+    if not _is_numeric(kind) and not tabular.is_text(kind):
         raise at.type_error(column, "numbers")
     numbers = _cast(at, column, _floats, reason=reason)
     at.refuse(column, ~np.isfinite(numbers), "is not a finite number")
@@ -453,6 +490,18 @@ def _can_be_cast(values: pa.Array, cast: Callable[[pa.Array], Any]) -> np.ndarra
     return can_be
 
 
+def _texts(at: _Place, column: str) -> pa.Array:
+    values = at.values(column)
+    if not tabular.is_text(values.type):
+        raise at.type_error(column, "interaction types: text")
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        is_text = _can_be_cast(values, lambda some: some.cast(pa.string()))
+        at.refuse(column, ~is_text, "is not text in UTF-8")
+        raise
+
+
 def _floats(values: pa.Array) -> np.ndarray:
     if tabular.is_text(values.type):
         values = pc.utf8_trim_whitespace(values.cast(pa.string()))
@@ -468,6 +517,13 @@ def _micros_of_text(values: pa.Array) -> np.ndarray:
         moments = texts.filter(pa.array(mask)).cast(pa.timestamp("ns", zone))
         nanoseconds[mask] = _integers(moments)
     return nanoseconds // 1000
+
+
+def _micros_of_moments(values: pa.Array) -> np.ndarray:
+    zone = values.type.tz if pa.types.is_timestamp(values.type) else None
+    micros = pa.timestamp("us", zone)
+    options = pc.CastOptions(target_type=micros, allow_time_truncate=True)
+    return _integers(values.cast(options=options))
 
 
 def _integers(moments: pa.Array) -> np.ndarray:

@@ -94,13 +94,14 @@ def _show(path: Path, found: "Preview") -> None:
     for part in found.parts:
         why = ", by its name" if part.is_guess else ""
         warn(f"  {WORDS[part.part]:9} {part.column!r}{why}", style="")
-    table = Table("line", "user", "item", "type", "weight", "time (UTC)")
+    table = Table(found.form.unit, "user", "item", "type", "weight", "time (UTC)")
     for row in found.rows:
         at = "now" if row.occurred_at is None else when(clock.rfc3339(row.occurred_at))
         ids = (str(row.line), row.user_id, row.item_id, row.interaction_type)
         table.add_row(*map(Text, (*ids, f"{row.weight:g}", at)))
     Console(stderr=True).print(table)
     for line in found.refused:
-        warn(f"Line {line.line} would be refused: {line.column} {line.value!r} {line.reason}.")
+        unit = found.form.unit.capitalize()
+        warn(f"{unit} {line.line} would be refused: {line.column} {line.value!r} {line.reason}.")
     for note in found.notes:
         warn(note)

@@ -21,7 +21,6 @@ def print_report(
     report: "files.ImportReport",
     *,
     source: str,
-    unit: str,
     demo_removed: int,
     database: str,
 ) -> None:
@@ -42,7 +41,7 @@ def print_report(
     for name, form in report.read_as.items():
         console.print(f"{name} was read as {form}.", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Written to {database}", markup=False, highlight=False, soft_wrap=True)
-    print_refused(console, report, source=source, unit=unit)
+    print_refused(console, report)
     if report.duplicates and not report.accepted:
         console.print(
             f"All that could be read of {source} is there already. To read it in another way, undo "
@@ -54,19 +53,13 @@ def print_report(
         console.print(NEXT, highlight=False)
 
 
-def print_refused(
-    console: Console, report: "files.ImportReport", *, source: str = "", unit: str = "line"
-) -> None:
+def print_refused(console: Console, report: "files.ImportReport") -> None:
     """Print why rows were refused, with a few of them, and where all are listed."""
     from reckeeper.events.refused import NO_WEIGHT
 
     is_of_type = [group.reason.startswith(NO_WEIGHT) for group in report.refusals]
     groups = zip(report.refusals, is_of_type, strict=True)
-    lines = [
-        _refusal(group, unit if group.file == source else "line")
-        for group, is_type in groups
-        if not is_type
-    ]
+    lines = [_refusal(group) for group, is_type in groups if not is_type]
     if any(is_of_type):
         lines.append(_types_without_weight(compress(report.refusals, is_of_type)))
     for line in lines:
@@ -77,9 +70,9 @@ def print_refused(
         )
 
 
-def _refusal(group: "files.RefusedGroup", unit: str) -> str:
+def _refusal(group: "files.RefusedGroup") -> str:
     """Return why rows of a file were refused, as one line."""
-    places = [(f"{unit} {one.line}", repr(one.value)) for one in group.examples]
+    places = [(f"{group.unit} {one.line}", repr(one.value)) for one in group.examples]
     if group.rows == 1:
         ((place, value),) = places
         return f"Refused: {group.file}, {place}: {group.column} {value} {group.reason}."

@@ -283,7 +283,7 @@ def _import(origin: "_Origin", given: _Given, *, as_json: bool) -> None:
     database = made_or_opened(settings)
     written_to = installation.database_of(settings)
     removed: list[int] = []
-    shown, unit = _shown(origin)
+    shown = _shown(origin)
     whole = str(origin) if isinstance(origin, Path) else shown
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(database))
@@ -324,17 +324,13 @@ def _import(origin: "_Origin", given: _Given, *, as_json: bool) -> None:
             {**dataclasses.asdict(done), "demo_removed": demo_removed, "database": written_to}
         )
     else:
-        print_report(
-            Console(), done, source=shown, unit=unit, demo_removed=demo_removed, database=written_to
-        )
-    _see_that_rows_were_used(done, given, whole, unit)
+        print_report(Console(), done, source=shown, demo_removed=demo_removed, database=written_to)
+    _see_that_rows_were_used(done, given, whole)
 
 
-def _see_that_rows_were_used(
-    done: "files.ImportReport", given: _Given, source: str, unit: str
-) -> None:
+def _see_that_rows_were_used(done: "files.ImportReport", given: _Given, source: str) -> None:
     if not done.accepted + done.duplicates:
-        first = done.first_refused[0]
+        first, unit = done.first_refused[0], done.refusals[0].unit
         of = f"{first.file}, " if len(done.read_as) > 1 else ""
         raise DataError(
             f"No row of {source} could be used. {of}{unit if of else unit.capitalize()} "
@@ -365,13 +361,11 @@ def _origin(paths: list[Path] | None, from_database: str | None, query: str | No
     raise typer.BadParameter("Give either a FILE, or --database with --query.")
 
 
-def _shown(origin: "_Origin") -> tuple[str, str]:
-    """Return what is read, in few words, and what its rows are counted in."""
+def _shown(origin: "_Origin") -> str:
+    """Return what is read, in few words."""
     if isinstance(origin, Path):
-        return origin.name, "line"
-    if isinstance(origin, list):
-        return f"{len(origin)} files", "line"
-    return origin.masked_url, "row"
+        return origin.name
+    return f"{len(origin)} files" if isinstance(origin, list) else origin.masked_url
 
 
 def with_given(format: Any, **given: Any) -> Any:

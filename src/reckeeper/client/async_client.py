@@ -229,8 +229,10 @@ class AsyncClient(AsyncCatalogueCalls, AsyncImportCalls, AsyncKeyCalls, AsyncUse
         Raises
         ------
         DataError
-            The file cannot be read.
+            It is no file, or cannot be read.
         """
+        if path.exists() and not path.is_file():
+            raise errors.DataError(f"{path} is no file. Name one that `download` wrote.")
         try:
             with path.open("rb") as file:
                 answer = await self._server.call(

@@ -218,8 +218,10 @@ class Client(CatalogueCalls, ImportCalls, KeyCalls, UserCalls):
         Raises
         ------
         DataError
-            The file cannot be read.
+            It is no file, or cannot be read.
         """
+        if path.exists() and not path.is_file():
+            raise errors.DataError(f"{path} is no file. Name one that `download` wrote.")
         try:
             with path.open("rb") as file:
                 answer = self._server.call(

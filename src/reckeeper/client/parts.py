@@ -154,11 +154,13 @@ def opened(
     Raises
     ------
     DataError
-        It cannot be opened.
+        It is no file, or cannot be opened.
     """
     if not isinstance(file, Path):
         file.seek(0)
         return name or Path(str(getattr(file, "name", "upload"))).name, file
+    if file.exists() and not file.is_file():
+        raise errors.DataError(f"{file} is no file. Name one.")
     try:
         return name or file.name, stack.enter_context(file.open("rb"))
     except OSError as exc:

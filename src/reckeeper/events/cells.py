@@ -11,6 +11,9 @@ from reckeeper.errors import DataError
 from reckeeper.interactions import CONTROL_CHARACTERS, MAX_ID_CHARACTERS
 from reckeeper.tabular import VALUE_SHOWN, Chunk, RefusedLine, is_text
 
+UNFIT = (pa.ArrowException, ValueError, OverflowError, LookupError)
+"""What Arrow raises of times that Python's cannot hold, and of zones that are not known."""
+
 
 def head_of(chunk: Chunk, n: int) -> Chunk:
     """Return the first rows of a chunk, and what is broken among them."""
@@ -48,11 +51,31 @@ class Refusals:
 
 def shown(value: pa.Scalar) -> str:
     """Return a value as people see it."""
-    # Python's own times cannot hold all that Arrow's can.
-    plain = (value.cast(pa.string()) if pa.types.is_temporal(value.type) else value).as_py()
+    try:
+        # Python's own times cannot hold all that Arrow's can.
+        plain = (value.cast(pa.string()) if pa.types.is_temporal(value.type) else value).as_py()
+    except UNFIT:
+        return _moment(value)
     if isinstance(plain, list):
         return ", ".join(map(_text, plain))[:VALUE_SHOWN]
     return _text(plain)[:VALUE_SHOWN]
+
+
+def _moment(value: pa.Scalar) -> str:
+    """Return a moment of a zone that is not known as in UTC; anything else by its type."""
+    kind = value.type
+    if not pa.types.is_timestamp(kind) or not value.is_valid:
+        return f"a value of {kind} that cannot be shown"[:VALUE_SHOWN]
+    in_utc = pa.scalar(value.value, pa.timestamp(kind.unit)).cast(pa.string())
+    return f"{in_utc.as_py()}Z"
+
+
+def as_python(values: pa.Array) -> list[object]:
+    """Return values as Python's; as people see them where Python's cannot hold one."""
+    try:
+        return values.to_pylist()  # type: ignore[no-any-return]
+    except UNFIT:
+        return [shown(value) if value.is_valid else None for value in values]
 
 
 def _text(value: object) -> str:
@@ -77,16 +100,20 @@ def texts_of(values: pa.Array, column: str, refusals: Refusals) -> pa.Array:
     """Return text as valid UTF-8; what is not is refused, and null."""
     try:
         return values.cast(pa.string())
-    except pa.ArrowInvalid:
+    except pa.ArrowInvalid as exc:
+        if not is_textual(values.type):
+            raise _no_text(column, values.type) from exc
         texts = [_decoded(value) for value in values.to_pylist()]
         decoded = pa.array(texts, pa.string())
         broken = pc.and_(pc.is_null(decoded), pc.is_valid(values))
         refusals.refuse(broken, column, "is not text in UTF-8")
         return decoded
     except pa.ArrowNotImplementedError as exc:
-        raise DataError(
-            f"The column {column!r} has the type {values.type}, which is not text: convert it."
-        ) from exc
+        raise _no_text(column, values.type) from exc
+
+
+def _no_text(column: str, kind: pa.DataType) -> DataError:
+    return DataError(f"The column {column!r} has the type {kind}, which is not text: convert it.")
 
 
 def _decoded(value: bytes | None) -> str | None:

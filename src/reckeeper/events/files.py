@@ -153,20 +153,23 @@ def import_file(
         )
         run.bytes_total = read.bytes_total
         checked = read.checked(arrived_at=run.started_at, by_users=not run.does_without_lookups())
+        run.notes = _notes(read)
         for batch in stack.enter_context(contextlib.closing(_ahead(checked))):
-            run.bytes_done = read.bytes_done
+            run.bytes_done, run.notes = read.bytes_done, _notes(read)
             run.write(batch)
             if on_progress is not None:
                 on_progress(Progress(run.rows, run.bytes_done, read.bytes_total))
-        forms = dict(read.forms)
+        forms, run.notes = dict(read.forms), _notes(read)
         if items is not None:
             for part in items.batches():
-                run.write_items(part.rows, part.refused, file=items.short_name)
+                run.write_items(part.rows, part.refused, file=items.short_name, unit=items.unit)
             forms[items.short_name] = items.read_as
         report = run.finish(source=called or read.name, actor=actor)
-        return dataclasses.replace(
-            report, read_as=forms, columns=read.columns, notes=[*dict.fromkeys(read.notes)]
-        )
+        return dataclasses.replace(report, read_as=forms, columns=read.columns)
+
+
+def _notes(read: origins.Origin) -> list[str]:
+    return [*dict.fromkeys(read.notes)]
 
 
 def _ahead(batches: Iterator[Checked]) -> Generator[Checked, None, None]:
@@ -229,7 +232,7 @@ def import_items(
         run.bytes_total = path.stat().st_size
         for part in items.batches():
             run.bytes_done = part.bytes_done
-            run.write_items(part.rows, part.refused, file=items.short_name)
+            run.write_items(part.rows, part.refused, file=items.short_name, unit=items.unit)
             if on_progress is not None:
                 on_progress(Progress(run.rows, run.bytes_done, run.bytes_total))
         report = run.finish(source=str(path), actor=actor)

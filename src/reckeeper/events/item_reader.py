@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from reckeeper.events import categories
+from reckeeper.events.cells import as_python
 from reckeeper.events.columns import find_items, find_titles
 from reckeeper.events.formats import CatalogueFormat, check_catalogue
 from reckeeper.events.item_rows import ItemRow, category_column, check_items, check_objects
@@ -85,6 +86,7 @@ class ItemReader:
     ) -> None:
         self.short_name = path.name
         self.read_as = str(form)
+        self.unit = form.unit
         self._path = path
         self._form = form
         self._format = format
@@ -122,7 +124,7 @@ class ItemReader:
             return
         self._is_told = True
         values = columns[name]
-        values = values.to_pylist() if isinstance(values, pa.Array) else values
+        values = as_python(values) if isinstance(values, pa.Array) else values
         texts = [
             value.decode(errors="replace") if isinstance(value, bytes) else value
             for value in values

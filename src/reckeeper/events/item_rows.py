@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from reckeeper.catalogue import Change, stored_forms
 from reckeeper.errors import DataError
 from reckeeper.events import categories
-from reckeeper.events.cells import Refusals, ids_of, is_textual, texts_of
+from reckeeper.events.cells import Refusals, as_python, ids_of, is_textual, texts_of
 from reckeeper.events.formats import CatalogueFormat
 from reckeeper.events.times import TimeForm, times_of
 from reckeeper.interactions import valid_id
@@ -77,7 +77,7 @@ def check_items(
                 column = texts_of(column, name, refusals)
                 has_nul = pc.fill_null(pc.match_substring(column, "\0"), False)
                 refusals.refuse(has_nul, name, "has a NUL character")
-            values[name] = _of_lists(column, name, refusals) or column.to_pylist()
+            values[name] = _of_lists(column, name, refusals) or as_python(column)
     rows, refused = [], []
     for row in np.flatnonzero(refusals.is_good).tolist():
         told = {name: column[row] for name, column in values.items()}

@@ -92,8 +92,10 @@ def opened(
         with open_query(origin) as source:
             yield _One(source, asked, again=None)
     elif isinstance(origin, Path):
-        with _renamed(origin, called), _file(origin, asked.format, name=called) as source:
-            yield _One(source, asked, again=from_start(origin, source.form))
+        with _renamed(origin, called):
+            file = Unchanged(origin)
+            with _file(origin, asked.format, name=called) as source:
+                yield _One(source, asked, again=from_start(origin, source.form), file=file)
     else:
         yield _Several(origin, asked)
 
@@ -150,8 +152,48 @@ def _file(
     return open_source(path, form or format.form, name=name, known=format.names, named=format.named)
 
 
+class Unchanged:
+    """A file as it is now, to see whether it is still so.
+
+    The ids of its rows rest on what it was: if others write to it, the next import counts twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._was = self._state()
+
+    def check(self) -> None:
+        """See that nobody has written to it.
+
+        Raises
+        ------
+        DataError
+            Somebody has, or it is gone.
+        """
+        if self._state() != self._was:
+            raise DataError(
+                f"{self._path} changed while it was read, so that another import of it would count "
+                "rows twice: undo this one, and import a copy to which nobody writes."
+            )
+
+    def _state(self) -> tuple[int, ...] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class _One:
-    def __init__(self, source: Source, asked: Asked, *, again: Again | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        asked: Asked,
+        *,
+        again: Again | None,
+        file: Unchanged | None = None,
+    ) -> None:
+        self._file = file
         found = find_columns(source, asked.format, types=asked.types)
         self.name = source.name
         self.forms = {source.short_name: str(source.form)} if source.form else {}
@@ -208,7 +250,11 @@ class _One:
     def checked(self, *, arrived_at: int, by_users: bool) -> Iterator[Checked]:
         with contextlib.closing(self._check):
             for chunk in self._chunks:
+                if self._file is not None:
+                    self._file.check()
                 yield self._check.check(chunk, arrived_at=arrived_at, by_users=by_users)
+        if self._file is not None:
+            self._file.check()
 
 
 class _File(NamedTuple):
@@ -216,6 +262,7 @@ class _File(NamedTuple):
     name: str
     form: Form | None
     size: int
+    was: Unchanged
 
 
 class _Several:
@@ -233,9 +280,10 @@ class _Several:
         n_named = collections.Counter(path.name for path in paths)
         for path in paths:
             name = path.name if n_named[path.name] == 1 else str(path)
+            was = Unchanged(path)
             with _file(path, asked.format, name=name) as source:
                 one = _One(source, asked, again=from_start(path, source.form))
-                self._files.append(_File(path, name, source.form, source.bytes_total))
+                self._files.append(_File(path, name, source.form, source.bytes_total, was))
             digest.update(one.fingerprint.encode())
             self.forms |= one.forms
             self.columns = self.columns or one.columns
@@ -259,7 +307,8 @@ class _Several:
             format = self._asked.format
             with _file(file.path, format, name=file.name, form=file.form) as source:
                 again = from_start(file.path, source.form)
-                reading = self._reading = _One(source, self._asked, again=again)
+                reading = _One(source, self._asked, again=again, file=file.was)
+                self._reading = reading
                 yield from reading.checked(arrived_at=arrived_at, by_users=by_users)
                 self.notes += reading.notes
             self._reading, self._before = None, self._before + file.size

@@ -25,11 +25,15 @@ _YEAR_1990 = 631_152_000_000_000
 
 
 class Checked(NamedTuple):
-    """A chunk's rows as `imports.append` takes them, how many weigh nothing, and those refused."""
+    """A chunk's rows as `imports.append` takes them, how many weigh nothing, and those refused.
+
+    `unit` says what the lines of these count, as `Source.unit` does.
+    """
 
     interactions: list[tuple[Any, ...]]
     n_without_taste: int
     refused: list[RefusedLine]
+    unit: str
 
 
 class RowCheck:
@@ -114,7 +118,8 @@ class RowCheck:
         names = self._names(judged, values, chunk, chosen)
         interactions = list(zip(names, *values, strict=True))
         n_without_taste = int(np.count_nonzero(judged.weights == 0))
-        return Checked(interactions, n_without_taste, judged.refusals.refused())
+        refused = judged.refusals.refused()
+        return Checked(interactions, n_without_taste, refused, self._source.unit)
 
     def known(self, head: Chunk, *, arrived_at: int) -> list[Known]:
         """Return the sound rows of a file's beginning, with the event ids that they will have."""

@@ -165,6 +165,8 @@ class Running:
         So many have been looked at.
     bytes_done, bytes_total : int
         How far what is read has come, as whoever reads it says.
+    notes : list of str
+        What should be known of how it is read, as whoever reads it says.
     """
 
     def __init__(
@@ -185,6 +187,7 @@ class Running:
         self.started_at = clock.now()
         self.bytes_done = self.bytes_total = 0
         self.rows = 0
+        self.notes: list[str] = []
         self._n_counted = 0
         self._n_without_taste = 0
         self._items = 0
@@ -197,11 +200,11 @@ class Running:
         if batch.interactions:
             self._about_to_write()
         self._n_without_taste += batch.n_without_taste
-        self._append(batch.interactions, batch.refused)
+        self._append(batch.interactions, batch.refused, batch.unit)
         self.rows += len(batch.interactions) + len(batch.refused)
 
     def write_items(
-        self, rows: Sequence[ItemRow], refused: Sequence[RefusedLine], *, file: str
+        self, rows: Sequence[ItemRow], refused: Sequence[RefusedLine], *, file: str, unit: str
     ) -> None:
         """Put items into the catalogue, and list those that were refused."""
         refused = [*refused]
@@ -212,7 +215,7 @@ class Running:
             n_new, disagreeing = self._database.retrying(put, seconds=_DATABASE_SECONDS)
             self._items += n_new
             refused += disagreeing
-        self._append([], refused)
+        self._append([], refused, unit)
         self.rows += len(rows)
 
     def finish(self, *, source: str, actor: str) -> ImportReport:
@@ -251,7 +254,7 @@ class Running:
             refused_report=self._refused.path if self._refused.is_written else None,
             refusals=self._refused.groups(),
             columns={},
-            notes=[],
+            notes=self.notes,
             read_as={},
         )
 
@@ -276,6 +279,7 @@ class Running:
             "bytes_total": self.bytes_total,
             "refusals": [dataclasses.asdict(group) for group in self._refused.groups()],
             "report": str(self._refused.path) if self._refused.is_written else None,
+            "notes": self.notes,
         }
 
     def _about_to_write(self) -> None:
@@ -311,7 +315,9 @@ class Running:
             "items": self._items,
         }
 
-    def _append(self, interactions: list[tuple[Any, ...]], refused: list[RefusedLine]) -> None:
+    def _append(
+        self, interactions: list[tuple[Any, ...]], refused: list[RefusedLine], unit: str
+    ) -> None:
         def append(connection: storage.Connection) -> None:
             row = self._running(connection)
             # Otherwise a try was committed, and the answer to it was lost.
@@ -326,7 +332,7 @@ class Running:
                     )
                 storage.imports.note(connection, self._import_id, **self._found())
 
-        self._refused.add(refused)
+        self._refused.add(refused, unit=unit)
         self._database.retrying(append, seconds=_DATABASE_SECONDS)
         self._n_counted += len(interactions) + len(refused)
         self._noted_at = time.monotonic()

@@ -96,17 +96,16 @@ def times_of(chunk: Chunk, column: str, refusals: Refusals, *, form: TimeForm) -
     none = np.zeros(len(values), dtype=bool)
     if is_textual(values.type):
         return _times_of_text(texts_of(values, column, refusals), column, refusals, form)
-    if pa.types.is_date(values.type):
-        values = values.cast(pa.timestamp("us"))
-    if pa.types.is_timestamp(values.type):
-        numbers = pc.fill_null(values.cast(pa.int64()), 0).to_numpy()
-        micros, is_empty = _micros(numbers, values.type.unit), mask_of(values.is_null())
-        if form.zone is None or values.type.tz is not None:
+    if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+        micros, is_empty = _micros_of_type(values), mask_of(values.is_null())
+        if form.zone is None or getattr(values.type, "tz", None) is not None:
             return Times(micros, is_empty, none, none)
         micros, is_twice = _on_clock(micros, ~is_empty, column, refusals, form.zone)
         return Times(micros, is_empty, none, is_twice)
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
         is_empty = mask_of(values.is_null(nan_is_null=True))
+        if pa.types.is_float16(values.type):
+            values = values.cast(pa.float64())
         numbers = np.where(is_empty, 0, pc.fill_null(values, 0).to_numpy())
         micros, is_local = _micros_of_numbers(numbers, form.unit)
         is_twice = none
@@ -126,6 +125,15 @@ def parse_time(text: str, form: TimeForm) -> int | None:
     return int(micros[0])
 
 
+def _micros_of_type(values: pa.Array) -> np.ndarray:
+    """Return microseconds of moments or dates, whatever they are; 0 where there is none."""
+    if pa.types.is_date32(values.type):
+        days = pc.fill_null(values.cast(pa.int32()), 0).to_numpy().astype(np.int64)
+        return _micros(days * 86_400, "s")
+    unit = "ms" if pa.types.is_date64(values.type) else values.type.unit
+    return _micros(pc.fill_null(values.cast(pa.int64()), 0).to_numpy(), unit)
+
+
 def _times_of_text(texts: pa.Array, column: str, refusals: Refusals, form: TimeForm) -> Times:
     texts = pc.utf8_trim_whitespace(pc.fill_null(texts, ""))
     is_empty = mask_of(pc.equal(texts, ""))
@@ -134,7 +142,8 @@ def _times_of_text(texts: pa.Array, column: str, refusals: Refusals, form: TimeF
     is_number = np.zeros(len(texts), dtype=bool)
     if form.pattern is None:
         is_whole = mask_of(pc.match_substring_regex(texts, _WHOLE))
-        whole = rows_at(texts, is_whole).cast(pa.int64()).to_numpy()
+        digits = pc.utf8_ltrim(rows_at(texts, is_whole), "+")  # which Arrow takes of floats alone
+        whole = digits.cast(pa.int64()).to_numpy()
         times[is_whole], is_local[is_whole] = _micros_of_numbers(whole, form.unit)
         is_number = is_whole.copy()
         rest = ~is_whole & ~is_empty

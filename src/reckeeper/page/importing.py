@@ -242,7 +242,7 @@ def show_rows(found: wire.ImportPreview) -> None:
         first, n_refused = found.refused[0], len(found.refused)
         n = f"{n_refused} of the first rows" if n_refused > 1 else "One of the first rows"
         st.warning(
-            f"{n} would be refused: line {first.line}, {shared.escape(first.column)} "
+            f"{n} would be refused: {found.form.unit} {first.line}, {shared.escape(first.column)} "
             f"“{shared.escape(first.value)}” {shared.sentence(in_labels(first.reason))}."
         )
 
@@ -253,7 +253,7 @@ def show_table(found: wire.ImportPreview) -> None:
         shared.table(
             [
                 {
-                    "line": row.line,
+                    found.form.unit: row.line,
                     "user": shared.escape(row.user_id),
                     "item": shared.escape(row.item_id),
                     "type": shared.escape(row.interaction_type),

@@ -117,6 +117,8 @@ def show_report(client: Client, each: wire.Import) -> None:
     }
     for column, (name, number) in zip(st.columns(len(numbers)), numbers.items(), strict=True):
         column.metric(name, f"{number:,}")
+    for note in each.notes:
+        st.caption(shared.sentence(importing.in_labels(note)))
     if each.refusals:
         shared.table(
             [
@@ -125,8 +127,8 @@ def show_report(client: Client, each: wire.Import) -> None:
                     "why": shared.sentence(importing.in_labels(refusal.reason)),
                     "rows": f"{refusal.rows:,}",
                     "such as": "; ".join(
-                        f"line {example.line}: {shared.escape(example.value) or 'nothing'}"
-                        for example in refusal.examples
+                        f"{refusal.unit} {one.line}: {shared.escape(one.value) or 'nothing'}"
+                        for one in refusal.examples
                     ),
                 }
                 for refusal in each.refusals

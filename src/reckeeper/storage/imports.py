@@ -40,6 +40,7 @@ def begin(
             bytes_total=0,
             updated_at=now(),
             refusals=[],
+            notes=[],
             actor=actor,
             holder=holder,
         )

@@ -146,14 +146,14 @@ class Import:
     updated_at : int
         When it last gave a sign of life.
     refusals : list of dict
-        Why rows were refused, those of one reason together: ``file``, ``column``, ``reason``,
-        ``rows``, and as ``examples`` the ``line`` and ``value`` of a few.
+        Why rows were refused, those of one reason together, as `events.RefusedGroup` has them.
     reason : str or None
         Why it failed.
     actor, holder : str or None
         Who began it, and the process that runs it.
     report : str or None
         The file that lists its refused rows.
+    notes : list of str
     """
 
     import_id: _Serial
@@ -178,6 +178,7 @@ class Import:
     actor: str | None
     holder: str | None
     report: str | None
+    notes: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ class FileSource:
         self.name = name or str(path)
         self.short_name = name or path.name
         self.form = form
+        self.unit = form.unit
         self.bytes_total = path.stat().st_size
         self.late: dict[str, int] = {}
 

@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import unicodedata
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -54,6 +55,15 @@ _KINDS = {
     Kind.WORKBOOK: "an Excel workbook",
 }
 
+_UNITS = {
+    Kind.TEXT: "line",
+    Kind.JSON_LINES: "line",
+    Kind.JSON: "element",
+    Kind.PARQUET: "row",
+    Kind.ARROW: "row",
+    Kind.WORKBOOK: "row",
+}
+
 _LAYOUTS = {
     Layout.ROWS: "",
     Layout.LISTS: ", a user and a list of items in each line",
@@ -96,9 +106,7 @@ class Written:
     def __post_init__(self) -> None:
         if self.delimiter in ("tab", "\\t"):
             object.__setattr__(self, "delimiter", "\t")
-        if self.delimiter is not None and (
-            not self.delimiter or any(sign in self.delimiter for sign in '"\r\n')
-        ):
+        if self.delimiter is not None and not (self.delimiter and _can_stand(self.delimiter)):
             raise DataError(
                 f"The delimiter {self.delimiter!r} cannot stand between values: give a sign such "
                 f"as ; or ::, or one of the words tab and {WHITE_SPACE}."
@@ -143,6 +151,11 @@ class Form(Written):
     null_words: tuple[str, ...] = ()
     has_header: bool = True
 
+    @property
+    def unit(self) -> str:
+        """What its rows are counted in: a line, an element of an array, or a row."""
+        return _UNITS[self.kind or Kind.TEXT]
+
     def __str__(self) -> str:
         words = _KINDS[self.kind or Kind.TEXT]
         if self.kind is Kind.TEXT:
@@ -153,6 +166,14 @@ class Form(Written):
         if self.compression not in (None, "none"):
             words += f", unpacked from {_PACKED[self.compression or '']}"
         return words + _LAYOUTS[self.layout]
+
+
+def _can_stand(delimiter: str) -> bool:
+    """Say whether a delimiter can stand between values: it is of signs that text has."""
+    return not any(
+        sign == '"' or (sign != "\t" and unicodedata.category(sign) in {"Cc", "Cs"})
+        for sign in delimiter
+    )
 
 
 _OF_NO_FILE = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"}

@@ -199,7 +199,7 @@ class ObjectSource(FileSource):
         self._paths = names.paths()
         if not self._paths:
             first = next((line for found in looked_at for line in found.broken), None)
-            why = f": object {first.line} {first.reason}" if first else ""
+            why = f": {self.unit} {first.line} {first.reason}" if first else ""
             raise DataError(f"{self.name} has no objects with something in them{why}.")
         n_looked_at = max((line for found in looked_at for line in found.lines), default=0)
         self._look_for_late(names, n_looked_at, known, named)

@@ -37,6 +37,7 @@ class _Derived:
         self.short_name = source.short_name
         self.database_id = source.database_id
         self.has_header = source.has_header
+        self.unit = source.unit
         self.bytes_total = source.bytes_total
         self.columns = source.columns
         self.late = source.late
@@ -138,8 +139,11 @@ def _has_something(cells: pa.Array, null_words: Sequence[str]) -> np.ndarray:
     elif pa.types.is_boolean(kind):
         is_filled = cells
     elif pa.types.is_floating(kind):
+        cells = cells.cast(pa.float64())  # half floats have no comparison
         is_filled = pc.and_(pc.not_equal(cells, 0), pc.invert(pc.is_nan(cells)))
-    elif pa.types.is_integer(kind) or pa.types.is_decimal(kind):
+    elif pa.types.is_integer(kind):
+        is_filled = pc.not_equal(cells, pa.scalar(0, kind))
+    elif pa.types.is_decimal(kind):
         is_filled = pc.not_equal(cells, 0)
     elif is_text(kind):
         words = pa.array([word.encode() for word in null_words], pa.binary()).cast(kind)

@@ -89,6 +89,7 @@ def _opened(path: Path, form: Form, name: str | None, stack: contextlib.ExitStac
 
 class _QuerySource:
     has_header = False
+    unit = "row"
     form: Form | None = None
     bytes_total = 0
     bytes_done = 0

@@ -12,13 +12,16 @@ from reckeeper.tabular.forms import Form
 CHUNK_ROWS = 50_000
 """Most rows in a chunk, and so in one transaction: other writers wait about half a second."""
 
+MOST_COLUMNS = 30_000
+"""Of a file: more take minutes, and are none."""
+
 VALUE_SHOWN = 100
 """Characters of a bad value that are shown."""
 
 
 @dataclass(frozen=True)
 class RefusedLine:
-    """Why a row was refused; `line` counts rows where there are no lines: in all but CSV."""
+    """Why a row was refused; `line` counts what its file's `Source.unit` says."""
 
     file: str
     line: int
@@ -54,6 +57,8 @@ class Source(Protocol):
     columns : list of str
     has_header : bool
         Whether the first line was taken for the names of the columns.
+    unit : str
+        What is counted to say where a row stands: ``line``, ``row`` or ``element``.
     bytes_total : int
         Size of the file; 0 if nobody knows how much there will be.
     late : dict of str to int
@@ -66,6 +71,7 @@ class Source(Protocol):
     database_id: str | None
     columns: list[str]
     has_header: bool
+    unit: str
     bytes_total: int
     late: dict[str, int]
 

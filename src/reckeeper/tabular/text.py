@@ -16,13 +16,19 @@ from reckeeper.errors import DataError
 from reckeeper.tabular import streams, translation
 from reckeeper.tabular.files import FileSource, one_line, regrouped
 from reckeeper.tabular.forms import Form
-from reckeeper.tabular.source import CHUNK_ROWS, VALUE_SHOWN, Chunk, RefusedLine, rows_at
+from reckeeper.tabular.source import (
+    CHUNK_ROWS,
+    MOST_COLUMNS,
+    VALUE_SHOWN,
+    Chunk,
+    RefusedLine,
+    rows_at,
+)
 
 _BLOCK_BYTES = 1024 * 1024
 _MOST_BROKEN = 100_000
 _END = "\U0010fefe"
 """In each column of a line behind the last; no text has the character."""
-_MOST_COLUMNS = 30_000
 """Arrow holds 8 kilobytes for each."""
 
 
@@ -95,9 +101,9 @@ class TextSource(FileSource):
                 f"{self.name} begins with an empty line: {wanted} must stand there. Take it "
                 "out, or leave it out with --skip-lines."
             )
-        if len(names) > _MOST_COLUMNS:
+        if len(names) > MOST_COLUMNS:
             raise DataError(
-                f"{self.name} has {len(names):,} columns, and at most {_MOST_COLUMNS:,} can be "
+                f"{self.name} has {len(names):,} columns, and at most {MOST_COLUMNS:,} can be "
                 "read: does that really stand between values? --delimiter says what does."
             )
         if not self.has_header:

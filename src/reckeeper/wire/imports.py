@@ -132,6 +132,10 @@ Worded = Annotated[str, AfterValidator(as_fields)]
 """What the library says of a file, as the API says it."""
 
 
+Unit = Literal["line", "row", "element"]
+"""What is counted to say where something stands in a file: elements are those of a JSON array."""
+
+
 class RefusalExample(Answer):
     """A row that was refused, and what it has in the column."""
 
@@ -146,6 +150,7 @@ class Refusal(Answer):
     column: str
     reason: Worded
     rows: int
+    unit: Unit = Field(default="line", description="What `line` of the examples counts.")
     examples: list[RefusalExample]
 
 
@@ -173,6 +178,7 @@ class Import(Answer):
     finished_at: Time | None
     refusals: list[Refusal] = Field(description="Why rows were refused, up to 100 reasons.")
     has_report: bool = Field(description="Whether all refused rows can be had as CSV.")
+    notes: list[Worded] = Field(description="What should be known of how it was read.")
 
 
 class ImportAnswer(Done):
@@ -202,6 +208,7 @@ class FileForm(Answer):
 
     words: str = Field(description="The same in a few words.")
     kind: str
+    unit: Unit = Field(description="What `line` of its rows counts.")
     layout: Literal["rows", "lists", "wide"]
     sheet: str | None
     compression: str | None
