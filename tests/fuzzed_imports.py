@@ -11,6 +11,7 @@ import gzip
 import io
 import lzma
 import random
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -163,6 +164,40 @@ def write_columns(path: Path, n_bytes: int) -> None:
         writer.write_table(pa.table([column, column], schema=schema))
 
 
+def _of(kind: str, value: pa.Array) -> pa.Array:
+    n = 30 if kind in ("dictionary", "runs", "views") else 1
+    match kind:
+        case "dictionary":
+            return pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int8()), value)
+        case "runs":
+            return pa.RunEndEncodedArray.from_arrays(pa.array([n], pa.int32()), value)
+        case "views":
+            return pa.concat_arrays([value.cast(pa.string_view())] * n)
+        case _:
+            return value
+
+
+def write_arrow_bomb(path: str, name: str, n_bytes: str) -> None:
+    """Write a file whose one value is packed to little; or is there many times, and stored once."""
+    form, kind = name.split(" ", 1)
+    is_once = kind in ("page", "dictionary page")
+    value = pa.array(["a" * (int(n_bytes) if is_once else 23_000_000)])
+    values = _of(kind, value)
+    if kind == "delta":
+        start = "a" * 8_000_000
+        values = pa.array([f"{start}{n}" for n in range(100)])
+    table = pa.table({"user_id": values, "item_id": pa.array(["i"] * len(values))})
+    if form == "Parquet":
+        delta = {"user_id": "DELTA_BYTE_ARRAY", "item_id": "PLAIN"} if kind == "delta" else None
+        is_dictionary = kind.startswith("dictionary")
+        how = {"use_dictionary": is_dictionary, "column_encoding": delta}
+        pq.write_table(table, path, compression="zstd", **how)
+    else:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(path, table.schema, options=options) as writer:
+            writer.write_table(table)
+
+
 def take(database: storage.Database, settings: Settings, path: Path, layout: Layout) -> None:
     with contextlib.suppress(ReckeeperError):
         previews.preview(path, types={"click": 1.0})
@@ -189,7 +224,11 @@ def main(folder: str, first: str, n: str, n_bytes: str, *bombs: str) -> None:
             see(seed, chance.choice([Layout.ROWS, Layout.ROWS, Layout.WIDE, Layout.LISTS]))
         for bomb in bombs:
             name, _, packer = bomb.partition("/")
-            if name == "columns":
+            if name.startswith(("Parquet", "Arrow")):
+                code = "import sys; from tests import fuzzed_imports as it; it.write_arrow_bomb"
+                command = [sys.executable, "-c", f"{code}(*sys.argv[1:])", path, name, n_bytes]
+                subprocess.run(command, check=True)  # the memory of this process is watched
+            elif name == "columns":
                 write_columns(path, int(n_bytes))
             else:
                 write_bomb(path, name, packer, int(n_bytes))

@@ -6,6 +6,8 @@ import pytest
 from tests import fuzzed_imports
 
 SECONDS = 280
+ARROW = ["Parquet page", "Parquet dictionary", "Arrow page", "Arrow dictionary"]
+MORE_ARROW = ["Parquet dictionary page", "Parquet delta", "Arrow runs", "Arrow views"]
 PACKED = ["gzip", "bz2", "xz", "zstd", "zip"]
 SMALLER = {"empty lines": 20_000_000, "white space": 200_000_000}
 """Bytes of which each takes longer; JSON's do as well."""
@@ -27,7 +29,7 @@ def imports_within(settings, migrated, tmp_path, start_python):
 
 
 def test_changed_files_and_bombs_need_bounded_memory(imports_within):
-    imports_within(n=40, n_bytes=300_000_000, bombs=["a value/zstd", "columns"])
+    imports_within(n=40, n_bytes=300_000_000, bombs=["a value/zstd", "columns", *ARROW])
 
 
 @pytest.mark.long
@@ -46,6 +48,9 @@ def test_every_bomb_needs_bounded_memory(imports_within, name, packer):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("bomb", ["columns", "NULs/xlsx", "a value/xlsx", "marks/xlsx"])
+@pytest.mark.parametrize(
+    "bomb",
+    ["columns", "NULs/xlsx", "a value/xlsx", "marks/xlsx", *ARROW, *MORE_ARROW],
+)
 def test_every_bomb_of_no_text_needs_bounded_memory(imports_within, bomb):
     imports_within(bombs=[bomb])

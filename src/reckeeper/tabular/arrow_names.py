@@ -1,5 +1,6 @@
 """The columns of Arrow's tables: a struct's parts are columns by their paths, as JSON's are."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -57,14 +58,15 @@ def places_of(schema: pa.Schema, names: Sequence[str]) -> tuple[list[str], dict[
     """
     columns: list[str] = []
     places: dict[str, Place] = {}
+    n_named = Counter(names)
     for top in names:
-        if names.count(top) > 1:  # whoever asks for one of them is told so
+        if n_named[top] > 1:  # whoever asks for one of them is told so
             columns.append(top)
             places[top] = Place((top,), (), 1, False)
             continue
         for place in _parts(schema.field(top).type, Place((top,), (), 1, False)):
             name = top if len(place.names) == 1 else name_of(place.names)
-            is_new = name not in places and name not in names and len(columns) < MOST_COLUMNS
+            is_new = name not in places and name not in n_named and len(columns) < MOST_COLUMNS
             if len(place.names) == 1 or is_new:
                 columns.append(name)
                 places[name] = place
