@@ -178,13 +178,85 @@ def test_a_version_that_says_odd_things_of_itself_is_shown_all_the_same(
 ):
     target = tmp_path / "bundle.zip"
     registry.transfer.export_bundle(add_version(registry, settings, **told), target)
+    (listed,) = wire.ModelList.model_validate({"models": registry.versions.all()}).models
+    shown = wire.ModelAnswer.model_validate({"model": registry.versions.describe(1)}).model
+    assert (listed.version, shown.version, shown.verdict) == (1, 1, None)
+    compared = wire.ComparedModel.model_validate(registry.versions.describe(1))
+    assert compared.recipe == shown.recipe
+    if told in ({"verdict": {}}, {"origin": {"version": "three"}}):
+        there.transfer.import_bundle(target, actor="ben", cell_limit=CELLS)
+    else:
+        with pytest.raises(ArtifactError, match="is not a sound bundle: its "):
+            there.transfer.import_bundle(target, actor="ben", cell_limit=CELLS)
+
+
+FAR = 10**15
+CLAIMS = {
+    "a metric of no name": {"metrics": {"ndcg@![x](y)": {"mean": 0.1}}},
+    "a metric without a mean": {"metrics": {"ndcg@10": {"low": 0.1}}},
+    "a metric out of range": {"metrics": {"ndcg@10": {"mean": FAR}}},
+    "a metric that is true": {"metrics": {"ndcg@10": {"mean": True}}},
+    "a bell": {"actor": "ann\x07"},
+    "a terminal's colours": {"verdict": {"decision": "promote", "sentence": "\x1b[31mred"}},
+    "text turned around": {"verdict": {"decision": "promote", "sentence": "\u202ered"}},
+    "a text without end": {"cause": {"rule": "max_age", "sentence": "x" * 10_001}},
+    "a name with a bell": {"settings": {"x\x07": 1}},
+    "reasons that are none": {
+        "verdict": {"decision": "reject", "sentence": "", "reasons": [{"x": 1}]}
+    },
+    "a headline that is none": {
+        "verdict": {"decision": "reject", "sentence": "", "headline": {"ndcg@10": 7}}
+    },
+    "a difference that is none": {
+        "verdict": {
+            "decision": "reject",
+            "sentence": "",
+            "headline": {"ndcg@10": {"active": {"difference": "much"}, "popularity": None}},
+        }
+    },
+    "variance below none": {"explained_variance": -0.5},
+    "weights out of range": {"data": {"weights": {"click": 1e9}}},
+    "a half-life of ages": {"data": {"half_life_days": 1e9}},
+    "users that are none": {"data": {"left_out_users": [7]}},
+    "an unknown setting": {"settings": {"temperature": 1}},
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_what_no_version_says_of_itself_is_not_taken(registry, settings, there, tmp_path, name):
+    path, target = tmp_path / "model.safetensors", tmp_path / "bundle.zip"
+    native = registry.store.native(add_version(registry, settings))
+    with safe_open(native, framework="np") as stream:
+        header = dict(stream.metadata())
+    header["reckeeper"] = json.dumps({**json.loads(header["reckeeper"]), **CLAIMS[name]})
+    save_file(load_file(native), path, metadata=header)
+    write_bundle(target, path)
+    with pytest.raises(ArtifactError, match=r"is not a sound (bundle|model file): "):
+        there.transfer.import_bundle(target, actor="ben", cell_limit=CELLS)
+    assert files(there) == []
+
+
+@pytest.mark.parametrize("at", [{"actor": "ann\x07"}, {"at": None}, {"action": 7}])
+def test_a_history_that_is_none_is_not_taken(registry, settings, there, tmp_path, at):
+    target = tmp_path / "bundle.zip"
+    native = registry.store.native(add_version(registry, settings))
+    entry = {"at": "2025-12-04T23:42:15Z", "action": "activate", "actor": "ann"}
+    write_bundle(target, native, timeline=[entry])
     there.transfer.import_bundle(target, actor="ben", cell_limit=CELLS)
-    for each in (registry, there):
-        (listed,) = wire.ModelList.model_validate({"models": each.versions.all()}).models
-        shown = wire.ModelAnswer.model_validate({"model": each.versions.describe(1)}).model
-        assert (listed.version, shown.version, shown.verdict) == (1, 1, None)
-        compared = wire.ComparedModel.model_validate(each.versions.describe(1))
-        assert compared.recipe == shown.recipe
+    write_bundle(target, native, timeline=[{**entry, **at}])
+    with pytest.raises(ArtifactError, match=r"is not a sound bundle: .* timeline"):
+        there.transfer.import_bundle(target, actor="ben", cell_limit=CELLS)
+
+
+def write_bundle(target, native, timeline=()):
+    artifact.write_bundle(
+        target,
+        native,
+        n_bytes=native.stat().st_size,
+        sha256=hashlib.sha256(native.read_bytes()).hexdigest(),
+        note=None,
+        timeline=[*timeline],
+    )
 
 
 def test_the_pickle_is_made_anew(registry, settings, there, tmp_path):

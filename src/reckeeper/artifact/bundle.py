@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from reckeeper import durable
+from reckeeper.artifact.claims import check_claims
 from reckeeper.artifact.format import Artifact, WrittenFile, plain_json, read, sha256_of
 from reckeeper.errors import ArtifactError, DataError, StorageError, TooLargeError
 
@@ -146,6 +147,7 @@ def read_bundle(path: Path, *, scratch: Path) -> Bundle:
                 sha256=manifest["model"]["sha256"],
                 name=f"{_MODEL} in {path.name}",
             )
+            check_claims(artifact.metadata, manifest["timeline"])
         return Bundle(artifact, manifest["model"]["sha256"], manifest["note"], manifest["timeline"])
 
 

@@ -409,6 +409,13 @@ def _check_data(data: Mapping[str, Any]) -> None:
             raise DataError(f"its {name} is {str(limit)[:100]!r}")
 
 
+def _has_control_characters(text: bytes) -> bool:
+    """Say whether UTF-8 has a character that no id has: U+0000 to U+001F, U+007F to U+009F."""
+    codes = np.frombuffer(text, np.uint8)
+    is_of_second_block = (codes[:-1] == 0xC2) & (codes[1:] < 0xA0)
+    return bool(((codes < 0x20) | (codes == 0x7F)).any() or is_of_second_block.any())
+
+
 def _ids(arrays: dict[str, np.ndarray], name: str) -> IdIndex:
     bounds, content = arrays[f"{name}.bounds"], arrays[f"{name}.bytes"].tobytes()
     if (
@@ -419,6 +426,8 @@ def _ids(arrays: dict[str, np.ndarray], name: str) -> IdIndex:
     ):
         raise DataError(f"its {name} are not laid out as ids")
     parts = itertools.pairwise(bounds.tolist())
+    if _has_control_characters(content):
+        raise DataError(f"its {name} have control characters")
     if content.isascii():
         text = content.decode()
         ids = [text[start:end] for start, end in parts]

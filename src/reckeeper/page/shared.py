@@ -258,7 +258,7 @@ def escape(text: str) -> str:
 
 def sentence(message: str) -> str:
     """Let Markdown show an error's message as it is, with what stands in backticks as code."""
-    parts = re.split(r"(`[^`]+`)", message)
+    parts = re.split(r"(`[^`]+`)", re.sub(r"\s+", " ", message))
     return "".join(part if part.startswith("`") else escape(part) for part in parts)
 
 

@@ -40,7 +40,7 @@ def segments(verdict: wire.Verdict) -> list[dict[str, object]]:
     metric = verdict.metric
     return [
         {
-            "Segment": _SEGMENTS[segment.by].format(segment.name),
+            "Segment": _SEGMENTS[segment.by].format(shared.escape(segment.name)),
             "Users": segment.n_users,
             "New version": shared.with_interval(segment.candidate[metric]),
             "Active version": shared.with_interval(segment.active[metric]),
@@ -48,6 +48,7 @@ def segments(verdict: wire.Verdict) -> list[dict[str, object]]:
         }
         for segment in verdict.segments
         if segment.active is not None and segment.versus_active is not None
+        if metric in {*segment.candidate} & {*segment.active} & {*segment.versus_active}
     ]
 
 

@@ -1,5 +1,6 @@
 """The versions: what was found of each, which one is active, and how another one becomes so."""
 
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -83,9 +84,10 @@ def show_segments(jobs: list[wire.ListedJob]) -> None:
     other = job.verdict.active_version
     title = f"Version {job.version} beside version {other}, by segment"
     with st.expander(title, icon="🧩", key="segments"):
+        metric = shared.escape(job.verdict.metric.upper())
         st.caption(
-            f"{job.verdict.metric.upper()}, by the items in a user's history when asked, and by "
-            "the popularity of what was to be found: each third has as many interactions."
+            f"{metric}, by the items in a user's history when asked, and by the popularity of what "
+            "was to be found: each third has as many interactions."
         )
         shared.table(rows, alt=title, formats={"Users": "{:,}"})
 
@@ -159,8 +161,8 @@ def _show_table(models: list[wire.Model]) -> None:
 
 def _list_length(models: list[wire.Model]) -> str:
     """Return at which length of list the newest version was measured."""
-    names = [name for model in models for name in model.metrics or {} if name.startswith("ndcg@")]
-    return names[0].removeprefix("ndcg@") if names else "10"
+    names = (re.fullmatch(r"ndcg@(\d+)", name) for model in models for name in model.metrics or {})
+    return next((found[1] for found in names if found), "10")
 
 
 def _quality(model: wire.Model, metric: str) -> str:
