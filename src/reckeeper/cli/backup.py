@@ -88,10 +88,11 @@ def restore_command(
     as_json: AsJson = False,
 ) -> None:
     """Put a backup where no installation is, whole; a damaged one is refused whole."""
-    from reckeeper import backup, telemetry
+    from reckeeper import backup, storage, telemetry
 
     telemetry.configure_logging("cli")
     settings = installation.settings()
+    storage.copies.see_that_nothing_is_there(settings)
     installation.check(settings, None)
     with _progress() as tell:
         restored = backup.restore(
