@@ -16,8 +16,9 @@ from tests.system.installation import (
 )
 
 # Read by Python at the start of each process that is no copy. A process that finds the
-# file `die` dies, as by kill -9, when it comes to the place that the file names. The process
-# of a job is the copy of another one, and reads it when it is copied.
+# file `die` dies, as by kill -9, when it comes to the place that the file names, and takes the
+# file with it. The process of a job is the copy of another one, and reads it when it is copied;
+# so does the one that keeps the job's lease, which never comes to the place.
 DYING = """
 import functools, importlib, json, os, signal, sys
 from pathlib import Path
@@ -25,11 +26,15 @@ from pathlib import Path
 order = Path(__file__).with_name("die")
 
 
+def die():
+    order.unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def obey():
     said = json.loads(order.read_text()) if order.exists() else {}
     if not said or not any(said["process"] in argument for argument in sys.orig_argv):
         return
-    order.unlink()
     module, _, name = said["place"].partition(":")
     owner = importlib.import_module(module)
     *path, last = name.split(".")
@@ -42,10 +47,10 @@ def obey():
     def dying(*arguments, **options):
         calls.append(None)
         if len(calls) == said["call"] and said["when"] == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         result = function(*arguments, **options)
         if len(calls) == said["call"]:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         return result
 
     setattr(owner, last, dying)
