@@ -2,7 +2,6 @@
 
 import inspect
 
-import jsonschema
 import pytest
 
 from reckeeper import wire
@@ -33,11 +32,17 @@ def contents():
 CONTENTS = {f"{name}-{status}": (media, it) for name, status, media, it in contents()}
 
 
-def validate(value, schema):
-    jsonschema.Draft202012Validator(
+def validator(schema):
+    import jsonschema  # its formats take a second and a half to import
+
+    return jsonschema.Draft202012Validator(
         {**schema, "components": {"schemas": SCHEMAS}},
         format_checker=jsonschema.FormatChecker(),
-    ).validate(value)
+    )
+
+
+def validate(value, schema):
+    validator(schema).validate(value)
 
 
 def test_names_of_operations_are_stable():
@@ -137,8 +142,7 @@ def test_every_model_of_wire_is_used():
 )
 def test_the_schema_of_interactions_refuses_what_is_none(refused):
     schema = CONTENTS["create_interactions-sent"][1]["schema"]
-    with pytest.raises(jsonschema.ValidationError):
-        validate(refused, schema)
+    assert not validator(schema).is_valid(refused)
     validate({"user_id": 1, "item_id": "i7", "interaction_type": "click"}, schema)
 
 
@@ -147,5 +151,4 @@ def test_the_schema_of_a_history_takes_ids_and_rows():
     for history in ([], ["a", 7], [{"item_id": "a", "occurred_at": "2025-12-04T23:42:15Z"}]):
         validate({"history": history}, schema)
     for refused in ({}, {"history": "a"}, {"history": [{"id": "a"}]}, {"history": [], "n": 0}):
-        with pytest.raises(jsonschema.ValidationError):
-            validate(refused, schema)
+        assert not validator(schema).is_valid(refused)
