@@ -151,7 +151,7 @@ def test_a_lost_key_of_an_administrator_is_replaced_on_the_machine(site):
         answer = site.server.get("/keys", headers={"Authorization": f"Bearer {made}"})
         return answer.status_code == 200
 
-    wait_until(is_known, "the server knows the new key", seconds=5)
+    wait_until(is_known, "the server knows the new key")
     site.keys["second"] = made
 
 

@@ -87,7 +87,7 @@ def test_a_database_that_goes_under_running_processes_loses_nothing_acknowledged
             copy.rename(file)
         else:
             shutil.copyfile(copy, file)
-        wait_until(lambda: len(refused) > 8, "the others are refused", seconds=3)
+        wait_until(lambda: len(refused) > 8, "the others are refused")
         told = wait_until(
             lambda: (
                 [ready(each) for each in (installation.server, installation.worker)]
