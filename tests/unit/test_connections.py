@@ -167,7 +167,11 @@ def test_a_head_that_browsers_and_proxies_make_is_taken(served):
     headers = {f"X-{number}": "v" * 500 for number in range(connections.MOST_HEADERS - 20)}
     assert served.client.get("/health/live", headers=headers).status_code == 200
     assert served.client.get("/health/live", headers={"Cookie": "c" * 60_000}).status_code == 200
-    answer = served.client.get("/health/live", headers={"Upgrade": "h2c", "Connection": "Upgrade"})
+
+
+@pytest.mark.parametrize("other", ["h2c", "websocket"])
+def test_a_request_to_speak_something_else_is_answered_as_if_it_had_not_asked(served, other):
+    answer = served.client.get("/health/live", headers={"Upgrade": other, "Connection": "Upgrade"})
     assert answer.status_code == 200
 
 

@@ -141,6 +141,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=Http,
+                ws="none",
                 host=settings.host,
                 port=settings.server_port,
                 log_config=None,
