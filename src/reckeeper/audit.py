@@ -324,7 +324,7 @@ def verify(database: storage.Database, settings: Settings) -> Verification:
     except StorageError as exc:
         head, head_problem = None, exc.message
     with database.read() as connection:
-        storage.audit_log.last(connection)  # from here on all reads see one moment
+        storage.audit_log.hash_of(connection, 0)  # from here on all reads see one moment
         walk = _Walk(_key_of(settings), head)
         rows = storage.audit_log.in_order(connection)
         try:
@@ -452,6 +452,8 @@ def _is_sealed(key: bytes, entry: storage.AuditEntry) -> bool:
     Release 0.1.0 sealed what the details mean; it stored them as they are still written, so other
     bytes of the same meaning (a key that comes twice) are none of its.
     """
+    if not isinstance(entry.hash, str):  # nor is what no seal can be made of sealed by having none
+        return False
     if _seal(key, entry, entry.details) == entry.hash:
         return True
     try:

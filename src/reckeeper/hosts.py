@@ -8,8 +8,14 @@ from collections.abc import Collection
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-"""IPv6 addresses that lead to the IPv4 address in their last four bytes (RFC 6052)."""
+_TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")))
+"""IPv6 addresses that lead to the IPv4 address in their last four bytes (RFC 6052, 7915, 4291)."""
+
+_INTERNAL_TOO = tuple(
+    map(ipaddress.ip_network, ("64:ff9b:1::/48", "fec0::/10", "5f00::/16", "168.63.129.16/32"))
+)
+"""What Python calls global and is none: translation within a network (RFC 8215), site-local
+addresses, segment routing, and the address at which a cloud's host answers its machines."""
 
 
 def split(authority: str) -> tuple[str, int | None] | None:
@@ -70,6 +76,8 @@ def is_internal(address: Address) -> bool:
         within = _within(address)
         if within is not None:
             return is_internal(within)
+    if any(address in network for network in _INTERNAL_TOO):
+        return True
     return not address.is_global or address.is_multicast
 
 
@@ -91,7 +99,7 @@ def is_among(host: str, address: Address, listed: Collection[str]) -> bool:
 
 def _within(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     """Return the IPv4 address to which an IPv6 address leads, if it does."""
-    if address in _TRANSLATED:
+    if any(address in network for network in _TRANSLATED):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour
 

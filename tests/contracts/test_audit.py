@@ -15,7 +15,7 @@ import structlog
 from hypothesis import given
 
 from reckeeper import audit, storage
-from reckeeper.errors import ConfigError
+from reckeeper.errors import ConfigError, StorageError
 
 WHOLE = audit.Verification(True, 5, None, None)
 
@@ -221,8 +221,11 @@ def seal_as_the_first_release(database, settings, alter):
 
 
 @ON_SQLITE
-def test_an_entry_that_cannot_be_read_is_told(database, settings, trail, alter):
-    alter("UPDATE audit_log SET actor = CAST(x'ff' AS TEXT) WHERE entry_id = 3")
+@pytest.mark.parametrize("entry_id", [3, 5])
+def test_an_entry_that_cannot_be_read_is_told(database, settings, trail, alter, entry_id):
+    alter("UPDATE audit_log SET actor = CAST(x'ff' AS TEXT) WHERE entry_id = :id", id=entry_id)
+    with pytest.raises(StorageError, match="UTF-8"):
+        audit.entries(database, limit=5)
     found = audit.verify(database, settings)
     assert not found.ok
     assert "cannot be read" in found.problem
@@ -302,6 +305,19 @@ def test_hashes_taken_off_all_entries_are_missed(database, settings, trail, alte
     alter("UPDATE audit_log SET hash = '', previous_hash = ''")
     found = audit.verify(database, settings)
     assert (found.ok, found.entry_id) == (False, 1)
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("column", ["actor", "at"])
+def test_an_entry_that_nothing_can_seal_is_not_sealed_by_having_no_hash(
+    database, settings, trail, alter, column
+):
+    alter("CREATE TABLE copied AS SELECT * FROM audit_log")  # without NOT NULL
+    alter(f"UPDATE copied SET hash = NULL, {column} = :value WHERE entry_id = 3", value=b"\xff")
+    alter("DROP TABLE audit_log")
+    alter("ALTER TABLE copied RENAME TO audit_log")
+    found = audit.verify(database, settings)
+    assert (found.ok, found.entry_id, found.n_entries) == (False, 3, 2)
 
 
 def test_entries_of_another_copy_of_the_trail_are_found(database, settings, trail, alter):

@@ -188,18 +188,22 @@ def keep_log(engine: sa.Engine) -> None:
         connection.cursor().execute("PRAGMA journal_mode=WAL")
 
 
-def is_locked(exc: BaseException | None) -> bool:
+def is_locked(exc: object) -> bool:
     """Return whether somebody else holds the lock that was waited for."""
-    locked = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    return isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode in locked
+    return _code(exc) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def is_full(exc: object) -> bool:
     """Return whether an error says that the disk has no room, or takes no writes."""
-    unwritable = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
-    return isinstance(exc, sqlite3.Error) and exc.sqlite_errorcode & 0xFF in unwritable
+    return _code(exc) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR}
 
 
-def is_malformed(exc: BaseException | None) -> bool:
+def is_malformed(exc: object) -> bool:
     """Return whether an error says that what is in the database does not hold together."""
-    return isinstance(exc, sqlite3.Error) and exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT
+    return _code(exc) == sqlite3.SQLITE_CORRUPT
+
+
+def _code(exc: object) -> int | None:
+    """Return SQLite's number of an error; Python's own, as for what is no UTF-8, have none."""
+    code = getattr(exc, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(exc, sqlite3.Error) and code is not None else None
