@@ -5,10 +5,10 @@ Nothing is timed. Each row says what was counted, and the most that is allowed; 
 
 import ast
 import dataclasses
+import functools
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from reckeeper import storage
@@ -44,11 +44,15 @@ KERNELS = ("linalg/",)
 MIGRATIONS = "storage/migrations/"
 
 
-def modules() -> Iterator[tuple[str, str, ast.Module]]:
+@functools.cache
+def modules() -> list[tuple[str, str, ast.Module]]:
+    """Return the name, the text and the syntax tree of each module; to parse them takes long."""
+    found = []
     for path in sorted((SOURCE / "reckeeper").rglob("*.py")):
         name = path.relative_to(SOURCE / "reckeeper").as_posix()
         text = path.read_text(encoding="utf-8")
-        yield name, text, ast.parse(text)
+        found.append((name, text, ast.parse(text)))
+    return found
 
 
 def explicit_any() -> tuple[Counter[str], int]:
