@@ -17,6 +17,7 @@ from typing import Any
 
 from confluent_kafka import Producer
 from tests.services import Broker, PostgreSQL
+from tests.system import copies
 from tests.system.installation import Installation, Process, free_port, wait_until
 
 N_USERS, N_ITEMS = 2_000, 500
@@ -97,6 +98,7 @@ class _Workers:
         self.running[number] = self._site.start(
             f"worker{number}",
             [sys.executable, "kafka_worker/kafka_worker.py"],
+            is_copy=copies.CAN_COPY,
             RECKEEPER_WORKER_PORT=str(self._ports[number]),
         )
 

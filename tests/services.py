@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -349,7 +351,16 @@ class Broker(Service):
 
     def start(self) -> None:
         """Start it, after a crash too, and wait until it answers."""
+        data, prepared = self.folder / "data", _prepared()
+        if prepared.exists() and not data.exists():
+            shutil.copytree(prepared, data)
         self._run("start", str(self.port))
+        if not prepared.exists():
+            part = Path(tempfile.mkdtemp(dir=KAFKA_LIBS))
+            for name in ("meta.properties", "bootstrap.checkpoint"):
+                shutil.copy(data / name, part)
+            with contextlib.suppress(OSError):  # another process was the first
+                part.rename(prepared)
 
     def stop(self) -> None:
         """Have it write everything and end."""
@@ -375,6 +386,44 @@ class Broker(Service):
         assert done.returncode == 0, done.stdout
 
 
+@dataclass(frozen=True)
+class RunningBroker:
+    """A broker that another process may have started."""
+
+    folder: Path
+    port: int
+
+    @property
+    def bootstrap(self) -> str:
+        """Its address, as KAFKA_BOOTSTRAP_SERVERS takes it."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return int((self.folder / Broker.PID_FILE).read_text())
+
+
+@contextlib.contextmanager
+def shared_broker(folder: Path) -> Iterator[RunningBroker]:
+    """Give, inside the block, the one broker of all processes that name the same folder.
+
+    The first of them starts it, and waits with its end until the others have left.
+    """
+    running, users, turn = (folder / f"broker.{name}" for name in ("running", "users", "turn"))
+    with users.open("w") as used, contextlib.ExitStack() as stack:
+        with turn.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(used, fcntl.LOCK_SH)
+            if not running.exists():
+                started = stack.enter_context(Broker())
+                running.write_text(f"{started.port} {started.folder}", encoding="utf-8")
+                stack.callback(running.unlink)
+                stack.callback(fcntl.flock, used, fcntl.LOCK_EX)
+        port, _, path = running.read_text(encoding="utf-8").partition(" ")
+        yield RunningBroker(Path(path), int(port))
+
+
 @functools.cache
 def quick_start() -> str:
     """Return the options of Java that start a broker with the least work.
@@ -382,15 +431,7 @@ def quick_start() -> str:
     It maps its classes from an archive, which takes half the work. The first broker of all makes
     that when it ends; another Java or another Kafka makes one of its own.
     """
-    home = os.environ.get("JAVA_HOME")
-    try:
-        java = subprocess.run(
-            [f"{home}/bin/java" if home else "java", "-version"], capture_output=True, check=False
-        )
-    except FileNotFoundError:  # kafka.sh says so
-        return QUICK_START
-    made_of = zlib.crc32(java.stderr + (ROOT / "services" / "pom.xml").read_bytes())
-    archive = KAFKA_LIBS / f"classes-{made_of}.jsa"
+    archive = KAFKA_LIBS / f"classes-{_made_of()}.jsa"
     KAFKA_LIBS.mkdir(parents=True, exist_ok=True)
     with archive.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the first of pytest's processes makes it for all
@@ -401,3 +442,22 @@ def quick_start() -> str:
                 pass
             part.rename(archive)
     return f"{QUICK_START} -XX:SharedArchiveFile={archive}"
+
+
+def _prepared() -> Path:
+    """Return where the files are that Kafka's own tool writes into a broker's empty folder.
+
+    To run that tool takes nearly as much as to start a broker; the first broker of all keeps them.
+    """
+    return KAFKA_LIBS / f"prepared-{_made_of()}"
+
+
+@functools.cache
+def _made_of() -> int:
+    home = os.environ.get("JAVA_HOME")
+    java = f"{home}/bin/java" if home else "java"
+    try:
+        said = subprocess.run([java, "-version"], capture_output=True, check=False).stderr
+    except FileNotFoundError:  # kafka.sh says so
+        said = b""
+    return zlib.crc32(said + (ROOT / "services" / "pom.xml").read_bytes())
