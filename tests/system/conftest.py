@@ -1,10 +1,11 @@
 """What system tests share: a trained installation to copy, and a browser."""
 
+import contextlib
 import fcntl
 import shutil
 
 import pytest
-from tests.system.installation import Installation, clicks, require
+from tests.system.installation import Installation, clicks, require, wait_until
 
 EVIL = "evil.example"
 """The host of foreign pages: to the browser this machine, as after a rebinding."""
@@ -32,25 +33,44 @@ def installation(tmp_path):
         yield made
 
 
-@pytest.fixture(scope="session")
-def trained_once(tmp_path_factory, worker_id):
-    """Give a stopped installation with two versions of 8 users and 12 items, to copy."""
+@contextlib.contextmanager
+def made_once(tmp_path_factory, worker_id, name, **settings):
+    """Give an installation, and whether this process is the one that is to fill it for all."""
     own = tmp_path_factory.getbasetemp()
-    folder = (own if worker_id == "master" else own.parent) / "trained"
-    with folder.with_suffix(".lock").open("w") as lock, Installation(folder) as made:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the first of pytest's processes makes it for all
-        if not (folder / "complete").exists():
+    folder = (own if worker_id == "master" else own.parent) / name
+    with folder.with_suffix(".lock").open("w") as lock, Installation(folder, **settings) as made:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first of pytest's processes makes it
+        is_first = not (folder / "complete").exists()
+        if is_first:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             made.migrate()
             made.start_worker()
             made.start_server()
-            made.send(clicks(8, 12))
-            assert [made.retrain(), made.retrain()] == [1, 2]
+        yield made, is_first
+        if is_first:
             made.stop_all()
             (folder / "complete").touch()
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        yield made
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory, worker_id):
+    """Give a stopped installation with two versions of 8 users and 12 items, to copy."""
+    with made_once(tmp_path_factory, worker_id, "trained") as (made, is_first):
+        if is_first:
+            made.send(clicks(8, 12))
+            assert [made.retrain(), made.retrain()] == [1, 2]
+    return made
+
+
+@pytest.fixture(scope="session")
+def demo_once(tmp_path_factory, worker_id):
+    """Give a stopped installation with the demo data and the model of its first start, to copy."""
+    with made_once(tmp_path_factory, worker_id, "demo", RECKEEPER_DEMO="1") as (made, is_first):
+        if is_first:
+            assert made.wait_for_job(1)["status"] == "succeeded"
+            wait_until(made.active, "the demo data has its model")
+    return made
 
 
 @pytest.fixture

@@ -896,10 +896,10 @@ def test_too_few_users_are_not_compared(trained):
 
 
 @pytest.fixture(scope="module")
-def demo_site(tmp_path_factory):
+def demo_site(tmp_path_factory, demo_once):
     """Give a running installation with the demo data and the model of its first start."""
     with Installation(tmp_path_factory.mktemp("demo"), RECKEEPER_DEMO="1") as made:
-        made.migrate()
+        made.take_over(demo_once)
         made.start_worker()
         made.start_server()
         assert made.wait_for_job(1)["status"] == "succeeded"
@@ -1150,7 +1150,7 @@ def compare(example, answer):
 @pytest.mark.parametrize(
     ("phases", "n_examples"),
     [
-        ("examples,fuzzing", 8),
+        ("examples,fuzzing", 4),
         pytest.param("examples,coverage,fuzzing", 200, marks=pytest.mark.long),
     ],
 )

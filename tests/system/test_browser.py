@@ -637,11 +637,10 @@ def test_two_versions_are_compared(site, model, page, tmp_path):
     page.screenshot(path=tmp_path / "compared.png", full_page=True)
 
 
-def test_demo_data_is_marked_and_can_be_removed(browser, tmp_path):
+def test_demo_data_is_marked_and_can_be_removed(browser, demo_once, tmp_path):
     with Site(tmp_path, RECKEEPER_DEMO="1") as made:
-        made.migrate()
+        made.take_over(demo_once)
         made.start_all()
-        wait_until(made.active, "the demo data has its model")
         with opened(made, browser, tmp_path) as page:
             for name in ("Recommendations", "Model Management"):
                 go_to(page, name)

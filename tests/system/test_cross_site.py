@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import expect
 from tests.system.conftest import EVIL
-from tests.system.installation import Installation, free_port, wait_until
+from tests.system.installation import Installation, free_port
 
 ROW = {"user_id": "mallory", "item_id": "i1", "interaction_type": "click"}
 POSTS = {
@@ -92,14 +92,13 @@ def foreign():
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, browser):
+def site(tmp_path_factory, browser, demo_once):
     """Give a running installation with the demo and two versions."""
     with Installation(tmp_path_factory.mktemp("site"), RECKEEPER_DEMO="1") as made:
-        made.migrate()
+        made.take_over(demo_once)
         made.start_worker()
         made.start_server()
         made.start_page()
-        wait_until(made.active, "the demo data has its model")
         made.retrain()
         yield made
 

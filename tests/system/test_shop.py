@@ -8,19 +8,18 @@ import pytest
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import expect
-from tests.system.installation import ROOT, Installation, free_port, wait_until
+from tests.system.installation import ROOT, Installation, free_port
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory, browser):
+def shop(tmp_path_factory, browser, demo_once):
     """Give the address of the shop, on an installation with the demo data and its model."""
     url = f"http://localhost:{(port := free_port())}"
     settings = {"RECKEEPER_DEMO": "1", "RECKEEPER_CORS_ORIGINS": url}
     with Installation(tmp_path_factory.mktemp("shop"), **settings) as made:
-        made.migrate()
+        made.take_over(demo_once)
         made.start_worker()
         made.start_server()
-        wait_until(made.active, "the demo data has its model", seconds=60)
         program = [sys.executable, ROOT / "examples" / "shop" / "serve.py", "--port", str(port)]
         program += ["--api", str(made.server.base_url).rstrip("/")]
         with subprocess.Popen(
