@@ -69,9 +69,13 @@ def settings_of(settings):
     [
         ("svd", {"n_components": 20}, (40_000, 2000, 500_000)),
         ("spectral", {"n_components": 0, "order": 0.5}, (6000, 8000, 200_000)),
-        ("spectral", {"n_components": 16, "order": 0.5}, (2000, 9000, 40_000)),
         ("spectral", {"n_components": 16, "order": 0.5}, (6000, 3000, 100_000)),
-        ("spectral", {"n_components": 16, "order": 0.5}, (4000, 5000, 400_000)),
+        *(
+            pytest.param(
+                *("spectral", {"n_components": 16, "order": 0.5}, shape), marks=pytest.mark.long
+            )
+            for shape in [(2000, 9000, 40_000), (4000, 5000, 400_000)]
+        ),
     ],
     ids=str,
 )

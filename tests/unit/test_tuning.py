@@ -1,6 +1,7 @@
 """Tuning: what it promises for any recipe, and that it prefers what holds."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import numpy as np
@@ -50,9 +51,19 @@ def few():
     return tastes(n_users=120, n_items=60)
 
 
+@functools.cache
+def tuned(recipe):
+    """Tune on a few users, once for all tests, and return what was found and what was told.
+
+    By a budget that is never used up: where a plan is cut, the clock decides.
+    """
+    seen = []
+    return tune(recipe, few(), budget_seconds=600, on_progress=seen.append), seen
+
+
 def test_the_settings_found_are_complete_and_fit(recipe):
     log = few()
-    found = tune(recipe, log)
+    found, _ = tuned(recipe)
     model = recipe_named(recipe).fit(log.matrix(), settings=found.settings)
     assert model.settings == found.settings == found.best.settings
     assert found.n_tried > 1
@@ -79,8 +90,8 @@ def test_the_larger_the_budget_the_more_users_judge(monkeypatch):
 
 
 def test_the_same_seed_finds_the_same(recipe):
-    # A budget that is never used up: where a plan is cut, the clock decides.
-    first, second = (tune(recipe, few(), seed=3, budget_seconds=600) for _ in range(2))
+    first, _ = tuned(recipe)
+    second = tune(recipe, few(), budget_seconds=600)
     assert (first.settings, first.best, first.n_tried) == (
         second.settings,
         second.best,
@@ -104,8 +115,7 @@ def test_a_budget_ends_it(recipe):
 
 
 def test_progress_never_goes_back_and_ends_with_the_best(recipe):
-    seen = []
-    found = tune(recipe, few(), on_progress=seen.append)
+    found, seen = tuned(recipe)
     fractions = [progress.fraction for progress in seen]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
@@ -276,7 +286,8 @@ def test_order_of_rows_and_names_change_nothing():
         user_index=random.permutation(n_users).astype(np.int32)[mixed.user_index],
         item_index=random.permutation(n_items).astype(np.int32)[mixed.item_index],
     )
-    here, there = tune("spectral", log), tune("spectral", renamed)
+    here, _ = tuned("spectral")
+    there = tune("spectral", renamed, budget_seconds=600)
     assert (here.settings, here.best.by_split) == (there.settings, there.best.by_split)
 
 
