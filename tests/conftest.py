@@ -1,6 +1,7 @@
 """What every test may ask for: an installation of its own, in a temporary folder."""
 
 import contextlib
+import importlib
 import itertools
 import os
 import re
@@ -16,7 +17,7 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 import structlog
-from tests.services import Broker, PostgreSQL
+from tests.services import Broker, PostgreSQL, shared_broker
 from xdist.scheduler import LoadScopeScheduling
 
 from reckeeper import storage, telemetry
@@ -49,7 +50,7 @@ if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM:
 
 # Examples read and write databases: how long one takes says nothing. `make test-long` takes the
 # long profile.
-for name, n_examples in {"short": 30, "long": 600}.items():
+for name, n_examples in {"short": 20, "long": 600}.items():
     hypothesis.settings.register_profile(
         name,
         deadline=None,
@@ -61,9 +62,10 @@ hypothesis.settings.load_profile("short")
 
 # Their tests share what is made once: an installation, a browser, the syntax trees of all code.
 TOGETHER = re.compile(
-    r"tests/system/test_(api|browser|cli_life|compose|contract|crash|cross_site|docs|keys|shop|up|watch)"
-    r"\.py"
-    r"|tests/unit/test_architecture\.py"
+    r"tests/system/test_(api|browser|cli_life|compose|contract|crash|cross_site|docs"
+    r"|import_database|keys|life|processes|shop|tls|up|watch|wheel)\.py"
+    r"|tests/unit/test_(access|architecture|bundle|cli_evaluate|client_distribution|connections|demo"
+    r"|docs|recipe_comparison|tuning|worker_connections)\.py"
 )
 
 
@@ -81,6 +83,23 @@ class Scheduling(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
+
+
+def pytest_sessionstart(session):
+    """Import a share of the test modules, so that pytest keeps what it makes of them.
+
+    Each of pytest's processes collects all modules. To rewrite their assertions takes half of that
+    time, unless another one has done it: each begins with a part, all at the same time.
+    """
+    if sys.dont_write_bytecode or not hasattr(session.config, "workerinput"):
+        return
+    own = session.config.workerinput
+    folders = [path for name in session.config.args if (path := Path(name).resolve()).is_dir()]
+    found = {path for folder in folders for path in folder.rglob("test_*.py")}
+    largest_first = sorted(found, key=lambda path: (-path.stat().st_size, path))
+    for path in largest_first[int(own["workerid"].removeprefix("gw")) :: own["workercount"]]:
+        with contextlib.suppress(Exception, pytest.skip.Exception):  # the collection tells
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -111,10 +130,29 @@ def postgresql():
 
 
 @pytest.fixture(scope="session")
-def broker():
-    """Return a running broker for topics of one's own; who kills one starts a new one."""
+def broker(tmp_path_factory, worker_id):
+    """Return a running broker for topics of one's own, which no test harms.
+
+    It is one for all of pytest's processes: each takes work even while nothing is sent.
+    """
+    own = tmp_path_factory.getbasetemp()
+    with shared_broker(own if worker_id == "master" else own.parent) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def another_broker():
     with Broker() as started:
         yield started
+
+
+@pytest.fixture
+def broker_to_harm(another_broker):
+    """Return a running broker that a test may kill and hold still; it runs again at the end."""
+    yield another_broker
+    if another_broker.pid is None:
+        another_broker.start()
+    another_broker.resume()
 
 
 @pytest.fixture

@@ -221,11 +221,11 @@ def test_the_documentation_names_202(site):
     kept="every row that was answered with 202",
     heals="by itself, when it is back",
 )
-def test_a_broker_that_is_away_or_hangs_is_a_503_and_nothing_that_was_answered_is_lost(tmp_path):
-    with (
-        Broker() as broker,
-        Installation(tmp_path, **kafka_environ(broker.bootstrap)) as site,
-    ):
+def test_a_broker_that_is_away_or_hangs_is_a_503_and_nothing_that_was_answered_is_lost(
+    tmp_path, broker_to_harm
+):
+    broker = broker_to_harm
+    with Installation(tmp_path, **kafka_environ(broker.bootstrap)) as site:
         site.migrate()
         worker = site.start_worker()
         site.start_server()
@@ -708,38 +708,38 @@ def test_a_database_that_fails_is_waited_for(
     assert len(list(dead_letters.letters(database, settings))) == 1
 
 
-def test_stopping_is_quick_whoever_is_away(settings, database, past_reckeeper):
-    with Broker() as broker:
-        streaming = with_kafka(settings, broker.bootstrap)
-        readers = [KafkaReader(database, streaming) for _ in range(3)]
-        writer = KafkaWriter(streaming)
-        writer.start()
-        for reader in readers[:2]:
-            reader.start()
-        wait_until(lambda: all(reader.lag() for reader in readers[:2]), "they read", seconds=60)
+def test_stopping_is_quick_whoever_is_away(settings, database, past_reckeeper, broker_to_harm):
+    broker = broker_to_harm
+    streaming = with_kafka(settings, broker.bootstrap)
+    readers = [KafkaReader(database, streaming) for _ in range(3)]
+    writer = KafkaWriter(streaming)
+    writer.start()
+    for reader in readers[:2]:
+        reader.start()
+    wait_until(lambda: all(reader.lag() for reader in readers[:2]), "they read", seconds=60)
+    began = clock.now()
+    readers[0].stop()
+    assert clock.now() - began < 5_000_000
+    wait_until(lambda: len(readers[1].lag()) == 3, "the other one takes over")
+    # The database does not answer, and the broker hangs.
+    with past_reckeeper.connect() as holder:
+        holder.exec_driver_sql("BEGIN IMMEDIATE")
+        writer.append(clicks(range(10))).result()
+        wait_until(lambda: sum(readers[1].lag().values()), "it is behind")
+        broker.suspend()
         began = clock.now()
-        readers[0].stop()
-        assert clock.now() - began < 5_000_000
-        wait_until(lambda: len(readers[1].lag()) == 3, "the other one takes over")
-        # The database does not answer, and the broker hangs.
-        with past_reckeeper.connect() as holder:
-            holder.exec_driver_sql("BEGIN IMMEDIATE")
-            writer.append(clicks(range(10))).result()
-            wait_until(lambda: sum(readers[1].lag().values()), "it is behind")
-            broker.suspend()
-            began = clock.now()
-            readers[1].stop()
-            assert clock.now() - began < 9_000_000
-            future = writer.append(clicks(range(10, 20)))
-            writer.close()
-            with pytest.raises(UnavailableError, match="event_id"):
-                future.result(timeout=1)
-            with pytest.raises(UnavailableError, match="stopping"):
-                writer.append(clicks([1]))
-        broker.resume()
-        readers[2].start()
-        wait_until(lambda: sum(readers[2].lag().values()) == 0 and readers[2].lag(), "well again")
-        readers[2].stop()
+        readers[1].stop()
+        assert clock.now() - began < 9_000_000
+        future = writer.append(clicks(range(10, 20)))
+        writer.close()
+        with pytest.raises(UnavailableError, match="event_id"):
+            future.result(timeout=1)
+        with pytest.raises(UnavailableError, match="stopping"):
+            writer.append(clicks([1]))
+    broker.resume()
+    readers[2].start()
+    wait_until(lambda: sum(readers[2].lag().values()) == 0 and readers[2].lag(), "well again")
+    readers[2].stop()
 
 
 # Positions
