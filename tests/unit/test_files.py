@@ -622,6 +622,7 @@ def test_parquet_ids_of_every_type(tmp_path, database, take, users):
         pa.array(["True", "False"]),
         pa.array(["true", "false"]),
         pa.array([b"TRUE", b"FALSE"]),
+        pa.array(["t", "f"]),  # as PostgreSQL's COPY writes them
     ],
 )
 def test_a_rating_may_be_a_truth_value(tmp_path, database, take, read):

@@ -245,6 +245,12 @@ def test_where_two_delimiters_fit_the_choice_is_listed(tmp_path):
     assert read(path, Form(delimiter=","))[0] == ["user;item;price", "eur"]
 
 
+def test_spaces_within_values_do_not_outdo_tabs_where_there_is_no_header(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("1\tA\t2013-05-28 00:00:00+00\t\\N\n2\tB\t2013-05-28 01:00:00+00\t3\n")
+    assert tabular.detect(path, Form(has_header=False)).delimiter == "\t"
+
+
 @pytest.mark.parametrize(
     ("text", "delimiter"),
     [

@@ -330,6 +330,25 @@ def test_mostly_refused_and_low_ratings_are_said(take):
     assert low.columns["rating"] == "rating"
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "is_said"),
+    [
+        ("delivered_on", {}, True),
+        ("shippedAt", {}, True),
+        ("LOAD_TS", {}, True),
+        ("Lieferung Datum", {}, True),
+        ("lifetime", {}, False),
+        ("category", {}, False),
+        ("LOAD_TS", {"time_column": ""}, False),
+    ],
+)
+def test_a_column_that_could_be_the_time_and_is_not_used_is_said(take, name, given, is_said):
+    report = take(f"user_id,item_id,{name}\nu,i,2024-05-01\n".encode(), **given)
+    said = [note for note in report.notes if "No column is known to be the time" in note]
+    assert len(said) == is_said
+    assert not is_said or repr(name) in said[0]
+
+
 def test_a_sign_before_a_whole_number_is_no_trap(take, stored):
     times = ["+5", "-5", "+", "+1700000000", " +1700000001 ", "+1700000002.5", "+1e400"]
     rows = "".join(f"u{n},i,{time}\n" for n, time in enumerate(times))

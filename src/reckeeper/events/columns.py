@@ -71,7 +71,7 @@ _NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("occurredat",),
         (
             *("timestamp", "eventtime", "eventtimestamp", "createdat", "datetime", "ts"),
-            *("unixtime", "unixreviewtime", "unixtimestamp", "eventdate", "invoicedate"),
+            *("eventts", "unixtime", "unixreviewtime", "unixtimestamp", "eventdate", "invoicedate"),
             *("orderdate", "purchasedate", "purchasedat", "orderedat", "boughtat", "viewedat"),
             *("clickedat", "ratedat", "reviewdate", "reviewedat", "eventat", "happenedat"),
             *("utctime", "timems", "timestampms", "epoch", "zeitstempel", "createdtime"),
@@ -91,6 +91,11 @@ _NAMES: Mapping[str, tuple[tuple[str, ...], ...]] = {
 USUAL = frozenset(name for names in _NAMES.values() for likely in names for name in likely)
 """All names that people use for a part, in small letters with nothing between words."""
 
+_TIME_WORDS = frozenset(
+    ("date", "time", "datetime", "timestamp", "ts", "at", "on", "datum", "zeit", "day")
+)
+"""One of these in a column's name says that it could hold times."""
+
 _TITLES = (
     ("title",),
     (
@@ -101,7 +106,9 @@ _TITLES = (
 )
 
 _BETWEEN = re.compile(r"[\s_.\-]+")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _MOST_DOTS = 2
+_TIMES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -235,6 +242,30 @@ def notes_on_late(late: Mapping[str, int], parts: Sequence[str]) -> list[str]:
                 f"used. {OPTIONS[part]} {shlex.quote(name)} takes it{least}."
             )
     return notes
+
+
+def notes_on_unknown_times(columns: Sequence[str], found: Found) -> list[str]:
+    """Say which columns could be times by a word in their names, where none is known to be.
+
+    The rows are taken as of now then, which would be wrong without a word.
+    """
+    taken = {*found.columns.values()}
+    if "occurred_at" in found.columns or any(one.part == "occurred_at" for one in found.choices):
+        return []
+    likely = [name for name in columns if name not in taken and _TIME_WORDS & _words_of(name)]
+    if not likely:
+        return []
+    names = " or ".join(repr(name) for name in likely[:_TIMES_SHOWN])
+    option = f"{OPTIONS['occurred_at']} {shlex.quote(likely[0])}"
+    return [
+        f"No column is known to be the time, so rows are taken as of now. {names} could be it: "
+        f"{option} takes it, and {OPTIONS['occurred_at']} '' says that there is none."
+    ]
+
+
+def _words_of(name: str) -> set[str]:
+    """Return the words of a column's name, which begin with capitals or stand between signs."""
+    return {word.casefold() for word in _WORD.findall(name)}
 
 
 def find_items(columns: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from reckeeper.events.columns import (
     find,
     looks_like_a_row,
     notes_on_late,
+    notes_on_unknown_times,
 )
 from reckeeper.events.refused import NO_WEIGHT
 from reckeeper.interactions import WITHOUT_WEIGHT
@@ -253,7 +254,10 @@ def look(source: Source, format: FileFormat) -> Found:
     found = find(early, given, has_least_rating=format.min_rating is not None)
     taken = {*found.columns, *(choice.part for choice in found.choices)}
     open_parts = [part for part in OPTIONS if part not in taken and given[part] is None]
-    return dataclasses.replace(found, notes=[*found.notes, *notes_on_late(source.late, open_parts)])
+    notes = [*found.notes, *notes_on_late(source.late, open_parts)]
+    if format.time_column is None:
+        notes += notes_on_unknown_times(early, found)
+    return dataclasses.replace(found, notes=notes)
 
 
 def find_columns(source: Source, format: FileFormat, *, types: Mapping[str, float]) -> Found:

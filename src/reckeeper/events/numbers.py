@@ -15,8 +15,9 @@ _NUMBER = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?\s*$"
 _WITH_COMMA = r"^\s*[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+)(?:,\d+)?\s*$"
 _WITH_POINT = r"^\s*[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?\s*$"
 
-_TRUE, _FALSE = pa.array(["True", "true", "TRUE"]), pa.array(["False", "false", "FALSE"])
-"""1 and 0, where numbers are asked for: a rating may be a truth value."""
+_TRUE = pa.array(["True", "true", "TRUE", "t"])
+_FALSE = pa.array(["False", "false", "FALSE", "f"])
+"""1 and 0, where numbers are asked for: a rating may be a truth value; PostgreSQL's are t and f."""
 
 
 class Decimal(StrEnum):

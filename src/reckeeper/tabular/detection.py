@@ -181,9 +181,12 @@ def _delimiter(
         good = {sign: fit for sign, fit in good.items() if n_known[sign] == most}
     if WHITE_SPACE in good and len(good) > 1:
         n_columns = {sign: len(fit.columns) for sign, fit in good.items()}
-        # It stands in names and values, too.
-        if given.has_header or n_columns[WHITE_SPACE] <= max(
-            n for sign, n in n_columns.items() if sign != WHITE_SPACE
+        # It stands in names and values, too; a tab, which is white space itself, hardly does.
+        if (
+            given.has_header
+            or "\t" in good
+            or n_columns[WHITE_SPACE]
+            <= max(n for sign, n in n_columns.items() if sign != WHITE_SPACE)
         ):
             del good[WHITE_SPACE]
     if len(good) > 1 and not any(fit.n_rows for fit in good.values()):
