@@ -501,6 +501,12 @@ assert is_kept
 """
 
 
+@pytest.mark.fault(
+    "A worker is too busy to renew the lease of its job",
+    seen="nothing",
+    kept="its job",
+    heals="nothing is broken",
+)
 def test_a_worker_that_is_too_busy_to_renew_its_lease_keeps_its_job(
     runner, job_of, taste, settings, monkeypatch
 ):
@@ -564,6 +570,12 @@ def test_the_webhook_is_told_of_a_worker_that_died(database):
     assert notice.payload["code"] == "interrupted"
 
 
+@pytest.mark.fault(
+    "The clock is set while a worker trains",
+    seen="nothing",
+    kept="its job",
+    heals="nothing is broken",
+)
 def test_a_worker_is_not_gone_because_the_clock_was_set(monkeypatch):
     holder = machine.process_name()
     create_time, boot_time = psutil.Process.create_time, psutil.boot_time
@@ -580,6 +592,12 @@ def test_leftovers_that_cannot_be_removed_stop_no_job(runner, job_of, registry, 
     assert run(runner, job_of).promoted
 
 
+@pytest.mark.fault(
+    "A training hangs",
+    seen="the job fails after `RECKEEPER_JOB_TIMEOUT_SECONDS`, and says so",
+    kept="versions and files, as they were",
+    heals="the next retrain works",
+)
 def test_a_job_that_takes_too_long_is_ended(database, registry, settings, taste, job_of):
     runner = JobRunner(database, registry, settings.replaced(job_timeout_seconds=1))
     job_id, pid = start(runner)
@@ -610,6 +628,12 @@ def test_a_job_that_would_not_fit_is_refused_with_the_numbers(
     assert "RECKEEPER_TRAINING_MEMORY_BYTES allows 1.0 MB" in job.error_message
 
 
+@pytest.mark.fault(
+    "Two workers have schedules that are due at the same moment",
+    seen="one retrain",
+    kept="everything",
+    heals="nothing is broken",
+)
 def test_of_two_that_mean_the_same_moment_one_starts(runner, database, taste):
     due_at = clock.now()
     job_id = runner.start(trigger="schedule", actor="schedule", not_since=due_at)

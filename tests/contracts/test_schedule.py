@@ -648,6 +648,12 @@ def test_a_schedule_that_was_not_started_can_be_stopped(schedule):
 # A clock that ran ahead and was set right
 
 
+@pytest.mark.fault(
+    "The clock jumps ahead by hours and is set right",
+    seen="`clock_set_back` in the log",
+    kept="everything",
+    heals="by itself: times of the schedule count by the clock as it is",
+)
 def test_the_schedule_goes_on_when_the_clock_is_set_back(schedule, starts, store):
     store(schedule="*/20 * * * *")
     with structlog.testing.capture_logs() as logged:
@@ -657,6 +663,12 @@ def test_the_schedule_goes_on_when_the_clock_is_set_back(schedule, starts, store
     assert [line["event"] for line in logged].count("clock_set_back") == 1
 
 
+@pytest.mark.fault(
+    "A retrain was begun by a clock that ran ahead",
+    seen="nothing",
+    kept="everything",
+    heals="by itself: it counts as one of long ago",
+)
 def test_a_start_that_lies_in_the_future_holds_up_no_rule(
     database, schedule, starts, store, retrained, serve
 ):

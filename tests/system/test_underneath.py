@@ -188,6 +188,12 @@ def test_a_full_disk_is_told_while_writes_fail_and_no_longer_when_they_do_not(sm
         assert "Traceback" not in server.text()
 
 
+@pytest.mark.fault(
+    "The disk has no room for a download",
+    seen="503 that says so",
+    kept="everything",
+    heals="by room",
+)
 def test_a_download_without_room_is_no_damaged_artifact(small_disk, trained_once):
     with Installation(small_disk) as site:
         site.take_over(trained_once)
@@ -200,6 +206,12 @@ def test_a_download_without_room_is_no_damaged_artifact(small_disk, trained_once
         assert site.server.get("/models/2/download").status_code == 200
 
 
+@pytest.mark.fault(
+    "A disk that the log of SQLite alone would fill",
+    seen="nothing",
+    kept="everything",
+    heals="the log stays below 4 MB there",
+)
 def test_the_log_takes_little_of_a_small_disk(small_disk):
     with Installation(small_disk) as site:
         site.migrate()
@@ -231,6 +243,27 @@ def test_up_on_a_full_disk_says_so_in_one_sentence(small_disk):
         assert "No space left on device" in said or "full" in said, said
         assert "Traceback" not in said
         assert len(done.stderr.strip().splitlines()) == 1, said
+
+
+@pytest.mark.fault(
+    "The disk of an embedded installation takes no writes",
+    seen="`up` and every command that writes end with one sentence",
+    kept="everything",
+    heals="by a disk that may be written to",
+)
+def test_a_disk_that_takes_no_writes_is_told(small_disk, tmp_path, trained_once):
+    with Installation(tmp_path, RECKEEPER_DATA_DIR=str(small_disk / "data")) as site:
+        site.data_dir = small_disk / "data"
+        site.take_over(trained_once)
+        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+        for command in (("up",), ("keys", "create", "k", "--role", "viewer")):
+            done = site.run(*command, check=False)
+            assert done.returncode in {1, 2}, done
+            said = done.stdout + done.stderr
+            assert "Traceback" not in said
+            assert "ead-only" in said or "unable to open" in said, said
+        subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+        assert "database: whole." in site.run("check").stdout
 
 
 def begin_upload(site, path, n_bytes=1_000_000):

@@ -29,6 +29,12 @@ def test_every_release_has_left_what_it_writes():
     }
 
 
+@pytest.mark.fault(
+    "A release is upgraded with its data",
+    seen="every command says to migrate until that is done",
+    kept="versions, their files, interactions: the same answers",
+    heals="`reckeeper migrate`",
+)
 @pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name.removesuffix(".tar.gz"))
 def test_what_a_release_has_written_opens(request, tmp_path, release):
     with tarfile.open(release) as tar:

@@ -759,6 +759,13 @@ def test_the_newest_sound_version_makes_way_for_the_active_one_once_that_is_whol
     wait_until(lambda: serving.version == 3 and serving.problem is None)
 
 
+@pytest.mark.fault(
+    "The file of the active version is deleted, cut or changed while it serves",
+    seen="lists go on, from memory; within a minute `/health/ready` is `degraded` and offers a "
+    "sound version",
+    kept="every other version",
+    heals="by putting the file back, by activating another version, or a retrain",
+)
 @pytest.mark.parametrize("harm", ["gone", "cut", "changed", "times kept"])
 def test_a_file_that_is_lost_under_its_version_is_noticed_and_memory_answers_on(
     harm, taste, train, settings, make_serving, activate, monkeypatch, wait_until
