@@ -251,6 +251,7 @@ def erasure(**fields: Any) -> dict[str, Any]:
         "removed": {"user_interactions": 7},
         "shaped_versions": [2],
         "pickles_deleted": [2],
+        "pickles_rewritten": [],
         "pickles_left": [],
         "log_is_empty": True,
         "remains": [],

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import pickle
 import shutil
 
 import hypothesis
@@ -10,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
 
-from reckeeper import audit, clock, people, policy, storage
-from reckeeper.errors import GoneError
+from reckeeper import artifact, audit, clock, people, policy, storage, training
+from reckeeper.errors import GoneError, NotEnoughDataError
 from reckeeper.registry import Registry
 
 ADD = "watchlist_add"
@@ -112,11 +113,11 @@ def test_nothing_of_a_person_is_left_in_any_table_or_file(
     assert receipt.shaped_versions == [without, first, second]
     assert receipt.pickles_deleted == [without, first]
     assert "versions 1 name the person" in receipt.remains[-1]
-    assert (receipt.pickles_left, receipt.status) == ([second], "retraining")
+    assert (receipt.pickles_rewritten, receipt.pickles_left) == ([second], [])
+    assert (receipt.status, receipt.user_ids) == ("retraining", None)
     assert "y,is not a number" in (reports / "1-refused.csv").read_text()
-    # The active version's pickle goes with the retrain that replaces it.
     named = {f"model-{without:06d}.safetensors"}
-    assert left_in(database, settings, WHO) - named == {f"model-{second:06d}.pkl"}
+    assert left_in(database, settings, WHO) - named == set()
     with pytest.raises(GoneError, match="was erased at"):
         registry.pickles.path(first)
 
@@ -125,12 +126,114 @@ def test_nothing_of_a_person_is_left_in_any_table_or_file(
     aftercare.look(clock.now())
     receipt = people.receipt(database, receipt.erasure_id)
     assert (receipt.status, receipt.version) == ("complete", third)
-    assert receipt.pickles_deleted == [without, first, second]
+    assert receipt.pickles_deleted == [without, first]
     assert people.is_genuine(database, receipt)
     assert left_in(database, settings, WHO) - named == set()
     assert left_in(database, settings, visitor) == set()
     assert audit.verify(database, settings).ok
     assert sum(interactions_of(database, *[f"u{n}" for n in range(60)]).values()) == 60
+
+
+def test_the_pickle_of_the_active_version_is_written_anew_as_the_contract_has_it(
+    database, settings, registry, erase, add, train
+):
+    add(*[(WHO, f"i{n}", ADD, 1.0, BEFORE) for n in range(20)])
+    add(*[(f"u{n}", f"i{n % 15}") for n in range(60)])
+    set_policy(database, settings, left_out_users=["test-*"])
+    version = train()
+    registry.switch.activate(registry.versions.load(version), actor="test")
+    erase(WHO)
+    path = registry.pickles.path(version)
+    content = pickle.loads(path.read_bytes())
+    assert content["rating_matrix"].shape == (0, 20)
+    assert list(content["predicted_ratings"].columns) == content["metadata"]["items"]
+    assert content["svd_model"].components_.shape[1] == 20
+    assert content["metadata"]["users"] == []
+    assert content["metadata"]["timestamp"]
+    told = registry.versions.describe(version).files[1]
+    assert (told.n_bytes, told.sha256) == (path.stat().st_size, artifact.sha256_of(path))
+    entries = [entry.action for entry in audit.entries(database, limit=9)]
+    assert {"delete_pickle", "rewrite_pickle"} <= set(entries)
+
+
+@pytest.mark.parametrize("way", ["activate", "roll_back"])
+def test_a_version_whose_pickle_was_erased_has_one_without_users_once_it_is_active(
+    registry, erase, add, train, way
+):
+    add(*[(WHO, f"i{n}", ADD, 1.0, BEFORE) for n in range(20)])
+    add(*[(f"u{n}", f"i{n % 15}") for n in range(60)])
+    first, second = train(), train()
+    for version in (first, second):
+        registry.switch.activate(registry.versions.load(version), actor="test")
+    assert erase(WHO).pickles_deleted == [first]
+    assert not registry.store.pickle(first).exists()
+    getattr(registry.switch, way)(registry.versions.load(first), actor="test")
+    link = registry.store.folder / "retrained_svd_model.pkl"
+    assert pickle.loads(link.read_bytes())["metadata"]["users"] == []
+    assert WHO.encode() not in link.read_bytes()
+    assert registry.pickles.path(first).samefile(link)
+
+
+def ended_without_a_retrain(database, registry, settings, receipt, reason):
+    asked = []
+    care = people.Aftercare(database, registry, settings, lambda: asked.append(True))
+    care.look(clock.now())
+    assert asked == []
+    receipt = people.receipt(database, receipt.erasure_id)
+    assert (receipt.status, receipt.version) == ("complete", None)
+    assert reason in receipt.remains[-1]
+    assert people.is_genuine(database, receipt)
+    return care
+
+
+def test_an_erasure_ends_where_the_active_version_is_pinned(
+    database, settings, registry, erase, add, train
+):
+    add((WHO, "i1"), (WHO, "i2"), *[(f"u{n}", f"i{n % 7}") for n in range(60)])
+    version = train()
+    registry.switch.activate(registry.versions.load(version), actor="test")
+    registry.versions.pin(version, actor="test")
+    receipt = erase(WHO)
+    ended_without_a_retrain(database, registry, settings, receipt, "active: it is pinned")
+    assert left_in(database, settings, WHO) == set()
+
+
+def test_an_erasure_ends_where_too_little_is_left_to_retrain(
+    database, settings, registry, erase, add, train
+):
+    add(*[(WHO, f"i{n}") for n in range(30)], ("u", "i1"))
+    version = train()
+    registry.switch.activate(registry.versions.load(version), actor="test")
+    receipt = erase(WHO)
+    with pytest.raises(NotEnoughDataError) as refused:
+        train()
+    with database.write() as connection:
+        job_id = storage.jobs.insert(connection, trigger="manual")
+    training.jobs.fail(database, job_id, refused.value)  # as the worker does
+    ended_without_a_retrain(database, registry, settings, receipt, "too few interactions")
+    assert left_in(database, settings, WHO) == set()
+
+
+def test_an_erasure_that_a_crash_cut_off_is_brought_to_its_end(
+    database, settings, registry, erase, add, train, monkeypatch
+):
+    add((WHO, "i1"), (WHO, "i2", ADD), *[(f"u{n}", f"i{n % 7}") for n in range(60)])
+    version = train()
+    with monkeypatch.context() as crash:
+        crash.setattr(registry.pickles, "with_any", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            erase(WHO)
+    (receipt,) = people.receipts(database, limit=9)
+    assert (receipt.status, WHO not in repr(receipt)) == ("erasing", True)
+    care = people.Aftercare(database, registry, settings, lambda: None)
+    care.look(clock.now())
+    assert people.receipt(database, receipt.erasure_id).status == "erasing"
+    care.look(clock.now() + 600 * clock.SECOND)
+    receipt = people.receipt(database, receipt.erasure_id)
+    assert (receipt.status, receipt.pickles_deleted) == ("complete", [version])
+    assert people.is_genuine(database, receipt)
+    assert left_in(database, settings, WHO) == set()
+    assert audit.verify(database, settings).ok
 
 
 def test_an_unknown_person_has_a_tombstone_and_a_receipt(database, erase, add):

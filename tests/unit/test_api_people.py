@@ -87,8 +87,10 @@ def test_no_list_stays_in_memory(api, taste, train, settings, database):
     assert api.get("/recommendations/u00").json()["strategy"] != "model"
     assert not (settings.model_dir / "interactions.snapshot").exists()
     receipt = api.get("/erasures/1").json()["erasure"]
-    assert (receipt["state"], receipt["pickles_left"]) == ("retraining", [version])
-    assert api.get(f"/models/{version}/pickle").content[:1] == b"\x80"
+    assert (receipt["state"], receipt["pickles_rewritten"]) == ("retraining", [version])
+    pickled = api.get(f"/models/{version}/pickle").content
+    assert pickled[:1] == b"\x80"
+    assert b"u01" not in pickled
 
     asked = []
     care = people.Aftercare(database, registry, settings, lambda: asked.append(True))
@@ -99,11 +101,18 @@ def test_no_list_stays_in_memory(api, taste, train, settings, database):
     care.look(clock.now())
     receipt = api.get("/erasures/1").json()["erasure"]
     assert (receipt["state"], receipt["version"]) == ("complete", second)
-    gone = api.get(f"/models/{version}/pickle")
+    api.delete("/users/u01")
+    gone = api.get(f"/models/{second}/pickle")
+    assert gone.status_code == 200
+    third = train()
+    assert api.post(f"/models/{third}/activate").status_code == 200
+    fourth = train()
+    assert api.delete("/users/u02").json()["erasure"]["pickles_deleted"] == [fourth]
+    gone = api.get(f"/models/{fourth}/pickle")
     assert (gone.status_code, gone.json()["code"]) == (410, "gone")
     assert "had a person in it who was erased" in gone.json()["message"]
-    assert api.get(f"/models/{second}/pickle").status_code == 200
-    assert api.get(f"/models/{version}/download").status_code == 200
+    assert api.get(f"/models/{third}/pickle").status_code == 200
+    assert api.get(f"/models/{fourth}/download").status_code == 200
 
 
 def test_a_training_that_somebody_is_erased_under_keeps_no_version(

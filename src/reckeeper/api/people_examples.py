@@ -13,7 +13,8 @@ _ERASURE = {
     "removed": {"user_interactions": 214, "watchlist": 3, "pickles": 1},
     "shaped_versions": [4, 5],
     "pickles_deleted": [4],
-    "pickles_left": [5],
+    "pickles_rewritten": [5],
+    "pickles_left": [],
     "log_is_empty": True,
     "remains": [],
     "job_id": None,
@@ -24,8 +25,6 @@ _ERASURE = {
 }
 _COMPLETE = _ERASURE | {
     "state": "complete",
-    "pickles_deleted": [4, 5],
-    "pickles_left": [],
     "job_id": 9,
     "version": 6,
     "completed_at": "2025-12-04T23:43:02.118204Z",

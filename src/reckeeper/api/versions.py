@@ -215,7 +215,10 @@ async def download_model(runtime: Needs, version: Version) -> Response:
     responses=content("application/octet-stream", BINARY) | failures(404, 410, 422),
 )
 async def download_pickle(runtime: Needs, version: Version) -> Response:
-    """Give a version's pickle, with its users; 410 once somebody in it was erased."""
+    """Give a version's pickle, with its users; 410 once somebody in it was erased.
+
+    That of a version which is active after an erasure, or becomes so, has no users.
+    """
     path = await run_in_threadpool(runtime.registry.pickles.path, version)
     file = path.open("rb")
     return bodies.Streamed(

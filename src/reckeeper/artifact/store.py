@@ -297,6 +297,20 @@ class ModelStore:
         """Return the pickles in ``unknown/``."""
         return sorted((self.folder / _UNKNOWN).glob("*.pkl"))
 
+    def write_pickle_anew(self, artifact: Artifact) -> WrittenFile:
+        """Write a version's pickle without users, in the place of the one that may be there.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be written.
+        """
+        path = self.pickle(artifact.metadata.version)
+        users = InteractionMatrix.without_users(artifact.items)
+        with durable.replaced_file(path) as temporary:
+            write_pickle(artifact, users, temporary, cell_limit=0)
+        return _described(path)
+
     def delete_pickle(self, version: int) -> None:
         """Delete the pickle of a version; the version stays what it is."""
         self.pickle(version).unlink(missing_ok=True)

@@ -363,7 +363,7 @@ def show_receipt(receipt: wire.Erasure) -> None:
         "Versions trained on what they did": ", ".join(map(str, receipt.shaped_versions)) or "none",
         "State": {
             "retraining": "The worker retrains, or something is still left",
-            "erasing": "It did not come to its end: erase again",
+            "erasing": "It goes on; one that was cut off ends within minutes",
         }.get(receipt.state, "Complete"),
     }
     if receipt.remains:

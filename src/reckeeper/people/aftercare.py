@@ -5,17 +5,20 @@ from collections.abc import Callable
 from reckeeper import clock, snapshot, storage
 from reckeeper import policy as policies
 from reckeeper.config import Settings
-from reckeeper.errors import ReckeeperError
+from reckeeper.errors import NotEnoughDataError, ReckeeperError
 from reckeeper.people import erasing, outside, receipts
 from reckeeper.people.retention import delete_old
 from reckeeper.periodic import Periodic
-from reckeeper.registry import Registry
+from reckeeper.registry import Erased, Registry, is_pinned
 from reckeeper.telemetry import get_logger
 
 _OUTSIDE_SECONDS = 60.0
 _RETENTION_SECONDS = 24 * 3600.0
 _AGAIN_SECONDS = 600.0
 """After which a retrain that failed is tried again."""
+
+_ABANDONED_SECONDS = 300.0
+"""After which an erasure that did not end is brought to its end: its process is gone."""
 
 _log = get_logger(__name__)
 
@@ -24,9 +27,9 @@ class Aftercare:
     """Ends the influence of those who were erased, and deletes what is too old.
 
     A thread that starts a retrain where the active version was shaped by somebody who was erased,
-    deletes its pickle once another one is active, and completes the receipt. It erases again who
-    came back with a database that was restored, and once a day deletes what is older than the
-    policy's ``retention_days``.
+    and completes the receipt once another one is active, or where none can be. It brings erasures
+    to their end that a crash cut off, erases again who came back with a database that was
+    restored, and once a day deletes what is older than the policy's ``retention_days``.
 
     Parameters
     ----------
@@ -78,16 +81,22 @@ class Aftercare:
         """
         if now >= self._outside_at:
             self.erase_restored()
+            self._resume(now)
             self._outside_at = now + int(_OUTSIDE_SECONDS * 1e6)
         self._discard_snapshot()
         with self._database.read() as connection:
             waiting = storage.erasures.unfinished(connection)
             active = storage.models.active(connection)
             policy = policies.current(connection, self._settings).policy
+            last = storage.jobs.last_retrain(connection)
+        erased_at = 0
         for erasure in waiting:
-            self._follow(erasure, active)
-        if active is not None and any(active.version in row.shaped_versions for row in waiting):
-            self._retrain_after(max(row.erased_at for row in waiting), now)
+            kept = _why_kept(active, last, erasure)
+            self._follow(erasure, active, kept)
+            if active is not None and active.version in erasure.shaped_versions and kept is None:
+                erased_at = max(erased_at, erasure.erased_at)
+        if erased_at:
+            self._retrain_after(erased_at, now)
         if policy.retention_days is not None and now >= self._old_at:
             delete_old(self._database, policy.retention_days, actor="schedule", now=now)
             self._old_at = now + int(_RETENTION_SECONDS * 1e6)
@@ -160,28 +169,58 @@ class Aftercare:
             snapshot.discard_older(folder, installation_id=installation_id, generation=generation)
             self._seen = generation, snapshot.state(folder)
 
-    def _follow(self, erasure: storage.Erasure, active: storage.Version | None) -> None:
-        """Do what is left of an erasure, and complete it where nothing is."""
+    def _resume(self, now: int) -> None:
+        """Bring erasures to their end whose process is gone."""
+        with self._database.read() as connection:
+            before = now - int(_ABANDONED_SECONDS * 1e6)
+            cut_off = storage.erasures.abandoned(connection, before=before)
+        for erasure in cut_off:
+            _log.warning("erasure_resumed", erasure=erasure.erasure_id)
+            erasing.keep_outside(self._database, self._registry)
+            erasing.remove(
+                self._database, self._registry, self._settings, erasure, erasure.user_ids or []
+            )
+
+    def _follow(
+        self, erasure: storage.Erasure, active: storage.Version | None, kept: str | None
+    ) -> None:
+        """Do what is left of an erasure, and complete it where nothing is.
+
+        Parameters
+        ----------
+        erasure : storage.Erasure
+        active : storage.Version or None
+        kept : str or None
+            Why no retrain takes the place of the active version.
+        """
         left, is_wiped = erasure.pickles_left, erasure.is_wiped
+        again = Erased([], [], [])
         if left:
-            left = self._registry.pickles.delete(
+            again = self._registry.pickles.erase(
                 left, actor="worker", erasure_id=erasure.erasure_id
             )
         if not is_wiped:
             is_wiped = storage.wiping.wipe(self._database).log_is_empty
         is_shaped = active is not None and active.version in erasure.shaped_versions
-        is_complete = is_wiped and not left and not is_shaped
-        if (left, is_wiped) == (erasure.pickles_left, erasure.is_wiped) and not is_complete:
+        is_complete = is_wiped and not again.left and (not is_shaped or kept is not None)
+        if (again.left, is_wiped) == (left, erasure.is_wiped) and not is_complete:
             return
-        gone = [version for version in erasure.pickles_left if version not in left]
-        ended_it = is_complete and active is not None and bool(erasure.shaped_versions)
+        ended_it = is_complete and not is_shaped and bool(erasure.shaped_versions)
+        remains = erasure.remains
+        if is_complete and is_shaped and active is not None:
+            remains = [
+                *remains,
+                f"Version {active.version} was trained on the person and stays active: {kept}",
+            ]
         with self._database.write() as connection:
             receipts.change(
                 connection,
                 erasure.erasure_id,
-                pickles_left=left,
-                pickles_deleted=sorted({*erasure.pickles_deleted, *gone}),
+                pickles_left=again.left,
+                pickles_deleted=sorted({*erasure.pickles_deleted, *again.deleted}),
+                pickles_rewritten=sorted({*erasure.pickles_rewritten, *again.rewritten}),
                 is_wiped=is_wiped,
+                remains=remains,
                 status=storage.erasures.COMPLETE if is_complete else erasure.status,
                 completed_at=clock.now() if is_complete else None,
                 job_id=active.job_id if ended_it and active else None,
@@ -203,3 +242,15 @@ class Aftercare:
             self._retrain()
         except ReckeeperError as exc:
             _log.warning("retrain_not_started", trigger="erasure", error=exc.message)
+
+
+def _why_kept(
+    active: storage.Version | None, last: storage.JobSummary | None, erasure: storage.Erasure
+) -> str | None:
+    """Return why no retrain takes the place of the active version; None if one may."""
+    if active is not None and is_pinned(active) and active.pinned_until is None:
+        return "it is pinned. Unpin it, then retrain."
+    was_tried = last is not None and last.started_at > erasure.erased_at
+    if was_tried and last is not None and last.error_code == NotEnoughDataError.code:
+        return "too few interactions are left for another one. Retrain when there are more."
+    return None

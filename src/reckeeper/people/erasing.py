@@ -37,8 +37,8 @@ def erase(
     Known or not, what occurred before now is not taken again from anywhere; what occurs later is.
     What an active version has learned ends with the next retrain, which `Aftercare` starts.
 
-    In several transactions, so that others write in between. Asked again after a crash, it
-    removes the rest.
+    In several transactions, so that others write in between. After a crash `Aftercare` removes
+    the rest.
 
     Parameters
     ----------
@@ -87,25 +87,33 @@ def remove(
     removed, named_in = database.retrying(tables, seconds=_DATABASE_SECONDS)
     removed = {"user_interactions": erasure.interactions, **removed}
     with_them = registry.pickles.with_any(user_ids)
-    left = registry.pickles.delete(with_them, actor=erasure.actor, erasure_id=erasure.erasure_id)
-    deleted = [version for version in with_them if version not in left]
-    removed["pickles"] = len(deleted)
+    erased = registry.pickles.erase(with_them, actor=erasure.actor, erasure_id=erasure.erasure_id)
+    removed["pickles"] = len(with_them) - len(erased.left)
     removed["pickles_set_aside"] = registry.pickles.delete_aside(user_ids)
     snapshot.discard(registry.store.folder)
     with database.read() as connection:
         files = reports.all_in(connection, settings.data_dir)
     removed["report_rows"] = reports.scrub(files, user_ids)
-    wiped = storage.wiping.wipe(database, user_ids)
-    remains = _remains(database, settings, user_ids, named_in, is_clean=wiped.is_clean)
+    remains = [*_remains(database, named_in), *_left_on_topics(settings, user_ids)]
     found = {
         "removed": {name: n for name, n in removed.items() if n},
         "shaped_versions": sorted({*erasure.shaped_versions, *named_in}),
-        "pickles_deleted": deleted,
-        "pickles_left": left,
-        "is_wiped": wiped.log_is_empty,
-        "remains": remains,
+        "pickles_deleted": erased.deleted,
+        "pickles_rewritten": erased.rewritten,
+        "pickles_left": erased.left,
+        # Until it is known to be otherwise.
+        "remains": [_REMNANTS, *remains],
     }
-    end = functools.partial(_end, erasure_id=erasure.erasure_id, found=found)
+    note = functools.partial(_note, erasure_id=erasure.erasure_id, found=found)
+    database.retrying(note, seconds=_DATABASE_SECONDS)
+    # The ids stood in the row of the erasure too, up to here.
+    wiped = storage.wiping.wipe(database, user_ids)
+    end = functools.partial(
+        _end,
+        erasure_id=erasure.erasure_id,
+        is_wiped=wiped.log_is_empty,
+        remains=remains if wiped.is_clean else [_REMNANTS, *remains],
+    )
     return database.retrying(end, seconds=_DATABASE_SECONDS)
 
 
@@ -161,6 +169,7 @@ def begin(
         is_wiped=False,
         remains=[],
         signature="",
+        user_ids=list(user_ids),
     )
     # Also where nothing is there: lists that processes hold may have the id.
     storage.installation.raise_generation(connection)
@@ -217,21 +226,15 @@ def _clear_tables(
     return counts, named_in
 
 
-def _remains(
-    database: storage.Database,
-    settings: Settings,
-    user_ids: Sequence[str],
-    named_in: Sequence[int],
-    *,
-    is_clean: bool,
-) -> list[str]:
+_REMNANTS = (
+    "Parts of the database file that are not in use may still have remnants: the file is too "
+    "large to be written anew while others write. Have it done in a quiet hour (wipe)."
+)
+
+
+def _remains(database: storage.Database, named_in: Sequence[int]) -> list[str]:
     """Return what is left of a person where it could not be removed, in sentences."""
     said = []
-    if not is_clean:
-        said.append(
-            "Parts of the database file that are not in use may still have remnants: the file is "
-            "too large to be written anew while others write. Have it done in a quiet hour (wipe)."
-        )
     if database.sqlite_file is None:
         said.append(
             "PostgreSQL keeps deleted rows in its files until VACUUM has passed over them, and in "
@@ -243,12 +246,12 @@ def _remains(
             f"The files of versions {numbers} name the person among those that the policy left "
             "out of training: delete these versions."
         )
-    if settings.uses_kafka:
-        said += _left_on_topics(settings, user_ids)
     return said
 
 
 def _left_on_topics(settings: Settings, user_ids: Sequence[str]) -> list[str]:
+    if not settings.uses_kafka:
+        return []
     from reckeeper.events.kafka import dead_letters
 
     try:
@@ -263,21 +266,12 @@ def _left_on_topics(settings: Settings, user_ids: Sequence[str]) -> list[str]:
     ]
 
 
-def _end(
-    connection: storage.Connection, erasure_id: int, found: Mapping[str, object]
-) -> storage.Erasure:
-    erasure = receipts.change(connection, erasure_id, **found)
-    active = storage.models.active_version(connection)
-    is_complete = (
-        active not in erasure.shaped_versions and not erasure.pickles_left and erasure.is_wiped
-    )
-    status = storage.erasures.COMPLETE if is_complete else storage.erasures.RETRAINING
-    erasure = receipts.change(
-        connection,
-        erasure_id,
-        status=status,
-        completed_at=clock.now() if is_complete else None,
-    )
+def _note(connection: storage.Connection, erasure_id: int, found: Mapping[str, object]) -> None:
+    """Note what was removed, unless another process has brought the erasure to its end."""
+    if receipts.found(connection, erasure_id).status != storage.erasures.ERASING:
+        return
+    status = storage.erasures.RETRAINING
+    erasure = receipts.change(connection, erasure_id, **found, status=status, user_ids=None)
     audit.record(
         connection,
         actor=erasure.actor,
@@ -287,6 +281,25 @@ def _end(
         removed=erasure.removed,
         shaped_versions=erasure.shaped_versions,
         pickles_deleted=erasure.pickles_deleted,
+        pickles_rewritten=erasure.pickles_rewritten,
         reason=erasure.reason,
     )
-    return erasure
+
+
+def _end(
+    connection: storage.Connection, erasure_id: int, is_wiped: bool, remains: list[str]
+) -> storage.Erasure:
+    """Note how far the erasure has come, and whether that was all."""
+    erasure = receipts.found(connection, erasure_id)
+    if erasure.status == storage.erasures.COMPLETE:
+        return erasure
+    active = storage.models.active_version(connection)
+    is_complete = active not in erasure.shaped_versions and not erasure.pickles_left and is_wiped
+    return receipts.change(
+        connection,
+        erasure_id,
+        is_wiped=is_wiped,
+        remains=remains,
+        status=storage.erasures.COMPLETE if is_complete else storage.erasures.RETRAINING,
+        completed_at=clock.now() if is_complete else None,
+    )

@@ -8,7 +8,7 @@ from reckeeper.errors import NotFoundError
 _SIGNED = (
     *("erasure_id", "subject", "erased_at", "until", "actor", "status", "interactions"),
     *("removed", "shaped_versions", "pickles_deleted", "pickles_left", "is_wiped", "remains"),
-    *("job_id", "version", "completed_at"),
+    *("pickles_rewritten", "job_id", "version", "completed_at"),
 )
 
 
@@ -61,6 +61,8 @@ def note_completed(connection: storage.Connection, erasure_id: int) -> None:
         job_id=erasure.job_id,
         version=erasure.version,
         pickles_deleted=erasure.pickles_deleted,
+        pickles_rewritten=erasure.pickles_rewritten,
+        remains=erasure.remains,
     )
 
 

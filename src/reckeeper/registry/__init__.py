@@ -4,8 +4,8 @@ from pathlib import Path
 
 from reckeeper import storage
 from reckeeper.artifact import ModelStore
-from reckeeper.registry.described import DescribedModel, ListedModel, RetrainAnswer
-from reckeeper.registry.pickles import Pickles
+from reckeeper.registry.described import DescribedModel, ListedModel, RetrainAnswer, is_pinned
+from reckeeper.registry.pickles import Erased, Pickles
 from reckeeper.registry.recovery import Recovery, TakenIn
 from reckeeper.registry.switch import Switch
 from reckeeper.registry.transfer import Transfer
@@ -15,6 +15,7 @@ __all__ = [
     "MAX_NOTE_CHARS",
     "ActiveModel",
     "DescribedModel",
+    "Erased",
     "Fetch",
     "ListedModel",
     "Pickles",
@@ -25,6 +26,7 @@ __all__ = [
     "TakenIn",
     "Transfer",
     "Versions",
+    "is_pinned",
 ]
 
 
@@ -63,7 +65,7 @@ class Registry:
     ) -> None:
         self.store = ModelStore(folder, maps_files=maps_files)
         self.versions = Versions(database, self.store, fetch=fetch)
-        self.switch = Switch(database, self.store)
+        self.pickles = Pickles(database, self.store)
+        self.switch = Switch(database, self.store, self.pickles)
         self.recovery = Recovery(database, self.store, self.versions, self.switch)
         self.transfer = Transfer(database, self.store, self.versions)
-        self.pickles = Pickles(database, self.store)

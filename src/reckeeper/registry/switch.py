@@ -7,6 +7,7 @@ from reckeeper import audit, clock, storage
 from reckeeper.artifact import ModelStore
 from reckeeper.errors import Action, ConflictError, PinnedError
 from reckeeper.registry.described import is_pinned
+from reckeeper.registry.pickles import Pickles
 from reckeeper.registry.versions import ActiveModel, delete_files, delete_row, existing
 from reckeeper.telemetry import get_logger
 
@@ -20,11 +21,13 @@ class Switch:
     ----------
     database : storage.Database
     store : ModelStore
+    pickles : Pickles
     """
 
-    def __init__(self, database: storage.Database, store: ModelStore) -> None:
+    def __init__(self, database: storage.Database, store: ModelStore, pickles: Pickles) -> None:
         self._database = database
         self._store = store
+        self._pickles = pickles
 
     def active_version(self) -> int | None:
         """Return the number of the active version, or None."""
@@ -196,12 +199,17 @@ class Switch:
         return deleted
 
     def repair_link(self) -> None:
-        """Make the folder's link name the active version's pickle."""
+        """Make the folder's link name the active version's pickle.
+
+        One that an erasure has deleted is written again, without users.
+        """
         if not self._store.folder.is_dir():
             return
         pointed_at: int | None = -1
         # Another process may activate another version between the look and the link.
         while (active := self.active_version()) != pointed_at:
+            if active is not None:
+                self._pickles.restore(active)
             try:
                 self._store.point_link(active)
             except OSError as exc:

@@ -26,7 +26,7 @@ from reckeeper.storage.soundness import Soundness
 from reckeeper.storage.tombstones import Tombstones
 from reckeeper.telemetry import get_logger
 
-SCHEMA_REVISION = "0006"
+SCHEMA_REVISION = "0007"
 """The migration that this release needs; a test holds it against the scripts."""
 
 BUSY_TIMEOUT_SECONDS = 60

@@ -89,6 +89,14 @@ def unfinished(connection: sa.Connection) -> list[Erasure]:
     return every(Erasure, connection.execute(query.order_by(erasures.c.erasure_id)))
 
 
+def abandoned(connection: sa.Connection, *, before: int) -> list[Erasure]:
+    """Return the erasures that began before a moment and did not come to their end."""
+    columns = erasures.c
+    query = sa.select(erasures).where(columns.status == ERASING, columns.erased_at < before)
+    found = every(Erasure, connection.execute(query.order_by(columns.erasure_id)))
+    return [row for row in found if row.user_ids]
+
+
 def last_that_took(connection: sa.Connection) -> int:
     """Return the number of the last erasure of somebody who had interactions, 0 without one."""
     query = sa.select(sa.func.max(erasures.c.erasure_id)).where(erasures.c.interactions > 0)

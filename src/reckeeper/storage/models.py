@@ -200,6 +200,11 @@ def set_pickle_erased(connection: sa.Connection, version: int) -> None:
     _update(connection, version, gone)
 
 
+def set_pickle(connection: sa.Connection, version: int, n_bytes: int, sha256: str) -> None:
+    """Note the pickle of a version that was written anew."""
+    _update(connection, version, {"pickle_bytes": n_bytes, "pickle_sha256": sha256})
+
+
 def set_verdict(connection: sa.Connection, version: int, verdict: Mapping[str, object]) -> None:
     """Replace the verdict on a version; JSON values."""
     _update(connection, version, {"verdict": dict(verdict)})

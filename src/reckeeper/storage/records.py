@@ -7,7 +7,7 @@ values.
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from sqlalchemy import (
@@ -557,27 +557,25 @@ class Erasure:
     erasure_id : int
     subject : str
         The person's pseudonym in the trail.
-    erased_at : int
-    until : int
-        What occurred up to then is not taken again.
-    actor : str
-    reason : str or None
+    erased_at, until : int
+        What occurred up to `until` is not taken again.
+    actor, reason : str, str or None
     status : str
-        ``erasing``, ``retraining`` while the active version was shaped by the person, or
-        something is left, ``complete``.
+        ``erasing``, ``retraining`` (or something is left), ``complete``.
     interactions, removed : int, dict
         How many were removed, and how many rows or files of what.
-    shaped_versions, pickles_deleted, pickles_left : list of int
-        Versions that were trained on them; whose pickle had them, and is to go when inactive.
+    shaped_versions, pickles_deleted, pickles_rewritten, pickles_left : list of int
+        Versions trained on them; whose pickle had them: gone, without users now, still there.
     is_wiped : bool
         Whether the log of the database's file was emptied since.
     remains : list of str
         What is left, in sentences.
     job_id, version : int or None
         The retrain that ended their influence, and what it made.
-    completed_at : int or None
-    signature : str
-        Hexadecimal, over all of this.
+    completed_at, signature : int or None, str
+        The latter hexadecimal, over all of this.
+    user_ids : list of str or None
+        Who is erased, until it is done: another process may have to go on with it.
     """
 
     erasure_id: _Serial
@@ -598,3 +596,5 @@ class Erasure:
     version: _VersionNumber | None
     completed_at: int | None
     signature: _Hash
+    pickles_rewritten: list[int] = field(default_factory=list)
+    user_ids: list[str] | None = field(default=None, repr=False)

@@ -40,8 +40,9 @@ class Erasure(Answer):
     actor: str
     reason: str | None
     state: Literal["erasing", "retraining", "complete"] = Field(
-        description="erasing: it did not come to its end; ask again. retraining: the active "
-        "version was shaped by the person, and a retrain is started; or something is still left."
+        description="erasing: it goes on; one that a crash cut off, the worker ends within "
+        "minutes. retraining: the active version was shaped by the person, and a retrain is "
+        "started; or something is still left."
     )
     removed: dict[str, int] = Field(
         description="Rows by table; pickles, those set aside, and rows of reports."
@@ -49,9 +50,16 @@ class Erasure(Answer):
     shaped_versions: list[int] = Field(
         description="Versions that were trained on the person's interactions."
     )
-    pickles_deleted: list[int] = Field(description="Versions whose pickle had the person.")
+    pickles_deleted: list[int] = Field(
+        description="Versions whose pickle had the person and is deleted."
+    )
+    pickles_rewritten: list[int] = Field(
+        default=[],
+        description="Versions whose pickle had the person and was written anew, without users: "
+        "they were active.",
+    )
     pickles_left: list[int] = Field(
-        description="Those that are deleted once their version is no longer active."
+        description="Versions whose pickle could not be deleted yet: it is tried again."
     )
     log_is_empty: bool = Field(
         description="Whether the log of the database file was emptied since; it is tried again."
