@@ -436,6 +436,23 @@ class Settings(BaseSettings):
         except ValueError:
             return self.host == "localhost"
 
+    def without_folders(self, text: str) -> str:
+        """Return a text that names files as they are called in the data or the model folder.
+
+        Where these are is for the log, and for who works on the machine itself.
+        """
+        told = {self.data_dir: "the data folder", self.model_dir: "the model folder"}
+        said = {
+            str(form): words
+            for folder, words in told.items()
+            for form in (folder.absolute(), folder.resolve())
+        }
+        for place in sorted(said, key=len, reverse=True):
+            pattern = rf"(?<![\w.-]){re.escape(place)}"
+            text = re.sub(rf"{pattern}/(?=[\w.])", "", text)
+            text = re.sub(rf"{pattern}(?![\w/-])", said[place], text)
+        return text
+
     @property
     def is_embedded(self) -> bool:
         """Whether the database is the one that Reckeeper makes for itself."""

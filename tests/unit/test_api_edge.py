@@ -3,6 +3,7 @@
 import pytest
 from fastapi.testclient import TestClient
 
+from reckeeper import audit
 from reckeeper.api.app import create_app
 
 SHOP, OTHER = "https://shop.example.org", "https://other.example.org"
@@ -67,3 +68,20 @@ def test_versions_are_sent_again_only_where_they_have_changed(client, path):
 def test_the_root_leads_to_the_documentation(client):
     answer = client.get("/", follow_redirects=False)
     assert (answer.status_code, answer.headers["Location"]) == (307, "/docs")
+
+
+def test_answers_name_files_and_not_where_they_are(client, settings, registry):
+    registry.store.native(1).rename(settings.data_dir / "elsewhere")
+    (settings.model_dir / audit.HEAD_NAME).unlink()
+    damaged = client.post("/models/1/activate")
+    assert damaged.json()["code"] == "damaged_artifact"
+    told = "model-000001.safetensors is missing from the model folder."
+    assert told in damaged.json()["message"]
+    verified = client.get("/audit/verify").json()
+    assert verified["problem"].startswith(f"There is no {audit.HEAD_NAME}, so nobody can tell")
+    for answer in (damaged.text, str(verified), client.get("/health/ready").text):
+        assert str(settings.model_dir) not in answer
+        assert str(settings.data_dir) not in answer
+    # … but where the contract has a path.
+    (listed,) = client.get("/models").json()["models"]
+    assert listed["path"] == f"{settings.model_dir}/retrained_svd_model.pkl"

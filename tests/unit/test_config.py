@@ -345,3 +345,18 @@ def test_passwords_are_masked(url, masked):
     assert settings.masked_database_url == masked
     assert not re.search("secret|sec@ret|sec:ret", repr(settings))
     assert masked in repr(settings)
+
+
+def test_a_text_can_be_told_without_where_the_folders_are():
+    settings = Settings().replaced(data_dir=Path("/srv/data"), model_dir=Path("/srv/data/models"))
+    for text, told in (
+        ("/srv/data/models/a.pkl is gone", "a.pkl is gone"),
+        ("/srv/data/imports/7/f.csv: no", "imports/7/f.csv: no"),
+        ("nothing in /srv/data/models.", "nothing in the model folder."),
+        ("/srv/data is full", "the data folder is full"),
+        (
+            "/srv/database/x stays, and /var/srv/data/x",
+            "/srv/database/x stays, and /var/srv/data/x",
+        ),
+    ):
+        assert settings.without_folders(text) == told

@@ -1,5 +1,7 @@
 """The audit trail: who changed what, and whether it is whole."""
 
+import dataclasses
+
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 
@@ -23,4 +25,5 @@ async def verify_audit(runtime: Needs) -> wire.AuditCheck:
     """Say whether the trail is whole: nothing altered, removed, reordered or cut."""
     async with runtime.transfers:
         found = await run_in_threadpool(audit.verify, runtime.database, runtime.settings)
-    return wire.AuditCheck.model_validate(found)
+    problem = found.problem and runtime.settings.without_folders(found.problem)
+    return wire.AuditCheck.model_validate(dataclasses.replace(found, problem=problem))

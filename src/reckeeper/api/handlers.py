@@ -31,12 +31,14 @@ def register(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_unexpected)
 
 
-async def _on_reckeeper_error(_request: Request, exc: Exception) -> Response:
+async def _on_reckeeper_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, errors.ReckeeperError)
+    told = request.app.state.runtime.settings.without_folders(exc.message)
     if isinstance(exc, errors.StorageError):
         _log.error("storage_failed", error=exc.in_full)
-    elif exc.private is not None:
+    elif exc.private is not None or told != exc.message:
         _log.warning("request_not_done", code=exc.code, error=exc.in_full)
+    exc.message = told
     return answer(exc)
 
 

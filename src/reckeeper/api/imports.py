@@ -169,12 +169,21 @@ def _described(runtime: Runtime, row: storage.Import) -> wire.JsonObject:
     return {
         **{each.name: getattr(row, each.name) for each in dataclasses.fields(row)},
         "source": Path(row.source).name if row.source.startswith("/") else row.source,
-        "reason": row.reason and uploads.by_name(runtime.settings.data_dir / "imports", row.reason),
+        "reason": row.reason and _by_names(runtime, row),
         "rows": n_rows,
         "rows_per_second": n_rows / seconds if seconds > 0 and n_rows else None,
         "seconds_left": left,
         "has_report": row.report is not None,
     }
+
+
+def _by_names(runtime: Runtime, row: storage.Import) -> str:
+    """Return why an import failed; files are named, and not where they are."""
+    reason = uploads.by_name(runtime.settings.data_dir / "imports", row.reason or "")
+    for file in (row.source, row.report or ""):
+        if file.startswith("/"):
+            reason = reason.replace(file, Path(file).name)
+    return runtime.settings.without_folders(reason)
 
 
 def _report(runtime: Runtime, import_id: int) -> IO[str]:
@@ -186,6 +195,6 @@ def _report(runtime: Runtime, import_id: int) -> IO[str]:
         said = (
             "refused no row."
             if row.report is None
-            else f"has its report elsewhere, in {row.report} of the machine that ran it."
+            else f"has its report elsewhere, in {Path(row.report).name} where it was told to."
         )
         raise errors.NotFoundError(f"Import {import_id} {said}") from exc

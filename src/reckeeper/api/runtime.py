@@ -188,7 +188,8 @@ class Runtime:
         Of several processes, it is as well off as the worst of them.
         """
         own = self._own_readiness()
-        return own if self.siblings is None else self.siblings.worst(own)
+        worst = own if self.siblings is None else self.siblings.worst(own)
+        return worst.worded(self.settings.without_folders)
 
     def _own_readiness(self) -> Readiness:
         readiness = self.serving.readiness()

@@ -1,6 +1,7 @@
 """Whether a process can answer, and what stands in the way."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from reckeeper.errors import Action
@@ -72,6 +73,10 @@ class Readiness:
     problems: list[str]
     model_version: int | None
     offer_version: int | None
+
+    def worded(self, word: Callable[[str], str]) -> "Readiness":
+        """Return it with each problem put in other words."""
+        return dataclasses.replace(self, problems=[word(problem) for problem in self.problems])
 
     def also(self, *problems: str) -> "Readiness":
         """Add problems of other parts, which leave it degraded at best; each is said once."""

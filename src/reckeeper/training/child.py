@@ -79,7 +79,7 @@ def main(job_id: int, settings: Settings) -> int:
         _log.warning("job_failed", job_id=job_id, error=exc.in_full)
         progress.save(
             error_code=exc.code,
-            error_message=exc.message,
+            error_message=settings.without_folders(exc.message),
             error_action=None if exc.action is None else exc.action.to_json(),
         )
         return 1

@@ -302,6 +302,10 @@ class JobRunner:
                 self._fail(job_id, exc)
 
     def _fail(self, job_id: int, error: ReckeeperError, *, traceback: str | None = None) -> None:
+        told = self._settings.without_folders(error.message)
+        if told != error.message:
+            _log.warning("job_failed", job_id=job_id, error=error.in_full)
+            error.message = told
         jobs.fail(
             self._database,
             job_id,

@@ -74,6 +74,11 @@ def _count(response: Response) -> Response:
 
 
 def _on_reckeeper_error(exc: errors.ReckeeperError) -> Response:
+    worker: Worker = current_app.extensions["worker"]
+    told = worker.settings.without_folders(exc.message)
+    if exc.private is not None or told != exc.message:
+        _log.warning("request_not_done", code=exc.code, error=exc.in_full)
+    exc.message = told
     response = json_answer(wire.error_body(exc), wire.status_of(exc))
     response.headers.update(wire.headers_of(exc))
     return response

@@ -124,7 +124,7 @@ class Worker:
             *(self.access, self.policy, self.schedule, self.backups, self.gauges, self.courier),
         )
         problems += [thread.problem for thread in threads if thread.problem is not None]
-        return readiness.also(*problems)
+        return readiness.also(*problems).worded(self.settings.without_folders)
 
     def _retrain_after_erasure(self) -> None:
         """Replace a version that somebody who was erased has shaped, even by a worse one."""
