@@ -109,6 +109,11 @@ def count_answer(method: str, route: str, status: int, *, seconds: float) -> Non
     times.observe(seconds)
 
 
+def count_unread(status: int) -> None:
+    """Count an answer to what was not read as a request; it has neither method nor route."""
+    HTTP_REQUESTS.labels("unknown", "unknown", int(status)).inc()
+
+
 def count_list(strategy: str) -> None:
     """Count a list of recommendations."""
     _of_list(strategy).inc()

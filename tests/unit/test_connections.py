@@ -13,10 +13,11 @@ import threading
 import httpx
 import pytest
 import structlog
+from prometheus_client import REGISTRY
 from tests.conftest import settings_in
 from tests.system.installation import free_port
 
-from reckeeper import machine, training
+from reckeeper import machine, origins, training
 from reckeeper.api import app, connections
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
@@ -127,6 +128,12 @@ def answer_of(caller):
     return int(head.split()[1]), json.loads(body), head.lower()
 
 
+def assert_guarded(head):
+    """See that an answer has the headers of all answers."""
+    for name, value in origins.HEADERS:
+        assert f"{name}: {value}".lower().encode() in head
+
+
 def send_for_ever(caller, part):
     """Send until the other end has had enough; what it answered can be read."""
     with contextlib.suppress(OSError):
@@ -179,9 +186,12 @@ def test_a_request_to_speak_something_else_is_answered_as_if_it_had_not_asked(se
 def test_what_is_no_request_is_told_so(served, sent):
     caller = served.connect()
     caller.sendall(sent)
-    status, body, _ = answer_of(caller)
+    status, body, head = answer_of(caller)
     assert (status, body["code"]) == (400, "invalid_data")
     assert "HTTP/1.1" in body["message"]
+    assert_guarded(head)
+    labels = {"method": "unknown", "route": "unknown", "status": "400"}
+    assert REGISTRY.get_sample_value("reckeeper_http_requests_total", labels) >= 1
 
 
 def read_an_answer(stream):

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from tests.conftest import settings_in
 from tests.system.installation import free_port
-from tests.unit.test_connections import answer_of, send_for_ever
+from tests.unit.test_connections import answer_of, assert_guarded, send_for_ever
 from waitress import wasyncore
 
 from reckeeper.worker import connections
@@ -87,11 +87,41 @@ def test_an_endless_head_is_refused(client, connect, part):
     assert client.get("/health/live").status_code == 200
 
 
-def test_what_is_no_request_is_told_so(connect):
+def test_what_is_no_request_is_told_so(connect, client):
     caller = connect()
     caller.sendall(b"no request\r\n\r\n")
-    status, body, _ = answer_of(caller)
+    status, body, head = answer_of(caller)
     assert (status, body["code"]) == (400, "invalid_data")
+    assert_guarded(head)
+    assert 'route="unknown",status="400"' in client.get("/metrics").text
+
+
+def test_where_all_are_at_work_the_next_is_told_to_come_again(
+    client, connect, server, wait_until, monkeypatch
+):
+    going_on = threading.Event()
+    application = server.application
+
+    def late(environ, start_response):
+        going_on.wait(30)
+        return application(environ, start_response)
+
+    with monkeypatch.context() as full:
+        full.setattr(server, "application", late)
+        callers = [connect() for _ in range(4)]
+        for caller in callers:
+            caller.sendall(GET + b"\r\n")
+        wait_until(lambda: sum(bool(each.requests) for each in server._channels()) >= 4)
+        full.setattr(server.adj, "connection_limit", 4)
+        wait_until(lambda: server.in_connection_overflow)
+        status, body, head = answer_of(connect())
+        assert (status, body["code"]) == (503, "unavailable")
+        assert b"retry-after: " in head
+        assert_guarded(head)
+        going_on.set()
+        for caller in callers:
+            assert json.loads(answer_body(caller))["status"] == "ok"
+    assert client.get("/health/live").status_code == 200
 
 
 def channel_of(server, caller):

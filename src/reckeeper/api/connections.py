@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 
 from reckeeper import errors, telemetry, wire
 from reckeeper.api.answers import Json
+from reckeeper.origins import HEADERS
 from reckeeper.wire.headers import INSTALLATION_HEADER
 
 LONGEST_URL: Final = 2**16 - 1
@@ -248,6 +249,7 @@ class Http(HttpToolsProtocol):
         Who is still sending when a connection is closed may never see what was answered.
         """
         self.server_state.count(reason)
+        telemetry.count_unread(status)
         self._unset_keepalive_if_required()
         self._n_refused, self.n_idle = 0, 0
         self.flow.resume_reading()
@@ -265,6 +267,7 @@ class Http(HttpToolsProtocol):
             f"{INSTALLATION_HEADER.lower()}: {self.server_state.installation_id}",
             "cache-control: no-store",
             "connection: close",
+            *(f"{name.lower()}: {value}" for name, value in HEADERS),
         ]
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             head.append(f"retry-after: {wire.RETRY_SECONDS}")

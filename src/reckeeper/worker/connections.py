@@ -1,5 +1,7 @@
 """The worker's connections: HTTP as waitress speaks it, within limits, refused in our own form."""
 
+import contextlib
+import socket
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -11,7 +13,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, MultiSocketServer, TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
-from reckeeper import errors, machine, telemetry, wire
+from reckeeper import errors, machine, origins, telemetry, wire
 from reckeeper.config import Settings
 from reckeeper.wire.headers import INSTALLATION_HEADER
 
@@ -27,6 +29,10 @@ MOST_CONNECTIONS = 1_000
 _LOOK_SECONDS = 1
 _THREADS = 16
 
+_FULL = (
+    "The worker has as many connections as it may have, and is at work on all of them. Try again "
+    "in a moment."
+)
 _MESSAGES = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"The body is larger than {LARGEST_BODY} bytes. The "
     "worker takes no data: send that to the server (RECKEEPER_SERVER_URL).",
@@ -64,6 +70,23 @@ def listen(app: Flask, settings: Settings) -> MultiSocketServer | BaseWSGIServer
     return MultiSocketServer(listening, limits, [], dispatcher)
 
 
+def _full(installation_id: str) -> bytes:
+    """Return the answer to a connection for which there is no room."""
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    body = wire.Error(code=errors.UnavailableError.code, message=_FULL).model_dump_json().encode()
+    headers = (
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("Connection", "close"),
+        ("Retry-After", str(wire.RETRY_SECONDS)),
+        (INSTALLATION_HEADER, installation_id),
+        *origins.HEADERS,
+    )
+    lines = [f"HTTP/1.1 {status} {status.phrase}", *(f"{name}: {value}" for name, value in headers)]
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
 class _Refusal(ErrorTask):
     """The answer to what is no request or is over a limit."""
 
@@ -84,7 +107,9 @@ class _Refusal(ErrorTask):
             ("Content-Type", "application/json"),
             ("Cache-Control", "no-store"),
             (INSTALLATION_HEADER, cast(_Server, self.channel.server).installation_id),
+            *origins.HEADERS,
         ]
+        telemetry.count_unread(status)
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
@@ -116,18 +141,36 @@ class _Server(TcpWSGIServer):
         return cast("dict[int, HTTPChannel]", self.active_channels).values()
 
     def readable(self) -> bool:
-        """Return whether there is room for another connection."""
+        """Return whether another connection is taken, if only to refuse it."""
         has_room = super().readable()
-        if self.in_connection_overflow:
-            self._make_room()
-        return has_room
+        return has_room or (self.in_connection_overflow and not self._make_room())
 
-    def _make_room(self) -> None:
+    def handle_accept(self) -> None:
+        """Take a connection; where there is no room, say so and end it."""
+        if len(self._map) < self.adj.connection_limit:
+            super().handle_accept()
+            return
+        with contextlib.suppress(OSError):
+            accepted = self.accept()
+            if accepted is None:
+                return
+            telemetry.HTTP_CONNECTIONS_ENDED.labels("full").inc()
+            telemetry.count_unread(HTTPStatus.SERVICE_UNAVAILABLE)
+            with accepted[0] as connection:
+                connection.setblocking(False)
+                connection.send(_full(self.installation_id))
+                connection.shutdown(socket.SHUT_WR)
+                # What is left unread would cut the answer off.
+                connection.recv(LARGEST_HEAD)
+
+    def _make_room(self) -> bool:
+        """Let some that idle give way; return whether there are any."""
         idle = [each for each in self._channels() if not each.requests]
         idle.sort(key=lambda each: each.last_activity)
         for channel in idle[: max(1, self.adj.connection_limit // 10)]:
             channel.will_close = True
             telemetry.HTTP_CONNECTIONS_ENDED.labels("made_room").inc()
+        return bool(idle)
 
     def maintenance(self, now: int) -> None:
         """End connections whose clients were too slow."""
