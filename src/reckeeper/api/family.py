@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
+
 from reckeeper import telemetry
 
 _FILE = "server.pid"
@@ -37,7 +39,9 @@ class Family:
         self._parent = os.getpid()
         self._orphaned_at: float | None = None
         before = self._noted()
-        self.was_killed = supervisor is not None and before is not None and not _is_alive(before)
+        self.was_killed = (
+            supervisor is not None and before is not None and not psutil.pid_exists(before)
+        )
 
     def note_up(self) -> None:
         """Note that all of this family answer: children of another one end."""
@@ -65,7 +69,7 @@ class Family:
             _log.error("server_parent_ended", pid=self._parent)
         goes_on = (
             self._supervisor is not None
-            and _is_alive(self._supervisor)
+            and psutil.pid_exists(self._supervisor)
             and self._noted() == self._parent
             and now - self._orphaned_at < _ORPHAN_SECONDS
         )
@@ -76,13 +80,3 @@ class Family:
         with contextlib.suppress(OSError, ValueError):
             return int(self._file.read_text(encoding="ascii"))
         return None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -1,10 +1,10 @@
 """The ports of `reckeeper up`: free, moved, or still held by what another `up` has started."""
 
-import os
 import socket
 import time
 from collections.abc import Container
 
+import psutil
 from rich.console import Console
 
 from reckeeper.config import Settings, reachable
@@ -29,7 +29,7 @@ def wait_for_those_before(settings: Settings, *, console: Console) -> None:
     def any_is_in_use() -> bool:
         return any(_answers(settings.host, port) for port in ports)
 
-    if _is_alive(pid) or not any_is_in_use():
+    if psutil.pid_exists(pid) or not any_is_in_use():
         return
     console.print(
         "An earlier `reckeeper up` was killed: waiting until what it has started has ended …",
@@ -38,16 +38,6 @@ def wait_for_those_before(settings: Settings, *, console: Console) -> None:
     ends = time.monotonic() + _LEFT_SECONDS
     while any_is_in_use() and time.monotonic() < ends:
         time.sleep(_POLL_SECONDS)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _answers(host: str, port: int) -> bool:
