@@ -141,12 +141,28 @@ def test_a_job_that_has_ended_is_told_without_reading(database, job):
 
 def test_a_silent_stream_says_that_it_is_still_there(database, job, monkeypatch):
     monkeypatch.setattr(job_feed, "_SILENT_SECONDS", 0.01)
+    monkeypatch.setattr(job_feed, "_LOOK_SECONDS", 0.01)
 
     async def follow():
         feed = job_feed.JobFeed(database, every_seconds=0.05)
         async with feed.running(), contextlib.aclosing(feed.stream(job)) as events:
             await anext(events)
             assert await anext(events) == b": still here\n\n"
+
+    run(follow())
+
+
+def test_a_stream_that_may_not_go_on_ends_without_another_word(database, job, monkeypatch):
+    monkeypatch.setattr(job_feed, "_LOOK_SECONDS", 0.01)
+    allowed = [True]
+
+    async def follow():
+        feed = job_feed.JobFeed(database, every_seconds=0.05)
+        stream = feed.stream(job, may_go_on=lambda: bool(allowed))
+        async with feed.running(), contextlib.aclosing(stream) as events:
+            await anext(events)
+            allowed.clear()
+            assert [event async for event in events] == []
 
     run(follow())
 

@@ -3,8 +3,10 @@
 What is refused is refused before it is read; what is let in answers as it may.
 """
 
+import contextlib
 import re
 import shutil
+from concurrent import futures
 
 import pytest
 from fastapi.testclient import TestClient
@@ -291,3 +293,43 @@ def test_pages_of_origins_that_are_named_may_send_a_key(place):
             answer = client.get("/models", headers={"Origin": shop, **headers})
             assert answer.status_code == status
             assert answer.headers["Access-Control-Allow-Origin"] == shop
+
+
+def test_only_administrators_change_what_is_backed_up_where(server):
+    client, sent = server
+
+    def put(role, *left_out, **changed):
+        in_force = client.get("/policy", headers=with_key(sent["viewer"])).json()["policy"]
+        policy = {name: in_force[name] for name in in_force if name not in left_out} | changed
+        return client.put("/policy", json=policy, headers=with_key(sent[role]))
+
+    refused = put("operator", backup_folder="/backups")
+    assert is_refused(refused, 403, "forbidden")
+    assert refused.json()["message"].startswith("backup_folder: only the role 'admin' changes")
+    assert put("admin", backup_folder="/backups", backup_keep=3).status_code == 200
+    assert put("operator", versions_kept=7).status_code == 200
+    assert is_refused(put("operator", "backup_folder"), 403, "forbidden")
+    assert is_refused(put("operator", backup_keep=1), 403, "forbidden")
+    in_force = put("admin", "backup_folder", "backup_keep").json()["policy"]
+    assert (in_force["versions_kept"], in_force["backup_folder"]) == (7, None)
+
+
+def test_a_stream_ends_with_the_key_that_it_was_opened_with(server, place):
+    client, _ = server
+    settings, _ = place
+    with (
+        contextlib.closing(storage.open_database(settings)) as database,
+        futures.ThreadPoolExecutor(1) as pool,
+    ):
+        with database.write() as connection:
+            job_id = storage.jobs.insert(connection, trigger="manual")
+        key = with_key(f"Bearer {keys.create(database, 'follower', 'viewer', actor='test').text}")
+        wait_until(lambda: client.get("/jobs", headers=key).status_code == 200, "it is valid")
+        following = pool.submit(client.get, f"/jobs/{job_id}/stream", headers=key)
+        feed = client.app.state.runtime.feed
+        wait_until(lambda: feed._n_streams == 1, "it follows")
+        keys.revoke(database, "follower", actor="test")
+        told = following.result(timeout=15).text
+        assert (told.count("event: job"), told.count("event: end")) == (1, 0)
+        with database.write() as connection:
+            storage.jobs.end(connection, job_id, status="cancelled")

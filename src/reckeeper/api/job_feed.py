@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import functools
 import resource
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
@@ -13,6 +14,9 @@ from reckeeper import serving, storage, telemetry, training
 from reckeeper.errors import Action, ReckeeperError, UnavailableError
 
 _SILENT_SECONDS = 15.0
+_LOOK_SECONDS = 2.0
+"""How often a stream looks whether it may go on where there is nothing to tell."""
+
 _END = b"event: end\ndata: {}\n\n"
 _STILL_HERE = b": still here\n\n"
 _log = telemetry.get_logger("server")
@@ -114,9 +118,15 @@ class JobFeed:
         return row
 
     def stream(
-        self, row: storage.Job, *, today: training.Today | None = None
+        self,
+        row: storage.Job,
+        *,
+        today: training.Today | None = None,
+        may_go_on: Callable[[], bool] = lambda: True,
     ) -> AsyncGenerator[bytes, None]:
         """Return a job's states as server-sent events: ``job``, …, and ``end`` after the last.
+
+        Once `may_go_on` says no, there is nothing more.
 
         Raises
         ------
@@ -129,14 +139,21 @@ class JobFeed:
                 "for the job now and then instead, or raise the limit on open files.",
                 action=Action("see_job", {"job_id": row.job_id}),
             )
-        return self._events(JobState(row, today))
+        return self._events(JobState(row, today), may_go_on)
 
-    async def _events(self, given: JobState) -> AsyncGenerator[bytes, None]:
+    async def _events(
+        self, given: JobState, may_go_on: Callable[[], bool]
+    ) -> AsyncGenerator[bytes, None]:
         self._n_streams += 1
         try:
             async with contextlib.aclosing(self._states(given)) as states:
+                told_at = time.monotonic()
                 async for state in states:
-                    yield _STILL_HERE if state is None else state.event
+                    if not may_go_on():
+                        return
+                    if state is not None or time.monotonic() - told_at >= _SILENT_SECONDS:
+                        yield _STILL_HERE if state is None else state.event
+                        told_at = time.monotonic()
                     if self._is_ending:
                         return
             yield _END
@@ -161,7 +178,7 @@ class JobFeed:
                     yield told
                     continue
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_SILENT_SECONDS):
+                    async with asyncio.timeout(_LOOK_SECONDS):
                         await changed.wait()
                 if followed.state is told:
                     yield None

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -156,17 +156,23 @@ def get_job(runtime: Needs, job_id: JobId) -> wire.JobAnswer:
     response_class=Response,
     responses=content("text/event-stream", {"type": "string"}) | failures(404, 422),
 )
-async def follow_job(runtime: Needs, job_id: JobId) -> Response:
+async def follow_job(runtime: Needs, request: Request, job_id: JobId) -> Response:
     """Follow a job by server-sent events, up to its end.
 
     Each event `job` has the job as `GET /jobs/{job_id}` shows it; a slow reader misses some,
     never the last. After that comes `end`, and nothing more. A line is sent at least every
-    15 seconds.
+    15 seconds or so. A stream ends within seconds, without `end`, once its key is revoked or
+    expires.
     """
+    caller: Caller = request.scope["caller"]
     row = await run_in_threadpool(training.find_job, runtime.database, job_id)
     today = await run_in_threadpool(training.today, runtime.database, runtime.settings, row)
     return bodies.Streamed(
-        runtime.feed.stream(row, today=today),
+        runtime.feed.stream(
+            row,
+            today=today,
+            may_go_on=functools.partial(runtime.access.still_admits, caller),
+        ),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )

@@ -1,5 +1,6 @@
 """The policy in force, and those before it."""
 
+import functools
 from typing import Annotated
 
 from fastapi import APIRouter, Body
@@ -10,7 +11,7 @@ from reckeeper.api import openapi
 from reckeeper.api.answers import failures
 from reckeeper.api.parameters import ActorName, Before, Limit, ReasonQuery, Revision
 from reckeeper.api.runtime import Needs
-from reckeeper.security import actor_of
+from reckeeper.security import actor_of, see_that_may_change
 
 router = APIRouter(tags=["policy"])
 
@@ -38,7 +39,7 @@ def set_policy(
     """Store a policy, which is in force from now on; a field that is left out has its default.
 
     One that cannot be used is refused as a whole, and `details` names the field. The secret
-    given as `***` stays as it is.
+    given as `***` stays as it is. What begins with `backup_` only the role `admin` changes.
     """
     stored = policies.store(
         runtime.database,
@@ -47,6 +48,7 @@ def set_policy(
         actor=actor_of(actor_name),
         reason=reason,
         if_revision=if_revision,
+        see_that_may_change=functools.partial(see_that_may_change, actor_name),
     )
     return policies.describe(stored)
 

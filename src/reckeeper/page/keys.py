@@ -16,7 +16,7 @@ MAY: dict[wire.Role, str] = {
     "ingest": "sends interactions and items; reads nothing",
     "recommend": "gets lists, and nothing else: safe in a backend",
     "operator": "reads, sends, imports, retrains, activates, rolls back, changes the policy",
-    "admin": "everything: keys, models from elsewhere, and what deletes for good",
+    "admin": "everything: keys, backups, models from elsewhere, and what deletes for good",
 }
 
 

@@ -1,7 +1,7 @@
 """The policies that were stored, and the one in force."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -112,6 +112,7 @@ def store(
     actor: str,
     reason: str | None = None,
     if_revision: int | None = None,
+    see_that_may_change: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> StoredPolicy:
     """Store a policy, which is in force from now on.
 
@@ -131,6 +132,8 @@ def store(
         Why, for the trail.
     if_revision : int, optional
         Store only if this is the revision in force.
+    see_that_may_change : callable, optional
+        Is given the names of the fields that change; what it raises, this does.
 
     Raises
     ------
@@ -157,8 +160,9 @@ def store(
         before = first(settings).policy.model_dump() if row is None else row.policy
         after = _checked({**_defaults(settings), **content}, kept_secret=_secret(before))
         if row is None or after != before:
-            revision = storage.policies.insert(connection, policy=after, actor=actor, reason=reason)
             changed = [name for name in after if after[name] != before.get(name)]
+            see_that_may_change(changed)
+            revision = storage.policies.insert(connection, policy=after, actor=actor, reason=reason)
             audit.record(
                 connection,
                 actor=actor,

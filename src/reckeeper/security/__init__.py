@@ -9,6 +9,7 @@ from reckeeper.security.callers import (
     actor_of,
     checked_name,
     checked_reason,
+    see_that_may_change,
 )
 from reckeeper.security.receivers import Receivers
 
@@ -24,4 +25,5 @@ __all__ = [
     "keys",
     "roles",
     "see_that_guarded",
+    "see_that_may_change",
 ]

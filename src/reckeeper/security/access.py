@@ -165,6 +165,13 @@ class Access:
         self._count(key)
         return caller
 
+    def still_admits(self, caller: Caller) -> bool:
+        """Say whether the key of somebody who was admitted is neither revoked nor expired."""
+        if caller.key_id is None:
+            return True
+        known = self._keys.get(caller.key_id)
+        return known is not None and not keys.has_expired(known[0])
+
     def _anyone(self, sent: str | None, address: str) -> Caller:
         """Return who asks what anyone may ask: a probe never fails for its key."""
         if sent is not None and self._is_secret(sent):
@@ -252,7 +259,7 @@ def see_that_guarded(database: storage.Database, settings: Settings) -> None:
 def _caller(key: storage.ApiKey) -> Caller:
     role = keys.role_of(key)
     roles: frozenset[Role] = frozenset() if role is None else INCLUDED[role]
-    return Caller(actor=f"key:{key.name}", role=role, roles=roles)
+    return Caller(actor=f"key:{key.name}", role=role, roles=roles, key_id=key.key_id)
 
 
 def _credentials(sent: str) -> str:

@@ -1,11 +1,12 @@
 """The caller and its reason: who it is, and what it says of itself, for the audit trail."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from reckeeper import audit
-from reckeeper.errors import DataError
+from reckeeper.errors import DataError, ForbiddenError
 from reckeeper.security.roles import ROLES, Role
 
 ACTOR_PATTERN = "[A-Za-z0-9._@-]{1,64}"
@@ -30,6 +31,8 @@ class Caller:
         What it says of itself, which proves nothing.
     is_server : bool
         Whether it is the server, which asks the worker for somebody and says for whom.
+    key_id : str or None
+        Of its key.
     """
 
     actor: str | None = None
@@ -37,6 +40,36 @@ class Caller:
     roles: frozenset[Role] = frozenset(ROLES)
     said: str | None = None
     is_server: bool = False
+    key_id: str | None = None
+
+
+_OF_ADMINS = "backup_"
+"""How the fields of the policy begin that only administrators change."""
+
+
+def see_that_may_change(caller: Caller, fields: Iterable[str]) -> None:
+    """Refuse a change of the policy that the caller's role does not allow.
+
+    Backups have everything in them, and go to a folder of the worker's machine.
+
+    Parameters
+    ----------
+    caller : Caller
+    fields : iterable of str
+        Those of the policy that would change.
+
+    Raises
+    ------
+    ForbiddenError
+        One of them is for administrators, and the caller is none.
+    """
+    refused = [name for name in fields if name.startswith(_OF_ADMINS)]
+    if refused and "admin" not in caller.roles:
+        raise ForbiddenError(
+            f"{refused[0]}: only the role 'admin' changes what is backed up where. Leave the "
+            "fields backup_… as they are in force, or ask for another key.",
+            details={"field": refused[0], "role": caller.role, "needed": "admin"},
+        )
 
 
 def actor_of(caller: Caller) -> audit.Actor:

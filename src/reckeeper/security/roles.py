@@ -23,7 +23,7 @@ MEANING: Mapping[Role, str] = {
     "viewer": "reads everything, and lists as `recommend` gets them; changes nothing",
     "operator": "what `viewer` and `ingest` may; retrains, activates, rolls back, changes the "
     "policy, imports files",
-    "admin": "everything: keys, models from elsewhere, and what deletes for good",
+    "admin": "everything: keys, backups, models from elsewhere, and what deletes for good",
 }
 
 _Taken = Role | Literal["anyone"]
