@@ -458,10 +458,9 @@ def _is_sealed(key: bytes, entry: storage.AuditEntry) -> bool:
         return True
     try:
         details = json.loads(entry.details)
-        is_as_stored = json.dumps(details) == entry.details
+        return json.dumps(details) == entry.details and _seal(key, entry, details) == entry.hash
     except (TypeError, ValueError, RecursionError):
         return False
-    return is_as_stored and _seal(key, entry, details) == entry.hash
 
 
 def _seal(key: bytes, entry: storage.AuditEntry, details: object) -> str | None:
@@ -576,8 +575,7 @@ def _publish(head: Head, folder: Path | None, *, may_begin: bool) -> None:
         with _locked(folder / _LOCK_NAME):
             written = _read_head(folder)
             if written is None and not may_begin:
-                path = str(folder / HEAD_NAME)
-                _log.error("audit_head_missing", path=path, advice=_VERIFY)
+                _log.error("audit_head_missing", path=str(folder / HEAD_NAME), advice=_VERIFY)
             elif written is None or written.entry_id < head.entry_id:
                 with durable.replaced_file(folder / HEAD_NAME, is_alone=True) as temporary:
                     temporary.write_text(head_text(head), encoding="ascii")

@@ -510,6 +510,15 @@ def test_backups_are_made_when_they_are_due_and_the_oldest_go(database, settings
 
 
 @SQLITE
+def test_a_clock_that_ran_ahead_and_was_set_right_stops_no_backups(database, settings, scheduled):
+    now = clock.now() - 60 * 24 * 365 * MINUTE  # what is in the trail is a year ahead
+    assert backup.BackupSchedule(database, settings).look(clock.now() + 6 * MINUTE)
+    schedule = backup.BackupSchedule(database, settings)
+    found = [schedule.look(now + number * MINUTE) for number in range(11)]
+    assert len([taken for taken in found if taken]) == 2
+
+
+@SQLITE
 def test_what_was_due_while_no_worker_ran_is_made_at_its_start(database, settings, scheduled):
     later = clock.now() + 60 * 24 * 30 * MINUTE
     assert backup.BackupSchedule(database, settings).look(later)

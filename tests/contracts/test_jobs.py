@@ -239,6 +239,23 @@ def test_stopping_interrupts_the_job(runner, job_of, registry, taste, settings):
         os.kill(pid, 0)
 
 
+@pytest.mark.parametrize("failure", [EOFError, BrokenPipeError])
+def test_a_stop_in_the_middle_of_a_start_interrupts_too(
+    runner, job_of, taste, monkeypatch, failure
+):
+    """As when a signal goes to all processes at once, which `up` and a terminal do."""
+
+    def stop(*arguments, **options):
+        runner.stop(wait=False)
+        raise failure
+
+    monkeypatch.setattr(runners, "_Child", stop)
+    job_id = runner.start(trigger="manual", actor="test")
+    runner.wait(job_id)
+    assert job_of(job_id).status == "interrupted"
+    assert "Start another one" in job_of(job_id).error_message
+
+
 def test_a_job_that_somebody_else_ended_does_not_serve(runner, job_of, registry, taste, database):
     """A worker that slept for long: its job was given up, and perhaps another has run."""
     job_id, pid = start(runner)

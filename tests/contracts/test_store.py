@@ -754,6 +754,24 @@ def test_a_lease_has_one_holder_and_a_growing_fence(database):
         assert leases.take(connection, "a", holder="ben", seconds=60) is None
 
 
+def test_a_lease_by_a_clock_that_ran_ahead_has_lapsed(database):
+    with database.write() as connection:
+        assert leases.take(connection, "a", holder="anna", seconds=86_400) == 1
+        assert leases.holder(connection, "a") is None
+        assert leases.take(connection, "a", holder="ben", seconds=60) == 2
+        assert leases.holder(connection, "a") == "ben"
+
+
+def test_a_notice_by_a_clock_that_ran_ahead_is_due(database):
+    with database.write() as connection:
+        number = notices.insert(connection, event="stale", payload={})
+        for ahead, found in ((3600, None), (30 * 86_400, number)):
+            at = clock.now() + ahead * clock.SECOND
+            connection.execute(tables.notices.update().values(next_attempt_at=at))
+            due = notices.first_due(connection)
+            assert (due and due.notice_id) == found
+
+
 def test_only_its_holder_renews_and_releases_a_lease(database):
     with database.write() as connection:
         assert not leases.renew(connection, "a", fence=1, seconds=60)

@@ -42,7 +42,9 @@ class BackupSchedule:
         self._database = database
         self._settings = settings
         self._first_look = clock.now()
-        self._last_at: int | None = None
+        self._last_read: int | None = None
+        self._last_at = 0
+        self._seen_ahead: dict[int, int] = {}
         self._next: tuple[tuple[str, str, int], int] | None = None
         self._paused_until = 0
         self._failure: str | None = None
@@ -81,6 +83,7 @@ class BackupSchedule:
         if stored.policy.backup_schedule is None:
             self._failure = None
             return None
+        self._paused_until = min(self._paused_until, now + int(PAUSE_SECONDS * 1e6))
         if now < self._paused_until or not self._is_due(stored, now):
             return None
         with self._database.write() as connection:
@@ -91,7 +94,7 @@ class BackupSchedule:
         if fence is None:
             return None
         try:
-            self._last_at = None  # another worker may have made it meanwhile
+            self._read_last()  # another worker may have made it meanwhile
             return self._make(stored, now, fence) if self._is_due(stored, now) else None
         except ReckeeperError as exc:
             self._paused_until = now + int(PAUSE_SECONDS * 1e6)
@@ -103,16 +106,27 @@ class BackupSchedule:
                 storage.leases.release(connection, LEASE, fence=fence)
 
     def _is_due(self, stored: StoredPolicy, now: int) -> bool:
-        if self._last_at is None:
-            last = last_scheduled(self._database)
-            self._last_at = max(last or 0, stored.at or self._first_look)
-        # A clock that ran ahead and was set right puts nothing off for ever.
-        since = min(self._last_at, now)
+        if self._last_read is None:
+            self._read_last()
+        begun = stored.at or self._first_look
+        since = max(self._counted(self._last_at, now), self._counted(begun, now))
         asked = (str(stored.policy.backup_schedule), stored.policy.timezone, since)
         if self._next is None or self._next[0] != asked:
             due = policy.next_run(asked[0], timezone=asked[1], after=_after(since))
             self._next = asked, clock.microseconds(due)
         return self._next[1] <= now
+
+    def _read_last(self) -> None:
+        last = last_scheduled(self._database) or 0
+        if last != self._last_read:
+            self._last_read = self._last_at = last
+
+    def _counted(self, told: int, now: int) -> int:
+        """Return a time; one that a clock told which ran ahead counts from when that is seen."""
+        if told <= now:
+            return told
+        self._seen_ahead[told] = min(self._seen_ahead.get(told, now), now)
+        return self._seen_ahead[told]
 
     def _make(self, stored: StoredPolicy, now: int, fence: int) -> Taken:
         folder = folder_of(stored, self._settings)
@@ -137,6 +151,7 @@ class BackupSchedule:
             passphrase=self._settings.backup_passphrase,
             on_progress=tell,
         )
+        self._read_last()
         self._last_at, self._failure = now, None
         removed = _remove_oldest(folder, mark, taken.path, stored.policy.backup_keep)
         if removed:

@@ -79,6 +79,9 @@ class Aftercare:
         StorageError
             The database did not answer.
         """
+        # A clock that was set back puts nothing off for longer.
+        self._outside_at = min(self._outside_at, now + int(_OUTSIDE_SECONDS * 1e6))
+        self._old_at = min(self._old_at, now + int(_RETENTION_SECONDS * 1e6))
         if now >= self._outside_at:
             self.erase_restored()
             self._resume(now)

@@ -231,7 +231,7 @@ def interrupt_lapsed(connection: sa.Connection) -> list[int]:
         .where(
             leases.c.name == lease_rows.TRAINING,
             leases.c.fence == columns.fence,
-            leases.c.expires_at > now(),
+            lease_rows.live(),
         )
         .exists()
     )
@@ -262,4 +262,4 @@ def has_lapsed(connection: sa.Connection) -> bool:
             )
         ),
     )
-    return held is None or held.expires_at <= now()
+    return held is None or not lease_rows.is_live(held.expires_at)

@@ -12,6 +12,19 @@ from reckeeper.storage.tables import leases
 
 TRAINING = "training"
 
+_LONGEST = 3600 * 1_000_000
+"""Microseconds; no lease is taken for so long: it is by a clock that ran ahead, and has lapsed."""
+
+
+def is_live(expires_at: int) -> bool:
+    """Return whether a lease that lapses at a moment has not lapsed yet."""
+    return 0 < expires_at - now() <= _LONGEST
+
+
+def live() -> sa.ColumnElement[bool]:
+    """Return the same, as what rows of `leases` are chosen by."""
+    return sa.and_(leases.c.expires_at > now(), leases.c.expires_at <= now() + _LONGEST)
+
 
 def take(connection: sa.Connection, name: str, *, holder: str, seconds: float) -> int | None:
     """Take a lease that is free or has lapsed.
@@ -34,7 +47,7 @@ def take(connection: sa.Connection, name: str, *, holder: str, seconds: float) -
     """
     columns = leases.c
     last = one(Lease, connection.execute(sa.select(leases).where(columns.name == name)))
-    if last is not None and last.expires_at > now():
+    if last is not None and is_live(last.expires_at):
         return None
     taken = Lease(
         name=name,
@@ -72,7 +85,7 @@ def holder(connection: sa.Connection, name: str) -> str | None:
     """Return who holds a lease that has not lapsed, or None."""
     columns = leases.c
     found = connection.execute(
-        sa.select(columns.holder).where(columns.name == name, columns.expires_at > now())
+        sa.select(columns.holder).where(columns.name == name, live())
     ).scalar()
     return None if found is None else str(found)
 

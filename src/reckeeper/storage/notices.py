@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from reckeeper.clock import now
+from reckeeper.clock import DAY, now
 from reckeeper.storage.records import Notice, one
 from reckeeper.storage.tables import notices
 
@@ -39,7 +39,7 @@ def has(connection: sa.Connection, key: str) -> bool:
 
 def first_due(connection: sa.Connection) -> Notice | None:
     """Return the oldest notice whose next attempt is due, or None."""
-    query = sa.select(notices).where(notices.c.next_attempt_at <= now())
+    query = sa.select(notices).where(_is_due())
     return one(Notice, connection.execute(query.order_by(notices.c.notice_id).limit(1)))
 
 
@@ -68,9 +68,13 @@ def take(connection: sa.Connection, notice: Notice, *, until: int) -> bool:
 
 def drop_due(connection: sa.Connection) -> None:
     """Leave nothing to do of all notices that are due: there is nobody to tell."""
-    connection.execute(
-        sa.update(notices).where(notices.c.next_attempt_at <= now()).values(next_attempt_at=None)
-    )
+    connection.execute(sa.update(notices).where(_is_due()).values(next_attempt_at=None))
+
+
+def _is_due() -> sa.ColumnElement[bool]:
+    # No pause is longer than a day: more is by a clock that ran ahead, and was set right since.
+    due = notices.c.next_attempt_at
+    return sa.or_(due <= now(), due > now() + DAY)
 
 
 def set_outcome(

@@ -167,18 +167,19 @@ class JobRunner:
             _log.warning("job_ended_by_others", job_id=job_id, error=exc.in_full)
         except TrainingError as exc:
             with contextlib.suppress(ReckeeperError):
-                self._fail(job_id, exc)
-        except Exception:  # noqa: BLE001
+                self._fail(job_id, self._stopped() or exc)
+        except Exception as exc:  # noqa: BLE001
             # There is no one above to tell, and without an end in its row the job would
             # block every later one until its lease lapses.
-            _log.exception("job_not_finished", job_id=job_id)
+            reason: ReckeeperError | None = self._stopped()
+            if reason is None:
+                _log.exception("job_not_finished", job_id=job_id)
+                told = "The worker failed on this job; its log has the details. Retrain."
+                reason = TrainingError(told)
+            else:  # a signal to all processes at once ends a child in the middle of its start
+                _log.warning("job_stopped", job_id=job_id, error=repr(exc))
             with contextlib.suppress(ReckeeperError):
-                self._fail(
-                    job_id,
-                    TrainingError(
-                        "The worker failed on this job; its log has the details. Retrain."
-                    ),
-                )
+                self._fail(job_id, reason)
         finally:
             self._watchers.pop(job_id, None)
             started.close()
@@ -213,9 +214,7 @@ class JobRunner:
                 return None
             ended: ReckeeperError | None = None
             if self._stopping.is_set():
-                ended = JobInterruptedError(
-                    "The worker was stopped while this job ran. Start another one."
-                )
+                ended = self._stopped()
             elif time.monotonic() > deadline:
                 ended = JobTimeoutError(
                     f"The job took longer than the {self._settings.job_timeout_seconds} seconds "
@@ -231,6 +230,12 @@ class JobRunner:
             if ended is not None:
                 process.kill()
                 return ended
+
+    def _stopped(self) -> JobInterruptedError | None:
+        """Return why a job ends where this worker is being stopped; None where it is not."""
+        if not self._stopping.is_set():
+            return None
+        return JobInterruptedError("The worker was stopped while this job ran. Start another one.")
 
     @contextlib.contextmanager
     def _kept_alive(self, job_id: int) -> Iterator[None]:
