@@ -523,6 +523,77 @@ def test_a_database_that_is_held_still_holds_up_no_health_route(tmp_path):
         assert site.retrain() == 1
 
 
+@pytest.mark.fault(
+    "The database is slow",
+    seen="who writes waits as long; lists from memory and liveness do not",
+    kept="every row, once",
+    heals="nothing has to",
+)
+@pytest.mark.fault(
+    "The database takes no writes: a standby, or set so",
+    seen="503 for what writes, and why; `/health/ready` too; lists go on",
+    kept="everything that was accepted",
+    heals="by itself, once it takes writes",
+)
+def test_a_database_that_is_slow_and_then_read_only(tmp_path, url):
+    with Installation(tmp_path, DATABASE_URL=url) as site, plain(url) as connection:
+        site.migrate()
+        server = site.start_server()
+        rows = [{**row, "event_id": f"e{n}"} for n, row in enumerate(clicks(8, 12))]
+        site.send(rows)
+        assert site.server.get("/recommendations/u1").json()["items"]
+
+        def lists_go_on():
+            assert site.server.get("/health/live").status_code == 200
+            return site.server.get("/recommendations/u1").status_code == 200
+
+        def post(number):
+            row = {**rows[0], "event_id": f"late-{number}"}
+            return site.server.post("/user_interactions", json=row)
+
+        def cut_all_connections():
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+        connection.execute(
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql "
+            "AS 'BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END'"
+        )
+        slow = "TRIGGER slow {} user_interactions"
+        connection.execute(f"CREATE {slow.format('AFTER INSERT ON')} EXECUTE FUNCTION dawdle()")
+        with ThreadPoolExecutor() as pool:
+            waiting = [pool.submit(post, number) for number in range(3)]
+            assert lists_go_on()
+            assert {answer.result().status_code for answer in waiting} == {200}
+        connection.execute(f"DROP {slow.format('ON')}")
+
+        name = connection.info.dbname
+        connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        cut_all_connections()
+        answer = wait_until(
+            lambda: (found := post(3)).status_code == 503 and "no writes" in found.text and found,
+            "writing is refused",
+        )
+        assert "default_transaction_read_only" in answer.json()["message"]
+        assert int(answer.headers["Retry-After"]) > 0
+        assert lists_go_on()
+        ready = site.server.get("/health/ready")
+        assert (ready.status_code, "no writes" in ready.text) == (200, True)
+
+        connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        cut_all_connections()
+        wait_until(
+            lambda: site.server.get("/health/ready").json()["status"] == "ok",
+            "it finds out by itself",
+        )
+        assert post(3).json()["accepted"] == 1
+        found = connection.execute("SELECT count(*) FROM user_interactions").fetchone()
+        assert found == (len(rows) + 4,)
+        assert "Traceback" not in server.text()
+
+
 def test_an_import_beside_the_server_of_another_installation_is_refused(tmp_path, url):
     rows = tmp_path / "events.csv"
     rows.write_text("user_id,item_id\nu1,i1\n")

@@ -266,6 +266,47 @@ def test_a_disk_that_takes_no_writes_is_told(small_disk, tmp_path, trained_once)
         assert "database: whole." in site.run("check").stdout
 
 
+@pytest.mark.fault(
+    "The disk of the models is full while one is trained",
+    seen="the job fails and says so; lists go on",
+    kept="versions and files, as they were",
+    heals="the next retrain works once there is room",
+)
+@pytest.mark.fault(
+    "The folder of the models is deleted under running processes",
+    seen="lists go on, from memory; a download says so",
+    kept="interactions, and what the database knows of the versions",
+    heals="the next retrain makes the folder, and a version that serves",
+)
+def test_models_without_room_or_folder(small_disk, tmp_path, trained_once):
+    with Installation(tmp_path, RECKEEPER_MODEL_DIR=str(small_disk / "models")) as site:
+        site.model_dir = small_disk / "models"
+        site.take_over(trained_once)
+        server, worker = site.start_server(), site.start_worker()
+        before = sorted(site.model_dir.iterdir())
+
+        def lists_go_on():
+            return site.server.get("/recommendations/u1").json()["model_version"] == 2
+
+        ballast = fill(small_disk)
+        answer = site.server.post("/retrain")
+        assert answer.status_code >= 500, answer.text
+        assert "No space left" in answer.json()["message"]
+        assert lists_go_on()
+        ballast.unlink()
+        assert sorted(site.model_dir.iterdir()) == before
+        shutil.rmtree(site.model_dir)
+        assert lists_go_on()
+        answer = site.server.get("/models/2/download")
+        assert (answer.status_code, answer.json()["code"]) == (409, "damaged_artifact")
+        assert "could not be bundled: No such file" in answer.json()["message"]
+        assert str(site.model_dir) not in answer.text
+        newer = site.retrain()
+        assert site.active()["version"] == newer
+        assert site.server.get("/recommendations/u1").json()["model_version"] == newer
+        assert "Traceback" not in server.text() + worker.text()
+
+
 def begin_upload(site, path, n_bytes=1_000_000):
     """Send the head of a request and half of its body, and return the connection."""
     connection = socket.create_connection(("127.0.0.1", site.server_port), timeout=30)

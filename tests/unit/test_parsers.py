@@ -9,11 +9,13 @@ import json
 import tarfile
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reckeeper import storage, tabular
+from reckeeper.artifact import format as native
 from reckeeper.backup import archive
 from reckeeper.backup import keys as sealed_keys
 from reckeeper.catalogue import conditions
@@ -228,3 +230,12 @@ def test_any_file_is_a_backup_or_refused(tmp_path, data):
 )
 def test_any_text_is_sealed_keys_or_refused(told):
     assert refused_well(lambda: sealed_keys.unseal(told, "a passphrase of ours", context="test"))
+
+
+@given(data=st.data())
+def test_any_file_is_a_native_file_or_refused(tmp_path, data):
+    path = tmp_path / "model"
+    head = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    sound = len(head).to_bytes(8, "little") + head + np.zeros(2, np.float32).tobytes()
+    path.write_bytes(data.draw(st.binary(max_size=200)) or changed(sound, data))
+    assert refused_well(native.read, path)

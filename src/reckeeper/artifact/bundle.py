@@ -95,7 +95,10 @@ def write_bundle(
     try:
         source = native.open("rb")
     except OSError as exc:
-        raise ArtifactError(f"{native.name} could not be bundled: {exc}.") from exc
+        raise ArtifactError(
+            f"{native.name} could not be bundled: {exc.strerror or exc}. See that the folder of "
+            "the models (RECKEEPER_MODEL_DIR) is there and may be read."
+        ) from exc
     try:
         with source, durable.replaced_file(target) as temporary:
             with zipfile.ZipFile(temporary, "x") as bundle:

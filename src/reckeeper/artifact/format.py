@@ -242,7 +242,8 @@ def read(
             "folder (RECKEEPER_MODEL_DIR) is right and may be read."
         ) from exc
     except (DataError, KeyError, TypeError, ValueError, RecursionError) as exc:
-        raise ArtifactError(f"{name} is not a sound model file: {exc}") from exc
+        reason = str(exc).rstrip(".")
+        raise ArtifactError(f"{name} is not a sound model file: {reason}.") from exc
 
 
 def _checked(path: Path, sha256: str | None, *, name: str, is_mapped: bool) -> Artifact:

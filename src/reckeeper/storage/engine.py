@@ -320,6 +320,12 @@ def _failed(exc: Exception, engine: sa.Engine) -> StorageError:
             f"USAGE ON SCHEMA {schema}, or name another schema (RECKEEPER_DATABASE_SCHEMA), which "
             "needs GRANT CREATE ON DATABASE; then migrate again."
         )
+    elif _has_state(reason, (_READ_ONLY,)):
+        told = (
+            "The database takes no writes: it is a standby, or default_transaction_read_only is "
+            "on. Nothing was written. Let it take writes, or name another (DATABASE_URL): it is "
+            "found out by itself."
+        )
     elif _is_lost(reason):
         told = (
             "The database cannot be reached. Check that it is running, and that DATABASE_URL names "
@@ -336,6 +342,7 @@ def _failed(exc: Exception, engine: sa.Engine) -> StorageError:
 # SQLSTATE: connection exceptions, shutting down or starting, out of connections or disk,
 # a lock that did not come, serialisation and deadlock, a transaction that was left alone.
 _PASSING = ("08", "57P", "53", "55P03", "40", "25P03", "25P04")
+_READ_ONLY = "25006"
 
 
 def is_unreachable(exc: BaseException) -> bool:
@@ -351,7 +358,7 @@ def is_unreachable(exc: BaseException) -> bool:
 
 def _is_full(exc: StorageError) -> bool:
     reason = _reason_of(exc)
-    return sqlite_file.is_full(reason) or _has_state(reason, ("53100", "25006"))
+    return sqlite_file.is_full(reason) or _has_state(reason, ("53100", _READ_ONLY))
 
 
 def _reason_of(exc: StorageError) -> BaseException | None:
