@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 
+import psutil
 import pytest
 from tests.system.copies import CAN_COPY
 from tests.system.installation import (
@@ -144,6 +145,26 @@ def test_a_training_that_dies_changes_nothing_and_the_next_one_runs(dying, stage
     newer = installation.retrain()
     assert newer > version
     assert served(installation) == newer
+
+
+@pytest.mark.fault(
+    "The memory runs out in the middle of a training",
+    seen="the job fails, and says so; lists go on",
+    kept="versions and files, as they were",
+    heals="the next retrain works, with more memory or less to train on",
+)
+def test_a_training_that_gets_no_more_memory_changes_nothing(dying):
+    installation, worker, _ = dying
+    version, before = installation.active()["version"], files(installation)
+    with installation.held_training(worker) as job:
+        training = psutil.Process(training_pid(worker, job["job_id"]))
+        training.rlimit(psutil.RLIMIT_AS, (training.memory_info().vms, -1))
+    ended = installation.wait_for_job(job["job_id"])
+    assert ended["status"] in {"failed", "interrupted"}, ended
+    assert "memory" in ended["error"]["message"], ended
+    assert served(installation) == version
+    wait_until(lambda: files(installation) == before, f"only {before} is left")
+    assert served(installation) < installation.retrain()
 
 
 @pytest.mark.fault(

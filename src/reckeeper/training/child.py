@@ -26,6 +26,9 @@ _log = get_logger(__name__)
 NICENESS = 10
 """What the process of a job adds to its niceness: those who wait for an answer come first."""
 
+OUT_OF_MEMORY = 3
+"""Exit status where there is no more memory, which may be too little to write a row."""
+
 _REPORT_SECONDS = 0.2
 _OUTAGE_SECONDS = 60.0
 """How long a training waits for a database that cannot be reached before it fails."""
@@ -48,7 +51,11 @@ def run(job_id: int, settings: Settings, worker: Connection) -> NoReturn:
     configure_logging("training")
     os.nice(NICENESS)
     threading.Thread(target=_end_with, args=(worker,), daemon=True).start()
-    sys.exit(main(job_id, settings))
+    try:
+        status = main(job_id, settings)
+    except MemoryError:
+        status = OUT_OF_MEMORY
+    sys.exit(status)
 
 
 def main(job_id: int, settings: Settings) -> int:
@@ -84,12 +91,8 @@ def main(job_id: int, settings: Settings) -> int:
         )
         return 1
     except MemoryError:
-        progress.save(
-            error_code="training_failed",
-            error_message="The training ran out of memory. Give the worker more, or train on less.",
-            traceback=traceback.format_exc(),
-        )
-        return 1
+        _log.exception("training_out_of_memory", job_id=job_id)
+        return OUT_OF_MEMORY
     except Exception as exc:  # noqa: BLE001
         # The row is where people look: whatever it was, it must say so.
         _log.exception("training_failed", job_id=job_id)

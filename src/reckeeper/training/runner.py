@@ -362,6 +362,10 @@ def _failure(job: storage.Job, status: int) -> ReckeeperError:
             "the machine ran out of memory, give it more; then retrain.",
             action=Action("retrain"),
         )
+    if status == child.OUT_OF_MEMORY:
+        return TrainingError(
+            "The training ran out of memory. Give the worker more, or train on less."
+        )
     return TrainingError(
         f"The training process ended with status {status} before it was done; the "
         "worker's log has what it said. Retrain.",
