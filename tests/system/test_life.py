@@ -697,3 +697,31 @@ def test_who_follows_a_job_goes_on_when_the_server_comes_back(working):
             assert next(following).status == "running"
         *_, last = following
     assert last.status == "succeeded"
+
+
+def test_nothing_of_a_person_is_left_once_the_worker_has_retrained(working):
+    site, worker = working
+    who = "erased-person-4711"
+    site.send([{"user_id": who, "item_id": f"i{n}", "interaction_type": "click"} for n in range(5)])
+    before = site.retrain()
+    erased = site.server.delete(f"/users/{who}").json()["erasure"]
+    assert (erased["state"], erased["pickles_rewritten"]) == ("retraining", [before])
+    at = f"/erasures/{erased['erasure_id']}"
+
+    def ended():
+        told = site.server.get(at).json()["erasure"]
+        return told if told["state"] == "complete" else None
+
+    receipt = wait_until(ended, "the retrain has ended what they shaped")
+    assert receipt["version"] == site.active()["version"] > before
+    with site.database() as connection:
+        assert who not in "\n".join(connection.iterdump())
+    files = [
+        path
+        for folder in (site.data_dir, site.model_dir)
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
+    assert {"reckeeper.sqlite3", "retrained_svd_model.pkl"} <= {path.name for path in files}
+    assert [path for path in files if who.encode() in path.read_bytes()] == []
+    assert who not in worker.text() + site.server_process.text()

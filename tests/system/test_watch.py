@@ -94,6 +94,15 @@ def status(installation):
     return done.returncode, json.loads(done.stdout)
 
 
+def test_nothing_is_restored_where_a_server_answers(site, tmp_path):
+    (tmp_path / "backup.tar").write_bytes(b"")
+    folders = {name: str(tmp_path / name) for name in ("RECKEEPER_DATA_DIR", "RECKEEPER_MODEL_DIR")}
+    refused = site.run("restore", tmp_path / "backup.tar", check=False, **folders)
+    assert refused.returncode != 0
+    assert "belongs to the installation" in refused.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.tar"]
+
+
 def test_a_backup_under_load_gives_the_same_answers_elsewhere(site, tmp_path):
     users = [f"u{number}" for number in range(8)]
 
