@@ -160,16 +160,16 @@ def test_a_broker_starts_whatever_its_cluster_is_called(tmp_path, monkeypatch):
         send(broker.bootstrap, "first", b"one")
 
 
-def test_a_broker_that_is_held_still_answers_later(broker):
-    broker.suspend()
-    producer = Producer({"bootstrap.servers": broker.bootstrap, "acks": "all"})
+def test_a_broker_that_is_held_still_answers_later(broker_to_harm):
+    broker_to_harm.suspend()
+    producer = Producer({"bootstrap.servers": broker_to_harm.bootstrap, "acks": "all"})
     try:
         producer.produce("still", b"1")
         assert producer.flush(1) == 1
     finally:
-        broker.resume()
+        broker_to_harm.resume()
     assert producer.flush(60) == 0
-    assert receive(broker.bootstrap, "still", 1) == [b"1"]
+    assert receive(broker_to_harm.bootstrap, "still", 1) == [b"1"]
 
 
 def test_services_end_with_the_process_that_started_them(postgresql):
