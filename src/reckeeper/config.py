@@ -113,7 +113,7 @@ _MESSAGE_FIELDS = (
 def _message_fields(text: str) -> dict[str, str]:
     places = {}
     # A comma or an equals sign may stand in a constant.
-    for part in re.findall(r"(?:[^,']|'[^']*')+", text):
+    for part in re.findall(r"(?:[^,']|'[^']*')+", str(text)):  # JSON has been read by then
         name, equals, place = part.strip().partition("=")
         if not equals or name not in _MESSAGE_FIELDS:
             raise ValueError(
@@ -155,7 +155,10 @@ def _key(text: str) -> str:
 
 
 def _folder(path: Path) -> Path:
-    return path.expanduser().absolute()
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as exc:
+        raise ValueError("is in the home of a user that this machine does not know") from exc
 
 
 def _default_model_dir() -> Path:
@@ -564,5 +567,6 @@ def _sentence(finding: ErrorDetails) -> str:
     secrets = {variable.env for variable in Settings.variables() if variable.is_secret}
     shown = "***" if env in secrets else repr(finding["input"])
     context = finding.get("ctx", {})
-    words = _WORDS.get(finding["type"], finding["msg"]).format_map(context)
+    template = _WORDS.get(finding["type"])
+    words = finding["msg"] if template is None else template.format_map(context)
     return f"{env}={shown} cannot be used: {context.get('error', words)}. Correct it or unset it."

@@ -61,8 +61,8 @@ def unseal(text: str, passphrase: str, *, context: str) -> dict[str, str]:
             base64.b64decode(told[name], validate=True) for name in ("salt", "nonce", "sealed")
         )
         # Whoever made the file chose these.
-        if cost > _LARGEST_COST or block > 32 or parallel > 16:
-            raise ValueError("its costs are too high")
+        if not (1 < cost <= _LARGEST_COST and 0 < block <= 32 and 0 < parallel <= 16):
+            raise ValueError("its costs are none that it is made with")
         key = _key(passphrase, salt, cost=cost, block=block, parallel=parallel)
         opened = AESGCM(key).decrypt(nonce, sealed, context.encode())
         return {str(name): str(value) for name, value in json.loads(opened).items()}
@@ -71,7 +71,14 @@ def unseal(text: str, passphrase: str, *, context: str) -> dict[str, str]:
             "The passphrase does not open the keys of this backup: nothing was restored. Give the "
             "one that it was made with (--passphrase-file or RECKEEPER_BACKUP_PASSPHRASE)."
         ) from exc
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+    except (
+        ArithmeticError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as exc:
         raise DataError(f"The keys in the backup cannot be read: {exc}.") from exc
 
 

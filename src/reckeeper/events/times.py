@@ -117,7 +117,10 @@ def times_of(chunk: Chunk, column: str, refusals: Refusals, *, form: TimeForm) -
 
 def parse_time(text: str, form: TimeForm) -> int | None:
     """Return a time in microseconds since 1970 UTC, or None if it is none."""
-    micros, is_time, is_local = _parse(pa.array([text]), form)
+    try:
+        micros, is_time, is_local = _parse(pa.array([text]), form)
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return None
     if not is_time[0]:
         return None
     if form.zone is not None and is_local[0]:
