@@ -147,7 +147,7 @@ class _Server(TcpWSGIServer):
 
     def handle_accept(self) -> None:
         """Take a connection; where there is no room, say so and end it."""
-        if not self.in_connection_overflow:
+        if len(cast(Any, self)._map) < self.adj.connection_limit:
             super().handle_accept()
             return
         with contextlib.suppress(OSError):
