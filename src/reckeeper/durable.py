@@ -5,6 +5,7 @@ folder synced: a reader sees the whole file or none, whenever the power fails.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -84,8 +85,10 @@ def replaced_file(path: Path, *, is_alone: bool = False, mode: int = 0o600) -> I
     Raises
     ------
     OSError
-        The file could not be written.
+        The file could not be written, or `path` is a device, a pipe or a folder.
     """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "it is no regular file", str(path))
     mark = "" if is_alone else f".{secrets.token_hex(8)}"
     temporary = path.with_name(f".{path.name}{mark}.tmp")
     try:

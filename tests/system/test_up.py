@@ -304,7 +304,7 @@ def test_the_schedule_retrains(scheduled):
     )
     wait_until(
         lambda: (
-            scheduled.server.get("/recommendations/u1").json().get("model_version", 0)
+            (scheduled.server.get("/recommendations/u1").json().get("model_version") or 0)
             >= done["version"]
         ),
         "the server serves what the schedule made",

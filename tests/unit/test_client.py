@@ -852,6 +852,14 @@ def test_a_download_becomes_a_file(client, server, tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_download_replaces_no_device_or_pipe(client, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match=r"pipe cannot be written: it is no regular file\."):
+        client.download(3, pipe)
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [

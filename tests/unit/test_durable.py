@@ -56,6 +56,14 @@ def test_a_replaced_file_is_the_old_one_or_the_new(tmp_path, synced, is_alone):
     assert synced == [temporary.name, tmp_path.name]
 
 
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FileExistsError), durable.replaced_file(pipe):
+        pass
+    assert pipe.is_fifo()
+
+
 def test_a_name_that_could_not_be_synced_is_taken_back(tmp_path, monkeypatch):
     def fail(folder):
         raise OSError(5, "Input/output error")

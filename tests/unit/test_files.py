@@ -984,7 +984,10 @@ def test_a_report_takes_the_place_of_no_other_file(tmp_path, take, name):
     for report in (tmp_path / "new.csv", tmp_path / "new.csv", write(tmp_path / "empty", "")):
         take(path, refused_report=report)
         assert report.read_text().count("\n") == 2
-    take(path, refused_report=Path(os.devnull))
+    reading, writing = os.pipe()
+    with open(reading) as report, open(writing):
+        take(path, refused_report=Path(f"/dev/fd/{writing}"))
+        assert len([report.readline() for _ in range(2)]) == 2
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is full")

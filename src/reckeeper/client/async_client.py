@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import copy
+import errno
 import os
 import uuid
 from collections.abc import AsyncGenerator, Mapping
@@ -211,6 +212,8 @@ class AsyncClient(AsyncCatalogueCalls, AsyncImportCalls, AsyncKeyCalls, AsyncUse
                         await asyncio.to_thread(file.write, chunk)
 
         try:
+            if path.exists() and not path.is_file():
+                raise FileExistsError(errno.EEXIST, "it is no regular file")
             await self._server.retrying(once)
             os.replace(part, path)
         except OSError as exc:

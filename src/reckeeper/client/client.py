@@ -3,6 +3,7 @@
 
 import contextlib
 import copy
+import errno
 import os
 import uuid
 from collections.abc import Generator, Mapping
@@ -200,6 +201,8 @@ class Client(CatalogueCalls, ImportCalls, KeyCalls, UserCalls):
                         file.write(chunk)
 
         try:
+            if path.exists() and not path.is_file():
+                raise FileExistsError(errno.EEXIST, "it is no regular file")
             self._server.retrying(once)
             os.replace(part, path)
         except OSError as exc:
