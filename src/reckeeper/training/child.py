@@ -4,10 +4,10 @@ Started by `JobRunner`, which holds the other end of a pipe: when that closes,
 the worker is gone, and this process ends at once.
 """
 
+import _thread
 import contextlib
 import os
 import sys
-import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
@@ -50,8 +50,9 @@ def run(job_id: int, settings: Settings, worker: Connection) -> NoReturn:
     """
     configure_logging("training")
     os.nice(NICENESS)
-    threading.Thread(target=_end_with, args=(worker,), daemon=True).start()
     try:
+        # A `Thread` that gets no memory to begin with is waited for without end.
+        _thread.start_new_thread(_end_with, (worker,))
         status = main(job_id, settings)
     except MemoryError:
         status = OUT_OF_MEMORY
