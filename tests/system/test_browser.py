@@ -468,7 +468,7 @@ def test_a_tuned_retrain_from_the_panel_is_ended_with_the_best_so_far(site, mode
     page.get_by_role("button", name="Tune and train").click()
 
     expect(page.get_by_test_id("stProgress")).to_contain_text("Tuning", timeout=LONG)
-    expect(page.get_by_text("best NDCG so far")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("tried · best NDCG so far")).to_be_visible(timeout=LONG)
     page.screenshot(path=tmp_path / "tuning.png", full_page=True)
     page.get_by_role("button", name="Stop tuning, use the best so far").click()
 
