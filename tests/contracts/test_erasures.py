@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import pickle
 import shutil
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from reckeeper import artifact, audit, clock, people, policy, storage, training
 from reckeeper.errors import GoneError, NotEnoughDataError
+from reckeeper.people import reports
 from reckeeper.registry import Registry
 
 ADD = "watchlist_add"
@@ -464,3 +466,8 @@ def test_what_was_deleted_without_being_overwritten_is_found_and_written_over(
     # Whose id begins with that of another is no remnant of them.
     assert storage.wiping.wipe(database, ["remnant-0001"]) == storage.wiping.Wiped(True, True)
     assert file.stat().st_mtime_ns == written_at
+
+
+def test_a_report_that_went_into_a_pipe_holds_no_erasure_up(tmp_path):
+    os.mkfifo(tmp_path / "1-refused.csv")
+    assert reports.scrub([tmp_path / "1-refused.csv"], [WHO]) == 0

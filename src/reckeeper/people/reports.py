@@ -20,7 +20,8 @@ def scrub(reports: Iterable[Path], user_ids: Collection[str]) -> int:
     A file that is no such report, or cannot be read, is left as it is.
     """
     names = storage.erasures.is_named(user_ids)
-    return sum(_scrub(path, names) for path in reports)
+    # A pipe keeps nothing, and to open one waits until somebody writes.
+    return sum(_scrub(path, names) for path in reports if path.is_file())
 
 
 def all_in(connection: storage.Connection, data_dir: Path) -> list[Path]:
