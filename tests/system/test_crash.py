@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 
@@ -162,8 +161,7 @@ def test_a_training_that_gets_no_more_memory_changes_nothing(dying):
         training.rlimit(psutil.RLIMIT_AS, (training.memory_info().vms, -1))
     ended = installation.wait_for_job(job["job_id"])
     assert ended["status"] in {"failed", "interrupted"}, ended
-    # What is short at its very start may be anything: a map of SQLite's, a buffer of BLAS.
-    assert re.search("memory|worker's log has", ended["error"]["message"]), ended
+    assert "memory" in ended["error"]["message"], ended
     assert served(installation) == version
     wait_until(lambda: files(installation) == before, f"only {before} is left")
     assert served(installation) < installation.retrain()

@@ -6,6 +6,7 @@ the worker is gone, and this process ends at once.
 
 import _thread
 import contextlib
+import mmap
 import os
 import sys
 import time
@@ -28,6 +29,9 @@ NICENESS = 10
 
 OUT_OF_MEMORY = 3
 """Exit status where there is no more memory, which may be too little to write a row."""
+
+_LITTLE_BYTES = 16 << 20
+"""Where so much is not to be had, memory has run out."""
 
 _REPORT_SECONDS = 0.2
 _OUTAGE_SECONDS = 60.0
@@ -54,9 +58,24 @@ def run(job_id: int, settings: Settings, worker: Connection) -> NoReturn:
         # A `Thread` that gets no memory to begin with is waited for without end.
         _thread.start_new_thread(_end_with, (worker,))
         status = main(job_id, settings)
-    except MemoryError:
+    except Exception as exc:
+        if not _is_of_memory(exc):
+            raise
+        with contextlib.suppress(MemoryError):
+            _log.exception("training_out_of_memory", job_id=job_id)
         status = OUT_OF_MEMORY
     sys.exit(status)
+
+
+def _is_of_memory(exc: Exception) -> bool:
+    """Say whether memory ran out, which libraries call by many names: a disk, a thread, a map."""
+    if isinstance(exc, MemoryError):
+        return True
+    try:
+        mmap.mmap(-1, _LITTLE_BYTES).close()
+    except OSError:
+        return True
+    return False
 
 
 def main(job_id: int, settings: Settings) -> int:
@@ -91,10 +110,9 @@ def main(job_id: int, settings: Settings) -> int:
             error_action=None if exc.action is None else exc.action.to_json(),
         )
         return 1
-    except MemoryError:
-        _log.exception("training_out_of_memory", job_id=job_id)
-        return OUT_OF_MEMORY
-    except Exception as exc:  # noqa: BLE001
+    except Exception as exc:
+        if _is_of_memory(exc):
+            raise
         # The row is where people look: whatever it was, it must say so.
         _log.exception("training_failed", job_id=job_id)
         progress.save(
